@@ -1,0 +1,57 @@
+# One environment, .venv, made from pyproject.toml and constraints.txt and brought up to date only when one of them changes.
+# What installing prints goes to standard error: `make -s bench` must leave nothing but results on standard output.
+
+PYTHON ?= python3
+WORKERS ?= 2
+DEMO_OUT ?= demo-run
+BENCH_ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv demo test lint bench docs clean
+
+help:
+	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
+	@echo "make test    run the tests (WORKERS=$(WORKERS) processes; TESTS='-k grid' picks some)"
+	@echo "make lint    ruff, mypy, import layers"
+	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
+	@echo "make docs    build docs/_build/html/index.html"
+	@echo "make clean   remove what the above made, but for .venv"
+	@echo "make .venv   only set up the environment (PYTHON=python3.12 picks the interpreter)"
+
+.venv: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is missing or older than 3.11, which slimbrain needs; name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv >&2
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt hatchling >&2
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt --no-build-isolation -e ".[dev,docs]" >&2
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/slimbrain demo --out $(DEMO_OUT)
+	@echo "The report is at $(CURDIR)/$(DEMO_OUT)/report.html"
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Each benchmarks/bench_*.py is a program of its own.
+bench: $(READY)
+	@ls benchmarks/bench_*.py >/dev/null 2>&1 || { echo "There is no benchmarks/bench_*.py to run." >&2; exit 1; }
+	@set -e; for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" $(BENCH_ARGS); done
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The documentation is at $(CURDIR)/docs/_build/html/index.html"
+
+clean:
+	rm -rf $(DEMO_OUT) docs/_build dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks examples docs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,34 @@
+"""slimbrain: fMRI sessions into representations, from voxels, on modest hardware."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Grid": "slimbrain.grid",
+    "Store": "slimbrain.store",
+    "TemporalExtractor": "slimbrain.models.temporal",
+    "HieraJEPA": "slimbrain.models.jepa",
+    "SlimBrainEncoder": "slimbrain.evaluate.features",
+    "from_pretrained": "slimbrain.models.hub",
+}
+
+__all__ = ["Grid", "HieraJEPA", "SlimBrainEncoder", "Store", "TemporalExtractor", "__version__", "from_pretrained"]
+
+if TYPE_CHECKING:
+    from slimbrain.evaluate.features import SlimBrainEncoder
+    from slimbrain.grid import Grid
+    from slimbrain.models.hub import from_pretrained
+    from slimbrain.models.jepa import HieraJEPA
+    from slimbrain.models.temporal import TemporalExtractor
+    from slimbrain.store import Store
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch alone takes longer to load than the help text to print."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slimbrain' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

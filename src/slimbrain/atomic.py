@@ -1,0 +1,45 @@
+"""Write files so that a reader, or a crash, only ever meets the old content or the new content, never half of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
+
+    Parameters
+    ----------
+    path : final name; its folder is made if missing.
+    write : called once with the temporary path, which carries the suffixes of `path`, since many writers choose
+        their format by the suffix.
+
+    Returns
+    -------
+    `path` as a Path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write JSON atomically, sorted as given, indented, with a final newline."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

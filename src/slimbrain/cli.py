@@ -1,0 +1,361 @@
+"""The command line: parse, import late, call, print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slimbrain import __version__
+from slimbrain.errors import InputError, SlimbrainError
+
+app = typer.Typer(
+    name="slimbrain",
+    help="fMRI sessions into representations, from voxels, on modest hardware. Start with `slimbrain demo`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+OUT = Annotated[Path, typer.Option("--out", help="Where to write.")]
+STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
+SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numbers.")]
+THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its own choice if not given.")]
+PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
+WINDOWS = Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`; evenly spread windows if not given.")]
+_arguments: list[str] = []
+
+
+def main() -> None:
+    """Run the command line on this program's arguments."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. An error a user can act on is one sentence, unless `--debug` is among the arguments."""
+    _arguments[:] = arguments
+    try:
+        app(_spread_lists(arguments), prog_name="slimbrain")
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    except SlimbrainError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"slimbrain: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("slimbrain: interrupted; run the same command again to go on where it stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _spread_lists(arguments: Sequence[str]) -> list[str]:
+    """Let `--participant-label 01 02` stand for the option given twice, as in every BIDS App."""
+    lists, spread, current = {"--participant-label", "--task-id", "--session-id"}, [], ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            current = argument if argument in lists else ""
+            spread += [] if current else [argument]
+        else:
+            spread += [current, argument] if current else [argument]
+    return spread
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(out: OUT = Path("demo-run"), seed: SEED = 0, threads: THREADS = None) -> None:
+    """Simulate a cohort and run everything on it, in a few minutes on a CPU.
+
+    Example: `slimbrain demo --out demo-run`, then open demo-run/report.html.
+    """
+    from slimbrain.demo import run_demo
+
+    _set_threads(threads)
+    run_demo(out, seed, run_command)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write the BIDS derivative to.", show_default=False)],
+    subjects: Annotated[int, typer.Option(min=1, help="Participants.")] = 24,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions each.")] = 2,
+    frames: Annotated[int, typer.Option(min=8, help="Frames a session.")] = 200,
+    tr: Annotated[float, typer.Option(help="Seconds a frame.")] = 0.72,
+    voxel_mm: Annotated[float, typer.Option(help="Voxel size in mm.")] = 8.0,
+    orientation: Annotated[str, typer.Option(help="RAS or LAS.")] = "RAS",
+    seed: SEED = 0,
+) -> None:
+    """Write a synthetic cohort with known truth, as fMRIPrep would.
+
+    Example: `slimbrain simulate cohort --subjects 12 --sessions 2`
+    """
+    from pydantic import ValidationError
+
+    from slimbrain.simulate import CohortSpec, simulate_cohort
+
+    values = {"subjects": subjects, "sessions": sessions, "frames": frames, "tr": tr, "voxel_mm": voxel_mm, "orientation": orientation, "seed": seed}
+    try:
+        spec = CohortSpec.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}; see `slimbrain simulate --help`.") from error
+    simulate_cohort(out, spec)
+    print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
+
+
+@app.command()
+def prep(
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS derivative: the folder that holds sub-*.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
+    level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
+    participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
+    session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
+    task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
+    space: Annotated[str | None, typer.Option(help="Only images in this template, e.g. MNI152NLin6Asym.")] = None,
+    resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
+    mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
+    tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
+    min_coverage: Annotated[float, typer.Option(help="Share of the mask a run must cover.")] = 0.7,
+    denoise: Annotated[str, typer.Option(help="none, simple or scrubbing (fMRIPrep confounds).")] = "none",
+    nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
+    window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
+) -> None:
+    """Bring preprocessed fMRI in MNI space into a store; resumes where it stopped.
+
+    Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
+    """
+    from pydantic import ValidationError
+
+    from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
+    from slimbrain.report.page import ReportInputs, write_report
+    from slimbrain.store import Store
+
+    if level != "participant":
+        raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
+    values: dict[str, Any] = {"space": space, "resolution": resolution, "mask": mask, "tr": tr, "min_coverage": min_coverage, "denoise": denoise}
+    values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
+    values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
+    try:
+        options = PrepOptions.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`.") from error
+    summary = prepare(bids_dir, out, options)
+    store = Store(out)
+    if store.sessions or summary.failures:
+        write_report(out / "report.html", ReportInputs(store=store, failures=out / FAILURES_FILE, commands=(_command(),), title="Data"))
+    print(f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.failures)} refused; see {out / 'report.html'}")
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def pretrain(
+    stage: Annotated[str, typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False)],
+    store: STORE,
+    out: OUT,
+    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "small",
+    windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
+    resume: Annotated[str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.")] = "never",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
+    participants: PARTICIPANTS = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Pretrain one stage on a store; writes RUN/model, RUN/metrics.jsonl, RUN/state.
+
+    Example: `slimbrain pretrain temporal store/ --preset small --out runs/temporal --resume auto`
+    """
+    if stage not in ("temporal", "voxel"):
+        raise InputError(f"{stage}: there is no such stage; write `temporal` or `voxel`.")
+    if resume not in ("auto", "never"):
+        raise InputError(f"--resume {resume}: choose auto or never.")
+    from slimbrain.config import load_preset
+    from slimbrain.evaluate.features import ranked_windows
+    from slimbrain.train import MODEL_FOLDER
+    from slimbrain.train import pretrain as run_pretraining
+
+    _set_threads(threads)
+    ranked = ranked_windows(windows) if windows else None
+    chosen = load_preset(preset, overrides)
+    last = run_pretraining(stage, _open(store, participants), chosen, out, seed, resume == "auto", ranked, device, workers, _command())
+    print(f"loss {last['loss']:.4f}, std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}; the model is in {out / MODEL_FOLDER}")
+
+
+@app.command()
+def rank(
+    store: STORE,
+    temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
+    out: OUT,
+    novelty_weight: Annotated[float, typer.Option(help="Score = z(informativeness) + this * z(novelty).")] = 1.0,
+    threads: THREADS = None,
+) -> None:
+    """Score every window of every session with stage 1.
+
+    Example: `slimbrain rank store/ --temporal runs/temporal/model --out windows.tsv`
+    """
+    from slimbrain.models.hub import from_pretrained, require_model
+    from slimbrain.models.temporal import TemporalExtractor
+    from slimbrain.saliency import rank_store, write_window_table
+    from slimbrain.store import Store
+
+    _set_threads(threads)
+    opened = Store(store)
+    model = from_pretrained(temporal, opened.contract)
+    require_model(model, TemporalExtractor, temporal)
+    rows = rank_store(opened, model, novelty_weight)
+    write_window_table(out, rows)
+    print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}")
+
+
+@app.command()
+def embed(
+    store: STORE,
+    model: Annotated[str, typer.Option(help="Model folder of a run, or a hub id.")],
+    out: OUT,
+    windows: WINDOWS = None,
+    participants: PARTICIPANTS = None,
+    threads: THREADS = None,
+) -> None:
+    """Turn every session into a vector.
+
+    Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
+    """
+    from slimbrain.evaluate.features import embed_store, ranked_windows
+    from slimbrain.models.hub import from_pretrained
+
+    _set_threads(threads)
+    opened = _open(store, participants)
+    loaded = from_pretrained(model, opened.contract)
+    embeddings = embed_store(opened, loaded, ranked_windows(windows) if windows else None)
+    embeddings.save(out, model)
+    print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
+
+
+@app.command()
+def evaluate(
+    store: STORE,
+    model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
+    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv.")],
+    out: OUT,
+    windows: WINDOWS = None,
+    participants: PARTICIPANTS = None,
+    threads: THREADS = None,
+) -> None:
+    """Probe frozen embeddings, split by subject, next to every baseline; writes JSON and a markdown table.
+
+    Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
+    """
+    from slimbrain.atomic import write_json, write_text
+    from slimbrain.evaluate.compare import to_markdown
+    from slimbrain.evaluate.frozen import evaluate_frozen
+
+    _set_threads(threads)
+    result = evaluate_frozen(_open(store, participants), task, model, windows)
+    write_json(out, result)
+    write_text(out.with_suffix(".md"), to_markdown(result))
+    print(to_markdown(result))
+
+
+@app.command()
+def report(
+    out: OUT,
+    store: Annotated[Path | None, typer.Option(help="Store, for data and QC.")] = None,
+    windows: Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Folder of a pretraining run; repeat for several.")] = None,
+    evaluation: Annotated[list[Path] | None, typer.Option(help="JSON from `slimbrain evaluate`; repeat for several.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="truth.json of a simulated cohort.")] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "slimbrain report",
+) -> None:
+    """Write one HTML page about data, windows, training and results; it needs no network.
+
+    Example: `slimbrain report --store store/ --windows windows.tsv --run runs/temporal --run runs/voxel --evaluation sex.json --out report.html`
+    """
+    from slimbrain.prep.run import FAILURES_FILE
+    from slimbrain.report.page import ReportInputs, write_report
+    from slimbrain.store import Store
+
+    failures = store / FAILURES_FILE if store and (store / FAILURES_FILE).exists() else None
+    inputs = ReportInputs(
+        store=Store(store) if store else None,
+        windows=windows,
+        runs=tuple(run or ()),
+        evaluations=tuple(evaluation or ()),
+        failures=failures,
+        truth=truth,
+        commands=(_command(),),
+        title=title,
+    )
+    print(write_report(out, inputs))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Store, model folder, run, NIfTI, safetensors or window table.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file or folder is and what it holds.
+
+    Example: `slimbrain inspect store/`
+    """
+    from slimbrain.doctor import inspect_path
+
+    _print(inspect_path(path), as_json)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Say whether this machine is fit: versions, devices, memory, disk, and a training step that is timed.
+
+    Example: `slimbrain doctor`
+    """
+    from slimbrain.doctor import examine
+
+    _print(examine(), as_json)
+
+
+def _open(root: Path, participants: Path | None):  # type: ignore[no-untyped-def]
+    from slimbrain.store import Store, read_tsv
+
+    store = Store(root)
+    if participants is None:
+        return store
+    rows = read_tsv(participants)
+    if not rows or "participant_id" not in rows[0]:
+        raise InputError(f"{participants}: has no column participant_id; give a table with one, such as participants.tsv.")
+    return store.select({row["participant_id"] for row in rows})
+
+
+def _print(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=2, default=str))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}  {value}")
+
+
+def _command() -> str:
+    """The command being run, as it can be typed again."""
+    return shlex.join(["slimbrain", *_arguments])
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,148 @@
+"""What a run is made of: typed, closed models; presets as YAML; single values changed with `--set a.b=c`."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from slimbrain.errors import InputError
+
+PRESETS = ("tiny", "small", "base", "paper")
+
+
+class Config(BaseModel):
+    """A value: unknown names are refused, fields cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowConfig(Config):
+    """How a session is cut: windows of `frames` frames from frame 0 without overlap, `k` of them kept for stage 2."""
+
+    frames: int = Field(8, ge=2)
+    k: int = Field(5, ge=1)
+    pool: int = Field(1, ge=1, description="stage 2 draws its k windows from the pool * k best; 1 is the published choice")
+
+
+class TemporalConfig(Config):
+    """Stage 1, the temporal extractor: a 2D transformer over (channel groups x windows)."""
+
+    width: int = Field(192, ge=8)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(6, ge=1)
+    groups: int = Field(32, ge=1, description="channel groups, anchored at fixed places in MNI space")
+    mlp_ratio: float = 4.0
+    window_frames: int = Field(8, ge=2, description="frames a window, as in `window.frames`")
+
+
+class SaliencyConfig(Config):
+    """Weights of the window score (DESIGN section 7): z(informativeness) + novelty_weight * z(novelty)."""
+
+    novelty_weight: float = 1.0
+
+
+class HieraConfig(Config):
+    """Stage 2, the 4D hierarchical encoder; defaults are the published ones but for the smaller, 16-voxel unit."""
+
+    embed: int = 64
+    depths: tuple[int, int, int, int] = (2, 3, 16, 3)
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    mlp_ratio: float = 4.0
+    unit: Literal["unit", "region"] = Field("unit", description="attention window of stages 1-2: 16 or 32 voxels a side")
+    unit_frames: Literal[4, 8] = 4
+    recompute: bool = Field(True, description="recompute stages 1-2 in the backward pass instead of keeping them")
+
+
+class JepaConfig(Config):
+    """How stage 2 learns: what is visible, what is predicted, how fast the target follows."""
+
+    predictor_width: int = 192
+    predictor_depth: int = 3
+    predictor_heads: int = 6
+    context_fraction: float = Field(0.3, gt=0, lt=1, description="share of the brain's units that the context sees")
+    ema_start: float = 0.996
+    ema_end: float = 1.0
+    variance_weight: float = Field(0.0, ge=0, description="weight of a hinge that keeps each dimension's std above 1")
+
+
+class TrainConfig(Config):
+    """The loop: steps, optimiser (AdamW, linear warm-up, cosine) and bookkeeping."""
+
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(1, ge=1, description="sessions a micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step")
+    lr: float = 1e-4
+    final_lr: float = 1e-6
+    warmup: int = Field(40, ge=0, description="steps of linear warm-up")
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    log_every: int = Field(10, ge=1)
+    save_every: int = Field(200, ge=1)
+    keep: int = Field(2, ge=1, description="training states kept")
+
+
+class Preset(Config):
+    """Everything both stages need, under one name."""
+
+    name: str
+    window: WindowConfig = WindowConfig()
+    temporal: TemporalConfig = TemporalConfig()
+    saliency: SaliencyConfig = SaliencyConfig()
+    voxel: HieraConfig = HieraConfig()
+    jepa: JepaConfig = JepaConfig()
+    train_temporal: TrainConfig = TrainConfig()
+    train_voxel: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Preset:
+        if self.temporal.window_frames != self.window.frames:
+            raise ValueError(f"temporal.window_frames is {self.temporal.window_frames}, window.frames is {self.window.frames}: they must be equal")
+        if (self.window.frames * self.window.k) % self.voxel.unit_frames:
+            raise ValueError(f"window.frames * window.k must be a multiple of voxel.unit_frames ({self.voxel.unit_frames})")
+        return self
+
+
+def load_preset(name: str | Path, overrides: list[str] | None = None) -> Preset:
+    """Read a preset by name or a YAML file by path, then apply `section.field=value` overrides.
+
+    Raises
+    ------
+    InputError
+        If there is no such preset or file, or a name or value in it is not accepted.
+    """
+    values = yaml.safe_load(_preset_text(name)) or {}
+    for override in overrides or []:
+        _apply_override(values, override)
+    try:
+        return Preset.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "preset"
+        raise InputError(f"{name}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted.") from error
+
+
+def _preset_text(name: str | Path) -> str:
+    if str(name) in PRESETS:
+        return (resources.files("slimbrain") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{name} is neither a preset ({', '.join(PRESETS)}) nor a YAML file; name one of these.")
+    return path.read_text(encoding="utf-8")
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise InputError(f"--set {override}: expected section.field=value, for example train_voxel.steps=500.")
+    *sections, field = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {override}: {section} is a value, not a section.")
+    values[field] = yaml.safe_load(text)

@@ -1,0 +1,152 @@
+"""Training samples: what a store gives at draw number n, the same for any number of workers and after any restart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from slimbrain.config import WindowConfig
+from slimbrain.errors import InputError
+from slimbrain.masking import JepaMask, sample_jepa_mask
+from slimbrain.models.packing import Clip
+from slimbrain.store import SessionInfo, Store
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One session as stage 1 sees it.
+
+    Attributes
+    ----------
+    values : (T, C) float32 channel series.
+    mm : (C, 3) float32 places of the channels in MNI mm.
+    tr : seconds a frame.
+    draw : number of the draw, the seed of whatever is random about it.
+    """
+
+    values: Tensor
+    mm: Tensor
+    tr: float
+    draw: int
+
+
+@dataclass(frozen=True)
+class MaskedClip:
+    """One clip as stage 2 learns from it."""
+
+    clip: Clip
+    mask: JepaMask
+
+
+class Draws(Dataset[object]):
+    """Sessions in shuffled order, epoch after epoch; draw n depends on the seed and n alone.
+
+    Parameters
+    ----------
+    sessions : what to draw from.
+    seed : of the shuffling.
+    """
+
+    def __init__(self, sessions: Sequence[SessionInfo], seed: int) -> None:
+        if not sessions:
+            raise InputError("there is no session to train on: each is shorter than one window or was refused by prep; see failures.tsv of the store.")
+        self.sessions, self.seed = list(sessions), seed
+        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    def session_of(self, draw: int) -> SessionInfo:
+        """The session that draw number `draw` takes."""
+        epoch, place = divmod(draw, len(self.sessions))
+        return self.sessions[self._order(epoch)[place]]
+
+    def generator(self, draw: int) -> np.random.Generator:
+        """Randomness of one draw."""
+        return np.random.default_rng((self.seed, 1, draw))
+
+    def _shuffled(self, epoch: int) -> IntArray:
+        return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.sessions))
+
+
+class SeriesDraws(Draws):
+    """Whole sessions for stage 1.
+
+    Parameters
+    ----------
+    store : where they are.
+    window : sessions shorter than two windows are left out, since one window has nothing to be rebuilt from.
+    seed : of order and masks.
+    """
+
+    def __init__(self, store: Store, window: WindowConfig, seed: int) -> None:
+        super().__init__([info for info in store.sessions if info.n_windows(window.frames) >= 2], seed)
+        self.store = store
+
+    def __getitem__(self, draw: int) -> Series:
+        info = self.session_of(draw)
+        mm = torch.tensor(self.store.channels(info.key).mm, dtype=torch.float32)
+        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, draw)
+
+
+class ClipDraws(Draws):
+    """Clips of k windows with a JEPA mask, for stage 2.
+
+    Parameters
+    ----------
+    store : where sessions are.
+    window : frames a window, windows a clip, and from how many of the best they are drawn.
+    seed : of order, choice and masks.
+    unit, unit_frames : the encoder's mask unit.
+    context_fraction : share of the clip that the context sees.
+    ranked : windows of each session, best first; all windows count as equal where it is None.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        window: WindowConfig,
+        seed: int,
+        unit: str,
+        unit_frames: int,
+        context_fraction: float,
+        ranked: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__([info for info in store.sessions if info.n_windows(window.frames) >= window.k], seed)
+        if ranked is not None and (missing := [info.key for info in self.sessions if len(ranked.get(info.key, ())) < window.k]):
+            raise InputError(f"window table: {len(missing)} sessions have fewer than {window.k} ranked windows, first {missing[0]}; run `slimbrain rank` on this store.")
+        self.store, self.window, self.ranked = store, window, ranked
+        self.unit_frames, self.context_fraction = unit_frames, context_fraction
+        self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
+
+    def __getitem__(self, draw: int) -> MaskedClip:
+        info, generator = self.session_of(draw), self.generator(draw)
+        clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
+        # A time unit that spans two windows cannot be seen in part, so then time units take the place of windows.
+        whole = self.window.frames % self.unit_frames == 0
+        times = len(clip.seconds) // self.unit_frames
+        windows, units_per_window = (self.window.k, times // self.window.k) if whole else (times, 1)
+        return MaskedClip(clip, sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator))
+
+    def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
+        candidates = range(info.n_windows(self.window.frames)) if self.ranked is None else self.ranked[info.key][: self.window.k * self.window.pool]
+        return np.sort(generator.permutation(np.asarray(candidates))[: self.window.k])
+
+
+def read_clip(store: Store, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:
+    """Read windows of a session and join them in the order given; each frame keeps its own time.
+
+    Parameters
+    ----------
+    windows : window numbers, counted from frame 0.
+    frames : frames a window.
+    """
+    parts = [store.voxels(info.key, int(number) * frames, (int(number) + 1) * frames) for number in windows]
+    frame = np.concatenate([np.arange(int(number) * frames, (int(number) + 1) * frames) for number in windows])
+    return Clip(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(frame * info.tr), store.grid)

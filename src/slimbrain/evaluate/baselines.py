@@ -1,0 +1,228 @@
+"""What a learned representation has to beat: connectivity, channel statistics, known confounds, the majority class.
+
+Each baseline is a `FeatureSet` and goes through the very same `cross_validate` as an embedding does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from nilearn.connectome import ConnectivityMeasure, prec_to_partial
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.covariance import LedoitWolf
+from sklearn.impute import SimpleImputer
+
+from slimbrain.errors import InputError
+from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.stats import Floats
+from slimbrain.store import MISSING, ROI, Store
+
+MAX_CHANNELS = 200
+"""More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""
+
+MISSING_WORDS = frozenset({"", MISSING, "na", "nan", "none", "null"})
+"""Cells of a phenotype table that say nothing, in lower case."""
+
+NUMERIC_CONFOUNDS = ("age", "fd_mean")
+CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
+
+CONNECTIVITY = "connectivity"
+GEOMETRIC_MEAN_STEPS = 50
+GEOMETRIC_MEAN_STEP = 0.7
+"""Step of the descent: the cost curves upward faster than a parabola of curvature 1 where matrices are spread, so the usual step of 1
+overshoots (12 iterations against 4 on 94 real sessions of 122 channels)."""
+GEOMETRIC_MEAN_TOLERANCE = 1e-3
+"""Root mean square of the log-eigenvalues by which the mean may be off: a tenth of a percent, far under sampling error."""
+EIGENVALUE_FLOOR = 1e-10
+
+
+def store_baselines(
+    store: Store, keys: Sequence[str], seen: Mapping[str, NDArray[np.int64]] | None = None, exclude: Sequence[str] = ()
+) -> list[FeatureSet]:
+    """Every baseline a store allows, for the sessions `keys`, in that order.
+
+    Parameters
+    ----------
+    seen : frames of each session that the model saw; adds connectivity and channel statistics on these alone.
+    exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
+    """
+    series = [channel_series(store, key) for key in keys]
+    sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
+    if seen is not None:
+        cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]
+        sets += [*connectivity(cut, "frames seen"), channel_statistics(cut, "frames seen")]
+    known = confounds(_confound_rows(store, keys), exclude)
+    return [*sets, *([known] if known else []), majority(len(keys))]
+
+
+def channel_series(store: Store, key: str) -> Floats:
+    """(T, C) series of one session with a tractable number of channels.
+
+    A session with more than `MAX_CHANNELS` cells is brought to units: the mean over a unit's voxels, which is the mean
+    of its cells weighted by their voxels.
+    """
+    coarse = store.coarse(key).astype(np.float64)
+    if coarse.shape[1] <= MAX_CHANNELS or store.session(key).space == ROI:
+        return coarse
+    grid = store.grid
+    weights = np.zeros((grid.n_cells, grid.n_units))
+    weights[np.arange(grid.n_cells), grid.cell_unit] = grid.cell_voxels
+    units: Floats = coarse @ (weights / weights.sum(axis=0))
+    return units
+
+
+def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
+    """Correlation, partial correlation and tangent connectivity, all from one Ledoit-Wolf estimate a session.
+
+    Channels are z-scored first, so that the shrinkage does not depend on their units; partial correlation and tangent
+    then start from the shrunk correlation matrix. A channel that is constant (outside the field of view) correlates with
+    nothing.
+
+    Parameters
+    ----------
+    series : N arrays (T, C); T may differ.
+    frames : which frames these are, for the table.
+    """
+    widths = {values.shape[1] for values in series}
+    if len(widths) > 1:
+        raise InputError(f"Sessions have {min(widths)} to {max(widths)} channels; connectivity needs one parcellation for all.")
+    measure = ConnectivityMeasure(LedoitWolf(store_precision=False), kind="correlation")
+    matrices = np.asarray(measure.fit_transform([np.asarray(values, dtype=np.float64) for values in series]))
+    partial = np.stack([prec_to_partial(inverse) for inverse in np.linalg.inv(matrices)])
+    return [
+        FeatureSet(CONNECTIVITY, f"correlation, {frames}", _lower_triangles(matrices)),
+        FeatureSet(CONNECTIVITY, f"partial correlation, {frames}", _lower_triangles(partial)),
+        FeatureSet(CONNECTIVITY, f"tangent, {frames}", matrices, TangentSpace()),
+    ]
+
+
+def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
+    """Mean and standard deviation over frames of every channel."""
+    means, stds = (np.stack([statistic(values, axis=0) for values in series]) for statistic in (np.mean, np.std))
+    # Over a whole z-scored run the mean is 0 but for rounding, which standardising features would blow up to noise.
+    means = np.where(np.abs(means) < 1e-4 * stds, 0.0, means)
+    return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
+
+
+def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
+    """Age, sex, site and head motion where they are known; None where none of them varies.
+
+    Categories become one column each; gaps are filled with the training subjects' mean.
+
+    Parameters
+    ----------
+    rows : N rows of text cells; columns are looked up without regard to case.
+    exclude : columns that must not be used.
+    """
+    table = [{name.lower(): value.strip() for name, value in row.items()} for row in rows]
+    left_out = {name.lower() for name in exclude}
+    columns: dict[str, list[float]] = {}
+    for name in NUMERIC_CONFOUNDS:
+        columns[name] = [_number(row.get(name, "")) for row in table]
+    for name in CATEGORICAL_CONFOUNDS:
+        cells = [row.get(name, "") for row in table]
+        for level in sorted({cell for cell in cells if not is_missing(cell)}):
+            columns[f"{name}={level}"] = [float("nan") if is_missing(cell) else float(cell == level) for cell in cells]
+    used = [name for name, values in columns.items() if name.split("=")[0] not in left_out and _varies(values)]
+    if not used:
+        return None
+    data = np.column_stack([columns[name] for name in used])
+    label = ", ".join(dict.fromkeys(name.split("=")[0] for name in used))
+    return FeatureSet("confounds", label, data, SimpleImputer(keep_empty_features=True))
+
+
+def majority(n_sessions: int) -> FeatureSet:
+    """A constant: all that a linear model can learn from it is the majority class, or the mean of the target."""
+    return FeatureSet("majority", "majority class or mean", np.zeros((n_sessions, 1)))
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell of a phenotype table says nothing."""
+    return cell.strip().lower() in MISSING_WORDS
+
+
+class TangentSpace(TransformerMixin, BaseEstimator):
+    """Matrices as deviations from the training subjects' geometric mean (Varoquaux et al. 2010, MICCAI).
+
+    nilearn's `ConnectivityMeasure(kind="tangent")` is the same map, but it starts from the series in every fold and
+    refuses to place a single session; this one starts from (N, C, C) positive definite matrices.
+    """
+
+    def fit(self, X: Floats, y: object = None) -> TangentSpace:
+        """Find the geometric mean of X (N, C, C)."""
+        mean = geometric_mean(np.asarray(X, dtype=np.float64))
+        self.whitening_ = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
+        return self
+
+    def transform(self, X: Floats) -> Floats:
+        """(N, C (C + 1) / 2): logarithm of the whitened matrices, off-diagonal entries times sqrt(2), which keeps distances."""
+        logs = _log(self.whitening_ @ np.asarray(X, dtype=np.float64) @ self.whitening_)
+        rows, columns = np.tril_indices(logs.shape[-1])
+        vectors: Floats = logs[:, rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2))
+        return vectors
+
+
+def geometric_mean(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE) -> Floats:
+    """Fréchet mean of (N, C, C) positive definite matrices under the affine-invariant metric.
+
+    Gradient descent (Pennec, Fillard and Ayache 2006) from the log-Euclidean mean, which is close; the step is halved whenever the
+    gradient grows.
+    """
+    mean = _map_eigenvalues(_log(matrices).mean(axis=0), np.exp)
+    step, last = GEOMETRIC_MEAN_STEP, np.inf
+    for _ in range(GEOMETRIC_MEAN_STEPS):
+        root = _map_eigenvalues(mean, np.sqrt)
+        inverse = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
+        gradient = _log(inverse @ matrices @ inverse).mean(axis=0)
+        size = float(np.linalg.norm(gradient) / np.sqrt(len(gradient)))
+        if size < tolerance:
+            break
+        step = step / 2 if size > last else step
+        last = size
+        mean = root @ _map_eigenvalues(step * gradient, np.exp) @ root
+        mean = (mean + mean.T) / 2
+    return mean
+
+
+def _log(matrices: Floats) -> Floats:
+    return _map_eigenvalues(matrices, lambda values: np.log(np.maximum(values, EIGENVALUE_FLOOR)))
+
+
+def _map_eigenvalues(matrices: Floats, function: Callable[[Floats], Floats]) -> Floats:
+    """Apply a function to symmetric matrices (..., C, C) through their eigenvalues."""
+    values, vectors = np.linalg.eigh(matrices)
+    mapped: Floats = (vectors * function(values)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    return mapped
+
+
+def _lower_triangles(matrices: Floats) -> Floats:
+    """(N, C (C - 1) / 2) entries under the diagonal."""
+    rows, columns = np.tril_indices(matrices.shape[-1], -1)
+    return matrices[:, rows, columns]
+
+
+def _frames(values: Floats, seen: Mapping[str, NDArray[np.int64]], key: str) -> Floats:
+    if key not in seen:
+        raise InputError(f"{key}: no window is listed for it; rank windows for the whole store, or leave the window table out.")
+    return values[seen[key]]
+
+
+def _confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
+    """Each session's QC cells and its subject's phenotype cells; the latter win."""
+    sessions = [store.session(key) for key in keys]
+    return [{**session.qc, **store.participants.get(session.subject, {})} for session in sessions]
+
+
+def _number(cell: str) -> float:
+    """The cell as a number, nan where it is none (`89+`, the way some releases hide old ages, is one of those)."""
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
+
+
+def _varies(values: Sequence[float]) -> bool:
+    known = {value for value in values if np.isfinite(value)}
+    return len(known) > 1

@@ -1,0 +1,181 @@
+"""Sessions to vectors: the frozen encoder over the windows chosen, pooled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor
+
+from slimbrain.atomic import write_atomic
+from slimbrain.config import WindowConfig
+from slimbrain.data import read_clip
+from slimbrain.errors import InputError
+from slimbrain.models.hiera import Tokens
+from slimbrain.models.hub import from_pretrained
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.progress import track
+from slimbrain.saliency import read_window_table, select_uniform
+from slimbrain.store import Contract, SessionInfo, Store
+
+FloatArray = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+Model = HieraJEPA | TemporalExtractor
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector a session.
+
+    Attributes
+    ----------
+    keys, subjects : N session keys and their participants.
+    values : (N, D) float32.
+    seen : frames of each session that the model saw.
+    contract : of the store they are from.
+    """
+
+    keys: tuple[str, ...]
+    subjects: tuple[str, ...]
+    values: FloatArray
+    seen: Mapping[str, IntArray] = field(repr=False)
+    contract: Contract
+
+    def by_session(self) -> dict[str, FloatArray]:
+        return dict(zip(self.keys, self.values, strict=True))
+
+    def save(self, path: str | Path, model: str) -> Path:
+        """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`."""
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+        arrays: dict[str, Any] = {
+            "session": np.array(self.keys),
+            "subject": np.array(self.subjects),
+            "embedding": self.values,
+            "contract": json.dumps(self.contract.to_dict()),
+            "model": model,
+        }
+        return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def embed_store(
+    store: Store, model: Model, ranked: Mapping[str, Sequence[int]] | None = None, label: str = "embed", window: WindowConfig | None = None
+) -> Embeddings:
+    """Embed every session of a store.
+
+    Parameters
+    ----------
+    ranked : windows of each session, best first; stage 2 sees the first k, or k spread evenly where it is None.
+    window : how sessions are cut; that of the model's training if not given.
+
+    Raises
+    ------
+    ContractError
+        If the store does not fit the model.
+    InputError
+        If a session is shorter than one window, or is not in `ranked`.
+    """
+    if model.provenance:
+        model.provenance.contract.require(store.contract, "the model", f"the store {store.root}")
+    cut = window or (model.provenance.window if model.provenance else WindowConfig())
+    values, seen = [], {}
+    for info in track(store.sessions, label):
+        if isinstance(model, TemporalExtractor):
+            values.append(_embed_series(store, info, model))
+            seen[info.key] = np.arange(info.n_frames)
+        else:
+            windows = choose_windows(info, cut, model.config.unit_frames, ranked)
+            values.append(_embed_clip(store, info, model, windows, cut.frames))
+            seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in windows])
+    sessions = store.sessions
+    return Embeddings(
+        tuple(info.key for info in sessions), tuple(info.subject for info in sessions), np.stack(values), seen, store.contract
+    )
+
+
+def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ranked: Mapping[str, Sequence[int]] | None) -> list[int]:
+    """The k windows of a session that stage 2 sees, in order of time; all it has where it has fewer."""
+    count = min(window.k, info.n_windows(window.frames))
+    while count and (count * window.frames) % unit_frames:
+        count -= 1
+    if not count:
+        raise InputError(f"{info.path}: {info.n_frames} frames do not hold one window of {window.frames} frames; leave this session out.")
+    if ranked is None:
+        return [int(number) for number in select_uniform(info.n_windows(window.frames), count)]
+    if len(ranked.get(info.key, ())) < count:
+        raise InputError(
+            f"{info.key}: has {len(ranked.get(info.key, ()))} windows in the window table, {count} are needed; run `slimbrain rank` on this store."
+        )
+    return sorted(int(number) for number in ranked[info.key][:count])
+
+
+def ranked_windows(path: str | Path) -> dict[str, list[int]]:
+    """Windows of each session in a window table, best first."""
+    return {session: [row.window for row in sorted(rows, key=lambda row: row.rank)] for session, rows in read_window_table(path).items()}
+
+
+def pool_tokens(tokens: Tokens) -> Tensor:
+    """(B, 2 D) mean and standard deviation over each clip's tokens.
+
+    The mean says what the brain is like over the clip, the deviation how much places and moments differ.
+    """
+    parts = tokens.values.split(list(tokens.lengths))
+    return torch.stack([torch.cat((part.mean(0), part.std(0, correction=0))) for part in parts])
+
+
+def untrained(model: Model, seed: int = 0) -> Model:
+    """The same network with fresh weights, as a baseline."""
+    torch.manual_seed(seed)
+    if isinstance(model, TemporalExtractor):
+        fresh: Model = TemporalExtractor(model.config)
+    else:
+        fresh = HieraJEPA(model.config, model.jepa, model.voxels_per_patch)
+    fresh.provenance = model.provenance
+    return fresh.eval()
+
+
+@torch.inference_mode()
+def _embed_series(store: Store, info: SessionInfo, model: TemporalExtractor) -> FloatArray:
+    mm = torch.tensor(store.channels(info.key).mm, dtype=torch.float32)
+    session, _ = model.embed(torch.from_numpy(store.coarse(info.key))[None], mm, info.tr)
+    return session[0].float().cpu().numpy()
+
+
+@torch.inference_mode()
+def _embed_clip(store: Store, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int) -> FloatArray:
+    tokens = model.encoder([read_clip(store, info, windows, frames)])
+    return pool_tokens(tokens)[0].float().cpu().numpy()
+
+
+class SlimBrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A trained model as a scikit-learn transformer: sessions of a store in, vectors out.
+
+    Parameters
+    ----------
+    checkpoint : model folder or hub id.
+    windows : window table from `slimbrain rank`; windows spread evenly if None.
+    """
+
+    def __init__(self, checkpoint: str | Path, windows: str | Path | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.windows = windows
+
+    def fit(self, X: object = None, y: object = None) -> SlimBrainEncoder:
+        """Load the model; nothing is learnt from X."""
+        self.model_ = from_pretrained(self.checkpoint)
+        self.ranked_ = ranked_windows(self.windows) if self.windows else None
+        return self
+
+    def transform(self, X: Store | str | Path) -> FloatArray:
+        """(N, D) one row a session of the store, in manifest order."""
+        store = X if isinstance(X, Store) else Store(X)
+        return embed_store(store, self.model_, self.ranked_).values

@@ -1,0 +1,317 @@
+"""Scores, subject-level bootstrap intervals, permutation p-values and paired differences.
+
+Every metric is written once, as a weighted one over many resamples at a time: a bootstrap resample of subjects is
+a row of integer weights, a permutation is a row of shuffled labels, the plain score is one row of ones.
+
+Ranking metrics (`auc`, `r`) compare predictions only within the same test fold. Each fold has its own fitted
+intercept, and a fold whose training set holds more of one class holds fewer of it in the test set: pooled over folds,
+even a constant predictor would score below chance (Parker, Guenter and Bedo 2007, stratified against pooled AUC).
+With a single test set they are the usual AUC and Pearson correlation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbrain.errors import InputError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CLASSIFICATION_METRICS = ("auc", "balanced_accuracy", "accuracy", "macro_f1")
+REGRESSION_METRICS = ("r2", "r", "mae", "mse", "mse_z")
+LOWER_IS_BETTER = frozenset({"mae", "mse", "mse_z"})
+
+N_RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of models that never saw the subject they predict.
+
+    One row is a subject (its sessions averaged) where the label belongs to the subject, else a session.
+
+    Attributes
+    ----------
+    subject : (N,) str.
+    truth : (N,) class number (place in `classes`) or target value, in the target's own unit.
+    scores : (S, N, K) class probabilities of the S seeds, or (S, N, 1) predicted values.
+    fold : (S, N) int, the test fold the row was in; -1 where that seed did not test the row.
+    scale : (S, N) standard deviation of the training targets of that fold (1 for classes), for `mse_z`.
+    inner_loss : (S, N) loss of the chosen setting in the inner split of that fold's training set; inf where not tuned.
+    classes : names of the classes; empty for regression.
+    """
+
+    subject: NDArray[np.str_]
+    truth: Floats
+    scores: Floats
+    fold: Ints
+    scale: Floats
+    inner_loss: Floats
+    classes: tuple[str, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that apply, most important first."""
+        return CLASSIFICATION_METRICS if self.classes else REGRESSION_METRICS
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the bounds of its bootstrap percentile interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def choose_inside(candidates: list[OutOfFold]) -> OutOfFold:
+    """In every test fold take the candidate with the least inner loss, so that the choice never sees the test fold.
+
+    Raises
+    ------
+    InputError
+        If the candidates were not run on the same rows and folds.
+    """
+    first = candidates[0]
+    for other in candidates[1:]:
+        if not (np.array_equal(first.fold, other.fold) and np.array_equal(first.subject, other.subject)):
+            raise InputError("Candidates to choose from come from different splits; run them with the same subjects, policy and seeds.")
+    losses = np.stack([candidate.inner_loss for candidate in candidates])
+    best = losses.argmin(axis=0)
+    seed, row = np.indices(best.shape)
+    scores = np.stack([candidate.scores for candidate in candidates])[best, seed, row]
+    return replace(first, scores=scores, inner_loss=losses.min(axis=0))
+
+
+def score(predictions: OutOfFold, metric: str) -> Floats:
+    """(S,) the metric of each seed, nan where it is not defined (a correlation with a constant)."""
+    ones = np.ones((1, len(predictions.truth)))
+    return _per_seed(predictions, metric, predictions.truth[None], ones)[:, 0]
+
+
+def bootstrap(predictions: OutOfFold, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Interval:
+    """Mean of the metric over seeds, with a percentile interval over resampled subjects.
+
+    All rows of a subject go along with it. The fitted models stay as they are: the interval speaks of other subjects,
+    not of other training sets. Resamples in which the metric is not defined are left out.
+    """
+    values = _mean_over_seeds(predictions, metric, predictions.truth[None], _subject_weights(predictions, n_resamples, seed))
+    return _interval(float(np.mean(score(predictions, metric))), values)
+
+
+def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Interval:
+    """Ours minus theirs, the same resampled subjects for both (a paired bootstrap).
+
+    Raises
+    ------
+    InputError
+        If the two did not predict the same rows.
+    """
+    if not (np.array_equal(ours.subject, theirs.subject) and np.array_equal(ours.truth, theirs.truth)):
+        raise InputError("A paired difference needs the same subjects and labels on both sides; run both on the same sessions.")
+    weights = _subject_weights(ours, n_resamples, seed)
+    values = [_mean_over_seeds(side, metric, side.truth[None], weights) for side in (ours, theirs)]
+    point = float(np.mean(score(ours, metric)) - np.mean(score(theirs, metric)))
+    return _interval(point, values[0] - values[1])
+
+
+def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
+    """Probability of a score at least as good when labels are dealt out at random: (1 + hits) / (1 + permutations).
+
+    Labels move between subjects; where a subject's sessions carry different labels, they move within the subject.
+    The predictions stay as they are (no refitting): what is tested is whether they go with the labels. With one test set this is
+    exact. Under cross-validation it is somewhat too small, since folds share training subjects: with nothing to find (40 subjects,
+    20 features, 5 folds, 150 cohorts), p of the AUC was at most 0.05 in 11 % of cohorts, p of the accuracy in 6 %.
+    """
+    observed = float(np.mean(score(predictions, metric)))
+    if np.isnan(observed):
+        return float("nan")
+    shuffled = _shuffled_truth(predictions, n_permutations, seed)
+    values = _mean_over_seeds(predictions, metric, shuffled, np.ones((1, shuffled.shape[1])))
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    rounding = 1e-12 * max(1.0, abs(observed))
+    hits = np.count_nonzero(sign * values >= sign * observed - rounding)
+    return (1 + hits) / (1 + n_permutations)
+
+
+def _interval(point: float, values: Floats) -> Interval:
+    values = values[np.isfinite(values)]
+    if np.isnan(point) or not len(values):
+        return Interval(point, float("nan"), float("nan"))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(point, float(low), float(high))
+
+
+def _subject_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Floats:
+    """(R, N) how often each row's subject was drawn in each of R resamples of the subjects."""
+    names, row_subject = np.unique(predictions.subject, return_inverse=True)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+    return draws[:, row_subject].astype(np.float64)
+
+
+def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> Floats:
+    """(R, N) labels dealt out at random, between rows or, where subjects have several rows, within each subject."""
+    rng = np.random.default_rng(seed)
+    truth = np.tile(predictions.truth, (n_permutations, 1))
+    names, row_subject = np.unique(predictions.subject, return_inverse=True)
+    if len(names) == len(row_subject):
+        return rng.permuted(truth, axis=1)
+    for subject in range(len(names)):
+        rows = np.flatnonzero(row_subject == subject)
+        truth[:, rows] = rng.permuted(truth[:, rows], axis=1)
+    return truth
+
+
+def _mean_over_seeds(predictions: OutOfFold, metric: str, truth: Floats, weights: Floats) -> Floats:
+    return _per_seed(predictions, metric, truth, weights).mean(axis=0)
+
+
+def _per_seed(predictions: OutOfFold, metric: str, truth: Floats, weights: Floats) -> Floats:
+    """(S, R) the metric for S seeds and R rows of `truth` (R or 1, N) and `weights` (R or 1, N)."""
+    if metric not in predictions.metrics:
+        raise InputError(f"{metric} is not a metric of this task; choose from {', '.join(predictions.metrics)}.")
+    values = []
+    for scores, fold, scale in zip(predictions.scores, predictions.fold, predictions.scale, strict=True):
+        tested = fold >= 0
+        case = _Case(truth[:, tested], scores[tested], weights[:, tested], fold[tested], scale[tested])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values.append(_METRICS[metric](case))
+    return np.stack(values)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What one metric looks at: `truth` and `weights` (R or 1, N), `scores` (N, K), `fold` and `scale` (N,)."""
+
+    truth: Floats
+    scores: Floats
+    weights: Floats
+    fold: Ints
+    scale: Floats
+
+    @property
+    def predicted_class(self) -> NDArray[Any]:
+        return self.scores.argmax(axis=1)
+
+    def average(self, values: Floats) -> Floats:
+        """(R,) weighted mean over rows."""
+        return _total(self.weights * values) / _total(self.weights)
+
+    def by_fold(self) -> list[_Case]:
+        picks = [self.fold == number for number in np.unique(self.fold)]
+        return [_Case(self.truth[:, at], self.scores[at], self.weights[:, at], self.fold[at], self.scale[at]) for at in picks]
+
+
+def _total(values: Floats) -> Floats:
+    total: Floats = values.sum(axis=1)
+    return total
+
+
+def _accuracy(case: _Case) -> Floats:
+    return case.average((case.truth == case.predicted_class).astype(np.float64))
+
+
+def _balanced_accuracy(case: _Case) -> Floats:
+    """Mean recall of the classes that are present, as scikit-learn defines it."""
+    recalls = []
+    for label in range(case.scores.shape[1]):
+        true = case.truth == label
+        recalls.append(_total(case.weights * (true & (case.predicted_class == label))) / _total(case.weights * true))
+    return _mean_of_defined(np.stack(recalls))
+
+
+def _macro_f1(case: _Case) -> Floats:
+    """Mean F1 of the classes that are present or predicted."""
+    values = []
+    for label in range(case.scores.shape[1]):
+        true, said = case.truth == label, case.predicted_class == label
+        both = _total(case.weights * (true & said))
+        values.append(2 * both / (_total(case.weights * true) + _total(case.weights * said)))
+    return _mean_of_defined(np.stack(values))
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """(R,) mean over the classes (axis 0) for which a value exists."""
+    defined = np.isfinite(values)
+    mean: Floats = np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
+    return mean
+
+
+def _auc(case: _Case) -> Floats:
+    """Share of (positive, negative) pairs of the same fold in the right order; more than two classes: mean of one against the rest."""
+    labels = [1] if case.scores.shape[1] == 2 else range(case.scores.shape[1])
+    folds = case.by_fold()
+    areas = []
+    for label in labels:
+        parts = [_ordered_pairs(fold.truth == label, fold.scores[:, label], fold.weights) for fold in folds]
+        right, pairs = (sum(column) for column in zip(*parts, strict=True))
+        areas.append(right / pairs)
+    mean: Floats = np.mean(areas, axis=0)
+    return mean
+
+
+def _ordered_pairs(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """(R,) weight of the pairs in the right order (ties count half), and of all pairs."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)
+    above = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
+    below = np.add.reduceat((weights * ~positive)[:, order], starts, axis=1)
+    right = above * (np.cumsum(below, axis=1) - below / 2)
+    return _total(right), _total(above) * _total(below)
+
+
+def _mse(case: _Case) -> Floats:
+    return case.average((case.truth - case.scores[:, 0]) ** 2)
+
+
+def _mse_z(case: _Case) -> Floats:
+    """Squared error in units of the training set's standard deviation (the published regressions are z-scored)."""
+    return case.average(((case.truth - case.scores[:, 0]) / case.scale) ** 2)
+
+
+def _mae(case: _Case) -> Floats:
+    return case.average(np.abs(case.truth - case.scores[:, 0]))
+
+
+def _r2(case: _Case) -> Floats:
+    spread = case.average((case.truth - case.average(case.truth)[:, None]) ** 2)
+    return 1 - _mse(case) / spread
+
+
+def _r(case: _Case) -> Floats:
+    """Pearson correlation after each fold's own mean is taken off both sides."""
+    parts = [_co_moments(fold) for fold in case.by_fold()]
+    covariance, var_truth, var_said = (sum(column) for column in zip(*parts, strict=True))
+    negligible = var_said <= 1e-20 * np.mean(case.scores**2)
+    r: Floats = np.where(negligible, np.nan, covariance / np.sqrt(var_truth * var_said))
+    return r
+
+
+def _co_moments(case: _Case) -> tuple[Floats, Floats, Floats]:
+    said = np.broadcast_to(case.scores[:, 0], case.truth.shape)
+    truth = case.truth - case.average(case.truth)[:, None]
+    said = said - case.average(said)[:, None]
+    # A resample may hold no subject of a small fold; its mean is then 0/0 and the fold adds nothing.
+    moments = [np.nan_to_num(_total(case.weights * product)) for product in (truth * said, truth**2, said**2)]
+    return moments[0], moments[1], moments[2]
+
+
+_METRICS: dict[str, Callable[[_Case], Floats]] = {
+    "auc": _auc,
+    "balanced_accuracy": _balanced_accuracy,
+    "accuracy": _accuracy,
+    "macro_f1": _macro_f1,
+    "r2": _r2,
+    "r": _r,
+    "mae": _mae,
+    "mse": _mse,
+    "mse_z": _mse_z,
+}

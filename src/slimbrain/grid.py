@@ -1,0 +1,442 @@
+"""The lattice, the mask, and the order in which brain patches are stored and computed.
+
+Only patches that touch the mask exist. They are listed region by region (8 patches a side), unit by unit (4), cell by
+cell (2), patch by patch, so that the patches of any region, unit or cell are contiguous: pooling is a segment
+operation, deleting a unit is slicing, and one stored order serves attention windows of 16 and of 32 voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimbrain.atomic import write_atomic
+from slimbrain.errors import ContractError, InputError
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[Any]
+
+BOX_CORNER_MM = np.array((-97.0, -113.0, -79.0))
+"""Outer left-posterior-inferior corner of the box in MNI millimetres; every lattice fills the same box."""
+
+BOX_MM = 192.0
+PATCHES_PER_CELL, PATCHES_PER_UNIT, PATCHES_PER_REGION = 2, 4, 8
+"""Patches along one side. Two max-poolings by 2 take a unit from patches through cells to one token."""
+
+MASK_FILE = "desc-brain_mask.nii.gz"
+"""Name of the mask beside a store's or a checkpoint's data, so that either can be read on its own."""
+
+FINEST_MASK_STEP_MM = 2.0
+"""A coarse lattice voxel is probed at this step; it is brain when at least half of the probes are."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A cube of voxels over the MNI box, RAS+, and the edge of its patches.
+
+    Parameters
+    ----------
+    edge : voxels a side.
+    voxel_mm : voxel size in mm.
+    patch : voxels a side of a patch.
+    """
+
+    edge: int
+    voxel_mm: float
+    patch: int
+
+    def __post_init__(self) -> None:
+        if self.edge * self.voxel_mm != BOX_MM or self.edge % self.patch:
+            raise InputError(f"lattice of {self.edge} voxels of {self.voxel_mm} mm, patch {self.patch}: must fill {BOX_MM} mm with whole patches.")
+
+    @property
+    def id(self) -> str:
+        """Name that a contract records, for example `mni-2mm-96-p4`."""
+        return f"mni-{self.voxel_mm:g}mm-{self.edge}-p{self.patch}"
+
+    @property
+    def patches(self) -> int:
+        """Patches a side of the box."""
+        return self.edge // self.patch
+
+    @property
+    def origin_mm(self) -> FloatArray:
+        """Centre of voxel (0, 0, 0) in MNI mm."""
+        return BOX_CORNER_MM + self.voxel_mm / 2
+
+    @property
+    def affine(self) -> FloatArray:
+        """(4, 4) voxel index -> MNI mm."""
+        affine = np.diag((self.voxel_mm, self.voxel_mm, self.voxel_mm, 1.0))
+        affine[:3, 3] = self.origin_mm
+        return affine
+
+
+LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2)}
+
+
+def lattice_by_id(lattice_id: str) -> Lattice:
+    """The lattice a contract names.
+
+    Raises
+    ------
+    ContractError
+        If this version knows no such lattice.
+    """
+    for lattice in LATTICES.values():
+        if lattice.id == lattice_id:
+            return lattice
+    known = ", ".join(lattice.id for lattice in LATTICES.values())
+    raise ContractError(f"lattice {lattice_id} is not one of {known}; it was made by another version of slimbrain, use that one.")
+
+
+@dataclass(frozen=True)
+class Level:
+    """The elements of one size (patches, cells, units or regions) that touch the mask, in grid order.
+
+    Attributes
+    ----------
+    index : (N, 3) place in the box, counted in elements of this size.
+    offsets : (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
+    mm : (N, 3) centre of the element's cube in MNI mm.
+    """
+
+    index: IntArray
+    offsets: IntArray
+    mm: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def sizes(self) -> IntArray:
+        """(N,) patches in each element."""
+        return np.diff(self.offsets)
+
+    @property
+    def of_patch(self) -> IntArray:
+        """(P,) the element each patch belongs to."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+
+class Grid:
+    """A mask on a lattice, with every table that follows from it; a value: same mask, same tables, same hash.
+
+    Parameters
+    ----------
+    lattice : the lattice.
+    mask : (E, E, E) bool, E voxels a side.
+
+    Raises
+    ------
+    InputError
+        If the mask has another shape or no voxel.
+    """
+
+    def __init__(self, lattice: Lattice, mask: npt.ArrayLike) -> None:
+        mask = np.ascontiguousarray(mask, dtype=bool)
+        if mask.shape != (lattice.edge,) * 3:
+            raise InputError(f"mask of shape {mask.shape}: lattice {lattice.id} needs {(lattice.edge,) * 3}; give a mask on that lattice.")
+        if not mask.any():
+            raise InputError(f"mask on lattice {lattice.id} has no voxel; give a brain mask in MNI space.")
+        self.lattice = lattice
+        self._tables = _build_tables(lattice, np.packbits(mask).tobytes())
+
+    @classmethod
+    def mni152(cls, resolution: str = "2mm") -> Grid:
+        """The MNI152 brain mask that nilearn carries, on the lattice called `resolution`."""
+        return _mni152(resolution)
+
+    @classmethod
+    def from_nifti(cls, image: str | PathLike[str] | SpatialImage, resolution: str = "2mm") -> Grid:
+        """Any 3D mask in MNI space, brought to the lattice by its affine.
+
+        Raises
+        ------
+        InputError
+            If it is not readable, not 3D, or does not lie in the MNI box.
+        """
+        lattice = lattice_by_resolution(resolution)
+        name = "mask" if not isinstance(image, (str, PathLike)) else str(image)
+        return cls(lattice, _mask_on_lattice(_load_mask(image, name), lattice, name))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], lattice_id: str) -> Grid:
+        """Read back what `save_mask` wrote."""
+        lattice = lattice_by_id(lattice_id)
+        return cls(lattice, np.asarray(_load_mask(path, str(path)).dataobj) > 0)
+
+    def save_mask(self, path: str | PathLike[str]) -> Path:
+        """Write the mask as NIfTI on the lattice, atomically."""
+        import nibabel
+
+        image = nibabel.Nifti1Image(self.mask.astype(np.uint8), self.lattice.affine)
+        return write_atomic(Path(path), image.to_filename)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"Grid({self.lattice.id}, {self.n_voxels} voxels, {self.n_patches} patches, {self.n_cells} cells, {self.n_units} units, {self.hash[:8]})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Grid, (self.lattice, self.mask)
+
+    @property
+    def mask(self) -> BoolArray:
+        """(E, E, E) True in the brain."""
+        return self._tables.mask
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of lattice and mask, in hex."""
+        return self._tables.hash
+
+    @property
+    def patches(self) -> Level:
+        """Patches that touch the mask."""
+        return self._tables.patches
+
+    @property
+    def cells(self) -> Level:
+        """Cells of 2 patches a side."""
+        return self._tables.cells
+
+    @property
+    def units(self) -> Level:
+        """Units of 4 patches a side."""
+        return self._tables.units
+
+    @property
+    def regions(self) -> Level:
+        """Regions of 8 patches a side, the published mask unit."""
+        return self._tables.regions
+
+    @property
+    def voxel_index(self) -> IntArray:
+        """(P, V) flat C-order place of each patch voxel in the lattice."""
+        return self._tables.voxel_index
+
+    @property
+    def voxel_mask(self) -> BoolArray:
+        """(P, V) True where the patch voxel is brain."""
+        return self._tables.voxel_mask
+
+    @property
+    def n_voxels(self) -> int:
+        return int(self.voxel_mask.sum())
+
+    @property
+    def n_patches(self) -> int:
+        return len(self.patches)
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.cells)
+
+    @property
+    def n_units(self) -> int:
+        return len(self.units)
+
+    @property
+    def voxels_per_patch(self) -> int:
+        return self.lattice.patch**3
+
+    @property
+    def patch_cell(self) -> IntArray:
+        """(P,) cell of each patch."""
+        return self._tables.cells.of_patch
+
+    @property
+    def patch_unit(self) -> IntArray:
+        """(P,) unit of each patch."""
+        return self._tables.units.of_patch
+
+    @property
+    def cell_unit(self) -> IntArray:
+        """(C,) unit of each cell."""
+        return self.patch_unit[self.cells.offsets[:-1]]
+
+    @cached_property
+    def cell_voxels(self) -> IntArray:
+        """(C,) brain voxels in each cell; at least one."""
+        return np.add.reduceat(self.voxel_mask.sum(axis=1), self.cells.offsets[:-1])
+
+    def pack(self, dense: npt.ArrayLike) -> FloatArray:
+        """Take the brain patches out of dense volumes.
+
+        Parameters
+        ----------
+        dense : (..., E, E, E) volumes on the lattice.
+
+        Returns
+        -------
+        (..., P, V) in grid order, 0 outside the mask, same type.
+        """
+        dense = np.asarray(dense)
+        if dense.shape[-3:] != self.mask.shape:
+            raise InputError(f"volume of shape {dense.shape}: lattice {self.lattice.id} needs (..., {self.lattice.edge}, {self.lattice.edge}, {self.lattice.edge}).")
+        flat = dense.reshape(*dense.shape[:-3], -1)
+        packed: FloatArray = np.where(self.voxel_mask, flat[..., self.voxel_index], np.zeros((), dense.dtype))
+        # Fancy indexing may leave another memory order than C, which safetensors.numpy would write wrongly.
+        return np.ascontiguousarray(packed)
+
+    def unpack(self, packed: npt.ArrayLike, fill: float = 0.0) -> FloatArray:
+        """Put packed patches back into dense volumes.
+
+        Parameters
+        ----------
+        packed : (..., P, V) in grid order.
+        fill : value outside the mask.
+
+        Returns
+        -------
+        (..., E, E, E), same type.
+        """
+        packed = np.asarray(packed)
+        if packed.shape[-2:] != self.voxel_mask.shape:
+            raise ContractError(f"packed array of shape {packed.shape}: {self!r} needs (..., {self.n_patches}, {self.voxels_per_patch}).")
+        dense: FloatArray = np.full((*packed.shape[:-2], self.mask.size), fill, dtype=packed.dtype)
+        dense[..., self.voxel_index[self.voxel_mask]] = packed[..., self.voxel_mask]
+        return dense.reshape(*packed.shape[:-2], *self.mask.shape)
+
+    def coarse(self, packed: npt.ArrayLike) -> FloatArray:
+        """Mean over the brain voxels of each cell.
+
+        Parameters
+        ----------
+        packed : (..., P, V), 0 outside the mask.
+
+        Returns
+        -------
+        (..., C) float32.
+        """
+        patch_sums = np.asarray(packed).sum(axis=-1, dtype=np.float32)
+        cell_sums = np.add.reduceat(patch_sums, self.cells.offsets[:-1], axis=-1)
+        return np.asarray(cell_sums / self.cell_voxels, dtype=np.float32)
+
+    def to_nifti(self, packed: npt.ArrayLike) -> SpatialImage:
+        """(P, V) or (T, P, V) values as a 3D or 4D NIfTI image in MNI space."""
+        import nibabel
+
+        dense = self.unpack(np.asarray(packed, dtype=np.float32))
+        return nibabel.Nifti1Image(np.moveaxis(dense, 0, -1) if dense.ndim == 4 else dense, self.lattice.affine)
+
+
+def lattice_by_resolution(resolution: str) -> Lattice:
+    """The lattice called `2mm`, `4mm` or `8mm`."""
+    if resolution not in LATTICES:
+        raise InputError(f"resolution {resolution}: choose one of {', '.join(LATTICES)}.")
+    return LATTICES[resolution]
+
+
+@dataclass(frozen=True)
+class _Tables:
+    mask: BoolArray
+    hash: str
+    patches: Level
+    cells: Level
+    units: Level
+    regions: Level
+    voxel_index: IntArray
+    voxel_mask: BoolArray
+
+
+@lru_cache(maxsize=16)
+def _build_tables(lattice: Lattice, mask_bits: bytes) -> _Tables:
+    size = lattice.edge**3
+    mask = np.unpackbits(np.frombuffer(mask_bits, np.uint8), count=size).astype(bool).reshape((lattice.edge,) * 3)
+    side, step = lattice.patches, lattice.patch
+    occupied = mask.reshape(side, step, side, step, side, step).any(axis=(1, 3, 5))
+    patch_index = _grid_order(np.argwhere(occupied))
+    levels = [_level(lattice, patch_index, per_side) for per_side in (1, PATCHES_PER_CELL, PATCHES_PER_UNIT, PATCHES_PER_REGION)]
+    within = np.indices((step, step, step)).reshape(3, -1).T
+    voxel = patch_index[:, None, :] * step + within[None]
+    voxel_index = np.ravel_multi_index(tuple(np.moveaxis(voxel, -1, 0)), mask.shape).astype(np.int64)
+    voxel_mask = mask.reshape(-1)[voxel_index]
+    digest = hashlib.sha256(lattice.id.encode() + mask_bits).hexdigest()
+    for table in (mask, voxel_index, voxel_mask):
+        table.setflags(write=False)
+    return _Tables(mask, digest, *levels, voxel_index, voxel_mask)
+
+
+def _grid_order(patch_index: IntArray) -> IntArray:
+    """Sort (P, 3) patch places by region, then unit, then cell, then patch, each in C order."""
+    keys: list[IntArray] = []
+    for per_side in (PATCHES_PER_REGION, PATCHES_PER_UNIT, PATCHES_PER_CELL, 1):
+        keys.extend((patch_index // per_side).T)
+    return patch_index[np.lexsort(keys[::-1])]
+
+
+def _level(lattice: Lattice, patch_index: IntArray, per_side: int) -> Level:
+    element = patch_index // per_side
+    first = np.flatnonzero(np.r_[True, (element[1:] != element[:-1]).any(axis=1)])
+    index = element[first]
+    offsets = np.r_[first, len(patch_index)].astype(np.int64)
+    mm = BOX_CORNER_MM + (index + 0.5) * per_side * lattice.patch * lattice.voxel_mm
+    for table in (index, offsets, mm):
+        table.setflags(write=False)
+    return Level(index, offsets, mm)
+
+
+@lru_cache(maxsize=len(LATTICES))
+def _mni152(resolution: str) -> Grid:
+    from nilearn.datasets import load_mni152_brain_mask
+
+    return Grid.from_nifti(load_mni152_brain_mask(resolution=2), resolution)
+
+
+def _load_mask(image: str | PathLike[str] | SpatialImage, name: str) -> SpatialImage:
+    import nibabel
+
+    if isinstance(image, (str, PathLike)):
+        try:
+            image = nibabel.load(image)
+        except (OSError, nibabel.filebasedimages.ImageFileError, EOFError) as error:
+            raise InputError(f"{name}: cannot be read as a NIfTI mask ({error}); give a 3D mask in MNI space.") from error
+    if len(image.shape) != 3:
+        raise InputError(f"{name}: a mask must be 3D, this is {image.shape}; give a 3D mask in MNI space.")
+    return image
+
+
+def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> BoolArray:
+    """Probe the mask inside every lattice voxel; a voxel is brain when at least half of its probes are."""
+    source = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32)) > 0.5
+    _check_inside_box(source, np.asarray(image.affine), name)
+    probes = max(1, round(lattice.voxel_mm / FINEST_MASK_STEP_MM))
+    fine_edge = lattice.edge * probes
+    axis = (np.arange(fine_edge) + 0.5) * (BOX_MM / fine_edge)
+    inverse = np.linalg.inv(image.affine)
+    hits = np.zeros((lattice.edge,) * 3, dtype=np.int32)
+    # Slab by slab along x, so that no index array of the whole fine box is ever held.
+    for slab in range(fine_edge):
+        world = np.stack(np.meshgrid(axis[slab], axis, axis, indexing="ij"), axis=-1) + BOX_CORNER_MM
+        voxel = np.rint(world @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
+        inside = ((voxel >= 0) & (voxel < source.shape)).all(axis=-1)
+        probe = np.zeros(inside.shape, dtype=bool)
+        probe[inside] = source[tuple(voxel[inside].T)]
+        hits[slab // probes] += probe[0].reshape(lattice.edge, probes, lattice.edge, probes).sum(axis=(1, 3))
+    return np.asarray(2 * hits >= probes**3)
+
+
+def _check_inside_box(source: BoolArray, affine: FloatArray, name: str) -> None:
+    if not source.any():
+        raise InputError(f"{name}: the mask has no voxel above 0.5; give a brain mask in MNI space.")
+    world = np.argwhere(source) @ affine[:3, :3].T + affine[:3, 3]
+    outside = 1.0 - float(((world > BOX_CORNER_MM) & (world < BOX_CORNER_MM + BOX_MM)).all(axis=1).mean())
+    if outside > 0.05:
+        raise InputError(f"{name}: {outside:.0%} of the mask lies outside the MNI box; check its affine, or give a mask in MNI space.")

@@ -1,0 +1,82 @@
+"""Which mask units the context sees and which of three kinds of targets it predicts.
+
+A clip is cut in time units (a few frames) and in places (spatial mask units). The context sees some places at some
+times; what it does not see is cross-time (a seen place at another time), cross-location (another place at a seen
+time) or double-cross (neither), as in SLIM-Brain (arXiv 2512.21881).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from slimbrain.errors import InputError
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.floating]
+
+TARGET_KINDS = ("cross_time", "cross_location", "double_cross")
+MAX_PLACE_SHARE = 0.8
+"""At most this share of the places is seen, so that every clip has places to predict."""
+
+
+@dataclass(frozen=True)
+class JepaMask:
+    """Places seen and times seen; the four parts of the clip follow from their product.
+
+    Attributes
+    ----------
+    times : (N,) bool over the clip's time units.
+    places : (U,) bool over the grid's mask units.
+    """
+
+    times: BoolArray
+    places: BoolArray
+
+    @property
+    def context(self) -> BoolArray:
+        """(N, U) what the context encoder computes."""
+        return np.outer(self.times, self.places)
+
+    def targets(self, kind: str) -> BoolArray:
+        """(N, U) what is predicted, for one of `TARGET_KINDS`."""
+        times = self.times if kind == "cross_location" else ~self.times
+        places = self.places if kind == "cross_time" else ~self.places
+        return np.outer(times, places)
+
+
+def sample_jepa_mask(places_mm: FloatArray, windows: int, units_per_window: int, fraction: float, generator: np.random.Generator) -> JepaMask:
+    """Draw a mask whose context holds about `fraction` of the clip.
+
+    Whole windows are seen or not, since neighbouring frames of one window tell each other almost everything. Hidden
+    places are compact regions for the same reason: a lone hidden unit could be filled in from its neighbours.
+
+    Parameters
+    ----------
+    places_mm : (U, 3) centres of the mask units.
+    windows : windows in the clip; with one window nothing is cross-time.
+    units_per_window : time units in a window.
+    fraction : share of (time, place) pairs to see.
+    """
+    if len(places_mm) < 2:
+        raise InputError(f"the mask touches {len(places_mm)} unit, masked prediction needs at least 2; use a finer lattice or a larger mask.")
+    fewest = min(windows, int(np.ceil(windows * fraction / MAX_PLACE_SHARE)))
+    seen_windows = int(generator.integers(fewest, max(fewest + 1, windows)))
+    window_seen = np.zeros(windows, dtype=bool)
+    window_seen[generator.permutation(windows)[:seen_windows]] = True
+    place_share = min(MAX_PLACE_SHARE, fraction * windows / seen_windows)
+    hidden = min(len(places_mm) - 1, max(1, round(len(places_mm) * (1 - place_share))))
+    return JepaMask(np.repeat(window_seen, units_per_window), ~_compact_places(places_mm, hidden, generator))
+
+
+def _compact_places(places_mm: FloatArray, count: int, generator: np.random.Generator) -> BoolArray:
+    """The `count` places nearest to one to three random ones."""
+    seeds = places_mm[generator.choice(len(places_mm), size=min(len(places_mm), int(generator.integers(1, 4))), replace=False)]
+    distance = np.linalg.norm(places_mm[:, None] - seeds[None], axis=-1).min(axis=1)
+    # Ties between lattice neighbours are broken at random, not by their order.
+    nearest = np.lexsort((generator.random(len(places_mm)), distance))
+    chosen = np.zeros(len(places_mm), dtype=bool)
+    chosen[nearest[:count]] = True
+    return chosen

@@ -1,0 +1,136 @@
+"""Hiera-JEPA: predict the target encoder's tokens of hidden units from the context encoder's tokens of visible ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slimbrain.config import HieraConfig, JepaConfig
+from slimbrain.masking import TARGET_KINDS, JepaMask
+from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, Hiera, HieraBlock, Tokens
+from slimbrain.models.layers import FourierPosition, init_transformer
+from slimbrain.models.packing import Clip
+from slimbrain.models.provenance import Provenance
+
+
+@dataclass(frozen=True)
+class JepaOutput:
+    """Loss of one batch, and the target tokens that `models.health` reads signs of collapse from.
+
+    Attributes
+    ----------
+    loss : scalar to descend.
+    by_kind : mean smooth-L1 of each kind of target that the batch holds.
+    target : the target encoder's tokens.
+    """
+
+    loss: Tensor
+    by_kind: dict[str, float]
+    target: Tokens
+
+
+class Predictor(nn.Module):
+    """A light transformer that fills in target tokens: it sees context tokens and the places and times asked for."""
+
+    def __init__(self, config: JepaConfig, width: int) -> None:
+        super().__init__()
+        inner = config.predictor_width
+        self.enter = nn.Linear(width, inner)
+        self.query = nn.Parameter(torch.zeros(inner))
+        self.space_embed = FourierPosition(3, inner, *SPACE_WAVES_MM)
+        self.time_embed = FourierPosition(1, inner, *TIME_WAVES_S)
+        self.blocks = nn.ModuleList(HieraBlock(inner, inner, config.predictor_heads, 4.0) for _ in range(config.predictor_depth))
+        self.norm = nn.LayerNorm(inner)
+        self.leave = nn.Linear(inner, width)
+        self.apply(init_transformer)
+        nn.init.trunc_normal_(self.query, std=0.02)
+
+    def forward(self, context: Tokens, everything: Tokens, hidden: Tensor) -> Tensor:
+        """Predict the tokens marked `hidden` among `everything`.
+
+        Parameters
+        ----------
+        context : visible tokens of each clip.
+        everything : where and when every token of the batch is; its values are not read.
+        hidden : (L,) bool.
+
+        Returns
+        -------
+        (H, D) predictions, in the order of `everything`.
+        """
+        position = self.space_embed(everything.mm) + self.time_embed(everything.seconds[:, None])
+        rows = torch.cat((self.enter(context.values), self.query.expand(int(hidden.sum()), -1).to(context.values.dtype)))
+        seen_rank, hidden_rank = (~hidden).cumsum(0) - 1, hidden.cumsum(0) - 1
+        x = rows[torch.where(hidden, len(context.values) + hidden_rank, seen_rank)] + position
+        for block in self.blocks:
+            x = block(x, everything.lengths)
+        return self.leave(self.norm(x[hidden]))
+
+
+class HieraJEPA(nn.Module):
+    """Context encoder, EMA target encoder and predictor.
+
+    Parameters
+    ----------
+    config : the encoder.
+    jepa : the objective.
+    voxels_per_patch : V of the grid's lattice.
+    """
+
+    provenance: Provenance | None = None
+
+    def __init__(self, config: HieraConfig, jepa: JepaConfig, voxels_per_patch: int) -> None:
+        super().__init__()
+        self.config, self.jepa, self.voxels_per_patch = config, jepa, voxels_per_patch
+        self.context = Hiera(config, voxels_per_patch)
+        self.target = deepcopy(self.context).requires_grad_(False)
+        self.predictor = Predictor(jepa, self.context.width)
+
+    @property
+    def encoder(self) -> Hiera:
+        """The encoder to use downstream: the target, a running mean of the context encoder."""
+        return self.target
+
+    def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> JepaOutput:
+        """One forward pass of pretraining.
+
+        Parameters
+        ----------
+        clips, masks : B of each.
+        """
+        with torch.no_grad():
+            target = self.target(clips)
+        context = self.context(clips, [mask.context for mask in masks])
+        kind = self._kinds(clips, target, masks)
+        hidden = kind > 0
+        predicted = self.predictor(context, target, hidden).float()
+        wanted = functional.layer_norm(target.values[hidden].float(), (target.values.shape[-1],))
+        error = functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
+        parts = {
+            name: error[kind[hidden] == number].mean() for number, name in enumerate(TARGET_KINDS, start=1) if bool((kind == number).any())
+        }
+        loss = torch.stack(list(parts.values())).mean()
+        if self.jepa.variance_weight:
+            loss = loss + self.jepa.variance_weight * functional.relu(1 - context.values.float().std(0)).mean()
+        return JepaOutput(loss, {name: float(part.detach()) for name, part in parts.items()}, target)
+
+    def _kinds(self, clips: Sequence[Clip], tokens: Tokens, masks: Sequence[JepaMask]) -> Tensor:
+        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`."""
+        kinds = torch.zeros(len(tokens.clip), dtype=torch.long)
+        clip_of, step, unit = (values.cpu() for values in (tokens.clip, tokens.step, tokens.unit))
+        for number, (clip, mask) in enumerate(zip(clips, masks, strict=True)):
+            table = sum(rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1))
+            mine = clip_of == number
+            kinds[mine] = torch.from_numpy(self.context.per_token(clip, table))[step[mine], unit[mine]]
+        return kinds.to(tokens.values.device)
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Move the target encoder towards the context encoder: target = momentum * target + (1 - momentum) * context."""
+        for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
+            slow.lerp_(fast.to(slow.dtype), 1 - momentum)

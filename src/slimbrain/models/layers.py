@@ -1,0 +1,123 @@
+"""Small layers that both stages share: a two-layer perceptron, attention, Fourier features of a place or a moment."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+INIT_STD = 0.02
+"""Width of the truncated normal that transformer weights start from, as in ViT and Hiera."""
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them: (..., D) -> (..., out)."""
+
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.rise = nn.Linear(width, hidden)
+        self.fall = nn.Linear(hidden, width if out is None else out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fall(functional.gelu(self.rise(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second to last axis: (..., L, D) -> (..., L, D).
+
+    Runs through `scaled_dot_product_attention`, whose fused kernels never hold the (L, L) weights, so memory is
+    linear in L.
+
+    Raises
+    ------
+    ValueError
+        If `width` is not a multiple of `heads`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}; choose one that is.")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Parameters
+        ----------
+        x : (..., L, D).
+        mask : broadcastable to (..., heads, L, L), True where a query (row) may see a key (column).
+        angles : (..., 1, L, D / heads / 2) rotary angles of every position; attention then knows how far apart
+            positions lie, and not where they lie (`rotate`).
+        """
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        batch = q.shape[:-3]
+        if mask is not None and mask.ndim > 3:
+            mask = mask.expand(*batch, *mask.shape[-3:]).flatten(0, -4)
+        # The fused kernels take four axes; five would fall back to one that holds the weights, without a word.
+        q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(seen.transpose(-3, -2).flatten(-2).unflatten(0, batch) if batch else seen[0].transpose(-3, -2).flatten(-2))
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair (i, F + i) of the last axis by its angle: (..., 2 F) and (..., F) -> (..., 2 F).
+
+    A query and a key turned by angles in proportion to their positions have a product that depends on the
+    difference of the positions alone (rotary embedding, arXiv 2104.09864).
+    """
+    a, b = x.chunk(2, -1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
+def wavelengths(shortest: float, longest: float, count: int) -> Tensor:
+    """`count` wavelengths from `shortest` to `longest`, evenly spaced in octaves: (count,)."""
+    return torch.logspace(math.log2(shortest), math.log2(longest), count, base=2.0, dtype=torch.float64).float()
+
+
+def fourier_features(position: Tensor, waves: Tensor) -> Tensor:
+    """Sine and cosine of each coordinate at each wavelength.
+
+    Parameters
+    ----------
+    position : (..., K) places in mm, or moments in s.
+    waves : (F,) wavelengths in the unit of `position`.
+
+    Returns
+    -------
+    (..., 2 * K * F): all sines, then all cosines.
+    """
+    angle = (2 * math.pi * position.unsqueeze(-1) / waves).flatten(-2)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class FourierPosition(nn.Module):
+    """Embed places in mm, or moments in s, by a linear map of their Fourier features: (..., K) -> (..., D).
+
+    Continuous, so that one set of weights reads any lattice, any parcellation and any TR.
+    """
+
+    waves: Tensor
+
+    def __init__(self, coordinates: int, width: int, shortest: float, longest: float, count: int) -> None:
+        super().__init__()
+        self.register_buffer("waves", wavelengths(shortest, longest, count), persistent=False)
+        self.project = nn.Linear(2 * coordinates * count, width)
+
+    def forward(self, position: Tensor) -> Tensor:
+        return self.project(fourier_features(position.to(self.waves.dtype), self.waves))
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Give a linear layer truncated normal weights and zero bias; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,81 @@
+"""Nuisance regression with fMRIPrep's confounds, chosen by nilearn's named strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from slimbrain.errors import InputError
+from slimbrain.prep.bids import Run
+
+FloatArray = npt.NDArray[Any]
+WAY_OUT = "complete the table, or use --denoise none"
+Strategy = Literal["none", "simple", "scrubbing"]
+
+
+@dataclass(frozen=True)
+class Confounds:
+    """What to regress out.
+
+    Attributes
+    ----------
+    design : (T, K) regressors, centred.
+    kept : (T,) False at frames that the strategy flags; they do not shape the fit, but stay in the series.
+    names : K column names.
+    """
+
+    design: FloatArray
+    kept: npt.NDArray[np.bool_]
+    names: tuple[str, ...]
+
+    def remove(self, series: FloatArray) -> FloatArray:
+        """What least squares on the kept frames leaves of (T, N) series; every frame is cleaned, the mean is not removed."""
+        design = self.design - self.design[self.kept].mean(axis=0)
+        kept = series[self.kept]
+        weights = np.linalg.pinv(design[self.kept]) @ (kept - kept.mean(axis=0))
+        return np.asarray(series - design @ weights)
+
+
+def load_confounds(run: Run, strategy: Strategy, n_frames: int) -> Confounds | None:
+    """Read the run's confounds as nilearn's strategy of that name takes them; None for `none`.
+
+    `simple`: high-pass cosines, 24 motion terms, white matter and CSF. `scrubbing`: the same, and frames with
+    framewise displacement over 0.5 mm or standardised DVARS over 3 flagged, with segments shorter than 5 frames.
+
+    Raises
+    ------
+    InputError
+        If the table is missing, lacks columns, has another length, or leaves no degree of freedom.
+    """
+    if strategy == "none":
+        return None
+    if run.confounds is None:
+        raise InputError(f"{run.image}: has no desc-confounds_timeseries.tsv beside it; add it, or use --denoise none.")
+    from nilearn.interfaces.fmriprep import load_confounds_strategy
+
+    try:
+        table, sample = load_confounds_strategy(str(run.image), denoise_strategy=strategy)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run.confounds}: does not serve --denoise {strategy} ({_one_line(error)}); {WAY_OUT}.") from error
+    if table is None or len(table) != n_frames:
+        raise InputError(f"{run.confounds}: has {_length(table)} rows for {n_frames} frames; use the table of this run.")
+    kept = np.ones(n_frames, bool) if sample is None else np.isin(np.arange(n_frames), sample)
+    design = table.to_numpy(np.float64)
+    if not np.isfinite(design).all():
+        raise InputError(f"{run.confounds}: lacks numbers that --denoise {strategy} needs; {WAY_OUT}.")
+    if kept.sum() <= design.shape[1] + 1:
+        unflagged = int(kept.sum())
+        raise InputError(f"{run.confounds}: {design.shape[1]} regressors on {unflagged} kept frames leave nothing; use --denoise none.")
+    return Confounds(design, kept, tuple(map(str, table.columns)))
+
+
+def _length(table: Sized | None) -> int:
+    return 0 if table is None else len(table)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,45 @@
+"""Progress of long work: a rich bar on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+PLAIN_LINE_SECONDS = 10.0
+"""A log file gets at most one line in this many seconds, so that a night's run stays readable."""
+
+
+def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Yield `items`, showing on standard error how many are done and how long the rest may take."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        yield from _track_rich(items, label, total)
+    else:
+        yield from _track_plain(items, label, total)
+
+
+def _track_rich(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total)
+
+
+def _track_plain(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    started = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_LINE_SECONDS:
+            last = now
+            left = f", about {(now - started) / done * (total - done):.0f} s left" if total else ""
+            print(f"{label}: {done}{f'/{total}' if total else ''}{left}", file=sys.stderr, flush=True)
+    print(f"{label}: {done} done in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,163 @@
+"""What a page is made of, as data: builders return sections of blocks, the template alone knows HTML.
+
+Texts are plain: the template escapes them. Only `Figure.svg` is markup, and `figures.py` its only source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from markupsafe import Markup
+
+MISSING = "n/a"
+
+Mark = Literal["", "ours", "best", "total"]
+
+
+@dataclass(frozen=True)
+class Prose:
+    """One paragraph."""
+
+    kind: ClassVar[str] = "prose"
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence that the reader should not miss."""
+
+    kind: ClassVar[str] = "verdict"
+    text: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """Head of a column; numbers are set flush right."""
+
+    name: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells as text, the first one naming the row, and how to set it off."""
+
+    cells: tuple[str, ...]
+    mark: Mark = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An inline SVG, its caption, and the words that stand for it where it cannot be seen."""
+
+    kind: ClassVar[str] = "figure"
+    svg: Markup
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    kind: ClassVar[str] = "code"
+    caption: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that stay folded until asked for."""
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    blocks: tuple[Figure | Table | Prose, ...]
+
+
+Block = Prose | Verdict | Table | Figure | Code | Heading | Fold
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page.
+
+    Attributes
+    ----------
+    id : anchor.
+    title : heading.
+    blocks : content in order.
+    absent : why there is no content; empty if there is.
+    """
+
+    id: str
+    title: str
+    blocks: tuple[Block, ...] = ()
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A measure that tables show: key in the data, words with unit for the head, digits after the point."""
+
+    key: str
+    head: str
+    digits: int = 2
+    scale: float = 1.0
+
+    def show(self, values: Mapping[str, float]) -> str:
+        """The value as text, `n/a` where it is missing."""
+        return number(values[self.key] * self.scale, self.digits) if self.key in values else MISSING
+
+
+@dataclass(frozen=True)
+class TableBuilder:
+    """Collects rows under columns, so that a row that does not fit fails where it is made."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, cells: Sequence[str], mark: Mark = "") -> None:
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns of {self.caption!r}")
+        self.rows.append(Row(tuple(cells), mark))
+
+    def build(self) -> Table:
+        return Table(self.caption, self.columns, tuple(self.rows))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with fixed digits after the point; `n/a` for None and for what is not a number."""
+    return MISSING if value is None or value != value else f"{value:,.{digits}f}"
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits, and all those before the point."""
+    if value is None or value != value:
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """`1 session`, `2 sessions`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

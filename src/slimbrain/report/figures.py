@@ -1,0 +1,250 @@
+"""The drawings of the page: carpet plot, mean image, window scores, training curves, forest plot."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.ticker import MaxNLocator
+
+from slimbrain.grid import Grid
+from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, Margins, drawing, to_svg
+from slimbrain.saliency import WindowRow
+
+FloatArray = npt.NDArray[Any]
+
+CARPET_STD = 2.0
+"""Cells are z-scored means; black and white lie at this many of their own standard deviations."""
+CARPET_ROWS, CARPET_COLUMNS = 160, 600
+"""A carpet is averaged down to this size: more could not be seen, and noise does not compress."""
+CARPET_SHADES = 48
+
+CUTS, OUTLINE_STEPS = 6, 4
+VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
+"""Name of the view and of its normal, in the order of the axes."""
+
+TIME_MARGINS = Margins(left=1.6, bottom=0.5)
+"""Alike for all figures over time, so that times lie under each other down the page."""
+
+LABEL_CHARACTERS, INCHES_A_CHARACTER = 56, 0.064
+
+
+def carpet(
+    series: FloatArray, height_mm: FloatArray, tr: float, traces: Mapping[str, tuple[FloatArray, FloatArray]], name: str, alt: str
+) -> Markup:
+    """Every channel over time as shades of grey, with traces above.
+
+    Parameters
+    ----------
+    series : (T, C) channel means.
+    height_mm : (C,) their z in MNI mm; channels are sorted by it.
+    tr : seconds a frame.
+    traces : label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
+    """
+    heights = [*(0.5 for _ in traces), 1.9]
+    with drawing(sum(heights) * 1.05, TIME_MARGINS, hspace=0.12) as figure:
+        axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axis, (label, (times, values)), colour in zip(axes, traces.items(), (ORANGE, PURPLE, GREEN, BLUE), strict=False):
+            axis.plot(times, values, color=colour, linewidth=0.9)
+            _name_row(axis, label)
+            axis.yaxis.set_major_locator(MaxNLocator(2))
+            axis.spines["bottom"].set_visible(False)
+            axis.tick_params(bottom=False, labelbottom=False)
+        image = _shades(series[:, np.argsort(height_mm, kind="stable")].T)
+        extent = (0.0, len(series) * tr, 0.0, 1.0)
+        axes[-1].imshow(image, cmap=GREY, vmin=0, vmax=1, aspect="auto", interpolation="none", origin="lower", extent=extent)
+        axes[-1].set_yticks([0.05, 0.95], ["inferior", "superior"])
+        _name_row(axes[-1], f"{series.shape[1]:,} channels")
+        axes[-1].set_xlabel("time (s)")
+        axes[-1].set_xlim(0, len(series) * tr)
+        return to_svg(figure, name, alt)
+
+
+def _name_row(axis: Axes, label: str) -> None:
+    """Name a row of panels at the left edge of the figure, level with its middle."""
+    axis.set_ylabel(label, rotation=0, ha="left", va="center")
+    box = axis.get_position()
+    axis.yaxis.set_label_coords(-box.x0 / box.width, 0.5)
+
+
+def _shades(series: FloatArray) -> FloatArray:
+    """(C, T) channels as few shades from 0 to 1, averaged down to what can be seen."""
+    series = _averaged(_averaged(series, CARPET_ROWS).T, CARPET_COLUMNS).T
+    std = series.std(axis=1, keepdims=True)
+    z = (series - series.mean(axis=1, keepdims=True)) / np.where(std > 0, std, 1)
+    shade = np.clip(0.5 + z / (2 * CARPET_STD), 0, 1)
+    return np.round(shade * (CARPET_SHADES - 1)) / (CARPET_SHADES - 1)
+
+
+def _averaged(rows: FloatArray, most: int) -> FloatArray:
+    """Means of neighbouring rows, so that at most so many remain."""
+    if len(rows) <= most:
+        return rows
+    starts = np.linspace(0, len(rows), most, endpoint=False).astype(int)
+    return np.add.reduceat(rows, starts, axis=0) / np.diff([*starts, len(rows)])[:, None]
+
+
+def mosaic(grid: Grid, mean: FloatArray, covered: npt.NDArray[np.bool_], name: str, alt: str) -> Markup:
+    """The mean image in cuts along three axes, with the outline of the mask and what of it has no data.
+
+    Parameters
+    ----------
+    mean : (P, V) mean over time.
+    covered : (P, V) True where the run has data.
+    """
+    volume, missing = grid.unpack(mean), grid.unpack(~covered & grid.voxel_mask) > 0
+    top = float(np.percentile(mean[covered & grid.voxel_mask], 98)) if (covered & grid.voxel_mask).any() else 1.0
+    with drawing(4.1, Margins(left=0.35, bottom=0.05, right=0.05, top=0.3), wspace=0.04, hspace=0.22) as figure:
+        axes = figure.subplots(len(VIEWS), CUTS)
+        for axis, row in enumerate(axes):
+            for place, panel in zip(_cuts(grid.mask, axis), row, strict=True):
+                _cut(panel, grid, volume, missing, axis, int(place), top)
+            row[0].text(-0.08, 0.5, VIEWS[axis][0], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontweight="bold")
+        return to_svg(figure, name, alt)
+
+
+def _cuts(mask: npt.NDArray[np.bool_], axis: int) -> FloatArray:
+    """Places of the cuts along an axis, equally far from each other within the mask."""
+    planes = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+    return np.round(np.linspace(planes[0], planes[-1], CUTS + 2)[1:-1]).astype(int)
+
+
+def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis: int, place: int, top: float) -> None:
+    inside, values, lost = (np.take(array, place, axis=axis).T for array in (grid.mask, volume, missing))
+    edge = grid.lattice.edge
+    panel.imshow(np.ma.masked_where(~inside | lost, values), cmap=GREY, vmin=0, vmax=top, origin="lower", interpolation="none")
+    # The page cannot recolour pixels: this tint is the light theme's orange, which shows on both.
+    panel.imshow(np.ma.masked_where(~lost, np.ones_like(values)), cmap=ListedColormap(["#d9822b"]), origin="lower", interpolation="none")
+    # Along the edges of voxels: a contour of the voxels themselves would cut through their middles.
+    fine = np.kron(inside, np.ones((OUTLINE_STEPS, OUTLINE_STEPS)))
+    panel.contour(fine, levels=[0.5], colors=[BLUE], linewidths=0.9, extent=(-0.5, edge - 0.5, -0.5, edge - 0.5))
+    millimetres = grid.lattice.origin_mm[axis] + place * grid.lattice.voxel_mm
+    panel.set_title(f"{VIEWS[axis][1]} = {millimetres:.0f} mm", loc="center", fontsize=8, fontweight="normal")
+    shadow = np.argwhere(grid.mask.any(axis=axis))
+    (left, low), (right, high) = shadow.min(axis=0), shadow.max(axis=0)
+    panel.set_xlim(max(-0.5, left - 1.5), min(edge - 0.5, right + 1.5))
+    panel.set_ylim(max(-0.5, low - 1.5), min(edge - 0.5, high + 1.5))
+    panel.set_axis_off()
+
+
+def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str) -> Markup:
+    """Informativeness, novelty and score of a session's windows over time, the chosen ones shaded.
+
+    Parameters
+    ----------
+    rows : one a window, in order of time.
+    k : windows chosen.
+    ticks : label -> seconds to mark below.
+    """
+    marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
+    heights = [0.62, 0.62, 0.72, *([0.17 * len(marks)] if marks else [])]
+    with drawing(sum(heights) * 1.12, TIME_MARGINS, hspace=0.18) as figure:
+        axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
+        for axis, part, colour in zip(axes, ("informativeness", "novelty", "score"), (PURPLE, GREEN, INK), strict=False):
+            axis.stairs([getattr(row, part) for row in rows], edges, baseline=None, color=colour, linewidth=1.3)
+            _name_row(axis, part)
+            axis.yaxis.set_major_locator(MaxNLocator(3))
+            axis.grid(axis="y")
+        for axis in axes:
+            for row in rows:
+                if row.rank <= k:
+                    axis.axvspan(row.onset_s, row.onset_s + row.duration_s, color=BAND, linewidth=0, zorder=0)
+        if marks:
+            _tick_rows(axes[-1], marks)
+        axes[-1].set_xlim(0, edges[-1])
+        axes[-1].set_xlabel("time (s)")
+        return to_svg(figure, name, alt)
+
+
+def _tick_rows(axis: Axes, marks: Mapping[str, FloatArray]) -> None:
+    """One line of ticks a label, from the top down."""
+    for line, (seconds, colour) in enumerate(zip(marks.values(), (BLUE, INK, ORANGE), strict=False)):
+        axis.vlines(seconds, -line - 0.38, -line + 0.38, color=colour, linewidth=1.6)
+    axis.set_ylim(-len(marks) + 0.4, 0.6)
+    axis.set_yticks([-line for line in range(len(marks))], list(marks))
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+
+
+PANEL_COLUMNS = 3
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Markup:
+    """Logged numbers over steps, one panel a quantity; a panel of several curves has a legend.
+
+    Parameters
+    ----------
+    panels : title with unit -> label -> steps and values.
+    """
+    lines = math.ceil(len(panels) / PANEL_COLUMNS)
+    with drawing(1.65 * lines, Margins(left=0.6, bottom=0.5, top=0.25), wspace=0.4, hspace=0.35) as figure:
+        grid = figure.subplots(lines, PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
+        for axis, (title, labelled) in zip(grid, panels.items(), strict=False):
+            for (label, (steps, values)), colour in zip(labelled.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
+                axis.plot(steps, values, color=colour, label=label, marker="o" if len(steps) == 1 else None, markersize=3)
+            axis.set_title(title)
+            axis.grid(axis="y")
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axis.yaxis.set_major_locator(MaxNLocator(4))
+            if len(labelled) > 1:
+                axis.legend(handlelength=1.2, borderaxespad=0.1, labelspacing=0.2)
+        for place, axis in enumerate(grid):
+            if place >= len(panels):
+                axis.set_axis_off()
+            elif place + PANEL_COLUMNS >= len(panels):
+                axis.set_xlabel("step")
+                axis.tick_params(labelbottom=True)
+        return to_svg(figure, name, alt)
+
+
+def forest(
+    rows: Sequence[Mapping[str, Any]],
+    ours: frozenset[str],
+    best: tuple[str, str],
+    published: float | None,
+    metric: str,
+    name: str,
+    alt: str,
+) -> Markup:
+    """One metric of every model with its interval, ours on top.
+
+    Parameters
+    ----------
+    rows : result rows of one metric, those without a value left out.
+    ours : names of our models.
+    best : model and method of the best baseline.
+    published : value from the literature, or None.
+    metric : its name in words.
+    """
+    labels = [textwrap.shorten(f"{row['model']}: {row['method']}", LABEL_CHARACTERS, placeholder="…") for row in rows]
+    left = max(map(len, labels)) * INCHES_A_CHARACTER + 0.2
+    with drawing(0.27 * len(rows), Margins(left=left, bottom=0.5, top=0.3)) as figure:
+        axis = figure.subplots()
+        for line, row in enumerate(rows):
+            mine, top = row["model"] in ours, (row["model"], row["method"]) == best
+            colour = BLUE if mine else ORANGE if top else MUTED
+            if row["low"] is not None:
+                width = 2.0 if mine or top else 1.3
+                axis.plot((row["low"], row["high"]), (-line, -line), color=colour, linewidth=width, solid_capstyle="butt")
+            axis.plot(row["mean"], -line, marker="s" if mine else "D" if top else "o", color=colour, markersize=5.5 if mine or top else 4.5)
+        if published is not None:
+            axis.axvline(published, color=PURPLE, linestyle="--", linewidth=1.1)
+            axis.text(published, 0.62, " published", color=PURPLE, fontsize=8, ha="left", va="bottom")
+        axis.set_yticks([-line for line in range(len(rows))], labels)
+        axis.set_ylim(-len(rows) + 0.4, 0.6)
+        axis.set_xlabel(f"{metric}, mean and 95 % interval")
+        axis.grid(axis="x", color=LINE)
+        axis.set_axisbelow(True)
+        axis.tick_params(axis="y", length=0)
+        axis.spines["left"].set_visible(False)
+        return to_svg(figure, name, alt)

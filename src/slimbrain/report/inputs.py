@@ -1,0 +1,224 @@
+"""What a report is made from, read once and checked before anything is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from slimbrain.config import WindowConfig
+from slimbrain.errors import InputError
+from slimbrain.saliency import WindowRow, read_window_table
+from slimbrain.simulate import SessionTruth, Truth, load_truth
+from slimbrain.store import ROI, SessionInfo, Store, read_tsv
+from slimbrain.train import RUN_FILE, read_metrics
+
+MAX_DETAILED = 20
+"""More sessions than this are summed up, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
+
+N_WORST = 10
+
+RESULT_KEYS = ("task", "cohort", "n_subjects", "n_sessions", "split", "rows", "best_baseline", "difference", "published", "version")
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Files that a report shows; what is not given is left out, and the page says so.
+
+    Attributes
+    ----------
+    store : prepared sessions.
+    windows : window table of `slimbrain rank`.
+    runs : folders of pretraining runs.
+    evaluations : result files of `slimbrain evaluate`.
+    failures : table of refused runs that `slimbrain prep` wrote.
+    truth : truth.json of a simulated cohort; its events are marked under the scores.
+    commands : command lines that made all this, in order.
+    title : heading of the page.
+    """
+
+    store: Store | None = None
+    windows: Path | None = None
+    runs: tuple[Path, ...] = ()
+    evaluations: tuple[Path, ...] = ()
+    failures: Path | None = None
+    truth: Path | None = None
+    commands: tuple[str, ...] = ()
+    title: str = "slimbrain report"
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """A session and what prep found out about it.
+
+    Attributes
+    ----------
+    label : shortest name that tells it from the others.
+    qc : measures that are numbers.
+    warnings : sentences.
+    """
+
+    info: SessionInfo
+    label: str
+    qc: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A pretraining run: its folder, what run.json says, its log."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+
+    @property
+    def stage(self) -> str:
+        return str(self.settings.get("stage", "unknown"))
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of a logged number, where it was logged."""
+        lines = [line for line in self.metrics if line.get(name) is not None]
+        return [float(line["step"]) for line in lines], [float(line[name]) for line in lines]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a section builder may show."""
+
+    inputs: ReportInputs
+    sessions: tuple[SessionFacts, ...]
+    windows: Mapping[str, Sequence[WindowRow]]
+    runs: tuple[RunRecord, ...]
+    evaluations: tuple[Mapping[str, Any], ...]
+    failures: tuple[tuple[str, str], ...]
+    truth: Truth | None
+
+    @property
+    def store(self) -> Store | None:
+        return self.inputs.store
+
+    @property
+    def k(self) -> int:
+        """Windows kept a session: what the last run was told, or the default."""
+        for run in reversed(self.runs):
+            k = run.settings.get("preset", {}).get("window", {}).get("k")
+            if k is not None:
+                return int(k)
+        return WindowConfig().k
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Short name of every session, whether of the store or only of the window table."""
+        return session_labels([*(session.info.key for session in self.sessions), *self.windows])
+
+    @cached_property
+    def worst_first(self) -> tuple[SessionFacts, ...]:
+        """Sessions with warnings first, then by mean rank of coverage, tSNR (low is bad), motion and spikes (high is bad)."""
+        if not self.sessions:
+            return ()
+        signs = {"coverage": 1.0, "tsnr": 1.0, "fd_mean": -1.0, "spikes": -1.0}
+        goodness = [rankdata([sign * session.qc.get(name, 0.0) for session in self.sessions]) for name, sign in signs.items()]
+        mean_rank = np.mean(goodness, axis=0)
+        order = sorted(range(len(self.sessions)), key=lambda i: (not self.sessions[i].warnings, mean_rank[i], self.sessions[i].info.key))
+        return tuple(self.sessions[i] for i in order)
+
+    @property
+    def in_detail(self) -> tuple[SessionFacts, ...]:
+        """All sessions, or the worst of many."""
+        return self.sessions if len(self.sessions) <= MAX_DETAILED else self.worst_first[:N_WORST]
+
+    def planted(self, key: str) -> SessionTruth | None:
+        """What was planted in a session, if that is known."""
+        return next((session for session in self.truth.sessions if session.key == key), None) if self.truth else None
+
+
+def read_material(inputs: ReportInputs) -> Material:
+    """Read and check everything the inputs name.
+
+    Raises
+    ------
+    InputError, StoreError
+        If one of the files is missing or is not what it should be.
+    """
+    infos = inputs.store.sessions if inputs.store else []
+    labels = session_labels([info.key for info in infos])
+    return Material(
+        inputs=inputs,
+        sessions=tuple(_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
+        windows=read_window_table(inputs.windows) if inputs.windows else {},
+        runs=tuple(read_run(folder) for folder in inputs.runs),
+        evaluations=tuple(read_result(path) for path in inputs.evaluations),
+        failures=read_failures(inputs.failures) if inputs.failures else (),
+        truth=load_truth(inputs.truth) if inputs.truth else None,
+    )
+
+
+def session_labels(keys: Iterable[str]) -> dict[str, str]:
+    """Each key without the entities that all keys share, apart from the subject; the key itself where only one is left to tell."""
+    keys = list(dict.fromkeys(keys))
+    parts = [key.split("_") for key in keys]
+    shared = set.intersection(*map(set, parts)) if parts else set()
+    told = ["_".join(part for part in split if part not in shared or part.startswith("sub-")) for split in parts]
+    return {key: label or key for key, label in zip(keys, told, strict=True)}
+
+
+def has_voxels(store: Store) -> bool:
+    """Whether the store holds images, not region-of-interest series alone."""
+    return store.contract.lattice != ROI
+
+
+def read_run(folder: Path) -> RunRecord:
+    """A run folder's run.json and metrics.jsonl."""
+    settings = _read_object(folder / RUN_FILE, "a pretraining run, name a folder that `slimbrain pretrain` wrote")
+    return RunRecord(folder, settings, tuple(read_metrics(folder)))
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file of `slimbrain evaluate`."""
+    result = _read_object(path, "a result, name a file that `slimbrain evaluate --out` wrote")
+    missing = [name for name in RESULT_KEYS if name not in result]
+    if missing or not result["rows"]:
+        raise InputError(f"{path}: lacks {', '.join(missing) or 'rows'}; write it again with `slimbrain evaluate --out`.")
+    return result
+
+
+def read_failures(path: Path) -> tuple[tuple[str, str], ...]:
+    """File and reason of every refused run."""
+    try:
+        return tuple((row["file"], row["reason"]) for row in read_tsv(path))
+    except KeyError as error:
+        raise InputError(f"{path}: has no column {error}; name the failures.tsv that `slimbrain prep` wrote.") from error
+
+
+def _read_object(path: Path, wanted: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as {wanted} ({getattr(error, 'strerror', None) or error}).") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: does not hold {wanted}.")
+    return value
+
+
+def _facts(store: Store, info: SessionInfo, label: str) -> SessionFacts:
+    """QC from the sidecar, which keeps all digits, over that of the manifest."""
+    sidecar = store.sidecar(info.key)
+    qc = {**_numbers(info.qc), **_numbers(sidecar.get("QC", {}))}
+    return SessionFacts(info, label, qc, tuple(map(str, sidecar.get("Warnings", ()))))
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return numbers

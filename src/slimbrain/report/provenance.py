@@ -1,0 +1,79 @@
+"""The section that lets someone do it again: versions, seeds, hashes, command lines."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from slimbrain import __version__
+from slimbrain.report.blocks import MISSING, Block, Code, Column, Prose, Section, Table, TableBuilder
+from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.train import MODEL_FOLDER
+
+TITLE = "How to do it again"
+
+WEIGHTS_FILE = "model.safetensors"
+
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nibabel", "nilearn")
+
+
+def build(material: Material) -> Section:
+    """Software, contract, runs, commands."""
+    blocks: list[Block] = [_versions(material)]
+    if material.store is not None:
+        blocks.append(_contract(material))
+    if material.runs:
+        blocks.append(_runs(material))
+    commands = material.inputs.commands or tuple(str(run.settings["command"]) for run in material.runs if run.settings.get("command"))
+    if commands:
+        blocks.append(Code("Command lines, in order", commands))
+    else:
+        blocks.append(Prose("No command line was recorded."))
+    return Section("provenance", TITLE, tuple(blocks))
+
+
+def _versions(material: Material) -> Table:
+    columns = (Column("software"), Column("version"), Column("used for"))
+    table = TableBuilder("Software that wrote this page, and that trained and evaluated", columns)
+    table.add(["slimbrain", __version__, "this page"])
+    table.add(["python", platform.python_version(), "this page"])
+    for name in LIBRARIES:
+        table.add([name, metadata.version(name), "this page"])
+    for run in material.runs:
+        for name, version in run.settings.get("versions", {}).items():
+            table.add([str(name), str(version), f"run {run.folder.name}"])
+    for result in material.evaluations:
+        table.add(["slimbrain", str(result["version"]), f"evaluation of {result['task']}"])
+    return table.build()
+
+
+def _contract(material: Material) -> Table:
+    assert material.store is not None
+    contract = material.store.contract
+    table = TableBuilder("Contract of the store: what a model must share with it", (Column("part"), Column("value")))
+    table.add(["lattice", contract.lattice])
+    table.add(["hash of the mask", contract.mask])
+    table.add(["space", contract.space])
+    table.add(["templates", ", ".join(sorted({session.info.space for session in material.sessions})) or MISSING])
+    table.add(["TR (s)", f"{contract.tr:g}"])
+    return table.build()
+
+
+def _runs(material: Material) -> Table:
+    heads = ("run", "stage", "preset", "seed", "threads", "SHA-256 of the weights")
+    table = TableBuilder("Pretraining runs", tuple(Column(head, head in ("seed", "threads")) for head in heads))
+    for run in material.runs:
+        settings = run.settings
+        told = (settings.get("preset", {}).get("name"), settings.get("seed"), settings.get("threads"))
+        table.add([run.folder.name, run.stage, *(MISSING if value is None else str(value) for value in told), _digest(run)])
+    return table.build()
+
+
+def _digest(run: RunRecord) -> str:
+    path: Path = run.folder / MODEL_FOLDER / WEIGHTS_FILE
+    if not path.is_file():
+        return "not exported yet"
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,142 @@
+"""The section on what went in: QC of every session, what was refused, carpet plots, coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimbrain.report.blocks import Block, Column, Field, Figure, Heading, Prose, Section, Table, TableBuilder, count, number
+from slimbrain.report.figures import carpet, mosaic
+from slimbrain.report.inputs import N_WORST, Material, SessionFacts, has_voxels
+from slimbrain.store import Store
+
+FloatArray = npt.NDArray[Any]
+
+TITLE = "Data and quality"
+
+MAX_CARPETS = 6
+
+MEASURES = (
+    Field("coverage", "coverage (%)", 1, 100.0),
+    Field("tsnr", "tSNR", 1),
+    Field("fd_mean", "mean FD (mm)", 3),
+    Field("fd_max", "max FD (mm)", 2),
+    Field("dvars_mean", "mean DVARS (SD)", 2),
+    Field("spikes", "DVARS spikes", 0),
+)
+
+TRACES = (("fd", "FD (mm)"), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
+
+
+def build(material: Material) -> Section:
+    """Tables first, then what the sessions look like."""
+    store = material.store
+    if store is None or not material.sessions:
+        reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
+        return Section("data", TITLE, _failures(material), absent=reason)
+    blocks: list[Block] = []
+    if len(material.in_detail) < len(material.sessions):
+        blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
+    blocks += [_sessions(material), *_warnings(material), *_failures(material)]
+    if has_voxels(store):
+        blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
+    blocks += [Heading("Carpet plots"), *_carpets(store, material)]
+    return Section("data", TITLE, tuple(blocks))
+
+
+def _order() -> str:
+    return "those with warnings first, then by mean rank of coverage, tSNR, mean FD and DVARS spikes"
+
+
+def _sessions(material: Material) -> Table:
+    heads = ("frames", "TR (s)", *(field.head for field in MEASURES), "warnings")
+    table = TableBuilder(
+        "Sessions in the store, with their quality measures. Coverage: share of the brain mask; "
+        "SD: standard deviations of a voxel's own series; spikes are counted in frames.",
+        (Column("session"), *(Column(head, True) for head in heads)),
+    )
+    for session in material.in_detail:
+        info = session.info
+        measures = [field.show(session.qc) for field in MEASURES]
+        table.add([session.label, f"{info.n_frames:,}", f"{info.tr:g}", *measures, str(len(session.warnings))])
+    return table.build()
+
+
+def _overview(material: Material) -> Table:
+    columns = (Column("measure"), *(Column(name, True) for name in ("lowest", "median", "highest", "sessions")))
+    table = TableBuilder(f"All {len(material.sessions):,} sessions, measure by measure", columns)
+    for field in MEASURES:
+        values = np.array([session.qc[field.key] for session in material.sessions if field.key in session.qc]) * field.scale
+        if len(values):
+            lowest, median, highest = (number(float(value), field.digits) for value in np.percentile(values, (0, 50, 100)))
+            table.add([field.head, lowest, median, highest, f"{len(values):,}"])
+    return table.build()
+
+
+def _warnings(material: Material) -> list[Block]:
+    rows = [(session.label, warning) for session in material.in_detail for warning in session.warnings]
+    if not rows:
+        return [Prose("Preparation gave no warning about these sessions.")]
+    table = TableBuilder("Warnings of the preparation", (Column("session"), Column("warning")))
+    for row in rows:
+        table.add(row)
+    return [table.build()]
+
+
+def _failures(material: Material) -> tuple[Block, ...]:
+    if material.inputs.failures is None:
+        return ()
+    if not material.failures:
+        return (Prose("No run was refused."),)
+    table = TableBuilder(f"{count(len(material.failures), 'run')} refused, and why", (Column("file"), Column("reason")))
+    for row in material.failures:
+        table.add(row)
+    return (table.build(),)
+
+
+def _coverage(store: Store, material: Material) -> Figure:
+    session = material.worst_first[0]
+    mean, std = store.moments(session.info.key)
+    share = Field("coverage", "", 1, 100.0).show(session.qc)
+    gap = str(store.sidecar(session.info.key).get("QC", {}).get("gap", ""))
+    where = f", missing {gap}" if gap else ""
+    alt = f"Mean image of {session.label} in sagittal, coronal and axial cuts; data cover {share} % of the brain mask{where}."
+    chosen = f", the first of all sessions in this order: {_order()}" if len(material.sessions) > 1 else ""
+    whole = (std > 0)[store.grid.voxel_mask].all()
+    lost = "Data cover all of it." if whole else f"Orange: mask without data ({share} % is covered{where})."
+    caption = f"Mean image of {session.label} in template space{chosen}. Blue: outline of the brain mask. {lost} Left is left."
+    return Figure(mosaic(store.grid, mean, std > 0, "mosaic", alt), caption, alt)
+
+
+def _carpets(store: Store, material: Material) -> list[Block]:
+    chosen = set(session.info.key for session in material.worst_first[:MAX_CARPETS])
+    shown = [session for session in material.sessions if session.info.key in chosen]
+    intro = "Mean of each channel over time, from the bottom of the brain to its top. "
+    intro += "White and black lie two standard deviations from a channel's own mean."
+    if len(shown) < len(material.sessions):
+        intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}."
+    return [Prose(intro), *(_carpet(store, session, place) for place, session in enumerate(shown))]
+
+
+def _carpet(store: Store, session: SessionFacts, place: int) -> Figure:
+    series: FloatArray = store.coarse(session.info.key)
+    traces = _traces(store.sidecar(session.info.key).get("Series", {}))
+    names = ", ".join(traces) or "no trace"
+    alt = f"Carpet plot of {session.label}: {series.shape[1]} channels over {len(series) * session.info.tr:.0f} s, below {names}."
+    caption = f"{session.label}: {names} and the carpet of {series.shape[1]:,} channels."
+    svg = carpet(series, store.channels(session.info.key).mm[:, 2], session.info.tr, traces, f"carpet-{place}", alt)
+    return Figure(svg, caption, alt)
+
+
+def _traces(series: dict[str, Any]) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """The recorded traces that have any value, with their times; prep writes None where a value is undefined."""
+    times = _floats(series.get("time_s", ()))
+    found = {label: _floats(series[name]) for name, label in TRACES if name in series}
+    return {label: (times, values) for label, values in found.items() if len(values) == len(times) and np.isfinite(values).any()}
+
+
+def _floats(values: Sequence[float | None]) -> FloatArray:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -1,0 +1,75 @@
+"""The first thing one reads: up to five plain sentences, each computed from the inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slimbrain.report.blocks import Prose, Section, count
+from slimbrain.report.evaluation import remarks
+from slimbrain.report.inputs import Material
+from slimbrain.report.recall import pooled
+from slimbrain.report.training import sentence
+from slimbrain.report.windows import recall_sentence, recalls
+
+TITLE = "Summary"
+
+
+def build(material: Material) -> Section:
+    """What went in, how good it was, what was learnt, what was chosen, how it compares."""
+    found = [_went_in(material), _quality(material), _learnt(material), _chosen(material), _compares(material)]
+    sentences = tuple(Prose(text) for text in found if text)
+    return Section("summary", TITLE, sentences, absent="" if sentences else "Nothing was given to report on.")
+
+
+def _went_in(material: Material) -> str:
+    refused = ""
+    if material.inputs.failures:
+        refused = f"{count(len(material.failures), 'run was', 'runs were')} refused" if material.failures else "no run was refused"
+    if not material.sessions:
+        return f"{refused[0].upper()}{refused[1:]}." if refused else ""
+    subjects = {session.info.subject for session in material.sessions}
+    minutes = sum(session.info.n_frames * session.info.tr for session in material.sessions) / 60
+    went = f"{count(len(material.sessions), 'session')} of {count(len(subjects), 'participant')} went in, {minutes:,.0f} minutes in all"
+    return f"{went}; {refused}." if refused else f"{went}."
+
+
+def _quality(material: Material) -> str:
+    coverage = [session.qc["coverage"] for session in material.sessions if "coverage" in session.qc]
+    motion = [session.qc["fd_mean"] for session in material.sessions if "fd_mean" in session.qc]
+    warned = sum(bool(session.warnings) for session in material.sessions)
+    parts = []
+    if coverage:
+        parts.append(f"data cover {'all' if min(coverage) == 1 else f'at least {100 * min(coverage):.1f} %'} of the brain mask")
+    if motion:
+        parts.append(f"the median of the sessions' mean framewise displacement is {np.median(motion):.2f} mm")
+    if not parts:
+        return ""
+    parts.append(f"{count(warned, 'session carries', 'sessions carry')} a warning" if warned else "none carries a warning")
+    text = f"{', '.join(parts[:-1])}, and {parts[-1]}."
+    return text[0].upper() + text[1:]
+
+
+def _learnt(material: Material) -> str:
+    """One sentence for all runs: full stops within become semicolons."""
+    return "; ".join(sentence(run).removesuffix(".").replace("; ", ", ") for run in material.runs) + "." if material.runs else ""
+
+
+def _chosen(material: Material) -> str:
+    found = recalls(material)
+    if found:
+        return recall_sentence(pooled(found.values()))
+    if not material.windows:
+        return ""
+    n_windows = sum(len(rows) for rows in material.windows.values())
+    kept = sum(min(material.k, len(rows)) for rows in material.windows.values())
+    return f"Stage 1 chose {kept:,} of {count(n_windows, 'window')}, the {material.k} best of each session."
+
+
+def _compares(material: Material) -> str:
+    if not material.evaluations:
+        return ""
+    first = material.evaluations[0]
+    more = len(material.evaluations) - 1
+    verdict = remarks(first)[0]
+    rest = f"{verdict.removesuffix('.')}; {count(more, 'further task')} below." if more else verdict
+    return f"On {first['task']}, {rest}"

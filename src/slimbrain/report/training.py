@@ -1,0 +1,116 @@
+"""The section on pretraining: what each run's loss, health and speed did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from slimbrain.report.blocks import MISSING, Block, Column, Figure, Heading, Prose, Section, Table, TableBuilder, count, number, short
+from slimbrain.report.figures import Curve, curves
+from slimbrain.report.inputs import Material, RunRecord
+
+TITLE = "Training"
+
+STAGES = {"temporal": "Stage 1, temporal extractor", "voxel": "Stage 2, voxel encoder"}
+
+PANELS = (
+    ("loss", ("loss", "loss_")),
+    ("learning rate", ("lr",)),
+    ("EMA momentum", ("ema",)),
+    ("std of embeddings", ("std", "content_std")),
+    ("effective rank", ("effective_rank",)),
+    ("windows per second", ("windows_per_second",)),
+    ("peak memory (MiB)", ("peak_mib",)),
+)
+"""Title and the logged numbers it shows; a name that ends in `_` stands for all that begin with it."""
+
+CURVE_NAMES = {"content_std": "content", "std": "all", "loss": "total"}
+
+
+def build(material: Material) -> Section:
+    """One table over all runs, then the curves of each."""
+    if not material.runs:
+        return Section("training", TITLE, absent="No pretraining run was given, so the page shows no curves.")
+    blocks: list[Block] = [
+        _table(material.runs),
+        Prose(
+            "Std is the mean over dimensions of the standard deviation over tokens, effective rank the number of directions "
+            "they really use (Roy and Vetterli, 2007). When an encoder collapses, the first falls towards 0, the second towards 1; "
+            "content std falls towards 0, too, when all it has learnt are the places of tokens."
+        ),
+    ]
+    for place, run in enumerate(material.runs):
+        blocks += [Heading(heading(run)), *_curves(run, place)]
+    return Section("training", TITLE, tuple(blocks))
+
+
+def heading(run: RunRecord) -> str:
+    """The run's stage and folder."""
+    return f"{STAGES.get(run.stage, run.stage)} ({run.folder.name})"
+
+
+def sentence(run: RunRecord) -> str:
+    """What a run learnt, in one sentence."""
+    name = STAGES.get(run.stage, run.stage)
+    steps, losses = run.series("loss")
+    if not losses:
+        return f"{name} has logged nothing yet."
+    first, last = losses[0], losses[-1]
+    fell = f"{'fell' if last < first else 'did not fall'}, from {short(first)} to {short(last)}"
+    ranks = run.series("effective_rank")[1]
+    rank = f"; its embeddings end with an effective rank of {short(ranks[-1])}" if ranks else ""
+    return f"{name}: over {count(int(steps[-1]) + 1, 'step')} the loss {fell}{rank}."
+
+
+def _table(runs: tuple[RunRecord, ...]) -> Table:
+    losses, health = ("first loss", "last loss"), ("lowest std", "last content std", "last effective rank")
+    heads = ("sessions", "steps", *losses, *health, "windows per second", "peak memory (MiB)")
+    columns = (Column("run"), *(Column(head, True) for head in heads))
+    table = TableBuilder("Pretraining runs: first and last logged values, median speed", columns)
+    for run in runs:
+        values = {name: run.series(name)[1] for name in ("loss", "std", "content_std", "effective_rank", "windows_per_second", "peak_mib")}
+        steps = run.series("loss")[0]
+        table.add(
+            [
+                run.folder.name,
+                str(run.settings.get("sessions", MISSING)),
+                f"{int(steps[-1]) + 1:,}" if steps else MISSING,
+                short(_first(values["loss"]), 4),
+                short(_last(values["loss"]), 4),
+                short(min(values["std"], default=None)),
+                short(_last(values["content_std"])),
+                short(_last(values["effective_rank"])),
+                short(float(np.median(values["windows_per_second"])) if values["windows_per_second"] else None),
+                number(max(values["peak_mib"], default=None), 0),
+            ]
+        )
+    return table.build()
+
+
+def _first(values: list[float]) -> float | None:
+    return values[0] if values else None
+
+
+def _last(values: list[float]) -> float | None:
+    return values[-1] if values else None
+
+
+def _curves(run: RunRecord, place: int) -> list[Block]:
+    panels = _panels(run)
+    if not panels:
+        return [Prose("This run has logged nothing yet.")]
+    alt = f"Curves of {heading(run)} over steps: {', '.join(panels)}. {sentence(run)}"
+    return [Figure(curves(panels, f"curves-{place}", alt), sentence(run), alt)]
+
+
+def _panels(run: RunRecord) -> dict[str, Mapping[str, Curve]]:
+    logged = list(dict.fromkeys(name for line in run.metrics for name in line))
+    panels: dict[str, Mapping[str, Curve]] = {}
+    for title, wanted in PANELS:
+        names = [name for name in logged if any(name == want or (want.endswith("_") and name.startswith(want)) for want in wanted)]
+        labelled = {CURVE_NAMES.get(name, name.removeprefix("loss_").replace("_", " ")): run.series(name) for name in names}
+        labelled = {label: curve for label, curve in labelled.items() if curve[0]}
+        if labelled:
+            panels[title] = labelled
+    return panels

@@ -1,0 +1,146 @@
+"""The section on stage 1: the score of every window, which were chosen, and what happened in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimbrain.report.blocks import Block, Column, Figure, Fold, Prose, Section, Table, TableBuilder, count, number
+from slimbrain.report.figures import window_scores
+from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material
+from slimbrain.report.recall import Recall, pooled, session_recall
+from slimbrain.simulate import SessionTruth
+
+FloatArray = npt.NDArray[Any]
+
+TITLE = "Stage 1: which windows were chosen"
+
+N_OPEN = 4
+"""Sessions whose scores are shown at once; the rest can be unfolded."""
+
+EVENTS, PLANTED, FLAGGED = "events", "planted peaks", "motion"
+MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike"
+
+
+def build(material: Material) -> Section:
+    """Recall of planted events if they are known, then the scores session by session."""
+    if not material.windows:
+        return Section("windows", TITLE, absent="No window table was given, so the page shows no scores and no chosen windows.")
+    assert material.inputs.windows is not None
+    n_windows = sum(len(rows) for rows in material.windows.values())
+    blocks: list[Block] = [
+        Prose(
+            f"Stage 1 scored {count(n_windows, 'window')} of {count(len(material.windows), 'session')}; "
+            f"the {material.k} best of each session are chosen for stage 2. "
+            "Informativeness: how well a window lets the others be rebuilt. Novelty: how badly the others rebuild it. "
+            "The score is the sum of their z-scores, the second one weighted as the preset says."
+        ),
+        Prose(f"All scores stand in {material.inputs.windows.name}, one line a window."),
+        *_recall_blocks(material),
+        *_score_blocks(material),
+    ]
+    return Section("windows", TITLE, tuple(blocks))
+
+
+def recalls(material: Material) -> dict[str, Recall]:
+    """Recall of each session whose truth is known and in whose windows an event peaks."""
+    found = {}
+    for key, rows in material.windows.items():
+        truth = material.planted(key)
+        if truth is not None:
+            recall = session_recall(rows, material.k, truth)
+            if recall.events:
+                found[key] = recall
+    return found
+
+
+def recall_sentence(total: Recall) -> str:
+    """What the chosen windows hold, against chance."""
+    return (
+        f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({total.recall:.1%}); "
+        f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {number(total.p, 4)}."
+    )
+
+
+def _recall_blocks(material: Material) -> list[Block]:
+    found = recalls(material)
+    if not found:
+        return []
+    total = pooled(found.values())
+    return [Prose(recall_sentence(total)), Fold("Planted events found, session by session", (_recall_table(material, found, total),))]
+
+
+def _recall_table(material: Material, found: Mapping[str, Recall], total: Recall) -> Table:
+    heads = ("windows", "chosen", "planted events", "found", "recall (%)", "random (%)", "p")
+    table = TableBuilder(
+        "Planted events whose response peaks in a chosen window. Random: expected share for as many windows drawn at random; "
+        "p: probability that these hold at least as many events. Both are exact.",
+        (Column("session"), *(Column(head, True) for head in heads)),
+    )
+    if len(found) <= MAX_DETAILED:
+        for key, recall in found.items():
+            table.add([material.labels[key], *_recall_cells(recall)])
+    table.add(["all sessions", *_recall_cells(total)], mark="total")
+    return table.build()
+
+
+def _recall_cells(recall: Recall) -> list[str]:
+    counts = (recall.n_windows, recall.k, recall.events, recall.found)
+    return [*(f"{value:,}" for value in counts), number(100 * recall.recall, 1), number(100 * recall.expected, 1), number(recall.p, 4)]
+
+
+def _score_blocks(material: Material) -> list[Block]:
+    keys = list(material.windows)
+    note = ""
+    if len(keys) > MAX_DETAILED:
+        ranked = [session.info.key for session in material.worst_first if session.info.key in material.windows]
+        keys = (ranked or keys)[:N_WORST]
+        note = f" Of {len(material.windows)} sessions, {len(keys)} are shown: those with the worst quality."
+    intro = (
+        f"Blue shading marks the {material.k} chosen windows. Below the scores, where known: {EVENTS} at their onset, as recorded; "
+        f"{PLANTED} of simulated responses; {FLAGGED}, that is, {MOTION_WORDS}.{note}"
+    )
+    figures = [_scores(material, key, place) for place, key in enumerate(keys)]
+    folded = figures[N_OPEN:]
+    blocks: list[Block] = [Prose(intro), *figures[:N_OPEN]]
+    return [*blocks, Fold(f"Scores of {count(len(folded), 'more session')}", tuple(folded))] if folded else blocks
+
+
+def _scores(material: Material, key: str, place: int) -> Figure:
+    rows, label = material.windows[key], material.labels[key]
+    chosen = ", ".join(f"{row.onset_s:.0f}" for row in rows if row.rank <= material.k)
+    ticks = _ticks(material, key)
+    marks = "; ".join(f"{len(seconds)} {name}" for name, seconds in ticks.items() if len(seconds))
+    alt = f"Scores of {len(rows)} windows of {label}; chosen windows begin at {chosen} s{'; ticks: ' + marks if marks else ''}."
+    caption = f"{label}: {len(rows)} windows of {rows[0].duration_s:.2f} s, chosen those that begin at {chosen} s."
+    return Figure(window_scores(rows, material.k, ticks, f"scores-{place}", alt), caption, alt)
+
+
+def _ticks(material: Material, key: str) -> dict[str, FloatArray]:
+    """Seconds to mark: recorded events, peaks of planted ones, and flagged frames, as far as they are known."""
+    sidecar = _sidecar(material, key)
+    series = sidecar.get("Series", {})
+    times = series.get("time_s", ())
+    planted = material.planted(key)
+    return {
+        EVENTS: _seconds([event["onset"] for event in sidecar.get("Events") or ()]),
+        PLANTED: _seconds(_peaks(planted)),
+        FLAGGED: _seconds([times[frame] for frame in series.get("flagged", ()) if frame < len(times)]),
+    }
+
+
+def _sidecar(material: Material, key: str) -> dict[str, Any]:
+    if material.store is None or all(session.info.key != key for session in material.sessions):
+        return {}
+    return material.store.sidecar(key)
+
+
+def _peaks(planted: SessionTruth | None) -> Sequence[float]:
+    return [event.peak_s for event in planted.events] if planted else []
+
+
+def _seconds(values: Sequence[float]) -> FloatArray:
+    return np.asarray(list(values), dtype=np.float64)

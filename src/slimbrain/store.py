@@ -1,0 +1,461 @@
+"""Sessions on disk: a BIDS derivative whose data files are safetensors, and the contract that guards them.
+
+One file a session holds `voxels` (T, P, V) float16, `mean` and `std` (P, V) float32 and `coarse` (T, C) float32; a
+region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON sidecar tells where it came from, and
+`sessions.tsv` lists all, so that opening a store never walks its folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from slimbrain import __version__
+from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.errors import ContractError, InputError, StoreError
+from slimbrain.grid import MASK_FILE, Grid
+
+FloatArray = npt.NDArray[Any]
+
+DESCRIPTION_FILE = "dataset_description.json"
+MANIFEST_FILE = "sessions.tsv"
+PARTICIPANTS_FILE = "participants.tsv"
+MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
+KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space")
+"""BIDS entities that tell two recordings apart, in BIDS order."""
+
+MISSING = "n/a"
+"""BIDS' own word for an empty cell."""
+
+ROI = "roi"
+NATIVE_TR_BAND_S = (0.7, 0.8)
+"""Series in this band keep their TR (arXiv 2512.21881); all of it counts as one sampling rate in a contract."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What two things must share before one may read the other.
+
+    Attributes
+    ----------
+    lattice : lattice id, or `roi`.
+    mask : hash of the grid, or of the channel table.
+    space : template family: `MNI152`, or `roi`.
+    tr : seconds a frame.
+    """
+
+    lattice: str
+    mask: str
+    space: str
+    tr: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Contract:
+        try:
+            return cls(str(values["lattice"]), str(values["mask"]), str(values["space"]), float(values["tr"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ContractError(f"contract {dict(values)}: {error} is missing or malformed; write the file again with slimbrain.") from error
+
+    def require(self, other: Contract, mine: str, theirs: str) -> None:
+        """Refuse a mismatch, naming both sides.
+
+        Raises
+        ------
+        ContractError
+            If lattice, mask, space family or TR differ.
+        """
+        for name in ("lattice", "mask", "space"):
+            ours, its = getattr(self, name), getattr(other, name)
+            if ours != its:
+                raise ContractError(
+                    f"{mine} has {name} {ours[:24]} but {theirs} has {its[:24]}: "
+                    f"prepare the data with the same lattice and mask (`slimbrain prep --mask`), or use a model trained on it."
+                )
+        if not same_tr(self.tr, other.tr):
+            raise ContractError(f"{mine} has TR {self.tr:g} s but {theirs} has {other.tr:g} s: prepare the data again at {self.tr:g} s, or use a model trained at {other.tr:g} s.")
+
+
+def same_tr(first: float, second: float) -> bool:
+    """Whether two TRs in seconds count as one sampling rate: equal to 1 ms, or both within 0.7-0.8 s."""
+    low, high = NATIVE_TR_BAND_S
+    return abs(first - second) < 1e-3 or all(low <= tr <= high for tr in (first, second))
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """One row of the manifest.
+
+    Attributes
+    ----------
+    key : unique name, the file's entities up to the space.
+    subject, session, task, run : BIDS entities with their prefix (`sub-01`), empty where there is none.
+    space : template of the source image, or `roi`.
+    n_frames : frames stored.
+    tr : seconds a frame.
+    path : data file, relative to the store.
+    qc : further columns of the manifest (coverage, tsnr, ...), as text.
+    """
+
+    key: str
+    subject: str
+    session: str
+    task: str
+    run: str
+    space: str
+    n_frames: int
+    tr: float
+    path: str
+    qc: Mapping[str, str] = field(default_factory=dict)
+
+    def n_windows(self, frames: int) -> int:
+        """Whole windows of `frames` frames (DESIGN section 7: the shorter tail is dropped)."""
+        return self.n_frames // frames
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Names and places of the columns of `coarse`: cells of the grid, or parcels.
+
+    Attributes
+    ----------
+    names : C names.
+    mm : (C, 3) MNI mm.
+    """
+
+    names: tuple[str, ...]
+    mm: FloatArray
+
+
+class Store:
+    """A folder of prepared sessions.
+
+    Parameters
+    ----------
+    root : folder that `Store.create` or `slimbrain prep` made.
+
+    Raises
+    ------
+    StoreError
+        If it is not a store.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        description = _read_json(self.root / DESCRIPTION_FILE)
+        if "Slimbrain" not in description:
+            raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
+        self.description = description
+        self.contract = Contract.from_dict(description["Slimbrain"])
+
+    @classmethod
+    def create(cls, root: str | Path, grid: Grid | None, tr: float, sources: Sequence[str] = ()) -> Store:
+        """Make an empty store, or open the one that is there after comparing contracts.
+
+        Parameters
+        ----------
+        root : folder to make.
+        grid : lattice and mask; None for a store of region-of-interest sessions alone.
+        tr : seconds a frame that series are brought to.
+        sources : where the recordings come from, for `SourceDatasets`.
+        """
+        root = Path(root)
+        contract = Contract(grid.lattice.id, grid.hash, "MNI152", tr) if grid else Contract(ROI, "", ROI, tr)
+        if (root / DESCRIPTION_FILE).exists():
+            store = cls(root)
+            store.contract.require(contract, f"the store {root}", "what is to be written")
+            return store
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if grid:
+                grid.save_mask(root / MASK_FILE)
+            write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
+            # Last, since its presence says that the store is whole.
+            write_json(root / DESCRIPTION_FILE, _description(contract, sources))
+        except OSError as error:
+            raise StoreError(f"{root}: cannot make a store here ({error.strerror}); choose a folder you may write to.") from error
+        return cls(root)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Lattice and mask of the voxel sessions.
+
+        Raises
+        ------
+        ContractError
+            If the mask on disk is not the one the contract names.
+        """
+        if self.contract.lattice == ROI:
+            raise StoreError(f"{self.root}: holds region-of-interest series without voxels; stage 2 needs a store from `slimbrain prep` on images.")
+        grid = Grid.load(self.root / MASK_FILE, self.contract.lattice)
+        if grid.hash != self.contract.mask:
+            raise ContractError(f"{self.root / MASK_FILE}: is not the mask this store was made with; restore it, or run `slimbrain prep` again.")
+        return grid
+
+    @property
+    def sessions(self) -> list[SessionInfo]:
+        """All sessions, sorted by key."""
+        return [self._sessions[key] for key in sorted(self._sessions)]
+
+    @cached_property
+    def _sessions(self) -> dict[str, SessionInfo]:
+        path = self.root / MANIFEST_FILE
+        return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+
+    @cached_property
+    def participants(self) -> dict[str, dict[str, str]]:
+        """Columns of `participants.tsv` by participant (`sub-01`); empty if there is none."""
+        path = self.root / PARTICIPANTS_FILE
+        rows = read_tsv(path) if path.exists() else []
+        return {row["participant_id"]: row for row in rows}
+
+    def select(self, subjects: Collection[str]) -> Store:
+        """The same store, showing only the sessions of these participants (`sub-01`).
+
+        Raises
+        ------
+        InputError
+            If one of them has no session here.
+        """
+        missing = sorted(set(subjects) - {info.subject for info in self.sessions})
+        if missing:
+            raise InputError(f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; name participants that were prepared.")
+        view = Store(self.root)
+        view.__dict__["_sessions"] = {info.key: info for info in self.sessions if info.subject in subjects}
+        return view
+
+    def session(self, key: str) -> SessionInfo:
+        """The manifest row called `key`."""
+        if key not in self._sessions:
+            raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
+        return self._sessions[key]
+
+    def sidecar(self, key: str) -> dict[str, Any]:
+        """Everything recorded when the session was prepared."""
+        return _read_json((self.root / self.session(key).path).with_suffix(".json"))
+
+    def channels(self, key: str) -> Channels:
+        """Names and MNI places of the session's coarse channels."""
+        info = self.session(key)
+        if info.space == ROI:
+            return Channels(tuple(self.sidecar(key)["Channels"]), self._read(info, "coordinates"))
+        return Channels(tuple(f"cell-{index:04d}" for index in range(self.grid.n_cells)), self.grid.cells.mm)
+
+    def coarse(self, key: str) -> FloatArray:
+        """(T, C) float32 channel series; for voxel sessions the mean of each cell."""
+        return self._read(self.session(key), "coarse")
+
+    def voxels(self, key: str, start: int = 0, stop: int | None = None) -> FloatArray:
+        """(stop - start, P, V) float16 z-scored voxels of the frames asked for; only their bytes are read."""
+        info = self.session(key)
+        stop = info.n_frames if stop is None else stop
+        if not 0 <= start < stop <= info.n_frames:
+            raise StoreError(f"{info.path}: frames {start}:{stop} asked for, it has {info.n_frames}; ask within these.")
+        if info.space == ROI:
+            raise StoreError(f"{info.path}: is a region-of-interest session without voxels; use a session prepared from an image.")
+        return self._read(info, "voxels", slice(start, stop))
+
+    def moments(self, key: str) -> tuple[FloatArray, FloatArray]:
+        """(P, V) float32 mean and standard deviation that undo the z-score."""
+        info = self.session(key)
+        return self._read(info, "mean"), self._read(info, "std")
+
+    def write_session(
+        self,
+        entities: Mapping[str, str],
+        voxels: FloatArray,
+        mean: FloatArray,
+        std: FloatArray,
+        tr: float,
+        sidecar: Mapping[str, Any] | None = None,
+        qc: Mapping[str, object] | None = None,
+        coarse: FloatArray | None = None,
+    ) -> SessionInfo:
+        """Add or replace one session, atomically; the manifest row comes last.
+
+        Parameters
+        ----------
+        entities : `sub`, optional `ses`, `task`, `run`, and `space`.
+        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16.
+        mean, std : (P, V), stored as float32.
+        tr : seconds a frame.
+        sidecar : what to record beside the data.
+        qc : columns to add to the manifest.
+        coarse : (T, C); computed from `voxels` if not given.
+        """
+        grid = self.grid
+        if voxels.ndim != 3 or voxels.shape[1:] != grid.voxel_mask.shape:
+            raise ContractError(f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid.")
+        self.contract.require(Contract(grid.lattice.id, grid.hash, "MNI152", tr), f"the store {self.root}", session_key(entities))
+        tensors = {
+            "voxels": np.asarray(voxels, np.float16),
+            "mean": np.asarray(mean, np.float32),
+            "std": np.asarray(std, np.float32),
+            "coarse": np.asarray(grid.coarse(voxels) if coarse is None else coarse, np.float32),
+        }
+        return self._write(entities, tensors, tr, sidecar or {}, qc or {})
+
+    def write_roi_session(
+        self,
+        entities: Mapping[str, str],
+        series: FloatArray,
+        channels: Channels,
+        tr: float,
+        sidecar: Mapping[str, Any] | None = None,
+        qc: Mapping[str, object] | None = None,
+    ) -> SessionInfo:
+        """Add a session that has channels of a parcellation and no voxels.
+
+        Parameters
+        ----------
+        series : (T, C) float32.
+        channels : names and MNI places of the C columns.
+        """
+        if series.ndim != 2 or series.shape[1] != len(channels.names) or channels.mm.shape != (len(channels.names), 3):
+            raise InputError(f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels with places {channels.mm.shape}; give one name and (x, y, z) a column.")
+        tensors = {"coarse": np.asarray(series, np.float32), "coordinates": np.asarray(channels.mm, np.float32)}
+        return self._write({**entities, "space": ROI}, tensors, tr, {**(sidecar or {}), "Channels": list(channels.names)}, qc or {})
+
+    def _write(self, entities: Mapping[str, str], tensors: dict[str, FloatArray], tr: float, sidecar: Mapping[str, Any], qc: Mapping[str, object]) -> SessionInfo:
+        info = SessionInfo(
+            key=session_key(entities),
+            subject=f"sub-{entities['sub']}",
+            session=f"ses-{entities['ses']}" if entities.get("ses") else "",
+            task=entities.get("task", ""),
+            run=entities.get("run", ""),
+            space=entities["space"],
+            n_frames=len(tensors["coarse"]),
+            tr=tr,
+            path=str(session_path(entities)),
+            qc={name: _cell(value) for name, value in qc.items()},
+        )
+        path = self.root / info.path
+        # safetensors.numpy writes non-C arrays in the wrong order without a word.
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        metadata = {"contract": json.dumps({**self.contract.to_dict(), "tr": tr}), "version": __version__}
+        try:
+            write_json(path.with_suffix(".json"), {"RepetitionTime": tr, **sidecar})
+            write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+            self._record(info)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder, then run the same command again.") from error
+        return info
+
+    def _record(self, info: SessionInfo) -> None:
+        with _locked(self.root):
+            self.__dict__.pop("_sessions", None)
+            self._sessions[info.key] = info
+            write_text(self.root / MANIFEST_FILE, _manifest(self.sessions))
+
+    def _read(self, info: SessionInfo, name: str, part: slice | None = None) -> FloatArray:
+        path = self.root / info.path
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                return np.asarray(tensors.get_tensor(name) if part is None else tensors.get_slice(name)[part])
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}.") from error
+
+
+def session_key(entities: Mapping[str, str]) -> str:
+    """BIDS entities as one name: `sub-01_ses-1_task-rest_run-1_space-MNI152NLin6Asym`."""
+    return "_".join(f"{name}-{entities[name]}" for name in KEY_ENTITIES if entities.get(name))
+
+
+def session_path(entities: Mapping[str, str]) -> Path:
+    """Where a session's data file lies, relative to the store."""
+    folder = Path(f"sub-{entities['sub']}")
+    if entities.get("ses"):
+        folder /= f"ses-{entities['ses']}"
+    return folder / "func" / f"{session_key(entities)}_desc-slimbrain_bold.safetensors"
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated file by column name.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            return list(csv.DictReader(handle, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
+
+
+def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as tab-separated text with a header; `n/a` where a row lacks a column."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval=MISSING, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _manifest(sessions: Sequence[SessionInfo]) -> str:
+    qc_columns = sorted({name for info in sessions for name in info.qc})
+    rows = []
+    for info in sessions:
+        values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
+        row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
+        rows.append({**row, **info.qc})
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], rows)
+
+
+def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
+    try:
+        values = {name: "" if row[name] == MISSING else row[name] for name in MANIFEST_COLUMNS}
+        qc = {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS}
+        key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
+        return SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); run `slimbrain prep` again to rewrite it.") from error
+
+
+def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
+    return {
+        "Name": "slimbrain store",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "slimbrain", "Version": __version__}],
+        "SourceDatasets": [{"URL": source} for source in sources],
+        "Slimbrain": contract.to_dict(),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`.") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
+    return value
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the store's lock, so that two processes never write one manifest over the other's."""
+    with open(root / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

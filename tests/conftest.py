@@ -1,0 +1,43 @@
+"""What all tests share: one thread each, the real recordings where there are any, and a small brain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before numpy and torch are first imported; commands that a test starts inherit them. Test processes share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from slimbrain.grid import Grid
+
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real recordings, which is no part of the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no real recordings: the folder shared/data does not stand beside the checkout")
+    return SHARED_DATA.resolve()
+
+
+@pytest.fixture(scope="session")
+def grid8() -> Grid:
+    """An ellipsoid about the size of a brain on the 8 mm lattice, off centre, so that no two sides have the same tables."""
+    from slimbrain.grid import LATTICES, Grid
+
+    lattice = LATTICES["8mm"]
+    place = np.indices((lattice.edge,) * 3).reshape(3, -1).T
+    centre, semi_axes = np.array([11.6, 12.3, 10.8]), np.array([8.5, 10.5, 8.0])
+    inside = (((place - centre) / semi_axes) ** 2).sum(axis=1) < 1
+    return Grid(lattice, inside.reshape((lattice.edge,) * 3))

@@ -1,0 +1,206 @@
+"""Connectivity against nilearn, the tangent's mean against its definition, and confounds by hand."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nilearn.connectome import ConnectivityMeasure
+from scipy.linalg import expm, logm
+from sklearn.covariance import LedoitWolf
+
+from slimbrain.errors import InputError
+from slimbrain.evaluate.baselines import (
+    TangentSpace,
+    channel_series,
+    channel_statistics,
+    confounds,
+    connectivity,
+    geometric_mean,
+    majority,
+    store_baselines,
+)
+from slimbrain.evaluate.probe import SplitPolicy, cross_validate
+from slimbrain.evaluate.stats import choose_inside, score
+from slimbrain.grid import Grid
+from slimbrain.store import Channels, Store
+
+
+def networks(n: int, t: int, c: int, seed: int = 0) -> list[np.ndarray]:
+    """Series with a shared and an individual mixing, in odd units."""
+    rng = np.random.default_rng(seed)
+    shared = np.eye(c) + 0.3 * rng.normal(size=(c, c))
+    return [100 + 7 * rng.normal(size=(t + 5 * i, c)) @ (shared + 0.2 * rng.normal(size=(c, c))) for i in range(n)]
+
+
+def standardised(series: list[np.ndarray]) -> list[np.ndarray]:
+    return [(values - values.mean(0)) / values.std(0) for values in series]
+
+
+@pytest.mark.parametrize(("place", "kind"), [(0, "correlation"), (1, "partial correlation")])
+def test_connectivity_is_that_of_nilearn(place: int, kind: str) -> None:
+    series = networks(4, 60, 9)
+    measure = ConnectivityMeasure(LedoitWolf(), kind=kind, vectorize=True, discard_diagonal=True, standardize=False)
+    assert connectivity(series, "whole run")[place].data == pytest.approx(measure.fit_transform(standardised(series)), abs=1e-6)
+
+
+def test_connectivity_does_not_depend_on_the_units_of_a_channel() -> None:
+    series = networks(3, 60, 6)
+    scaled = [values * np.array([1, 10, 0.1, 5, 1, 1]) - 40 for values in series]
+    for one, other in zip(connectivity(series, "a"), connectivity(scaled, "a"), strict=True):
+        assert one.data == pytest.approx(other.data, abs=1e-9)
+
+
+def test_a_channel_outside_the_field_of_view_correlates_with_nothing() -> None:
+    series = networks(3, 60, 5)
+    for values in series:
+        values[:, 2] = 0
+    correlation, partial, tangent = connectivity(series, "whole run")
+    rows, columns = np.tril_indices(5, -1)
+    outside = (rows == 2) | (columns == 2)
+    assert np.isfinite(tangent.data).all()
+    for features in (correlation, partial):
+        assert np.isfinite(features.data).all() and np.abs(features.data[:, outside]).max() < 1e-12
+        assert np.abs(features.data[:, ~outside]).max() > 0.05
+
+
+def test_tangent_is_that_of_nilearn() -> None:
+    """nilearn on standardised series, whose Ledoit-Wolf covariances are handed to ours."""
+    series = standardised(networks(12, 80, 7))
+    reference = ConnectivityMeasure(LedoitWolf(), kind="tangent").fit(series[:8])
+    covariances = np.stack([LedoitWolf().fit(values).covariance_ for values in series])
+    ours = TangentSpace().fit(covariances[:8])
+    rows, columns = np.tril_indices(7)
+    expected = reference.transform(series[8:])[:, rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
+    assert ours.transform(covariances[8:]) == pytest.approx(expected, abs=5e-3)
+    assert ours.transform(covariances[9:10]) == pytest.approx(expected[1:2], abs=5e-3)
+
+
+def test_geometric_mean_is_where_the_logarithms_cancel() -> None:
+    """The definition, with scipy's matrix logarithm; and the closed form for matrices that commute."""
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(10, 5, 8))
+    matrices = roots @ np.swapaxes(roots, 1, 2) / 8 + 0.05 * np.eye(5)
+    mean = geometric_mean(matrices, tolerance=1e-9)
+    total = sum(logm(np.linalg.solve(mean, matrix)) for matrix in matrices)
+    assert np.abs(total).max() < 1e-6
+    q = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    logs = rng.normal(size=(6, 5))
+    commuting = np.stack([q @ np.diag(np.exp(values)) @ q.T for values in logs])
+    assert geometric_mean(commuting) == pytest.approx(expm(q @ np.diag(logs.mean(0)) @ q.T))
+
+
+def test_the_tangent_reference_knows_the_training_subjects_only() -> None:
+    """A monstrous test session must not move the predictions for the others in its fold."""
+    series = networks(18, 60, 6)
+    labels, who, policy = np.arange(18) % 2, np.arange(18), SplitPolicy(n_splits=3, seeds=(0,))
+    tangent = connectivity(series, "whole run")[2]
+    before = cross_validate(tangent, labels, who, "classification", policy)
+    outlier, *others = np.flatnonzero(before.fold[0] == 1)
+    tangent.data[outlier] = 1e4 * np.eye(6)
+    after = cross_validate(tangent, labels, who, "classification", policy)
+    elsewhere = before.fold[0] != 1
+    assert np.array_equal(after.scores[0, others], before.scores[0, others])
+    assert not np.allclose(after.scores[0, elsewhere], before.scores[0, elsewhere])
+
+
+def test_a_planted_connection_is_found_by_connectivity_and_not_by_channel_statistics() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    series = []
+    for label in labels:
+        values = rng.normal(size=(150, 8))
+        values[:, 1:4] += 2 * label * values[:, :1]
+        series.append(values / values.std(0))
+    policy = SplitPolicy(n_splits=3, seeds=(0,))
+    kinds = [cross_validate(features, labels, np.arange(40), "classification", policy) for features in connectivity(series, "whole run")]
+    for predictions in (*kinds, choose_inside(kinds)):
+        assert score(predictions, "auc")[0] > 0.9
+    statistics = cross_validate(channel_statistics(series, "whole run"), labels, np.arange(40), "classification", policy)
+    assert score(statistics, "auc")[0] < 0.8
+
+
+def test_means_of_a_z_scored_run_are_not_blown_up_to_noise() -> None:
+    series = [values.astype(np.float32) for values in standardised(networks(6, 60, 4))]
+    data = channel_statistics(series, "whole run").data
+    assert np.array_equal(data[:, :4], np.zeros((6, 4)))
+    assert data[:, 4:] == pytest.approx(1, abs=1e-5)
+    assert channel_statistics([values + 3 for values in series], "whole run").data[:, :4] == pytest.approx(3, abs=1e-5)
+
+
+def test_confounds_by_hand() -> None:
+    rows = [
+        {"age": "20", "Sex": "F", "site": "n/a", "group": "x"},
+        {"age": "n/a", "Sex": "M", "site": "b", "group": "y"},
+        {"age": "89+", "Sex": "F", "site": "c", "group": "x", "fd_mean": "0.1"},
+        {"age": "40", "Sex": "n/a", "site": "b", "group": "y"},
+    ]
+    features = confounds(rows)
+    assert features is not None and features.method == "age, sex, site"
+    nan = np.nan
+    expected = [[20, 1, 0, nan, nan], [nan, 0, 1, 1, 0], [nan, 1, 0, 0, 1], [40, nan, nan, 1, 0]]
+    assert np.array_equal(features.data, expected, equal_nan=True)
+    without = confounds(rows, exclude=["sex"])
+    assert without is not None and without.method == "age, site"
+    assert confounds([{"age": "20"}, {"age": "20"}]) is None
+    oof = cross_validate(features, np.array([0, 1, 0, 1]), np.arange(4), "classification", SplitPolicy(n_splits=2, seeds=(0,)))
+    assert np.isfinite(oof.scores).all()
+
+
+def test_many_cells_become_units(tmp_path: Path, grid8: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit's series is the mean over all of its voxels, counted out one by one."""
+    monkeypatch.setattr("slimbrain.evaluate.baselines.MAX_CHANNELS", 20)
+    grid = grid8
+    store = Store.create(tmp_path, grid, tr=0.72)
+    rng = np.random.default_rng(0)
+    voxels = np.where(grid.voxel_mask, rng.normal(size=(6, grid.n_patches, grid.voxels_per_patch)), 0).astype(np.float16)
+    zeros = np.zeros(voxels.shape[1:])
+    info = store.write_session({"sub": "01", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, zeros, zeros, 0.72)
+    series = channel_series(store, info.key)
+    assert series.shape == (6, grid.n_units)
+    for unit in range(grid.n_units):
+        inside = grid.voxel_mask & (grid.patch_unit == unit)[:, None]
+        assert series[:, unit] == pytest.approx(voxels[:, inside].astype(float).mean(axis=1), abs=1e-5)
+
+
+def test_store_baselines_on_the_frames_seen(tmp_path: Path) -> None:
+    store = roi_store(tmp_path, networks(6, 60, 5))
+    keys = [info.key for info in store.sessions]
+    seen = {key: np.arange(10, 30) for key in keys}
+    sets = {(features.model, features.method): features for features in store_baselines(store, keys, seen, exclude=["sex"])}
+    cut = [store.coarse(key)[10:30].astype(float) for key in keys]
+    assert np.array_equal(sets["connectivity", "correlation, frames seen"].data, connectivity(cut, "frames seen")[0].data)
+    assert ("connectivity", "tangent, whole run") in sets and ("majority", majority(6).method) in sets
+    assert sets["confounds", "age"].data.shape == (6, 1)
+    with pytest.raises(InputError, match="no window"):
+        store_baselines(store, keys, {keys[0]: np.arange(5)})
+
+
+def test_sessions_with_other_parcellations_are_refused() -> None:
+    with pytest.raises(InputError, match="5 to 6 channels"):
+        connectivity([*networks(1, 30, 5), *networks(1, 30, 6)], "whole run")
+
+
+def roi_store(root: Path, series: list[np.ndarray]) -> Store:
+    """One session a subject, with age and sex in participants.tsv."""
+    store = Store.create(root, None, tr=0.72)
+    channels = Channels(tuple(f"parcel-{number}" for number in range(series[0].shape[1])), np.zeros((series[0].shape[1], 3)))
+    for number, values in enumerate(series):
+        store.write_roi_session({"sub": f"{number:02d}", "task": "rest"}, values, channels, 0.72)
+    rows = [f"sub-{number:02d}\t{20 + number}\t{'FM'[number % 2]}" for number in range(len(series))]
+    (root / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]) + "\n")
+    return Store(root)
+
+
+def test_sex_from_122_parcels_of_real_recordings(shared_data: Path) -> None:
+    """The source's own figure for correlation and a tuned logistic regression is an AUC of 0.742 over five seeds."""
+    folder = shared_data / "roi" / "rpn122"
+    with open(folder / "participants.tsv", encoding="utf-8", newline="") as handle:
+        rows = [row for row in csv.DictReader(handle, delimiter="\t") if row["sex"] in ("F", "M")]
+    series = np.load(folder / "timeseries.npz")
+    correlation = connectivity([series[row["participant_id"]] for row in rows], "whole run")[0]
+    sex, who = np.array([row["sex"] for row in rows]), np.array([row["participant_id"] for row in rows])
+    predictions = cross_validate(correlation, sex, who, "classification", SplitPolicy(seeds=(0, 1)))
+    assert np.mean(score(predictions, "auc")) == pytest.approx(0.742, abs=0.05)

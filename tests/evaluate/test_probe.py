@@ -1,0 +1,221 @@
+"""Splits by subject, no leaks, and predictions against scikit-learn used plainly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+import slimbrain.evaluate.probe as probe
+from slimbrain.errors import InputError
+from slimbrain.evaluate.baselines import majority
+from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.stats import bootstrap, score
+
+QUICK = SplitPolicy(n_splits=3, seeds=(0,))
+
+
+def features(data: np.ndarray) -> FeatureSet:
+    return FeatureSet("test", "probe", np.asarray(data, dtype=float))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sessions=st.lists(st.integers(1, 4), min_size=10, max_size=40),
+    kind=st.sampled_from(["subject class", "session class", "regression"]),
+    policy=st.sampled_from(["k-fold", "70/10/20"]),
+    seed=st.integers(0, 50),
+)
+def test_no_subject_is_ever_on_two_sides(sessions: list[int], kind: str, policy: str, seed: int) -> None:
+    subjects = np.repeat([f"sub-{number:02d}" for number in range(len(sessions))], sessions)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(subjects))
+    number = np.repeat(np.arange(len(sessions)), sessions)
+    labels = {
+        "subject class": number % 2,
+        "session class": np.arange(len(subjects)) % 2,
+        "regression": rng.normal(size=len(sessions))[number],
+    }[kind]
+    if kind == "subject class" and policy == "70/10/20" and len(sessions) < 20:
+        policy = "k-fold"
+    splits = outer_splits(
+        subjects[order], labels[order], "regression" if kind == "regression" else "classification", SplitPolicy(policy, 5), seed
+    )
+    for split in splits:
+        sides = [set(subjects[order][rows]) for rows in (split.train, split.valid, split.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        assert sides[0] and sides[2]
+        assert len(split.train) + len(split.valid) + len(split.test) == len(subjects)
+    if policy == "k-fold":
+        assert sorted(np.concatenate([split.test for split in splits])) == list(range(len(subjects)))
+
+
+def test_folds_balance_class_and_site() -> None:
+    labels, site = np.repeat(["a", "b"], [40, 20]), np.tile(["x", "y"], 30)
+    for split in outer_splits(np.arange(60), labels, "classification", SplitPolicy(n_splits=5), 0, site):
+        for label, count in (("a", 4), ("b", 2)):
+            for place in "xy":
+                assert np.sum((labels[split.test] == label) & (site[split.test] == place)) == count
+
+
+def test_seventy_ten_twenty_of_a_hundred() -> None:
+    labels = np.repeat([0, 1], 50)
+    (split,) = outer_splits(np.arange(100), labels, "classification", SplitPolicy("70/10/20"), 0)
+    assert [np.bincount(labels[rows]).tolist() for rows in (split.train, split.valid, split.test)] == [[35, 35], [5, 5], [10, 10]]
+
+
+def test_seeds_give_other_folds() -> None:
+    first, again, other = (outer_splits(np.arange(30), np.arange(30) % 2, "classification", QUICK, seed)[0].test for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("n_features", [4, 300])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_predictions_are_those_of_a_plain_pipeline(monkeypatch: pytest.MonkeyPatch, kind: str, n_features: int) -> None:
+    """Standardise, divide by sqrt(D), fit: the rotation used when features outnumber samples must change nothing."""
+    strength = 0.7
+    monkeypatch.setattr(probe, "STRENGTHS", (strength,))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(36, n_features)) * rng.uniform(0.1, 10, n_features) + 5
+    y = (x[:, 0] + x[:, 1] > 10).astype(int) if kind == "classification" else x[:, 0] * 3 + 50
+    oof = cross_validate(features(x), y, np.arange(36), kind, QUICK)
+    for split in outer_splits(np.arange(36), y, kind, QUICK, 0):
+        scale = make_pipeline(StandardScaler(), FunctionTransformer(lambda z: z / np.sqrt(n_features)))
+        if kind == "classification":
+            plain = make_pipeline(scale, LogisticRegression(C=strength, tol=1e-8, max_iter=5000)).fit(x[split.train], y[split.train])
+            assert oof.scores[0, split.test] == pytest.approx(plain.predict_proba(x[split.test]), abs=2e-3)
+        else:
+            mean, std = y[split.train].mean(), y[split.train].std()
+            plain = make_pipeline(scale, Ridge(1 / strength)).fit(x[split.train], (y[split.train] - mean) / std)
+            assert oof.scores[0, split.test, 0] == pytest.approx(plain.predict(x[split.test]) * std + mean)
+            assert oof.scale[0, split.test] == pytest.approx(std)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_planted_signal_is_found(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    y = np.tile([0, 1], 25) if kind == "classification" else rng.normal(40, 10, 50)
+    x = rng.normal(size=(50, 100))
+    x[:, :30] += ((y - np.mean(y)) / np.std(y))[:, None]
+    oof = cross_validate(features(x), y, np.arange(50), kind, QUICK)
+    assert bootstrap(oof, oof.metrics[0]).low > (0.8 if kind == "classification" else 0.3)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_random_features_score_chance(kind: str) -> None:
+    """Nothing to find, many features, two sessions a subject that look alike: any leak between folds would score high."""
+    rng = np.random.default_rng(2)
+    who = np.repeat(np.arange(60), 2)
+    person = rng.normal(size=(60, 80))
+    x = person[who] + 0.1 * rng.normal(size=(120, 80))
+    labels = (rng.permutation(60) % 2 if kind == "classification" else rng.normal(size=60))[who]
+    oof = cross_validate(features(x), labels, who, kind, SplitPolicy(seeds=(0, 1, 2)))
+    assert len(oof.truth) == 60
+    if kind == "classification":
+        interval = bootstrap(oof, "auc")
+        assert interval.low < 0.5 < interval.high
+    else:
+        assert np.mean(score(oof, "r2")) < 0.05
+
+
+@pytest.mark.parametrize("policy", [SplitPolicy(n_splits=3, seeds=(0,)), SplitPolicy("70/10/20", seeds=(0,))])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_nothing_is_fitted_on_the_test_subjects(kind: str, policy: SplitPolicy) -> None:
+    """Make one test subject monstrous, features and label: predictions of the others in its fold must not move by a bit."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(40, 60)), (np.tile([0, 1], 20) if kind == "classification" else rng.normal(size=40))
+    before = cross_validate(features(x), y, np.arange(40), kind, policy)
+    fold = before.fold[0]
+    outlier, *others = np.flatnonzero(fold == 0)
+    x[outlier] = 1e6
+    after = cross_validate(features(x), y, np.arange(40), kind, policy)
+    assert np.array_equal(after.scores[0, others], before.scores[0, others])
+    assert not np.allclose(after.scores[0, outlier], before.scores[0, outlier])
+    if policy.kind == "k-fold":
+        elsewhere = fold > 0
+        assert not np.allclose(after.scores[0, elsewhere], before.scores[0, elsewhere])
+
+
+def test_the_transform_is_fitted_on_training_rows_only() -> None:
+    seen: list[set[float]] = []
+
+    class Spy(TransformerMixin, BaseEstimator):
+        def fit(self, X: np.ndarray, y: object = None) -> Spy:
+            seen.append(set(X[:, 0]))
+            return self
+
+        def transform(self, X: np.ndarray) -> np.ndarray:
+            return X
+
+    x = np.arange(24.0)[:, None]
+    labels = np.arange(24) % 2
+    cross_validate(FeatureSet("test", "spy", x, Spy()), labels, np.arange(24), "classification", QUICK)
+    expected = [set(split.train.astype(float)) for split in outer_splits(np.arange(24), labels, "classification", QUICK, 0)]
+    assert seen == expected
+
+
+def test_sessions_of_a_subject_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    who = np.array([f"sub-{number}" for number in rng.permutation(np.repeat(np.arange(12), 3))])
+    y = np.array([int(name[4:]) % 2 for name in who])
+    x = rng.normal(size=(36, 3)) + y[:, None]
+    averaged = cross_validate(features(x), y, who, "classification", QUICK)
+    monkeypatch.setattr(probe, "_average_sessions", lambda sessions: sessions)
+    sessions = cross_validate(features(x), y, who, "classification", QUICK)
+    assert averaged.subject.tolist() == sorted(set(who))
+    for row, name in enumerate(averaged.subject):
+        assert averaged.scores[0, row] == pytest.approx(sessions.scores[0, who == name].mean(axis=0))
+        assert averaged.truth[row] == int(name[4:]) % 2
+        assert set(sessions.fold[0, who == name]) == {averaged.fold[0, row]}
+
+
+def test_labels_of_sessions_stay_sessions() -> None:
+    """Rest or task in each of two sessions: nothing may be averaged over a subject."""
+    who, state = np.repeat(np.arange(12), 2), np.tile(["rest", "task"], 12)
+    x = np.random.default_rng(5).normal(size=(24, 4)) + 3 * (state == "task")[:, None]
+    oof = cross_validate(features(x), state, who, "classification", QUICK)
+    assert len(oof.truth) == 24 and oof.classes == ("rest", "task")
+    assert score(oof, "accuracy")[0] > 0.9
+
+
+def test_the_majority_baseline_is_the_majority() -> None:
+    labels = np.repeat(["few", "many"], [9, 21])
+    oof = cross_validate(majority(30), labels, np.arange(30), "classification", QUICK)
+    dummy = DummyClassifier(strategy="prior")
+    for split in outer_splits(np.arange(30), labels, "classification", QUICK, 0):
+        expected = dummy.fit(split.train[:, None], labels[split.train]).predict_proba(split.test[:, None])
+        assert oof.scores[0, split.test] == pytest.approx(expected, abs=1e-3)
+    assert score(oof, "accuracy")[0] == 0.7 and score(oof, "balanced_accuracy")[0] == 0.5 and score(oof, "auc")[0] == 0.5
+
+
+def test_few_subjects_of_a_class_mean_fewer_folds() -> None:
+    labels = np.repeat(["a", "b"], [2, 10])
+    assert len(outer_splits(np.arange(12), labels, "classification", SplitPolicy(n_splits=5), 0)) == 2
+    oof = cross_validate(features(np.random.default_rng(0).normal(size=(12, 5))), labels, np.arange(12), "classification", QUICK)
+    assert np.isfinite(oof.scores).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "subjects", "message"),
+    [
+        (np.zeros((5, 2)), np.zeros(5), np.arange(5), "at least two classes"),
+        (np.zeros((5, 2)), np.array([0, 0, 0, 0, 1]), np.arange(5), "one subject"),
+        (np.zeros((5, 2)), np.arange(4) % 2, np.arange(5), "4 labels"),
+        (np.full((6, 2), np.nan), np.arange(6) % 2, np.arange(6), "NaN"),
+        (np.zeros((6, 2)), np.arange(6) % 2, np.zeros(6), "one subject"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(x: np.ndarray, labels: np.ndarray, subjects: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cross_validate(features(x), labels, subjects, "classification", QUICK)
+
+
+def test_a_holdout_of_nine_is_refused() -> None:
+    with pytest.raises(InputError, match="70/10/20"):
+        outer_splits(np.arange(9), np.arange(9.0), "regression", SplitPolicy("70/10/20"), 0)

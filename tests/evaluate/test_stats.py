@@ -1,0 +1,205 @@
+"""Metrics against scikit-learn and scipy, intervals against what they promise, by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom, kstest, pearsonr
+from sklearn import metrics as reference
+
+from slimbrain.errors import InputError
+from slimbrain.evaluate.stats import OutOfFold, bootstrap, bootstrap_difference, choose_inside, permutation_p, score
+
+
+def classified(truth, scores, subject=None, fold=None) -> OutOfFold:
+    """Predictions of one seed, or of several where `scores` is (S, N, K)."""
+    scores = np.asarray(scores, dtype=float)
+    scores = scores[None] if scores.ndim == 2 else scores
+    shape = scores.shape[:2]
+    subject = np.arange(shape[1]).astype(str) if subject is None else np.asarray(subject)
+    fold = np.zeros(shape, dtype=int) if fold is None else np.broadcast_to(fold, shape)
+    classes = tuple(str(number) for number in range(scores.shape[2])) if scores.shape[2] > 1 else ()
+    return OutOfFold(subject, np.asarray(truth, dtype=float), scores, fold, np.ones(shape), np.zeros(shape), classes)
+
+
+def random_classes(seed: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities that go with them a little, rounded so that there are ties."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(n) % k
+    scores = rng.dirichlet(np.ones(k), size=n) + 0.3 * np.eye(k)[truth]
+    return truth, np.round(scores / scores.sum(1, keepdims=True), 1)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_classification_metrics_are_those_of_scikit_learn(k: int, seed: int) -> None:
+    truth, scores = random_classes(seed, 60, k)
+    said = scores.argmax(1)
+    against_rest = [reference.roc_auc_score(truth == label, scores[:, label]) for label in range(k)]
+    area = against_rest[1] if k == 2 else np.mean(against_rest)
+    expected = {
+        "accuracy": reference.accuracy_score(truth, said),
+        "balanced_accuracy": reference.balanced_accuracy_score(truth, said),
+        "macro_f1": reference.f1_score(truth, said, average="macro"),
+        "auc": area,
+    }
+    for name, value in expected.items():
+        assert score(classified(truth, scores), name)[0] == pytest.approx(value, abs=1e-12), name
+
+
+def test_regression_metrics_are_those_of_scikit_learn_and_scipy() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(30, 8, 50)
+    said = truth + rng.normal(0, 6, 50)
+    oof = classified(truth, said[:, None])
+    assert score(oof, "mse")[0] == pytest.approx(reference.mean_squared_error(truth, said))
+    assert score(oof, "mae")[0] == pytest.approx(reference.mean_absolute_error(truth, said))
+    assert score(oof, "r2")[0] == pytest.approx(reference.r2_score(truth, said))
+    assert score(oof, "r")[0] == pytest.approx(pearsonr(truth, said).statistic)
+
+
+@pytest.mark.parametrize("metric", ["auc", "accuracy", "balanced_accuracy", "macro_f1"])
+def test_bootstrap_weights_do_what_repeating_the_rows_does(metric: str) -> None:
+    """Brute force: draw the same subjects, copy out their rows, and let scikit-learn score them."""
+    truth, scores = random_classes(5, 40, 2)
+    subject = np.repeat(np.arange(20), 2).astype(str)
+    n_resamples, seed = 200, 3
+    interval = bootstrap(classified(truth, scores, subject), metric, n_resamples, seed)
+    names, draws = np.unique(subject), np.random.default_rng(seed).multinomial(20, np.full(20, 0.05), size=n_resamples)
+    values = []
+    for counts in draws:
+        rows = np.concatenate([np.flatnonzero(subject == name) for name, count in zip(names, counts, strict=True) for _ in range(count)])
+        said = scores[rows].argmax(1)
+        values.append(
+            {
+                "auc": lambda rows=rows: reference.roc_auc_score(truth[rows], scores[rows, 1]),
+                "accuracy": lambda rows=rows, said=said: reference.accuracy_score(truth[rows], said),
+                "balanced_accuracy": lambda rows=rows, said=said: reference.balanced_accuracy_score(truth[rows], said),
+                "macro_f1": lambda rows=rows, said=said: reference.f1_score(truth[rows], said, average="macro"),
+            }[metric]()
+        )
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-12)
+
+
+def test_auc_compares_within_folds() -> None:
+    """A fold-wise offset, such as another intercept, must not move a ranking metric; brute force over pairs."""
+    truth, scores = random_classes(1, 30, 2)
+    fold = np.arange(30) // 2 % 3
+    pairs = [(i, j) for i in range(30) for j in range(30) if truth[i] > truth[j] and fold[i] == fold[j]]
+    expected = np.mean([(scores[i, 1] > scores[j, 1]) + 0.5 * (scores[i, 1] == scores[j, 1]) for i, j in pairs])
+    shifted = scores + fold[:, None] * np.array([-10, 10])
+    assert score(classified(truth, scores, fold=fold), "auc")[0] == pytest.approx(expected, abs=1e-12)
+    assert score(classified(truth, shifted, fold=fold), "auc")[0] == pytest.approx(expected, abs=1e-12)
+    rng = np.random.default_rng(0)
+    target, said = rng.normal(size=30), rng.normal(size=30)
+    centred = [values - np.array([values[fold == number].mean() for number in range(3)])[fold] for values in (target, said)]
+    assert score(classified(target, (said + 9 * fold)[:, None], fold=fold), "r")[0] == pytest.approx(pearsonr(*centred).statistic)
+
+
+def test_interval_covers_the_true_accuracy_though_sessions_of_a_subject_agree() -> None:
+    """40 subjects right with probability 0.7, four sessions each, all alike: 95 % of intervals must hold 0.7.
+
+    Resampling sessions instead of subjects makes intervals half as wide, which then miss in a third of the cases.
+    """
+    rng = np.random.default_rng(0)
+    subject = np.repeat(np.arange(40), 4).astype(str)
+    n_cohorts, hits = 200, {"subjects": 0, "sessions": 0}
+    for cohort in range(n_cohorts):
+        right = np.repeat(rng.random(40) < 0.7, 4)
+        for resampled, names in (("subjects", subject), ("sessions", None)):
+            interval = bootstrap(classified(np.ones(160), np.column_stack([~right, right]), names), "accuracy", 300, cohort)
+            assert interval.mean == pytest.approx(right.mean())
+            hits[resampled] += interval.low <= 0.7 <= interval.high
+    # Percentile intervals of 40 subjects cover a little under 95 %; the upper bound is that of chance at 95 %.
+    assert 0.90 * n_cohorts <= hits["subjects"] <= binom.ppf(0.999, n_cohorts, 0.95)
+    assert hits["sessions"] < 0.8 * n_cohorts
+
+
+def test_intervals_and_p_values_repeat_with_the_seed() -> None:
+    oof = classified(*random_classes(2, 40, 2))
+    assert bootstrap(oof, "auc", seed=4) == bootstrap(oof, "auc", seed=4) != bootstrap(oof, "auc", seed=5)
+    assert permutation_p(oof, "auc", seed=4) == permutation_p(oof, "auc", seed=4)
+
+
+def test_paired_difference_of_identical_predictors_is_exactly_zero() -> None:
+    oof = classified(*random_classes(3, 40, 2))
+    gap = bootstrap_difference(oof, oof, "auc")
+    assert (gap.mean, gap.low, gap.high) == (0, 0, 0)
+
+
+def test_paired_difference_is_sharper_than_two_intervals() -> None:
+    """Ours is right where theirs is, and on five more subjects: the pairing must see that no resample ever favours theirs."""
+    rng = np.random.default_rng(0)
+    truth = np.tile([0, 1], 30)
+    wrong = rng.permutation(60)[:20]
+    theirs, ours = np.eye(2)[truth], np.eye(2)[truth]
+    theirs[wrong] = theirs[wrong, ::-1]
+    ours[wrong[5:]] = ours[wrong[5:], ::-1]
+    ours, theirs = classified(truth, ours), classified(truth, theirs)
+    gap = bootstrap_difference(ours, theirs, "accuracy")
+    assert gap.mean == pytest.approx(5 / 60) and gap.low > 0
+    assert bootstrap(ours, "accuracy").low < bootstrap(theirs, "accuracy").high
+
+
+def test_paired_difference_refuses_different_rows() -> None:
+    with pytest.raises(InputError, match="same subjects"):
+        bootstrap_difference(classified(*random_classes(0, 40, 2)), classified(*random_classes(0, 42, 2)), "auc")
+
+
+def test_permutation_p_is_uniform_without_signal_and_least_with_it() -> None:
+    rng = np.random.default_rng(0)
+    values = [permutation_p(classified(rng.normal(size=30), rng.normal(size=(30, 1))), "r", 199, seed) for seed in range(200)]
+    assert kstest(values, "uniform").pvalue > 0.01
+    truth = rng.normal(size=30)
+    assert permutation_p(classified(truth, truth[:, None] + 0.1), "mse", 199) == 1 / 200
+
+
+def test_permutation_p_of_an_exact_small_case() -> None:
+    """Three against three, ranked perfectly: one labelling in twenty is as good."""
+    oof = classified([0, 0, 0, 1, 1, 1], np.column_stack([np.arange(6)[::-1], np.arange(6)]) / 5)
+    assert permutation_p(oof, "auc", 4000) == pytest.approx(0.05, abs=0.012)
+
+
+def test_labels_that_differ_within_a_subject_are_shuffled_within_it() -> None:
+    """Each subject has one session of each state and its two scores; 2^-4 of the labellings are as good as the true one."""
+    subject = np.repeat(list("abcd"), 2)
+    truth = np.tile([0, 1], 4)
+    p = permutation_p(classified(truth, np.eye(2)[truth], subject), "accuracy", 4000)
+    assert p == pytest.approx(1 / 16, abs=0.015)
+
+
+def test_a_constant_predictor_scores_chance_or_nothing() -> None:
+    oof = classified(np.tile([0, 1], 10), np.full((20, 2), 0.5))
+    assert score(oof, "auc")[0] == 0.5 and permutation_p(oof, "auc", 99) == 1
+    oof = classified(np.arange(20.0), np.full((20, 1), 9.5))
+    assert np.isnan(score(oof, "r")[0]) and np.isnan(bootstrap(oof, "r").low) and np.isnan(permutation_p(oof, "r"))
+    assert score(oof, "r2")[0] == 0
+
+
+def test_rows_that_a_seed_did_not_test_do_not_count() -> None:
+    truth, scores = random_classes(0, 20, 2)
+    fold = np.full((2, 20), -1)
+    fold[0, :8], fold[1, 8:16] = 0, 0
+    both = np.stack([scores, scores])
+    both[fold < 0] = np.nan
+    expected = [reference.accuracy_score(truth[rows], scores[rows].argmax(1)) for rows in (slice(0, 8), slice(8, 16))]
+    oof = classified(truth, both, fold=fold)
+    assert score(oof, "accuracy") == pytest.approx(expected)
+    assert bootstrap(oof, "accuracy", 50).mean == pytest.approx(np.mean(expected))
+
+
+def test_choosing_inside_takes_the_least_inner_loss_of_each_fold() -> None:
+    truth, scores = random_classes(0, 20, 2)
+    good, bad = classified(truth, np.eye(2)[truth]), classified(truth, 1 - np.eye(2)[truth])
+    good.inner_loss[0, 10:] = 2.0
+    bad.inner_loss[0] = 1.0
+    chosen = choose_inside([bad, good])
+    assert np.array_equal(chosen.scores[0, :10], good.scores[0, :10])
+    assert np.array_equal(chosen.scores[0, 10:], bad.scores[0, 10:])
+    with pytest.raises(InputError, match="different splits"):
+        choose_inside([good, classified(truth, scores, fold=np.arange(20) % 2)])
+
+
+def test_a_metric_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="auc is not a metric of this task"):
+        score(classified(np.arange(5.0), np.zeros((5, 1))), "auc")

@@ -1,0 +1,77 @@
+"""Labels from participants.tsv: what kind they are, and who is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slimbrain.errors import InputError
+from slimbrain.evaluate.tasks import Task, get_task, primary_metric, read_target
+from slimbrain.store import Channels, Store
+
+COLUMNS = {
+    "sex": ["F", "M", "F", "M", "F", "n/a", ""],
+    "age": ["20", "31.5", "40", "22", "50", "61", "n/a"],
+    "stage": ["0", "1", "2", "0", "1", "2", "0"],
+    "site": ["a", "a", "b", "b", "a", "b", "a"],
+    "empty": ["n/a"] * 7,
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Seven listed subjects with two sessions each, and one that participants.tsv does not list."""
+    store = Store.create(tmp_path, None, tr=1.0)
+    for subject in range(8):
+        for session in "12":
+            channels = Channels(("x", "y"), np.zeros((2, 3)))
+            store.write_roi_session({"sub": str(subject), "ses": session, "task": "rest"}, np.ones((4, 2)), channels, 1.0)
+    lines = ["\t".join(["participant_id", *COLUMNS])]
+    lines += ["\t".join([f"sub-{row}", *cells]) for row, cells in enumerate(zip(*COLUMNS.values(), strict=True))]
+    (tmp_path / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return Store(tmp_path)
+
+
+def test_text_is_classes_and_the_missing_are_counted(store: Store) -> None:
+    target = read_target(get_task("column:sex"), store)
+    assert target.kind == "classification" and target.n_subjects == 5
+    assert target.labels.tolist() == [sex for sex in "FMFMF" for _ in range(2)]
+    assert target.subjects.tolist() == [f"sub-{number}" for number in range(5) for _ in range(2)]
+    assert target.keys[:2] == ("sub-0_ses-1_task-rest_space-roi", "sub-0_ses-2_task-rest_space-roi")
+    assert target.excluded == {"not in participants.tsv": 2, "sex missing": 4}
+    assert primary_metric(get_task("column:sex"), target) == "auc"
+
+
+def test_many_numbers_are_a_quantity_and_few_are_classes(store: Store) -> None:
+    age = read_target(get_task("column:age"), store)
+    assert age.kind == "regression" and age.labels[2] == 31.5 and primary_metric(get_task("column:age"), age) == "r2"
+    stage = read_target(get_task("column:stage"), store)
+    assert stage.kind == "classification" and primary_metric(get_task("column:stage"), stage) == "balanced_accuracy"
+    forced = read_target(Task("stage", "stage", kind="regression", strata="site"), store)
+    assert forced.kind == "regression" and forced.strata is not None and forced.strata[:6].tolist() == list("aaaabb")
+
+
+def test_sessions_can_be_chosen(store: Store) -> None:
+    keys = [info.key for info in store.sessions if info.session == "ses-1"]
+    assert read_target(get_task("column:sex"), store, keys).keys == tuple(keys[:5])
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task("column:iq", "iq"), "has age, empty, sex, site, stage; task column:iq needs the column iq"),
+        (Task("column:empty", "empty"), "0 subject with a value in empty"),
+        (Task("sex", "sex", kind="regression"), "holds text"),
+    ],
+)
+def test_unusable_columns_are_refused(store: Store, task: Task, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_target(task, store)
+
+
+@pytest.mark.parametrize("name", ["hcp", "column:", ""])
+def test_unknown_tasks_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="column:sex"):
+        get_task(name)

@@ -1,0 +1,163 @@
+"""The objective: what is predicted from what, and that it learns without collapsing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from slimbrain.config import HieraConfig, JepaConfig
+from slimbrain.grid import Grid
+from slimbrain.masking import TARGET_KINDS, JepaMask, sample_jepa_mask
+from slimbrain.models.health import spread, token_health
+from slimbrain.models.hiera import Tokens
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.packing import Clip
+
+ENCODER = HieraConfig(embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, recompute=False)
+JEPA = JepaConfig(predictor_width=32, predictor_depth=2, predictor_heads=4, ema_start=0.99)
+
+
+def make_model(grid: Grid, **settings: float) -> HieraJEPA:
+    torch.manual_seed(0)
+    return HieraJEPA(ENCODER, JEPA.model_copy(update=settings), grid.voxels_per_patch)
+
+
+def make_clip(grid: Grid, seed: int, frames: int = 24) -> Clip:
+    """A few smooth networks with random time courses: something that can be predicted."""
+    generator = np.random.default_rng(seed)
+    places = np.random.default_rng(99).normal(size=(4, 3)) * 50
+    weights = np.exp(-((grid.patches.mm[:, None] - places) ** 2).sum(-1) / 2 / 40**2)
+    courses = np.cumsum(generator.normal(size=(frames, 4)), axis=0)
+    series = (courses - courses.mean(0)) / courses.std(0) @ weights.T
+    voxels = series[..., None] + 0.3 * generator.normal(size=(*series.shape, grid.voxels_per_patch))
+    return Clip(torch.tensor(voxels * grid.voxel_mask, dtype=torch.float32), torch.arange(frames) * 0.72, grid)
+
+
+def make_mask(grid: Grid, seed: int) -> JepaMask:
+    return sample_jepa_mask(grid.units.mm, 3, 2, 0.3, np.random.default_rng(seed))
+
+
+def test_loss_is_smooth_l1_on_normalised_targets_averaged_over_kinds(grid8: Grid) -> None:
+    model = make_model(grid8).double()
+    clips, masks = [make_clip(grid8, seed) for seed in range(2)], [make_mask(grid8, seed) for seed in range(2)]
+    output = model(clips, masks)
+    with torch.no_grad():
+        target = model.target(clips)
+        context = model.context(clips, [mask.context for mask in masks])
+        seen = torch.cat(
+            [
+                torch.tensor(mask.context)[step, unit]
+                for mask, step, unit in zip(masks, target.step.split(target.lengths), target.unit.split(target.lengths), strict=True)
+            ]
+        )
+        predicted = torch.zeros_like(target.values)
+        predicted[~seen] = model.predictor(context, target, ~seen)
+    parts = []
+    for kind in TARGET_KINDS:
+        errors = []
+        for token in range(len(target.values)):
+            if masks[int(target.clip[token])].targets(kind)[target.step[token], target.unit[token]]:
+                value = target.values[token]
+                wanted = (value - value.mean()) / torch.sqrt(value.var(correction=0) + 1e-5)
+                errors.append(functional.smooth_l1_loss(predicted[token].float(), wanted.float()))
+        parts.append(torch.stack(errors).mean())
+        assert math.isclose(output.by_kind[kind], float(parts[-1]), rel_tol=1e-4)
+    assert math.isclose(float(output.loss), float(torch.stack(parts).mean()), rel_tol=1e-4)
+
+
+def test_predictions_do_not_depend_on_hidden_voxels(grid8: Grid) -> None:
+    model, clip, mask = make_model(grid8), make_clip(grid8, 0), make_mask(grid8, 0)
+    hidden = ~np.repeat(mask.context, 4, axis=0)[:, grid8.patch_unit]
+    other = clip.voxels.clone()
+    other[torch.tensor(hidden)] += 5
+    predictions = []
+    with torch.no_grad():
+        where = model.target([clip])
+        kind = ~torch.tensor(mask.context)[where.step, where.unit]
+        for voxels in (clip.voxels, other):
+            predictions.append(model.predictor(model.context([Clip(voxels, clip.seconds, grid8)], [mask.context]), where, kind))
+    assert torch.equal(*predictions)
+    assert predictions[0].shape == (int(kind.sum()), model.context.width)
+
+
+def test_predictions_do_not_mix_clips(grid8: Grid) -> None:
+    model, masks = make_model(grid8), [make_mask(grid8, seed) for seed in range(2)]
+    clips = [make_clip(grid8, seed) for seed in range(3)]
+    model([clips[0], clips[1]], masks).loss.backward()
+    with torch.no_grad():
+        first = [model.predictor(*predictor_inputs(model, [clips[0], other], masks))[: hidden_tokens(masks[0])] for other in clips[1:]]
+    torch.testing.assert_close(*first, rtol=0, atol=1e-6)
+
+
+def predictor_inputs(model: HieraJEPA, clips: list[Clip], masks: list[JepaMask]) -> tuple[Tokens, Tokens, torch.Tensor]:
+    everything = model.target(clips)
+    hidden = torch.cat([~torch.tensor(mask.context).flatten() for mask in masks])
+    return model.context(clips, [mask.context for mask in masks]), everything, hidden
+
+
+def hidden_tokens(mask: JepaMask) -> int:
+    return int((~mask.context).sum())
+
+
+def test_target_gets_no_gradient_and_follows(grid8: Grid) -> None:
+    model = make_model(grid8)
+    model([make_clip(grid8, 0)], [make_mask(grid8, 0)]).loss.backward()
+    assert all(parameter.grad is None for parameter in model.target.parameters())
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.predictor.parameters())
+    for parameter in model.context.parameters():
+        parameter.data += 1
+    before = [parameter.clone() for parameter in model.target.parameters()]
+    model.follow(0.9)
+    for old, new, fast in zip(before, model.target.parameters(), model.context.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * fast)
+
+
+def test_one_window_has_only_cross_location_targets(grid8: Grid) -> None:
+    mask = sample_jepa_mask(grid8.units.mm, 1, 2, 0.3, np.random.default_rng(0))
+    output = make_model(grid8)([make_clip(grid8, 0, frames=8)], [mask])
+    assert set(output.by_kind) == {"cross_location"}
+
+
+def test_learns_without_collapse(grid8: Grid) -> None:
+    """The loss falls, and tokens keep telling moments and clips apart, not only places."""
+    model = make_model(grid8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for step in range(60):
+        output = model([make_clip(grid8, step)], [make_mask(grid8, step)])
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        model.follow(0.99)
+        losses.append(float(output.loss))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+    health = token_health(model.target([make_clip(grid8, seed) for seed in range(100, 104)]))
+    assert health["std"] > 0.3
+    assert health["content_std"] > 0.1
+    assert health["effective_rank"] > 3
+
+
+def test_effective_rank_in_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))[0]
+    signs = torch.tensor(
+        [[1.0, 1, 1, 1, -1, -1, -1, -1], [1, 1, -1, -1, 1, 1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]], dtype=torch.float64
+    ).T
+    assert spread(signs @ basis[:3])["effective_rank"] == pytest.approx(3, abs=1e-6)
+    assert spread(signs[:, :1] @ basis[:1])["effective_rank"] == pytest.approx(1, abs=1e-6)
+    shares = np.array([16, 4, 1]) / 21
+    assert spread(signs * torch.tensor([4.0, 2, 1]))["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), abs=1e-6)
+    assert spread(torch.ones(5, 4))["std"] == 0
+
+
+def test_content_is_what_places_do_not_explain() -> None:
+    unit = torch.arange(6).repeat(50)
+    place, content = torch.randn(6, 8)[unit], torch.randn(300, 8)
+    blank = torch.zeros(300, dtype=torch.long)
+    tokens = [Tokens(values, blank, blank, unit, blank.double(), torch.zeros(300, 3), (300,)) for values in (place, place + content)]
+    assert token_health(tokens[0])["content_std"] < 1e-6 < token_health(tokens[0])["std"]
+    assert token_health(tokens[1])["content_std"] == pytest.approx(1, abs=0.1)

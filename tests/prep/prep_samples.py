@@ -1,0 +1,43 @@
+"""Small images that the tests of preparation write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+LOW_CORNER_MM = (-104.0, -120.0, -86.0)
+"""First voxel centre of an image of 14 voxels of 16 mm that holds the whole box of the lattice."""
+
+
+def affine(voxel_mm: float, origin: tuple[float, float, float] = LOW_CORNER_MM) -> Array:
+    """RAS+ affine of cubic voxels."""
+    matrix = np.diag((voxel_mm, voxel_mm, voxel_mm, 1.0))
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def brain_series(shape: tuple[int, ...], frames: int, seed: int = 0) -> Array:
+    """(X, Y, Z, T) float32: noise around a level that differs by voxel."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(500, 1500, shape)[..., None]
+    return np.asarray(level + 20 * rng.standard_normal((*shape, frames)), np.float32)
+
+
+def save(path: Path, data: Array, matrix: Array, tr: float = 0.0, units: str = "sec", form: int = 4) -> Path:
+    """Write NIfTI with the given fourth zoom, time unit and form code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(data, matrix)
+    image.header.set_xyzt_units("mm", units)
+    if data.ndim > 3:
+        zooms = image.header.get_zooms()
+        image.header.set_zooms((*zooms[:3], tr, *zooms[4:]))
+    image.set_sform(matrix, form)
+    image.set_qform(matrix, form)
+    image.to_filename(path)
+    return path

@@ -1,0 +1,194 @@
+"""The project's own promises: pins, versions, layers' light modules, what is shipped, what the documents say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+LIGHT_MODULES = ("slimbrain", *(f"slimbrain.{name}" for name in ("cli", "config", "grid", "errors", "atomic", "progress")))
+HEAVY_PACKAGES = (
+    *("torch", "nilearn", "nibabel", "sklearn", "scipy", "pandas", "matplotlib"),
+    *("tensorboard", "safetensors", "huggingface_hub"),
+)
+
+
+# --- pins and versions
+
+
+def pins() -> dict[str, str]:
+    """Canonical package name -> version, as constraints.txt has them."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
+    pairs = [line.split("==") for line in lines if line]
+    return {canonicalize_name(name): pin for name, pin in pairs}
+
+
+def direct_requirements() -> dict[str, Requirement]:
+    """Everything that pyproject.toml asks for by name: to build, to run, to develop."""
+    table = PROJECT["project"]
+    listed = [*PROJECT["build-system"]["requires"], *table["dependencies"]]
+    for extra in table["optional-dependencies"].values():
+        listed += extra
+    requirements = [Requirement(line) for line in listed]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+
+
+def test_pins_are_exactly_the_direct_dependencies() -> None:
+    assert pins().keys() == direct_requirements().keys()
+
+
+def test_pins_lie_in_the_ranges_of_pyproject() -> None:
+    outside = [str(requirement) for name, requirement in direct_requirements().items() if not requirement.specifier.contains(pins()[name])]
+    assert outside == []
+
+
+def test_the_environment_holds_what_is_pinned() -> None:
+    if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
+        pytest.skip("not run from the project's .venv: other versions are the user's choice")
+    installed = {name: Version(installed_version(name)).public for name in pins()}
+    assert installed == {name: Version(pin).public for name, pin in pins().items()}
+
+
+def test_one_version_everywhere() -> None:
+    import slimbrain
+
+    ours = PROJECT["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    released = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert (slimbrain.__version__, str(citation["version"]), released[0]) == (ours, ours, ours)
+
+
+# --- what is in the repository, and what is shipped
+
+
+def repository_files() -> list[Path]:
+    """Files that are in git or would be added by `git add .`; skips where this is no git checkout."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+# Split so that this file does not match itself.
+MACHINE_PATH = re.compile(rb"(?<![\w.})*~-])/(?:wo" rb"rk|tm" rb"p|ro" rb"ot|ho" rb"me|Use" rb"rs|op" rb"t)/\w[^\s\"'`)]*")
+
+
+def test_machine_path_pattern_knows_one_when_it_sees_one() -> None:
+    for folder in ("work", "tmp", "root", "home", "Users", "opt"):
+        assert MACHINE_PATH.search(f"see '/{folder}/someone/x'".encode())
+    for harmless in (b"tests/tmp/x", b"https://example.org/home/page", b"../work/x", b"{out}/tmp/x"):
+        assert not MACHINE_PATH.search(harmless)
+
+
+def test_no_file_names_a_place_on_some_machine() -> None:
+    found = [f"{path.relative_to(ROOT)}: {hit.decode()}" for path in repository_files() for hit in MACHINE_PATH.findall(path.read_bytes())]
+    assert found == []
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    source = {path.relative_to(ROOT / "src").as_posix() for path in repository_files() if path.is_relative_to(ROOT / "src" / "slimbrain")}
+    assert any(name.endswith(".yaml") for name in source)
+    assert source <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_light_modules_load_nothing_heavy() -> None:
+    """`slimbrain --help` answers in half a second only if none of these is imported with it."""
+    code = "import importlib, json, sys; [importlib.import_module(name) for name in sys.argv[1:]]; print(json.dumps(sorted(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code, *LIGHT_MODULES], check=True, capture_output=True, text=True).stdout
+    assert [name for name in HEAVY_PACKAGES if name in json.loads(out)] == []
+
+
+# --- what the documents say
+
+
+def code_lines(markdown: str) -> list[str]:
+    """Shell lines of a document: fenced shell blocks (only after a prompt where it is a console's log), indented code, inline code."""
+    lines, fence = [], None
+    for line in markdown.replace("\\\n", " ").splitlines():
+        if line.lstrip().startswith("```"):
+            fence = line.strip().strip("`") if fence is None else None
+        elif fence is None:
+            lines += [line.strip()] if line.startswith("    ") else re.findall(r"`([^`]+)`", line)
+        elif fence in ("", "sh", "bash", "shell") or (fence == "console" and line.startswith("$ ")):
+            lines.append(line.strip())
+    return [line.removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
+
+
+def documented_calls(program: str) -> list[tuple[str, list[str]]]:
+    """(document, words after `program`) of every call of it that the README, CONTRIBUTING or docs/ show."""
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    return [
+        (document.name, shlex.split(line, comments=True)[1:])
+        for document in documents
+        for line in code_lines(document.read_text(encoding="utf-8"))
+        if line.startswith(f"{program} ")
+    ]
+
+
+def unknown_word(words: list[str]) -> str | None:
+    """The first subcommand or option among `words` that the command line does not have."""
+    import typer
+
+    from slimbrain.cli import app
+
+    command: Any = typer.main.get_command(app)
+    options = {"--help"}
+    for word in (word.strip("[]") for word in words):
+        if word.startswith("-"):
+            options |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            if word.strip(".") and word.split("=")[0] not in options:
+                return word
+        elif subcommands := getattr(command, "commands", None):
+            missing = [name for name in word.split("|") if name not in subcommands]
+            if missing:
+                return missing[0]
+            command = subcommands[word.split("|")[0]]
+    return None
+
+
+def test_code_lines_finds_calls_and_leaves_prose_alone() -> None:
+    page = (
+        "slimbrain is prose, `slimbrain a` a call.\n\n    slimbrain b --x \\\n      1\n\n"
+        "```sh\n.venv/bin/slimbrain c\n```\n```console\n$ slimbrain d\nslimbrain: output\n```\n```python\nslimbrain = 1\n```\n"
+    )
+    assert [" ".join(line.split()) for line in code_lines(page)] == ["slimbrain a", "slimbrain b --x 1", "slimbrain c", "slimbrain d"]
+
+
+def test_a_wrong_command_or_option_is_noticed() -> None:
+    assert unknown_word(["no-such-command"]) == "no-such-command"
+    assert unknown_word(["prep", "IN", "OUT", "participant", "--no-such-option", "1"]) == "--no-such-option"
+
+
+def test_documented_commands_exist() -> None:
+    calls = documented_calls("slimbrain")
+    assert {"demo", "prep"} <= {words[0] for _, words in calls}
+    wrong = [f"{document}: slimbrain {shlex.join(words)}: {word}" for document, words in calls if (word := unknown_word(words))]
+    assert wrong == []
+
+
+def test_documented_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    calls = documented_calls("make")
+    named = {(document, word) for document, words in calls for word in words if "=" not in word and not word.startswith("-")}
+    assert {("README.md", "demo"), ("README.md", "test")} <= named
+    assert sorted(item for item in named if item[1] not in targets) == []
