@@ -16,7 +16,8 @@ from nilearn.connectome import ConnectivityMeasure
 from nilearn.glm.first_level import FirstLevelModel
 from nilearn.interfaces.bids import get_bids_files, parse_bids_filename
 from nilearn.interfaces.fmriprep import load_confounds
-from scipy.stats import pearsonr, ttest_ind
+from scipy.signal import welch
+from scipy.stats import gamma, pearsonr, ttest_ind
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -25,6 +26,8 @@ from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.simulate import CohortSpec, Place, SessionTruth, Truth, draw_truth, load_truth, simulate_cohort
+from slimbrain.simulate.cohort import response
+from slimbrain.simulate.signals import coloured
 
 PEOPLE = 24
 SMALL = CohortSpec(subjects=2, sessions=2, frames=60, events_per_session=1, spikes_per_session=1, seed=3)
@@ -293,6 +296,26 @@ def test_events_are_counted_in_the_window_of_their_peak(small: Path) -> None:
     counts = session.events_per_window(window_frames=8, tr=0.72, n_windows=7)
     assert counts.sum() == (event.peak_s < 7 * 8 * 0.72)
     assert list(np.flatnonzero(counts)) == [window for window in range(7) if window * 5.76 <= event.peak_s < (window + 1) * 5.76]
+
+
+def test_response_is_the_convolution_it_stands_for() -> None:
+    times = np.arange(0, 40, 0.01)
+    shape = gamma.pdf(times, 6) - gamma.pdf(times, 16) / 6
+    convolved = np.convolve(shape, np.ones(200))[: len(times)]
+    assert np.allclose(response(times), convolved / convolved.max(), atol=0.005)
+    assert np.all(response(np.array([-5.0, -0.01, 0.0])) == 0)
+
+
+def test_courses_have_unit_variance_and_the_documented_spectrum() -> None:
+    white = np.random.default_rng(0).standard_normal((400, 2048))
+    courses = coloured(white, np.full(400, 0.1), tr=0.72)
+    assert courses.shape == (400, 1024) and courses.var() == pytest.approx(1, rel=0.03)
+    frequency, power = welch(courses, fs=1 / 0.72, nperseg=256)
+    found = power.mean(axis=0) / power.mean(axis=0)[np.argmin(abs(frequency - 0.05))]
+    expected = frequency**2 / (frequency**2 + 0.01**2) / (1 + (frequency / 0.1) ** 4)
+    expected /= expected[np.argmin(abs(frequency - 0.05))]
+    band = (frequency > 0.03) & (frequency < 0.25)
+    assert np.allclose(found[band], expected[band], rtol=0.15)
 
 
 # --- the planted signal, found again

@@ -40,7 +40,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. An error a user can act on is one sentence, unless `--debug` is among the arguments."""
     _arguments[:] = arguments
     try:
-        app(_spread_lists(arguments), prog_name="slimbrain")
+        app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain")
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except SlimbrainError as error:
@@ -54,12 +54,19 @@ def run_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _debug_first(arguments: Sequence[str]) -> list[str]:
+    """Let `--debug` stand anywhere: it is added to the end of a command that has just failed."""
+    others = [argument for argument in arguments if argument != "--debug"]
+    return ["--debug", *others] if len(others) < len(arguments) else others
+
+
 def _spread_lists(arguments: Sequence[str]) -> list[str]:
     """Let `--participant-label 01 02` stand for the option given twice, as in every BIDS App."""
     lists, spread, current = {"--participant-label", "--task-id", "--session-id"}, [], ""
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
         if argument.startswith("-"):
-            current = argument if argument in lists else ""
+            # A list option without a value stays, to be refused; dropped, it would mean everybody.
+            current = argument if argument in lists and not following.startswith("-") else ""
             spread += [] if current else [argument]
         else:
             spread += [current, argument] if current else [argument]
@@ -201,7 +208,9 @@ def rank(
     store: STORE,
     temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
     out: OUT,
-    novelty_weight: Annotated[float, typer.Option(help="Score = z(informativeness) + this * z(novelty).")] = 1.0,
+    novelty_weight: Annotated[
+        float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty); the preset's if not given.")
+    ] = None,
     threads: THREADS = None,
 ) -> None:
     """Score every window of every session with stage 1.
@@ -217,6 +226,8 @@ def rank(
     opened = Store(store)
     model = from_pretrained(temporal, opened.contract)
     require_model(model, TemporalExtractor, temporal)
+    if novelty_weight is None:
+        novelty_weight = float(model.provenance.training["novelty_weight"])
     rows = rank_store(opened, model, novelty_weight)
     write_window_table(out, rows)
     print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}")

@@ -60,19 +60,21 @@ class Draws(Dataset[object]):
         if not sessions:
             raise InputError("there is no session to train on: each is shorter than one window or was refused by prep; see failures.tsv of the store.")
         self.sessions, self.seed = list(sessions), seed
-        self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def session_of(self, draw: int) -> SessionInfo:
         """The session that draw number `draw` takes."""
         epoch, place = divmod(draw, len(self.sessions))
-        return self.sessions[self._order(epoch)[place]]
+        return self.sessions[_order(self.seed, epoch, len(self.sessions))[place]]
 
     def generator(self, draw: int) -> np.random.Generator:
         """Randomness of one draw."""
         return np.random.default_rng((self.seed, 1, draw))
 
-    def _shuffled(self, epoch: int) -> IntArray:
-        return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.sessions))
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> IntArray:
+    """Order of the sessions in an epoch; a function of its own, so that draws can be sent to worker processes."""
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 class SeriesDraws(Draws):

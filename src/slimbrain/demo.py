@@ -41,7 +41,7 @@ def run_demo(out: Path, seed: int, run_command: Callable[[Sequence[str]], int]) 
     temporal, voxel = out / "temporal", out / "voxel"
     started = time.monotonic()
     run("simulate", cohort, "--subjects", SUBJECTS, "--sessions", SESSIONS, "--seed", seed)
-    participants = [subject.name for subject in load_truth(cohort / "truth.json").subjects]
+    participants = [subject.subject for subject in load_truth(cohort / "truth.json").subjects]
     known = _list(out / "pretraining.tsv", participants[:PRETRAINING_SUBJECTS])
     new = _list(out / "evaluation.tsv", participants[PRETRAINING_SUBJECTS:])
     run("prep", cohort, store, "participant", "--resolution", "8mm", "--nprocs", 2)

@@ -32,7 +32,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
         if facts:
             return {"path": str(path), **facts}
     raise InputError(
-        f"{path}: is nothing that slimbrain reads; it knows stores, runs, model folders, safetensors, NIfTI, window tables and npz embeddings."
+        f"{path}: is nothing slimbrain reads; give a store, run, model folder, safetensors, NIfTI, window table or embeddings file."
     )
 
 

@@ -8,6 +8,7 @@ operation, deleting a unit is slicing, and one stored order serves attention win
 from __future__ import annotations
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from os import PathLike
@@ -39,6 +40,9 @@ MASK_FILE = "desc-brain_mask.nii.gz"
 
 FINEST_MASK_STEP_MM = 2.0
 """A coarse lattice voxel is probed at this step; it is brain when at least half of the probes are."""
+
+TIE_MM = 1e-3
+"""Probes are moved by this much, so that one midway between two source voxels takes the same one however the file is stored."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Grid:
     def load(cls, path: str | PathLike[str], lattice_id: str) -> Grid:
         """Read back what `save_mask` wrote."""
         lattice = lattice_by_id(lattice_id)
-        return cls(lattice, np.asarray(_load_mask(path, str(path)).dataobj) > 0)
+        return cls(lattice, _mask_values(_load_mask(path, str(path)), str(path)) > 0)
 
     def save_mask(self, path: str | PathLike[str]) -> Path:
         """Write the mask as NIfTI on the lattice, atomically."""
@@ -290,7 +294,7 @@ class Grid:
         dense = np.asarray(dense)
         if dense.shape[-3:] != self.mask.shape:
             raise InputError(f"volume of shape {dense.shape}: lattice {self.lattice.id} needs (..., {self.lattice.edge}, {self.lattice.edge}, {self.lattice.edge}).")
-        flat = dense.reshape(*dense.shape[:-3], -1)
+        flat = dense.reshape(*dense.shape[:-3], self.mask.size)
         packed: FloatArray = np.where(self.voxel_mask, flat[..., self.voxel_index], np.zeros((), dense.dtype))
         # Fancy indexing may leave another memory order than C, which safetensors.numpy would write wrongly.
         return np.ascontiguousarray(packed)
@@ -413,9 +417,16 @@ def _load_mask(image: str | PathLike[str] | SpatialImage, name: str) -> SpatialI
     return image
 
 
+def _mask_values(image: SpatialImage, name: str) -> FloatArray:
+    try:
+        return np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{name}: its voxels cannot be read ({error}); the file is damaged, restore it from where it came.") from error
+
+
 def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> BoolArray:
     """Probe the mask inside every lattice voxel; a voxel is brain when at least half of its probes are."""
-    source = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32)) > 0.5
+    source = np.nan_to_num(_mask_values(image, name)) > 0.5
     _check_inside_box(source, np.asarray(image.affine), name)
     probes = max(1, round(lattice.voxel_mm / FINEST_MASK_STEP_MM))
     fine_edge = lattice.edge * probes
@@ -424,7 +435,7 @@ def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> BoolAr
     hits = np.zeros((lattice.edge,) * 3, dtype=np.int32)
     # Slab by slab along x, so that no index array of the whole fine box is ever held.
     for slab in range(fine_edge):
-        world = np.stack(np.meshgrid(axis[slab], axis, axis, indexing="ij"), axis=-1) + BOX_CORNER_MM
+        world = np.stack(np.meshgrid(axis[slab], axis, axis, indexing="ij"), axis=-1) + BOX_CORNER_MM + TIE_MM
         voxel = np.rint(world @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < source.shape)).all(axis=-1)
         probe = np.zeros(inside.shape, dtype=bool)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from slimbrain.atomic import write_text
+from slimbrain.config import SaliencyConfig
 from slimbrain.errors import InputError
 from slimbrain.models.temporal import cut_windows, standardise
 from slimbrain.progress import track
@@ -24,6 +25,7 @@ from slimbrain.store import Store, format_tsv, read_tsv
 
 FloatArray = NDArray[np.float64]
 
+NOVELTY_WEIGHT = SaliencyConfig().novelty_weight
 SMALLEST_ERROR = 1e-8
 """Floor of the error with nothing visible, so that a window without any signal gives a ratio and not NaN."""
 
@@ -112,7 +114,7 @@ def window_errors(model: Reconstructor, series: Tensor, coordinates: Tensor, tr:
 
 
 def exact_scores(
-    model: Reconstructor, series: Tensor, coordinates: Tensor, tr: float, novelty_weight: float = 1.0, batch: int = 16
+    model: Reconstructor, series: Tensor, coordinates: Tensor, tr: float, novelty_weight: float = NOVELTY_WEIGHT, batch: int = 16
 ) -> WindowScores:
     """Score every window of a session by 2 N + 1 masked reconstructions.
 
@@ -201,7 +203,7 @@ def select_highest_variance(series: NDArray[np.floating], w: int, k: int) -> NDA
     return select_top_k(squared.reshape(n, -1).mean(1), k)
 
 
-def rank_store(store: Store, model: Reconstructor, novelty_weight: float = 1.0, device: str = "cpu") -> list[WindowRow]:
+def rank_store(store: Store, model: Reconstructor, novelty_weight: float = NOVELTY_WEIGHT, device: str = "cpu") -> list[WindowRow]:
     """Score all windows of all sessions of a store, session by session in manifest order."""
     rows: list[WindowRow] = []
     for info in track(store.sessions, "rank"):

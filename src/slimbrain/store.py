@@ -40,9 +40,15 @@ KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", 
 MISSING = "n/a"
 """BIDS' own word for an empty cell."""
 
+BEYOND = ""
+"""Name that cells to the right of the last column get while a table is read."""
+
 ROI = "roi"
 NATIVE_TR_BAND_S = (0.7, 0.8)
 """Series in this band keep their TR (arXiv 2512.21881); all of it counts as one sampling rate in a contract."""
+
+TR_TOLERANCE_S = 1e-3
+"""Headers hold a TR as float32: 0.8 arrives as 0.8000000119."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Contract:
         try:
             return cls(str(values["lattice"]), str(values["mask"]), str(values["space"]), float(values["tr"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ContractError(f"contract {dict(values)}: {error} is missing or malformed; write the file again with slimbrain.") from error
+            raise ContractError(f"contract {values}: {error} is missing or malformed; write the file again with slimbrain.") from error
 
     def require(self, other: Contract, mine: str, theirs: str) -> None:
         """Refuse a mismatch, naming both sides.
@@ -92,9 +98,9 @@ class Contract:
 
 
 def same_tr(first: float, second: float) -> bool:
-    """Whether two TRs in seconds count as one sampling rate: equal to 1 ms, or both within 0.7-0.8 s."""
+    """Whether two TRs in seconds count as one sampling rate: equal to 1 ms, or both within 0.7-0.8 s to 1 ms."""
     low, high = NATIVE_TR_BAND_S
-    return abs(first - second) < 1e-3 or all(low <= tr <= high for tr in (first, second))
+    return abs(first - second) < TR_TOLERANCE_S or all(low - TR_TOLERANCE_S < tr < high + TR_TOLERANCE_S for tr in (first, second))
 
 
 @dataclass(frozen=True)
@@ -176,20 +182,18 @@ class Store:
         """
         root = Path(root)
         contract = Contract(grid.lattice.id, grid.hash, "MNI152", tr) if grid else Contract(ROI, "", ROI, tr)
-        if (root / DESCRIPTION_FILE).exists():
-            store = cls(root)
-            store.contract.require(contract, f"the store {root}", "what is to be written")
-            return store
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            if grid:
-                grid.save_mask(root / MASK_FILE)
-            write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
-            # Last, since its presence says that the store is whole.
-            write_json(root / DESCRIPTION_FILE, _description(contract, sources))
-        except OSError as error:
-            raise StoreError(f"{root}: cannot make a store here ({error.strerror}); choose a folder you may write to.") from error
-        return cls(root)
+        if not (root / DESCRIPTION_FILE).exists():
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                # Jobs that start together must not empty each other's manifest.
+                with _locked(root):
+                    if not (root / DESCRIPTION_FILE).exists():
+                        _make(root, grid, contract, sources)
+            except OSError as error:
+                raise StoreError(f"{root}: cannot make a store here ({error.strerror}); choose a folder you may write to.") from error
+        store = cls(root)
+        store.contract.require(contract, f"the store {root}", "what is to be written")
+        return store
 
     @cached_property
     def grid(self) -> Grid:
@@ -222,6 +226,8 @@ class Store:
         """Columns of `participants.tsv` by participant (`sub-01`); empty if there is none."""
         path = self.root / PARTICIPANTS_FILE
         rows = read_tsv(path) if path.exists() else []
+        if rows and "participant_id" not in rows[0]:
+            raise StoreError(f"{path}: has no column participant_id; restore it from the source's root folder.")
         return {row["participant_id"]: row for row in rows}
 
     def select(self, subjects: Collection[str]) -> Store:
@@ -262,18 +268,22 @@ class Store:
 
     def voxels(self, key: str, start: int = 0, stop: int | None = None) -> FloatArray:
         """(stop - start, P, V) float16 z-scored voxels of the frames asked for; only their bytes are read."""
-        info = self.session(key)
+        info = self._voxel_session(key)
         stop = info.n_frames if stop is None else stop
         if not 0 <= start < stop <= info.n_frames:
             raise StoreError(f"{info.path}: frames {start}:{stop} asked for, it has {info.n_frames}; ask within these.")
-        if info.space == ROI:
-            raise StoreError(f"{info.path}: is a region-of-interest session without voxels; use a session prepared from an image.")
         return self._read(info, "voxels", slice(start, stop))
 
     def moments(self, key: str) -> tuple[FloatArray, FloatArray]:
         """(P, V) float32 mean and standard deviation that undo the z-score."""
-        info = self.session(key)
+        info = self._voxel_session(key)
         return self._read(info, "mean"), self._read(info, "std")
+
+    def _voxel_session(self, key: str) -> SessionInfo:
+        info = self.session(key)
+        if info.space == ROI:
+            raise StoreError(f"{info.path}: is a region-of-interest session without voxels; use a session prepared from an image.")
+        return info
 
     def write_session(
         self,
@@ -347,13 +357,14 @@ class Store:
         path = self.root / info.path
         # safetensors.numpy writes non-C arrays in the wrong order without a word.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        metadata = {"contract": json.dumps({**self.contract.to_dict(), "tr": tr}), "version": __version__}
+        # One entry only: safetensors writes several in random order, and the same session would not give the same bytes.
+        metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
         try:
             write_json(path.with_suffix(".json"), {"RepetitionTime": tr, **sidecar})
             write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
             self._record(info)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder, then run the same command again.") from error
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); free space or choose another folder, then run the same command again.") from error
         return info
 
     def _record(self, info: SessionInfo) -> None:
@@ -369,6 +380,14 @@ class Store:
                 return np.asarray(tensors.get_tensor(name) if part is None else tensors.get_slice(name)[part])
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}.") from error
+
+
+def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
+    if grid:
+        grid.save_mask(root / MASK_FILE)
+    write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
+    # Last, since its presence says that the store is whole.
+    write_json(root / DESCRIPTION_FILE, _description(contract, sources))
 
 
 def session_key(entities: Mapping[str, str]) -> str:
@@ -394,7 +413,9 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
-            return list(csv.DictReader(handle, delimiter="\t"))
+            # Rows typed by hand may lack last cells or have empty ones beyond the last column.
+            rows = list(csv.DictReader(handle, delimiter="\t", restval=MISSING, restkey=BEYOND))
+            return [{name: value for name, value in row.items() if name != BEYOND} for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
@@ -423,6 +444,8 @@ def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
         values = {name: "" if row[name] == MISSING else row[name] for name in MANIFEST_COLUMNS}
         qc = {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS}
         key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
+        if not (key and subject and space and path):
+            raise ValueError("a cell that must be filled is empty")
         return SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); run `slimbrain prep` again to rewrite it.") from error
@@ -450,7 +473,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A BIDS table has no way to write a tab or a line break in a cell."""
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()) or MISSING
 
 
 @contextmanager

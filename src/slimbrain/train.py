@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
@@ -237,12 +238,21 @@ def pretrain(
     """
     config = preset.train_temporal if stage_name == "temporal" else preset.train_voxel
     stage = TemporalStage(store, preset, seed) if stage_name == "temporal" else VoxelStage(store, preset, seed, ranked)
-    settings = {"stage": stage_name, "preset": preset.model_dump(mode="json"), "seed": seed, "store": store.contract.to_dict(), "sessions": len(stage.draws.sessions)}
+    settings = {
+        "stage": stage_name,
+        "preset": preset.model_dump(mode="json"),
+        "seed": seed,
+        "store": store.contract.to_dict(),
+        "sessions": len(stage.draws.sessions),
+        "training_set": _training_set(stage.draws, ranked),
+    }
     _claim(run, settings, resume, command)
     last = Loop(stage, config, run, pick_device(device), workers).fit()
     hashes = sorted({subject_hash(info.subject) for info in stage.draws.sessions})
     counts = {"sessions": len(stage.draws.sessions), "subjects": len(hashes), "steps": config.steps}
     training = {"stage": stage_name, "preset": preset.name, **counts, "seed": seed, "last": last, "subject_hashes": hashes}
+    if stage_name == "temporal":
+        training["novelty_weight"] = preset.saliency.novelty_weight
     grid = None if store.contract.lattice == "roi" else store.grid
     save_pretrained(stage.model, run / MODEL_FOLDER, Provenance(store.contract, preset.window, grid, training))
     return last
@@ -271,6 +281,13 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices, vectors = [p for p in learnt if p.ndim > 1], [p for p in learnt if p.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _training_set(draws: Draws, ranked: Mapping[str, Sequence[int]] | None) -> str:
+    """A hash of which sessions and windows are drawn from: as many of others would not continue the same run."""
+    windows = None if ranked is None else [list(map(int, ranked[info.key])) for info in draws.sessions]
+    drawn = [[(info.key, info.n_frames) for info in draws.sessions], windows]
+    return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
 
 
 def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str) -> None:

@@ -44,7 +44,13 @@ def test_attention_sees_only_what_the_mask_allows() -> None:
 def test_attention_takes_any_leading_axes() -> None:
     torch.manual_seed(0)
     ours, x = Attention(8, 2).double(), torch.randn(2, 3, 5, 8, dtype=torch.float64)
-    torch.testing.assert_close(ours(x).flatten(0, 1), ours(x.flatten(0, 1)), rtol=0, atol=1e-12)
+    mask = torch.rand(2, 3, 1, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    mask |= torch.eye(5, dtype=torch.bool)
+    masked = ours(x, mask)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(ours(x)[i, j], ours(x[i, j]), rtol=0, atol=1e-12)
+            torch.testing.assert_close(masked[i, j], ours(x[i, j], mask[i, j]), rtol=0, atol=1e-12)
 
 
 def test_attention_refuses_a_width_that_heads_do_not_divide() -> None:

@@ -135,6 +135,26 @@ def test_bfloat16_autocast_keeps_time() -> None:
     assert (rough - exact).square().mean() < 0.05 * exact.var()
 
 
+def saved_bytes(model: TemporalExtractor, frames: int) -> int:
+    """Storage held for the backward pass (DESIGN section 7)."""
+    held: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(session(frames, 7, batch=1).float(), places(7), 0.72)
+    assert output.reconstruction.requires_grad
+    return sum(held.values())
+
+
+def test_memory_is_linear_in_frames() -> None:
+    """Kernels that hold attention weights would need 4 times as much for twice the frames, in the long run."""
+    model = stirred().float()
+    assert saved_bytes(model, 8000) < 2.1 * saved_bytes(model, 4000)
+
+
 def test_embedding_ignores_units() -> None:
     model, series, mm = stirred(), session(), places(17)
     whole, windows = model.embed(series, mm, 0.72)

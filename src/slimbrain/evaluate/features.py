@@ -113,7 +113,7 @@ def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ra
         return [int(number) for number in select_uniform(info.n_windows(window.frames), count)]
     if len(ranked.get(info.key, ())) < count:
         raise InputError(
-            f"{info.key}: has {len(ranked.get(info.key, ()))} windows in the window table, {count} are needed; run `slimbrain rank` on this store."
+            f"{info.key}: the window table has {len(ranked.get(info.key, ()))} of its windows, {count} are needed; run `slimbrain rank` here."
         )
     return sorted(int(number) for number in ranked[info.key][:count])
 
@@ -156,7 +156,7 @@ def _embed_clip(store: Store, info: SessionInfo, model: HieraJEPA, windows: Sequ
     return pool_tokens(tokens)[0].float().cpu().numpy()
 
 
-class SlimBrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     """A trained model as a scikit-learn transformer: sessions of a store in, vectors out.
 
     Parameters

@@ -188,7 +188,7 @@ class Hiera(nn.Module):
         frames = len(clip.seconds)
         if frames % self.config.unit_frames:
             raise ContractError(
-                f"a clip of {frames} frames is not a whole number of units of {self.config.unit_frames} frames; change window.frames or window.k."
+                f"a clip of {frames} frames is not a whole number of units of {self.config.unit_frames}; change window.frames or window.k."
             )
         return np.ones((frames // self.config.unit_frames, self.mask_units(clip)), dtype=bool)
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -115,7 +114,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG_FILE}: is not a slimbrain model's configuration ({error}); give RUN/model of a pretraining run."
         ) from error
     raise InputError(
-        f"{folder / CONFIG_FILE}: names the kind {config['kind']}, known are temporal and voxel; use the version of slimbrain that wrote it."
+        f"{folder / CONFIG_FILE}: names the kind {config['kind']}, not temporal or voxel; use the version of slimbrain that wrote it."
     )
 
 
@@ -137,18 +136,25 @@ def _build(config: Mapping[str, Any], folder: Path) -> HieraJEPA | TemporalExtra
         return HieraJEPA(
             HieraConfig.model_validate(config["model"]), JepaConfig.model_validate(config["jepa"]), int(config["voxels_per_patch"])
         )
-    except (KeyError, ValidationError) as error:
-        raise InputError(
-            f"{folder / CONFIG_FILE}: lacks or changes a setting ({str(error).splitlines()[0]}); use the version of slimbrain that wrote it."
-        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _wrong_setting(folder, error) from error
+
+
+def _wrong_setting(folder: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).splitlines()[:1])
+    return InputError(f"{folder / CONFIG_FILE}: has a wrong setting ({reason}); use the version of slimbrain that wrote it.")
 
 
 def _provenance(config: Mapping[str, Any], folder: Path) -> Provenance:
-    contract = Contract.from_dict(config["contract"])
+    try:
+        contract, training = Contract.from_dict(config["contract"]), dict(config.get("training", {}))
+        window = WindowConfig.model_validate(config["window"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _wrong_setting(folder, error) from error
     grid = None if contract.lattice == ROI else Grid.load(folder / MASK_FILE, contract.lattice)
     if grid and grid.hash != contract.mask:
         raise ContractError(f"{folder / MASK_FILE}: is not the mask that {CONFIG_FILE} names; export the model again.")
-    return Provenance(contract, WindowConfig.model_validate(config["window"]), grid, config.get("training", {}))
+    return Provenance(contract, window, grid, training)
 
 
 def _card(model: nn.Module, config: Mapping[str, Any]) -> str:
@@ -166,7 +172,7 @@ def _card(model: nn.Module, config: Mapping[str, Any]) -> str:
         "",
         "## What it reads",
         "",
-        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}` with mask `{contract['mask'][:12]}`, space {contract['space']}, "
+        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, space {contract['space']}, "
         f"TR {contract['tr']:g} s, {contract['normalisation']}, windows of {contract['window_frames']} frames. Anything else is refused.",
         "",
         "## What it was trained on",

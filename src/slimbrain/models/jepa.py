@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +16,7 @@ from slimbrain.masking import TARGET_KINDS, JepaMask
 from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, Hiera, HieraBlock, Tokens
 from slimbrain.models.layers import FourierPosition, init_transformer
 from slimbrain.models.packing import Clip
+from slimbrain.models.position import PositionBaseline, take_out_position
 from slimbrain.models.provenance import Provenance
 
 
@@ -32,6 +34,27 @@ class JepaOutput:
     loss: Tensor
     by_kind: dict[str, float]
     target: Tokens
+
+
+TARGET_EPSILON = 1e-12
+"""Far below any token's variance: with the usual 1e-5, targets could be made easy by making them small."""
+
+
+def spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Variance and covariance terms of VICReg (arXiv 2105.04906) on what place and time do not explain of the tokens.
+
+    Returns
+    -------
+    variance : mean over dimensions of how far the standard deviation lies under 1.
+    covariance : sum of squared off-diagonal covariances over D.
+    """
+    content = take_out_position(tokens)
+    content = content - content.mean(0)
+    covariance = content.T @ content / len(content)
+    variance = torch.diagonal(covariance)
+    # The square root has no finite slope at 0, where a collapsed dimension lies.
+    shortfall = functional.relu(1 - torch.sqrt(variance + 1e-4)).mean()
+    return shortfall, (covariance.square().sum() - variance.square().sum()) / len(variance)
 
 
 class Predictor(nn.Module):
@@ -90,6 +113,7 @@ class HieraJEPA(nn.Module):
         self.context = Hiera(config, voxels_per_patch)
         self.target = deepcopy(self.context).requires_grad_(False)
         self.predictor = Predictor(jepa, self.context.width)
+        self.baseline = PositionBaseline(self.context.width) if jepa.remove_position else None
 
     @property
     def encoder(self) -> Hiera:
@@ -98,6 +122,9 @@ class HieraJEPA(nn.Module):
 
     def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> JepaOutput:
         """One forward pass of pretraining.
+
+        The loss is the mean over kinds of smooth-L1 between predictions and layer-normalised targets, plus the
+        regularisers of `JepaConfig`.
 
         Parameters
         ----------
@@ -109,14 +136,16 @@ class HieraJEPA(nn.Module):
         kind = self._kinds(clips, target, masks)
         hidden = kind > 0
         predicted = self.predictor(context, target, hidden).float()
-        wanted = functional.layer_norm(target.values[hidden].float(), (target.values.shape[-1],))
+        values = target.values if self.baseline is None else self.baseline(target)
+        wanted = functional.layer_norm(values[hidden].float(), values.shape[-1:], eps=TARGET_EPSILON)
         error = functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
         parts = {
             name: error[kind[hidden] == number].mean() for number, name in enumerate(TARGET_KINDS, start=1) if bool((kind == number).any())
         }
         loss = torch.stack(list(parts.values())).mean()
-        if self.jepa.variance_weight:
-            loss = loss + self.jepa.variance_weight * functional.relu(1 - context.values.float().std(0)).mean()
+        if self.jepa.variance_weight or self.jepa.covariance_weight:
+            variance, covariance = spread_penalties(context)
+            loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
         return JepaOutput(loss, {name: float(part.detach()) for name, part in parts.items()}, target)
 
     def _kinds(self, clips: Sequence[Clip], tokens: Tokens, masks: Sequence[JepaMask]) -> Tensor:
@@ -124,7 +153,7 @@ class HieraJEPA(nn.Module):
         kinds = torch.zeros(len(tokens.clip), dtype=torch.long)
         clip_of, step, unit = (values.cpu() for values in (tokens.clip, tokens.step, tokens.unit))
         for number, (clip, mask) in enumerate(zip(clips, masks, strict=True)):
-            table = sum(rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1))
+            table = np.sum([rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1)], axis=0)
             mine = clip_of == number
             kinds[mine] = torch.from_numpy(self.context.per_token(clip, table))[step[mine], unit[mine]]
         return kinds.to(tokens.values.device)

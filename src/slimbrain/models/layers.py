@@ -57,13 +57,12 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        batch = q.shape[:-3]
         if mask is not None and mask.ndim > 3:
-            mask = mask.expand(*batch, *mask.shape[-3:]).flatten(0, -4)
-        # The fused kernels take four axes; five would fall back to one that holds the weights, without a word.
-        q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+            mask = mask.expand(*q.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
+        # The fused kernels take four axes; five would fall back, without a word, to one that holds the weights.
+        q, k, v = (part.reshape(-1, *part.shape[-3:]) for part in (q, k, v))
         seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(seen.transpose(-3, -2).flatten(-2).unflatten(0, batch) if batch else seen[0].transpose(-3, -2).flatten(-2))
+        return self.out(seen.transpose(1, 2).reshape(x.shape))
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

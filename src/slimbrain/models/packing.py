@@ -48,7 +48,7 @@ class Clip:
         frames, patches, values = self.voxels.shape
         if (patches, values) != self.grid.voxel_mask.shape or self.seconds.shape != (frames,):
             raise ContractError(
-                f"clip of voxels {tuple(self.voxels.shape)} and seconds {tuple(self.seconds.shape)} does not fit {self.grid!r}; pack it with that grid."
+                f"voxels {tuple(self.voxels.shape)} with seconds {tuple(self.seconds.shape)} does not fit {self.grid!r}; pack with that grid."
             )
 
 
@@ -127,7 +127,7 @@ def pack_clips(grids: Sequence[Grid], visible: Sequence[BoolArray], unit: str, u
     for tree, seen in zip(trees, visible, strict=True):
         if seen.ndim != 2 or seen.shape[1] != len(tree.patches) or not seen.any():
             raise ContractError(
-                f"visible units of shape {seen.shape} with {int(seen.sum())} seen: expected (time units, {len(tree.patches)}) with at least one seen."
+                f"visible units {seen.shape} with {int(seen.sum())} seen: expected (time units, {len(tree.patches)}) with at least one seen."
             )
     segments = _visible_segments(visible)
     frames = [seen.shape[0] * unit_frames for seen in visible]
@@ -233,8 +233,8 @@ def _stage(
             exists = np.arange(most) < pooled[members, None]
             kept = np.broadcast_to(exists[:, None], (len(members), frames // POOL, most)).reshape(-1)
             blocks.append(Block(torch.from_numpy(rows), torch.from_numpy(children[members, :most]), torch.from_numpy(np.flatnonzero(kept))))
-            rank = np.cumsum(kept) - kept + done
-            output_start[members] = rank.reshape(len(members), frames // POOL, most)[:, :, 0]
+            row = (np.cumsum(kept) - kept).reshape(len(members), frames // POOL, most) + done
+            output_start[members] = row[:, :, 0]
             done += int(kept.sum())
     return tuple(blocks), output_start
 
@@ -264,5 +264,5 @@ def _tokens(
     clip, step, unit = segments.clip[segment], segments.time[segment] * steps + step_in, unit_start[segment] + unit_in
     order = np.lexsort((unit, step, clip))
     lengths = tuple(int(count) for count in np.bincount(clip, minlength=clips))
-    row, clip, step, unit = (torch.from_numpy(np.ascontiguousarray(values[order])) for values in (row, clip, step, unit))
-    return row, clip, step, unit, lengths
+    first, second, third, fourth = (torch.from_numpy(values[order]) for values in (row, clip, step, unit))
+    return first, second, third, fourth, lengths

@@ -26,7 +26,7 @@ CARPET_ROWS, CARPET_COLUMNS = 160, 600
 """A carpet is averaged down to this size: more could not be seen, and noise does not compress."""
 CARPET_SHADES = 48
 
-CUTS, OUTLINE_STEPS = 6, 4
+CUTS, OUTLINE_MM = 6, 2.0
 VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 """Name of the view and of its normal, in the order of the axes."""
 
@@ -123,7 +123,8 @@ def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis:
     # The page cannot recolour pixels: this tint is the light theme's orange, which shows on both.
     panel.imshow(np.ma.masked_where(~lost, np.ones_like(values)), cmap=ListedColormap(["#d9822b"]), origin="lower", interpolation="none")
     # Along the edges of voxels: a contour of the voxels themselves would cut through their middles.
-    fine = np.kron(inside, np.ones((OUTLINE_STEPS, OUTLINE_STEPS)))
+    steps = max(1, round(grid.lattice.voxel_mm / OUTLINE_MM))
+    fine = np.kron(inside, np.ones((steps, steps)))
     panel.contour(fine, levels=[0.5], colors=[BLUE], linewidths=0.9, extent=(-0.5, edge - 0.5, -0.5, edge - 0.5))
     millimetres = grid.lattice.origin_mm[axis] + place * grid.lattice.voxel_mm
     panel.set_title(f"{VIEWS[axis][1]} = {millimetres:.0f} mm", loc="center", fontsize=8, fontweight="normal")

@@ -115,7 +115,10 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     body = re.sub(r"^.*?<svg\b[^>]*>", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', body))
+    named = {one or other for one, other in used}
+    # Groups have ids that nothing refers to, some of them twice.
+    body = re.sub(r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in named else "", body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
     for variable, (light, _) in THEME.items():

@@ -29,7 +29,8 @@ def _went_in(material: Material) -> str:
         return f"{refused[0].upper()}{refused[1:]}." if refused else ""
     subjects = {session.info.subject for session in material.sessions}
     minutes = sum(session.info.n_frames * session.info.tr for session in material.sessions) / 60
-    went = f"{count(len(material.sessions), 'session')} of {count(len(subjects), 'participant')} went in, {minutes:,.0f} minutes in all"
+    who = f"{count(len(material.sessions), 'session')} of {count(len(subjects), 'participant')}"
+    went = f"{who} went in, {count(round(minutes), 'minute')} in all"
     return f"{went}; {refused}." if refused else f"{went}."
 
 

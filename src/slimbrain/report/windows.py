@@ -28,7 +28,8 @@ MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike"
 def build(material: Material) -> Section:
     """Recall of planted events if they are known, then the scores session by session."""
     if not material.windows:
-        return Section("windows", TITLE, absent="No window table was given, so the page shows no scores and no chosen windows.")
+        lacks = "The window table has no row" if material.inputs.windows else "No window table was given"
+        return Section("windows", TITLE, absent=f"{lacks}, so the page shows no scores and no chosen windows.")
     assert material.inputs.windows is not None
     n_windows = sum(len(rows) for rows in material.windows.values())
     blocks: list[Block] = [

@@ -215,7 +215,10 @@ def coloured(white: FloatArray, cutoffs_hz: FloatArray, tr: float) -> FloatArray
 
 @dataclass(frozen=True)
 class Session:
-    """One session, ready to be summed: percent change = courses (T, R) @ maps (R, V) + noise; then spikes (T, V) by frame."""
+    """One session, ready to be summed: percent change = `courses` (T, R) @ `maps` (R, V) + noise, plus `spikes` (V,) by frame.
+
+    R counts the networks, the global signal and the kinds of event; `mean` (V,) turns change into intensity.
+    """
 
     courses: FloatArray
     maps: FloatArray
@@ -236,11 +239,11 @@ def compose(truth: Truth, person: Person, subject: SubjectTruth, session: Sessio
     noise_sd = scanner.noise / spec.snr
     spread = np.sqrt(np.einsum("kv,kl,lv->v", person.maps, person.coupling, person.maps, optimize=True) + GLOBAL_SD**2 + noise_sd**2)
     events = np.zeros((len(truth.event_places), spec.frames))
-    kinds = [place.name for place in truth.event_places]
+    kinds = [where.name for where in truth.event_places]
     times = spec.tr * np.arange(spec.frames)
     for event in session.events:
         events[kinds.index(event.kind)] += event.amplitude * response(times - event.onset_s)
-    event_maps = [spread * event_map(place, brain.mm) for place in truth.event_places]
+    event_maps = [spread * event_map(where, brain.mm) for where in truth.event_places]
     bias = 1 + scanner.slope * brain.mm[:, 0] / 70.0
     return Session(
         courses=np.concatenate([networks, whole, events]).T.astype(np.float32),

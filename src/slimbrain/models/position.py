@@ -1,0 +1,71 @@
+"""What place and time alone predict of a token, so that no one is rewarded for predicting it.
+
+The predictor is told where and when its targets are, and the encoder knows both as well. An encoder that writes place
+and time into its tokens, and nothing else, would be predicted perfectly; so that part is taken out of the targets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slimbrain.grid import BOX_CORNER_MM, BOX_MM
+from slimbrain.models.hiera import Tokens
+from slimbrain.models.layers import fourier_features, wavelengths
+
+PLACES_PER_SIDE = 6
+"""Boxes of 32 mm a side of the lattice: one for each unit, on any of the lattices."""
+
+TIME_WAVES_S = (2.88, 512.0, 10)
+"""Shortest and longest wavelength, and how many: from a step of 4 frames to beyond most sessions' slow drifts."""
+
+FORGETTING = 0.9
+"""Weight that what was seen before keeps at each step: the encoder moves, so old tokens say ever less."""
+
+RIDGE = 1e-2
+"""Counts of tokens: places never seen have coefficients of 0, and others are hardly shrunk."""
+
+
+def position_features(tokens: Tokens) -> Tensor:
+    """(L, K) float64: one indicator a place, and waves of the seconds since the session began."""
+    box = ((tokens.mm - torch.tensor(BOX_CORNER_MM, device=tokens.mm.device)) * (PLACES_PER_SIDE / BOX_MM)).long()
+    place = (box[:, 0] * PLACES_PER_SIDE + box[:, 1]) * PLACES_PER_SIDE + box[:, 2]
+    waves = wavelengths(*TIME_WAVES_S).to(tokens.seconds)
+    return torch.cat((functional.one_hot(place, PLACES_PER_SIDE**3).double(), fourier_features(tokens.seconds[:, None].double(), waves)), dim=1)
+
+
+def take_out_position(tokens: Tokens) -> Tensor:
+    """(L, D) float64 values less what least squares on this batch's places and times predicts of them."""
+    features, values = position_features(tokens), tokens.values.double()
+    return values - features @ _solve(features.T @ features, features.T @ values)
+
+
+class PositionBaseline(nn.Module):
+    """The same with a memory: least squares over past batches too, so that a batch of one clip keeps what sets it apart.
+
+    Parameters
+    ----------
+    width : D of the tokens.
+    """
+
+    gram: Tensor
+    moment: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        count = PLACES_PER_SIDE**3 + 2 * TIME_WAVES_S[2]
+        self.register_buffer("gram", torch.zeros(count, count, dtype=torch.float64))
+        self.register_buffer("moment", torch.zeros(count, width, dtype=torch.float64))
+
+    @torch.no_grad()
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Take these tokens into account, then return (L, D) float64 what their places and times do not predict."""
+        features, values = position_features(tokens), tokens.values.double()
+        self.gram.mul_(FORGETTING).addmm_(features.T, features)
+        self.moment.mul_(FORGETTING).addmm_(features.T, values)
+        return values - features @ _solve(self.gram, self.moment)
+
+
+def _solve(gram: Tensor, moment: Tensor) -> Tensor:
+    return torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), moment)

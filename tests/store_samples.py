@@ -1,0 +1,43 @@
+"""Small stores for tests, written without `slimbrain prep`: a few networks with random courses, z-scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from slimbrain.grid import Grid
+from slimbrain.store import Store
+
+FloatArray = npt.NDArray[np.float64]
+SPACE = "MNI152NLin6Asym"
+TR_S = 0.72
+
+
+def entities(subject: str, run: int = 1) -> dict[str, str]:
+    return {"sub": subject, "task": "rest", "run": str(run), "space": SPACE}
+
+
+def network_series(grid: Grid, frames: int, seed: int) -> FloatArray:
+    """(T, P, V): four smooth networks with random courses and some noise, z-scored, 0 outside the mask."""
+    generator = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(4, 3)) * 50
+    weights = np.exp(-((grid.patches.mm[:, None] - centres) ** 2).sum(-1) / 2 / 40**2)
+    courses = np.cumsum(generator.normal(size=(frames, 4)), axis=0)
+    series = (courses @ weights.T)[..., None] + 0.3 * generator.normal(size=(frames, grid.n_patches, grid.voxels_per_patch))
+    return np.where(grid.voxel_mask, (series - series.mean(0)) / series.std(0), 0.0)
+
+
+def write_run(store: Store, frames: int = 40, subject: str = "01", run: int = 1, seed: int = 0, **qc: object) -> None:
+    shape = store.grid.voxel_mask.shape
+    voxels = network_series(store.grid, frames, seed)
+    store.write_session(entities(subject, run), voxels, np.full(shape, 100.0), np.ones(shape), store.contract.tr, qc=qc)
+
+
+def make_store(root: Path, grid: Grid, subjects: int = 3, frames: int = 40, tr: float = TR_S) -> Store:
+    """A store with one run a participant; the first runs are four frames longer, so that lengths differ."""
+    store = Store.create(root, grid, tr)
+    for number in range(1, subjects + 1):
+        write_run(store, frames + 4 * (number < subjects), f"{number:02d}", seed=number)
+    return store
