@@ -43,10 +43,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Each benchmarks/bench_*.py is a program of its own.
+# Each benchmarks/*.py is a program of its own.
 bench: $(READY)
-	@ls benchmarks/bench_*.py >/dev/null 2>&1 || { echo "There is no benchmarks/bench_*.py to run." >&2; exit 1; }
-	@set -e; for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" $(BENCH_ARGS); done
+	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "There is no benchmarks/*.py to run." >&2; exit 1; }
+	@set -e; for script in benchmarks/*.py; do $(BIN)/python "$$script" $(BENCH_ARGS); done
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -19,6 +19,8 @@ from slimbrain.errors import InputError
 class Small(nn.Module):
     """Learnt and frozen parameters, as HieraJEPA has them, and a buffer."""
 
+    seen: Tensor
+
     def __init__(self, width: int = 4) -> None:
         super().__init__()
         self.learnt = nn.Linear(3, width)

@@ -87,7 +87,9 @@ def test_base_is_the_design() -> None:
 
 
 def test_overrides_change_one_value_and_nothing_else() -> None:
-    preset = load_preset("tiny", ["train_voxel.steps=7", "train_voxel.lr=3e-4", "voxel.depths=[1, 2, 3, 4]", "voxel.recompute=true", "voxel.unit=region"])
+    preset = load_preset(
+        "tiny", ["train_voxel.steps=7", "train_voxel.lr=3e-4", "voxel.depths=[1, 2, 3, 4]", "voxel.recompute=true", "voxel.unit=region"]
+    )
     assert (preset.train_voxel.steps, preset.train_voxel.lr, preset.voxel.depths) == (7, 3e-4, (1, 2, 3, 4))
     assert preset.voxel.recompute is True and preset.voxel.unit == "region"
     tiny = load_preset("tiny")

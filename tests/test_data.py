@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,9 @@ def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("store"), grid8)
 
 
-def clip_draws(store: Store, seed: int = 0, window: WindowConfig = WINDOW, unit: str = "unit", unit_frames: int = 4, **more: object) -> ClipDraws:
+def clip_draws(
+    store: Store, seed: int = 0, window: WindowConfig = WINDOW, unit: str = "unit", unit_frames: int = 4, **more: object
+) -> ClipDraws:
     return ClipDraws(store, window, seed, unit, unit_frames, 0.3, **more)  # type: ignore[arg-type]
 
 
@@ -43,7 +46,11 @@ def windows_of(sample: MaskedClip, frames: int = 8, tr: float = TR_S) -> list[in
 
 def same(first: object, second: object) -> bool:
     if isinstance(first, Series) and isinstance(second, Series):
-        return torch.equal(first.values, second.values) and torch.equal(first.mm, second.mm) and (first.tr, first.draw) == (second.tr, second.draw)
+        return (
+            torch.equal(first.values, second.values)
+            and torch.equal(first.mm, second.mm)
+            and (first.tr, first.draw) == (second.tr, second.draw)
+        )
     assert isinstance(first, MaskedClip) and isinstance(second, MaskedClip)
     clips = torch.equal(first.clip.voxels, second.clip.voxels) and torch.equal(first.clip.seconds, second.clip.seconds)
     return clips and np.array_equal(first.mask.context, second.mask.context)
@@ -52,7 +59,9 @@ def same(first: object, second: object) -> bool:
 # --- order
 
 
-@pytest.mark.parametrize(("stage", "workers", "start"), [("temporal", 1, None), ("temporal", 2, None), ("voxel", 2, None), ("voxel", 1, "spawn")])
+@pytest.mark.parametrize(
+    ("stage", "workers", "start"), [("temporal", 1, None), ("temporal", 2, None), ("voxel", 2, None), ("voxel", 1, "spawn")]
+)
 def test_workers_change_nothing(stage: str, workers: int, start: str | None, store: Store) -> None:
     # Python 3.14 starts processes without forking on every system, as macOS does already.
     draws = SeriesDraws(store, WINDOW, 0) if stage == "temporal" else clip_draws(store)
@@ -97,7 +106,9 @@ def test_clips_hold_the_frames_and_seconds_of_the_store(store: Store) -> None:
         windows = windows_of(sample)
         assert windows == sorted(set(windows)) and len(windows) == 3 and max(windows) < 5
         voxels = store.voxels(info.key)
-        np.testing.assert_array_equal(sample.clip.voxels.numpy(), np.concatenate([voxels[8 * window : 8 * window + 8] for window in windows]))
+        np.testing.assert_array_equal(
+            sample.clip.voxels.numpy(), np.concatenate([voxels[8 * window : 8 * window + 8] for window in windows])
+        )
         assert sample.clip.grid == store.grid
         assert sample.mask.context.shape == (6, store.grid.n_units)
 
@@ -200,6 +211,7 @@ def test_sessions_too_short_are_left_out(grid8: Grid, tmp_path: Path) -> None:
 def test_nothing_to_train_on_is_refused(grid8: Grid, tmp_path: Path) -> None:
     store = Store.create(tmp_path, grid8, TR_S)
     store.write_session({"sub": "01", "space": "MNI"}, network_series(grid8, 9, 0), *np.ones((2, *grid8.voxel_mask.shape)), TR_S)
-    for make in (lambda: SeriesDraws(store, WINDOW, 0), lambda: clip_draws(store)):
+    makers: list[Callable[[], object]] = [lambda: SeriesDraws(store, WINDOW, 0), lambda: clip_draws(store)]
+    for make in makers:
         with pytest.raises(InputError, match="no session to train on"):
             make()

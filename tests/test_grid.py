@@ -169,7 +169,11 @@ def test_lattices_are_found_by_id_and_others_refused() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(**MASKS, dtype=st.sampled_from(["float16", "float32", "float64", "int16", "bool", "uint8"]), leading=st.sampled_from([(), (1,), (3,), (2, 3), (0,)]))
+@given(
+    **MASKS,
+    dtype=st.sampled_from(["float16", "float32", "float64", "int16", "bool", "uint8"]),
+    leading=st.sampled_from([(), (1,), (3,), (2, 3), (0,)]),
+)
 def test_packing_takes_each_brain_voxel_and_gives_it_back(seed: int, density: float, dtype: str, leading: tuple[int, ...]) -> None:
     grid = random_grid(seed, density)
     dense = np.random.default_rng(seed).integers(1, 100, (*leading, *grid.mask.shape)).astype(dtype)
@@ -295,7 +299,10 @@ def inside_ellipsoid(mm: Array, grow_mm: float = 0.0) -> Array:
     return np.asarray((((mm - (1.3, -17.1, 5.2)) / radii) ** 2).sum(-1) < 1)
 
 
-@pytest.mark.parametrize(("step_mm", "origin_mm"), [(1.5, (-87, -103, -69)), (2, (-86, -104, -70)), (2, (-87, -103, -69)), (4, (-88, -104, -72)), (3, (-90, -126, -72))])
+@pytest.mark.parametrize(
+    ("step_mm", "origin_mm"),
+    [(1.5, (-87, -103, -69)), (2, (-86, -104, -70)), (2, (-87, -103, -69)), (4, (-88, -104, -72)), (3, (-90, -126, -72))],
+)
 @pytest.mark.parametrize("resolution", ["2mm", "8mm"])
 def test_left_handed_files_give_the_same_grid(step_mm: float, origin_mm: tuple[float, float, float], resolution: str) -> None:
     """Also where lattice centres lie midway between two voxels of the file (2 mm at odd places, 4 mm at multiples of 4)."""

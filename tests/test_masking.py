@@ -24,7 +24,7 @@ def draw(units: int, windows: int, units_per_window: int, fraction: float, seed:
     return sample_jepa_mask(PLACES[:units], windows, units_per_window, fraction, np.random.default_rng(seed))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(**CLIPS)
 def test_context_and_targets_partition_the_clip(units: int, windows: int, units_per_window: int, fraction: float, seed: int) -> None:
     mask = draw(units, windows, units_per_window, fraction, seed)
@@ -34,7 +34,7 @@ def test_context_and_targets_partition_the_clip(units: int, windows: int, units_
     assert mask.context.any() and mask.targets("cross_location").any()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(**CLIPS)
 def test_each_kind_is_what_its_name_says(units: int, windows: int, units_per_window: int, fraction: float, seed: int) -> None:
     mask = draw(units, windows, units_per_window, fraction, seed)
@@ -45,7 +45,7 @@ def test_each_kind_is_what_its_name_says(units: int, windows: int, units_per_win
         assert kinds == wanted[bool(seen_time), bool(seen_place)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(**CLIPS)
 def test_windows_are_seen_whole_or_not_at_all(units: int, windows: int, units_per_window: int, fraction: float, seed: int) -> None:
     seen = draw(units, windows, units_per_window, fraction, seed).times.reshape(windows, units_per_window)
@@ -55,7 +55,7 @@ def test_windows_are_seen_whole_or_not_at_all(units: int, windows: int, units_pe
         assert not seen.all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(**CLIPS)
 def test_the_context_is_about_as_large_as_asked(units: int, windows: int, units_per_window: int, fraction: float, seed: int) -> None:
     """Places are whole, so the share is met to half a place in the windows seen; above MAX_PLACE_SHARE it is cut off there."""

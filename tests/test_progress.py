@@ -21,7 +21,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("items", [[], [3], list(range(50))], ids=len)
-def test_items_pass_through_in_order(items: list[int], terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_items_pass_through_in_order(
+    items: list[int], terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     assert list(track(items, "label")) == items
     assert list(track(iter(items), "label")) == items

@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,9 @@ def test_a_failed_write_leaves_no_session(stage: str, grid8: Grid, tmp_path: Pat
     elif stage == "disk full":
         # What safetensors raises when the system refuses a write is no OSError.
         save = store_module.save_file
-        monkeypatch.setattr(store_module, "save_file", lambda tensors, path, metadata: save(tensors, path.parent / "missing" / "x", metadata))
+        monkeypatch.setattr(
+            store_module, "save_file", lambda tensors, path, metadata: save(tensors, path.parent / "missing" / "x", metadata)
+        )
     else:
         replace_file = os.replace
 
@@ -218,7 +221,8 @@ def test_a_store_made_meanwhile_by_another_job_is_not_emptied(grid8: Grid, tmp_p
     """The other job wins the race between this one's look at the folder and its lock."""
     from contextlib import contextmanager
 
-    locked, raced = store_module._locked, []
+    locked = store_module._locked
+    raced: list[bool] = []
 
     @contextmanager
     def lose_the_race(root: Path) -> Any:
@@ -286,7 +290,9 @@ def test_a_store_takes_only_what_fits_it(grid8: Grid, tmp_path: Path) -> None:
     assert len(Store(tmp_path).sessions) == 1
 
 
-@pytest.mark.parametrize("values", [{}, {"lattice": "x", "mask": "y", "space": "z"}, {"lattice": "x", "mask": "y", "space": "z", "tr": "fast"}, "x", None])
+@pytest.mark.parametrize(
+    "values", [{}, {"lattice": "x", "mask": "y", "space": "z"}, {"lattice": "x", "mask": "y", "space": "z", "tr": "fast"}, "x", None]
+)
 def test_a_damaged_contract_is_refused(values: Any) -> None:
     with pytest.raises(ContractError) as refusal:
         Contract.from_dict(values)
@@ -295,11 +301,13 @@ def test_a_damaged_contract_is_refused(values: Any) -> None:
 
 # --- the table of sessions
 
-CELL = st.text(st.characters(blacklist_categories=("Cs",)), max_size=8)
-ROW = st.tuples(st.integers(1, 10**6), st.floats(0.1, 10), st.dictionaries(st.sampled_from(["fd_mean", "tsnr", "note", "Übung"]), st.floats() | CELL))
+CELL = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+ROW = st.tuples(
+    st.integers(1, 10**6), st.floats(0.1, 10), st.dictionaries(st.sampled_from(["fd_mean", "tsnr", "note", "Übung"]), st.floats() | CELL)
+)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.dictionaries(st.from_regex(r"[a-zA-Z0-9éÅ]{1,8}", fullmatch=True), ROW, min_size=1, max_size=5))
 def test_the_manifest_comes_back(rows: dict[str, tuple[int, float, dict[str, Any]]], tmp_path: Path) -> None:
     path = tmp_path / "sessions.tsv"
@@ -369,7 +377,8 @@ def test_region_of_interest_sessions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.coarse(info.key), series)
     assert again.channels(info.key).names == channels.names
     np.testing.assert_array_equal(again.channels(info.key).mm, channels.mm)
-    for read in (lambda: again.voxels(info.key), lambda: again.moments(info.key), lambda: again.grid):
+    reads: list[Callable[[], object]] = [lambda: again.voxels(info.key), lambda: again.moments(info.key), lambda: again.grid]
+    for read in reads:
         with pytest.raises(StoreError, match="region-of-interest") as refusal:
             read()
         one_sentence(refusal.value)
@@ -406,7 +415,10 @@ def test_both_kinds_live_in_one_store(grid8: Grid, tmp_path: Path) -> None:
         ("sessions.tsv", None),
         ("sessions.tsv", b"a\tb\n1\t2\n"),
         ("sessions.tsv", f"session\tparticipant_id\tsession_id\ttask\trun\tspace\tn_frames\ttr\tpath\n{KEY}\tsub-01\n".encode()),
-        ("sessions.tsv", f"session\tparticipant_id\tsession_id\ttask\trun\tspace\tn_frames\ttr\tpath\n{KEY}\tsub-01\tn/a\tr\t1\ts\t40\t0.72\n".encode()),
+        (
+            "sessions.tsv",
+            f"session\tparticipant_id\tsession_id\ttask\trun\tspace\tn_frames\ttr\tpath\n{KEY}\tsub-01\tn/a\tr\t1\ts\t40\t0.72\n".encode(),
+        ),
         (MASK_FILE, None),
         (MASK_FILE, b"no image"),
         (f"sub-01/func/{KEY}_desc-slimbrain_bold.safetensors", None),

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from slimbrain.errors import InputError
@@ -33,7 +35,7 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, 
     shutil.rmtree(temporary, ignore_errors=True)
     model_state, optimizer_state = get_state_dict(model, optimizer)
     with _one_process():
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary, no_dist=True)
+        save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary, no_dist=True)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     for old in saved_steps(folder)[:-keep]:
@@ -54,9 +56,11 @@ def load_state(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) 
     path = folder / f"step-{step:08d}"
     try:
         with _one_process():
-            dcp.load(state, checkpoint_id=path, no_dist=True)
-    except (OSError, RuntimeError, ValueError, dcp.api.CheckpointException) as error:
-        raise InputError(f"{path}: is not a training state of this model ({type(error).__name__}); delete it, or train into another folder.") from error
+            load(state, checkpoint_id=path, no_dist=True)
+    except (OSError, RuntimeError, ValueError, CheckpointException) as error:
+        raise InputError(
+            f"{path}: is not a training state of this model ({type(error).__name__}); delete it, or train into another folder."
+        ) from error
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,9 @@ SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numb
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its own choice if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 WINDOWS = Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`; evenly spread windows if not given.")]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
+
 _arguments: list[str] = []
 
 
@@ -42,16 +46,22 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain")
     except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            print("slimbrain: interrupted; run the same command again to go on where it stopped.", file=sys.stderr)
         return int(leaving.code or 0)
-    except SlimbrainError as error:
+    except (SlimbrainError, OSError) as error:
         if "--debug" in arguments:
             raise
-        print(f"slimbrain: {error}", file=sys.stderr)
+        print(f"slimbrain: {_sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("slimbrain: interrupted; run the same command again to go on where it stopped.", file=sys.stderr)
-        return 130
     return 0
+
+
+def _sentence(error: SlimbrainError | OSError) -> str:
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}; free space, or choose a place that you may read and write."
+    return str(error)
 
 
 def _debug_first(arguments: Sequence[str]) -> list[str]:
@@ -63,7 +73,7 @@ def _debug_first(arguments: Sequence[str]) -> list[str]:
 def _spread_lists(arguments: Sequence[str]) -> list[str]:
     """Let `--participant-label 01 02` stand for the option given twice, as in every BIDS App."""
     lists, spread, current = {"--participant-label", "--task-id", "--session-id"}, [], ""
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
         if argument.startswith("-"):
             # A list option without a value stays, to be refused; dropped, it would mean everybody.
             current = argument if argument in lists and not following.startswith("-") else ""
@@ -73,14 +83,18 @@ def _spread_lists(arguments: Sequence[str]) -> list[str]:
     return spread
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """`run_command` looks for --debug itself."""
 
 
 @app.command()
@@ -114,7 +128,15 @@ def simulate(
 
     from slimbrain.simulate import CohortSpec, simulate_cohort
 
-    values = {"subjects": subjects, "sessions": sessions, "frames": frames, "tr": tr, "voxel_mm": voxel_mm, "orientation": orientation, "seed": seed}
+    values = {
+        "subjects": subjects,
+        "sessions": sessions,
+        "frames": frames,
+        "tr": tr,
+        "voxel_mm": voxel_mm,
+        "orientation": orientation,
+        "seed": seed,
+    }
     try:
         spec = CohortSpec.model_validate(values)
     except ValidationError as error:
@@ -148,23 +170,36 @@ def prep(
     from pydantic import ValidationError
 
     from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
-    from slimbrain.report.page import ReportInputs, write_report
+    from slimbrain.report.inputs import ReportInputs
+    from slimbrain.report.page import write_report
     from slimbrain.store import Store
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
-    values: dict[str, Any] = {"space": space, "resolution": resolution, "mask": mask, "tr": tr, "min_coverage": min_coverage, "denoise": denoise}
+    values: dict[str, Any] = {
+        "space": space,
+        "resolution": resolution,
+        "mask": mask,
+        "tr": tr,
+        "min_coverage": min_coverage,
+        "denoise": denoise,
+    }
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
     values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
     try:
         options = PrepOptions.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`.") from error
+        raise InputError(
+            f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`."
+        ) from error
     summary = prepare(bids_dir, out, options)
     store = Store(out)
     if store.sessions or summary.failures:
         write_report(out / "report.html", ReportInputs(store=store, failures=out / FAILURES_FILE, commands=(_command(),), title="Data"))
-    print(f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.failures)} refused; see {out / 'report.html'}")
+    print(
+        f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.failures)} refused; "
+        f"see {out / 'report.html'}"
+    )
     raise typer.Exit(summary.exit_code)
 
 
@@ -200,7 +235,9 @@ def pretrain(
     ranked = ranked_windows(windows) if windows else None
     chosen = load_preset(preset, overrides)
     last = run_pretraining(stage, _open(store, participants), chosen, out, seed, resume == "auto", ranked, device, workers, _command())
-    print(f"loss {last['loss']:.4f}, std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}; the model is in {out / MODEL_FOLDER}")
+    print(
+        f"loss {last['loss']:.4f}, std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}; the model is in {out / MODEL_FOLDER}"
+    )
 
 
 @app.command()
@@ -219,15 +256,14 @@ def rank(
     """
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
-    from slimbrain.saliency import rank_store, write_window_table
+    from slimbrain.saliency import rank_store, trained_novelty_weight, write_window_table
     from slimbrain.store import Store
 
     _set_threads(threads)
     opened = Store(store)
-    model = from_pretrained(temporal, opened.contract)
-    require_model(model, TemporalExtractor, temporal)
+    model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
     if novelty_weight is None:
-        novelty_weight = float(model.provenance.training["novelty_weight"])
+        novelty_weight = trained_novelty_weight(model)
     rows = rank_store(opened, model, novelty_weight)
     write_window_table(out, rows)
     print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}")
@@ -294,10 +330,11 @@ def report(
 ) -> None:
     """Write one HTML page about data, windows, training and results; it needs no network.
 
-    Example: `slimbrain report --store store/ --windows windows.tsv --run runs/temporal --run runs/voxel --evaluation sex.json --out report.html`
+    Example: `slimbrain report --store store/ --windows windows.tsv --run runs/voxel --evaluation sex.json --out report.html`
     """
     from slimbrain.prep.run import FAILURES_FILE
-    from slimbrain.report.page import ReportInputs, write_report
+    from slimbrain.report.inputs import ReportInputs
+    from slimbrain.report.page import write_report
     from slimbrain.store import Store
 
     failures = store / FAILURES_FILE if store and (store / FAILURES_FILE).exists() else None

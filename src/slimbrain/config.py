@@ -117,7 +117,9 @@ class Preset(Config):
     @model_validator(mode="after")
     def _agree(self) -> Preset:
         if self.temporal.window_frames != self.window.frames:
-            raise ValueError(f"temporal.window_frames is {self.temporal.window_frames}, window.frames is {self.window.frames}: they must be equal")
+            raise ValueError(
+                f"temporal.window_frames is {self.temporal.window_frames}, window.frames is {self.window.frames}: they must be equal"
+            )
         if (self.window.frames * self.window.k) % self.voxel.unit_frames:
             raise ValueError(f"window.frames * window.k must be a multiple of voxel.unit_frames ({self.voxel.unit_frames})")
         return self
@@ -139,7 +141,9 @@ def load_preset(name: str | Path, overrides: list[str] | None = None) -> Preset:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "preset"
-        raise InputError(f"{name}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted.") from error
+        raise InputError(
+            f"{name}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted."
+        ) from error
 
 
 def _preset_text(name: str | Path) -> str:

@@ -58,7 +58,9 @@ class Draws(Dataset[object]):
 
     def __init__(self, sessions: Sequence[SessionInfo], seed: int) -> None:
         if not sessions:
-            raise InputError("there is no session to train on: each is shorter than one window or was refused by prep; see failures.tsv of the store.")
+            raise InputError(
+                "there is no session to train on: each is shorter than one window or was refused by prep; see failures.tsv of the store."
+            )
         self.sessions, self.seed = list(sessions), seed
 
     def session_of(self, draw: int) -> SessionInfo:
@@ -122,7 +124,10 @@ class ClipDraws(Draws):
     ) -> None:
         super().__init__([info for info in store.sessions if info.n_windows(window.frames) >= window.k], seed)
         if ranked is not None and (missing := [info.key for info in self.sessions if len(ranked.get(info.key, ())) < window.k]):
-            raise InputError(f"window table: {len(missing)} sessions have fewer than {window.k} ranked windows, first {missing[0]}; run `slimbrain rank` on this store.")
+            raise InputError(
+                f"window table: {len(missing)} sessions have fewer than {window.k} ranked windows, first {missing[0]}; "
+                "run `slimbrain rank` on this store."
+            )
         self.store, self.window, self.ranked = store, window, ranked
         self.unit_frames, self.context_fraction = unit_frames, context_fraction
         self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
@@ -137,7 +142,9 @@ class ClipDraws(Draws):
         return MaskedClip(clip, sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator))
 
     def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
-        candidates = range(info.n_windows(self.window.frames)) if self.ranked is None else self.ranked[info.key][: self.window.k * self.window.pool]
+        candidates = (
+            range(info.n_windows(self.window.frames)) if self.ranked is None else self.ranked[info.key][: self.window.k * self.window.pool]
+        )
         return np.sort(generator.permutation(np.asarray(candidates))[: self.window.k])
 
 

@@ -121,9 +121,8 @@ def _tensors(path: Path) -> dict[str, Any] | None:
 
     try:
         with safe_open(path, framework="numpy") as tensors:
-            shapes = {
-                name: f"{tensors.get_slice(name).get_dtype()} {tuple(tensors.get_slice(name).get_shape())}" for name in tensors.keys()
-            }  # noqa: SIM118 -- not a dict
+            slices = {name: tensors.get_slice(name) for name in tensors.offset_keys()}
+            shapes = {name: f"{part.get_dtype()} {tuple(part.get_shape())}" for name, part in slices.items()}
             return {"kind": "safetensors", **(tensors.metadata() or {}), **shapes}
     except SafetensorError as error:
         raise InputError(f"{path}: is damaged ({error}); make it again.") from error

@@ -62,7 +62,9 @@ class Lattice:
 
     def __post_init__(self) -> None:
         if self.edge * self.voxel_mm != BOX_MM or self.edge % self.patch:
-            raise InputError(f"lattice of {self.edge} voxels of {self.voxel_mm} mm, patch {self.patch}: must fill {BOX_MM} mm with whole patches.")
+            raise InputError(
+                f"lattice of {self.edge} voxels of {self.voxel_mm} mm, patch {self.patch}: must fill {BOX_MM} mm with whole patches."
+            )
 
     @property
     def id(self) -> str:
@@ -195,7 +197,8 @@ class Grid:
         return hash(self.hash)
 
     def __repr__(self) -> str:
-        return f"Grid({self.lattice.id}, {self.n_voxels} voxels, {self.n_patches} patches, {self.n_cells} cells, {self.n_units} units, {self.hash[:8]})"
+        counts = f"{self.n_voxels} voxels, {self.n_patches} patches, {self.n_cells} cells, {self.n_units} units"
+        return f"Grid({self.lattice.id}, {counts}, {self.hash[:8]})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Grid, (self.lattice, self.mask)
@@ -293,7 +296,8 @@ class Grid:
         """
         dense = np.asarray(dense)
         if dense.shape[-3:] != self.mask.shape:
-            raise InputError(f"volume of shape {dense.shape}: lattice {self.lattice.id} needs (..., {self.lattice.edge}, {self.lattice.edge}, {self.lattice.edge}).")
+            edge = self.lattice.edge
+            raise InputError(f"volume of shape {dense.shape}: lattice {self.lattice.id} needs (..., {edge}, {edge}, {edge}).")
         flat = dense.reshape(*dense.shape[:-3], self.mask.size)
         packed: FloatArray = np.where(self.voxel_mask, flat[..., self.voxel_index], np.zeros((), dense.dtype))
         # Fancy indexing may leave another memory order than C, which safetensors.numpy would write wrongly.
@@ -367,7 +371,8 @@ def _build_tables(lattice: Lattice, mask_bits: bytes) -> _Tables:
     side, step = lattice.patches, lattice.patch
     occupied = mask.reshape(side, step, side, step, side, step).any(axis=(1, 3, 5))
     patch_index = _grid_order(np.argwhere(occupied))
-    levels = [_level(lattice, patch_index, per_side) for per_side in (1, PATCHES_PER_CELL, PATCHES_PER_UNIT, PATCHES_PER_REGION)]
+    sides = (1, PATCHES_PER_CELL, PATCHES_PER_UNIT, PATCHES_PER_REGION)
+    patches, cells, units, regions = (_level(lattice, patch_index, per_side) for per_side in sides)
     within = np.indices((step, step, step)).reshape(3, -1).T
     voxel = patch_index[:, None, :] * step + within[None]
     voxel_index = np.ravel_multi_index(tuple(np.moveaxis(voxel, -1, 0)), mask.shape).astype(np.int64)
@@ -375,7 +380,7 @@ def _build_tables(lattice: Lattice, mask_bits: bytes) -> _Tables:
     digest = hashlib.sha256(lattice.id.encode() + mask_bits).hexdigest()
     for table in (mask, voxel_index, voxel_mask):
         table.setflags(write=False)
-    return _Tables(mask, digest, *levels, voxel_index, voxel_mask)
+    return _Tables(mask, digest, patches, cells, units, regions, voxel_index, voxel_mask)
 
 
 def _grid_order(patch_index: IntArray) -> IntArray:
@@ -407,14 +412,14 @@ def _mni152(resolution: str) -> Grid:
 def _load_mask(image: str | PathLike[str] | SpatialImage, name: str) -> SpatialImage:
     import nibabel
 
-    if isinstance(image, (str, PathLike)):
-        try:
-            image = nibabel.load(image)
-        except (OSError, nibabel.filebasedimages.ImageFileError, EOFError) as error:
-            raise InputError(f"{name}: cannot be read as a NIfTI mask ({error}); give a 3D mask in MNI space.") from error
-    if len(image.shape) != 3:
-        raise InputError(f"{name}: a mask must be 3D, this is {image.shape}; give a 3D mask in MNI space.")
-    return image
+    try:
+        opened = nibabel.load(image) if isinstance(image, (str, PathLike)) else image
+    except (OSError, nibabel.filebasedimages.ImageFileError, EOFError) as error:
+        raise InputError(f"{name}: cannot be read as a NIfTI mask ({error}); give a 3D mask in MNI space.") from error
+    if not isinstance(opened, nibabel.spatialimages.SpatialImage) or len(opened.shape) != 3:
+        shape = getattr(opened, "shape", "not an image")
+        raise InputError(f"{name}: a mask must be 3D, this is {shape}; give a 3D mask in MNI space.")
+    return opened
 
 
 def _mask_values(image: SpatialImage, name: str) -> FloatArray:

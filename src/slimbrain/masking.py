@@ -47,7 +47,9 @@ class JepaMask:
         return np.outer(times, places)
 
 
-def sample_jepa_mask(places_mm: FloatArray, windows: int, units_per_window: int, fraction: float, generator: np.random.Generator) -> JepaMask:
+def sample_jepa_mask(
+    places_mm: FloatArray, windows: int, units_per_window: int, fraction: float, generator: np.random.Generator
+) -> JepaMask:
     """Draw a mask whose context holds about `fraction` of the clip.
 
     Whole windows are seen or not, since neighbouring frames of one window tell each other almost everything. Hidden
@@ -61,7 +63,9 @@ def sample_jepa_mask(places_mm: FloatArray, windows: int, units_per_window: int,
     fraction : share of (time, place) pairs to see.
     """
     if len(places_mm) < 2:
-        raise InputError(f"the mask touches {len(places_mm)} unit, masked prediction needs at least 2; use a finer lattice or a larger mask.")
+        raise InputError(
+            f"the mask touches {len(places_mm)} unit, masked prediction needs at least 2; use a finer lattice or a larger mask."
+        )
     fewest = min(windows, int(np.ceil(windows * fraction / MAX_PLACE_SHARE)))
     seen_windows = int(generator.integers(fewest, max(fewest + 1, windows)))
     window_seen = np.zeros(windows, dtype=bool)

@@ -19,7 +19,7 @@ from torch import Tensor
 from slimbrain.atomic import write_text
 from slimbrain.config import SaliencyConfig
 from slimbrain.errors import InputError
-from slimbrain.models.temporal import cut_windows, standardise
+from slimbrain.models.temporal import TemporalExtractor, cut_windows, standardise
 from slimbrain.progress import track
 from slimbrain.store import Store, format_tsv, read_tsv
 
@@ -215,6 +215,12 @@ def rank_store(store: Store, model: Reconstructor, novelty_weight: float = NOVEL
             raise InputError(f"{info.path}: {error}") from error
         rows += window_rows(info.key, scores)
     return rows
+
+
+def trained_novelty_weight(model: TemporalExtractor) -> float:
+    """The novelty weight of the preset that a model was trained with; the default's where it does not say."""
+    training = model.provenance.training if model.provenance else {}
+    return float(training.get("novelty_weight", NOVELTY_WEIGHT))
 
 
 def window_rows(session: str, scores: WindowScores) -> list[WindowRow]:

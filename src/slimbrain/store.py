@@ -94,7 +94,10 @@ class Contract:
                     f"prepare the data with the same lattice and mask (`slimbrain prep --mask`), or use a model trained on it."
                 )
         if not same_tr(self.tr, other.tr):
-            raise ContractError(f"{mine} has TR {self.tr:g} s but {theirs} has {other.tr:g} s: prepare the data again at {self.tr:g} s, or use a model trained at {other.tr:g} s.")
+            raise ContractError(
+                f"{mine} has TR {self.tr:g} s but {theirs} has {other.tr:g} s: "
+                f"prepare the data again at {self.tr:g} s, or use a model trained at {other.tr:g} s."
+            )
 
 
 def same_tr(first: float, second: float) -> bool:
@@ -205,10 +208,14 @@ class Store:
             If the mask on disk is not the one the contract names.
         """
         if self.contract.lattice == ROI:
-            raise StoreError(f"{self.root}: holds region-of-interest series without voxels; stage 2 needs a store from `slimbrain prep` on images.")
+            raise StoreError(
+                f"{self.root}: holds region-of-interest series without voxels; stage 2 needs a store from `slimbrain prep` on images."
+            )
         grid = Grid.load(self.root / MASK_FILE, self.contract.lattice)
         if grid.hash != self.contract.mask:
-            raise ContractError(f"{self.root / MASK_FILE}: is not the mask this store was made with; restore it, or run `slimbrain prep` again.")
+            raise ContractError(
+                f"{self.root / MASK_FILE}: is not the mask this store was made with; restore it, or run `slimbrain prep` again."
+            )
         return grid
 
     @property
@@ -240,7 +247,10 @@ class Store:
         """
         missing = sorted(set(subjects) - {info.subject for info in self.sessions})
         if missing:
-            raise InputError(f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; name participants that were prepared.")
+            raise InputError(
+                f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
+                "name participants that were prepared."
+            )
         view = Store(self.root)
         view.__dict__["_sessions"] = {info.key: info for info in self.sessions if info.subject in subjects}
         return view
@@ -310,9 +320,11 @@ class Store:
         """
         grid = self.grid
         if voxels.ndim != 3 or voxels.shape[1:] != grid.voxel_mask.shape:
-            raise ContractError(f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid.")
+            raise ContractError(
+                f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid."
+            )
         self.contract.require(Contract(grid.lattice.id, grid.hash, "MNI152", tr), f"the store {self.root}", session_key(entities))
-        tensors = {
+        tensors: dict[str, FloatArray] = {
             "voxels": np.asarray(voxels, np.float16),
             "mean": np.asarray(mean, np.float32),
             "std": np.asarray(std, np.float32),
@@ -337,11 +349,16 @@ class Store:
         channels : names and MNI places of the C columns.
         """
         if series.ndim != 2 or series.shape[1] != len(channels.names) or channels.mm.shape != (len(channels.names), 3):
-            raise InputError(f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels with places {channels.mm.shape}; give one name and (x, y, z) a column.")
+            raise InputError(
+                f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
+                f"with places {channels.mm.shape}; give one name and (x, y, z) a column."
+            )
         tensors = {"coarse": np.asarray(series, np.float32), "coordinates": np.asarray(channels.mm, np.float32)}
         return self._write({**entities, "space": ROI}, tensors, tr, {**(sidecar or {}), "Channels": list(channels.names)}, qc or {})
 
-    def _write(self, entities: Mapping[str, str], tensors: dict[str, FloatArray], tr: float, sidecar: Mapping[str, Any], qc: Mapping[str, object]) -> SessionInfo:
+    def _write(
+        self, entities: Mapping[str, str], tensors: dict[str, FloatArray], tr: float, sidecar: Mapping[str, Any], qc: Mapping[str, object]
+    ) -> SessionInfo:
         info = SessionInfo(
             key=session_key(entities),
             subject=f"sub-{entities['sub']}",
@@ -364,7 +381,10 @@ class Store:
             write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
             self._record(info)
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); free space or choose another folder, then run the same command again.") from error
+            raise StoreError(
+                f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+                "free space or choose another folder, then run the same command again."
+            ) from error
         return info
 
     def _record(self, info: SessionInfo) -> None:
@@ -379,7 +399,9 @@ class Store:
             with safe_open(path, framework="numpy") as tensors:
                 return np.asarray(tensors.get_tensor(name) if part is None else tensors.get_slice(name)[part])
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}.") from error
+            raise StoreError(
+                f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}."
+            ) from error
 
 
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
@@ -466,7 +488,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`.") from error
+        raise StoreError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`."
+        ) from error
     if not isinstance(value, dict):
         raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
     return value

@@ -90,7 +90,7 @@ class TemporalStage(Stage):
 
 
 def _shape(series: Series) -> tuple[int, int, float]:
-    return (*series.values.shape, series.tr)  # type: ignore[return-value]
+    return (*series.values.shape, series.tr)
 
 
 class VoxelStage(Stage):
@@ -141,12 +141,14 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.stage.model.to(self.device)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.stage.model, self.config.weight_decay), lr=self.config.lr, betas=self.config.betas)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.stage.model, self.config.weight_decay), lr=self.config.lr, betas=self.config.betas
+        )
 
     def fit(self) -> dict[str, float]:
         """Train from the newest state, or from the start; the last logged numbers."""
         done = self._restore()
-        last = next(reversed(read_metrics(self.run)), {})
+        last: dict[str, Any] = next(reversed(read_metrics(self.run)), {})
         batches = self._batches(done)
         self.stage.model.train()
         with _Log(self.run, done) as log:
@@ -177,14 +179,18 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
-        total, details = 0.0, {}
+        total = 0.0
+        details: dict[str, float] = {}
         for _ in range(self.config.accumulate):
             with self._precision():
                 loss, details = self.stage.loss(next(batches))
             (loss / self.config.accumulate).backward()
             total += float(loss.detach()) / self.config.accumulate
         if not math.isfinite(total):
-            raise InputError(f"{self.run}: the loss is {total} at step {step}; lower the learning rate (--set train_voxel.lr=...), the last good state is kept.")
+            raise InputError(
+                f"{self.run}: the loss is {total} at step {step}; "
+                "lower the learning rate (--set train_voxel.lr=...), the last good state is kept."
+            )
         nn.utils.clip_grad_norm_(self.stage.model.parameters(), self.config.clip)
         self.optimizer.step()
         return total, details
@@ -299,7 +305,9 @@ def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str) -
             raise InputError(f"{run}: holds a run already; add --resume auto to go on with it, or choose another --out.")
         changed = [name for name, value in settings.items() if before.get(name) != json.loads(json.dumps(value))]
         if changed:
-            raise InputError(f"{run}: was started with another {', '.join(changed)}; resume it with the settings in {RUN_FILE}, or choose another --out.")
+            raise InputError(
+                f"{run}: was started with another {', '.join(changed)}; resume it with the settings in {RUN_FILE}, or choose another --out."
+            )
         return
     versions = {"slimbrain": __version__, "torch": torch.__version__, "python": platform.python_version()}
     write_json(path, {**settings, "command": command, "versions": versions, "threads": torch.get_num_threads()})

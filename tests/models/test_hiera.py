@@ -247,7 +247,7 @@ def test_refuses_what_does_not_fit(grid8: Grid) -> None:
         encoder([make_clip(grid8, frames=10)])
     with pytest.raises(ContractError, match="at least one seen"):
         encoder([make_clip(grid8)], [np.zeros((4, grid8.n_units), dtype=bool)])
-    with pytest.raises(ContractError, match="does not fit"):
+    with pytest.raises(ContractError, match="do not fit"):
         Clip(torch.zeros(4, 5, 8), torch.zeros(4), grid8)
     with pytest.raises(ContractError, match="heads"):
         HieraBlock(8, 8, 3, 2.0)

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from torch import Tensor
 
 from slimbrain.atomic import write_atomic
 from slimbrain.config import WindowConfig
 from slimbrain.data import read_clip
 from slimbrain.errors import InputError
-from slimbrain.models.hiera import Tokens
+from slimbrain.evaluate.pooling import pool_tokens
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
@@ -113,7 +112,7 @@ def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ra
         return [int(number) for number in select_uniform(info.n_windows(window.frames), count)]
     if len(ranked.get(info.key, ())) < count:
         raise InputError(
-            f"{info.key}: the window table has {len(ranked.get(info.key, ()))} of its windows, {count} are needed; run `slimbrain rank` here."
+            f"{info.key}: the window table has {len(ranked.get(info.key, ()))} of its windows, not {count}; run `slimbrain rank` here."
         )
     return sorted(int(number) for number in ranked[info.key][:count])
 
@@ -121,15 +120,6 @@ def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ra
 def ranked_windows(path: str | Path) -> dict[str, list[int]]:
     """Windows of each session in a window table, best first."""
     return {session: [row.window for row in sorted(rows, key=lambda row: row.rank)] for session, rows in read_window_table(path).items()}
-
-
-def pool_tokens(tokens: Tokens) -> Tensor:
-    """(B, 2 D) mean and standard deviation over each clip's tokens.
-
-    The mean says what the brain is like over the clip, the deviation how much places and moments differ.
-    """
-    parts = tokens.values.split(list(tokens.lengths))
-    return torch.stack([torch.cat((part.mean(0), part.std(0, correction=0))) for part in parts])
 
 
 def untrained(model: Model, seed: int = 0) -> Model:

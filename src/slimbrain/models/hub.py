@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,6 +20,8 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 NORMALISATION = "voxelwise z-score over the session"
@@ -79,12 +81,13 @@ def from_pretrained(source: str | Path, contract: Contract | None = None) -> Hie
     return model.eval()
 
 
-def require_model(model: nn.Module, kind: type[nn.Module], source: str | Path) -> None:
-    """Refuse a model of the other stage."""
+def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:
+    """The model, or an InputError if it is one of the other stage."""
     if not isinstance(model, kind):
         raise InputError(
             f"{source}: is a {type(model).__name__}, a {kind.__name__} is needed here; give the folder of the other stage's run."
         )
+    return model
 
 
 def _resolve(source: str | Path) -> Path:
@@ -172,8 +175,9 @@ def _card(model: nn.Module, config: Mapping[str, Any]) -> str:
         "",
         "## What it reads",
         "",
-        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, space {contract['space']}, "
-        f"TR {contract['tr']:g} s, {contract['normalisation']}, windows of {contract['window_frames']} frames. Anything else is refused.",
+        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
+        f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, "
+        f"windows of {contract['window_frames']} frames. Anything else is refused.",
         "",
         "## What it was trained on",
         "",

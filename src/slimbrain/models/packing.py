@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Clip:
         frames, patches, values = self.voxels.shape
         if (patches, values) != self.grid.voxel_mask.shape or self.seconds.shape != (frames,):
             raise ContractError(
-                f"voxels {tuple(self.voxels.shape)} with seconds {tuple(self.seconds.shape)} does not fit {self.grid!r}; pack with that grid."
+                f"voxels {tuple(self.voxels.shape)} and seconds {tuple(self.seconds.shape)} do not fit {self.grid!r}; pack with it."
             )
 
 
@@ -127,7 +128,7 @@ def pack_clips(grids: Sequence[Grid], visible: Sequence[BoolArray], unit: str, u
     for tree, seen in zip(trees, visible, strict=True):
         if seen.ndim != 2 or seen.shape[1] != len(tree.patches) or not seen.any():
             raise ContractError(
-                f"visible units {seen.shape} with {int(seen.sum())} seen: expected (time units, {len(tree.patches)}) with at least one seen."
+                f"visible units {seen.shape}, {int(seen.sum())} seen: expected (time units, {len(tree.patches)}), at least one seen."
             )
     segments = _visible_segments(visible)
     frames = [seen.shape[0] * unit_frames for seen in visible]
@@ -178,7 +179,7 @@ def _tree(grid: Grid, unit: str) -> _Tree:
 def _children(bounds: IntArray, offsets: IntArray) -> IntArray:
     """(U, M, 8) children of each element below a mask unit, counted from the mask unit's first child."""
     table = np.zeros((len(bounds) - 1, int(np.diff(bounds).max()), POOL**3), dtype=np.int64)
-    for mask_unit, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for mask_unit, (low, high) in enumerate(pairwise(bounds)):
         start, stop = offsets[low:high] - offsets[low], offsets[low + 1 : high + 1] - offsets[low]
         child = start[:, None] + np.arange(POOL**3)
         table[mask_unit, : high - low] = np.where(child < stop[:, None], child, start[:, None])

@@ -32,7 +32,9 @@ def position_features(tokens: Tokens) -> Tensor:
     box = ((tokens.mm - torch.tensor(BOX_CORNER_MM, device=tokens.mm.device)) * (PLACES_PER_SIDE / BOX_MM)).long()
     place = (box[:, 0] * PLACES_PER_SIDE + box[:, 1]) * PLACES_PER_SIDE + box[:, 2]
     waves = wavelengths(*TIME_WAVES_S).to(tokens.seconds)
-    return torch.cat((functional.one_hot(place, PLACES_PER_SIDE**3).double(), fourier_features(tokens.seconds[:, None].double(), waves)), dim=1)
+    return torch.cat(
+        (functional.one_hot(place, PLACES_PER_SIDE**3).double(), fourier_features(tokens.seconds[:, None].double(), waves)), dim=1
+    )
 
 
 def take_out_position(tokens: Tokens) -> Tensor:

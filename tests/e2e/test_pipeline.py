@@ -1,0 +1,130 @@
+"""From NIfTI to report by the commands a user types: on a small simulated cohort and on the real recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slimbrain.cli import run_command
+from slimbrain.saliency import read_window_table
+from slimbrain.store import Store, read_tsv
+
+SHORT = ("--preset", "tiny", "--set", "train_temporal.steps=12", "--set", "train_voxel.steps=8", "--set", "train_voxel.batch=2")
+
+
+def run(*words: object) -> int:
+    return run_command([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything the pipeline writes for 10 simulated participants."""
+    out = tmp_path_factory.mktemp("pipeline")
+    steps: Sequence[Sequence[object]] = (
+        ("simulate", out / "cohort", "--subjects", 10, "--sessions", 1, "--frames", 120),
+        ("prep", out / "cohort", out / "store", "participant", "--resolution", "8mm"),
+        ("pretrain", "temporal", out / "store", "--out", out / "temporal", *SHORT),
+        ("rank", out / "store", "--temporal", out / "temporal" / "model", "--out", out / "windows.tsv"),
+        ("pretrain", "voxel", out / "store", "--windows", out / "windows.tsv", "--out", out / "voxel", *SHORT),
+        ("embed", out / "store", "--model", out / "voxel" / "model", "--windows", out / "windows.tsv", "--out", out / "vectors.npz"),
+        ("evaluate", out / "store", "--model", out / "voxel" / "model", "--task", "column:group", "--out", out / "group.json"),
+        (
+            *("report", "--store", out / "store", "--windows", out / "windows.tsv", "--run", out / "temporal", "--run", out / "voxel"),
+            *("--evaluation", out / "group.json", "--truth", out / "cohort" / "truth.json", "--out", out / "report.html"),
+        ),
+    )
+    for words in steps:
+        assert run(*words) == 0, f"slimbrain {' '.join(map(str, words))}"
+    return out
+
+
+def test_every_run_reaches_the_store(outputs: Path) -> None:
+    store = Store(outputs / "store")
+    assert [info.subject for info in store.sessions] == [f"sub-{number:03d}" for number in range(1, 11)]
+    assert all(info.n_frames == 120 and info.tr == 0.72 for info in store.sessions)
+    assert (outputs / "store" / "report.html").exists()
+    assert read_tsv(outputs / "store" / "failures.tsv") == []
+
+
+def test_windows_are_ranked_once_each(outputs: Path) -> None:
+    tables = read_window_table(outputs / "windows.tsv")
+    assert len(tables) == 10
+    for rows in tables.values():
+        assert sorted(row.rank for row in rows) == list(range(1, 16))
+        assert [row.onset_s for row in rows] == pytest.approx([number * 5.76 for number in range(15)])
+
+
+def test_runs_log_learning_and_health(outputs: Path) -> None:
+    for stage in ("temporal", "voxel"):
+        lines = [json.loads(line) for line in (outputs / stage / "metrics.jsonl").read_text().splitlines()]
+        wanted = {"step", "loss", "lr", "ema", "std", "effective_rank", "windows_per_second", "peak_mib"}
+        assert all(wanted <= set(line) for line in lines)
+        assert lines[-1]["loss"] < lines[0]["loss"]
+        assert lines[-1]["std"] > 0.1
+
+
+def test_embeddings_and_result_files(outputs: Path) -> None:
+    with np.load(outputs / "vectors.npz", allow_pickle=False) as arrays:
+        assert arrays["embedding"].shape[0] == len(arrays["session"]) == len(arrays["subject"]) == 10
+        assert np.isfinite(arrays["embedding"]).all()
+        assert json.loads(str(arrays["contract"])) == Store(outputs / "store").contract.to_dict()
+    result = json.loads((outputs / "group.json").read_text())
+    models = {(row["model"], row["method"].split(",")[0]) for row in result["rows"]}
+    assert {"slimbrain voxel", "untrained", "connectivity", "majority"} <= {model for model, _ in models}
+    assert result["n_subjects"] == result["seen_in_pretraining"] == 10
+    assert "optimistic" in (outputs / "group.md").read_text()
+
+
+def test_report_stands_alone(outputs: Path) -> None:
+    page = (outputs / "report.html").read_text(encoding="utf-8")
+    assert "sub-001" in page
+    assert "src=\"http" not in page
+    assert len(page) < 8e6
+
+
+def test_embedding_again_gives_the_same_numbers(outputs: Path, tmp_path: Path) -> None:
+    words = ("embed", outputs / "store", "--model", outputs / "voxel" / "model", "--windows", outputs / "windows.tsv")
+    assert run(*words, "--out", tmp_path / "again.npz") == 0
+    with np.load(outputs / "vectors.npz") as first, np.load(tmp_path / "again.npz") as second:
+        assert np.array_equal(first["embedding"], second["embedding"])
+
+
+def test_pretraining_again_gives_the_same_numbers(outputs: Path, tmp_path: Path) -> None:
+    words = ("pretrain", "voxel", outputs / "store", "--windows", outputs / "windows.tsv", *SHORT)
+    assert run(*words, "--out", tmp_path / "again") == 0
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (outputs / "voxel", tmp_path / "again")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_model_refuses_another_lattice(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prep", outputs / "cohort", tmp_path / "other", "participant", "--resolution", "4mm", "--participant-label", "001") == 0
+    capsys.readouterr()
+    assert run("embed", tmp_path / "other", "--model", outputs / "voxel" / "model", "--out", tmp_path / "x.npz") == 1
+    message = capsys.readouterr().err
+    assert "mni-8mm-24-p2" in message
+    assert "mni-4mm-48-p4" in message
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_real_recording_with_a_cut_field_of_view(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """351 frames at TR 2 s, stored left-handed, without the cerebellum."""
+    assert run("prep", shared_data / "faces", tmp_path / "store", "participant", "--participant-label", "01", "--resolution", "8mm") == 0
+    (info,) = Store(tmp_path / "store").sessions
+    assert (info.n_frames, info.tr) == (973, 0.72)
+    assert 0.85 < float(info.qc["coverage"]) < 0.95
+    assert "below z" in capsys.readouterr().err
+
+
+def test_real_recordings_without_a_tr(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("prep", shared_data / "lowres6", tmp_path / "store", "participant", "--resolution", "8mm")
+    assert run(*words) == 1
+    assert capsys.readouterr().err.count("--tr") >= 6
+    assert run(*words, "--tr", "2.0") == 0
+    assert len(Store(tmp_path / "store").sessions) == 6

@@ -1,0 +1,253 @@
+"""Model folders: what is saved is what is read, data that do not fit are refused, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
+from slimbrain.errors import ContractError, InputError, SlimbrainError
+from slimbrain.grid import Grid
+from slimbrain.models.hub import from_pretrained, require_model, save_pretrained
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.packing import Clip
+from slimbrain.models.provenance import Provenance, subject_hash
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.store import Contract
+
+SUBJECTS = ("sub-01", "sub-02", "sub-Ünal")
+
+
+def provenance(grid: Grid | None) -> Provenance:
+    contract = Contract(grid.lattice.id, grid.hash, "MNI152", 0.72) if grid else Contract("roi", "", "roi", 1.0)
+    training = {"stage": "voxel", "steps": 3, "seed": 1, "last": {"loss": 0.5}, "subject_hashes": sorted(map(subject_hash, SUBJECTS))}
+    return Provenance(contract, WindowConfig(frames=4, k=3), grid, training)
+
+
+def voxel_model() -> HieraJEPA:
+    torch.manual_seed(0)
+    config = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), mlp_ratio=2, unit="region", recompute=False)
+    return HieraJEPA(config, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2), 8)
+
+
+def temporal_model() -> TemporalExtractor:
+    torch.manual_seed(0)
+    return TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=4))
+
+
+@pytest.fixture
+def folder(grid8: Grid, tmp_path: Path) -> Path:
+    return save_pretrained(voxel_model(), tmp_path / "RUN" / "model", provenance(grid8))
+
+
+# --- there and back
+
+
+def test_a_voxel_model_comes_back(folder: Path, grid8: Grid) -> None:
+    original, loaded = voxel_model().eval(), from_pretrained(folder)
+    assert isinstance(loaded, HieraJEPA) and not loaded.training
+    assert (loaded.config, loaded.jepa, loaded.voxels_per_patch) == (original.config, original.jepa, 8)
+    assert loaded.state_dict().keys() == original.state_dict().keys()
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in original.state_dict().items())
+    clip = Clip(torch.randn(8, *grid8.voxel_mask.shape), torch.arange(8) * 0.72, grid8)
+    with torch.no_grad():
+        assert torch.equal(loaded.encoder([clip]).values, original.encoder([clip]).values)
+    assert not any(parameter.requires_grad for parameter in loaded.target.parameters())
+
+
+def test_a_temporal_model_comes_back(tmp_path: Path) -> None:
+    original, loaded = temporal_model().eval(), from_pretrained(save_pretrained(temporal_model(), tmp_path, provenance(None)))
+    assert isinstance(loaded, TemporalExtractor) and not loaded.training
+    series, places = torch.randn(1, 21, 5), torch.randn(5, 3) * 40
+    with torch.no_grad():
+        assert torch.equal(loaded.embed(series, places, 1.0)[0], original.embed(series, places, 1.0)[0])
+    assert loaded.provenance is not None and loaded.provenance.grid is None
+
+
+def test_where_it_came_from_comes_back(folder: Path, grid8: Grid) -> None:
+    read, written = from_pretrained(str(folder)).provenance, provenance(grid8)
+    assert read == written
+    assert read is not None and read.seen(SUBJECTS) == 3 and read.seen(["sub-01", "sub-99"]) == 1 and read.seen([]) == 0
+
+
+def test_hashes_are_of_one_name_and_do_not_tell_it() -> None:
+    hashes = {subject_hash(f"sub-{number:03d}") for number in range(1000)}
+    assert len(hashes) == 1000 and not any("sub" in value for value in hashes)
+    assert replace(provenance(None), training={}).seen(SUBJECTS) == 0
+
+
+def test_a_folder_holds_all_that_a_stranger_needs(folder: Path, grid8: Grid) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "desc-brain_mask.nii.gz", "model.safetensors"]
+    contract = json.loads((folder / "config.json").read_text())["contract"]
+    assert (
+        contract["mask"] == grid8.hash
+        and contract["tr"] == 0.72
+        and contract["window_frames"] == 4
+        and "z-score" in contract["normalisation"]
+    )
+    card = (folder / "README.md").read_text()
+    parameters = sum(parameter.numel() for parameter in voxel_model().parameters())
+    assert card.startswith("---\n") and f"{parameters:,} parameters" in card and "0.72 s" in card and "arXiv 2512.21881" in card
+
+
+def test_a_failed_export_keeps_the_model_there_was(folder: Path, grid8: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("slimbrain.models.hub.save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_pretrained(voxel_model(), folder, provenance(grid8))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_model_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert isinstance(from_pretrained("lab/model"), HieraJEPA) and asked == ["lab/model"]
+
+
+# --- refusals
+
+
+def refused(source: Any, kind: type[SlimbrainError] = InputError, contract: Contract | None = None) -> str:
+    with pytest.raises(kind) as refusal:
+        from_pretrained(source, contract)
+    message = str(refusal.value)
+    assert "\n" not in message and message.endswith("."), message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "ours", "theirs"),
+    [
+        ({"lattice": "mni-2mm-96-p4"}, "mni-8mm-24-p2", "mni-2mm-96-p4"),
+        ({"mask": "f" * 64}, "mask", "f" * 24),
+        ({"space": "roi"}, "MNI152", "roi"),
+        ({"tr": 2.0}, "TR 0.72 s", "2 s"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(change: dict[str, Any], ours: str, theirs: str, folder: Path, grid8: Grid) -> None:
+    contract = provenance(grid8).contract
+    from_pretrained(folder, contract)
+    message = refused(folder, ContractError, replace(contract, **change))
+    assert f"the model {folder} has" in message and "but the data has" in message and ours in message and theirs in message
+
+
+@pytest.mark.parametrize("source", ["nothing", "/no/such/folder", "./here", "a/b/c", "", "lab/model with spaces"])
+def test_what_is_no_model_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    def no_network(name: str, allow_patterns: list[str]) -> str:
+        validate_repo_id(name)
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    refused(source)
+    if source != "":
+        assert source in refused(source)
+
+
+def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def no_network(name: str, allow_patterns: list[str]) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    assert "check the name or the network" in refused("lab/model")
+
+
+def test_a_file_or_another_folder_is_refused(folder: Path) -> None:
+    refused(folder / "config.json")
+    assert "give RUN/model" in refused(folder.parent)
+
+
+def change_config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def change_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return damage
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "config: text": lambda folder: (folder / "config.json").write_text("{"),
+    "config: a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "config: null": lambda folder: (folder / "config.json").write_text("null"),
+    "config: bytes": lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"),
+    "config: missing": lambda folder: (folder / "config.json").unlink(),
+    "config: no kind": change_config(lambda config: config.pop("kind")),
+    "config: other kind": change_config(lambda config: config.update(kind="spectral")),
+    "config: no model": change_config(lambda config: config.pop("model")),
+    "config: no jepa": change_config(lambda config: config.pop("jepa")),
+    "config: no contract": change_config(lambda config: config.pop("contract")),
+    "config: contract null": change_config(lambda config: config.update(contract=None)),
+    "config: no window": change_config(lambda config: config.pop("window")),
+    "config: wrong window": change_config(lambda config: config["window"].update(frames="many")),
+    "config: wrong patch": change_config(lambda config: config.update(voxels_per_patch="many")),
+    "config: new setting": change_config(lambda config: config["model"].update(attention="linear")),
+    "config: training null": change_config(lambda config: config.update(training=None)),
+    "config: heads": change_config(lambda config: config["model"].update(heads=[3, 2, 4, 8])),
+    "config: other width": change_config(lambda config: config["model"].update(embed=16)),
+    "config: other lattice": change_config(lambda config: config["contract"].update(lattice="mni-3mm")),
+    "config: other mask": change_config(lambda config: config["contract"].update(mask="0" * 64)),
+    "weights: missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "weights: cut": lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100]),
+    "weights: text": lambda folder: (folder / "model.safetensors").write_text("weights"),
+    "weights: one missing": change_weights(lambda tensors: tensors.pop("context.norm.weight")),
+    "weights: one more": change_weights(lambda tensors: tensors.update(extra=torch.zeros(1))),
+    "mask: missing": lambda folder: (folder / "desc-brain_mask.nii.gz").unlink(),
+    "mask: cut": lambda folder: (folder / "desc-brain_mask.nii.gz").write_bytes((folder / "desc-brain_mask.nii.gz").read_bytes()[:-50]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_folder_is_refused_by_the_name_of_the_file(name: str, folder: Path) -> None:
+    DAMAGE[name](folder)
+    message = refused(folder, SlimbrainError)
+    file = {"config": "config.json", "weights": "model.safetensors", "mask": "desc-brain_mask.nii.gz"}[name.split(":")[0]]
+    if name not in ("config: other width", "config: other mask", "config: other lattice", "config: heads", "config: contract null"):
+        assert str(folder / file) in message
+
+
+def test_the_other_stages_model_is_refused() -> None:
+    require_model(temporal_model(), TemporalExtractor, "x")
+    with pytest.raises(InputError, match="RUN/model: is a TemporalExtractor, a HieraJEPA is needed"):
+        require_model(temporal_model(), HieraJEPA, "RUN/model")
+
+
+def test_weights_are_not_pickled(folder: Path) -> None:
+    """A file from a stranger must not be able to run code: safetensors holds numbers alone."""
+    content = (folder / "model.safetensors").read_bytes()
+    length = int(np.frombuffer(content[:8], "<u8")[0])
+    header = json.loads(content[8 : 8 + length])
+    assert header["__metadata__"] == {"format": "pt"} and len(content) == 8 + length + max(
+        tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
+    )

@@ -1,0 +1,290 @@
+"""The command line: help, lists, exit codes, one sentence an error, and what `inspect` says of each kind of thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import typer
+from store_samples import make_store
+
+from slimbrain import __version__
+from slimbrain.cli import _spread_lists, app, run_command
+from slimbrain.errors import InputError
+from slimbrain.grid import Grid
+
+COMMANDS = ("demo", "simulate", "prep", "pretrain", "rank", "embed", "evaluate", "report", "inspect", "doctor")
+SETTINGS = (
+    *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
+    *("temporal.groups=4", "train_temporal.steps=2", "train_temporal.batch=1", "train_temporal.log_every=1"),
+)
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from slimbrain.cli import main; main()"
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, env=environment)
+
+
+def plain(text: str) -> str:
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.fixture(scope="module")
+def things(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of each kind of thing that there is to inspect, made by the commands themselves where they are fast."""
+    root = tmp_path_factory.mktemp("things")
+    store = make_store(root / "store", grid8, frames=16)
+    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+    commands = (
+        ("pretrain", "temporal", str(root / "store"), "--preset", "tiny", "--out", str(root / "run"), *overrides),
+        ("rank", str(root / "store"), "--temporal", str(root / "run" / "model"), "--out", str(root / "windows.tsv")),
+        ("embed", str(root / "store"), "--model", str(root / "run" / "model"), "--out", str(root / "embeddings.npz")),
+    )
+    for command in commands:
+        assert run_command(command) == 0
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 7), np.float32), np.diag([-3.0, 3, 3, 1])), root / "image.nii.gz")
+    (root / "session.safetensors").symlink_to(store.root / store.sessions[0].path)
+    return root
+
+
+# --- help
+
+
+def test_help_answers_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom slimbrain.cli import run_command\ncode = run_command(sys.argv[1:])\n"
+        "heavy = {'torch', 'nilearn', 'nibabel', 'sklearn', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy), 'CODE', code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], check=True, capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("HEAVY [] CODE 0") and done.stderr == ""
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", done.stdout)
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_that_its_parser_takes(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert run_command([command, "--help"]) == 0
+    assert f"Example: slimbrain {command}" in plain(capsys.readouterr().out).replace("`", "")
+    parser: Any = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    example = re.search(r"Example: `slimbrain \w+(.*?)`", parser.help, flags=re.DOTALL)
+    assert example is not None
+    parser.make_context(command, _spread_lists(example.group(1).split()))
+
+
+def test_no_words_are_answered_with_help() -> None:
+    done = program()
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "Usage: slimbrain" in plain(done.stdout + done.stderr)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["--version"]) == 0 and capsys.readouterr().out == f"{__version__}\n"
+
+
+# --- lists
+
+
+def test_labels_may_follow_one_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def remember(bids_dir: Path, out: Path, options: Any) -> None:
+        asked.append(options)
+        raise InputError("enough.")
+
+    monkeypatch.setattr("slimbrain.prep.run.prepare", remember)
+    for words in (["--participant-label", "01", "02"], ["--participant-label", "01", "--participant-label", "02"]):
+        assert run_command(["prep", "in", "out", "participant", *words, "--task-id", "rest", "face", "--tr", "2", "--session-id", "1"]) == 1
+        assert (list(asked[-1].participant_label), list(asked[-1].task_id), list(asked[-1].session_id)) == (
+            ["01", "02"],
+            ["rest", "face"],
+            ["1"],
+        )
+        assert asked[-1].tr == 2
+
+
+def test_lists_end_at_the_next_option_and_other_words_stay() -> None:
+    words = ["prep", "in", "out", "--task-id", "a", "b", "--nprocs", "2", "--force"]
+    assert _spread_lists(words) == ["prep", "in", "out", "--task-id", "a", "--task-id", "b", "--nprocs", "2", "--force"]
+    assert _spread_lists(["prep", "--task-id=a", "out"]) == ["prep", "--task-id=a", "out"]
+
+
+@pytest.mark.parametrize("words", [["--participant-label"], ["--participant-label", "--nprocs", "2"]])
+def test_a_list_without_a_label_is_not_everybody(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimbrain.prep.run.prepare", lambda *_: pytest.fail("was run for all participants"))
+    assert run_command(["prep", "in", "out", "participant", *words]) == 2
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "nowhere"],
+        ["prep", "nowhere", "OUT", "participant"],
+        ["prep", "nowhere", "OUT", "group"],
+        ["prep", "nowhere", "OUT", "participant", "--resolution", "3mm"],
+        ["prep", "nowhere", "OUT", "participant", "--denoise", "fourier"],
+        ["pretrain", "spectral", "STORE", "--out", "OUT"],
+        ["pretrain", "temporal", "nowhere", "--out", "OUT"],
+        ["pretrain", "temporal", "STORE", "--out", "OUT", "--preset", "huge"],
+        ["pretrain", "temporal", "STORE", "--out", "OUT", "--set", "train_temporal.step=3"],
+        ["pretrain", "temporal", "STORE", "--out", "OUT", "--resume", "perhaps"],
+        ["pretrain", "temporal", "STORE", "--out", "OUT", "--participants", "nowhere.tsv"],
+        ["pretrain", "voxel", "STORE", "--out", "OUT", "--windows", "nowhere.tsv"],
+        ["rank", "STORE", "--temporal", "nowhere", "--out", "OUT"],
+        ["rank", "STORE", "--temporal", "STORE", "--out", "OUT"],
+        ["embed", "STORE", "--model", "nowhere", "--out", "OUT"],
+        ["evaluate", "STORE", "--model", "MODEL", "--task", "sex", "--out", "OUT"],
+        ["evaluate", "STORE", "--model", "MODEL", "--task", "column:sex", "--out", "OUT"],
+        ["report", "--store", "nowhere", "--out", "OUT"],
+        ["simulate", "OUT", "--orientation", "XYZ"],
+        ["simulate", "OUT", "--tr", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_an_error_is_one_sentence_on_standard_error(
+    words: list[str], things: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"STORE": things / "store", "MODEL": things / "run" / "model", "OUT": tmp_path / "out"}
+    assert run_command([str(places.get(word, word)) for word in words]) == 1
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("slimbrain: ")]
+    assert captured.err.splitlines()[-1:] == lines and captured.out == ""
+    assert lines[0].endswith(".") and "Traceback" not in captured.err
+
+
+def test_the_program_prints_no_traceback_but_with_debug() -> None:
+    refused = program("inspect", "nowhere")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", "slimbrain: nowhere: does not exist; check the path.\n")
+    for words in (("--debug", "inspect", "nowhere"), ("inspect", "nowhere", "--debug")):
+        shown = program(*words)
+        assert shown.returncode == 1 and "Traceback" in shown.stderr and "InputError: nowhere" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["prep"],
+        ["inspect"],
+        ["inspect", ".", "--no-such-option"],
+        ["simulate", "x", "--subjects", "many"],
+        ["simulate", "x", "--subjects", "0"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "--help" in captured.err and "Traceback" not in captured.err
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slimbrain.doctor.inspect_path", interrupt)
+    assert run_command(["inspect", "."]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_a_place_one_may_not_write_to_is_named(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = things / "windows.tsv" / "x.tsv"
+    words = ["rank", str(things / "store"), "--temporal", str(things / "run" / "model"), "--out", str(blocked)]
+    assert run_command(words) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("slimbrain: ") and str(things / "windows.tsv") in last and last.endswith(".")
+
+
+# --- what commands leave
+
+
+def test_a_run_knows_the_command_that_made_it(things: Path) -> None:
+    command = json.loads((things / "run" / "run.json").read_text())["command"]
+    assert command.startswith("slimbrain pretrain temporal ") and command.endswith("--set train_temporal.log_every=1")
+
+
+def test_pretraining_again_needs_resume(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "pretrain",
+        "temporal",
+        str(things / "store"),
+        "--preset",
+        "tiny",
+        "--out",
+        str(things / "run"),
+        *[w for s in SETTINGS for w in ("--set", s)],
+    ]
+    assert run_command(words) == 1 and "--resume auto" in capsys.readouterr().err
+    assert run_command([*words, "--resume", "auto"]) == 0 and "loss" in capsys.readouterr().out
+
+
+def test_participants_choose_sessions(things: Path, tmp_path: Path) -> None:
+    table = tmp_path / "some.tsv"
+    table.write_text("participant_id\nsub-01\nsub-03\n")
+    words = ["embed", str(things / "store"), "--model", str(things / "run" / "model"), "--out", str(tmp_path / "x.npz")]
+    assert run_command([*words, "--participants", str(table)]) == 0
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["subject"].tolist() == ["sub-01", "sub-03"]
+        assert arrays["embedding"].shape[0] == 2 and json.loads(str(arrays["contract"]))["lattice"] == "mni-8mm-24-p2"
+    table.write_text("name\nsub-01\n")
+    assert run_command([*words, "--participants", str(table)]) == 1
+
+
+# --- inspect
+
+KINDS: dict[str, dict[str, Any]] = {
+    "store": {"kind": "store", "sessions": 3, "participants": 3, "frames": 56, "lattice": "mni-8mm-24-p2", "tr": 0.72},
+    "run": {"kind": "pretraining run", "stage": "temporal", "preset": "tiny", "seed": 0},
+    "run/model": {"kind": "model (TemporalExtractor)", "lattice": "mni-8mm-24-p2", "steps": 2, "subjects": 3},
+    "image.nii.gz": {"kind": "NIfTI", "shape": [4, 5, 6, 7], "voxel mm": [3, 3, 3], "orientation": "LAS"},
+    "session.safetensors": {"kind": "safetensors", "voxels": "F16 (20, 468, 8)", "coarse": "F32 (20, 87)"},
+    "windows.tsv": {"rows": 14},
+    "embeddings.npz": {"kind": "npz", "embedding": "float32 (3, 32)"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inspect_says_what_a_thing_is(name: str, things: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["inspect", str(things / name)]) == 0
+    text = capsys.readouterr().out
+    assert run_command(["inspect", str(things / name), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {key: facts[key] for key in KINDS[name]} == KINDS[name]
+    assert facts["path"] == str(things / name)
+    assert all(re.search(rf"^{re.escape(key)} ", text, flags=re.MULTILINE) for key in facts)
+
+
+DAMAGED_NPZ = pytest.param("x.npz", marks=pytest.mark.xfail(raises=ValueError, reason="doctor._embeddings lets numpy's error through"))
+
+
+@pytest.mark.parametrize("name", ["note.txt", "empty", "x.nii.gz", "x.safetensors", DAMAGED_NPZ, "x.tsv"])
+def test_inspect_refuses_what_is_none_of_these(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    path.mkdir() if name == "empty" else path.write_bytes(b"\xff\xfehello")
+    assert run_command(["inspect", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert str(path) in captured.err and captured.err.count("\n") == 1
+
+
+def test_doctor_names_the_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimbrain.doctor._step_seconds", lambda: 0.25)
+    assert run_command(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["slimbrain"] == __version__ and facts["cores"] == os.cpu_count() and "0.25 s" in facts["one tiny stage 2 step"]
