@@ -217,6 +217,15 @@ def test_two_processes_that_start_and_write_together_lose_no_session(grid8: Grid
     assert [info.key for info in Store(tmp_path).sessions] == wanted
 
 
+def test_sessions_that_another_writer_added_are_kept(grid8: Grid, tmp_path: Path) -> None:
+    """Both look at the sessions before either writes."""
+    writers = [Store.create(tmp_path, grid8, TR_S) for _ in range(2)]
+    assert [writer.sessions for writer in writers] == [[], []]
+    for run in range(4):
+        write_run(writers[run % 2], frames=4, run=run + 1)
+    assert [info.run for info in Store(tmp_path).sessions] == ["1", "2", "3", "4"]
+
+
 def test_a_store_made_meanwhile_by_another_job_is_not_emptied(grid8: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other job wins the race between this one's look at the folder and its lock."""
     from contextlib import contextmanager

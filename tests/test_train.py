@@ -378,17 +378,16 @@ def test_an_unknown_device_is_refused() -> None:
         pick_device("abacus")
 
 
-CAT_IN_HALF = "Hiera.local_stages joins float16 clips under autocast, whose cat takes float32 and bfloat16 alone"
-
-
-@pytest.mark.parametrize("stage", ["temporal", pytest.param("voxel", marks=pytest.mark.xfail(raises=RuntimeError, reason=CAT_IN_HALF))])
+@pytest.mark.parametrize("stage", ["temporal", "voxel"])
 def test_bfloat16_trains_float32_weights(stage: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
     preset = small_preset(steps=2, precision="bfloat16")
     pretrain(stage, store, preset, tmp_path / "run", seed=3, device="cpu")
     # Eight bits of mantissa: the loss is that of float32 to a few per cent, and not to the bit. (Stage 1 starts from zeros.)
     low, full = (read_metrics(run)[1]["loss"] for run in (tmp_path / "run", uninterrupted[stage]))
     assert low == pytest.approx(full, rel=0.05) and low != full
-    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "model" / "model.safetensors").values()} == {torch.float32}
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    # The position baseline sums over many steps, and does so in float64.
+    assert {tensor.dtype for name, tensor in weights.items() if not name.startswith("baseline.")} == {torch.float32}
 
 
 def test_metrics_are_written_as_they_come(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

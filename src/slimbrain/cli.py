@@ -232,9 +232,10 @@ def pretrain(
     from slimbrain.train import pretrain as run_pretraining
 
     _set_threads(threads)
-    ranked = ranked_windows(windows) if windows else None
     chosen = load_preset(preset, overrides)
-    last = run_pretraining(stage, _open(store, participants), chosen, out, seed, resume == "auto", ranked, device, workers, _command())
+    opened = _open(store, participants)
+    ranked = ranked_windows(windows, opened, chosen.window) if windows else None
+    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, _command())
     print(
         f"loss {last['loss']:.4f}, std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}; the model is in {out / MODEL_FOLDER}"
     )
@@ -282,13 +283,13 @@ def embed(
 
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
-    from slimbrain.evaluate.features import embed_store, ranked_windows
+    from slimbrain.evaluate.features import embed_store
     from slimbrain.models.hub import from_pretrained
 
     _set_threads(threads)
     opened = _open(store, participants)
     loaded = from_pretrained(model, opened.contract)
-    embeddings = embed_store(opened, loaded, ranked_windows(windows) if windows else None)
+    embeddings = embed_store(opened, loaded, windows)
     embeddings.save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
 

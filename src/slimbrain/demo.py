@@ -12,7 +12,7 @@ from slimbrain.atomic import write_text
 from slimbrain.errors import InputError
 from slimbrain.simulate import load_truth
 
-SUBJECTS, SESSIONS, PRETRAINING_SUBJECTS = 44, 2, 16
+SUBJECTS, SESSIONS, PRETRAINING_SUBJECTS = 36, 2, 12
 """The model is pretrained on some participants and evaluated on the others."""
 
 TASKS = ("group",)

@@ -10,6 +10,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from slimbrain import __version__
 from slimbrain.errors import InputError
@@ -89,16 +90,17 @@ def _store(path: Path) -> dict[str, Any] | None:
 def _run(path: Path) -> dict[str, Any] | None:
     if not (path / "run.json").is_file():
         return None
-    run = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if (path / "metrics.jsonl").exists() else []
-    last = json.loads(lines[-1]) if lines else {}
+    from slimbrain.train import RUN_FILE, read_metrics
+
+    run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+    lines = read_metrics(path)
     return {
         "kind": "pretraining run",
         "stage": run["stage"],
         "preset": run["preset"]["name"],
         "seed": run["seed"],
         "command": run["command"],
-        "last": last,
+        "last": lines[-1] if lines else {},
     }
 
 
@@ -133,8 +135,11 @@ def _embeddings(path: Path) -> dict[str, Any] | None:
         return None
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as arrays:
-        return {"kind": "npz", **{name: f"{arrays[name].dtype} {arrays[name].shape}" for name in arrays.files}}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {"kind": "npz", **{name: f"{arrays[name].dtype} {arrays[name].shape}" for name in arrays.files}}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise InputError(f"{path}: is damaged ({error}); make it again.") from error
 
 
 def _windows(path: Path) -> dict[str, Any] | None:

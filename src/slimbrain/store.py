@@ -58,7 +58,7 @@ class Contract:
     Attributes
     ----------
     lattice : lattice id, or `roi`.
-    mask : hash of the grid, or of the channel table.
+    mask : hash of the grid; empty in a store of region-of-interest sessions, whose channels carry their places.
     space : template family: `MNI152`, or `roi`.
     tr : seconds a frame.
     """

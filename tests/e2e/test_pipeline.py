@@ -25,7 +25,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything the pipeline writes for 10 simulated participants."""
     out = tmp_path_factory.mktemp("pipeline")
     steps: Sequence[Sequence[object]] = (
-        ("simulate", out / "cohort", "--subjects", 10, "--sessions", 1, "--frames", 120),
+        ("simulate", out / "cohort", "--subjects", 10, "--sessions", 1),
         ("prep", out / "cohort", out / "store", "participant", "--resolution", "8mm"),
         ("pretrain", "temporal", out / "store", "--out", out / "temporal", *SHORT),
         ("rank", out / "store", "--temporal", out / "temporal" / "model", "--out", out / "windows.tsv"),
@@ -45,7 +45,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_run_reaches_the_store(outputs: Path) -> None:
     store = Store(outputs / "store")
     assert [info.subject for info in store.sessions] == [f"sub-{number:03d}" for number in range(1, 11)]
-    assert all(info.n_frames == 120 and info.tr == 0.72 for info in store.sessions)
+    assert all(info.n_frames == 200 and info.tr == 0.72 for info in store.sessions)
     assert (outputs / "store" / "report.html").exists()
     assert read_tsv(outputs / "store" / "failures.tsv") == []
 
@@ -54,8 +54,8 @@ def test_windows_are_ranked_once_each(outputs: Path) -> None:
     tables = read_window_table(outputs / "windows.tsv")
     assert len(tables) == 10
     for rows in tables.values():
-        assert sorted(row.rank for row in rows) == list(range(1, 16))
-        assert [row.onset_s for row in rows] == pytest.approx([number * 5.76 for number in range(15)])
+        assert sorted(row.rank for row in rows) == list(range(1, 26))
+        assert [row.onset_s for row in rows] == pytest.approx([number * 5.76 for number in range(25)])
 
 
 def test_runs_log_learning_and_health(outputs: Path) -> None:
@@ -82,7 +82,7 @@ def test_embeddings_and_result_files(outputs: Path) -> None:
 def test_report_stands_alone(outputs: Path) -> None:
     page = (outputs / "report.html").read_text(encoding="utf-8")
     assert "sub-001" in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
     assert len(page) < 8e6
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from slimbrain import __version__
 from slimbrain.errors import InputError
@@ -91,7 +92,9 @@ def compare(
     The best baseline is the one with the best mean of the task's primary metric over seeds; the difference is that of
     the first of `ours` minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
     """
-    entries = [_entry(features, target, task) for features in track([*ours, *baselines], f"evaluate {task.name}")]
+    # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
+    with threadpool_limits(1):
+        entries = [_entry(features, target, task) for features in track([*ours, *baselines], f"evaluate {task.name}")]
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
     metric = primary_metric(task, target)
     best = max(theirs, key=lambda entry: _goodness(entry.predictions, metric))
@@ -135,10 +138,11 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         p = next(row["p"] for row in rows if (row["model"], row["method"], row["metric"]) == (model, method, metrics[0]))
         figures = " | ".join(by_metric[metric] for metric in metrics)
         lines.append(f"| {model} | {method} | {figures} | {'n/a' if p is None else f'{p:.3f}'} |")
-    return "\n".join([*lines, "", *_remarks(result)]) + "\n"
+    return "\n".join([*lines, "", *remarks(result)]) + "\n"
 
 
-def _remarks(result: Mapping[str, Any]) -> list[str]:
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Sentences under the table, the verdict first."""
     best, gap = result["best_baseline"], result["difference"]
     name, mine = f"{best['model']} ({best['method']})", result["rows"][0]["model"]
     if gap["low"] is None:

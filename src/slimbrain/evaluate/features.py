@@ -66,35 +66,35 @@ class Embeddings:
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def embed_store(
-    store: Store, model: Model, ranked: Mapping[str, Sequence[int]] | None = None, label: str = "embed", window: WindowConfig | None = None
-) -> Embeddings:
+def embed_store(store: Store, model: Model, windows: str | Path | None = None, label: str = "embed") -> Embeddings:
     """Embed every session of a store.
 
     Parameters
     ----------
-    ranked : windows of each session, best first; stage 2 sees the first k, or k spread evenly where it is None.
-    window : how sessions are cut; that of the model's training if not given.
+    model : from `from_pretrained`, which says how sessions are cut.
+    windows : window table; stage 2 sees the k best of each session, or k spread evenly where it is None.
 
     Raises
     ------
     ContractError
         If the store does not fit the model.
     InputError
-        If a session is shorter than one window, or is not in `ranked`.
+        If a session is shorter than one window, or is not in the window table.
     """
-    if model.provenance:
-        model.provenance.contract.require(store.contract, "the model", f"the store {store.root}")
-    cut = window or (model.provenance.window if model.provenance else WindowConfig())
+    if model.provenance is None:
+        raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
+    model.provenance.contract.require(store.contract, "the model", f"the store {store.root}")
+    cut = model.provenance.window
+    ranked = ranked_windows(windows, store, cut) if windows else None
     values, seen = [], {}
     for info in track(store.sessions, label):
         if isinstance(model, TemporalExtractor):
             values.append(_embed_series(store, info, model))
             seen[info.key] = np.arange(info.n_frames)
         else:
-            windows = choose_windows(info, cut, model.config.unit_frames, ranked)
-            values.append(_embed_clip(store, info, model, windows, cut.frames))
-            seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in windows])
+            chosen = choose_windows(info, cut, model.config.unit_frames, ranked)
+            values.append(_embed_clip(store, info, model, chosen, cut.frames))
+            seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
     sessions = store.sessions
     return Embeddings(
         tuple(info.key for info in sessions), tuple(info.subject for info in sessions), np.stack(values), seen, store.contract
@@ -117,9 +117,23 @@ def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ra
     return sorted(int(number) for number in ranked[info.key][:count])
 
 
-def ranked_windows(path: str | Path) -> dict[str, list[int]]:
-    """Windows of each session in a window table, best first."""
-    return {session: [row.window for row in sorted(rows, key=lambda row: row.rank)] for session, rows in read_window_table(path).items()}
+def ranked_windows(path: str | Path, store: Store, window: WindowConfig) -> dict[str, list[int]]:
+    """Windows of each session in a window table, best first.
+
+    Raises
+    ------
+    InputError
+        If the table was made with windows of another length.
+    """
+    tables = read_window_table(path)
+    for info in store.sessions:
+        for row in tables.get(info.key, [])[:1]:
+            if abs(row.duration_s - window.frames * info.tr) > info.tr / 2:
+                raise InputError(
+                    f"{path}: has windows of {row.duration_s:g} s, but {window.frames} frames of {info.key} last "
+                    f"{window.frames * info.tr:g} s; rank again with a stage 1 model of the same preset."
+                )
+    return {session: [row.window for row in sorted(rows, key=lambda row: row.rank)] for session, rows in tables.items()}
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
@@ -162,10 +176,9 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     def fit(self, X: object = None, y: object = None) -> SlimBrainEncoder:
         """Load the model; nothing is learnt from X."""
         self.model_ = from_pretrained(self.checkpoint)
-        self.ranked_ = ranked_windows(self.windows) if self.windows else None
         return self
 
     def transform(self, X: Store | str | Path) -> FloatArray:
         """(N, D) one row a session of the store, in manifest order."""
         store = X if isinstance(X, Store) else Store(X)
-        return embed_store(store, self.model_, self.ranked_).values
+        return embed_store(store, self.model_, self.windows).values

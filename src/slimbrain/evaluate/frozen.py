@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.evaluate.compare import UNTRAINED, evaluate
-from slimbrain.evaluate.features import embed_store, ranked_windows, untrained
+from slimbrain.evaluate.features import embed_store, untrained
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.temporal import TemporalExtractor
@@ -27,12 +27,11 @@ def evaluate_frozen(store: Store, task: str, models: Sequence[str | Path], windo
     -------
     The result file of DESIGN section 9.
     """
-    ranked = ranked_windows(windows) if windows else None
     loaded = [from_pretrained(source, store.contract) for source in models]
-    embeddings = [embed_store(store, model, ranked, f"embed with {source}") for model, source in zip(loaded, models, strict=True)]
+    embeddings = [embed_store(store, model, windows, f"embed with {source}") for model, source in zip(loaded, models, strict=True)]
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
-    fresh = embed_store(store, untrained(loaded[0]), ranked, "embed with untrained weights")
+    fresh = embed_store(store, untrained(loaded[0]), windows, "embed with untrained weights")
     vectors = {name: found.by_session() for name, found in zip(names, embeddings, strict=True)} | {UNTRAINED: fresh.by_session()}
     subjects = {info.subject for info in store.sessions}
     seen = max((model.provenance.seen(subjects) for model in loaded if model.provenance), default=0)

@@ -119,9 +119,7 @@ def cross_validate(
     return _average_sessions(sessions)
 
 
-def outer_splits(
-    subjects: Labels, labels: Labels, kind: Kind, policy: SplitPolicy, seed: int, strata: Labels | None = None
-) -> list[Split]:
+def outer_splits(subjects: Labels, labels: Labels, kind: Kind, policy: SplitPolicy, seed: int, strata: Labels | None = None) -> list[Split]:
     """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`.
 
     With fewer subjects in the smallest class than folds, there are as many folds as that class has subjects.

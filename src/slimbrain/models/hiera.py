@@ -219,7 +219,8 @@ class Hiera(nn.Module):
     def local_stages(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
         """Stages 1 and 2: (L, 4 * embed) one token a unit and step, none of which depends on another unit."""
         device, dtype = self.patch_embed.weight.device, self.patch_embed.weight.dtype
-        rows = torch.cat([clip.voxels.flatten(0, 1) for clip in clips]).to(device)
+        with torch.autocast(device.type, enabled=False):  # it refuses to join the store's float16
+            rows = torch.cat([clip.voxels.flatten(0, 1) for clip in clips]).to(device)
         space = self.space_embed(torch.cat([torch.tensor(clip.grid.patches.mm) for clip in clips]).to(device, dtype))
         time = self.time_embed(torch.cat([clip.seconds for clip in clips]).to(device, dtype)[:, None])
         cells = torch.cat(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimbrain.evaluate.compare import PROBE, UNTRAINED, to_markdown
+from slimbrain.evaluate.compare import PROBE, UNTRAINED, remarks
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -39,11 +39,6 @@ def build(material: Material) -> Section:
     for place, result in enumerate(material.evaluations):
         blocks += _task(result, place)
     return Section("evaluation", TITLE, tuple(blocks))
-
-
-def remarks(result: Result) -> list[str]:
-    """The verdict first, then what else the result says of itself, in the words of `slimbrain evaluate`."""
-    return to_markdown(result).rstrip("\n").rpartition("\n\n")[2].splitlines()
 
 
 def _task(result: Result, place: int) -> list[Block]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from slimbrain.evaluate.compare import remarks
 from slimbrain.report.blocks import Prose, Section, count
-from slimbrain.report.evaluation import remarks
 from slimbrain.report.inputs import Material
 from slimbrain.report.recall import pooled
 from slimbrain.report.training import sentence
