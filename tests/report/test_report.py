@@ -294,14 +294,16 @@ def test_evaluation_table_and_verdict_equal_the_result(inputs: ReportInputs, pag
     assert [row["role"] for row in rows.values()] == ["ours", "baseline", "best baseline", "baseline", "published"]
     assert float(rows["published"]["AUC"]) == 0.911
     difference = result["difference"]
-    verdict = f"ours-1 beats the best baseline, {EVIL} (tangent): difference in auc +0.112 [+{difference['low']:.3f}, +0.200]"
+    ours = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**next(row for row in result["rows"] if row["model"] == "ours-1"))
+    gap = f"difference +0.112 [+{difference['low']:.3f}, +0.200]"
+    verdict = f"ours-1 (auc {ours}) beats the best baseline, {EVIL} (tangent): {gap}"
     assert page.words.count(verdict) == 2
 
 
 def test_verdict_follows_the_interval(tmp_path: Path) -> None:
     result = make_result(tmp_path / "group.json", low=-0.02)
     words = Page(write_report(tmp_path / "page.html", ReportInputs(evaluations=(result,))).read_text()).words
-    assert "ours-1 is not distinguishable from the best baseline" in words and "beats" not in words
+    assert re.search(r"ours-1 \(auc [^)]*\) is not distinguishable from the best baseline", words) and "beats" not in words
 
 
 def test_recall_of_planted_events_equals_a_count_by_hand(page: Page) -> None:

@@ -152,8 +152,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         low, high = sorted((sign * gap["low"], sign * gap["high"]))
         beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
         verdict = (
-            f"{mine} {beats} the best baseline, {name}: "
-            f"difference in {gap['metric']} {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] (paired bootstrap)."
+            f"{mine} ({gap['metric']} {_cell(result['rows'][0])}) {beats} the best baseline, {name}: "
+            f"difference {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] (paired bootstrap)."
         )
     lines = [verdict]
     if result["published"]:

@@ -151,6 +151,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None or value != value else f"{value:,.{digits}f}"
 
 
+def probability(value: float) -> str:
+    """Four digits after the point; what is smaller is said to be so, not shown as 0."""
+    return "under 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
 def short(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits, and all those before the point."""
     if value is None or value != value:

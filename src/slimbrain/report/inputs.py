@@ -39,7 +39,7 @@ class ReportInputs:
     evaluations : result files of `slimbrain evaluate`.
     failures : table of refused runs that `slimbrain prep` wrote.
     truth : truth.json of a simulated cohort; its events are marked under the scores.
-    commands : command lines that made all this, in order.
+    commands : command lines to show after those that the runs recorded.
     title : heading of the page.
     """
 

@@ -26,7 +26,8 @@ def build(material: Material) -> Section:
         blocks.append(_contract(material))
     if material.runs:
         blocks.append(_runs(material))
-    commands = material.inputs.commands or tuple(str(run.settings["command"]) for run in material.runs if run.settings.get("command"))
+    recorded = tuple(str(run.settings["command"]) for run in material.runs if run.settings.get("command"))
+    commands = tuple(dict.fromkeys((*recorded, *material.inputs.commands)))
     if commands:
         blocks.append(Code("Command lines, in order", commands))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.report.blocks import Block, Column, Figure, Fold, Prose, Section, Table, TableBuilder, count, number
+from slimbrain.report.blocks import Block, Column, Figure, Fold, Prose, Section, Table, TableBuilder, count, number, probability
 from slimbrain.report.figures import window_scores
 from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material
 from slimbrain.report.recall import Recall, pooled, session_recall
@@ -62,7 +62,7 @@ def recall_sentence(total: Recall) -> str:
     """What the chosen windows hold, against chance."""
     return (
         f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({total.recall:.1%}); "
-        f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {number(total.p, 4)}."
+        f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {probability(total.p)}."
     )
 
 
@@ -90,7 +90,7 @@ def _recall_table(material: Material, found: Mapping[str, Recall], total: Recall
 
 def _recall_cells(recall: Recall) -> list[str]:
     counts = (recall.n_windows, recall.k, recall.events, recall.found)
-    return [*(f"{value:,}" for value in counts), number(100 * recall.recall, 1), number(100 * recall.expected, 1), number(recall.p, 4)]
+    return [*(f"{value:,}" for value in counts), number(100 * recall.recall, 1), number(100 * recall.expected, 1), probability(recall.p)]
 
 
 def _score_blocks(material: Material) -> list[Block]:
