@@ -5,6 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
+BENCHMARKS := cli stage2
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -40,13 +41,13 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Each benchmarks/*.py is a program of its own.
+# Each is a program of its own, with its own --help.
 bench: $(READY)
-	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "There is no benchmarks/*.py to run." >&2; exit 1; }
-	@set -e; for script in benchmarks/*.py; do $(BIN)/python "$$script" $(BENCH_ARGS); done
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

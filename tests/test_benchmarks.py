@@ -1,0 +1,125 @@
+"""The benchmarks print what other programs read, and the network they compare with is the one they say it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from slimbrain.config import HieraConfig
+from slimbrain.grid import LATTICES, Grid
+from slimbrain.models.hiera import Hiera
+from slimbrain.models.packing import Clip
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+KEYS = ["case", "value", "unit", "against", "against_value", "ratio", "detail"]
+STAGE2_CASES = {
+    *("stage2/target_gflops", "stage2/context_gflops", "stage2/step_seconds"),
+    *("stage2/saved_mib_recompute", "stage2/saved_mib_plain", "stage2/peak_rss_mib"),
+}
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of benchmarks/, which is no package, as its programs do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return __import__(name)
+
+    return load
+
+
+def run_quick(script: str, *options: str) -> dict[str, dict[str, Any]]:
+    """Cases by name; every line of standard output must be one."""
+    command = [sys.executable, str(BENCHMARKS / script), "--quick", *options]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    cases = [json.loads(line) for line in lines]
+    assert len({case["case"] for case in cases}) == len(cases)
+    return {case["case"]: case for case in cases}
+
+
+def assert_schema(case: dict[str, Any]) -> None:
+    assert list(case) == KEYS
+    assert all(isinstance(case[key], str) and case[key] for key in ("case", "unit", "against"))
+    assert all(isinstance(case[key], (int, float)) and case[key] > 0 for key in ("value", "against_value", "ratio"))
+    assert math.isclose(case["ratio"], case["value"] / case["against_value"], rel_tol=2e-3)
+    assert case["detail"]["quick"] is True
+
+
+def test_cli_benchmark_prints_its_case() -> None:
+    cases = run_quick("cli.py")
+    assert cases.keys() == {"cli/help_seconds"}
+    assert_schema(cases["cli/help_seconds"])
+    # Starting the interpreter is part of both.
+    assert cases["cli/help_seconds"]["ratio"] > 1
+
+
+@pytest.mark.slow
+def test_stage2_benchmark_prints_its_cases() -> None:
+    cases = run_quick("stage2.py", "--threads", "1", "--repeats", "1")
+    assert cases.keys() == STAGE2_CASES
+    for case in cases.values():
+        assert_schema(case)
+        assert case["against"] == "dense-reference"
+    assert cases["stage2/context_gflops"]["value"] < 0.5 * cases["stage2/target_gflops"]["value"]
+    assert cases["stage2/saved_mib_recompute"]["value"] < cases["stage2/saved_mib_plain"]["value"]
+
+
+def test_a_case_divides_and_keeps_four_digits(benchmark_module: Any) -> None:
+    line = benchmark_module("case").Case("part/thing", 1.23456, "s", "other", 4.0, {"quick": True}).line()
+    assert json.loads(line) == {
+        **{"case": "part/thing", "value": 1.235, "unit": "s", "against": "other", "against_value": 4.0},
+        **{"ratio": 0.3086, "detail": {"quick": True}},
+    }
+
+
+def test_dense_reference_equals_ours_where_all_is_brain(benchmark_module: Any) -> None:
+    """Two regions side by side, all brain, seen whole: the published mask unit is our `region` of 8 frames."""
+    dense_reference = benchmark_module("dense_reference")
+    mask = np.zeros((96, 96, 96), dtype=bool)
+    mask[:64, :32, :32] = True
+    grid = Grid(LATTICES["2mm"], mask)
+    shape: dict[str, Any] = {"embed": 8, "depths": (2, 2, 2, 1), "heads": (1, 2, 4, 8), "mlp_ratio": 2.0}
+    torch.manual_seed(0)
+    ours = Hiera(HieraConfig(**shape, unit="region", unit_frames=8), grid.voxels_per_patch).double()
+    for parameter in ours.parameters():  # the initial weights are so small that attention would be uniform
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    dense = dense_reference.DenseHiera(dense_reference.DenseConfig(sides=(64, 32, 32), frames=16, **shape)).double()
+    seconds = torch.arange(16) * 0.72
+    copy_weights(ours, dense, grid, seconds)
+    volumes = torch.randn(16, 96, 96, 96, dtype=torch.float64)
+    clip = Clip(torch.tensor(grid.pack(volumes.numpy())), seconds, grid)
+    with torch.no_grad():
+        tokens, expected = ours([clip]), dense(volumes[:, :64, :32, :32])
+    place = in_time_and_space(expected, dense.config.units)
+    unit = torch.tensor(grid.units.index)[tokens.unit]
+    found = place[tokens.step, unit[:, 0], unit[:, 1], unit[:, 2]]
+    assert len(tokens.values) == place[..., 0].numel() == 4 * 4 * 2 * 2
+    torch.testing.assert_close(tokens.values, found, rtol=0, atol=1e-8)
+
+
+def copy_weights(ours: Hiera, dense: torch.nn.Module, grid: Grid, seconds: torch.Tensor) -> None:
+    """Give `dense` the weights of `ours`; its position tables take what ours computes for each place and moment."""
+    renamed = {name.replace("mlp.rise", "rise").replace("mlp.fall", "fall"): value for name, value in ours.state_dict().items()}
+    mine = {name: value for name, value in renamed.items() if name in dense.state_dict()}
+    with torch.no_grad():
+        space = torch.zeros_like(dense.space)  # type: ignore[arg-type]
+        space[tuple(torch.tensor(grid.patches.index).T)] = ours.space_embed(torch.tensor(grid.patches.mm))
+        mine |= {"space": space, "time": ours.time_embed(seconds[:, None].double())}
+    dense.load_state_dict(mine, strict=True)
+
+
+def in_time_and_space(tokens: torch.Tensor, units: tuple[int, int, int, int]) -> torch.Tensor:
+    """(N, 2^4, D) tokens of mask units -> (t, x, y, z, D)."""
+    t, x, y, z = units
+    cut = tokens.reshape(t, x, y, z, 2, 2, 2, 2, -1).permute(0, 4, 1, 5, 2, 6, 3, 7, 8)
+    return cut.reshape(2 * t, 2 * x, 2 * y, 2 * z, -1)
