@@ -66,7 +66,7 @@ def test_loss_is_smooth_l1_on_normalised_targets_averaged_over_kinds(grid8: Grid
                 errors.append(functional.smooth_l1_loss(predicted[token].float(), wanted.float()))
         parts.append(torch.stack(errors).mean())
         assert math.isclose(output.by_kind[kind], float(parts[-1]), rel_tol=1e-4)
-    assert math.isclose(float(output.loss), float(torch.stack(parts).mean()), rel_tol=1e-4)
+    assert math.isclose(float(output.loss.detach()), float(torch.stack(parts).mean()), rel_tol=1e-4)
 
 
 def test_predictions_do_not_depend_on_hidden_voxels(grid8: Grid) -> None:
@@ -171,3 +171,15 @@ def test_content_is_what_places_do_not_explain() -> None:
     tokens = [Tokens(values, blank, blank, unit, blank.double(), torch.zeros(300, 3), (300,)) for values in (place, place + content)]
     assert token_health(tokens[0])["content_std"] < 1e-6 < token_health(tokens[0])["std"]
     assert token_health(tokens[1])["content_std"] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_cuda_gives_the_loss_and_gradients_of_the_cpu(grid8: Grid) -> None:
+    clips, masks = [make_clip(grid8, seed) for seed in range(2)], [make_mask(grid8, seed) for seed in range(2)]
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model = make_model(grid8).double().to(device)
+        model(clips, masks).loss.backward()
+        gradients.append(torch.cat([parameter.grad.cpu().flatten() for parameter in model.parameters() if parameter.grad is not None]))
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
