@@ -27,6 +27,7 @@ OUT = Annotated[Path, typer.Option("--out", help="Where to write.")]
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
 SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numbers.")]
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its own choice if not given.")]
+TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows of a session to see; as many as in training if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 WINDOWS = Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`; evenly spread windows if not given.")]
 INTERRUPTED = 130
@@ -276,6 +277,7 @@ def embed(
     model: Annotated[str, typer.Option(help="Model folder of a run, or a hub id.")],
     out: OUT,
     windows: WINDOWS = None,
+    k: TOP = None,
     participants: PARTICIPANTS = None,
     threads: THREADS = None,
 ) -> None:
@@ -289,7 +291,7 @@ def embed(
     _set_threads(threads)
     opened = _open(store, participants)
     loaded = from_pretrained(model, opened.contract)
-    embeddings = embed_store(opened, loaded, windows)
+    embeddings = embed_store(opened, loaded, windows, k)
     embeddings.save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
 
@@ -301,6 +303,7 @@ def evaluate(
     task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv.")],
     out: OUT,
     windows: WINDOWS = None,
+    k: TOP = None,
     participants: PARTICIPANTS = None,
     threads: THREADS = None,
 ) -> None:
@@ -313,7 +316,7 @@ def evaluate(
     from slimbrain.evaluate.frozen import evaluate_frozen
 
     _set_threads(threads)
-    result = evaluate_frozen(_open(store, participants), task, model, windows)
+    result = evaluate_frozen(_open(store, participants), task, model, windows, k)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(to_markdown(result))

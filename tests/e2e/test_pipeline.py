@@ -93,6 +93,16 @@ def test_embedding_again_gives_the_same_numbers(outputs: Path, tmp_path: Path) -
         assert np.array_equal(first["embedding"], second["embedding"])
 
 
+def test_more_windows_than_in_training_can_be_embedded(outputs: Path, tmp_path: Path) -> None:
+    words = ("embed", outputs / "store", "--model", outputs / "voxel" / "model", "--windows", outputs / "windows.tsv")
+    assert run(*words, "--k", 10, "--out", tmp_path / "ten.npz") == 0
+    assert run(*words, "--k", 5, "--out", tmp_path / "five.npz") == 0
+    with np.load(outputs / "vectors.npz") as default, np.load(tmp_path / "ten.npz") as ten, np.load(tmp_path / "five.npz") as five:
+        assert np.array_equal(default["embedding"], five["embedding"])
+        assert default["embedding"].shape == ten["embedding"].shape
+        assert not np.allclose(default["embedding"], ten["embedding"])
+
+
 def test_pretraining_again_gives_the_same_numbers(outputs: Path, tmp_path: Path) -> None:
     words = ("pretrain", "voxel", outputs / "store", "--windows", outputs / "windows.tsv", *SHORT)
     assert run(*words, "--out", tmp_path / "again") == 0

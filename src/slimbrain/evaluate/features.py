@@ -66,13 +66,14 @@ class Embeddings:
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def embed_store(store: Store, model: Model, windows: str | Path | None = None, label: str = "embed") -> Embeddings:
+def embed_store(store: Store, model: Model, windows: str | Path | None = None, k: int | None = None, label: str = "embed") -> Embeddings:
     """Embed every session of a store.
 
     Parameters
     ----------
     model : from `from_pretrained`, which says how sessions are cut.
     windows : window table; stage 2 sees the k best of each session, or k spread evenly where it is None.
+    k : windows to see; as many as in training if None. More of them make the vector less noisy.
 
     Raises
     ------
@@ -84,7 +85,8 @@ def embed_store(store: Store, model: Model, windows: str | Path | None = None, l
     if model.provenance is None:
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
     model.provenance.contract.require(store.contract, "the model", f"the store {store.root}")
-    cut = model.provenance.window
+    trained = model.provenance.window
+    cut = trained.model_copy(update={"k": k or trained.k})
     ranked = ranked_windows(windows, store, cut) if windows else None
     values, seen = [], {}
     for info in track(store.sessions, label):
