@@ -150,10 +150,6 @@ class Tokens:
     mm: Tensor
     lengths: tuple[int, ...]
 
-    def pooled(self) -> Tensor:
-        """(B, D) mean over each clip's tokens."""
-        return torch.stack([part.mean(0) for part in self.values.split(list(self.lengths))])
-
 
 class Hiera(nn.Module):
     """The 4D hierarchical encoder.
