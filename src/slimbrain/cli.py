@@ -222,12 +222,15 @@ def pretrain(
     """Pretrain one stage on a store; writes RUN/model, RUN/metrics.jsonl, RUN/state.
 
     Example: `slimbrain pretrain temporal store/ --preset small --out runs/temporal --resume auto`
+
+    On many devices: `torchrun --nproc-per-node=4 -m slimbrain pretrain voxel ... --set train_voxel.accumulate=4`
     """
     if stage not in ("temporal", "voxel"):
         raise InputError(f"{stage}: there is no such stage; write `temporal` or `voxel`.")
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_preset
+    from slimbrain.distributed import rank as process_number
     from slimbrain.evaluate.features import ranked_windows
     from slimbrain.train import MODEL_FOLDER
     from slimbrain.train import pretrain as run_pretraining
@@ -237,9 +240,9 @@ def pretrain(
     opened = _open(store, participants)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, _command())
-    print(
-        f"loss {last['loss']:.4f}, std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}; the model is in {out / MODEL_FOLDER}"
-    )
+    if process_number() == 0:
+        health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
+        print(f"loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")
 
 
 @app.command()

@@ -90,6 +90,8 @@ class JepaConfig(Config):
     remove_position: bool = Field(True, description="take out of the targets what place and time alone predict")
     variance_weight: float = Field(1.0, ge=0, description="weight of a hinge that keeps each dimension's std above 1")
     covariance_weight: float = Field(0.04, ge=0, description="weight of what keeps dimensions from saying the same")
+    rank_floor: float = Field(2.0, ge=0, description="effective rank of the tokens under which a run counts as collapsing")
+    std_floor: float = Field(0.1, ge=0, description="the same for `std` and `content_std`; a healthy run's lie near 1")
 
 
 class TrainConfig(Config):
@@ -97,17 +99,20 @@ class TrainConfig(Config):
 
     steps: int = Field(1000, ge=1)
     batch: int = Field(1, ge=1, description="sessions a micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step, over all processes together")
     lr: float = Field(1e-4, gt=0)
     final_lr: float = Field(1e-6, ge=0)
     warmup: int = Field(40, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.05, ge=0)
+    final_weight_decay: float | None = Field(None, ge=0, description="where a cosine takes it by the last step; constant if not given")
     betas: tuple[Share, Share] = (0.9, 0.99)
     clip: float = Field(1.0, gt=0, description="longest gradient")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    parallel: Literal["ddp", "fsdp2"] = Field("ddp", description="of several processes, each holds all weights, or a part of each")
     log_every: int = Field(10, ge=1)
     save_every: int = Field(200, ge=1)
     keep: int = Field(2, ge=1, description="training states kept")
+    collapse_patience: int = Field(5, ge=1, description="logged lines in a row under a floor that stop the run")
 
 
 class Preset(Config):

@@ -17,3 +17,7 @@ class StoreError(SlimbrainError):
 
 class ContractError(SlimbrainError):
     """Two things that must share a lattice, mask, space, TR or window length do not."""
+
+
+class CollapseError(SlimbrainError):
+    """An encoder says the same of everything it sees; training it further would only hide that."""

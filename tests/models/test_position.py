@@ -67,6 +67,7 @@ def test_memory_keeps_what_sets_a_session_apart(grid8: Grid) -> None:
         seconds = torch.rand(10, generator=generator).mul(300).sort().values
         tokens = make_tokens(grid8, (place + identity).repeat(10, 1), seconds)
         left = baseline(tokens)
+        baseline.absorb(lambda seen: seen)
     kept = float((left * identity.repeat(10, 1)).mean() / identity.square().mean())
     alone = float((take_out_position(tokens) * identity.repeat(10, 1)).mean() / identity.square().mean())
     assert alone < 0.05 < 0.7 < kept

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
@@ -27,10 +27,17 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "READ
 NORMALISATION = "voxelwise z-score over the session"
 
 
-def save_pretrained(model: HieraJEPA | TemporalExtractor, folder: str | Path, provenance: Provenance) -> Path:
-    """Write a model folder; each file appears whole or not at all, config.json last."""
+def save_pretrained(
+    model: HieraJEPA | TemporalExtractor, folder: str | Path, provenance: Provenance, weights: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write a model folder; each file appears whole or not at all, config.json last.
+
+    Parameters
+    ----------
+    weights : the state dict, where the model holds only a part of it.
+    """
     folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomic(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
     if provenance.grid:
         provenance.grid.save_mask(folder / MASK_FILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -137,8 +137,8 @@ class HieraJEPA(nn.Module):
     def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> JepaOutput:
         """One forward pass of pretraining.
 
-        The loss is the mean over kinds of smooth-L1 between predictions and layer-normalised targets, plus the
-        regularisers of `JepaConfig`.
+        The loss is the mean over clips and kinds of smooth-L1 between predictions and layer-normalised targets, plus the
+        regularisers of `JepaConfig`, which are statistics of the batch as a whole.
 
         Parameters
         ----------
@@ -154,16 +154,32 @@ class HieraJEPA(nn.Module):
         values = target.values if self.baseline is None else self.baseline(target)
         wanted = functional.layer_norm(values[asked].float(), values.shape[-1:], eps=TARGET_EPSILON)
         error = functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
-        parts = {}
-        for number, name in enumerate(TARGET_KINDS, start=1):
-            of_kind = torch.nonzero(kind[hidden] == number)[:, 0]
-            if len(of_kind):
-                parts[name] = error[of_kind.to(error.device)].mean()
-        loss = torch.stack(list(parts.values())).mean()
+        loss, parts = self._by_clip_and_kind(error, kind, target.lengths)
         if self.jepa.variance_weight or self.jepa.covariance_weight:
             variance, covariance = spread_penalties(context)
             loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
         return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, target)
+
+    def _by_clip_and_kind(self, error: Tensor, kind: Tensor, lengths: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean of means, so that each clip and each of its kinds of target counts alike; and the mean of each kind.
+
+        Parameters
+        ----------
+        error : (H,) of each hidden token.
+        kind : (L,) as of `_kinds`.
+        lengths : tokens of each clip.
+        """
+        kinds = len(TARGET_KINDS)
+        clip = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        group = (clip * kinds + kind - 1)[kind > 0]
+        # A product with a table of ones, where a scattered sum would depend on the order that a device happens to take.
+        member = functional.one_hot(group, len(lengths) * kinds).to(error)
+        count = member.sum(0).view(-1, kinds)
+        mean = (error @ member).view(-1, kinds) / count.clamp_min(1)
+        present = (count > 0).to(error)
+        by_kind = mean.sum(0) / present.sum(0)
+        parts = {name: by_kind[place] for place, name in enumerate(TARGET_KINDS) if bool((group % kinds == place).any())}
+        return (mean.sum(1) / present.sum(1)).mean(), parts
 
     def _kinds(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> Tensor:
         """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in the processor's memory, where masks are made."""
@@ -183,7 +199,14 @@ class HieraJEPA(nn.Module):
             block.compile(dynamic=True)
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """Move the target encoder towards the context encoder: target = momentum * target + (1 - momentum) * context."""
+    def follow(self, momentum: float, add_up: Callable[[Tensor], Tensor] = lambda seen: seen) -> None:
+        """After a step: target = momentum * target + (1 - momentum) * context, and the baseline remembers what was seen.
+
+        Parameters
+        ----------
+        add_up : turns, in place, what this process saw into what all processes saw.
+        """
         for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
             slow.lerp_(fast.to(slow.dtype), 1 - momentum)
+        if self.baseline is not None:
+            self.baseline.absorb(add_up)

@@ -6,6 +6,8 @@ and time into its tokens, and nothing else, would be predicted perfectly; so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,7 +46,7 @@ def take_out_position(tokens: Tokens) -> Tensor:
 
 
 class PositionBaseline(nn.Module):
-    """The same with a memory: least squares over past batches too, so that a batch of one clip keeps what sets it apart.
+    """The same with a memory: least squares over past steps too, so that a batch of one clip keeps what sets it apart.
 
     Parameters
     ----------
@@ -53,20 +55,36 @@ class PositionBaseline(nn.Module):
 
     gram: Tensor
     moment: Tensor
+    new_gram: Tensor
+    new_moment: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
         count = PLACES_PER_SIDE**3 + 2 * TIME_WAVES_S[2]
-        self.register_buffer("gram", torch.zeros(count, count, dtype=torch.float64))
-        self.register_buffer("moment", torch.zeros(count, width, dtype=torch.float64))
+        for name, columns in (("gram", count), ("moment", width)):
+            self.register_buffer(name, torch.zeros(count, columns, dtype=torch.float64))
+            self.register_buffer(f"new_{name}", torch.zeros(count, columns, dtype=torch.float64), persistent=False)
 
     @torch.no_grad()
     def forward(self, tokens: Tokens) -> Tensor:
-        """Take these tokens into account, then return (L, D) float64 what their places and times do not predict."""
+        """(L, D) float64 what places and times of past steps and of these tokens do not predict of them."""
         features, values = position_features(tokens), tokens.values.double()
-        self.gram.mul_(FORGETTING).addmm_(features.T, features)
-        self.moment.mul_(FORGETTING).addmm_(features.T, values)
-        return values - features @ _solve(self.gram, self.moment)
+        gram, moment = features.T @ features, features.T @ values
+        self.new_gram += gram
+        self.new_moment += moment
+        return values - features @ _solve(FORGETTING * self.gram + gram, FORGETTING * self.moment + moment)
+
+    @torch.no_grad()
+    def absorb(self, add_up: Callable[[Tensor], Tensor]) -> None:
+        """Remember what was seen since the last time.
+
+        Parameters
+        ----------
+        add_up : turns, in place, what this process saw into what all processes saw.
+        """
+        for memory, new in ((self.gram, self.new_gram), (self.moment, self.new_moment)):
+            memory.mul_(FORGETTING).add_(add_up(new))
+            new.zero_()
 
 
 def _solve(gram: Tensor, moment: Tensor) -> Tensor:

@@ -1,0 +1,39 @@
+"""A watch over what a run becomes: one that collapses should stop, and keep its last good state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class CollapseGuard:
+    """Counts logged lines in a row, after warm-up, on which a number lies under its floor.
+
+    Parameters
+    ----------
+    floors : lowest value of a logged number, by its name; nothing is watched if empty.
+    patience : so many bad lines in a row are a collapse.
+    warmup : steps whose lines are not looked at.
+    bad_lines : bad lines that a resumed run ended with.
+    """
+
+    def __init__(self, floors: Mapping[str, float], patience: int, warmup: int, bad_lines: int = 0) -> None:
+        self.floors, self.patience, self.warmup, self.bad_lines = dict(floors), patience, warmup, bad_lines
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last line was good, so that a state saved now would be worth going back to."""
+        return self.bad_lines == 0
+
+    @property
+    def collapsed(self) -> bool:
+        return self.bad_lines >= self.patience
+
+    def look(self, line: Mapping[str, float | None]) -> None:
+        """Take one logged line into account."""
+        if (line["step"] or 0) >= self.warmup:
+            self.bad_lines = self.bad_lines + 1 if self.symptoms(line) else 0
+
+    def symptoms(self, line: Mapping[str, float | None]) -> list[str]:
+        """What is too low, in words."""
+        low = {name: value for name, floor in self.floors.items() if (value := line.get(name)) is not None and value < floor}
+        return [f"{name.replace('_', ' ')} {value:.3g} under {self.floors[name]:g}" for name, value in low.items()]

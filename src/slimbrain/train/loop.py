@@ -1,0 +1,276 @@
+"""The loop of both stages: the same steps for one process or many, resumable to the bit, stopped by signals and by collapse."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from slimbrain.checkpoint import load_state, save_state, saved_steps
+from slimbrain.config import TrainConfig
+from slimbrain.data import ClipDraws
+from slimbrain.distributed import add_up_named, from_first, gradients_later, rank, spread, world_size
+from slimbrain.errors import CollapseError, InputError
+from slimbrain.progress import track
+from slimbrain.train.guard import CollapseGuard
+from slimbrain.train.log import Log, Tally, read_metrics
+from slimbrain.train.schedule import learning_rate, weight_decay
+from slimbrain.train.stages import Stage
+
+STATE_FOLDER = "state"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What Slurm sends before a time limit, on request, and at it."""
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Stopped(Exception):
+    """A signal came: the step was finished and saved."""
+
+
+class Loop:
+    """Training of one stage into one run folder, by one process or several.
+
+    Parameters
+    ----------
+    stage : model, draws and loss.
+    config : steps, optimiser, bookkeeping.
+    run : folder of the run.
+    device : where this process computes.
+    workers : processes that read ahead.
+
+    Raises
+    ------
+    InputError
+        If the micro-batches of a step cannot be shared out evenly.
+    """
+
+    def __init__(self, stage: Stage, config: TrainConfig, run: Path, device: torch.device, workers: int = 0) -> None:
+        if config.accumulate % world_size():
+            raise InputError(
+                f"{run}: {config.accumulate} micro-batches a step cannot be shared out to {world_size()} processes; "
+                "set train_temporal.accumulate or train_voxel.accumulate to a multiple, and batch down by as much."
+            )
+        self.stage, self.config, self.run, self.device, self.workers = stage, config, run, device, workers
+        stage.model.to(device)
+        self.model = spread(_Micro(stage), config.parallel, stage.shards)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
+
+    def fit(self) -> dict[str, float]:
+        """Train from the newest state, or from the start; the last logged numbers.
+
+        Raises
+        ------
+        Stopped
+            If a signal of `STOP_SIGNALS` came, to any of the processes.
+        CollapseError
+            If the guard saw a collapse.
+        InputError
+            If the loss is no longer a number.
+        """
+        done = self._restore()
+        last: dict[str, Any] = next(reversed(read_metrics(self.run)), {})
+        batches = self._batches(done)
+        self.stage.model.train()
+        with _signals() as came, Log(self.run, done, writes=rank() == 0) as log:
+            steps = range(done, self.config.steps)
+            for step in track(steps, f"pretrain {self.run.name}") if rank() == 0 else steps:
+                ema, stop = self._timed_step(step, batches, came)
+                ends = step + 1 == self.config.steps
+                if step % self.config.log_every == 0 or ends:
+                    last = self._line(step, ema)
+                    log.write(last)
+                    self._guard(last)
+                if ends or (self.guard.healthy and (stop or (step + 1) % self.config.save_every == 0)):
+                    self._save(step + 1)
+                if stop and not ends:
+                    raise Stopped(self._whereto(step))
+        return last
+
+    # --- one step
+
+    def _timed_step(self, step: int, batches: Iterator[Sequence[Any]], came: list[int]) -> tuple[float | None, bool]:
+        """A step with what follows it: the EMA momentum, and whether any process was told to stop."""
+        started = time.perf_counter()
+        sums = self._step(step, batches)
+        ema = self.stage.after_step(step / self.config.steps)
+        sums = add_up_named({**sums, "told to stop": float(bool(came))}, self.device)
+        stop = sums.pop("told to stop") > 0
+        if not math.isfinite(sums["loss"]):
+            raise InputError(
+                f"{self.run}: the loss is {sums['loss']} at step {step}; "
+                f"lower the learning rate (--set train_{self.stage.name}.lr=...), the last good state is kept."
+            )
+        self.tally.add({**sums, "seconds": time.perf_counter() - started, "steps": 1.0})
+        return ema, stop
+
+    def _step(self, step: int, batches: Iterator[Sequence[Any]]) -> dict[str, float]:
+        """This process's share of a step; sums over its micro-batches, with their counts."""
+        matrices, vectors = self.optimizer.param_groups
+        matrices["lr"] = vectors["lr"] = learning_rate(step, self.config)
+        matrices["weight_decay"] = weight_decay(step, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = {f"{name}{of}": 0.0 for name in ("loss", *self.stage.parts) for of in ("", " count")}
+        share = self.config.accumulate // world_size()
+        for micro in range(share):
+            batch = next(batches)
+            with gradients_later(self.model, micro + 1 < share):
+                with self._precision():
+                    loss, parts = self.model(batch)
+                self.scaler.scale(loss / share).backward()
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                sums[name] += float(value)
+                sums[f"{name} count"] += 1
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.stage.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return sums
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST[self.config.precision])
+
+    def _batches(self, done: int) -> Iterator[Sequence[Any]]:
+        """Process r of W computes micro-batches r, r + W, ... of each step: which draws a step sees does not depend on W."""
+        size, micros = self.config.batch, range(done * self.config.accumulate, self.config.steps * self.config.accumulate)
+        mine = [list(range(micro * size, (micro + 1) * size)) for micro in micros[rank() :: world_size()]]
+        init = _leave_signals if self.workers else None
+        return iter(DataLoader(self.stage.draws, batch_sampler=mine, collate_fn=list, num_workers=self.workers, worker_init_fn=init))
+
+    # --- bookkeeping
+
+    def _line(self, step: int, ema: float | None) -> dict[str, Any]:
+        """Means since the last line, and what holds at this step; the first process's health and memory, on all."""
+        seconds, steps = self.tally.sums["seconds"], self.tally.sums["steps"]
+        windows = steps * self.config.batch * self.config.accumulate * self._windows()
+        line = {
+            "step": step,
+            **self.tally.means(),
+            "lr": learning_rate(step, self.config),
+            "weight_decay": weight_decay(step, self.config),
+            "ema": ema,
+            **self.stage.health(),
+            "windows_per_second": windows / seconds,
+            "peak_mib": _peak_mib(self.device),
+        }
+        return from_first(line)
+
+    def _windows(self) -> float:
+        """Windows that one sample holds: k clips for stage 2, the mean session for stage 1."""
+        draws = self.stage.draws
+        if isinstance(draws, ClipDraws):
+            return draws.window.k
+        frames = self.stage.model.config.window_frames  # type: ignore[union-attr]
+        return sum(info.n_windows(frames) for info in draws.sessions) / len(draws.sessions)
+
+    def _guard(self, line: dict[str, Any]) -> None:
+        self.guard.look(line)
+        if self.guard.collapsed:
+            raise CollapseError(
+                f"{self.run}: the encoder collapsed by step {line['step']} ({', '.join(self.guard.symptoms(line))}); {self._last_good()}, "
+                "raise jepa.variance_weight or lower the learning rate, or allow it with jepa.rank_floor=0 and jepa.std_floor=0."
+            )
+
+    def _last_good(self) -> str:
+        steps = saved_steps(self.run / STATE_FOLDER)
+        return f"the last good state is {STATE_FOLDER}/step-{steps[-1]:08d}" if steps else "no good state was saved before"
+
+    def _whereto(self, step: int) -> str:
+        saved = saved_steps(self.run / STATE_FOLDER)
+        again = f"--resume auto goes on from step {saved[-1] if saved else 0}"
+        return f"{self.run}: stopped by a signal after step {step + 1} of {self.config.steps}; {again}"
+
+    def _save(self, done: int) -> None:
+        extra = {
+            "processes": world_size(),
+            "tally": self.tally.sums,
+            "bad_lines": self.guard.bad_lines,
+            "scaler": self.scaler.state_dict(),
+        }
+        save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, extra)
+
+    def _restore(self) -> int:
+        steps = from_first(saved_steps(self.run / STATE_FOLDER))
+        if not steps:
+            return 0
+        extra = load_state(self.run / STATE_FOLDER, steps[-1], self.stage.model, self.optimizer)
+        self.tally, self.guard.bad_lines = Tally(extra["tally"]), extra["bad_lines"]
+        self.scaler.load_state_dict(extra["scaler"])
+        before, now = extra["processes"], world_size()
+        change = "" if before == now else f", in {now} processes (was {before}); the order of samples is the same"
+        if rank() == 0:
+            print(f"{self.run}: continues after step {steps[-1]} of {self.config.steps}{change}", file=sys.stderr)
+        return int(steps[-1])
+
+
+class _Micro(nn.Module):
+    """A stage as a module, so that what spreads modules over processes can take hold of its loss."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.model, self.stage = stage.model, stage
+
+    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.stage.loss(batch)
+
+
+def _leave_signals(_: int) -> None:
+    """Processes that read ahead leave it to the loop to end them: a signal to all would otherwise cost it the step."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives the signals that ask to stop; only the main thread of a program can hear them."""
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and single vectors do not, as is usual for transformers."""
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices, vectors = [p for p in learnt if p.ndim > 1], [p for p in learnt if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Most memory that this process held: of the device, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held before it became this process
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,132 @@
+"""A run: its folder and settings, the loop, and the model that comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimbrain import __version__
+from slimbrain.atomic import write_json
+from slimbrain.checkpoint import whole_weights
+from slimbrain.config import Preset
+from slimbrain.data import Draws
+from slimbrain.distributed import from_first, local_device, process_group, rank, wait, world_size
+from slimbrain.errors import InputError
+from slimbrain.models.hub import save_pretrained
+from slimbrain.models.provenance import Provenance, subject_hash
+from slimbrain.store import Store
+from slimbrain.train.loop import Loop, Stopped
+from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
+
+MODEL_FOLDER, RUN_FILE = "model", "run.json"
+
+
+def pretrain(
+    stage_name: str,
+    store: Store,
+    preset: Preset,
+    run: Path,
+    seed: int = 0,
+    resume: bool = False,
+    ranked: Mapping[str, Sequence[int]] | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    command: str = "",
+) -> dict[str, float]:
+    """Train `temporal` or `voxel` on a store and export the model to RUN/model.
+
+    Where `torchrun` or Slurm started several processes, each of them calls this with the same arguments; the first writes the files.
+
+    Returns
+    -------
+    The last logged numbers.
+
+    Raises
+    ------
+    InputError
+        If the run folder holds another run, or one that is not to be resumed.
+    CollapseError
+        If tokens became alike; see `train.guard`.
+    SystemExit
+        With 0, once the step is finished and saved, if SIGTERM or SIGUSR1 came.
+    """
+    chosen = local_device(pick_device(device))
+    with process_group(chosen):
+        stage = TemporalStage(store, preset, seed) if stage_name == "temporal" else VoxelStage(store, preset, seed, ranked)
+        config = preset.train_temporal if stage_name == "temporal" else preset.train_voxel
+        settings = {
+            "stage": stage_name,
+            "preset": preset.model_dump(mode="json"),
+            "seed": seed,
+            "store": store.contract.to_dict(),
+            "sessions": len(stage.draws.sessions),
+            "training_set": _training_set(stage.draws, ranked),
+        }
+        if refusal := from_first(_claim(run, settings, resume, command) if rank() == 0 else None):
+            raise InputError(refusal)
+        try:
+            last = Loop(stage, config, run, chosen, workers).fit()
+        except Stopped as stopped:
+            if rank() == 0:
+                print(stopped, file=sys.stderr)
+            raise SystemExit(0) from stopped
+        weights = whole_weights(stage.model)
+        if rank() == 0:
+            save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last), weights)
+        wait()
+    return last
+
+
+def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float]) -> Provenance:
+    """Where the weights come from; of participants only salted hashes."""
+    hashes = sorted({subject_hash(info.subject) for info in stage.draws.sessions})
+    config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
+    counts = {"sessions": len(stage.draws.sessions), "subjects": len(hashes), "steps": config.steps}
+    training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, "subject_hashes": hashes}
+    if stage.name == "temporal":
+        training["novelty_weight"] = preset.saliency.novelty_weight
+    grid = None if store.contract.lattice == "roi" else store.grid
+    return Provenance(store.contract, preset.window, grid, training)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: this machine has no such device ({str(error).splitlines()[0]}); use cpu or auto.") from error
+
+
+def _training_set(draws: Draws, ranked: Mapping[str, Sequence[int]] | None) -> str:
+    """A hash of which sessions and windows are drawn from: as many of others would not continue the same run."""
+    windows = None if ranked is None else [list(map(int, ranked[info.key])) for info in draws.sessions]
+    drawn = [[(info.key, info.n_frames) for info in draws.sessions], windows]
+    return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
+
+
+def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str) -> str | None:
+    """Write run.json, or see that it belongs to the same run; why not, in one sentence."""
+    path = run / RUN_FILE
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if not resume:
+            return f"{run}: holds a run already; add --resume auto to go on with it, or choose another --out."
+        changed = [name for name, value in settings.items() if before.get(name) != json.loads(json.dumps(value))]
+        if changed:
+            return (
+                f"{run}: was started with another {', '.join(changed)}; resume it with the settings in {RUN_FILE}, or choose another --out."
+            )
+        return None
+    versions = {"slimbrain": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    how = {"command": command, "versions": versions, "threads": torch.get_num_threads(), "processes": world_size()}
+    write_json(path, {**settings, **how})
+    return None

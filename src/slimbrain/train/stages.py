@@ -1,0 +1,131 @@
+"""What the loop needs to know of each stage: a model, its draws, its loss, its health."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimbrain.config import Preset
+from slimbrain.data import ClipDraws, Draws, MaskedClip, Series, SeriesDraws
+from slimbrain.distributed import add_up
+from slimbrain.masking import TARGET_KINDS
+from slimbrain.models.health import spread, token_health
+from slimbrain.models.hiera import HieraBlock, Tokens
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.temporal import TemporalExtractor, temporal_loss
+from slimbrain.store import Store
+from slimbrain.train.schedule import momentum
+
+
+class Stage(ABC):
+    """One stage of pretraining.
+
+    Attributes
+    ----------
+    name : as in `train_NAME` of a preset.
+    model : what is trained.
+    draws : what it is trained on.
+    parts : names of the parts of the loss that the log shows.
+    floors : values of `health` under which the model counts as collapsing.
+    shards : modules that are worth spreading over processes by themselves.
+    """
+
+    name: Literal["temporal", "voxel"]
+    model: HieraJEPA | TemporalExtractor
+    draws: Draws
+    parts: tuple[str, ...] = ()
+    floors: Mapping[str, float] = MappingProxyType({})
+    shards: tuple[nn.Module, ...] = ()
+
+    @abstractmethod
+    def loss(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a micro-batch, and those of `parts` that it has."""
+
+    @abstractmethod
+    def health(self) -> dict[str, float]:
+        """`std`, `effective_rank` and the like of what the last micro-batch became."""
+
+    def after_step(self, progress: float) -> float | None:
+        """Do what follows an optimiser step at `progress` 0 to 1; the EMA momentum if there is one."""
+        return None
+
+
+class TemporalStage(Stage):
+    """Stage 1: masked reconstruction of whole sessions."""
+
+    name = "temporal"
+
+    def __init__(self, store: Store, preset: Preset, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model: TemporalExtractor = TemporalExtractor(preset.temporal)
+        self.draws = SeriesDraws(store, preset.window, seed)
+        self._last: Series | None = None
+
+    def loss(self, batch: Sequence[Series]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sessions of one length are computed together; each counts alike."""
+        device = next(self.model.parameters()).device
+        total = torch.zeros((), device=device)
+        by_shape = sorted(batch, key=_shape)
+        for _, group in groupby(by_shape, key=_shape):
+            members = list(group)
+            generator = torch.Generator().manual_seed(int(self.draws.generator(members[0].draw).integers(2**63)))
+            series = torch.stack([member.values for member in members]).to(device)
+            loss, _ = temporal_loss(self.model, series, members[0].mm.to(device), members[0].tr, generator)
+            total = total + loss * len(members) / len(batch)
+        self._last = by_shape[0]
+        return total, {}
+
+    @torch.no_grad()
+    def health(self) -> dict[str, float]:
+        assert self._last is not None
+        device = next(self.model.parameters()).device
+        _, windows = self.model.embed(self._last.values[None].to(device), self._last.mm.to(device), self._last.tr)
+        return spread(windows[0])
+
+
+def _shape(series: Series) -> tuple[int, int, float]:
+    return (*series.values.shape, series.tr)
+
+
+class VoxelStage(Stage):
+    """Stage 2: Hiera-JEPA on clips of the chosen windows."""
+
+    name = "voxel"
+    parts = tuple(f"loss_{kind}" for kind in TARGET_KINDS)
+
+    def __init__(self, store: Store, preset: Preset, seed: int, ranked: Mapping[str, Sequence[int]] | None) -> None:
+        torch.manual_seed(seed)
+        self.model: HieraJEPA = HieraJEPA(preset.voxel, preset.jepa, store.grid.voxels_per_patch)
+        if preset.voxel.compile:
+            self.model.compile_blocks()
+        # Stages 1 and 2 hold a twentieth of the weights, and would be gathered once for each of their blocks of units.
+        encoders = (self.model.context, self.model.target)
+        late = [block for encoder in encoders for block in encoder.blocks[encoder.first_global :]]
+        self.shards = tuple(block for block in (*late, *self.model.predictor.blocks) if isinstance(block, HieraBlock))
+        jepa, voxel = preset.jepa, preset.voxel
+        # The published objective kept a rank of 12 while its tokens' std fell to 0.08, and without a covariance term all
+        # dimensions may say the same at a std of 1: each floor sees what the others do not (docs/collapse.md).
+        self.floors = {"effective_rank": jepa.rank_floor, "std": jepa.std_floor, "content_std": jepa.std_floor}
+        self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa.context_fraction, ranked)
+        self._last: Tokens | None = None
+
+    def loss(self, batch: Sequence[MaskedClip]) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self.model([sample.clip for sample in batch], [sample.mask for sample in batch])
+        self._last = output.target
+        return output.loss, {f"loss_{kind}": value for kind, value in output.by_kind.items()}
+
+    def health(self) -> dict[str, float]:
+        assert self._last is not None
+        return token_health(self._last)
+
+    def after_step(self, progress: float) -> float:
+        """The target follows the context, and the position baseline takes in what all processes saw in this step."""
+        followed = momentum(progress, self.model.jepa)
+        self.model.follow(followed, add_up)
+        return followed
