@@ -70,7 +70,7 @@ if name == "temporal":  # it takes series as they are stored
         return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw)
     draws.__getitem__ = double
 config = preset.train_temporal if name == "temporal" else preset.train_voxel
-with process_group(torch.device("cpu")):
+def compute():
     loop = Loop(stage, config, Path(out), torch.device("cpu"))
     batches = loop._batches(0)
     for step in range(3):
@@ -79,6 +79,9 @@ with process_group(torch.device("cpu")):
     gradients = {name: whole(p.grad) for name, p in stage.model.named_parameters() if p.grad is not None}
     if rank() == 0:
         torch.save(gradients, out)
+
+with process_group(torch.device("cpu")):
+    compute()
 """
 
 

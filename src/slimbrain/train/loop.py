@@ -35,10 +35,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Stopped(Exception):
-    """A signal came: the step was finished and saved."""
-
-
 class Loop:
     """Training of one stage into one run folder, by one process or several.
 
@@ -71,13 +67,15 @@ class Loop:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
 
-    def fit(self) -> dict[str, float]:
-        """Train from the newest state, or from the start; the last logged numbers.
+    def fit(self) -> dict[str, float] | None:
+        """Train from the newest state to the end, or until a signal of `STOP_SIGNALS` came to any of the processes.
+
+        Returns
+        -------
+        The last logged numbers; None if stopped by a signal.
 
         Raises
         ------
-        Stopped
-            If a signal of `STOP_SIGNALS` came, to any of the processes.
         CollapseError
             If the guard saw a collapse.
         InputError
@@ -99,7 +97,9 @@ class Loop:
                 if ends or (self.guard.healthy and (stop or (step + 1) % self.config.save_every == 0)):
                     self._save(step + 1)
                 if stop and not ends:
-                    raise Stopped(self._whereto(step))
+                    if rank() == 0:
+                        print(self._whereto(step), file=sys.stderr)
+                    return None
         return last
 
     # --- one step

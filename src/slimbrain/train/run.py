@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from slimbrain.errors import InputError
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.provenance import Provenance, subject_hash
 from slimbrain.store import Store
-from slimbrain.train.loop import Loop, Stopped
+from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 
 MODEL_FOLDER, RUN_FILE = "model", "run.json"
@@ -59,28 +58,44 @@ def pretrain(
     """
     chosen = local_device(pick_device(device))
     with process_group(chosen):
-        stage = TemporalStage(store, preset, seed) if stage_name == "temporal" else VoxelStage(store, preset, seed, ranked)
-        config = preset.train_temporal if stage_name == "temporal" else preset.train_voxel
-        settings = {
-            "stage": stage_name,
-            "preset": preset.model_dump(mode="json"),
-            "seed": seed,
-            "store": store.contract.to_dict(),
-            "sessions": len(stage.draws.sessions),
-            "training_set": _training_set(stage.draws, ranked),
-        }
-        if refusal := from_first(_claim(run, settings, resume, command) if rank() == 0 else None):
-            raise InputError(refusal)
-        try:
-            last = Loop(stage, config, run, chosen, workers).fit()
-        except Stopped as stopped:
-            if rank() == 0:
-                print(stopped, file=sys.stderr)
-            raise SystemExit(0) from stopped
-        weights = whole_weights(stage.model)
-        if rank() == 0:
-            save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last), weights)
-        wait()
+        last = _train(stage_name, store, preset, run, seed, resume, ranked, chosen, workers, command)
+    if last is None:
+        raise SystemExit(0)
+    return last
+
+
+def _train(
+    stage_name: str,
+    store: Store,
+    preset: Preset,
+    run: Path,
+    seed: int,
+    resume: bool,
+    ranked: Mapping[str, Sequence[int]] | None,
+    device: torch.device,
+    workers: int,
+    command: str,
+) -> dict[str, float] | None:
+    """One process's part; a function of its own, so that nothing of it outlives the group of processes."""
+    stage = TemporalStage(store, preset, seed) if stage_name == "temporal" else VoxelStage(store, preset, seed, ranked)
+    config = preset.train_temporal if stage_name == "temporal" else preset.train_voxel
+    settings = {
+        "stage": stage_name,
+        "preset": preset.model_dump(mode="json"),
+        "seed": seed,
+        "store": store.contract.to_dict(),
+        "sessions": len(stage.draws.sessions),
+        "training_set": _training_set(stage.draws, ranked),
+    }
+    if refusal := from_first(_claim(run, settings, resume, command) if rank() == 0 else None):
+        raise InputError(refusal)
+    last = Loop(stage, config, run, device, workers).fit()
+    if last is None:
+        return None
+    weights = whole_weights(stage.model)
+    if rank() == 0:
+        save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last), weights)
+    wait()
     return last
 
 
