@@ -341,6 +341,22 @@ def test_the_optimiser_uses_the_rate_that_is_logged(stage: str, store: Store, tm
     assert used[:4] == [{line["lr"]} for line in read_metrics(tmp_path / "run")]
 
 
+def test_weight_decay_follows_a_cosine_and_spares_vectors(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[list[float]] = []
+    step = torch.optim.AdamW.step
+
+    def watch(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        used.append([float(group["weight_decay"]) for group in self.param_groups])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    preset = small_preset(steps=5, accumulate=1, save_every=5, weight_decay=0.04, final_weight_decay=0.4)
+    pretrain("voxel", store, preset, tmp_path / "run", device="cpu")
+    wanted = [0.4 - 0.36 * (1 + math.cos(math.pi * share / 4)) / 2 for share in range(5)]
+    np.testing.assert_allclose(used[:5], [[value, 0.0] for value in wanted])
+    np.testing.assert_allclose([line["weight_decay"] for line in read_metrics(tmp_path / "run")], wanted)
+
+
 def test_momentum_rises_along_a_cosine(uninterrupted: Mapping[str, Path]) -> None:
     momenta = [line["ema"] for line in read_metrics(uninterrupted["voxel"])]
     start = small_preset().jepa.ema_start
@@ -381,9 +397,12 @@ def test_an_unknown_device_is_refused() -> None:
         pick_device("abacus")
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("stage", ["temporal", "voxel"])
-def test_bfloat16_trains_float32_weights(stage: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
-    preset = small_preset(steps=2, precision="bfloat16")
+def test_half_precision_trains_float32_weights(
+    precision: str, stage: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path
+) -> None:
+    preset = small_preset(steps=2, precision=precision)
     pretrain(stage, store, preset, tmp_path / "run", seed=3, device="cpu")
     # Eight bits of mantissa: the loss is that of float32 to a few per cent, and not to the bit. (Stage 1 starts from zeros.)
     low, full = (read_metrics(run)[1]["loss"] for run in (tmp_path / "run", uninterrupted[stage]))

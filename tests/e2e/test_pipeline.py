@@ -12,6 +12,7 @@ import pytest
 from slimbrain.cli import run_command
 from slimbrain.saliency import read_window_table
 from slimbrain.store import Store, read_tsv
+from slimbrain.train import read_metrics
 
 SHORT = ("--preset", "tiny", "--set", "train_temporal.steps=12", "--set", "train_voxel.steps=8", "--set", "train_voxel.batch=2")
 
@@ -138,3 +139,16 @@ def test_real_recordings_without_a_tr(shared_data: Path, tmp_path: Path, capsys:
     assert capsys.readouterr().err.count("--tr") >= 6
     assert run(*words, "--tr", "2.0") == 0
     assert len(Store(tmp_path / "store").sessions) == 6
+
+
+@pytest.mark.slow
+def test_the_default_recipe_keeps_its_rank_over_500_steps(outputs: Path, tmp_path: Path) -> None:
+    """With the guard's floors in place; the published objective's std fell to a tenth in 140 steps (docs/collapse.md)."""
+    sizes = ("train_voxel.steps=500", "train_voxel.batch=1", "window.k=2", "voxel.depths=[1,1,1,1]", "train_voxel.log_every=20")
+    changes = [word for size in sizes for word in ("--set", size)]
+    words = ("pretrain", "voxel", outputs / "store", "--windows", outputs / "windows.tsv", "--preset", "tiny", "--out", tmp_path / "run")
+    assert run(*words, *changes) == 0
+    lines = read_metrics(tmp_path / "run")
+    settled = [line for line in lines if line["step"] >= 100]
+    assert min(line["effective_rank"] for line in settled) > 0.8 * lines[0]["effective_rank"]
+    assert min(line["content_std"] for line in settled) > 0.4

@@ -84,6 +84,16 @@ def test_predictions_do_not_depend_on_hidden_voxels(grid8: Grid) -> None:
     assert predictions[0].shape == (int(kind.sum()), model.context.width)
 
 
+def test_each_clip_counts_alike_however_long(grid8: Grid) -> None:
+    """For the published objective; the regularisers are statistics of the batch."""
+    model = make_model(grid8, variance_weight=0, covariance_weight=0, remove_position=False)
+    frames = (8, 24)
+    clips = [make_clip(grid8, seed, frames=length) for seed, length in enumerate(frames)]
+    masks = [sample_jepa_mask(grid8.units.mm, 1, length // 4, 0.3, np.random.default_rng(length)) for length in frames]
+    alone = [float(model([clip], [mask]).loss.detach()) for clip, mask in zip(clips, masks, strict=True)]
+    assert float(model(clips, masks).loss.detach()) == pytest.approx(np.mean(alone), rel=1e-5)
+
+
 def test_predictions_do_not_mix_clips(grid8: Grid) -> None:
     model, masks = make_model(grid8), [make_mask(grid8, seed) for seed in range(2)]
     clips = [make_clip(grid8, seed) for seed in range(3)]
