@@ -246,6 +246,29 @@ def pretrain(
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="The .pth file that SLIM-Brain's authors published.", show_default=False)],
+    store: Annotated[Path, typer.Option(help="Store that the model is to read; 2 mm lattice.")],
+    out: OUT,
+) -> None:
+    """Turn the published SLIM-Brain weights into a model folder for a store.
+
+    Background is deleted then, which those weights were not trained for; docs/published_weights.md says how to run them as they were.
+
+    Example: `slimbrain convert slim_brain.pth --store store/ --out published/model`
+    """
+    from slimbrain.models.hub import save_pretrained
+    from slimbrain.models.published import as_model, load_published
+
+    published = load_published(checkpoint)
+    model = as_model(published, _open(store, None))
+    assert model.provenance is not None
+    save_pretrained(model, out, model.provenance)
+    rest = f"; {len(published.left_out)} tensors that are not the encoder's were left out" if published.left_out else ""
+    print(f"the model is in {out}{rest}")
+
+
+@app.command()
 def rank(
     store: STORE,
     temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],

@@ -161,11 +161,15 @@ class Hiera(nn.Module):
         visible : (N, U) bool for each clip; all brain units if not given.
         """
         packing = self.pack(clips, visible)
+        return self._tokens(self.norm(self.trunk(clips, packing)), clips, packing)
+
+    def trunk(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
+        """(L, D) tokens of all clips, before the last norm."""
         units = self.local_stages(clips, packing.to(self.patch_embed.weight.device))
         spans = spans_of(packing.lengths, packing.lengths)
         for block in self.blocks[self.first_global :]:
             units = block(units, spans)
-        return self._tokens(self.norm(units), clips, packing)
+        return units
 
     @property
     def first_global(self) -> int:
@@ -219,7 +223,7 @@ class Hiera(nn.Module):
                     f"positions were learned for {side} patches a side and {frames} frames, "
                     f"the clip has {lattice.edge // lattice.patch} and {len(clip.seconds)}; give it what the model was trained on."
                 )
-        place = torch.cat([torch.from_numpy(clip.grid.patches.index) for clip in clips]) @ torch.tensor([side * side, side, 1])
+        place = torch.cat([torch.tensor(clip.grid.patches.index) for clip in clips]) @ torch.tensor([side * side, side, 1])
         frame = torch.cat([torch.arange(len(clip.seconds)) for clip in clips])
         return self.space_embed(place.to(weight.device)), self.time_embed(frame.to(weight.device))
 

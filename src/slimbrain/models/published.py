@@ -1,0 +1,227 @@
+"""The encoder that SLIM-Brain's authors published: their weights, under Meta's Hiera names, in our network.
+
+Names and shapes are those that a checkpoint following Meta's Hiera (arXiv 2306.00989) has for the published configuration
+(arXiv 2512.21881). The file itself was not available to us: see docs/published_weights.md for what is assumed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimbrain.config import HieraConfig, load_preset
+from slimbrain.errors import ContractError, InputError
+from slimbrain.grid import LATTICES, Grid
+from slimbrain.models.hiera import BoolArray, Hiera
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.packing import Clip
+from slimbrain.models.provenance import Provenance
+from slimbrain.store import Store
+
+SIDE, PATCH, FRAMES = 96, 4, 40
+"""Voxels a side of the box and of a patch, and frames of a sample."""
+
+UNIT_VOXELS, UNIT_FRAMES = 32, 8
+META_EPSILON = 1e-6
+"""What Meta's Hiera adds to the variance in its norms; torch's own default is 1e-5."""
+
+NESTED = ("model", "state_dict", "model_state_dict", "target_encoder", "encoder")
+"""Where a training script may put the weights within its checkpoint."""
+
+ANCHOR = "pos_embed_spatial"
+"""A name that every encoder has once; what stands before it stands before all of that encoder's names."""
+
+LEFT_OUT = ("head.", "predictor.", "decoder", "mask_token", "optimizer")
+"""Beginnings of names that are no part of the encoder."""
+
+OUTER = {"patch_embed": "patch_embed", "patch_embed.proj": "patch_embed", "norm": "norm"}
+INNER = {
+    **{"norm1": "norm1", "attn.qkv": "qkv", "attn.proj": "merge"},
+    **{"norm2": "norm2", "mlp.fc1": "mlp.rise", "mlp.fc2": "mlp.fall", "proj": "widen"},
+}
+BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
+
+
+class PublishedEncoder(nn.Module):
+    """The published encoder with the interface of its authors' script.
+
+    Parameters
+    ----------
+    encoder : with learned positions, on mask units of 32 voxels and 8 frames.
+    left_out : names in the checkpoint that belong to something else.
+    """
+
+    def __init__(self, encoder: Hiera, left_out: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.encoder, self.left_out = encoder, left_out
+
+    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encode boxes as the weights were trained: nothing is deleted but the mask units that `mask` hides.
+
+        Parameters
+        ----------
+        x : (B, 1, 40, 96, 96, 96) series, in order of t, x, y, z.
+        mask : (B, 135) bool, the 5 x 3 x 3 x 3 mask units in order of t, x, y, z; True is kept. All if not given.
+
+        Returns
+        -------
+        (B, 512) mean over tokens, then the last norm.
+
+        Raises
+        ------
+        InputError
+            If `x` or `mask` has another shape.
+        """
+        units = FRAMES // UNIT_FRAMES * (SIDE // UNIT_VOXELS) ** 3
+        if x.shape[1:] != (1, FRAMES, SIDE, SIDE, SIDE):
+            raise InputError(
+                f"x is {tuple(x.shape)}: the published encoder takes (B, 1, {FRAMES}, {SIDE}, {SIDE}, {SIDE}); crop or pad it."
+            )
+        if mask is not None and mask.shape != (len(x), units):
+            raise InputError(f"mask is {tuple(mask.shape)}: expected ({len(x)}, {units}), True for each mask unit that is kept.")
+        return self.pooled(x[:, 0], mask)
+
+    def pooled(self, volumes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same for a box of any whole number of mask units at the corner of the published one: (B, T, X, Y, Z) -> (B, D)."""
+        grid = _box(tuple(volumes.shape[2:]))
+        clips = [_clip(volume, grid) for volume in volumes]
+        visible = None if mask is None else [_visible(row.cpu().numpy().astype(bool), grid) for row in mask]
+        packing = self.encoder.pack(clips, visible)
+        tokens = self.encoder.trunk(clips, packing).split(packing.lengths)
+        return self.encoder.norm(torch.stack([part.mean(0) for part in tokens]))
+
+
+def load_published(path: str | Path) -> PublishedEncoder:
+    """Read the authors' checkpoint into the encoder of preset `paper`, with learned positions, in evaluation mode.
+
+    Parameters
+    ----------
+    path : a .pth file; only tensors are read from it, no code.
+
+    Raises
+    ------
+    InputError
+        If it is no such checkpoint, or a tensor is missing, unknown or of another shape.
+    """
+    sides = SIDE // PATCH
+    config = load_preset("paper").voxel.model_copy(update={"learned_positions": (sides, FRAMES), "norm_eps": META_EPSILON})
+    return read_published(_load(Path(path)), config, str(path)).eval()
+
+
+def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
+    """The encoder as a model that reads a store: `slimbrain embed` and `evaluate` take it.
+
+    Background is then deleted, which the weights were not trained for, and tokens are normed one by one and pooled as ours are. Only
+    the encoder is the authors': the predictor is untrained.
+
+    Raises
+    ------
+    ContractError
+        If the store is not on the 2 mm lattice.
+    """
+    if store.contract.lattice != LATTICES["2mm"].id:
+        raise ContractError(f"{store.root}: is on the lattice {store.contract.lattice}; the published weights need --resolution 2mm.")
+    preset = load_preset("paper")
+    model = HieraJEPA(published.encoder.config, preset.jepa, PATCH**3)
+    for encoder in (model.context, model.target):
+        encoder.load_state_dict(published.encoder.state_dict())
+    training = {"stage": "voxel", "preset": preset.name, "source": "SLIM-Brain's published checkpoint (arXiv 2512.21881)"}
+    model.provenance = Provenance(store.contract, preset.window, store.grid, training)
+    return model.eval()
+
+
+def read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str) -> PublishedEncoder:
+    """The same from a state dict, for an encoder of any size; `source` names it in errors."""
+    encoder = Hiera(config, PATCH**3)
+    prefix = _prefix(found, source)
+    wanted, renamed, unknown, left_out = encoder.state_dict(), {}, [], []
+    for name, tensor in found.items():
+        if not name.startswith(prefix) or name.removeprefix(prefix).startswith(LEFT_OUT):
+            left_out.append(name)
+        elif (ours := _our_name(name.removeprefix(prefix))) in wanted:
+            renamed[ours] = _our_shape(ours, tensor)
+        else:
+            unknown.append(name)
+    missing = [name for name in wanted if name not in renamed]
+    wrong = [f"{name} {tuple(renamed[name].shape)}" for name in renamed if renamed[name].shape != wanted[name].shape]
+    for what, names in (("has no", missing), ("has unknown", unknown), ("has tensors of another shape:", wrong)):
+        if names:
+            listed = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            raise InputError(f"{source}: {what} {listed}; it is not the published encoder, or its names have changed.")
+    encoder.load_state_dict(renamed)
+    return PublishedEncoder(encoder, tuple(left_out))
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a checkpoint of tensors ({reason}); save its state dict alone.") from error
+    for _ in NESTED:
+        inner = next((content[name] for name in NESTED if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
+        content = content if inner is None else inner
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise InputError(f"{path}: holds no state dict, neither bare nor under {', '.join(NESTED)}; save its state dict alone.")
+    return tensors
+
+
+def _prefix(found: Mapping[str, Tensor], source: str) -> str:
+    prefixes = [name.removesuffix(ANCHOR) for name in found if name.endswith(ANCHOR)]
+    if len(prefixes) != 1:
+        which = f"several encoders ({', '.join(prefixes)})" if prefixes else f"no encoder (nothing is called {ANCHOR})"
+        raise InputError(f"{source}: holds {which}; save the state dict of one.")
+    return prefixes[0]
+
+
+def _our_name(name: str) -> str:
+    if name == ANCHOR:
+        return "space_embed.weight"
+    if name == "pos_embed_temporal":
+        return "time_embed.weight"
+    if match := BLOCK_NAME.fullmatch(name):
+        number, part, kind = match.groups()
+        return f"blocks.{number}.{INNER.get(part, part + '?')}.{kind}"
+    part, _, kind = name.rpartition(".")
+    return f"{OUTER.get(part, part + '?')}.{kind}"
+
+
+def _our_shape(name: str, tensor: Tensor) -> Tensor:
+    """Convolutions over one patch are matrices, and position tables have no batch."""
+    if name == "patch_embed.weight":
+        return tensor.flatten(1)
+    return tensor.squeeze(0) if name in ("space_embed.weight", "time_embed.weight") and tensor.ndim == 3 else tensor
+
+
+@lru_cache(maxsize=2)
+def _box(sides: tuple[int, int, int]) -> Grid:
+    """A grid whose mask deletes nothing of a box of so many voxels."""
+    inside = np.zeros((SIDE,) * 3, dtype=bool)
+    inside[tuple(slice(side) for side in sides)] = True
+    return Grid(LATTICES["2mm"], inside)
+
+
+def _clip(volume: Tensor, grid: Grid) -> Clip:
+    """(T, X, Y, Z) as a clip; learned positions count frames, so that seconds do not matter."""
+    frames = len(volume)
+    patches = volume
+    for axis in (1, 2, 3):
+        patches = patches.unfold(axis, PATCH, PATCH)
+    place = torch.tensor(grid.patches.index).T
+    voxels = patches[:, *place].reshape(frames, grid.n_patches, PATCH**3)
+    return Clip(voxels, torch.arange(frames, dtype=torch.float64), grid)
+
+
+def _visible(row: BoolArray, grid: Grid) -> BoolArray:
+    """(N, U) visibility of our regions from one row of mask units in order of t, x, y, z."""
+    x, y, z = grid.regions.index.max(0) + 1
+    return row.reshape(-1, x, y, z)[:, *grid.regions.index.T]
