@@ -21,7 +21,7 @@ from slimbrain.cli import _spread_lists, app, run_command
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
-COMMANDS = ("demo", "simulate", "prep", "pretrain", "convert", "rank", "embed", "evaluate", "report", "inspect", "doctor")
+COMMANDS = ("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor")
 SETTINGS = (
     *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
     *("temporal.groups=4", "train_temporal.steps=2", "train_temporal.batch=1", "train_temporal.log_every=1"),

@@ -269,6 +269,41 @@ def convert(
 
 
 @app.command()
+def plan(
+    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "base",
+    batch: Annotated[int, typer.Option(min=1, help="Clips a micro-batch.")] = 1,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip; the preset's if not given.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the preset's if not given.")] = None,
+    visible: Annotated[float | None, typer.Option(help="Share of the brain that the context sees; the preset's if not given.")] = None,
+    recompute: Annotated[
+        bool | None, typer.Option(help="Recompute stages 1-2 in the backward pass; as the preset says if not given.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")
+    ] = "cuda",
+    mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
+    resolution: Annotated[str, typer.Option(help="2mm, 4mm or 8mm.")] = "2mm",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. voxel.embed=96.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a training step of stage 2 will cost, without running it; a minute or two at the published size.
+
+    Example: `slimbrain plan --preset base --batch 4 --precision bfloat16`
+    """
+    from slimbrain.config import load_preset
+    from slimbrain.grid import Grid
+    from slimbrain.plan import describe, plan_and_fit
+
+    options = {"jepa.context_fraction": visible, "voxel.recompute": recompute}
+    given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
+    chosen = load_preset(preset, [*(overrides or []), *given])
+    precision = precision or chosen.train_voxel.precision
+    grid = Grid.mni152(resolution) if mask is None else Grid.from_nifti(mask, resolution)
+    made, fits = plan_and_fit(chosen, grid, batch, frames or chosen.window.frames * chosen.window.k, precision, device)
+    _print(describe(made, fits, as_json), as_json)
+
+
+@app.command()
 def rank(
     store: STORE,
     temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],

@@ -62,6 +62,7 @@ class HieraConfig(Config):
     mlp_ratio: float = Field(4.0, gt=0)
     unit: Literal["unit", "region"] = Field("unit", description="attention window of stages 1-2: 16 or 32 voxels a side")
     unit_frames: Literal[4, 8] = 4
+    patch_frames: Literal[1, 2] = Field(1, description="frames a patch; 2 halves the tokens and needs unit_frames 8 (docs/performance.md)")
     recompute: bool = Field(True, description="recompute stages 1-2, and other hidden layers, in the backward pass instead of keeping them")
     layout: Literal["auto", "blocks", "ragged"] = Field(
         "auto", description="stages 1-2 in blocks of equal segments, or all at once with a variable-length kernel; auto by device"
@@ -71,6 +72,12 @@ class HieraConfig(Config):
         None, description="patches a side and frames of learned position tables, as published; Fourier features of mm and s if not given"
     )
     norm_eps: float = Field(1e-5, gt=0, description="added to the variance in every layer norm")
+
+    @model_validator(mode="after")
+    def _pools_whole_tokens(self) -> HieraConfig:
+        if self.unit_frames % (4 * self.patch_frames):
+            raise ValueError(f"unit_frames is {self.unit_frames}: with patch_frames {self.patch_frames} it must be {4 * self.patch_frames}")
+        return self
 
 
 class JepaConfig(Config):

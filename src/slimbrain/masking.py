@@ -7,12 +7,15 @@ time) or double-cross (neither), as in SLIM-Brain (arXiv 2512.21881).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.config import Preset
 from slimbrain.errors import InputError
+from slimbrain.grid import Grid
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating]
@@ -20,6 +23,9 @@ FloatArray = npt.NDArray[np.floating]
 TARGET_KINDS = ("cross_time", "cross_location", "double_cross")
 MAX_PLACE_SHARE = 0.8
 """At most this share of the places is seen, so that every clip has places to predict."""
+
+TYPICAL_DRAWS = 64
+"""The context's share of the tokens varies from mask to mask; of so many, `typical_mask` takes the one nearest to what is wanted."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,23 @@ def sample_jepa_mask(
     place_share = min(MAX_PLACE_SHARE, fraction * windows / seen_windows)
     hidden = min(len(places_mm) - 1, max(1, round(len(places_mm) * (1 - place_share))))
     return JepaMask(np.repeat(window_seen, units_per_window), ~_compact_places(places_mm, hidden, generator))
+
+
+def typical_mask(grid: Grid, preset: Preset, frames: int) -> tuple[JepaMask, float]:
+    """A mask to measure or plan with: of some as in pretraining, the one whose context is nearest to `jepa.context_fraction`.
+
+    Returns
+    -------
+    The mask of a clip of so many frames, and the share of the brain's tokens that it shows.
+    """
+    level = grid.regions if preset.voxel.unit == "region" else grid.units
+    windows, times = math.ceil(frames / preset.window.frames), frames // preset.voxel.unit_frames
+    windows, times_per_window = (windows, times // windows) if times % windows == 0 else (times, 1)
+    wanted = preset.jepa.context_fraction
+    masks = [sample_jepa_mask(level.mm, windows, times_per_window, wanted, np.random.default_rng(seed)) for seed in range(TYPICAL_DRAWS)]
+    shares = [float((mask.context @ level.sizes).sum() / (times * grid.n_patches)) for mask in masks]
+    nearest = int(np.argmin(np.abs(np.array(shares) - wanted)))
+    return masks[nearest], shares[nearest]
 
 
 def _compact_places(places_mm: FloatArray, count: int, generator: np.random.Generator) -> BoolArray:

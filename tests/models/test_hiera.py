@@ -19,10 +19,9 @@ from slimbrain.models.packing import Clip, pack_clips
 FRAMES = 16
 
 
-def make_config(unit: str = "unit", unit_frames: int = 4, recompute: bool = False) -> HieraConfig:
-    return HieraConfig(
-        embed=8, depths=(2, 2, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, unit=unit, unit_frames=unit_frames, recompute=recompute
-    )
+def make_config(unit: str = "unit", unit_frames: int = 4, recompute: bool = False, patch_frames: int = 1) -> HieraConfig:
+    shape = {"unit": unit, "unit_frames": unit_frames, "patch_frames": patch_frames}
+    return HieraConfig(embed=8, depths=(2, 2, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, recompute=recompute, **shape)
 
 
 def make_encoder(grid: Grid, **settings: object) -> Hiera:
@@ -51,8 +50,11 @@ def dense_reference(encoder: Hiera, patches: Tensor, seconds: Tensor, patch_mm: 
     patches: (T, x, y, z, V); patch_mm: (x, y, z, 3). Returns tokens (t, x, y, z, D) after stage 4.
     """
     config = encoder.config
+    together = config.patch_frames
+    patches = torch.cat([patches[first::together] for first in range(together)], dim=-1)
+    seconds = torch.stack([seconds[first::together] for first in range(together)]).mean(0)
     x = encoder.patch_embed(patches) + encoder.space_embed(patch_mm) + encoder.time_embed(seconds[:, None])[:, None, None, None]
-    size, times, number = patches_per_unit, config.unit_frames, 0
+    size, times, number = patches_per_unit, config.unit_frames // together, 0
     for depth in config.depths[:2]:
         for _ in range(depth - (number > 0)):
             x = in_units(encoder.blocks[number], x, times, size, pool=False)
@@ -129,6 +131,12 @@ def plain_block(block: HieraBlock, x: Tensor, pool: Callable[[Tensor], Tensor]) 
 
 def test_with_nothing_deleted_equals_a_dense_network(full_grid: Grid) -> None:
     assert_equals_dense(make_encoder(full_grid), make_clip(full_grid), side=12, patches_per_unit=4)
+
+
+def test_two_frames_a_patch_equal_a_dense_network(full_grid: Grid) -> None:
+    encoder, clip = make_encoder(full_grid, unit_frames=8, patch_frames=2), make_clip(full_grid)
+    assert_equals_dense(encoder, clip, side=12, patches_per_unit=4)
+    assert encoder([clip]).seconds.unique().tolist() == pytest.approx([3.5 * 0.72, 11.5 * 0.72])
 
 
 def test_published_mask_units_equal_a_dense_network() -> None:

@@ -26,9 +26,6 @@ from slimbrain.models.packing import BLOCK_TOKENS, DEVICE_BLOCK_TOKENS, POOL, Bl
 
 BoolArray = npt.NDArray[np.bool_]
 
-TOKEN_FRAMES = POOL**2
-"""Frames in one token of stages 3 and 4."""
-
 SPACE_WAVES_MM = (16.0, 384.0, 12)
 """Shortest and longest wavelength, and how many: from two patches of 8 mm to twice the box."""
 
@@ -112,12 +109,18 @@ class Hiera(nn.Module):
     ----------
     config : widths, depths, unit.
     voxels_per_patch : V, values a patch.
+
+    Attributes
+    ----------
+    block_tokens : tokens computed at once before stage 3; by device if None.
     """
+
+    block_tokens: int | None = None
 
     def __init__(self, config: HieraConfig, voxels_per_patch: int) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = nn.Linear(voxels_per_patch, config.embed)
+        self.patch_embed = nn.Linear(config.patch_frames * voxels_per_patch, config.embed)
         if config.learned_positions is None:
             self.space_embed: nn.Module = FourierPosition(3, config.embed, *SPACE_WAVES_MM)
             self.time_embed: nn.Module = FourierPosition(1, config.embed, *TIME_WAVES_S)
@@ -132,6 +135,11 @@ class Hiera(nn.Module):
     def width(self) -> int:
         """D of the tokens that come out."""
         return self.config.embed * 2 ** (len(self.config.depths) - 1)
+
+    @property
+    def token_frames(self) -> int:
+        """Frames in one token of stages 3 and 4."""
+        return POOL**2 * self.config.patch_frames
 
     def mask_units(self, clip: Clip) -> int:
         """U, how many mask units the clip's grid has."""
@@ -150,7 +158,7 @@ class Hiera(nn.Module):
         """Spread a table over (time units, mask units) to (steps, 16-voxel units), the tokens of stages 3 and 4."""
         units = clip.grid.units
         of_unit = clip.grid.regions.of_patch[units.offsets[:-1]] if self.config.unit == "region" else np.arange(len(units))
-        return np.repeat(table, self.config.unit_frames // TOKEN_FRAMES, axis=0)[:, of_unit]
+        return np.repeat(table, self.config.unit_frames // self.token_frames, axis=0)[:, of_unit]
 
     def forward(self, clips: Sequence[Clip], visible: Sequence[BoolArray] | None = None) -> Tokens:
         """Encode what is visible.
@@ -180,13 +188,14 @@ class Hiera(nn.Module):
         """The tables for these clips, in the memory of the processor."""
         visible = [self.everything(clip) for clip in clips] if visible is None else visible
         block_tokens = self._block_tokens(self.patch_embed.weight.device)
-        return pack_clips([clip.grid for clip in clips], visible, self.config.unit, self.config.unit_frames, block_tokens)
+        times = self.config.unit_frames // self.config.patch_frames
+        return pack_clips([clip.grid for clip in clips], visible, self.config.unit, times, block_tokens)
 
     def _block_tokens(self, device: torch.device) -> int | None:
         """How many tokens are computed at once before stage 3; None for all, as the variable-length kernel wants them."""
         if self.config.layout == "ragged" or (self.config.layout == "auto" and self._has_ragged_kernel(device)):
             return None
-        return DEVICE_BLOCK_TOKENS if device.type == "cuda" else BLOCK_TOKENS
+        return self.block_tokens or (DEVICE_BLOCK_TOKENS if device.type == "cuda" else BLOCK_TOKENS)
 
     def _has_ragged_kernel(self, device: torch.device) -> bool:
         if device.type != "cuda":
@@ -198,7 +207,7 @@ class Hiera(nn.Module):
         """Stages 1 and 2: (L, 4 * embed) one token a unit and step, none of which depends on another unit."""
         device = self.patch_embed.weight.device
         with torch.autocast("cpu", enabled=False):  # it refuses to join the store's float16
-            rows = [clip.voxels.flatten(0, 1) for clip in clips]
+            rows = [self._patches(clip) for clip in clips]
             voxels = (rows[0] if len(rows) == 1 else torch.cat(rows)).to(device)
         space, time = self._positions(clips)
         first, second = packing.stages
@@ -206,25 +215,32 @@ class Hiera(nn.Module):
         del voxels
         return torch.cat([self._run(self._second_stage, block, cells[block.rows]) for block in second])[packing.order]
 
+    def _patches(self, clip: Clip) -> Tensor:
+        """(T / F * P, F * V) values of each patch over its F frames, one frame behind the other."""
+        together = self.config.patch_frames
+        if together == 1:
+            return clip.voxels.flatten(0, 1)
+        return clip.voxels.unflatten(0, (-1, together)).transpose(1, 2).flatten(2).flatten(0, 1)
+
     def _positions(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         """Embeddings of the patches of all clips, and of their frames."""
         weight = self.patch_embed.weight
         if self.config.learned_positions is None:
             mm = torch.cat([torch.tensor(clip.grid.patches.mm) for clip in clips])
-            seconds = torch.cat([clip.seconds for clip in clips])[:, None]
+            seconds = torch.cat([_means(clip.seconds, self.config.patch_frames) for clip in clips])[:, None]
             place, time = self.space_embed(mm.to(weight.device, weight.dtype)), self.time_embed(seconds.to(weight.device, weight.dtype))
             # In the weights' precision: under autocast, what is added up from block to block must not lose digits.
             return place.to(weight.dtype), time.to(weight.dtype)
         side, frames = self.config.learned_positions
         for clip in clips:
             lattice = clip.grid.lattice
-            if lattice.edge != side * lattice.patch or len(clip.seconds) > frames:
+            if lattice.edge != side * lattice.patch or len(clip.seconds) > frames * self.config.patch_frames:
                 raise ContractError(
-                    f"positions were learned for {side} patches a side and {frames} frames, "
+                    f"positions were learned for {side} patches a side and {frames * self.config.patch_frames} frames, "
                     f"the clip has {lattice.edge // lattice.patch} and {len(clip.seconds)}; give it what the model was trained on."
                 )
         place = torch.cat([torch.tensor(clip.grid.patches.index) for clip in clips]) @ torch.tensor([side * side, side, 1])
-        frame = torch.cat([torch.arange(len(clip.seconds)) for clip in clips])
+        frame = torch.cat([torch.arange(len(clip.seconds) // self.config.patch_frames) for clip in clips])
         return self.space_embed(place.to(weight.device)), self.time_embed(frame.to(weight.device))
 
     def _run(self, stage: Callable[..., Tensor], block: Block, *inputs: Tensor) -> Tensor:
@@ -247,13 +263,18 @@ class Hiera(nn.Module):
 
     def _tokens(self, values: Tensor, clips: Sequence[Clip], packing: Packing) -> Tokens:
         clip, step, unit = packing.clip, packing.step, packing.unit
-        seconds = [clip.seconds.to("cpu", torch.float64).view(-1, TOKEN_FRAMES).mean(1) for clip in clips]
+        seconds = [_means(clip.seconds.cpu(), self.token_frames) for clip in clips]
         mm = [torch.tensor(clip.grid.units.mm) for clip in clips]
         first_step, first_unit = (torch.tensor([0, *map(len, parts)]).cumsum(0)[clip] for parts in (seconds, mm))
         clip, step, unit, of_step, of_unit = (
             part.to(values.device) for part in (clip, step, unit, torch.cat(seconds)[first_step + step], torch.cat(mm)[first_unit + unit])
         )
         return Tokens(values, clip, step, unit, of_step, of_unit, packing.lengths)
+
+
+def _means(seconds: Tensor, frames: int) -> Tensor:
+    """Mean time of every so many frames, in float64."""
+    return seconds.double().view(-1, frames).mean(1)
 
 
 def _blocks(config: HieraConfig) -> list[HieraBlock]:
