@@ -74,6 +74,16 @@ def test_stage2_benchmark_prints_its_cases() -> None:
     assert cases["stage2/saved_mib_recompute"]["value"] < cases["stage2/saved_mib_plain"]["value"]
 
 
+@pytest.mark.slow
+def test_selection_benchmark_prints_a_line_for_each_selector() -> None:
+    cases = run_quick("selection.py", "--threads", "1")
+    names = ("ours", "ours_fast", "ours_by_score_alone", "informativeness", "published", "uniform", "highest_variance", "highest_dvars")
+    assert list(cases) == [f"selection/recall_{name}_seed_3" for name in names]
+    for case in cases.values():
+        assert list(case) == KEYS and case["against"] == "random" and case["against_value"] == 0.2
+        assert 0 <= case["value"] <= 1 and 0 <= case["detail"]["share_of_chosen_with_a_spike"] <= 1
+
+
 def test_a_case_divides_and_keeps_four_digits(benchmark_module: Any) -> None:
     line = benchmark_module("case").Case("part/thing", 1.23456, "s", "other", 4.0, {"quick": True}).line()
     assert json.loads(line) == {

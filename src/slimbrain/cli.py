@@ -309,27 +309,45 @@ def rank(
     temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
     out: OUT,
     novelty_weight: Annotated[
-        float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty); the preset's if not given.")
+        float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty) + the explained weight * z(explained) - ...")
     ] = None,
+    explained_weight: Annotated[float | None, typer.Option(help="... of the energy that other windows rebuild.")] = None,
+    dvars_weight: Annotated[float | None, typer.Option(help="... of the largest change between frames, which is taken off.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="exact: 2 N + 1 passes for N windows. fast: an estimate, in as many passes for any N.")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="Take windows by score, apart (in time), or diverse (unlike each other).")] = None,
+    min_distance: Annotated[float | None, typer.Option(help="Least seconds between onsets, with --order apart.")] = None,
+    diversity: Annotated[float | None, typer.Option(help="Weight of likeness to a window taken before, with --order diverse.")] = None,
+    per_run: Annotated[int | None, typer.Option(help="Most windows of a run.")] = None,
+    per_session: Annotated[int | None, typer.Option(help="Most windows of all runs of a scanning session.")] = None,
     threads: THREADS = None,
 ) -> None:
-    """Score every window of every session with stage 1.
+    """Score every window of every session with stage 1, and say in which order to take them.
+
+    What is not given is as in the preset that the model was trained with.
 
     Example: `slimbrain rank store/ --temporal runs/temporal/model --out windows.tsv`
     """
+    from slimbrain.config import SaliencyConfig, checked
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
-    from slimbrain.saliency import rank_store, trained_novelty_weight, write_window_table
+    from slimbrain.saliency import rank_store, trained_saliency, write_window_table
     from slimbrain.store import Store
 
     _set_threads(threads)
     opened = Store(store)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
-    if novelty_weight is None:
-        novelty_weight = trained_novelty_weight(model)
-    rows = rank_store(opened, model, novelty_weight)
+    choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
+    choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
+    choices |= {"diversity": diversity, "per_run": per_run, "per_session": per_session}
+    given = {name: value for name, value in choices.items() if value is not None}
+    saliency = checked(SaliencyConfig, {**trained_saliency(model).model_dump(), **given}, "slimbrain rank")
+    rows = rank_store(opened, model, saliency)
     write_window_table(out, rows)
-    print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}")
+    left_out = sum(not row.chosen for row in rows)
+    budget = f", {left_out} left out by the budget" if left_out else ""
+    print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}{budget}")
 
 
 @app.command()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,14 +44,23 @@ class TemporalConfig(Config):
 
 
 class SaliencyConfig(Config):
-    """Weights of the window score (DESIGN section 7): z(informativeness) + novelty_weight * z(novelty).
+    """How windows are scored, and in which order they are taken.
 
-    Novelty is reported but not counted by default: on simulated cohorts (three seeds of 48 sessions) the five best of
-    25 windows held 1.58-1.75 planted events at weight 0, 0.90-1.12 at weight 1 and 1.16-1.21 when drawn at random,
-    since a response of 10 s is rebuilt from its neighbours while a motion spike is not.
+    Score = z(informativeness) + novelty_weight * z(novelty) + explained_weight * z(explained) - dvars_weight * z(dvars), the first two
+    as in DESIGN section 7. Novelty alone prefers motion spikes, which nothing rebuilds, and with it the chosen windows held fewer planted
+    events than random ones; energy that the rest rebuilds is high in events and not in spikes. docs/saliency.md has the numbers; the
+    preset `paper` has the weights 1, 0, 0 and takes windows by score alone.
     """
 
     novelty_weight: float = 0.0
+    explained_weight: float = 1.0
+    dvars_weight: float = 0.5
+    method: Literal["exact", "fast"] = Field("exact", description="2 N + 1 masked reconstructions, or as many for any number of windows")
+    order: Literal["score", "apart", "diverse"] = Field("apart", description="windows by score alone, apart in time, or unlike each other")
+    min_distance_s: float = Field(11.0, ge=0, description="least time between onsets where windows are to be apart; a response takes 12 s")
+    diversity: float = Field(1.0, ge=0, description="weight of likeness to a window taken before, in standard deviations of the score")
+    per_run: Count | None = Field(None, description="most windows of a run; all may be taken if not given")
+    per_session: Count | None = Field(None, description="most windows of all runs of a scanning session")
 
 
 class HieraConfig(Config):
@@ -156,13 +166,27 @@ def load_preset(name: str | Path, overrides: list[str] | None = None) -> Preset:
     values = _parse(_preset_text(name), str(name)) or {}
     for override in overrides or []:
         _apply_override(values, override)
+    return checked(Preset, values, str(name))
+
+
+Model = TypeVar("Model", bound=Config)
+
+
+def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """The values as a model of that kind; `source` names them in errors.
+
+    Raises
+    ------
+    InputError
+        If a name or a value is not accepted.
+    """
     try:
-        return Preset.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "preset"
         raise InputError(
-            f"{name}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted."
+            f"{source}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted."
         ) from error
 
 

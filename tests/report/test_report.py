@@ -109,7 +109,9 @@ def make_store(root: Path, grid: Grid, n: int = 3) -> Store:
 
 def window_rows(key: str, scores: Sequence[float]) -> list[WindowRow]:
     places = ranks(scores)
-    return [WindowRow(key, i, i * WINDOW_S, WINDOW_S, score / 2, score / 2, score, int(places[i])) for i, score in enumerate(scores)]
+    return [
+        WindowRow(key, i, i * WINDOW_S, WINDOW_S, score / 2, score / 2, score, int(places[i]), 0.5, 1.0) for i, score in enumerate(scores)
+    ]
 
 
 def make_run(folder: Path, stage: str) -> Path:

@@ -104,23 +104,24 @@ def embed_store(store: Store, model: Model, windows: str | Path | None = None, k
 
 
 def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ranked: Mapping[str, Sequence[int]] | None) -> list[int]:
-    """The k windows of a session that stage 2 sees, in order of time; all it has where it has fewer."""
-    count = min(window.k, info.n_windows(window.frames))
+    """The k windows of a session that stage 2 sees, in order of time; all it has, or all the table leaves it, where these are fewer."""
+    if ranked is not None and not ranked.get(info.key):
+        what = (
+            "leaves it no window; rank with a larger --per-session" if info.key in ranked else "does not have it; run `slimbrain rank` here"
+        )
+        raise InputError(f"{info.key}: the window table {what}.")
+    count = min(window.k, info.n_windows(window.frames), len(ranked[info.key]) if ranked else window.k)
     while count and (count * window.frames) % unit_frames:
         count -= 1
     if not count:
         raise InputError(f"{info.path}: {info.n_frames} frames do not hold one window of {window.frames} frames; leave this session out.")
     if ranked is None:
         return [int(number) for number in select_uniform(info.n_windows(window.frames), count)]
-    if len(ranked.get(info.key, ())) < count:
-        raise InputError(
-            f"{info.key}: the window table has {len(ranked.get(info.key, ()))} of its windows, not {count}; run `slimbrain rank` here."
-        )
     return sorted(int(number) for number in ranked[info.key][:count])
 
 
 def ranked_windows(path: str | Path, store: Store, window: WindowConfig) -> dict[str, list[int]]:
-    """Windows of each session in a window table, best first.
+    """Windows of each session in a window table that are chosen, best first.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def ranked_windows(path: str | Path, store: Store, window: WindowConfig) -> dict
                     f"{path}: has windows of {row.duration_s:g} s, but {window.frames} frames of {info.key} last "
                     f"{window.frames * info.tr:g} s; rank again with a stage 1 model of the same preset."
                 )
-    return {session: [row.window for row in sorted(rows, key=lambda row: row.rank)] for session, rows in tables.items()}
+    return {session: [row.window for row in sorted(rows, key=lambda row: row.rank) if row.chosen] for session, rows in tables.items()}
 
 
 def untrained(model: Model, seed: int = 0) -> Model:

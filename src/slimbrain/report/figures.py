@@ -156,7 +156,7 @@ def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatAr
             axis.grid(axis="y")
         for axis in axes:
             for row in rows:
-                if row.rank <= k:
+                if row.among(k):
                     axis.axvspan(row.onset_s, row.onset_s + row.duration_s, color=BAND, linewidth=0, zorder=0)
         if marks:
             _tick_rows(axes[-1], marks)

@@ -53,7 +53,7 @@ def session_recall(rows: Sequence[WindowRow], k: int, truth: SessionTruth) -> Re
     """Events found by the k best of one session's windows, in order of time."""
     # A window of one frame that lasts as long as the window: the table has seconds, not frames.
     counts = truth.events_per_window(1, rows[0].duration_s, len(rows))
-    chosen = np.array([row.rank <= k for row in rows])
+    chosen = np.array([row.among(k) for row in rows])
     k = min(k, len(rows))
     return Recall(len(rows), k, int(counts.sum()), int(counts[chosen].sum()), chance(counts.tolist(), k))
 

@@ -112,7 +112,7 @@ def _score_blocks(material: Material) -> list[Block]:
 
 def _scores(material: Material, key: str, place: int) -> Figure:
     rows, label = material.windows[key], material.labels[key]
-    chosen = ", ".join(f"{row.onset_s:.0f}" for row in rows if row.rank <= material.k)
+    chosen = ", ".join(f"{row.onset_s:.0f}" for row in rows if row.among(material.k))
     ticks = _ticks(material, key)
     marks = "; ".join(f"{len(seconds)} {name}" for name, seconds in ticks.items() if len(seconds))
     alt = f"Scores of {len(rows)} windows of {label}; chosen windows begin at {chosen} s{'; ticks: ' + marks if marks else ''}."

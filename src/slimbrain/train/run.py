@@ -106,7 +106,7 @@ def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Map
     counts = {"sessions": len(stage.draws.sessions), "subjects": len(hashes), "steps": config.steps}
     training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, "subject_hashes": hashes}
     if stage.name == "temporal":
-        training["novelty_weight"] = preset.saliency.novelty_weight
+        training["saliency"] = preset.saliency.model_dump()
     grid = None if store.contract.lattice == "roi" else store.grid
     return Provenance(store.contract, preset.window, grid, training)
 

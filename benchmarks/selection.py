@@ -1,0 +1,123 @@
+"""How many planted events the chosen windows hold, and how many motion spikes, for our score and for others, beside random windows.
+
+python benchmarks/selection.py [--quick] [--seeds 3 4 5]
+
+For each seed a cohort is simulated, prepared at 8 mm and given to stage 1 (preset `tiny`); then each selector takes its windows of
+every session. Weights and distance were chosen on the seeds 0, 1 and 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from case import Case
+from numpy.typing import NDArray
+
+from slimbrain.config import Preset, SaliencyConfig, load_preset
+from slimbrain.models.hub import from_pretrained
+from slimbrain.models.temporal import standardise
+from slimbrain.prep import PrepOptions, prepare
+from slimbrain.saliency import exact_scores, fast_scores, order_apart, select_highest_dvars, select_highest_variance, select_uniform
+from slimbrain.saliency.scores import WindowScores, combine
+from slimbrain.simulate import CohortSpec, Truth, load_truth, simulate_cohort
+from slimbrain.store import Store
+from slimbrain.train import MODEL_FOLDER, pretrain
+
+PUBLISHED = SaliencyConfig(novelty_weight=1.0, explained_weight=0, dvars_weight=0, order="score")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a selector may look at, and what is true of each of N windows."""
+
+    series: NDArray[np.float32]
+    exact: WindowScores
+    fast: WindowScores
+    events: NDArray[np.int64]
+    spoilt: NDArray[np.bool_]
+
+
+Selector = Callable[[Session, int, int], NDArray[np.int64]]
+
+
+def scored(weights: SaliencyConfig, fast: bool = False) -> Selector:
+    """Windows as `slimbrain rank` would take them with these weights."""
+
+    def select(session: Session, frames: int, k: int) -> NDArray[np.int64]:
+        parts = session.fast if fast else session.exact
+        scores = combine(parts, float(parts.duration_s[0]), weights)
+        return order_apart(scores.score, scores.onset_s, weights.min_distance_s if weights.order == "apart" else 0.0)[:k]
+
+    return select
+
+
+def alone(**weights: float) -> Selector:
+    return scored(SaliencyConfig(**{"explained_weight": 0, "dvars_weight": 0, "order": "score", **weights}))  # type: ignore[arg-type]
+
+
+SELECTORS: dict[str, Selector] = {
+    "ours": scored(SaliencyConfig()),
+    "ours_fast": scored(SaliencyConfig(), fast=True),
+    "ours_by_score_alone": scored(SaliencyConfig(order="score")),
+    "informativeness": alone(),
+    "published": scored(PUBLISHED),
+    "uniform": lambda session, frames, k: select_uniform(len(session.events), k),
+    "highest_variance": lambda session, frames, k: select_highest_variance(session.series, frames, k),
+    "highest_dvars": lambda session, frames, k: select_highest_dvars(session.series, frames, k),
+}
+
+
+def sessions_of(seed: int, subjects: int, preset: Preset, folder: Path) -> Iterator[Session]:
+    """Simulate, prepare, pretrain, score."""
+    simulate_cohort(folder / "cohort", CohortSpec(subjects=subjects, sessions=1, seed=seed))
+    prepare(folder / "cohort", folder / "store", PrepOptions(resolution="8mm"))
+    store, truth = Store(folder / "store"), load_truth(folder / "cohort" / "truth.json")
+    pretrain("temporal", store, preset, folder / "run", seed, device="cpu")
+    model = from_pretrained(folder / "run" / MODEL_FOLDER, store.contract).eval()
+    places = torch.tensor(store.grid.cells.mm, dtype=torch.float32)
+    for info in store.sessions:
+        series = torch.from_numpy(store.coarse(info.key))
+        exact, fast = (score(model, series, places, info.tr) for score in (exact_scores, fast_scores))
+        yield Session(standardise(series).numpy(), exact, fast, *planted(truth, info.key, preset.window.frames, info.tr, len(exact)))
+
+
+def planted(truth: Truth, key: str, frames: int, tr: float, windows: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(N,) events whose response peaks in each window, and whether a motion spike spoilt it."""
+    session = truth.session(key)
+    spoilt = np.zeros(windows, dtype=bool)
+    spoilt[[frame // frames for frame in session.spikes if frame // frames < windows]] = True
+    return session.events_per_window(frames, tr, windows), spoilt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, 3 sessions, 20 steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    preset = load_preset("tiny", ["train_temporal.steps=20"] if options.quick else None)
+    subjects, frames, k = 3 if options.quick else 24, preset.window.frames, preset.window.k
+    for seed in options.seeds[:1] if options.quick else options.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            sessions = list(sessions_of(seed, subjects, preset, Path(folder)))
+        events = sum(int(session.events.sum()) for session in sessions)
+        chance = sum(float(session.events.sum()) * k / len(session.events) for session in sessions) / events
+        spoilt = float(np.mean([session.spoilt.mean() for session in sessions]))
+        for name, select in SELECTORS.items():
+            chosen = [select(session, frames, k) for session in sessions]
+            found = sum(int(session.events[windows].sum()) for session, windows in zip(sessions, chosen, strict=True)) / events
+            hit = float(np.mean([session.spoilt[windows].mean() for session, windows in zip(sessions, chosen, strict=True)]))
+            detail = {"quick": options.quick, "seed": seed, "sessions": subjects, "windows": len(sessions[0].events), "k": k}
+            detail |= {"share_of_chosen_with_a_spike": round(hit, 4), "share_of_all_with_a_spike": round(spoilt, 4)}
+            Case(f"selection/recall_{name}_seed_{seed}", found, "share of planted events", "random", chance, detail).print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Score, order and choose the windows of all sessions of a store."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimbrain.config import SaliencyConfig
+from slimbrain.errors import InputError
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.progress import track
+from slimbrain.saliency.fast import fast_scores
+from slimbrain.saliency.scores import WindowScores, exact_scores
+from slimbrain.saliency.select import IntArray, order_apart, order_by_score, order_diverse
+from slimbrain.saliency.table import WindowRow, window_rows, within_budget
+from slimbrain.store import Store
+
+
+def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig | None = None, device: str = "cpu") -> list[WindowRow]:
+    """Score all windows of all sessions of a store, session by session in manifest order, put them in order and apply budgets.
+
+    Raises
+    ------
+    InputError
+        If a session cannot be scored.
+    """
+    saliency = saliency or SaliencyConfig()
+    rows: list[WindowRow] = []
+    for info in track(store.sessions, "rank"):
+        series = torch.from_numpy(store.coarse(info.key)).to(device)
+        places = torch.from_numpy(np.asarray(store.channels(info.key).mm, np.float32)).to(device)
+        score = exact_scores if saliency.method == "exact" else fast_scores
+        try:
+            scores = score(model, series, places, info.tr, saliency)
+        except InputError as error:
+            raise InputError(f"{info.path}: {error}") from error
+        rows += window_rows(info.key, scores, _order(model, series, places, info.tr, scores, saliency))
+    scans = {info.key: f"{info.subject}_{info.session}" for info in store.sessions}
+    return within_budget(rows, scans, saliency.per_run, saliency.per_session)
+
+
+def _order(model: TemporalExtractor, series: Tensor, places: Tensor, tr: float, scores: WindowScores, saliency: SaliencyConfig) -> IntArray:
+    if saliency.order == "apart":
+        return order_apart(scores.score, scores.onset_s, saliency.min_distance_s)
+    if saliency.order == "diverse":
+        with torch.no_grad():
+            embeddings = model.embed(series[None], places, tr)[1][0].cpu().numpy()
+        return order_diverse(scores.score, embeddings, saliency.diversity)
+    return order_by_score(scores.score)
+
+
+def trained_saliency(model: TemporalExtractor) -> SaliencyConfig:
+    """How the preset that a model was trained with scores and chooses windows; the defaults where the model does not say."""
+    training = model.provenance.training if model.provenance else {}
+    return SaliencyConfig.model_validate(training.get("saliency", {}))

@@ -1,0 +1,193 @@
+"""What each window of a session is worth: scores by mutual masked reconstruction.
+
+The definitions are those of DESIGN section 7. The paper (arXiv 2512.21881) names the idea, mutual masked
+reconstruction, but publishes no formula in what is available to us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from slimbrain.config import SaliencyConfig
+from slimbrain.errors import InputError
+from slimbrain.models.temporal import cut_windows, standardise
+
+FloatArray = NDArray[np.float64]
+
+SMALLEST_ERROR = 1e-8
+"""Floor of the error with nothing visible, so that a window without any signal gives a ratio and not NaN."""
+
+
+class Reconstruction(Protocol):
+    """What a model gives back: `reconstruction` (B, N, w, C)."""
+
+    @property
+    def reconstruction(self) -> Tensor: ...
+
+
+class Reconstructor(Protocol):
+    """What the scores need of a model; `TemporalExtractor` is one."""
+
+    @property
+    def window_frames(self) -> int: ...
+
+    def __call__(self, series: Tensor, coordinates: Tensor, tr: float, visible: Tensor) -> Reconstruction: ...
+
+
+@dataclass(frozen=True)
+class WindowErrors:
+    """Mean absolute and mean squared reconstruction error of N windows under each of M patterns of visible windows, (M, N) each."""
+
+    absolute: FloatArray
+    squared: FloatArray
+
+
+@dataclass(frozen=True)
+class WindowParts:
+    """What scores are made of, each (N,) over the windows of one session.
+
+    Attributes
+    ----------
+    informativeness : how well the window lets the rest be rebuilt.
+    novelty : how badly the rest rebuilds the window.
+    explained : how much of the window's energy the rest rebuilds, in squared standard deviations of a channel.
+    dvars : largest change from one frame to the next, root mean square over channels, in the same standard deviations.
+    """
+
+    informativeness: FloatArray
+    novelty: FloatArray
+    explained: FloatArray
+    dvars: FloatArray
+
+
+@dataclass(frozen=True)
+class WindowScores(WindowParts):
+    """Scores of the N windows of one session, each an array (N,).
+
+    Attributes
+    ----------
+    onset_s, duration_s : seconds since the session's first frame, and seconds.
+    score : weighted sum of the parts, each z-scored over the session's windows (`SaliencyConfig`).
+    """
+
+    onset_s: FloatArray
+    duration_s: FloatArray
+    score: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+def z(values: ArrayLike) -> FloatArray:
+    """Z-score over all values; zeros where they do not differ."""
+    values = np.asarray(values, dtype=np.float64)
+    centred = values - values.mean()
+    std = centred.std()
+    # Below rounding, differences are noise that a division would blow up to unit variance.
+    return centred / std if std > 1e-12 * max(1.0, float(np.abs(values).max())) else np.zeros_like(centred)
+
+
+@torch.no_grad()
+def window_errors(model: Reconstructor, series: Tensor, coordinates: Tensor, tr: float, visible: Tensor, batch: int = 16) -> WindowErrors:
+    """Reconstruction errors of every window under each of M patterns of visible windows.
+
+    Parameters
+    ----------
+    series : (T, C) standardised; a channel without signal should have been left out, it would dilute the errors.
+    coordinates : (C, 3) in MNI mm.
+    visible : (M, N) bool.
+    batch : patterns a pass.
+    """
+    target = cut_windows(series[None], model.window_frames)
+    absolute, squared = [], []
+    for patterns in visible.to(series.device).split(batch):
+        error = model(series[None], coordinates, tr, visible=patterns).reconstruction - target
+        absolute.append(error.abs().mean((2, 3)))
+        squared.append(error.square().mean((2, 3)))
+    return WindowErrors(*(torch.cat(parts).double().cpu().numpy() for parts in (absolute, squared)))
+
+
+def exact_scores(
+    model: Reconstructor, series: Tensor, coordinates: Tensor, tr: float, weights: SaliencyConfig | None = None, batch: int = 16
+) -> WindowScores:
+    """Score every window of a session by 2 N + 1 masked reconstructions.
+
+    With E(j | S) the mean absolute error of window j when the windows S are visible, E2 the mean squared one:
+    informativeness of i = mean over j != i of 1 - E(j | only i) / E(j | nothing);
+    novelty of i = E(i | all others) / E(i | nothing);
+    explained of i = E2(i | nothing) - E2(i | all others).
+    These are this package's definitions (DESIGN section 7): the paper publishes no formula available to us.
+
+    Parameters
+    ----------
+    model : in evaluation mode, on the device of `series`.
+    series : (T, C) channels as stored; standardised here, channels without signal left out.
+    coordinates : (C, 3) in MNI mm.
+    tr : seconds a frame.
+    weights : of the parts in the score; the defaults if not given.
+    batch : masked reconstructions a pass; more is faster and takes more memory.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two windows, or no channel has a signal.
+    """
+    series, coordinates, n = scorable(model, series, coordinates)
+    one = torch.eye(n, dtype=torch.bool)
+    visible = torch.cat((torch.zeros(1, n, dtype=torch.bool), ~one, one))
+    errors = window_errors(model, series, coordinates, tr, visible, batch)
+    ratio = errors.absolute[1:] / np.maximum(errors.absolute[0], SMALLEST_ERROR)
+    gain = 1 - ratio[n:]
+    parts = WindowParts(
+        informativeness=(gain.sum(1) - gain.diagonal()) / (n - 1),
+        novelty=ratio[:n].diagonal().copy(),
+        explained=errors.squared[0] - errors.squared[1 : n + 1].diagonal(),
+        dvars=window_dvars(series, model.window_frames),
+    )
+    return combine(parts, model.window_frames * tr, weights or SaliencyConfig())
+
+
+def scorable(model: Reconstructor, series: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Standardised channels with a signal, their places, and the number of windows.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two windows, or no channel has a signal.
+    """
+    series = standardise(series)
+    live = series.ne(0).any(0)
+    n = len(series) // model.window_frames
+    if n < 2 or not live.any():
+        raise InputError(
+            f"a series of {len(series)} frames with {int(live.sum())} channels that vary cannot be scored; "
+            f"it takes a signal over two windows of {model.window_frames} frames: lower window.frames or leave it out."
+        )
+    return series[:, live], coordinates[live.to(coordinates.device)], n
+
+
+def window_dvars(series: Tensor, frames: int) -> FloatArray:
+    """(N,) largest DVARS within each window (Power et al. 2012): root mean square over the channels of a frame's change.
+
+    Parameters
+    ----------
+    series : (T, C); the first frame counts as no change.
+    """
+    change = torch.diff(series, dim=0, prepend=series[:1])
+    dvars = change.double().square().mean(1).sqrt().cpu().numpy()
+    n = len(dvars) // frames
+    return np.asarray(dvars[: n * frames].reshape(n, frames).max(1))
+
+
+def combine(parts: WindowParts, duration_s: float, weights: SaliencyConfig) -> WindowScores:
+    """The parts of windows that follow each other every `duration_s`, with their score."""
+    score = z(parts.informativeness) + weights.novelty_weight * z(parts.novelty)
+    score = score + weights.explained_weight * z(parts.explained) - weights.dvars_weight * z(parts.dvars)
+    n, own = len(score), {part.name: getattr(parts, part.name) for part in fields(WindowParts)}
+    return WindowScores(**own, onset_s=np.arange(n, dtype=np.float64) * duration_s, duration_s=np.full(n, duration_s), score=score)

@@ -1,0 +1,120 @@
+"""The window table: what is known of each window of each session, in which order to take them, and how many there may be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from slimbrain.atomic import write_text
+from slimbrain.errors import InputError
+from slimbrain.saliency.scores import WindowScores
+from slimbrain.saliency.select import IntArray, ranks, ranks_of
+from slimbrain.store import format_tsv, read_tsv
+
+
+@dataclass(frozen=True)
+class WindowRow:
+    """One line of a window table.
+
+    Attributes
+    ----------
+    session : key of a stored session, which is one run.
+    rank : place in the order in which windows of that session should be taken, 1 the first.
+    chosen : False where a budget leaves the window out; who reads the table then does without it.
+    """
+
+    session: str
+    window: int
+    onset_s: float
+    duration_s: float
+    informativeness: float
+    novelty: float
+    score: float
+    rank: int
+    explained: float
+    dvars: float
+    chosen: bool = True
+
+    def among(self, k: int) -> bool:
+        """Whether the window is one of the first k of its session that the budget leaves."""
+        return self.chosen and self.rank <= k
+
+
+COLUMNS = tuple(field.name for field in fields(WindowRow))
+
+
+def window_rows(session: str, scores: WindowScores, order: IntArray | None = None) -> list[WindowRow]:
+    """The scores of one session as lines of a table, in order of time; ranked by score if no order is given."""
+    rank = ranks(scores.score) if order is None else ranks_of(order)
+    names = ("onset_s", "duration_s", "informativeness", "novelty", "score", "explained", "dvars")
+    columns = {name: getattr(scores, name).tolist() for name in names} | {"rank": rank.tolist()}
+    return [WindowRow(session, i, **{name: column[i] for name, column in columns.items()}) for i in range(len(scores))]
+
+
+def within_budget(
+    rows: Sequence[WindowRow], sessions: Mapping[str, str], per_run: int | None = None, per_session: int | None = None
+) -> list[WindowRow]:
+    """Mark which windows a budget leaves: the first of each run, and of all runs of a scanning session those with the best scores.
+
+    Each run gives one window as long as the budget lasts; then the run whose next window has the highest score gives it. Scores are
+    z-scored within their run, so that a score means the same in each.
+
+    Parameters
+    ----------
+    rows : of any number of runs.
+    sessions : scanning session of each run, by the key of the run.
+    per_run, per_session : most windows of a run, and of all runs of a scanning session; no limit if None.
+    """
+    first_to_last = sorted(rows, key=lambda row: row.rank)
+    queues: dict[str, dict[str, deque[WindowRow]]] = {}
+    for row in first_to_last:
+        if per_run is None or row.rank <= per_run:
+            queues.setdefault(sessions[row.session], {}).setdefault(row.session, deque()).append(row)
+    chosen = {(row.session, row.window) for runs in queues.values() for row in _take(list(runs.values()), per_session)}
+    return [replace(row, chosen=(row.session, row.window) in chosen) for row in rows]
+
+
+def _take(runs: list[deque[WindowRow]], count: int | None) -> Iterator[WindowRow]:
+    """Windows of the runs of one scanning session, at most `count`."""
+    firsts = sorted((run.popleft() for run in runs), key=lambda row: -row.score)
+    yield from firsts[:count]
+    for _ in range(sum(map(len, runs)) if count is None else max(0, count - len(firsts))):
+        waiting = [run for run in runs if run]
+        if waiting:
+            yield max(waiting, key=lambda run: run[0].score).popleft()
+
+
+def write_window_table(path: str | Path, rows: Sequence[WindowRow]) -> Path:
+    """Write rows as TSV, atomically; numbers are written so that they read back to the bit."""
+    return write_text(path, format_tsv(COLUMNS, [{**asdict(row), "chosen": int(row.chosen)} for row in rows]))
+
+
+def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
+    """Rows by session, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the file lacks a column or holds something that is not a number.
+    StoreError
+        If the file cannot be read.
+    """
+    sessions: dict[str, list[WindowRow]] = {}
+    for line, cells in enumerate(read_tsv(Path(path)), start=2):
+        try:
+            row = _parse_row(cells)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{path}, line {line}: is no row of a window table ({reason}); run `slimbrain rank` again.") from error
+        sessions.setdefault(row.session, []).append(row)
+    return sessions
+
+
+PARSERS: dict[str, Callable[[str], Any]] = {"session": str, "window": int, "rank": int, "chosen": {"1": True, "0": False}.__getitem__}
+
+
+def _parse_row(cells: dict[str, str]) -> WindowRow:
+    return WindowRow(**{name: PARSERS.get(name, float)(cells[name]) for name in COLUMNS})
