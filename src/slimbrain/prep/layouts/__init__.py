@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from slimbrain.errors import InputError
+from slimbrain.prep.layouts.adhd200 import ADHD200
 from slimbrain.prep.layouts.base import Found, Layout, Request
+from slimbrain.prep.layouts.cpac import CPAC
 from slimbrain.prep.layouts.fmriprep import BIDS
 from slimbrain.prep.layouts.hcp import HCP
 from slimbrain.prep.layouts.table import TABLE
 from slimbrain.prep.runs import Filters, Run, is_wanted, is_wanted_version
 
 AUTO = "auto"
-LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, TABLE)}
+LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, TABLE)}
 
 
 def choose_layout(source: Path, name: str = AUTO) -> Layout:
