@@ -230,7 +230,7 @@ def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> Prepar
     source = job.run.reader(job.run)
     tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
     said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin}
-    warnings = [*job.run.notes, *_tr_warnings(source, tr, origin)]
+    warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
         return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings)
     return _prepare_image(job, store, source, {**said, **fingerprint}, warnings)

@@ -39,12 +39,14 @@ class RoiSeries:
     values : (T, C), as stored by whoever made it.
     channels : names and MNI places of the columns.
     header_tr : seconds a frame, None if the file does not say.
+    notes : what the user should know about the file.
     """
 
     path: Path
     values: FloatArray
     channels: Channels
     header_tr: float | None
+    notes: tuple[str, ...] = ()
 
 
 def open_image(run: Run) -> Source:

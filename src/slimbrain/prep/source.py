@@ -82,6 +82,11 @@ class Source(ABC):
         """
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the file before it is read."""
+        return ()
+
+    @property
     def frames_a_block(self) -> int:
         """How many frames a block should hold, so that memory does not depend on the length of the run."""
         return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (4 * self.n_voxels)))
