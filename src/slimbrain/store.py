@@ -347,7 +347,13 @@ class Store:
         ----------
         series : (T, C) float32.
         channels : names and MNI places of the C columns.
+        tr : seconds a frame; must count as the store's own.
         """
+        if not same_tr(self.contract.tr, tr):
+            raise ContractError(
+                f"{session_key(entities)}: has TR {tr:g} s but the store {self.root} has {self.contract.tr:g} s: "
+                f"bring the series to {self.contract.tr:g} s, or write them to another store."
+            )
         if series.ndim != 2 or series.shape[1] != len(channels.names) or channels.mm.shape != (len(channels.names), 3):
             raise InputError(
                 f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
