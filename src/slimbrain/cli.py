@@ -148,10 +148,10 @@ def simulate(
 
 @app.command()
 def prep(
-    source: Annotated[Path, typer.Argument(help="Folder of fMRIPrep, HCP, C-PAC or Athena, or a table of images.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="Folder or file: fMRIPrep, HCP, C-PAC, a table of images, ..., see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
-    layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, roi or table.")] = "auto",
+    layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.")] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,

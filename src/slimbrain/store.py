@@ -34,7 +34,7 @@ DESCRIPTION_FILE = "dataset_description.json"
 MANIFEST_FILE = "sessions.tsv"
 PARTICIPANTS_FILE = "participants.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
-KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space")
+KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
 MISSING = "n/a"

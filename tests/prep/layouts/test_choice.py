@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layout_samples import write_hcp_run, write_image, write_table
+import typer
+from layout_samples import write_hcp_run, write_image
 
+from slimbrain.cli import app
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts import LAYOUTS, choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Request
@@ -17,12 +19,39 @@ def bids_tree(root: Path) -> Path:
     return write_image(root / "sub-01" / "func" / "sub-01_task-rest_space-MNI152Lin_desc-preproc_bold.nii.gz")
 
 
-def test_each_layout_is_recognised_by_its_names(tmp_path: Path) -> None:
-    bids_tree(tmp_path / "bids")
-    write_hcp_run(tmp_path / "hcp")
-    table = write_table(tmp_path / "images.tsv", {"path": "x.nii.gz", "participant_id": "1", "space": "MNI152Lin"})
-    chosen = [choose_layout(source).name for source in (tmp_path / "bids", tmp_path / "hcp", table)]
-    assert chosen == ["bids", "hcp", "table"]
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+EXAMPLES = {
+    "bids": "sub-01/ses-1/func/sub-01_ses-1_task-rest_space-MNI152Lin_bold.nii.gz",
+    "hcp": "100307/MNINonLinear/Results/rfMRI_REST1_LR/rfMRI_REST1_LR_hp2000_clean.nii.gz",
+    "cpac": "Outputs/cpac/filt_global/func_preproc/Pitt_0050003_func_preproc.nii.gz",
+    "adhd200": "0010001/sfnwmrda0010001_session_1_rest_1.nii.gz",
+    "npz": "ABIDE_train/0010001/0010001_run-1_0000-0199_1.npz",
+    "brainmarks": "abide.mni.arrow/train/data-00000-of-00002.arrow",
+    "roi": "sub-01/func/sub-01_task-rest_atlas-x_timeseries.tsv",
+}
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES.items())
+def test_each_layout_is_recognised_by_its_names_and_by_no_others(tmp_path: Path, name: str, example: str) -> None:
+    touch(tmp_path / example)
+    assert choose_layout(tmp_path).name == name
+    assert [layout.name for layout in LAYOUTS.values() if layout.matches(tmp_path)] == [name]
+
+
+def test_files_are_recognised_too(tmp_path: Path) -> None:
+    assert choose_layout(touch(tmp_path / "images.tsv")).name == "table"
+    assert choose_layout(touch(tmp_path / "data.arrow")).name == "brainmarks"
+
+
+def test_every_layout_has_an_example_here_and_in_the_help() -> None:
+    assert {*EXAMPLES, "table"} == set(LAYOUTS)
+    option = next(parameter for parameter in typer.main.get_command(app).commands["prep"].params if "--layout" in parameter.opts)  # type: ignore[attr-defined]
+    assert all(name in option.help for name in LAYOUTS)
 
 
 def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:

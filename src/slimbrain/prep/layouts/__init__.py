@@ -12,6 +12,7 @@ from pathlib import Path
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts.adhd200 import ADHD200
 from slimbrain.prep.layouts.base import Found, Layout, Request
+from slimbrain.prep.layouts.brainmarks import BRAINMARKS
 from slimbrain.prep.layouts.cpac import CPAC
 from slimbrain.prep.layouts.fmriprep import BIDS
 from slimbrain.prep.layouts.hcp import HCP
@@ -21,7 +22,7 @@ from slimbrain.prep.layouts.table import TABLE
 from slimbrain.prep.runs import Filters, Run, is_wanted, is_wanted_version
 
 AUTO = "auto"
-LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, NPZ, REGIONS, TABLE)}
+LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, NPZ, BRAINMARKS, REGIONS, TABLE)}
 
 
 def choose_layout(source: Path, name: str = AUTO) -> Layout:
