@@ -148,7 +148,7 @@ def simulate(
 
 @app.command()
 def prep(
-    source: Annotated[Path, typer.Argument(help="Folder or file: fMRIPrep, HCP, C-PAC, a table of images, ..., see --layout.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
     layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.")] = "auto",

@@ -48,7 +48,6 @@ def opened(root: Path) -> ChunkedSource:
 
 def test_chunks_become_one_session(tmp_path: Path, out: Path, prep: Prep) -> None:
     data = volumes(10)
-    # By name, `_10` would come before `_2`, and the second range before the first by writing order.
     names = {"run-1_0006-0009": slice(6, 10), "run-1_0000-0005_2": slice(3, 6), "run-1_0000-0005_1": slice(0, 3)}
     write_chunks(tmp_path / "ABIDE_train", data, names)
     assert "--tr" in prep(tmp_path).failures[0].reason
@@ -70,11 +69,13 @@ def test_chunks_become_one_session(tmp_path: Path, out: Path, prep: Prep) -> Non
 @pytest.mark.parametrize("block_frames", [32, 3])
 def test_frames_come_in_order_with_x_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_frames: int) -> None:
     monkeypatch.setattr("slimbrain.prep.source.MAX_BLOCK_FRAMES", block_frames)
-    data = volumes(9)
-    write_chunks(tmp_path, data, {"run-1_0000-0004_1": slice(0, 5), "run-1_0005-0008_1": slice(5, 9)})
+    data = volumes(15)
+    # By name, piece 10 would come before piece 2.
+    pieces = {f"run-1_0000-0010_{piece + 1}": slice(piece, piece + 1) for piece in range(11)}
+    write_chunks(tmp_path, data, {"run-1_0011-0014": slice(11, 15), **pieces})
     source = opened(tmp_path)
     frames = np.concatenate(list(source.blocks()))
-    np.testing.assert_array_equal(frames, data.reshape(-1, 9, order="F").T)
+    np.testing.assert_array_equal(frames, data.reshape(-1, 15, order="F").T)
     np.testing.assert_array_equal(source.affine, LATTICES["2mm"].affine)
     on_lattice = volume.interpolation(Grid.mni152("2mm"), tuple(map(tuple, source.affine.tolist())), source.shape[:3])
     assert (on_lattice.data == 1).all(), "voxels of the published lattice are copied, not interpolated"

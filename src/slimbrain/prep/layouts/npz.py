@@ -75,10 +75,8 @@ class ChunkedSource(Source):
 
     def blocks(self) -> Iterator[FloatArray]:
         for chunk in self.chunks:
-            with _reading(chunk.path), zipfile.ZipFile(chunk.path) as archive, archive.open(f"{chunk.key}.npy") as stream:
-                values = np.lib.format.read_array(stream)
-                # zip compares its check sum only when the end is reached.
-                stream.read(1)
+            with _reading(chunk.path), np.load(chunk.path) as arrays:
+                values = arrays[chunk.key]
             for start in range(0, values.shape[3], self.frames_a_block):
                 frames = values[..., start : start + self.frames_a_block]
                 with np.errstate(over="ignore"):
