@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,7 @@ def test_vectors_go_back_to_their_places(tmp_path: Path, brain: Array, mask_sour
     data = volumes(5)
     path = write_arrow(tmp_path / "x.arrow", row(volumes(6, 1), brain), row(data, brain, sub="02"))
     second = next(run for run in found(path, mask_source).runs if run.entities["sub"] == "02")
+    second = pickle.loads(pickle.dumps(second))  # as it goes to a worker process
     source = second.reader(second)
     frames = np.concatenate(list(source.blocks())).reshape(5, *SHAPE, order="F")  # type: ignore[union-attr]
     np.testing.assert_allclose(frames, np.where(brain, data.transpose(3, 0, 1, 2), 0), atol=0.1)
@@ -212,7 +214,7 @@ def test_the_mask_is_asked_for_and_checked(tmp_path: Path, brain: Array, mask8: 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, mask_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_arrow(tmp_path / "x.arrow", small())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"pip install 'slimbrain\[arrow\]'"):
+    with pytest.raises(InputError, match=r"install the extra slimbrain\[arrow\]"):
         found(path, mask_source)
 
 

@@ -8,11 +8,12 @@ import pytest
 import typer
 from layout_samples import write_hcp_run, write_image
 
-from slimbrain.cli import app
+from slimbrain.cli import app, run_command
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts import LAYOUTS, choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Request
 from slimbrain.prep.runs import Filters
+from slimbrain.store import Store
 
 
 def bids_tree(root: Path) -> Path:
@@ -96,3 +97,19 @@ def test_filters_hold_for_every_layout(tmp_path: Path) -> None:
     for nothing in ({"participant_label": ("1",)}, {"space": "MNI152Lin"}, {"entities": {"run": ("*",)}}):
         with pytest.raises(InputError, match="passes the filters"):
             found(**nothing)
+
+
+def test_one_command_takes_all_options(tmp_path: Path, out: Path, mask8: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for task, seed in (("rest", 0), ("nback", 1)):
+        for res in ("1", "2"):
+            stem = f"sub-01_task-{task}_space-MNI152NLin6Asym_res-{res}_desc-preproc_bold"
+            write_image(tmp_path / "in" / "sub-01" / "func" / f"{stem}.nii.gz", seed=seed)
+    (tmp_path / "filter.json").write_text('{"bold": {"task": "rest"}}')
+    options = ["--layout", "bids", "--res", "1", "--bids-filter-file", str(tmp_path / "filter.json"), "--participant-label", "sub-01"]
+    call = ["prep", str(tmp_path / "in"), str(out), "participant", *options, "--mask", str(mask8), "--resolution", "8mm"]
+    assert run_command(call) == 0
+    assert "1 prepared" in capsys.readouterr().out
+    (info,) = Store(out).sessions
+    assert "res-1" in Store(out).sidecar(info.key)["SourceFiles"][0]["Path"] and info.task == "rest"
+    assert run_command([*call, "--layout", "dicom"]) == 1
+    assert "--layout dicom: choose one of auto, bids" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ def write_chunks(root: Path, data: Array, names: dict[str, slice], subject: str 
 
 
 def opened(root: Path) -> ChunkedSource:
-    (run,) = NPZ.find(root, Request()).runs
+    (run,) = pickle.loads(pickle.dumps(NPZ.find(root, Request()).runs))  # as they go to worker processes
     return open_chunks(run)
 
 

@@ -106,6 +106,15 @@ def test_another_tr_is_resampled_as_voxels_are(tmp_path: Path, out: Path, prep: 
     np.testing.assert_allclose(store.coarse(info.key), zscored(CubicSpline(np.arange(30) * 2.0, values)(wanted)), atol=1e-3)
 
 
+def test_processes_share_one_file(tmp_path: Path, out: Path, prep: Prep) -> None:
+    write_channels(tmp_path)
+    write_npz(tmp_path, {f"sub-{number}": courses(seed=number) for number in range(3)})
+    assert len(prep(tmp_path, tr=0.72, nprocs=2).prepared) == 3
+    store = Store(out)
+    for number in range(3):
+        np.testing.assert_allclose(store.coarse(f"sub-{number}_space-roi"), zscored(courses(seed=number)), atol=1e-4)
+
+
 def test_a_tr_is_asked_for_unless_a_sidecar_says(tmp_path: Path, out: Path, prep: Prep) -> None:
     write_channels(tmp_path)
     path = write_npz(tmp_path, {"sub-01": courses(), "sub-02": courses(seed=1)})

@@ -168,7 +168,7 @@ def _find(source: Path, request: Request) -> Found:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{source}: reading Arrow needs pyarrow; install it with `pip install 'slimbrain[arrow]'`.") from error
+        raise InputError(f"{source}: reading Arrow needs pyarrow; install the extra slimbrain[arrow], or pyarrow itself.") from error
     if request.mask_source is None:
         raise InputError(f"{source}: lists voxels without their places; give the mask with --mask-source, {MASK_NAME} of TemplateFlow.")
     _mask_places(request.mask_source)
