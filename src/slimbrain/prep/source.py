@@ -72,14 +72,20 @@ class Source(ABC):
     header_tr: float | None
 
     @abstractmethod
-    def blocks(self) -> Iterator[FloatArray]:
-        """Yield all frames in order as (F, N) float32 blocks of F frames and N voxels, first axis of the volume fastest.
+    def raw_blocks(self) -> Iterator[FloatArray]:
+        """Yield all frames in order as (F, N) blocks of F frames and N voxels in the file's own numbers, first axis fastest.
 
         Raises
         ------
         InputError
             If the file ends early, is damaged, or vanishes.
         """
+
+    def scaled(self, raw: FloatArray) -> FloatArray:
+        """Numbers of the file as a new float32 array in the image's units."""
+        # Values beyond float32 become infinite, and the voxel counts as not covered.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return raw.astype(np.float32)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -127,8 +133,25 @@ class NiftiSource(Source):
     slope: float
     inter: float
 
-    def blocks(self) -> Iterator[FloatArray]:
-        return frame_blocks(self)
+    def raw_blocks(self) -> Iterator[FloatArray]:
+        """The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes."""
+        frame_bytes = self.n_voxels * self.dtype.itemsize
+        with _reading(self.path), _open_stream(self.path) as stream:
+            _read_exactly(stream, self.offset, self.path)
+            for start in range(0, self.n_frames, self.frames_a_block):
+                frames = min(self.frames_a_block, self.n_frames - start)
+                raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
+                yield raw.reshape(frames, self.n_voxels)
+            # gzip compares its check sum only when the end is reached.
+            stream.read(1)
+
+    def scaled(self, raw: FloatArray) -> FloatArray:
+        block = super().scaled(raw)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.slope != 1.0 or self.inter != 0.0:
+                block *= np.float32(self.slope)
+                block += np.float32(self.inter)
+        return block
 
 
 def open_source(path: str | Path) -> NiftiSource:
@@ -249,36 +272,16 @@ def repetition_time(source: Timed, sidecar: Mapping[str, Any], given: float | No
     return tr, origin
 
 
-def frame_blocks(source: NiftiSource) -> Iterator[FloatArray]:
-    """Yield the image as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
-
-    The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes.
+def frame_blocks(source: Source) -> Iterator[FloatArray]:
+    """Yield the series as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
 
     Raises
     ------
     InputError
         If the file ends early, is damaged, or vanishes.
     """
-    frame_bytes = source.n_voxels * source.dtype.itemsize
-    step = source.frames_a_block
-    with _reading(source.path), _open_stream(source.path) as stream:
-        _read_exactly(stream, source.offset, source.path)
-        for start in range(0, source.n_frames, step):
-            frames = min(step, source.n_frames - start)
-            raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, source.path), source.dtype)
-            yield _scaled(raw.reshape(frames, source.n_voxels), source)
-        # gzip compares its check sum only when the end is reached.
-        stream.read(1)
-
-
-def _scaled(raw: FloatArray, source: NiftiSource) -> FloatArray:
-    # Values beyond float32 become infinite, and the voxel counts as not covered.
-    with np.errstate(over="ignore", invalid="ignore"):
-        block = raw.astype(np.float32)
-        if source.slope != 1.0 or source.inter != 0.0:
-            block *= np.float32(source.slope)
-            block += np.float32(source.inter)
-    return block
+    for raw in source.raw_blocks():
+        yield source.scaled(raw)
 
 
 def is_gzip(path: Path) -> bool:

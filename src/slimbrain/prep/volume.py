@@ -24,7 +24,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.prep.denoise import Confounds
-from slimbrain.prep.source import Source
+from slimbrain.prep.source import Source, frame_blocks
 from slimbrain.store import NATIVE_TR_BAND_S
 
 FloatArray = npt.NDArray[Any]
@@ -257,7 +257,7 @@ class _Scratch:
 def _interpolate(source: Source, operator: csr_matrix, series: _Scratch) -> npt.NDArray[np.bool_]:
     """Fill `series`; return (P * V,) True where a value that is not finite takes part."""
     bad = np.zeros(source.n_voxels, bool)
-    for block in source.blocks():
+    for block in frame_blocks(source):
         if source.dtype.kind == "f":
             finite = np.isfinite(block)
             if not finite.all():

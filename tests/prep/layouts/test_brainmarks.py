@@ -19,6 +19,7 @@ from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.base import Found, Request
 from slimbrain.prep.layouts.brainmarks import BRAINMARKS
+from slimbrain.prep.source import frame_blocks
 from slimbrain.store import Store
 
 SHAPE, VOXELS = (91, 109, 91), 228_483
@@ -131,7 +132,7 @@ def test_vectors_go_back_to_their_places(tmp_path: Path, brain: Array, mask_sour
     second = next(run for run in found(path, mask_source).runs if run.entities["sub"] == "02")
     second = pickle.loads(pickle.dumps(second))  # as it goes to a worker process
     source = second.reader(second)
-    frames = np.concatenate(list(source.blocks())).reshape(5, *SHAPE, order="F")  # type: ignore[union-attr]
+    frames = np.concatenate(list(frame_blocks(source))).reshape(5, *SHAPE, order="F")
     np.testing.assert_allclose(frames, np.where(brain, data.transpose(3, 0, 1, 2), 0), atol=0.1)
 
 

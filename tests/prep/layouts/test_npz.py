@@ -19,6 +19,7 @@ from slimbrain.prep import volume
 from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.base import Request
 from slimbrain.prep.layouts.npz import NPZ, ChunkedSource, open_chunks
+from slimbrain.prep.source import frame_blocks
 from slimbrain.store import Store
 
 EDGE = 96
@@ -75,7 +76,7 @@ def test_frames_come_in_order_with_x_fastest(tmp_path: Path, monkeypatch: pytest
     pieces = {f"run-1_0000-0010_{piece + 1}": slice(piece, piece + 1) for piece in range(11)}
     write_chunks(tmp_path, data, {"run-1_0011-0014": slice(11, 15), **pieces})
     source = opened(tmp_path)
-    frames = np.concatenate(list(source.blocks()))
+    frames = np.concatenate(list(frame_blocks(source)))
     np.testing.assert_array_equal(frames, data.reshape(-1, 15, order="F").T)
     np.testing.assert_array_equal(source.affine, LATTICES["2mm"].affine)
     on_lattice = volume.interpolation(Grid.mni152("2mm"), tuple(map(tuple, source.affine.tolist())), source.shape[:3])
@@ -158,7 +159,7 @@ def test_a_flipped_bit_is_noticed_when_the_data_are_read(tmp_path: Path, save: C
     path.write_bytes(content)
     source = opened(tmp_path)
     with pytest.raises(InputError, match="damaged"):
-        list(source.blocks())
+        list(frame_blocks(source))
 
 
 def test_a_header_that_claims_more_than_the_file_holds_is_refused_before_reading(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class MaskedSource(Source):
     std: FloatArray
     place: npt.NDArray[np.int64]
 
-    def blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[FloatArray]:
         for start in range(0, self.n_frames, self.frames_a_block):
             listed = self.values[start : start + self.frames_a_block].astype(np.float32)
             block = np.zeros((len(listed), self.n_voxels), np.float32)

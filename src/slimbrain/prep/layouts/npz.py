@@ -73,14 +73,13 @@ class ChunkedSource(Source):
     def notes(self) -> tuple[str, ...]:
         return () if self.has_affine else (NO_AFFINE,)
 
-    def blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[FloatArray]:
         for chunk in self.chunks:
             with _reading(chunk.path), np.load(chunk.path) as arrays:
                 values = arrays[chunk.key]
             for start in range(0, values.shape[3], self.frames_a_block):
                 frames = values[..., start : start + self.frames_a_block]
-                with np.errstate(over="ignore"):
-                    yield np.ascontiguousarray(frames.transpose(3, 2, 1, 0), np.float32).reshape(frames.shape[3], -1)
+                yield np.ascontiguousarray(frames.transpose(3, 2, 1, 0)).reshape(frames.shape[3], -1)
 
 
 def _matches(source: Path) -> bool:
