@@ -6,10 +6,13 @@ import io
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from layout_samples import Prep
 from prep_samples import Array
 
@@ -18,7 +21,7 @@ from slimbrain.grid import LATTICES, Grid
 from slimbrain.prep import volume
 from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.base import Request
-from slimbrain.prep.layouts.npz import NPZ, ChunkedSource, open_chunks
+from slimbrain.prep.layouts.npz import NPZ, Chunk, ChunkedSource, check_frames, open_chunks
 from slimbrain.prep.source import frame_blocks
 from slimbrain.store import Store
 
@@ -111,6 +114,25 @@ def test_gaps_and_overlaps_are_refused(tmp_path: Path, names: dict[str, int], re
     write_chunks(tmp_path, volumes(4), {name: slice(0, frames) for name, frames in names.items()})
     with pytest.raises(InputError, match=reason):
         opened(tmp_path)
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=4), st.data())
+def test_only_whole_ranges_at_the_end_may_be_absent(ranges: list[list[int]], data: st.DataObject) -> None:
+    """Each range is the list of its pieces' frames; some files are lost, or one is there twice under the next number."""
+    chunks, start = [], 0
+    for pieces in ranges:
+        stop = start + sum(pieces) - 1
+        for number, frames in enumerate(pieces, start=1):
+            chunks.append(Chunk(Path(f"{start}_{number}"), start, stop, number, "arr", (EDGE, EDGE, EDGE, frames), np.dtype(np.float32)))
+        start = stop + 1
+    kept = [chunk for chunk in chunks if data.draw(st.booleans())] or chunks[:1]
+    whole = [[chunk for chunk in chunks if chunk.start < end] for end in {chunk.stop + 1 for chunk in chunks}]
+    if kept in whole:
+        check_frames(kept)
+        doubled = replace(kept[-1], piece=kept[-1].piece + 1)
+        kept = [*kept, doubled]
+    with pytest.raises(InputError, match="restore"):
+        check_frames(kept)
 
 
 def test_names_become_entities_and_runs_stay_apart(tmp_path: Path) -> None:

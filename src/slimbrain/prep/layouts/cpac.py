@@ -11,11 +11,10 @@ from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
 from slimbrain.prep.runs import Failure, Run
 from slimbrain.store import PARTICIPANTS_FILE
 
-PATTERNS = tuple(
-    f"{folder}*_func_preproc.nii*" for folder in ("", "*/", "*/*/", "*/*/func_preproc/", "*/*/*/func_preproc/", "*/*/*/*/func_preproc/")
-)
+FOLDERS = ("", "*/", "*/*/", "*/*/func_preproc/", "Outputs/*/*/func_preproc/", "*/Outputs/*/*/func_preproc/")
 """From the folder of one strategy up to the one that holds the release's `Outputs/PIPELINE/STRATEGY/func_preproc`."""
 
+PATTERNS = tuple(f"{folder}*_func_preproc.nii*" for folder in FOLDERS)
 NAME = re.compile(r"(?P<site>\w+)_(?P<sub>\d{5,7})_func_preproc\.nii(?:\.gz)?")
 STRATEGY = re.compile(r"(?:no)?filt_(?:no)?global")
 OTHER_PIPELINES = ("ccs", "dparsf", "niak")

@@ -128,7 +128,7 @@ def open_chunks(run: Run) -> ChunkedSource:
     """
     paths = (run.image, *run.parts)
     chunks = sorted((_chunk(path) for path in paths), key=lambda chunk: (chunk.start, chunk.stop, chunk.piece))
-    _check_frames(chunks)
+    check_frames(chunks)
     n_frames = sum(chunk.shape[3] for chunk in chunks)
     dtype = np.result_type(*(chunk.dtype for chunk in chunks))
     affine, tr = _geometry(chunks[0].path)
@@ -164,8 +164,18 @@ def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], info:
         raise InputError(f"{path}: its header claims {needed} bytes, which the file does not hold; restore it.")
 
 
-def _check_frames(chunks: list[Chunk]) -> None:
-    """Ranges follow each other from frame 0, and the pieces of a range make it up."""
+def check_frames(chunks: list[Chunk]) -> None:
+    """Ranges have to follow each other from frame 0, and the pieces of a range to make it up.
+
+    Parameters
+    ----------
+    chunks : sorted by range and piece.
+
+    Raises
+    ------
+    InputError
+        Where a frame is missing or there twice.
+    """
     expected = 0
     for (start, stop), group in groupby(chunks, key=lambda chunk: (chunk.start, chunk.stop)):
         pieces = list(group)
