@@ -148,13 +148,18 @@ def simulate(
 
 @app.command()
 def prep(
-    bids_dir: Annotated[Path, typer.Argument(help="BIDS derivative: the folder that holds sub-*.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
+    layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.")] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
     space: Annotated[str | None, typer.Option(help="Only images in this template, e.g. MNI152NLin6Asym.")] = None,
+    res: Annotated[str | None, typer.Option(help="Only images with this res- in their BIDS name, e.g. 2.")] = None,
+    bids_filter_file: Annotated[Path | None, typer.Option(help="fMRIPrep's JSON filter, e.g. {'bold': {'run': 1}}.")] = None,
+    mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
+    channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
     resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
@@ -164,7 +169,7 @@ def prep(
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
 ) -> None:
-    """Bring preprocessed fMRI in MNI space into a store; resumes where it stopped.
+    """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped.
 
     Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
     """
@@ -178,7 +183,12 @@ def prep(
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
     values: dict[str, Any] = {
+        "layout": layout,
         "space": space,
+        "res": res,
+        "bids_filter_file": bids_filter_file,
+        "mask_source": mask_source,
+        "channels": channels,
         "resolution": resolution,
         "mask": mask,
         "tr": tr,
@@ -193,7 +203,7 @@ def prep(
         raise InputError(
             f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`."
         ) from error
-    summary = prepare(bids_dir, out, options)
+    summary = prepare(source, out, options)
     store = Store(out)
     if store.sessions or summary.failures:
         write_report(out / "report.html", ReportInputs(store=store, failures=out / FAILURES_FILE, commands=(_command(),), title="Data"))

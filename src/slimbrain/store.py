@@ -34,7 +34,7 @@ DESCRIPTION_FILE = "dataset_description.json"
 MANIFEST_FILE = "sessions.tsv"
 PARTICIPANTS_FILE = "participants.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
-KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space")
+KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
 MISSING = "n/a"
@@ -347,7 +347,13 @@ class Store:
         ----------
         series : (T, C) float32.
         channels : names and MNI places of the C columns.
+        tr : seconds a frame; must count as the store's own.
         """
+        if not same_tr(self.contract.tr, tr):
+            raise ContractError(
+                f"{session_key(entities)}: has TR {tr:g} s but the store {self.root} has {self.contract.tr:g} s: "
+                f"bring the series to {self.contract.tr:g} s, or write them to another store."
+            )
         if series.ndim != 2 or series.shape[1] != len(channels.names) or channels.mm.shape != (len(channels.names), 3):
             raise InputError(
                 f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "

@@ -183,6 +183,15 @@ def test_sessions_with_other_parcellations_are_refused() -> None:
         connectivity([*networks(1, 30, 5), *networks(1, 30, 6)], "whole run")
 
 
+def test_z_scored_channels_have_no_rounding_for_statistics() -> None:
+    """Prep stores regions z-scored in float32: their std is 1 but for rounding, which must not count as a feature."""
+    rng = np.random.default_rng(0)
+    series = [rng.normal(3, 2, (50, 4)) for _ in range(3)]
+    stored = [((values - values.mean(0)) / values.std(0)).astype(np.float32) for values in series]
+    features = channel_statistics(stored, "whole run").data
+    np.testing.assert_array_equal(features, np.tile([0, 0, 0, 0, 1, 1, 1, 1], (3, 1)))
+
+
 def roi_store(root: Path, series: list[np.ndarray]) -> Store:
     """One session a subject, with age and sex in participants.tsv."""
     store = Store.create(root, None, tr=0.72)

@@ -145,3 +145,30 @@ def test_events_are_read(tmp_path: Path) -> None:
     path.write_text("onset\tduration\nsoon\t2\n")
     with pytest.raises(InputError, match="line 2"):
         read_events(path)
+
+
+def echo_tree(root: Path, *names: str) -> None:
+    touch(root, *(f"sub-01/func/sub-01_task-rest_{name}space-MNI152NLin6Asym_desc-preproc_bold.nii.gz" for name in names))
+
+
+def test_echoes_count_once(tmp_path: Path) -> None:
+    echo_tree(tmp_path, "", "echo-1_", "echo-2_")
+    assert images(find_runs(tmp_path)[0]) == ["sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"]
+    runs, _ = find_runs(tmp_path, Filters(entities={"echo": ("2",)}))
+    assert [run.entities["echo"] for run in runs] == ["2"]
+
+
+def test_echoes_without_a_combination_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
+    echo_tree(tmp_path, "echo-1_", "echo-2_")
+    runs, failures = find_runs(tmp_path)
+    assert not runs and len(failures) == 1
+    assert "has echoes 1, 2 and no combination" in failures[0].reason
+    runs, failures = find_runs(tmp_path, Filters(entities={"echo": ("1",)}))
+    assert [run.entities["echo"] for run in runs] == ["1"] and not failures
+
+
+def test_native_echoes_beside_a_combined_image_do_not_matter(tmp_path: Path) -> None:
+    echo_tree(tmp_path, "")
+    touch(tmp_path, *(f"sub-01/func/sub-01_task-rest_echo-{echo}_desc-preproc_bold.nii.gz" for echo in "123"))
+    runs, failures = find_runs(tmp_path)
+    assert len(runs) == 1 and not failures

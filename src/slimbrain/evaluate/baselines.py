@@ -103,6 +103,8 @@ def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     means, stds = (np.stack([statistic(values, axis=0) for values in series]) for statistic in (np.mean, np.std))
     # Over a whole z-scored run the mean is 0 but for rounding, which standardising features would blow up to noise.
     means = np.where(np.abs(means) < 1e-4 * stds, 0.0, means)
+    # So is the std 1 of region-of-interest channels, which prep z-scores one by one.
+    stds = np.where(np.abs(stds - 1) < 1e-4, 1.0, stds)
     return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
 
 

@@ -1,8 +1,8 @@
-"""Preparation: a BIDS derivative of preprocessed fMRI in, a store out."""
+"""Preparation: preprocessed fMRI in, however it is laid out, a store out."""
 
 from __future__ import annotations
 
-from slimbrain.prep.bids import Failure
 from slimbrain.prep.run import PreparedRun, PrepOptions, PrepSummary, prepare
+from slimbrain.prep.runs import Failure
 
 __all__ = ["Failure", "PrepOptions", "PrepSummary", "PreparedRun", "prepare"]

@@ -5,78 +5,34 @@ from __future__ import annotations
 import csv
 import glob
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import InputError
+from slimbrain.prep.runs import IMAGE_ENTITIES, MNI152, Failure, Filters, Run, is_wanted, is_wanted_version, parse_entities
 
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 """Best first; another template of the MNI152 family comes after these."""
 
-FAMILY = re.compile(r"MNI152\w*")
 SUFFIXES = (".nii.gz", ".nii")
-IMAGE_ENTITIES = ("space", "res", "den", "desc", "cohort")
-"""Entities that name a version of a run; all others name the run itself."""
+ECHO = "echo"
 
-
-@dataclass(frozen=True)
-class Run:
-    """One recording: the image to read and what lies beside it.
-
-    Attributes
-    ----------
-    image : 4D NIfTI file in MNI space.
-    entities : BIDS entities of its name, in order (`sub`, `ses`, `task`, ..., `space`).
-    sidecar : JSON metadata, inherited down the tree.
-    sidecars : the files that metadata came from.
-    confounds : fMRIPrep's table of confounds, if there is one.
-    events : table of events, if there is one.
-    """
-
-    image: Path
-    entities: dict[str, str]
-    sidecar: dict[str, Any] = field(default_factory=dict)
-    sidecars: tuple[Path, ...] = ()
-    confounds: Path | None = None
-    events: Path | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Everything that was read to make the run."""
-        return (self.image, *self.sidecars, *(path for path in (self.confounds, self.events) if path))
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that could not be used, and why, in one sentence."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which runs to take; empty means all. Labels may carry their prefix (`sub-01`) or not."""
-
-    participant_label: Sequence[str] = ()
-    session_id: Sequence[str] = ()
-    task_id: Sequence[str] = ()
-    space: str | None = None
+Version = tuple[Path, dict[str, str]]
+"""An image of a run and the entities of its name."""
 
 
 def find_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
     """List the runs below `sub-*/[ses-*/]func/`, one image a run.
 
     Of several images of one run the template decides (`SPACES`, then other MNI152), then `desc-preproc` over no `desc` over
-    another, then 2 mm over the rest.
+    another, then 2 mm over the rest. Echoes of one run are one recording: their combination is taken, and echoes alone only
+    where the filters name them, or there is but one.
 
     Returns
     -------
-    Usable runs sorted by image, and runs that have no image in MNI152 space.
+    Usable runs sorted by image, and runs that have no image in MNI152 space, or several echoes and no combination.
 
     Raises
     ------
@@ -86,22 +42,37 @@ def find_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
     bids_dir, filters = Path(bids_dir), filters or Filters()
     if not bids_dir.is_dir():
         raise InputError(f"{bids_dir}: is not a folder; give the root of a BIDS derivative, the folder that holds sub-*.")
-    versions: dict[tuple[tuple[str, str], ...], list[tuple[Path, dict[str, str]]]] = defaultdict(list)
+    recordings: dict[tuple[tuple[str, str], ...], list[Version]] = defaultdict(list)
     for image in _bold_images(bids_dir):
         entities = parse_entities(image.name)
-        if "sub" in entities and _wanted(entities, filters):
-            run_entities = tuple((name, value) for name, value in entities.items() if name not in IMAGE_ENTITIES)
-            versions[run_entities].append((image, entities))
-    if not versions:
+        if "sub" in entities and is_wanted(entities, filters):
+            named = tuple((name, value) for name, value in entities.items() if name not in (*IMAGE_ENTITIES, ECHO))
+            recordings[named].append((image, entities))
+    if not recordings:
         raise InputError(f"{bids_dir}: holds no sub-*/[ses-*/]func/*_bold.nii[.gz] that passes the filters; check folder and labels.")
     runs: list[Run] = []
     failures: list[Failure] = []
-    for candidates in versions.values():
+    for versions in recordings.values():
         try:
-            runs.append(_describe(bids_dir, *_choose(candidates, filters.space)))
+            runs += [_describe(bids_dir, *_choose(candidates, filters)) for candidates in _by_echo(versions, filters)]
         except InputError as error:
-            failures.append(Failure(str(candidates[0][0].relative_to(bids_dir)), str(error)))
+            failures.append(Failure(str(versions[0][0].relative_to(bids_dir)), str(error)))
     return sorted(runs, key=lambda run: run.image), failures
+
+
+def _by_echo(versions: Sequence[Version], filters: Filters) -> list[list[Version]]:
+    """The images to choose among, list by list for each session they give."""
+    by_echo: dict[str, list[Version]] = defaultdict(list)
+    for version in versions:
+        by_echo[version[1].get(ECHO, "")].append(version)
+    if "" in by_echo and ECHO not in filters.entities:
+        return [by_echo[""]]
+    if len(by_echo) > 1 and ECHO not in filters.entities:
+        raise InputError(
+            f"{versions[0][0]}: the run has echoes {', '.join(sorted(by_echo))} and no combination of them, and one recording must "
+            "not count several times; combine them, or choose one with --bids-filter-file."
+        )
+    return list(by_echo.values())
 
 
 def _bold_images(bids_dir: Path) -> list[Path]:
@@ -111,29 +82,22 @@ def _bold_images(bids_dir: Path) -> list[Path]:
     return sorted(path for path in map(Path, found) if path.name.endswith(SUFFIXES))
 
 
-def parse_entities(name: str) -> dict[str, str]:
-    """Entities of a BIDS file name: `sub-01_task-rest_bold.nii.gz` -> `{"sub": "01", "task": "rest"}`."""
-    pairs = (part.partition("-") for part in name.split("_")[:-1])
-    return {key: value for key, dash, value in pairs if dash}
-
-
-def _wanted(entities: dict[str, str], filters: Filters) -> bool:
-    wanted = {"sub": filters.participant_label, "ses": filters.session_id, "task": filters.task_id}
-    return all(not labels or entities.get(name) in {label.removeprefix(f"{name}-") for label in labels} for name, labels in wanted.items())
-
-
-def _choose(candidates: Sequence[tuple[Path, dict[str, str]]], space: str | None) -> tuple[Path, dict[str, str]]:
-    usable = [(path, entities) for path, entities in candidates if FAMILY.fullmatch(entities.get("space", ""))]
-    if space:
-        usable = [(path, entities) for path, entities in usable if entities["space"] == space]
+def _choose(candidates: Sequence[Version], filters: Filters) -> Version:
+    usable = [(path, entities) for path, entities in candidates if MNI152.fullmatch(entities.get("space", ""))]
+    present = ", ".join(sorted({entities.get("space", "native (no space in the name)") for _, entities in candidates}))
+    if filters.space:
+        usable = [(path, entities) for path, entities in usable if entities["space"] == filters.space]
     if not usable:
-        present = ", ".join(sorted({entities.get("space", "native (no space in the name)") for _, entities in candidates}))
-        wanted = space or "the MNI152 family (MNI152NLin6Asym, MNI152NLin2009cAsym, ...)"
+        wanted = filters.space or "the MNI152 family (MNI152NLin6Asym, MNI152NLin2009cAsym, ...)"
         raise InputError(f"{candidates[0][0]}: the run is in {present}, not in {wanted}; normalise it, or choose another --space.")
-    return min(usable, key=_preference)
+    wanted_versions = [(path, entities) for path, entities in usable if is_wanted_version(entities, filters)]
+    if not wanted_versions:
+        names = ", ".join(path.name for path, _ in usable)
+        raise InputError(f"{usable[0][0]}: none of the images of the run ({names}) passes --res and --bids-filter-file; change these.")
+    return min(wanted_versions, key=_preference)
 
 
-def _preference(candidate: tuple[Path, dict[str, str]]) -> tuple[int, int, int, str]:
+def _preference(candidate: Version) -> tuple[int, int, int, str]:
     path, entities = candidate
     space, desc, res = entities["space"], entities.get("desc", ""), entities.get("res", "")
     return (
@@ -148,7 +112,7 @@ def _describe(bids_dir: Path, image: Path, entities: dict[str, str]) -> Run:
     sidecars = tuple(_inherited(bids_dir, image, entities, "bold.json"))
     sidecar: dict[str, Any] = {}
     for path in sidecars:
-        sidecar.update(_read_json(path))
+        sidecar.update(read_json(path))
     return Run(
         image=image,
         entities=entities,
@@ -180,7 +144,14 @@ def _confounds(image: Path, entities: dict[str, str]) -> list[Path]:
     return sorted(_applicable(tables, {**run, "desc": "confounds"}), key=lambda path: (-len(parse_entities(path.name)), path.name))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that came with the recording.
+
+    Raises
+    ------
+    InputError
+        If it holds none.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -226,3 +197,17 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 def _number(text: str) -> float:
     return 0.0 if text in ("", "n/a") else float(text)
+
+
+def read_relative_rms(path: Path) -> list[float]:
+    """Displacement in mm of each frame against the one before, as the HCP pipelines write it, one line a frame.
+
+    Raises
+    ------
+    InputError
+        If it is not that.
+    """
+    try:
+        return [float(line) for line in path.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as one displacement a line ({error}); restore or remove it.") from error

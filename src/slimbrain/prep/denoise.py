@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import tempfile
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
-from slimbrain.prep.bids import Run
+from slimbrain.prep.runs import Run
 
 FloatArray = npt.NDArray[Any]
 WAY_OUT = "complete the table, or use --denoise none"
@@ -54,11 +57,12 @@ def load_confounds(run: Run, strategy: Strategy, n_frames: int) -> Confounds | N
     if strategy == "none":
         return None
     if run.confounds is None:
-        raise InputError(f"{run.image}: has no desc-confounds_timeseries.tsv beside it; add it, or use --denoise none.")
+        raise InputError(f"{run.name}: has no desc-confounds_timeseries.tsv beside it; add it, or use --denoise none.")
     from nilearn.interfaces.fmriprep import load_confounds_strategy
 
     try:
-        table, sample = load_confounds_strategy(str(run.image), denoise_strategy=strategy)
+        with _named_as_by_fmriprep(run.confounds) as image:
+            table, sample = load_confounds_strategy(str(image), denoise_strategy=strategy)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run.confounds}: does not serve --denoise {strategy} ({_one_line(error)}); {WAY_OUT}.") from error
     if table is None or len(table) != n_frames:
@@ -71,6 +75,21 @@ def load_confounds(run: Run, strategy: Strategy, n_frames: int) -> Confounds | N
         unflagged = int(kept.sum())
         raise InputError(f"{run.confounds}: {design.shape[1]} regressors on {unflagged} kept frames leave nothing; use --denoise none.")
     return Confounds(design, kept, tuple(map(str, table.columns)))
+
+
+@contextmanager
+def _named_as_by_fmriprep(table: Path) -> Iterator[Path]:
+    """An image's name beside which nilearn finds the table: it looks tables up by name alone, and a list may name any file."""
+    with tempfile.TemporaryDirectory(prefix="slimbrain-") as folder:
+        ending = "regressors" if table.stem.endswith("regressors") else "timeseries"
+        link = Path(folder) / f"sub-x_task-x_desc-confounds_{ending}.tsv"
+        link.symlink_to(table.resolve())
+        # fMRIPrep describes the columns in a JSON file of the same name.
+        if table.with_suffix(".json").is_file():
+            link.with_suffix(".json").symlink_to(table.with_suffix(".json").resolve())
+        image = Path(folder) / "sub-x_task-x_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
+        image.touch()
+        yield image
 
 
 def _length(table: Sized | None) -> int:

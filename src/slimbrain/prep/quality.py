@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.prep.bids import Run, read_table
+from slimbrain.prep.bids import read_relative_rms, read_table
+from slimbrain.prep.runs import Run
 from slimbrain.prep.volume import Prepared
 
 FloatArray = npt.NDArray[Any]
@@ -77,7 +78,7 @@ def assess(prepared: Prepared, grid: Grid, run: Run, source_tr: float, warn_cove
     }
     displacement = framewise_displacement(run)
     if displacement is not None and len(displacement) != n_frames:
-        warnings.append(f"{run.confounds} has {len(displacement)} rows for {n_frames} frames, so motion is not reported.")
+        warnings.append(f"{run.motion or run.confounds} has {len(displacement)} rows for {n_frames} frames, so motion is not reported.")
     elif displacement is not None and np.isfinite(displacement).any():
         scalars |= {"fd_mean": _rounded(float(np.nanmean(displacement))), "fd_max": _rounded(float(np.nanmax(displacement)))}
         series["fd"] = [_rounded(value) if np.isfinite(value) else None for value in displacement.tolist()]
@@ -101,11 +102,15 @@ def dvars_spikes(dvars: FloatArray) -> npt.NDArray[np.bool_]:
 def framewise_displacement(run: Run) -> FloatArray | None:
     """(T,) framewise displacement in mm from the confounds, NaN where it has none; None without such a column.
 
+    Where the layout has a table of displacements instead (`Run.motion`), these.
+
     Raises
     ------
     InputError
         If the column holds something else than numbers.
     """
+    if run.motion:
+        return np.array(read_relative_rms(run.motion))
     rows = read_table(run.confounds) if run.confounds else []
     if not rows or "framewise_displacement" not in rows[0]:
         return None

@@ -1,10 +1,10 @@
-"""Turn the runs of a BIDS derivative into a store: each run by itself, so that one that fails never stops the rest."""
+"""Turn the runs of a source into a store: each run by itself, so that one that fails never stops the rest."""
 
 from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -17,25 +17,37 @@ from slimbrain.atomic import write_text
 from slimbrain.config import Config
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.grid import Grid
-from slimbrain.prep.bids import Failure, Filters, Run, find_runs, read_events, read_table
+from slimbrain.prep.bids import read_events, read_table
+from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
+from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
+from slimbrain.prep.layouts.base import Layout, Request
 from slimbrain.prep.quality import Quality, assess
-from slimbrain.prep.source import TR_TOLERANCE_S, Source, open_source, repetition_time
+from slimbrain.prep.roi import prepare_roi
+from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
+from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import SPLINE_ORDER, TARGET_TR_S, Prepared, TimeAxis, prepare_image
 from slimbrain.progress import track
-from slimbrain.store import MISSING, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, session_key
+from slimbrain.store import DESCRIPTION_FILE, MISSING, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, session_key
 
 FAILURES_FILE = "failures.tsv"
 PARTICIPANT = "participant_id"
+MAX_NAMED = 5
+"""Channels that a warning names; the rest it counts."""
 
 
 class PrepOptions(Config):
     """What `slimbrain prep` lets one choose."""
 
+    layout: str = Field(AUTO, description="how the source is laid out; recognised if auto")
     participant_label: tuple[str, ...] = Field((), description="only these participants, with or without `sub-`")
     session_id: tuple[str, ...] = Field((), description="only these sessions, with or without `ses-`")
     task_id: tuple[str, ...] = Field((), description="only these tasks, with or without `task-`")
     space: str | None = Field(None, description="only images in this template, for example MNI152NLin6Asym")
+    res: str | None = Field(None, description="only images with this `res` in their BIDS name, for example 2")
+    bids_filter_file: Path | None = Field(None, description="fMRIPrep's JSON of entities to take")
+    mask_source: Path | None = Field(None, description="mask whose voxels a Brainmarks file lists")
+    channels: str | None = Field(None, description="table of region names and places, or `none` where nobody knows them")
     resolution: Literal["2mm", "4mm", "8mm"] = "2mm"
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")
     tr: float | None = Field(None, gt=0, description="seconds a frame, where neither sidecar nor header says")
@@ -78,14 +90,14 @@ class PrepSummary:
 
 @dataclass(frozen=True)
 class _Job:
-    bids_dir: Path
+    root: Path
     out: Path
     run: Run
     options: PrepOptions
 
     @property
     def file(self) -> str:
-        return self.run.image.relative_to(self.bids_dir).as_posix()
+        return _file(self.root, self.run)
 
 
 @dataclass(frozen=True)
@@ -94,15 +106,15 @@ class _Outcome:
     value: PreparedRun | Failure
 
 
-def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None = None) -> PrepSummary:
-    """Prepare every run of a BIDS derivative that the options select.
+def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = None) -> PrepSummary:
+    """Prepare every run of a source that the options select.
 
     Runs whose source files and options are those of the session already stored are skipped, so the same command resumes
     an interrupted batch. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
 
     Parameters
     ----------
-    bids_dir : root of the derivative, the folder that holds `sub-*`.
+    source : a folder or file in one of the layouts of `slimbrain.prep.layouts`.
     out : store to make or to add to.
 
     Raises
@@ -112,16 +124,15 @@ def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None =
     StoreError, ContractError
         If the store cannot be written, or was made with another mask or resolution.
     """
-    bids_dir, out, options = Path(bids_dir), Path(out), options or PrepOptions()
-    filters = Filters(options.participant_label, options.session_id, options.task_id, options.space)
-    runs, failures = find_runs(bids_dir, filters)
-    grid = Grid.from_nifti(options.mask, options.resolution) if options.mask else Grid.mni152(options.resolution)
-    Store.create(out, grid, TARGET_TR_S, sources=[bids_dir.resolve().as_uri()])
-    runs, doubles = _without_doubles(bids_dir, runs)
-    summary = PrepSummary(failures=[*failures, *doubles, *_merge_participants(bids_dir, out)])
+    source, out, options = Path(source), Path(out), options or PrepOptions()
+    layout = choose_layout(source, options.layout)
+    found = find_recordings(source, layout, _request(options))
+    _open_store(out, layout, options, found.root)
+    runs, doubles = _without_doubles(found.root, found.runs)
+    summary = PrepSummary(failures=[*found.failures, *doubles, *_merge_participants(found.root, out, found.participants)])
     for failure in summary.failures:
         _say(failure.reason)
-    jobs = [_Job(bids_dir, out, run, options) for run in runs]
+    jobs = [_Job(found.root, out, run, options) for run in runs]
     for outcome in track(_outcomes(jobs, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
@@ -129,6 +140,32 @@ def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None =
         rows.sort(key=lambda row: row.file)
     write_text(out / FAILURES_FILE, format_tsv(("file", "reason"), [vars(failure) for failure in summary.failures]))
     return summary
+
+
+def _request(options: PrepOptions) -> Request:
+    entities = read_bids_filter(options.bids_filter_file) if options.bids_filter_file else {}
+    filters = Filters(options.participant_label, options.session_id, options.task_id, options.space, options.res, entities)
+    return Request(filters, options.mask_source, options.channels)
+
+
+def _open_store(out: Path, layout: Layout, options: PrepOptions, root: Path) -> None:
+    if layout.regions and (out / DESCRIPTION_FILE).exists():
+        # Region-of-interest sessions live beside voxel sessions; the store checks their TR as it writes them.
+        Store(out)
+        return
+    grid = None
+    if not layout.regions:
+        grid = Grid.from_nifti(options.mask, options.resolution) if options.mask else Grid.mni152(options.resolution)
+    Store.create(out, grid, TARGET_TR_S, sources=[root.resolve().as_uri()])
+
+
+def _relative(root: Path, path: Path) -> str:
+    """The path below the source's root, or whole where a table names one elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _file(root: Path, run: Run) -> str:
+    return f"{_relative(root, run.image)}{f' ({run.place})' if run.place else ''}"
 
 
 def _outcomes(jobs: list[_Job], nprocs: int) -> Iterator[_Outcome]:
@@ -143,7 +180,7 @@ def _outcomes(jobs: list[_Job], nprocs: int) -> Iterator[_Outcome]:
                 yield future.result()
             except BrokenProcessPool:
                 job = futures[future]
-                reason = f"{job.run.image}: a worker process died, most often for want of memory; run the same command with fewer --nprocs."
+                reason = f"{job.run.name}: a worker process died, most often for want of memory; run the same command with fewer --nprocs."
                 yield _Outcome("failures", Failure(job.file, reason))
 
 
@@ -158,7 +195,7 @@ def _work(job: _Job) -> _Outcome:
     except SlimbrainError as error:
         return _Outcome("failures", Failure(job.file, str(error)))
     except MemoryError:
-        reason = f"{job.run.image}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
+        reason = f"{job.run.name}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
         return _Outcome("failures", Failure(job.file, reason))
 
 
@@ -170,7 +207,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
             status = path.stat()
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror}); fetch or restore it.") from error
-        files.append({"Path": path.relative_to(job.bids_dir).as_posix(), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
+        files.append({"Path": _relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
     return {"SourceFiles": files, "Options": job.options.model_dump(include={"tr", "denoise"})}
 
 
@@ -183,44 +220,74 @@ def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo
         return None
     sidecar = store.sidecar(key)
     unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
-    enough = float(info.qc.get("coverage", 0)) >= job.options.min_coverage and info.n_frames >= job.options.window_frames
+    # Region-of-interest sessions have no mask to cover.
+    covered = "coverage" not in info.qc or float(info.qc["coverage"]) >= job.options.min_coverage
+    enough = covered and info.n_frames >= job.options.window_frames
     return info if unchanged and enough else None
 
 
 def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun:
-    run, options = job.run, job.options
-    source = open_source(run.image)
-    tr, origin = repetition_time(source, run.sidecar, options.tr)
+    source = job.run.reader(job.run)
+    tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
+    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin}
+    warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
+    if isinstance(source, RoiSeries):
+        return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings)
+    return _prepare_image(job, store, source, {**said, **fingerprint}, warnings)
+
+
+def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str]) -> PreparedRun:
+    run, options, tr = job.run, job.options, known["SourceRepetitionTime"]
     times = TimeAxis(source.n_frames, tr)
-    _require_length(source, times, options.window_frames)
+    _require_length(source.path, source.n_frames, times, options.window_frames)
     confounds = load_confounds(run, options.denoise, source.n_frames)
     prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
     quality = assess(prepared, store.grid, run, tr, options.warn_coverage)
     if prepared.coverage < options.min_coverage:
         where = f" (missing {quality.gap})" if quality.gap else ""
         share = f"{prepared.coverage:.1%} of the brain mask{where}, under {options.min_coverage:.1%}"
-        raise InputError(f"{run.image}: covers {share}; check its space, or lower --min-coverage to take it.")
+        raise InputError(f"{run.name}: covers {share}; check its space, or lower --min-coverage to take it.")
     events, event_warnings = _events(run)
-    warnings = [*quality.warnings, *_tr_warnings(source, tr, origin), *event_warnings]
+    warnings = [*quality.warnings, *warnings, *event_warnings]
     sidecar = {
-        **_provenance(run, source, tr, origin, times),
-        **fingerprint,
+        **_provenance(run, source),
+        **_time_record(times),
+        **known,
         "Denoise": _denoise_record(options.denoise, confounds),
         "QC": {**quality.scalars, "gap": quality.gap},
         "Series": quality.series,
         "Events": events,
-        "EventsFile": run.events.relative_to(job.bids_dir).as_posix() if run.events else None,
+        "EventsFile": _relative(job.root, run.events) if run.events else None,
         "Warnings": warnings,
     }
     info = _write(store, run, prepared, sidecar, quality, len(warnings))
-    return PreparedRun(job.file, info.key, tuple(f"{run.image}: {warning}" for warning in warnings))
+    return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
 
-def _require_length(source: Source, times: TimeAxis, window_frames: int) -> None:
+def _prepare_regions(job: _Job, store: Store, source: RoiSeries, known: dict[str, Any], warnings: list[str]) -> PreparedRun:
+    run = job.run
+    if job.options.denoise != "none":
+        raise InputError(f"{run.name}: --denoise {job.options.denoise} needs the image and its confounds; use --denoise none.")
+    times = TimeAxis(len(source.values), known["SourceRepetitionTime"])
+    _require_length(source.path, len(source.values), times, job.options.window_frames)
+    prepared = prepare_roi(source, times)
+    if prepared.empty:
+        names = ", ".join(prepared.empty[:MAX_NAMED]) + (", ..." if len(prepared.empty) > MAX_NAMED else "")
+        warnings = [*warnings, f"{len(prepared.empty)} of {len(source.channels.names)} channels have no signal and are 0: {names}."]
+    moments = {"ChannelMean": prepared.mean.tolist(), "ChannelStd": prepared.std.tolist()}
+    described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}
+    sidecar = {**described, **_time_record(times), **known, **moments, "Warnings": warnings}
+    info = store.write_roi_session(
+        run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc={"n_warnings": len(warnings)}
+    )
+    return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
+
+
+def _require_length(path: Path, n_frames: int, times: TimeAxis, window_frames: int) -> None:
     if times.n_frames < window_frames:
-        raise InputError(f"{source.path}: gives {times.n_frames} frames of {times.tr:g} s, under a window ({window_frames}); leave it out.")
-    if source.n_frames <= SPLINE_ORDER:
-        raise InputError(f"{source.path}: has {source.n_frames} frames, a cubic spline needs {SPLINE_ORDER + 1}; leave it out.")
+        raise InputError(f"{path}: gives {times.n_frames} frames of {times.tr:g} s, under a window ({window_frames}); leave it out.")
+    if n_frames <= SPLINE_ORDER:
+        raise InputError(f"{path}: has {n_frames} frames, a cubic spline needs {SPLINE_ORDER + 1}; leave it out.")
 
 
 def _write(store: Store, run: Run, prepared: Prepared, sidecar: dict[str, Any], quality: Quality, n_warnings: int) -> SessionInfo:
@@ -228,17 +295,19 @@ def _write(store: Store, run: Run, prepared: Prepared, sidecar: dict[str, Any], 
     return store.write_session(run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
 
 
-def _provenance(run: Run, source: Source, tr: float, origin: str, times: TimeAxis) -> dict[str, Any]:
+def _provenance(run: Run, source: Source) -> dict[str, Any]:
     return {
         "TaskName": run.entities.get("task", ""),
         "Space": run.entities["space"],
+        **run.record,
         "SourceShape": list(source.shape),
         "SourceVoxelSize": [round(float(size), 4) for size in source.voxel_mm],
         "SourceOrientation": source.orientation,
-        "SourceRepetitionTime": tr,
-        "SourceRepetitionTimeFrom": origin,
-        "TimeResampling": "none" if times.keeps else "interpolating cubic B-spline",
     }
+
+
+def _time_record(times: TimeAxis) -> dict[str, Any]:
+    return {"TimeResampling": "none" if times.keeps else "interpolating cubic B-spline"}
 
 
 def _denoise_record(strategy: Strategy, confounds: Confounds | None) -> dict[str, Any]:
@@ -248,9 +317,9 @@ def _denoise_record(strategy: Strategy, confounds: Confounds | None) -> dict[str
     return {"Strategy": strategy, "Regressors": list(confounds.names), "FlaggedFrames": flagged}
 
 
-def _tr_warnings(source: Source, tr: float, origin: str) -> list[str]:
-    if origin == "sidecar" and source.header_tr is not None and abs(source.header_tr - tr) > TR_TOLERANCE_S:
-        return [f"its header gives TR {source.header_tr:g} s where its sidecar gives {tr:g} s; the sidecar was believed."]
+def _tr_warnings(source: Timed, tr: float, origin: str) -> list[str]:
+    if origin not in ("header", "--tr") and source.header_tr is not None and abs(source.header_tr - tr) > TR_TOLERANCE_S:
+        return [f"its header gives TR {source.header_tr:g} s where its {origin} gives {tr:g} s; the {origin} was believed."]
     return []
 
 
@@ -264,26 +333,29 @@ def _events(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
         return [], [str(error)]
 
 
-def _without_doubles(bids_dir: Path, runs: list[Run]) -> tuple[list[Run], list[Failure]]:
+def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failure]]:
     """Keep the first of runs whose names differ only by entities that a session's name does not carry."""
     first: dict[str, Run] = {}
     failures = []
     for run in runs:
         taken = first.setdefault(session_key(run.entities), run)
         if taken is not run:
-            reason = f"{run.image}: would be stored under the same name as {taken.image.name}; keep one of them in the tree."
-            failures.append(Failure(run.image.relative_to(bids_dir).as_posix(), reason))
+            other = f"{taken.image.name} ({taken.place})" if taken.place else taken.image.name
+            reason = f"{run.name}: would be stored under the same name as {other}; keep one of them in the tree."
+            failures.append(Failure(_file(root, run), reason))
     return list(first.values()), failures
 
 
-def _merge_participants(bids_dir: Path, out: Path) -> list[Failure]:
+def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None) -> list[Failure]:
     """Add the source's participants and their columns to the store's; the source wins where both have a value."""
-    source = bids_dir / PARTICIPANTS_FILE
-    if not source.is_file():
+    source = root / PARTICIPANTS_FILE
+    if rows is None and not source.is_file():
         return []
     try:
-        rows = read_table(source)
-        merged = {row[PARTICIPANT]: row for row in (read_table(out / PARTICIPANTS_FILE) if (out / PARTICIPANTS_FILE).is_file() else [])}
+        rows = list(read_table(source)) if rows is None else rows
+        merged: dict[str, Mapping[str, str]] = {}
+        if (out / PARTICIPANTS_FILE).is_file():
+            merged = {row[PARTICIPANT]: row for row in read_table(out / PARTICIPANTS_FILE)}
         for row in rows:
             name = row[PARTICIPANT] if row[PARTICIPANT].startswith("sub-") else f"sub-{row[PARTICIPANT]}"
             merged[name] = {**merged.get(name, {}), **row, PARTICIPANT: name}

@@ -1,15 +1,20 @@
-"""A 4D NIfTI file on disk: checked before anything is allocated, read once from front to back in blocks of frames."""
+"""A series of volumes on disk, checked before anything is allocated and read once from front to back in blocks of frames.
+
+`Source` is what preparation asks of any file that holds one; `NiftiSource` is the 4D NIfTI image. Other people's containers
+(`slimbrain.prep.layouts`) have theirs beside the layout that finds them.
+"""
 
 from __future__ import annotations
 
 import gzip
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,28 +53,49 @@ UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
 
 @dataclass(frozen=True)
-class Source:
-    """What the header of a usable 4D image says.
+class Source(ABC):
+    """A series of volumes that can be prepared.
 
     Attributes
     ----------
-    path : the file.
+    path : the file that messages name.
     shape : (X, Y, Z, T).
     affine : (4, 4) voxel index -> mm.
     dtype : type of the numbers on disk.
-    offset : bytes before the first of them.
-    slope, inter : value = slope * number + inter.
-    header_tr : seconds a frame, None if the header has none that can be believed.
+    header_tr : seconds a frame, None if the file does not say or cannot be believed.
     """
 
     path: Path
     shape: tuple[int, int, int, int]
     affine: FloatArray
     dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    inter: float
     header_tr: float | None
+
+    @abstractmethod
+    def raw_blocks(self) -> Iterator[FloatArray]:
+        """Yield all frames in order as (F, N) blocks of F frames and N voxels in the file's own numbers, first axis fastest.
+
+        Raises
+        ------
+        InputError
+            If the file ends early, is damaged, or vanishes.
+        """
+
+    def scaled(self, raw: FloatArray) -> FloatArray:
+        """Numbers of the file as a new float32 array in the image's units."""
+        # Values beyond float32 become infinite, and the voxel counts as not covered.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return raw.astype(np.float32)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the file before it is read."""
+        return ()
+
+    @property
+    def frames_a_block(self) -> int:
+        """How many frames a block should hold, so that memory does not depend on the length of the run."""
+        return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (4 * self.n_voxels)))
 
     @property
     def n_frames(self) -> int:
@@ -93,7 +119,42 @@ class Source:
         return "".join(nibabel.aff2axcodes(self.affine))
 
 
-def open_source(path: str | Path) -> Source:
+@dataclass(frozen=True)
+class NiftiSource(Source):
+    """A 4D NIfTI image.
+
+    Attributes
+    ----------
+    offset : bytes before the first number.
+    slope, inter : value = slope * number + inter.
+    """
+
+    offset: int
+    slope: float
+    inter: float
+
+    def raw_blocks(self) -> Iterator[FloatArray]:
+        """The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes."""
+        frame_bytes = self.n_voxels * self.dtype.itemsize
+        with _reading(self.path), _open_stream(self.path) as stream:
+            _read_exactly(stream, self.offset, self.path)
+            for start in range(0, self.n_frames, self.frames_a_block):
+                frames = min(self.frames_a_block, self.n_frames - start)
+                raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
+                yield raw.reshape(frames, self.n_voxels)
+            # gzip compares its check sum only when the end is reached.
+            stream.read(1)
+
+    def scaled(self, raw: FloatArray) -> FloatArray:
+        block = super().scaled(raw)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.slope != 1.0 or self.inter != 0.0:
+                block *= np.float32(self.slope)
+                block += np.float32(self.inter)
+        return block
+
+
+def open_source(path: str | Path) -> NiftiSource:
     """Read and check the header; no image data is touched.
 
     Raises
@@ -120,7 +181,8 @@ def open_source(path: str | Path) -> Source:
     _check_geometry(path, image)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
     slope, inter = float(proxy.slope), float(proxy.inter)
-    return Source(path, shape, np.asarray(image.affine, np.float64), proxy.dtype, int(proxy.offset), slope, inter, _header_tr(image.header))
+    affine = np.asarray(image.affine, np.float64)
+    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
@@ -167,68 +229,59 @@ def _header_tr(header: Any) -> float | None:
     return round(seconds, 6)
 
 
-def repetition_time(source: Source, sidecar: Mapping[str, Any], given: float | None) -> tuple[float, str]:
+class Timed(Protocol):
+    """A recording that may know its TR."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def header_tr(self) -> float | None: ...
+
+
+def repetition_time(source: Timed, sidecar: Mapping[str, Any], given: float | None, said_by: str = "sidecar") -> tuple[float, str]:
     """The TR, and who says so: the sidecar, else the header, else the user.
 
     A header value of 0 or of exactly 1 counts as missing, since software writes it when nobody set one.
 
     Parameters
     ----------
-    sidecar : BIDS metadata of the image.
+    sidecar : BIDS metadata of the recording.
     given : value of `--tr` in seconds; may fill a gap, never contradict.
+    said_by : where the metadata come from.
 
     Returns
     -------
-    Seconds a frame, and `sidecar`, `header` or `--tr`.
+    Seconds a frame, and `said_by`, `header` or `--tr`.
 
     Raises
     ------
     InputError
         If nobody says, or two disagree.
     """
-    stated = sidecar.get("RepetitionTime")
+    path, stated = source.path, sidecar.get("RepetitionTime")
     if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not TR_S[0] <= stated <= TR_S[1]):
-        raise InputError(f"{source.path}: its sidecar gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the sidecar.")
-    tr, origin = (float(stated), "sidecar") if stated is not None else (source.header_tr, "header")
+        raise InputError(f"{path}: its {said_by} gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the {said_by}.")
+    tr, origin = (float(stated), said_by) if stated is not None else (source.header_tr, "header")
     if tr is None and given is None:
-        raise InputError(f"{source.path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with --tr.")
+        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with --tr.")
     if tr is None:
         return cast(float, given), "--tr"
     if given is not None and abs(given - tr) > TR_TOLERANCE_S:
-        raise InputError(f"{source.path}: its {origin} gives TR {tr:g} s but --tr says {given:g} s; drop --tr or correct the {origin}.")
+        raise InputError(f"{path}: its {origin} gives TR {tr:g} s but --tr says {given:g} s; drop --tr or correct the {origin}.")
     return tr, origin
 
 
 def frame_blocks(source: Source) -> Iterator[FloatArray]:
-    """Yield the image as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
-
-    The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes.
+    """Yield the series as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
 
     Raises
     ------
     InputError
         If the file ends early, is damaged, or vanishes.
     """
-    frame_bytes = source.n_voxels * source.dtype.itemsize
-    step = max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (4 * source.n_voxels)))
-    with _reading(source.path), _open_stream(source.path) as stream:
-        _read_exactly(stream, source.offset, source.path)
-        for start in range(0, source.n_frames, step):
-            frames = min(step, source.n_frames - start)
-            raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, source.path), source.dtype)
-            yield _scaled(raw.reshape(frames, source.n_voxels), source)
-        # gzip compares its check sum only when the end is reached.
-        stream.read(1)
-
-
-def _scaled(raw: FloatArray, source: Source) -> FloatArray:
-    # Values beyond float32 become infinite, and the voxel counts as not covered.
-    with np.errstate(over="ignore", invalid="ignore"):
-        block = raw.astype(np.float32)
-        if source.slope != 1.0 or source.inter != 0.0:
-            block *= np.float32(source.slope)
-            block += np.float32(source.inter)
-    return block
+    for raw in source.raw_blocks():
+        yield source.scaled(raw)
 
 
 def is_gzip(path: Path) -> bool:

@@ -1,0 +1,71 @@
+"""What every layout gives: how to tell that a folder or file has it, and the runs that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slimbrain.prep.runs import Failure, Filters, Run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as far as finding runs needs it.
+
+    Attributes
+    ----------
+    filters : which runs to take.
+    mask_source : mask that the voxels of a file without coordinates are listed in.
+    channels : table of region names and places, or `none`.
+    """
+
+    filters: Filters = field(default_factory=Filters)
+    mask_source: Path | None = None
+    channels: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a layout found.
+
+    Attributes
+    ----------
+    root : folder that names of files are given relative to.
+    runs : recordings that can be opened.
+    failures : files that cannot be used, with reasons.
+    participants : rows for `participants.tsv` by column; those of the source's own table if None.
+    """
+
+    root: Path
+    runs: list[Run]
+    failures: list[Failure] = field(default_factory=list)
+    participants: list[Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which people keep preprocessed recordings.
+
+    Attributes
+    ----------
+    name : what `--layout` calls it.
+    looks_for : the names by which it is recognised, for messages.
+    matches : whether a folder or file has it; looks at names alone.
+    find : lists its runs; those that the filters leave out may be among them, unless `filters_itself`.
+    filters_itself : the filters decide which image of a run is taken.
+    regions : its recordings are region-of-interest series.
+    """
+
+    name: str
+    looks_for: str
+    matches: Callable[[Path], bool]
+    find: Callable[[Path, Request], Found]
+    filters_itself: bool = False
+    regions: bool = False
+
+
+def files_matching(root: Path, patterns: Iterable[str]) -> Iterable[Path]:
+    """Files below `root` that match any of the glob patterns, pattern by pattern, in order of their names."""
+    for pattern in patterns:
+        yield from sorted(path for path in root.glob(pattern) if path.is_file() or path.is_symlink())

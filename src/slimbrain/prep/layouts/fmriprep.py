@@ -1,0 +1,22 @@
+"""fMRIPrep's output, or any BIDS derivative: `sub-*/[ses-*/]func/*_bold.nii.gz`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slimbrain.prep.bids import SUFFIXES, find_runs
+from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
+
+PATTERNS = tuple(f"{folder}/func/*_bold{suffix}" for folder in ("sub-*", "sub-*/ses-*") for suffix in SUFFIXES)
+
+
+def _matches(source: Path) -> bool:
+    return any(True for _ in files_matching(source, PATTERNS))
+
+
+def _find(source: Path, request: Request) -> Found:
+    runs, failures = find_runs(source, request.filters)
+    return Found(source, runs, failures)
+
+
+BIDS = Layout("bids", "sub-*/[ses-*/]func/*_bold.nii[.gz]", _matches, _find, filters_itself=True)
