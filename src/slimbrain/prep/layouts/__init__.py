@@ -61,9 +61,7 @@ def find_recordings(source: Path, layout: Layout, request: Request) -> Found:
         raise InputError(f"--res {request.filters.res}: chooses among images of a BIDS derivative; {layout.name} has one image a run.")
     found = layout.find(source, request)
     if not layout.filters_itself:
-        wanted = [
-            run for run in found.runs if is_wanted(run.entities, request.filters) and is_wanted_version(run.entities, request.filters)
-        ]
+        wanted = [run for run in found.runs if _passes(run, request.filters)]
         found = replace(found, runs=sorted(wanted, key=lambda run: (run.image, run.place)))
     if not found.runs and not found.failures:
         raise InputError(f"{source}: holds no run ({layout.looks_for}) that passes the filters; check folder and labels.")
