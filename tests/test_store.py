@@ -25,6 +25,7 @@ from slimbrain import store as store_module
 from slimbrain.errors import ContractError, InputError, SlimbrainError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Contract, SessionInfo, Store, format_tsv, read_tsv, same_tr, session_key, session_path
+from slimbrain.tensorfile import TensorFile
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"
 
@@ -154,18 +155,19 @@ def test_a_failed_write_leaves_no_session(stage: str, grid8: Grid, tmp_path: Pat
     store = make_store(tmp_path, grid8, 1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def write_half(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
+    def write_half(file: TensorFile, name: str, values: object, start: int = 0) -> None:
+        write(file, name, values, start)
         raise OSError(5, "Input/output error")
 
+    def write_on_a_full_disk(file: TensorFile, *_: object) -> None:
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"0")
+
+    write = TensorFile.write
     if stage == "while writing":
-        monkeypatch.setattr(store_module, "save_file", write_half)
+        monkeypatch.setattr(TensorFile, "write", write_half)
     elif stage == "disk full":
-        # What safetensors raises when the system refuses a write is no OSError.
-        save = store_module.save_file
-        monkeypatch.setattr(
-            store_module, "save_file", lambda tensors, path, metadata: save(tensors, path.parent / "missing" / "x", metadata)
-        )
+        monkeypatch.setattr(TensorFile, "write", write_on_a_full_disk)
     else:
         replace_file = os.replace
 

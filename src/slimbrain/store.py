@@ -11,7 +11,8 @@ import csv
 import fcntl
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import mmap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,12 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
+from slimbrain.tensorfile import TensorFile, TensorSpec
 
 FloatArray = npt.NDArray[Any]
 
@@ -46,6 +47,9 @@ BEYOND = ""
 ROI = "roi"
 NATIVE_TR_BAND_S = (0.7, 0.8)
 """Series in this band keep their TR (arXiv 2512.21881); all of it counts as one sampling rate in a contract."""
+
+WRITE_BLOCK_BYTES = 32 * 2**20
+"""How much of a session's voxels is in memory at once while it is written."""
 
 TR_TOLERANCE_S = 1e-3
 """Headers hold a TR as float32: 0.8 arrives as 0.8000000119."""
@@ -311,7 +315,7 @@ class Store:
         Parameters
         ----------
         entities : `sub`, optional `ses`, `task`, `run`, and `space`.
-        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16.
+        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16. May be a `np.memmap`: it is read once, in blocks of frames.
         mean, std : (P, V), stored as float32.
         tr : seconds a frame.
         sidecar : what to record beside the data.
@@ -324,13 +328,23 @@ class Store:
                 f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid."
             )
         self.contract.require(Contract(grid.lattice.id, grid.hash, "MNI152", tr), f"the store {self.root}", session_key(entities))
-        tensors: dict[str, FloatArray] = {
-            "voxels": np.asarray(voxels, np.float16),
-            "mean": np.asarray(mean, np.float32),
-            "std": np.asarray(std, np.float32),
-            "coarse": np.asarray(grid.coarse(voxels) if coarse is None else coarse, np.float32),
+        n_frames, moment = len(voxels), TensorSpec("float32", grid.voxel_mask.shape)
+        specs = {
+            "voxels": TensorSpec("float16", (n_frames, *grid.voxel_mask.shape)),
+            "mean": moment,
+            "std": moment,
+            "coarse": TensorSpec("float32", (n_frames, grid.n_cells)),
         }
-        return self._write(entities, tensors, tr, sidecar or {}, qc or {})
+
+        def fill(file: TensorFile) -> None:
+            for frames in _frame_blocks(voxels):
+                file.write("voxels", voxels[frames], frames.start)
+                file.write("coarse", (grid.coarse(voxels[frames]) if coarse is None else coarse[frames]), frames.start)
+                _forget(voxels)
+            file.write("mean", mean)
+            file.write("std", std)
+
+        return self._write(entities, specs, fill, n_frames, tr, sidecar or {}, qc or {})
 
     def write_roi_session(
         self,
@@ -353,11 +367,24 @@ class Store:
                 f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
                 f"with places {channels.mm.shape}; give one name and (x, y, z) a column."
             )
-        tensors = {"coarse": np.asarray(series, np.float32), "coordinates": np.asarray(channels.mm, np.float32)}
-        return self._write({**entities, "space": ROI}, tensors, tr, {**(sidecar or {}), "Channels": list(channels.names)}, qc or {})
+        specs = {"coarse": TensorSpec("float32", series.shape), "coordinates": TensorSpec("float32", channels.mm.shape)}
+
+        def fill(file: TensorFile) -> None:
+            file.write("coarse", series)
+            file.write("coordinates", channels.mm)
+
+        sidecar = {**(sidecar or {}), "Channels": list(channels.names)}
+        return self._write({**entities, "space": ROI}, specs, fill, len(series), tr, sidecar, qc or {})
 
     def _write(
-        self, entities: Mapping[str, str], tensors: dict[str, FloatArray], tr: float, sidecar: Mapping[str, Any], qc: Mapping[str, object]
+        self,
+        entities: Mapping[str, str],
+        specs: Mapping[str, TensorSpec],
+        fill: Callable[[TensorFile], None],
+        n_frames: int,
+        tr: float,
+        sidecar: Mapping[str, Any],
+        qc: Mapping[str, object],
     ) -> SessionInfo:
         info = SessionInfo(
             key=session_key(entities),
@@ -366,23 +393,25 @@ class Store:
             task=entities.get("task", ""),
             run=entities.get("run", ""),
             space=entities["space"],
-            n_frames=len(tensors["coarse"]),
+            n_frames=n_frames,
             tr=tr,
             path=str(session_path(entities)),
             qc={name: _cell(value) for name, value in qc.items()},
         )
         path = self.root / info.path
-        # safetensors.numpy writes non-C arrays in the wrong order without a word.
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        # One entry only: safetensors writes several in random order, and the same session would not give the same bytes.
         metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
+
+        def write(temporary: Path) -> None:
+            with TensorFile(temporary, specs, metadata) as file:
+                fill(file)
+
         try:
             write_json(path.with_suffix(".json"), {"RepetitionTime": tr, **sidecar})
-            write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+            write_atomic(path, write)
             self._record(info)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise StoreError(
-                f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+                f"{path}: cannot be written ({error.strerror or error}); "
                 "free space or choose another folder, then run the same command again."
             ) from error
         return info
@@ -402,6 +431,19 @@ class Store:
             raise StoreError(
                 f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}."
             ) from error
+
+
+def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
+    step = max(1, WRITE_BLOCK_BYTES // max(1, voxels[0].nbytes))
+    for start in range(0, len(voxels), step):
+        yield slice(start, min(start + step, len(voxels)))
+
+
+def _forget(array: FloatArray) -> None:
+    """Pages of a mapped file count as this process' memory until it lets go of them; the file keeps what they hold."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
