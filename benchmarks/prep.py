@@ -31,8 +31,8 @@ from threadpoolctl import threadpool_limits
 from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep import source as reading
-from slimbrain.prep.source import Source, frame_blocks, open_source
-from slimbrain.prep.volume import interpolation, prepare_image
+from slimbrain.prep.source import Source, open_source
+from slimbrain.prep.volume import Sampling, interpolate, prepare_image
 from slimbrain.store import Store
 
 Array = npt.NDArray[Any]
@@ -82,8 +82,13 @@ def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 def ours(path: Path, grid: Grid) -> Array:
     """(T, N) brain voxels in patch order, as `prepare_image` gets them."""
     source = open_source(path)
-    operator = interpolation(grid, tuple(map(tuple, source.affine.tolist())), source.shape[:3])
-    return np.concatenate([(operator @ np.ascontiguousarray(block.T)).T for block in frame_blocks(source)])[:, grid.voxel_mask.ravel()]
+    result = np.empty((source.n_frames, grid.n_voxels), np.float32)
+
+    def put(start: int, block: Array) -> None:
+        result[start : start + len(block)] = block
+
+    interpolate(source, Sampling.of(grid, source), put)
+    return result
 
 
 def nilearns(path: Path, grid: Grid) -> Array:
@@ -96,7 +101,7 @@ def nilearns(path: Path, grid: Grid) -> Array:
 
 
 def drain(source: Source) -> None:
-    """Decompress the file as `frame_blocks` does, and do nothing with it."""
+    """Decompress the file as `interpolate` does, and do nothing with it."""
     with reading._open_stream(source.path) as stream:
         while stream.read(reading.BLOCK_BYTES):
             pass
@@ -130,7 +135,6 @@ def resample_case(name: str, path: Path, recording: str, tr: float, size: Size) 
     grid = Grid.mni152("2mm")
     source = open_source(path)
     with threadpool_limits(2):
-        interpolation.cache_clear()
         first, _ = timed(lambda: ours(path, grid))
         value, mine = timed(lambda: ours(path, grid), size.repeats)
         against, theirs = timed(lambda: nilearns(path, grid))

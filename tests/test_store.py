@@ -139,6 +139,33 @@ def test_a_window_reads_only_its_own_bytes(grid8: Grid, tmp_path: Path) -> None:
     assert grown_kib < 20_000
 
 
+def test_a_mapped_array_is_written_without_filling_the_memory(grid8: Grid, tmp_path: Path) -> None:
+    """300 MB on disk, mostly a hole, of which a stretch in the middle is planted."""
+    Store.create(tmp_path / "store", grid8, TR_S)
+    shape = (300_000_000 // (2 * grid8.voxel_mask.size), *grid8.voxel_mask.shape)
+    planted, start = network_series(grid8, 8, 5).astype(np.float16), shape[0] // 2
+    mapped = np.memmap(tmp_path / "voxels", np.float16, mode="w+", shape=shape)
+    mapped[start : start + 8] = planted
+    mapped.flush()
+    code = (
+        "import resource, sys, numpy; from slimbrain.store import Store\n"
+        "store = Store(sys.argv[1]); shape = tuple(map(int, sys.argv[3:])); ones = numpy.ones(shape[1:])\n"
+        "voxels = numpy.memmap(sys.argv[2], numpy.float16, mode='r', shape=shape); store.grid\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "store.write_session({'sub': '01', 'space': 'MNI152Lin'}, voxels, ones, ones, 0.72)\n"
+        "print(peak() - before)"
+    )
+    arguments = [str(tmp_path / "store"), str(tmp_path / "voxels"), *map(str, shape)]
+    grown_kib = int(subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout)
+    (info,) = (store := Store(tmp_path / "store")).sessions
+    np.testing.assert_array_equal(store.voxels(info.key, start - 1, start + 9)[1:-1], planted)
+    coarse = store.coarse(info.key)
+    np.testing.assert_allclose(coarse[start : start + 8], grid8.coarse(planted), rtol=1e-6)
+    assert len(coarse) == shape[0] and np.count_nonzero(coarse.any(axis=1)) == 8
+    assert grown_kib < 150_000
+
+
 def test_frames_outside_the_session_are_refused(grid8: Grid, tmp_path: Path) -> None:
     store = make_store(tmp_path, grid8, 1, frames=20)
     for start, stop in ((0, 21), (-1, 3), (5, 5), (7, 3), (20, None)):

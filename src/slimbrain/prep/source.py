@@ -6,17 +6,30 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from types import ModuleType
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
 
+# The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
+gzip_module: ModuleType = gzip
+GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+try:
+    from isal import igzip, isal_zlib
+except ImportError:
+    pass
+else:
+    gzip_module, GZIP_DAMAGE = igzip, (*GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
+
 FloatArray = npt.NDArray[Any]
+Block = TypeVar("Block")
 
 MAX_EDGE = 1024
 """Voxels along one axis. The finest whole-head functional image is about 0.7 mm, 320 voxels."""
@@ -40,7 +53,9 @@ PLACEHOLDER_ZOOM = 1.0
 TR_TOLERANCE_S = 1e-3
 """Two statements of one TR may differ by rounding to the millisecond."""
 
-BLOCK_BYTES = 48 * 2**20
+BLOCK_BYTES = 32 * 2**20
+"""Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""
+
 MAX_BLOCK_FRAMES = 32
 TIME_UNIT_BITS = 0x38
 UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
@@ -202,33 +217,52 @@ def repetition_time(source: Source, sidecar: Mapping[str, Any], given: float | N
 def frame_blocks(source: Source) -> Iterator[FloatArray]:
     """Yield the image as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
 
-    The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes.
-
     Raises
     ------
     InputError
         If the file ends early, is damaged, or vanishes.
     """
+    for raw in raw_blocks(source):
+        yield scaled(raw, source)
+
+
+def raw_blocks(source: Source) -> Iterator[FloatArray]:
+    """`frame_blocks` in the file's own numbers, before they are scaled.
+
+    The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes.
+    """
     frame_bytes = source.n_voxels * source.dtype.itemsize
-    step = max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (4 * source.n_voxels)))
+    step = max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // frame_bytes))
     with _reading(source.path), _open_stream(source.path) as stream:
         _read_exactly(stream, source.offset, source.path)
         for start in range(0, source.n_frames, step):
             frames = min(step, source.n_frames - start)
             raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, source.path), source.dtype)
-            yield _scaled(raw.reshape(frames, source.n_voxels), source)
-        # gzip compares its check sum only when the end is reached.
-        stream.read(1)
+            yield raw.reshape(frames, source.n_voxels)
+        # gzip compares its check sum only when the end is reached, and damage may have made the data longer than the header says.
+        while stream.read(BLOCK_BYTES):
+            pass
 
 
-def _scaled(raw: FloatArray, source: Source) -> FloatArray:
+def scaled(raw: FloatArray, source: Source) -> FloatArray:
+    """Numbers of the file as a new float32 array in the image's units."""
     # Values beyond float32 become infinite, and the voxel counts as not covered.
     with np.errstate(over="ignore", invalid="ignore"):
-        block = raw.astype(np.float32)
+        values = raw.astype(np.float32)
         if source.slope != 1.0 or source.inter != 0.0:
-            block *= np.float32(source.slope)
-            block += np.float32(source.inter)
-    return block
+            values *= np.float32(source.slope)
+            values += np.float32(source.inter)
+    return values
+
+
+def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks, each made in another thread while the one before it is used: decompressing leaves Python to others."""
+    done = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        coming = pool.submit(next, blocks, done)
+        while (block := coming.result()) is not done:
+            coming = pool.submit(next, blocks, done)
+            yield cast(Block, block)
 
 
 def is_gzip(path: Path) -> bool:
@@ -236,7 +270,7 @@ def is_gzip(path: Path) -> bool:
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if is_gzip(path) else open(path, "rb")
+    return cast(IO[bytes], gzip_module.open(path, "rb")) if is_gzip(path) else open(path, "rb")
 
 
 def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
@@ -252,5 +286,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist; check the path, or fetch the file if the dataset keeps it elsewhere.") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except GZIP_DAMAGE as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); the file is damaged or incomplete, restore it.") from error
