@@ -15,19 +15,18 @@ import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
-from slimbrain.tensorfile import TensorFile, TensorSpec
+from slimbrain.manifest import insert_row
+from slimbrain.tensorfile import TensorFile, TensorSpec, read_rows
 
 FloatArray = npt.NDArray[Any]
 
@@ -230,7 +229,12 @@ class Store:
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
         path = self.root / MANIFEST_FILE
-        return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+        try:
+            status = path.stat()
+        except OSError:
+            return _parse_manifest(path)
+        # A batch opens its store for every run; the file is replaced whenever it changes.
+        return dict(_parsed_manifest(path, (status.st_ino, status.st_size, status.st_mtime_ns)))
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -286,7 +290,15 @@ class Store:
         stop = info.n_frames if stop is None else stop
         if not 0 <= start < stop <= info.n_frames:
             raise StoreError(f"{info.path}: frames {start}:{stop} asked for, it has {info.n_frames}; ask within these.")
-        return self._read(info, "voxels", slice(start, stop))
+        return self._read(info, "voxels", [slice(start, stop)])
+
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> FloatArray:
+        """(len(starts) * frames, P, V) float16 z-scored voxels of stretches of `frames` frames, in the order given, from one read."""
+        info = self._voxel_session(key)
+        if not starts or frames < 1 or min(starts) < 0 or max(starts) + frames > info.n_frames:
+            asked = f"{frames} frames from each of {list(starts)}"
+            raise StoreError(f"{info.path}: {asked} asked for, it has {info.n_frames}; ask within these.")
+        return self._read(info, "voxels", [slice(start, start + frames) for start in starts])
 
     def moments(self, key: str) -> tuple[FloatArray, FloatArray]:
         """(P, V) float32 mean and standard deviation that undo the z-score."""
@@ -419,15 +431,18 @@ class Store:
     def _record(self, info: SessionInfo) -> None:
         with _locked(self.root):
             self.__dict__.pop("_sessions", None)
-            self._sessions[info.key] = info
-            write_text(self.root / MANIFEST_FILE, _manifest(self.sessions))
+            path, row = self.root / MANIFEST_FILE, _row(info)
+            text = insert_row(_read_text(path), info.key, row, lambda columns: _line(columns, row))
+            if text is None:
+                text = _manifest(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
+                self.__dict__.pop("_sessions")
+            write_text(path, text)
 
-    def _read(self, info: SessionInfo, name: str, part: slice | None = None) -> FloatArray:
+    def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
         try:
-            with safe_open(path, framework="numpy") as tensors:
-                return np.asarray(tensors.get_tensor(name) if part is None else tensors.get_slice(name)[part])
-        except (OSError, SafetensorError) as error:
+            return read_rows(path, name, parts)
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}."
             ) from error
@@ -495,12 +510,26 @@ def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> 
 
 def _manifest(sessions: Sequence[SessionInfo]) -> str:
     qc_columns = sorted({name for info in sessions for name in info.qc})
-    rows = []
-    for info in sessions:
-        values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
-        row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
-        rows.append({**row, **info.qc})
-    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], rows)
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], [_row(info) for info in sessions])
+
+
+def _row(info: SessionInfo) -> dict[str, object]:
+    values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
+    row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
+    return {**row, **info.qc}
+
+
+def _line(columns: Sequence[str], row: Mapping[str, object]) -> str:
+    return format_tsv(columns, [row]).split("\n", 1)[1]
+
+
+@lru_cache(maxsize=4)
+def _parsed_manifest(path: Path, signature: tuple[int, int, int]) -> dict[str, SessionInfo]:
+    return _parse_manifest(path)
+
+
+def _parse_manifest(path: Path) -> dict[str, SessionInfo]:
+    return {info.key: info for info in map(_info_from_row, read_tsv(path))}
 
 
 def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
@@ -524,6 +553,14 @@ def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
         "SourceDatasets": [{"URL": source} for source in sources],
         "Slimbrain": contract.to_dict(),
     }
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return handle.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
