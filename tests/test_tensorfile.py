@@ -125,6 +125,7 @@ def test_a_damaged_file_is_refused_whenever_the_library_refuses_it(tmp_path: Pat
         b'{"x": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}',
         b'{"x": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
         b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}',
+        b'{"x": {"dtype": "F32", "shape": [12], "data_offsets": [0, 48]}, "z": {"dtype": "F32", "shape": [14], "data_offsets": [40, 96]}}',
     ],
 )
 def test_headers_that_make_no_sense_are_refused(tmp_path: Path, header: bytes) -> None:
