@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
-BENCHMARKS := cli stage2 plan
+BENCHMARKS := cli prep store stage2 plan selection
 
 BIN := .venv/bin
 READY := .venv/.ready

@@ -13,6 +13,8 @@ from slimbrain.store import Store
 FloatArray = npt.NDArray[np.float64]
 SPACE = "MNI152NLin6Asym"
 TR_S = 0.72
+PEAK_KIB = "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+"""Code for a process of its own. Not `ru_maxrss`, which starts at the size of the process that started it: growth would hide below."""
 
 
 def entities(subject: str, run: int = 1) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,11 @@ KEYS = ["case", "value", "unit", "against", "against_value", "ratio", "detail"]
 STAGE2_CASES = {
     *("stage2/target_gflops", "stage2/context_gflops", "stage2/step_seconds"),
     *("stage2/saved_mib_recompute", "stage2/saved_mib_plain", "stage2/peak_rss_mib"),
+}
+PREP_CASES = {"prep/resample_seconds", "prep/resample_seconds_2mm", "prep/peak_rss_mib"}
+STORE_CASES = {
+    *("store/window_ms", "store/window_ms_npz", "store/window_ms_nii_gz", "store/window_ms_long"),
+    *("store/bytes", "store/windows_per_second", "store/open_ms", "store/add_ms"),
 }
 
 
@@ -82,6 +88,48 @@ def test_selection_benchmark_prints_a_line_for_each_selector() -> None:
     for case in cases.values():
         assert list(case) == KEYS and case["against"] == "random" and case["against_value"] == 0.2
         assert 0 <= case["value"] <= 1 and 0 <= case["detail"]["share_of_chosen_with_a_spike"] <= 1
+
+
+@pytest.mark.slow
+def test_prep_benchmark_prints_its_cases() -> None:
+    cases = run_quick("prep.py")
+    assert cases.keys() == PREP_CASES
+    for case in cases.values():
+        assert_schema(case)
+    for name in ("prep/resample_seconds", "prep/resample_seconds_2mm"):
+        assert cases[name]["against"] == "nilearn"
+        assert cases[name]["detail"]["max_difference_of_overall_sd"] < 1e-4
+        assert cases[name]["detail"]["frames_per_second"] > 0
+        assert cases[name]["detail"]["gzip_share"] > 0
+    peaks = {name: peak for name, peak in cases["prep/peak_rss_mib"]["detail"].items() if name.startswith("frames_")}
+    assert len(peaks) == 2
+    assert all(peak["absolute"] > peak["above_base"] > 0 for peak in peaks.values())
+
+
+@pytest.mark.slow
+def test_store_benchmark_prints_its_cases() -> None:
+    cases = run_quick("store.py")
+    assert cases.keys() == STORE_CASES
+    for case in cases.values():
+        assert_schema(case)
+    # Files of a known size, whatever the machine.
+    grid = Grid.mni152("4mm")
+    voxels, moments, coarse = 2 * 300 * grid.voxel_mask.size, 8 * grid.voxel_mask.size, 4 * 300 * grid.n_cells
+    assert voxels + moments + coarse < cases["store/bytes"]["value"] < 1.001 * (voxels + moments + coarse)
+    assert cases["store/window_ms_npz"]["ratio"] < 0.2 and cases["store/window_ms_nii_gz"]["ratio"] < 0.2
+
+
+def test_a_simulated_recording_of_any_length_is_a_whole_file(benchmark_module: Any, tmp_path: Path) -> None:
+    """Several gzip members in a row must read as one image, here also by another library."""
+    recordings = benchmark_module("recordings")
+    space = recordings.Space((6, 7, 8), 20.0, (50.0, -60.0, -70.0))
+    path = recordings.simulate(tmp_path, space, 2 * recordings.UNIQUE_FRAMES + 3, 0.72)
+    image = nibabel.load(path)
+    data = np.asarray(image.dataobj)
+    assert data.shape == (6, 7, 8, 2 * recordings.UNIQUE_FRAMES + 3) and nibabel.aff2axcodes(image.affine) == ("L", "A", "S")
+    np.testing.assert_array_equal(data[..., : recordings.UNIQUE_FRAMES], data[..., recordings.UNIQUE_FRAMES : 2 * recordings.UNIQUE_FRAMES])
+    np.testing.assert_array_equal(data[..., :3], data[..., -3:])
+    assert (data[..., 0] != data[..., 1]).any() and data[3, 3, 4].std() > 0 and not data[0, 0, 0].any()
 
 
 def test_a_case_divides_and_keeps_four_digits(benchmark_module: Any) -> None:

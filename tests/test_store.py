@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from store_samples import SPACE, TR_S, entities, make_store, network_series, write_run
+from store_samples import PEAK_KIB, SPACE, TR_S, entities, make_store, network_series, write_run
 
 from slimbrain import store as store_module
 from slimbrain.errors import ContractError, InputError, SlimbrainError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Contract, SessionInfo, Store, format_tsv, read_tsv, same_tr, session_key, session_path
+from slimbrain.tensorfile import TensorFile
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"
 
@@ -126,9 +127,9 @@ def test_a_window_reads_only_its_own_bytes(grid8: Grid, tmp_path: Path) -> None:
     manifest = tmp_path / "sessions.tsv"
     manifest.write_text(manifest.read_text().replace(f"\t{info.n_frames}\t", f"\t{frames}\t"))
     code = (
-        "import json, resource, sys, numpy; from slimbrain.store import Store\n"
+        "import sys, numpy; from slimbrain.store import Store\n"
         "store = Store(sys.argv[1]); key = store.sessions[0].key\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{PEAK_KIB}\n"
         "before = peak(); window = store.voxels(key, int(sys.argv[2]), int(sys.argv[2]) + 8); after = peak()\n"
         "numpy.save(sys.argv[3], window); print(after - before)"
     )
@@ -136,6 +137,33 @@ def test_a_window_reads_only_its_own_bytes(grid8: Grid, tmp_path: Path) -> None:
     grown_kib = int(subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout)
     np.testing.assert_array_equal(np.load(tmp_path / "window.npy"), planted)
     assert grown_kib < 20_000
+
+
+def test_a_mapped_array_is_written_without_filling_the_memory(grid8: Grid, tmp_path: Path) -> None:
+    """300 MB on disk, mostly a hole, of which a stretch in the middle is planted."""
+    Store.create(tmp_path / "store", grid8, TR_S)
+    shape = (300_000_000 // (2 * grid8.voxel_mask.size), *grid8.voxel_mask.shape)
+    planted, start = network_series(grid8, 8, 5).astype(np.float16), shape[0] // 2
+    mapped = np.memmap(tmp_path / "voxels", np.float16, mode="w+", shape=shape)
+    mapped[start : start + 8] = planted
+    mapped.flush()
+    code = (
+        "import sys, numpy; from slimbrain.store import Store\n"
+        "store = Store(sys.argv[1]); shape = tuple(map(int, sys.argv[3:])); ones = numpy.ones(shape[1:])\n"
+        "voxels = numpy.memmap(sys.argv[2], numpy.float16, mode='r', shape=shape); store.grid\n"
+        f"{PEAK_KIB}\n"
+        "before = peak()\n"
+        "store.write_session({'sub': '01', 'space': 'MNI152Lin'}, voxels, ones, ones, 0.72)\n"
+        "print(peak() - before)"
+    )
+    arguments = [str(tmp_path / "store"), str(tmp_path / "voxels"), *map(str, shape)]
+    grown_kib = int(subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout)
+    (info,) = (store := Store(tmp_path / "store")).sessions
+    np.testing.assert_array_equal(store.voxels(info.key, start - 1, start + 9)[1:-1], planted)
+    coarse = store.coarse(info.key)
+    np.testing.assert_allclose(coarse[start : start + 8], grid8.coarse(planted), rtol=1e-6)
+    assert len(coarse) == shape[0] and np.count_nonzero(coarse.any(axis=1)) == 8
+    assert grown_kib < 150_000
 
 
 def test_frames_outside_the_session_are_refused(grid8: Grid, tmp_path: Path) -> None:
@@ -146,6 +174,59 @@ def test_frames_outside_the_session_are_refused(grid8: Grid, tmp_path: Path) -> 
         one_sentence(refusal.value)
 
 
+def test_windows_are_joined_in_the_order_asked_for(grid8: Grid, tmp_path: Path) -> None:
+    store = make_store(tmp_path, grid8, 1, frames=40)
+    whole = store.voxels(KEY)
+    for starts in ([0], [32, 0, 8], [5, 5, 6], [36]):
+        expected = np.concatenate([whole[start : start + 4] for start in starts])
+        np.testing.assert_array_equal(store.windows(KEY, starts, 4), expected)
+    for starts, frames in (([0, 37], 4), ([-1], 4), ([], 4), ([3], 0)):
+        with pytest.raises(StoreError, match="it has 40") as refusal:
+            store.windows(KEY, starts, frames)
+        one_sentence(refusal.value)
+
+
+def test_opening_a_store_touches_no_session(grid8: Grid, tmp_path: Path) -> None:
+    """Only the manifest is read, so 4,000 sessions open as fast as their table is parsed: here their folders are gone."""
+    store = make_store(tmp_path, grid8, 3)
+    expected = store.sessions
+    for number in (1, 2, 3):
+        (tmp_path / f"sub-{number:02d}").rename(tmp_path / f"gone-{number}")
+    opened: list[str] = []
+    code = (
+        "import json, sys; opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event in ('open', 'os.scandir', 'os.listdir') else None)\n"
+        "from slimbrain.store import Store; del opened[:]\n"
+        "sessions = Store(sys.argv[1]).sessions; print(json.dumps([len(sessions), [name for name in opened if sys.argv[1] in name]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
+    count, opened = json.loads(done.stdout)
+    assert count == len(expected) == 3
+    assert {Path(name).name for name in opened} == {"dataset_description.json", "sessions.tsv"}
+
+
+def test_a_changed_manifest_is_read_again(grid8: Grid, tmp_path: Path) -> None:
+    make_store(tmp_path, grid8, 2)
+    assert len(Store(tmp_path).sessions) == 2
+    manifest = tmp_path / "sessions.tsv"
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
+    assert len(Store(tmp_path).sessions) == 1
+    Store(tmp_path)._sessions.clear()
+    assert len(Store(tmp_path).sessions) == 1, "what one holds is its own"
+
+
+def test_the_manifest_is_that_of_all_sessions_whatever_the_order_of_writing(grid8: Grid, tmp_path: Path) -> None:
+    """Also when columns come and go."""
+    written = [("03", {"note": "x"}), ("01", {}), ("02", {"coverage": 0.5}), ("03", {"tsnr": 5.0}), ("02", {"coverage": 0.25, "note": "y"})]
+    for name, runs in (("once", [written[1], *written[3:]]), ("again", written), ("backwards", [*written[::-1], *written[3:]])):
+        store = Store.create(tmp_path / name, grid8, TR_S)
+        for subject, qc in runs:
+            write_run(store, frames=4, subject=subject, **qc)
+    texts = {name: (tmp_path / name / "sessions.tsv").read_text() for name in ("once", "again", "backwards")}
+    assert texts["once"] == texts["again"] == texts["backwards"]
+    assert [row["session"][:6] for row in read_tsv(tmp_path / "once" / "sessions.tsv")] == ["sub-01", "sub-02", "sub-03"]
+
+
 # --- half-written
 
 
@@ -154,18 +235,19 @@ def test_a_failed_write_leaves_no_session(stage: str, grid8: Grid, tmp_path: Pat
     store = make_store(tmp_path, grid8, 1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def write_half(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
+    def write_half(file: TensorFile, name: str, values: object, start: int = 0) -> None:
+        write(file, name, values, start)
         raise OSError(5, "Input/output error")
 
+    def write_on_a_full_disk(file: TensorFile, *_: object) -> None:
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"0")
+
+    write = TensorFile.write
     if stage == "while writing":
-        monkeypatch.setattr(store_module, "save_file", write_half)
+        monkeypatch.setattr(TensorFile, "write", write_half)
     elif stage == "disk full":
-        # What safetensors raises when the system refuses a write is no OSError.
-        save = store_module.save_file
-        monkeypatch.setattr(
-            store_module, "save_file", lambda tensors, path, metadata: save(tensors, path.parent / "missing" / "x", metadata)
-        )
+        monkeypatch.setattr(TensorFile, "write", write_on_a_full_disk)
     else:
         replace_file = os.replace
 

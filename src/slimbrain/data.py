@@ -156,6 +156,6 @@ def read_clip(store: Store, info: SessionInfo, windows: Sequence[int] | IntArray
     windows : window numbers, counted from frame 0.
     frames : frames a window.
     """
-    parts = [store.voxels(info.key, int(number) * frames, (int(number) + 1) * frames) for number in windows]
-    frame = np.concatenate([np.arange(int(number) * frames, (int(number) + 1) * frames) for number in windows])
-    return Clip(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(frame * info.tr), store.grid)
+    starts = [int(number) * frames for number in windows]
+    frame = np.concatenate([np.arange(start, start + frames) for start in starts])
+    return Clip(torch.from_numpy(store.windows(info.key, starts, frames)), torch.from_numpy(frame * info.tr), store.grid)

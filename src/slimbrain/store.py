@@ -11,22 +11,22 @@ import csv
 import fcntl
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import mmap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
+from slimbrain.manifest import insert_row
+from slimbrain.tensorfile import TensorFile, TensorSpec, read_rows
 
 FloatArray = npt.NDArray[Any]
 
@@ -46,6 +46,9 @@ BEYOND = ""
 ROI = "roi"
 NATIVE_TR_BAND_S = (0.7, 0.8)
 """Series in this band keep their TR (arXiv 2512.21881); all of it counts as one sampling rate in a contract."""
+
+WRITE_BLOCK_BYTES = 32 * 2**20
+"""How much of a session's voxels is in memory at once while it is written."""
 
 TR_TOLERANCE_S = 1e-3
 """Headers hold a TR as float32: 0.8 arrives as 0.8000000119."""
@@ -226,7 +229,12 @@ class Store:
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
         path = self.root / MANIFEST_FILE
-        return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+        try:
+            status = path.stat()
+        except OSError:
+            return _parse_manifest(path)
+        # A batch opens its store for every run; the file is replaced whenever it changes.
+        return dict(_parsed_manifest(path, (status.st_ino, status.st_size, status.st_mtime_ns)))
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -282,7 +290,15 @@ class Store:
         stop = info.n_frames if stop is None else stop
         if not 0 <= start < stop <= info.n_frames:
             raise StoreError(f"{info.path}: frames {start}:{stop} asked for, it has {info.n_frames}; ask within these.")
-        return self._read(info, "voxels", slice(start, stop))
+        return self._read(info, "voxels", [slice(start, stop)])
+
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> FloatArray:
+        """(len(starts) * frames, P, V) float16 z-scored voxels of stretches of `frames` frames, in the order given, from one read."""
+        info = self._voxel_session(key)
+        if not starts or frames < 1 or min(starts) < 0 or max(starts) + frames > info.n_frames:
+            asked = f"{frames} frames from each of {list(starts)}"
+            raise StoreError(f"{info.path}: {asked} asked for, it has {info.n_frames}; ask within these.")
+        return self._read(info, "voxels", [slice(start, start + frames) for start in starts])
 
     def moments(self, key: str) -> tuple[FloatArray, FloatArray]:
         """(P, V) float32 mean and standard deviation that undo the z-score."""
@@ -311,7 +327,7 @@ class Store:
         Parameters
         ----------
         entities : `sub`, optional `ses`, `task`, `run`, and `space`.
-        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16.
+        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16. May be a `np.memmap`: it is read once, in blocks of frames.
         mean, std : (P, V), stored as float32.
         tr : seconds a frame.
         sidecar : what to record beside the data.
@@ -324,13 +340,23 @@ class Store:
                 f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid."
             )
         self.contract.require(Contract(grid.lattice.id, grid.hash, "MNI152", tr), f"the store {self.root}", session_key(entities))
-        tensors: dict[str, FloatArray] = {
-            "voxels": np.asarray(voxels, np.float16),
-            "mean": np.asarray(mean, np.float32),
-            "std": np.asarray(std, np.float32),
-            "coarse": np.asarray(grid.coarse(voxels) if coarse is None else coarse, np.float32),
+        n_frames, moment = len(voxels), TensorSpec("float32", grid.voxel_mask.shape)
+        specs = {
+            "voxels": TensorSpec("float16", (n_frames, *grid.voxel_mask.shape)),
+            "mean": moment,
+            "std": moment,
+            "coarse": TensorSpec("float32", (n_frames, grid.n_cells)),
         }
-        return self._write(entities, tensors, tr, sidecar or {}, qc or {})
+
+        def fill(file: TensorFile) -> None:
+            for frames in _frame_blocks(voxels):
+                file.write("voxels", voxels[frames], frames.start)
+                file.write("coarse", (grid.coarse(voxels[frames]) if coarse is None else coarse[frames]), frames.start)
+                _forget(voxels)
+            file.write("mean", mean)
+            file.write("std", std)
+
+        return self._write(entities, specs, fill, n_frames, tr, sidecar or {}, qc or {})
 
     def write_roi_session(
         self,
@@ -359,11 +385,24 @@ class Store:
                 f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
                 f"with places {channels.mm.shape}; give one name and (x, y, z) a column."
             )
-        tensors = {"coarse": np.asarray(series, np.float32), "coordinates": np.asarray(channels.mm, np.float32)}
-        return self._write({**entities, "space": ROI}, tensors, tr, {**(sidecar or {}), "Channels": list(channels.names)}, qc or {})
+        specs = {"coarse": TensorSpec("float32", series.shape), "coordinates": TensorSpec("float32", channels.mm.shape)}
+
+        def fill(file: TensorFile) -> None:
+            file.write("coarse", series)
+            file.write("coordinates", channels.mm)
+
+        sidecar = {**(sidecar or {}), "Channels": list(channels.names)}
+        return self._write({**entities, "space": ROI}, specs, fill, len(series), tr, sidecar, qc or {})
 
     def _write(
-        self, entities: Mapping[str, str], tensors: dict[str, FloatArray], tr: float, sidecar: Mapping[str, Any], qc: Mapping[str, object]
+        self,
+        entities: Mapping[str, str],
+        specs: Mapping[str, TensorSpec],
+        fill: Callable[[TensorFile], None],
+        n_frames: int,
+        tr: float,
+        sidecar: Mapping[str, Any],
+        qc: Mapping[str, object],
     ) -> SessionInfo:
         info = SessionInfo(
             key=session_key(entities),
@@ -372,23 +411,25 @@ class Store:
             task=entities.get("task", ""),
             run=entities.get("run", ""),
             space=entities["space"],
-            n_frames=len(tensors["coarse"]),
+            n_frames=n_frames,
             tr=tr,
             path=str(session_path(entities)),
             qc={name: _cell(value) for name, value in qc.items()},
         )
         path = self.root / info.path
-        # safetensors.numpy writes non-C arrays in the wrong order without a word.
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        # One entry only: safetensors writes several in random order, and the same session would not give the same bytes.
         metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
+
+        def write(temporary: Path) -> None:
+            with TensorFile(temporary, specs, metadata) as file:
+                fill(file)
+
         try:
             write_json(path.with_suffix(".json"), {"RepetitionTime": tr, **sidecar})
-            write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+            write_atomic(path, write)
             self._record(info)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise StoreError(
-                f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+                f"{path}: cannot be written ({error.strerror or error}); "
                 "free space or choose another folder, then run the same command again."
             ) from error
         return info
@@ -396,18 +437,34 @@ class Store:
     def _record(self, info: SessionInfo) -> None:
         with _locked(self.root):
             self.__dict__.pop("_sessions", None)
-            self._sessions[info.key] = info
-            write_text(self.root / MANIFEST_FILE, _manifest(self.sessions))
+            path, row = self.root / MANIFEST_FILE, _row(info)
+            text = insert_row(_read_text(path), info.key, row, lambda columns: _line(columns, row))
+            if text is None:
+                text = _manifest(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
+                self.__dict__.pop("_sessions")
+            write_text(path, text)
 
-    def _read(self, info: SessionInfo, name: str, part: slice | None = None) -> FloatArray:
+    def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
         try:
-            with safe_open(path, framework="numpy") as tensors:
-                return np.asarray(tensors.get_tensor(name) if part is None else tensors.get_slice(name)[part])
-        except (OSError, SafetensorError) as error:
+            return read_rows(path, name, parts)
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}."
             ) from error
+
+
+def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
+    step = max(1, WRITE_BLOCK_BYTES // max(1, voxels[0].nbytes))
+    for start in range(0, len(voxels), step):
+        yield slice(start, min(start + step, len(voxels)))
+
+
+def _forget(array: FloatArray) -> None:
+    """Pages of a mapped file count as this process' memory until it lets go of them; the file keeps what they hold."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
@@ -459,12 +516,26 @@ def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> 
 
 def _manifest(sessions: Sequence[SessionInfo]) -> str:
     qc_columns = sorted({name for info in sessions for name in info.qc})
-    rows = []
-    for info in sessions:
-        values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
-        row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
-        rows.append({**row, **info.qc})
-    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], rows)
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], [_row(info) for info in sessions])
+
+
+def _row(info: SessionInfo) -> dict[str, object]:
+    values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
+    row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
+    return {**row, **info.qc}
+
+
+def _line(columns: Sequence[str], row: Mapping[str, object]) -> str:
+    return format_tsv(columns, [row]).split("\n", 1)[1]
+
+
+@lru_cache(maxsize=4)
+def _parsed_manifest(path: Path, signature: tuple[int, int, int]) -> dict[str, SessionInfo]:
+    return _parse_manifest(path)
+
+
+def _parse_manifest(path: Path) -> dict[str, SessionInfo]:
+    return {info.key: info for info in map(_info_from_row, read_tsv(path))}
 
 
 def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
@@ -488,6 +559,14 @@ def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
         "SourceDatasets": [{"URL": source} for source in sources],
         "Slimbrain": contract.to_dict(),
     }
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return handle.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -13,13 +15,25 @@ from hypothesis import strategies as st
 from prep_samples import affine, brain_series, save
 
 from slimbrain.errors import InputError
-from slimbrain.prep.source import HEADER_BYTES, Source, frame_blocks, open_source, repetition_time
+from slimbrain.prep import source as source_module
+from slimbrain.prep.source import HEADER_BYTES, Source, ahead, frame_blocks, open_source, repetition_time
+
+
+@pytest.fixture(params=["isal", "gzip"])
+def gzip_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with the extra `fast`, where it is installed, and without."""
+    if request.param == "gzip":
+        monkeypatch.setattr(source_module, "gzip_module", gzip)
+        monkeypatch.setattr(source_module, "GZIP_DAMAGE", (OSError, EOFError, zlib.error))
+    elif source_module.gzip_module is gzip:
+        pytest.skip("isal, the extra `fast`, is not installed")
 
 
 def read(source: Source) -> np.ndarray:
     return np.concatenate(list(frame_blocks(source)))
 
 
+@pytest.mark.usefixtures("gzip_reader")
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i2", "u1"])
 def test_blocks_are_what_nibabel_reads(tmp_path: Path, suffix: str, dtype: str) -> None:
@@ -123,6 +137,7 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, shape: tuple
         read(open_source(path))
 
 
+@pytest.mark.usefixtures("gzip_reader")
 def test_truncated_and_damaged_gzip_is_refused(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.nii.gz", brain_series((8, 8, 8), 20), affine(4.0)).read_bytes()
     for name, data in {
@@ -136,6 +151,49 @@ def test_truncated_and_damaged_gzip_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(InputError, match=name):
             read(open_source(path))
+
+
+@pytest.mark.usefixtures("gzip_reader")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_any_damage_to_gzip_is_our_error_or_changes_nothing(tmp_path: Path, place: float, bit: int, cut: bool) -> None:
+    """A check sum over all data guards them; only bytes of gzip's own header may differ unnoticed."""
+    good = tmp_path / "good.nii.gz"
+    if not good.exists():
+        save(good, brain_series((4, 4, 4), 9), affine(4.0), 2.0)
+    data = bytearray(good.read_bytes())
+    number = int(place * len(data))
+    data[number] ^= 1 << bit
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(data[:number] if cut else data)
+    try:
+        frames = read(open_source(path))
+    except InputError as error:
+        assert "image.nii.gz" in str(error)
+    else:
+        np.testing.assert_array_equal(frames, read(open_source(good)))
+
+
+@pytest.mark.usefixtures("gzip_reader")
+def test_several_gzip_members_are_one_file(tmp_path: Path) -> None:
+    whole = save(tmp_path / "image.nii", brain_series((4, 4, 4), 30), affine(4.0))
+    data = whole.read_bytes()
+    path = tmp_path / "parts.nii.gz"
+    path.write_bytes(b"".join(gzip.compress(data[start : start + 2000]) for start in range(0, len(data), 2000)))
+    np.testing.assert_array_equal(read(open_source(path)), read(open_source(whole)))
+
+
+def test_blocks_read_ahead_are_the_same_and_so_are_their_errors() -> None:
+    def blocks() -> Iterator[int]:
+        yield from range(5)
+        raise InputError("x.nii: is damaged.")
+
+    came = []
+    with pytest.raises(InputError, match=r"x\.nii"):
+        for block in ahead(blocks()):
+            came.append(block)
+    assert came == list(range(5))
+    assert list(ahead(iter(()))) == []
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

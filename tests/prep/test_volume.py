@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -10,13 +12,14 @@ import pytest
 from nilearn.image import resample_img
 from prep_samples import Array, affine, brain_series, save
 from scipy.interpolate import CubicSpline
+from store_samples import PEAK_KIB
 
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.prep import volume
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.source import open_source
-from slimbrain.prep.volume import TimeAxis, interpolation, prepare_image
+from slimbrain.prep.volume import Sampling, TimeAxis, interpolate, interpolation, prepare_image
 
 
 def packed(grid: Grid, data: Array, matrix: Array) -> Array:
@@ -38,26 +41,71 @@ def oblique() -> Array:
     return matrix
 
 
-@pytest.mark.parametrize("matrix", [affine(9.0, (-90.0, -110.0, -50.0)), oblique()], ids=["cut field of view", "oblique"])
-def test_equals_nilearn_at_brain_voxels(grid8: Grid, matrix: Array) -> None:
-    data = np.random.default_rng(1).standard_normal((19, 22, 15, 3)).astype(np.float32)
-    image = nibabel.Nifti1Image(data, matrix)
+def turned(matrix: Array, shape: tuple[int, ...], codes: str) -> tuple[Array, tuple[int, ...]]:
+    """The affine and shape of the same box when the file's axes run as `codes` say, counted from the nearest RAS+ order."""
+    image = nibabel.Nifti1Image(np.zeros(shape, np.float32), matrix)
+    wanted = nibabel.orientations.axcodes2ornt(codes)
+    image = image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(matrix), wanted))
+    return image.affine, image.shape
+
+
+def read_out(grid: Grid, path: Path) -> Array:
+    """(T, P, V) what `interpolate` hands on, 0 outside the mask."""
+    source = open_source(path)
+    result = np.zeros((source.n_frames, *grid.voxel_mask.shape), np.float32)
+    blocks: dict[int, Array] = {}
+    interpolate(source, Sampling.of(grid, source), blocks.__setitem__)
+    result[:, grid.voxel_mask] = np.concatenate([blocks[start] for start in sorted(blocks)])
+    return result
+
+
+def nilearns(grid: Grid, path: Path) -> Array:
     reference = resample_img(
-        image, grid8.lattice.affine, grid8.mask.shape, interpolation="linear", fill_value=0, force_resample=True, copy_header=True
+        nibabel.load(path),
+        grid.lattice.affine,
+        grid.mask.shape,
+        interpolation="linear",
+        fill_value=0,
+        force_resample=True,
+        copy_header=True,
     )
-    expected = grid8.pack(np.moveaxis(reference.get_fdata(), -1, 0))
+    return grid.pack(np.moveaxis(reference.get_fdata(), -1, 0))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "RPI", "SAL", "PIR"])
+@pytest.mark.parametrize("matrix", [affine(9.0, (-90.0, -110.0, -50.0)), oblique()], ids=["cut field of view", "oblique"])
+def test_equals_nilearn_at_brain_voxels(tmp_path: Path, grid8: Grid, matrix: Array, codes: str) -> None:
+    matrix, shape = turned(matrix, (19, 22, 15), codes)
+    data = np.random.default_rng(1).standard_normal((*shape, 3)).astype(np.float32)
+    path = save(tmp_path / "image.nii.gz", data, matrix)
+    expected = nilearns(grid8, path)
+    np.testing.assert_allclose(read_out(grid8, path), expected, atol=1e-4)
     np.testing.assert_allclose(packed(grid8, data, matrix), expected, atol=1e-4)
     assert (expected[:, grid8.voxel_mask] == 0).any(), "part of the brain must lie outside for this to test the rim"
 
 
-def test_equals_nilearn_on_the_real_lattice() -> None:
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPI", "SAR"])
+@pytest.mark.parametrize("first", [(-3, 2, -1), (4, 5, 3)], ids=["whole", "cut"])
+def test_grids_that_differ_by_whole_voxels_are_copied_and_equal_nilearn(
+    tmp_path: Path, grid8: Grid, codes: str, first: tuple[int, int, int]
+) -> None:
+    matrix, shape = turned(affine(8.0, tuple(grid8.lattice.origin_mm + 8.0 * np.array(first))), (29, 25, 27), codes)
+    path = save(tmp_path / "image.nii", np.random.default_rng(8).standard_normal((*shape, 2)).astype(np.float32), matrix)
+    sampling = Sampling.of(grid8, open_source(path))
+    assert sampling.weights is None and sampling.filled.all() == (first[0] < 0)
+    result = read_out(grid8, path)
+    np.testing.assert_allclose(result, nilearns(grid8, path), atol=1e-5)
+    on_disk = np.asarray(nibabel.load(path).dataobj)
+    assert np.isin(result[result != 0], on_disk).all(), "a copy is the same number to the last bit"
+
+
+def test_equals_nilearn_on_the_real_lattice(tmp_path: Path) -> None:
     grid = Grid.mni152("2mm")
     # A lattice plane exactly on the image's face would be inside for us and, by rounding, outside for nilearn.
     matrix = affine(3.0, (-78.5, -111.5, -49.5))
     data = np.random.default_rng(2).standard_normal((53, 63, 46, 1)).astype(np.float32)
-    image = nibabel.Nifti1Image(data, matrix)
-    reference = resample_img(image, grid.lattice.affine, grid.mask.shape, interpolation="linear", force_resample=True, copy_header=True)
-    np.testing.assert_allclose(packed(grid, data, matrix), grid.pack(np.moveaxis(reference.get_fdata(), -1, 0)), atol=1e-4)
+    path = save(tmp_path / "image.nii", data, matrix)
+    np.testing.assert_allclose(read_out(grid, path), nilearns(grid, path), atol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (2, -1, 3)])
@@ -101,7 +149,7 @@ def test_a_checkerboard_finer_than_the_lattice_averages_out(grid8: Grid) -> None
     np.testing.assert_allclose(result, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("tr", "frames"), [(2.0, 30), (0.4, 41), (0.81, 12), (3.0, 5)])
+@pytest.mark.parametrize(("tr", "frames"), [(2.0, 30), (0.4, 41), (0.81, 12), (3.0, 5), (2.0, 4), (2.0, 200), (0.3, 900)])
 def test_resampling_is_scipys_cubic_spline(tr: float, frames: int) -> None:
     series = np.random.default_rng(5).standard_normal((frames, 4))
     times = TimeAxis(frames, tr)
@@ -125,7 +173,7 @@ def test_prepared_run_equals_the_direct_computation(
     tmp_path: Path, grid8: Grid, monkeypatch: pytest.MonkeyPatch, small_blocks: bool, tr: float
 ) -> None:
     if small_blocks:
-        monkeypatch.setattr(volume, "PATCH_BLOCK_BYTES", 1)
+        monkeypatch.setattr(volume, "SERIES_BLOCK_BYTES", 1)
         monkeypatch.setattr("slimbrain.prep.source.MAX_BLOCK_FRAMES", 3)
     data, matrix = brain_series((14, 14, 14), 25), affine(16.0)
     result = prepare_image(open_source(save(tmp_path / "image.nii.gz", data, matrix)), grid8, tr, scratch=tmp_path)
@@ -143,6 +191,50 @@ def test_prepared_run_equals_the_direct_computation(
     change = np.diff((brain - brain.mean(axis=0)) / brain.std(axis=0), axis=0)
     np.testing.assert_allclose(result.dvars, np.sqrt((change**2).mean(axis=1)), rtol=1e-5)
     assert not list(tmp_path.glob("tmp*")), "the scratch file must leave nothing behind"
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-15, 1.0, 1e30])
+def test_the_unit_of_the_image_makes_no_difference(tmp_path: Path, grid8: Grid, unit: float) -> None:
+    """Squares of such numbers leave the range of float32; one voxel of another order must not hurt its neighbours either."""
+    data = brain_series((14, 14, 14), 20) - 900
+    data[3, 3, 3] *= 1e-7
+    results = []
+    for number, factor in enumerate((1.0, unit)):
+        path = save(tmp_path / f"{number}.nii", (data * factor).astype(np.float32), affine(16.0))
+        results.append(prepare_image(open_source(path), grid8, 2.0))
+    assert results[1].coverage == 1
+    np.testing.assert_allclose(results[1].voxels, results[0].voxels, atol=4e-3)
+    np.testing.assert_allclose(results[1].std / unit, results[0].std, rtol=1e-3)
+    np.testing.assert_allclose(results[1].dvars, results[0].dvars, rtol=1e-4)
+
+
+def test_memory_does_not_grow_with_the_run(tmp_path: Path, grid8: Grid) -> None:
+    """A run four times as long as another, prepared and written in a process of its own, takes no more than half of what it gives."""
+    frames = 16_000
+    generator = np.random.default_rng(0)
+    image = nibabel.Nifti1Image(generator.integers(500, 1500, (14, 14, 14, frames), np.int16), affine(16.0))
+    image.to_filename(tmp_path / "image.nii")
+    del image
+    mask = grid8.save_mask(tmp_path / "mask.nii.gz")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from slimbrain.grid import Grid; from slimbrain.prep.source import open_source; from slimbrain.prep.volume import prepare_image\n"
+        "from slimbrain.store import Store\n"
+        "folder = Path(sys.argv[1]); grid = Grid.load(sys.argv[2], 'mni-8mm-24-p2'); store = Store.create(folder / 'store', grid, 0.72)\n"
+        f"{PEAK_KIB}\n"
+        "def run(source):\n"
+        "    result = prepare_image(source, grid, 0.72, scratch=folder)\n"
+        "    entities = {'sub': '1', 'space': 'MNI152Lin'}\n"
+        "    store.write_session(entities, result.voxels, result.mean, result.std, 0.72)\n"
+        "    return result.voxels.nbytes / 2**20\n"
+        "source = open_source(folder / 'image.nii')\n"
+        "from dataclasses import replace\n"
+        "run(replace(source, shape=(14, 14, 14, 4000))); before = peak(); size = run(source); print(size, (peak() - before) / 1024)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(mask)]
+    size, grown = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert size > 100
+    assert grown < 0.5 * size
 
 
 def test_bad_values_cost_exactly_the_voxels_they_touch(tmp_path: Path, grid8: Grid) -> None:

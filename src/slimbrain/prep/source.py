@@ -11,17 +11,30 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from types import ModuleType
+from typing import IO, Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
 
+# The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
+gzip_module: ModuleType = gzip
+GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+try:
+    from isal import igzip, isal_zlib
+except ImportError:
+    pass
+else:
+    gzip_module, GZIP_DAMAGE = igzip, (*GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
+
 FloatArray = npt.NDArray[Any]
+Block = TypeVar("Block")
 
 MAX_EDGE = 1024
 """Voxels along one axis. The finest whole-head functional image is about 0.7 mm, 320 voxels."""
@@ -45,7 +58,9 @@ PLACEHOLDER_ZOOM = 1.0
 TR_TOLERANCE_S = 1e-3
 """Two statements of one TR may differ by rounding to the millisecond."""
 
-BLOCK_BYTES = 48 * 2**20
+BLOCK_BYTES = 32 * 2**20
+"""Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""
+
 MAX_BLOCK_FRAMES = 32
 TIME_UNIT_BITS = 0x38
 UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
@@ -95,7 +110,7 @@ class Source(ABC):
     @property
     def frames_a_block(self) -> int:
         """How many frames a block should hold, so that memory does not depend on the length of the run."""
-        return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (4 * self.n_voxels)))
+        return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (self.dtype.itemsize * self.n_voxels)))
 
     @property
     def n_frames(self) -> int:
@@ -142,8 +157,9 @@ class NiftiSource(Source):
                 frames = min(self.frames_a_block, self.n_frames - start)
                 raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
                 yield raw.reshape(frames, self.n_voxels)
-            # gzip compares its check sum only when the end is reached.
-            stream.read(1)
+            # gzip compares its check sum only when the end is reached, and damage may have made the data longer than the header says.
+            while stream.read(BLOCK_BYTES):
+                pass
 
     def scaled(self, raw: FloatArray) -> FloatArray:
         block = super().scaled(raw)
@@ -284,12 +300,22 @@ def frame_blocks(source: Source) -> Iterator[FloatArray]:
         yield source.scaled(raw)
 
 
+def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks, each made in another thread while the one before it is used: decompressing leaves Python to others."""
+    done = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        coming = pool.submit(next, blocks, done)
+        while (block := coming.result()) is not done:
+            coming = pool.submit(next, blocks, done)
+            yield cast(Block, block)
+
+
 def is_gzip(path: Path) -> bool:
     return path.suffix == ".gz"
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if is_gzip(path) else open(path, "rb")
+    return cast(IO[bytes], gzip_module.open(path, "rb")) if is_gzip(path) else open(path, "rb")
 
 
 def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
@@ -305,5 +331,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist; check the path, or fetch the file if the dataset keeps it elsewhere.") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except GZIP_DAMAGE as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); the file is damaged or incomplete, restore it.") from error

@@ -1,16 +1,16 @@
 """From a 4D image to packed, resampled, z-scored brain voxels, in memory that the length of the run does not set.
 
-The file is read once. Each block of frames is interpolated at the brain voxels alone, by one sparse matrix whose rows
-stand in patch order, and goes to a scratch file; then blocks of patches are read back over all frames, cleaned,
-brought to the store's TR, z-scored, and put in their place in the float16 result.
+The file is read once. Of each block of frames the brain voxels alone are copied, or interpolated by one sparse matrix, straight into
+patch order, and go to a temporary file; then blocks of patches are read back over all frames, cleaned, brought to the store's TR,
+z-scored, and put in their place in a second file, from which the store takes them.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import BSpline, make_interp_spline
+from scipy.interpolate import make_interp_spline
 from scipy.sparse import coo_matrix, csr_matrix
+from threadpoolctl import threadpool_limits
 
-from slimbrain.errors import InputError, StoreError
+from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep.denoise import Confounds
-from slimbrain.prep.source import Source, frame_blocks
+from slimbrain.prep.scratch import FrameFile
+from slimbrain.prep.source import Source, ahead
 from slimbrain.store import NATIVE_TR_BAND_S
 
 FloatArray = npt.NDArray[Any]
@@ -39,8 +41,16 @@ COORDINATE_DECIMALS = 6
 ANTIALIAS_RATIO = 1.5
 """Lattice voxels this much larger than the source's are averaged over several probes; one probe would alias."""
 
-PATCH_BLOCK_BYTES = 12 * 2**20
-"""Float64 series worked on at once; small enough for the cache to help, and for memory not to matter."""
+SPLINE_REACH = 24
+"""Frames beyond which a recorded frame does not bear on a stored one: the cubic B-spline's filter falls by 2 - sqrt(3) a frame
+(Unser 1999), to 2e-14 over so many."""
+
+SPLINE_BLOCK_FRAMES = 64
+THREADS = 2
+"""Blocks of series worked on at once: one thread's reading and writing fills the other's waits, and most machines have two cores."""
+
+SERIES_BLOCK_BYTES = 16 * 2**20
+"""Float32 series in a block. A frame's share of them is read and written by one call each, so smaller blocks would cost more calls."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class Prepared:
 
     Attributes
     ----------
-    voxels : (T, P, V) float16, z-scored over time; 0 outside the mask and where nothing was recorded.
+    voxels : (T, P, V) float16, z-scored over time; 0 outside the mask and where nothing was recorded. Mapped from a file, so that
+        they fill no memory until they are looked at.
     mean, std : (P, V) float32, in the image's units; 0 where nothing was recorded.
     tr : seconds a frame.
     covered : (P, V) True at mask voxels with finite data that change over time.
@@ -79,28 +90,102 @@ def prepare_image(source: Source, grid: Grid, tr: float, confounds: Confounds | 
     grid : where to put it.
     tr : seconds a frame of the source.
     confounds : what to regress out, if anything.
-    scratch : folder for a temporary file of T * P * V float32; the system's if None.
+    scratch : folder for two nameless temporary files, of T_source * N float32 and T * P * V float16; the system's if None.
+
+    Returns
+    -------
+    The run; its `voxels` are mapped from the second file, which lives as long as they do.
 
     Raises
     ------
     InputError
         If the image cannot be read, lies outside the brain, or never changes.
     StoreError
-        If the scratch file cannot be written.
+        If a temporary file cannot be written.
     """
-    operator = interpolation(grid, tuple(map(tuple, source.affine.tolist())), source.shape[:3])
-    if not operator.nnz:
+    sampling = Sampling.of(grid, source)
+    if not sampling.filled.any():
         raise InputError(f"{source.path}: no voxel lies inside the brain mask; check that its affine is in MNI millimetres.")
-    times = TimeAxis(source.n_frames, tr)
-    with _Scratch(scratch, operator.shape[0]) as series:
-        lost = _interpolate(source, operator, series).reshape(grid.voxel_mask.shape)
-        result = _standardise(series, grid, times, lost, confounds)
+    with FrameFile(scratch, (source.n_frames, grid.n_voxels), np.float32) as series:
+        lost = interpolate(source, sampling, series.put_frames)
+        result = _standardise(series, grid, TimeAxis(source.n_frames, tr), lost, confounds, scratch)
     if not result.coverage:
         raise InputError(f"{source.path}: every brain voxel is constant over time; give the time series, not a mask or a mean image.")
     return result
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What the N brain voxels, in patch order, take from a frame: a copy each where the voxel grids coincide, else weighted sums.
+
+    Attributes
+    ----------
+    taken : (U,) voxels of the image that take part, counted with X fastest; one a brain voxel (U = N) where voxels are copied.
+    weights : (N, U) weights, None where voxels are copied.
+    filled : (N,) False where a brain voxel lies outside the image, so that it becomes 0.
+    """
+
+    taken: npt.NDArray[np.int64]
+    weights: csr_matrix | None
+    filled: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, grid: Grid, source: Source) -> Sampling:
+        """How an image comes to the brain voxels of a grid."""
+        return _sampling(grid, tuple(map(tuple, source.affine.tolist())), source.shape[:3])
+
+    def __call__(self, values: FloatArray) -> FloatArray:
+        """(F, U) float32 values of `taken` -> (F, N) float32; may overwrite them."""
+        if self.weights is not None:
+            return np.ascontiguousarray((self.weights @ np.ascontiguousarray(values.T)).T)
+        if not self.filled.all():
+            values[:, ~self.filled] = 0
+        return values
+
+
+def interpolate(source: Source, sampling: Sampling, put: Callable[[int, FloatArray], object]) -> npt.NDArray[np.bool_]:
+    """Read the image once and hand on what the N brain voxels, in patch order, take from it.
+
+    Parameters
+    ----------
+    put : called with the number of the first of F frames and their (F, N) float32 values, block after block; not finite counts as 0.
+
+    Returns
+    -------
+    (N,) True where a value that is not finite takes part.
+
+    Raises
+    ------
+    InputError
+        If the file ends early, is damaged, or vanishes.
+    """
+    bad = np.zeros(len(sampling.taken), bool)
+    frame = 0
+    for raw in ahead(source.raw_blocks()):
+        values = source.scaled(np.take(raw, sampling.taken, axis=1))
+        if source.dtype.kind == "f":
+            finite = np.isfinite(values)
+            if not finite.all():
+                bad |= ~finite.all(axis=0)
+                values[~finite] = 0
+        put(frame, sampling(values))
+        frame += len(raw)
+    return np.asarray(sampling(bad[None].astype(np.float32))[0] > 0)
+
+
 @lru_cache(maxsize=2)
+def _sampling(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tuple[int, int, int]) -> Sampling:
+    operator = interpolation(grid, affine, shape)[grid.voxel_mask.ravel()]
+    sources = np.diff(operator.indptr)
+    if (sources <= 1).all() and (operator.data == 1).all():
+        taken = np.zeros(grid.n_voxels, np.int64)
+        taken[sources == 1] = operator.indices
+        return Sampling(taken, None, sources > 0)
+    taken, column = np.unique(operator.indices, return_inverse=True)
+    weights = csr_matrix((operator.data, column, operator.indptr), shape=(grid.n_voxels, len(taken)))
+    return Sampling(taken.astype(np.int64), weights, sources > 0)
+
+
 def interpolation(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tuple[int, int, int]) -> csr_matrix:
     """Linear interpolation at the brain voxels as a matrix.
 
@@ -111,7 +196,7 @@ def interpolation(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tupl
     Parameters
     ----------
     grid : lattice and mask.
-    affine : (4, 4) of the source, as nested tuples (to be cached by).
+    affine : (4, 4) of the source, as nested tuples.
     shape : (X, Y, Z) of the source.
 
     Returns
@@ -198,109 +283,123 @@ class TimeAxis:
         self.n_frames = n_source if self.keeps else int((n_source - 1) * source_tr / TARGET_TR_S + 1e-6) + 1
 
     def resample(self, series: FloatArray) -> FloatArray:
-        """(T_source, N) float64 -> (T, N) float32, solved in float64, evaluated in float32."""
+        """(T_source, N) -> (T, N) float32, by weights that were solved for in float64; series that are kept may be the same array."""
+        series = series.astype(np.float32, copy=False)
         if self.keeps:
-            return series.astype(np.float32)
+            return series
+        stored = np.empty((self.n_frames, series.shape[1]), np.float32)
+        for frames, recorded, weights in self._weights:
+            np.matmul(weights, series[recorded], out=stored[frames])
+        return stored
+
+    @cached_property
+    def _weights(self) -> list[tuple[slice, slice, FloatArray]]:
+        """Blocks of F stored frames, the R recorded frames that bear on them, and the (F, R) float32 weights between both.
+
+        The spline is linear in its data, so that the weights are the splines through frames that are 1 at one time and 0 at all others.
+        """
         recorded = np.arange(self.n_source) * self.source_tr
         wanted = np.minimum(np.arange(self.n_frames) * self.tr, recorded[-1])
-        spline = make_interp_spline(recorded, series, k=SPLINE_ORDER)
-        basis = BSpline.design_matrix(wanted, spline.t, SPLINE_ORDER).astype(np.float32)
-        return np.asarray(basis @ spline.c.astype(np.float32))
-
-
-class _Scratch:
-    """A nameless temporary file that takes blocks of frames and gives back series of voxels.
-
-    Nameless, so that a killed process leaves nothing behind; a file, so that a long run does not fill the memory.
-    """
-
-    def __init__(self, folder: Path | None, n_slots: int) -> None:
-        self._folder, self._n_slots = folder, n_slots
-        self._widths: list[int] = []
-
-    def __enter__(self) -> _Scratch:
-        try:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
-        except OSError as error:
-            raise self._refusal(error) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, block: FloatArray) -> None:
-        """Add F frames as (P * V, F) float32."""
-        try:
-            self._file.write(np.ascontiguousarray(block).data)
-            self._file.flush()
-        except OSError as error:
-            raise self._refusal(error) from error
-        self._widths.append(block.shape[1])
-
-    def read(self, start: int, stop: int) -> FloatArray:
-        """(T, stop - start) float32 series of the slots from `start` to `stop`."""
-        series = np.empty((sum(self._widths), stop - start), np.float32)
-        frame = 0
-        for width in self._widths:
-            block = np.empty((stop - start, width), np.float32)
-            self._file.seek(4 * (self._n_slots * frame + start * width))
-            self._file.readinto(block.data.cast("B"))
-            series[frame : frame + width] = block.T
-            frame += width
-        return series
-
-    def _refusal(self, error: OSError) -> StoreError:
-        place = self._folder or tempfile.gettempdir()
-        return StoreError(f"{place}: cannot hold a temporary file ({error.strerror or error}); free space or choose another folder.")
-
-
-def _interpolate(source: Source, operator: csr_matrix, series: _Scratch) -> npt.NDArray[np.bool_]:
-    """Fill `series`; return (P * V,) True where a value that is not finite takes part."""
-    bad = np.zeros(source.n_voxels, bool)
-    for block in frame_blocks(source):
-        if source.dtype.kind == "f":
-            finite = np.isfinite(block)
-            if not finite.all():
-                bad |= ~finite.all(axis=0)
-                block[~finite] = 0
-        series.append(operator @ np.ascontiguousarray(block.T))
-    return np.asarray(operator @ bad.astype(np.float32)) > 0
+        blocks = []
+        for start in range(0, self.n_frames, SPLINE_BLOCK_FRAMES):
+            frames = slice(start, min(start + SPLINE_BLOCK_FRAMES, self.n_frames))
+            low = max(0, int(wanted[start] / self.source_tr) - SPLINE_REACH)
+            high = min(self.n_source, int(wanted[frames.stop - 1] / self.source_tr) + 2 + SPLINE_REACH)
+            spline = make_interp_spline(recorded[low:high], np.eye(high - low), k=SPLINE_ORDER)
+            blocks.append((frames, slice(low, high), spline(wanted[frames]).astype(np.float32)))
+        return blocks
 
 
 def _patch_blocks(grid: Grid, n_frames: int) -> Iterator[slice]:
-    step = max(1, PATCH_BLOCK_BYTES // (8 * grid.voxels_per_patch * n_frames))
+    step = max(1, SERIES_BLOCK_BYTES // (4 * grid.voxels_per_patch * n_frames))
     for start in range(0, grid.n_patches, step):
         yield slice(start, min(start + step, grid.n_patches))
 
 
-def _standardise(series: _Scratch, grid: Grid, times: TimeAxis, lost: npt.NDArray[np.bool_], confounds: Confounds | None) -> Prepared:
+def _standardise(
+    series: FrameFile, grid: Grid, times: TimeAxis, lost: npt.NDArray[np.bool_], confounds: Confounds | None, scratch: Path | None
+) -> Prepared:
     shape, size = grid.voxel_mask.shape, grid.voxels_per_patch
-    voxels = np.empty((times.n_frames, *shape), np.float16)
     mean, std, covered = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
-    change, level = np.zeros(times.n_source - 1), np.zeros(times.n_source)
-    for patches in _patch_blocks(grid, max(times.n_frames, times.n_source)):
-        raw = series.read(patches.start * size, patches.stop * size)
-        usable = (raw.max(axis=0) > raw.min(axis=0)) & np.isfinite(raw).all(axis=0) & ~lost[patches].ravel()
-        raw[:, ~usable] = 0
-        centre = raw.mean(axis=0, dtype=np.float64)
-        recorded = raw - centre
-        variance = np.einsum("tv,tv->v", recorded, recorded) / times.n_source
-        stored = times.resample(confounds.remove(recorded) if confounds else recorded)
+    level, change = np.zeros(times.n_source), np.zeros(times.n_source - 1)
+    first = np.concatenate(([0], np.cumsum(grid.voxel_mask.sum(axis=1))))
+
+    def work(patches: slice) -> tuple[FloatArray, FloatArray]:
+        columns, inside = slice(first[patches.start], first[patches.stop]), grid.voxel_mask[patches]
+        block = _Block(series.columns(columns.start, columns.stop), lost[columns])
+        sums = block.level(), block.change()
+        voxels.put_columns(patches.start * size, _with_gaps(block.stored(times, confounds), inside.ravel()))
+        for table, row in ((mean, block.mean), (std, block.std), (covered, block.usable)):
+            table[patches][inside] = row
+        return sums
+
+    with FrameFile(scratch, (times.n_frames, grid.voxel_mask.size), np.float16) as voxels:
+        # One thread of BLAS each: more would wait for each other in products this small, and a sum would depend on their number.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
+            for part_level, part_change in pool.map(work, _patch_blocks(grid, max(times.n_frames, times.n_source))):
+                level += part_level
+                change += part_change
+        result = voxels.mapped((times.n_frames, *shape))
+    n_covered = int(covered.sum())
+    dvars, global_signal = np.sqrt(change / max(n_covered, 1)), level / max(n_covered, 1)
+    return Prepared(result, mean, std, times.tr, covered, n_covered / grid.n_voxels, int(lost.sum()), dvars, global_signal)
+
+
+def _with_gaps(values: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
+    """(T, n) columns of the brain voxels -> (T, N) float16 of all voxels of their patches, 0 outside the brain."""
+    padded = np.zeros((len(values), values.shape[1] + 1), np.float16)
+    padded[:, :-1] = values
+    return np.take(padded, np.where(inside, np.cumsum(inside) - 1, values.shape[1]), axis=1)
+
+
+class _Block:
+    """(T_source, n) series of some voxels, z-scored in place.
+
+    The first frame is taken off, and the rest divided by the largest change, before anything is squared or summed: float32 then loses
+    nothing to the brightness of the image, and neither overflows nor vanishes whatever the image's unit.
+
+    Parameters
+    ----------
+    series : float32, overwritten.
+    lost : (n,) voxels not to use.
+    """
+
+    def __init__(self, series: FloatArray, lost: npt.NDArray[np.bool_]) -> None:
+        base = series[0].copy()
+        with np.errstate(invalid="ignore", over="ignore"):
+            series -= base
+            largest = np.maximum(series.max(axis=0), -series.min(axis=0))
+            usable = (largest > 0) & np.isfinite(largest) & ~lost
+        if not usable.all():
+            series[:, ~usable] = 0
+        series *= _reciprocal(largest, usable)
+        centre = series.mean(axis=0)
+        series -= centre
+        spread = np.sqrt(np.einsum("tv,tv->v", series, series) / len(series))
+        series *= _reciprocal(spread, usable)
+        self.series, self.usable = series, usable
+        scale = np.where(usable, largest, 0).astype(np.float64)
+        self.mean, self.std = np.where(usable, base, 0) + scale * centre, scale * spread
+
+    def level(self) -> FloatArray:
+        """(T_source,) sum over voxels in the image's units."""
+        return self.series @ self.std.astype(np.float32) + self.mean.sum()
+
+    def change(self) -> FloatArray:
+        """(T_source - 1,) sum over voxels of the squared change of the z-scored series."""
+        steps = self.series[1:] - self.series[:-1]
+        return np.einsum("tv,tv->t", steps, steps)
+
+    def stored(self, times: TimeAxis, confounds: Confounds | None) -> FloatArray:
+        """(T, n) float32 z-scored series to keep; `mean`, `std` and `usable` then are those of what was kept before the z-score."""
+        if times.keeps and confounds is None:
+            return self.series
+        stored = times.resample(confounds.remove(self.series.astype(np.float64)) if confounds else self.series)
         shift = stored.mean(axis=0)
         stored -= shift
-        spread = np.sqrt(np.einsum("tv,tv->v", stored, stored) / times.n_frames)
+        spread = np.sqrt(np.einsum("tv,tv->v", stored, stored) / len(stored))
         # What regression leaves of a voxel that the confounds explain whole is rounding, not signal.
-        usable &= spread > np.finfo(np.float32).eps * np.sqrt(variance)
-        stored *= _reciprocal(spread, usable)
-        voxels[:, patches] = stored.reshape(times.n_frames, -1, size)
-        covered[patches] = usable.reshape(-1, size)
-        mean[patches] = np.where(usable, centre + shift, 0).reshape(-1, size)
-        std[patches] = np.where(usable, spread, 0).reshape(-1, size)
-        level += raw @ usable.astype(np.float32)
-        steps = np.diff(recorded, axis=0)
-        change += np.square(steps, out=steps) @ _reciprocal(variance, usable)
-    n_covered = int(covered.sum())
-    n_lost = int((lost & grid.voxel_mask).sum())
-    per_voxel = max(n_covered, 1)
-    dvars, global_signal = np.sqrt(change / per_voxel), level / per_voxel
-    return Prepared(voxels, mean, std, times.tr, covered, n_covered / grid.n_voxels, n_lost, dvars, global_signal)
+        self.usable = self.usable & (spread > np.finfo(np.float32).eps)
+        stored *= _reciprocal(spread, self.usable)
+        self.mean, self.std = np.where(self.usable, self.mean + shift * self.std, 0), np.where(self.usable, spread * self.std, 0)
+        return stored
