@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -39,6 +40,10 @@ KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", 
 
 MISSING = "n/a"
 """BIDS' own word for an empty cell."""
+
+DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
+DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
+"""Fields of the sidecar that tell whether the data file is still what was written."""
 
 BEYOND = ""
 """Name that cells to the right of the last column get while a table is read."""
@@ -189,7 +194,7 @@ class Store:
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 # Jobs that start together must not empty each other's manifest.
-                with _locked(root):
+                with locked(root):
                     if not (root / DESCRIPTION_FILE).exists():
                         _make(root, grid, contract, sources)
             except OSError as error:
@@ -289,6 +294,15 @@ class Store:
         info = self._voxel_session(key)
         return self._read(info, "mean"), self._read(info, "std")
 
+    def session_contract(self, key: str) -> Contract:
+        """The contract that the session's own file carries."""
+        path = self.root / self.session(key).path
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                return Contract.from_dict(json.loads((tensors.metadata() or {})["slimbrain"])["contract"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: carries no readable contract ({error}); delete it and run `slimbrain prep` again.") from error
+
     def _voxel_session(self, key: str) -> SessionInfo:
         info = self.session(key)
         if info.space == ROI:
@@ -371,24 +385,55 @@ class Store:
             path=str(session_path(entities)),
             qc={name: _cell(value) for name, value in qc.items()},
         )
-        path = self.root / info.path
         # safetensors.numpy writes non-C arrays in the wrong order without a word.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         # One entry only: safetensors writes several in random order, and the same session would not give the same bytes.
         metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
+        self.place(info, lambda temporary: save_file(tensors, temporary, metadata=metadata), {"RepetitionTime": tr, **sidecar})
+        return info
+
+    def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
+        """Put a session's data in place, then the sidecar that vouches for them, then the row of the manifest.
+
+        At no moment does a sidecar stand beside data that it does not describe: a process that is killed in between leaves
+        a session that is seen to be incomplete.
+
+        Parameters
+        ----------
+        info : the row to add or replace.
+        write : fills the file it is given with the data.
+        sidecar : what to record; size and SHA-256 of the data are added, and must be those it brings, if it does.
+
+        Raises
+        ------
+        StoreError
+            If something cannot be written, or the data are not those of the sidecar.
+        """
+        path = self.root / info.path
+        beside = path.with_suffix(".json")
+
+        seal: dict[str, Any] = {}
+
+        def write_alone(temporary: Path) -> None:
+            write(temporary)
+            seal.update({DATA_BYTES: temporary.stat().st_size, DATA_SHA256: sha256(temporary)})
+            if any(sidecar.get(name, value) != value for name, value in seal.items()):
+                raise StoreError(f"{path}: would not be what was written once, the data are damaged at their source; prepare them again.")
+            # Not before: a full disk is found while writing, and the old session then stays whole.
+            beside.unlink(missing_ok=True)
+
         try:
-            write_json(path.with_suffix(".json"), {"RepetitionTime": tr, **sidecar})
-            write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+            write_atomic(path, write_alone)
+            write_json(beside, {**sidecar, **seal})
             self._record(info)
         except (OSError, SafetensorError) as error:
             raise StoreError(
                 f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
                 "free space or choose another folder, then run the same command again."
             ) from error
-        return info
 
     def _record(self, info: SessionInfo) -> None:
-        with _locked(self.root):
+        with locked(self.root):
             self.__dict__.pop("_sessions", None)
             self._sessions[info.key] = info
             write_text(self.root / MANIFEST_FILE, _manifest(self.sessions))
@@ -412,6 +457,12 @@ def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[s
     write_json(root / DESCRIPTION_FILE, _description(contract, sources))
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def session_key(entities: Mapping[str, str]) -> str:
     """BIDS entities as one name: `sub-01_ses-1_task-rest_run-1_space-MNI152NLin6Asym`."""
     return "_".join(f"{name}-{entities[name]}" for name in KEY_ENTITIES if entities.get(name))
@@ -422,7 +473,7 @@ def session_path(entities: Mapping[str, str]) -> Path:
     folder = Path(f"sub-{entities['sub']}")
     if entities.get("ses"):
         folder /= f"ses-{entities['ses']}"
-    return folder / "func" / f"{session_key(entities)}_desc-slimbrain_bold.safetensors"
+    return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
@@ -451,14 +502,15 @@ def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> 
     return buffer.getvalue()
 
 
+def manifest_row(info: SessionInfo) -> dict[str, str]:
+    """A session as the manifest writes it, by column name."""
+    values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
+    return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
+
+
 def _manifest(sessions: Sequence[SessionInfo]) -> str:
     qc_columns = sorted({name for info in sessions for name in info.qc})
-    rows = []
-    for info in sessions:
-        values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
-        row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
-        rows.append({**row, **info.qc})
-    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], rows)
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
 
 
 def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
@@ -468,6 +520,8 @@ def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
         key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
         if not (key and subject and space and path):
             raise ValueError("a cell that must be filled is empty")
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError("its path leaves the store")
         return SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); run `slimbrain prep` again to rewrite it.") from error
@@ -502,7 +556,7 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """Hold the store's lock, so that two processes never write one manifest over the other's."""
     with open(root / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

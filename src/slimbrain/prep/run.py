@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,19 +11,22 @@ from typing import Any, Literal
 from pydantic import Field
 
 from slimbrain.atomic import write_text
+from slimbrain.claims import claim
 from slimbrain.config import Config
 from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.grid import Grid
+from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import Failure, Filters, Run, find_runs, read_events, read_table
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
 from slimbrain.prep.quality import Quality, assess
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, open_source, repetition_time
 from slimbrain.prep.volume import SPLINE_ORDER, TARGET_TR_S, Prepared, TimeAxis, prepare_image
 from slimbrain.progress import track
-from slimbrain.store import MISSING, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, session_key
+from slimbrain.store import DATA_BYTES, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
+from slimbrain.verify import sweep
 
 FAILURES_FILE = "failures.tsv"
-PARTICIPANT = "participant_id"
 
 
 class PrepOptions(Config):
@@ -98,7 +98,8 @@ def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None =
     """Prepare every run of a BIDS derivative that the options select.
 
     Runs whose source files and options are those of the session already stored are skipped, so the same command resumes
-    an interrupted batch. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
+    an interrupted batch. Several processes may work on one store: each takes runs that no other has in hand, and waits for
+    those at the end. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
 
     Parameters
     ----------
@@ -117,49 +118,49 @@ def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None =
     runs, failures = find_runs(bids_dir, filters)
     grid = Grid.from_nifti(options.mask, options.resolution) if options.mask else Grid.mni152(options.resolution)
     Store.create(out, grid, TARGET_TR_S, sources=[bids_dir.resolve().as_uri()])
+    sweep(out)
     runs, doubles = _without_doubles(bids_dir, runs)
     summary = PrepSummary(failures=[*failures, *doubles, *_merge_participants(bids_dir, out)])
     for failure in summary.failures:
         _say(failure.reason)
     jobs = [_Job(bids_dir, out, run, options) for run in runs]
-    for outcome in track(_outcomes(jobs, options.nprocs), "prep", total=len(jobs)):
+
+    def waits(number: int) -> None:
+        _say(f"{out}: another process prepares {number} of these runs; waiting for it.")
+
+    for outcome in track(outcomes(jobs, _work, _died, waits, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
     for rows in (summary.prepared, summary.skipped, summary.failures):
         rows.sort(key=lambda row: row.file)
-    write_text(out / FAILURES_FILE, format_tsv(("file", "reason"), [vars(failure) for failure in summary.failures]))
+    _record_failures(bids_dir, out, summary)
     return summary
 
 
-def _outcomes(jobs: list[_Job], nprocs: int) -> Iterator[_Outcome]:
-    if nprocs == 1 or len(jobs) < 2:
-        yield from map(_work, jobs)
-        return
-    # Spawned, not forked: the parent may hold threads and locks of torch or BLAS.
-    with ProcessPoolExecutor(min(nprocs, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                job = futures[future]
-                reason = f"{job.run.image}: a worker process died, most often for want of memory; run the same command with fewer --nprocs."
-                yield _Outcome("failures", Failure(job.file, reason))
+def _died(job: _Job) -> _Outcome:
+    reason = f"{job.run.image}: its worker process died, most often for want of memory; use fewer --nprocs or a coarser --resolution."
+    return _Outcome("failures", Failure(job.file, reason))
 
 
-def _work(job: _Job) -> _Outcome:
+def _work(job: _Job, wait: bool) -> _Outcome | None:
+    """Prepare one run, unless it is there; None if another process has it in hand and `wait` is off."""
     try:
-        store = Store(job.out)
-        fingerprint = _fingerprint(job)
-        stored = _stored(store, job, fingerprint)
-        if stored is not None:
-            return _Outcome("skipped", PreparedRun(job.file, stored.key))
-        return _Outcome("prepared", _prepare_run(job, store, fingerprint))
+        with claim(job.out, session_key(job.run.entities), wait) as mine:
+            return _work_claimed(job) if mine else None
     except SlimbrainError as error:
         return _Outcome("failures", Failure(job.file, str(error)))
     except MemoryError:
         reason = f"{job.run.image}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
         return _Outcome("failures", Failure(job.file, reason))
+
+
+def _work_claimed(job: _Job) -> _Outcome:
+    store = Store(job.out)
+    fingerprint = _fingerprint(job)
+    stored = _stored(store, job, fingerprint)
+    if stored is not None:
+        return _Outcome("skipped", PreparedRun(job.file, stored.key))
+    return _Outcome("prepared", _prepare_run(job, store, fingerprint))
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
@@ -182,7 +183,8 @@ def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo
     if not (store.root / info.path).with_suffix(".json").is_file():
         return None
     sidecar = store.sidecar(key)
-    unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
+    size = (store.root / info.path).stat().st_size
+    unchanged = sidecar.get(DATA_BYTES, size) == size and all(sidecar.get(name) == value for name, value in fingerprint.items())
     enough = float(info.qc.get("coverage", 0)) >= job.options.min_coverage and info.n_frames >= job.options.window_frames
     return info if unchanged and enough else None
 
@@ -277,24 +279,27 @@ def _without_doubles(bids_dir: Path, runs: list[Run]) -> tuple[list[Run], list[F
 
 
 def _merge_participants(bids_dir: Path, out: Path) -> list[Failure]:
-    """Add the source's participants and their columns to the store's; the source wins where both have a value."""
+    """Add the source's participants and their columns to the store's; a table that cannot be read costs itself alone."""
     source = bids_dir / PARTICIPANTS_FILE
     if not source.is_file():
         return []
     try:
-        rows = read_table(source)
-        merged = {row[PARTICIPANT]: row for row in (read_table(out / PARTICIPANTS_FILE) if (out / PARTICIPANTS_FILE).is_file() else [])}
-        for row in rows:
-            name = row[PARTICIPANT] if row[PARTICIPANT].startswith("sub-") else f"sub-{row[PARTICIPANT]}"
-            merged[name] = {**merged.get(name, {}), **row, PARTICIPANT: name}
+        merge_participants(out, read_table(source))
     except KeyError:
         return [Failure(PARTICIPANTS_FILE, f"{source}: has no column {PARTICIPANT}; add it, or remove the table.")]
     except InputError as error:
         return [Failure(PARTICIPANTS_FILE, str(error))]
-    columns = list(dict.fromkeys([PARTICIPANT, *(name for row in merged.values() for name in row)]))
-    complete = [{name: value or MISSING for name, value in row.items()} for row in merged.values()]
-    write_text(out / PARTICIPANTS_FILE, format_tsv(columns, complete))
     return []
+
+
+def _record_failures(bids_dir: Path, out: Path, summary: PrepSummary) -> None:
+    """Write the table of failures; rows of this source that another command, or process, met and this one did not look at stay."""
+    seen = {row.file for rows in (summary.prepared, summary.skipped, summary.failures) for row in rows}
+    with claim(out, FAILURES_FILE, wait=True):
+        earlier = read_tsv(out / FAILURES_FILE) if (out / FAILURES_FILE).is_file() else []
+        others = [row for row in earlier if (file := row.get("file")) and file not in seen and os.path.lexists(bids_dir / file)]
+        rows = sorted([*others, *map(vars, summary.failures)], key=lambda row: str(row["file"]))
+        write_text(out / FAILURES_FILE, format_tsv(("file", "reason"), rows))
 
 
 def _report(outcome: _Outcome) -> None:
