@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import multiprocessing
@@ -57,7 +58,10 @@ def test_a_session_comes_back_rounded_to_float16(grid8: Grid, tmp_path: Path) ->
     np.testing.assert_allclose(again.coarse(KEY), grid8.coarse(voxels), rtol=1e-6)
     content = (tmp_path / info.path).read_bytes()
     seal = {"DataBytes": len(content), "DataSha256": hashlib.sha256(content).hexdigest()}
-    assert again.sidecar(KEY) == {"RepetitionTime": TR_S, "Sources": ["x"], **seal}
+    with open(tmp_path / "sessions.tsv", encoding="utf-8", newline="") as handle:
+        (row,) = csv.DictReader(handle, delimiter="\t")
+    known = {name: cell for name, cell in row.items() if cell != "n/a"}
+    assert again.sidecar(KEY) == {"RepetitionTime": TR_S, "Sources": ["x"], **seal, "SessionRow": known}
     assert again.grid == grid8
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from slimbrain.errors import StoreError
 
 CLAIMS_FOLDER = ".claims"
-"""Holds one file a claim while it is held; gone when there is none."""
+"""Holds one file a claim, while it is held."""
 
 CLAIM_SUFFIX = ".lock"
 
@@ -53,19 +53,13 @@ def claim(root: Path, name: str, wait: bool = False) -> Iterator[bool]:
         # Deleted while held, so that nobody deletes the file of the next holder.
         path.unlink(missing_ok=True)
         os.close(descriptor)
-        with suppress(OSError):
-            path.parent.rmdir()
 
 
 def _take(path: Path, wait: bool) -> int | None:
     """Descriptor of the locked file; None if another process has it."""
+    path.parent.mkdir(exist_ok=True)
     while True:
-        path.parent.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            # Another process has just removed the empty folder.
-            continue
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # The lock of a file that was deleted meanwhile keeps nobody out.

@@ -16,7 +16,6 @@ from slimbrain.claims import claim
 from slimbrain.errors import InputError, SlimbrainError, StoreError
 from slimbrain.progress import track
 from slimbrain.store import (
-    DATA_BYTES,
     DATA_SHA256,
     MISSING,
     PARTICIPANTS_FILE,
@@ -173,7 +172,7 @@ def _gather(
 def _wins(pick: _Pick, target: Store, keep: Keep | None) -> bool:
     """Whether `pick` is to be written: there is no whole session of its name in `target`, or it is preferred to that."""
     listed = {info.key: info for info in target.sessions}
-    if pick.info.key not in listed or not _whole(target, listed[pick.info.key]):
+    if pick.info.key not in listed or not target.is_whole(pick.info.key):
         return True
     winner = {pick.info.key: _Pick(target, listed[pick.info.key])}
     failures: list[str] = []
@@ -181,11 +180,6 @@ def _wins(pick: _Pick, target: Store, keep: Keep | None) -> bool:
     if failures:
         raise StoreError(failures[0])
     return winner[pick.info.key] is pick
-
-
-def _whole(store: Store, info: SessionInfo) -> bool:
-    path = store.root / info.path
-    return path.is_file() and path.with_suffix(".json").is_file() and store.sidecar(info.key).get(DATA_BYTES) == path.stat().st_size
 
 
 def _copy(pick: _Pick, target: Store, link: bool) -> None:

@@ -45,6 +45,9 @@ DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of the sidecar that tell whether the data file is still what was written."""
 
+SESSION_ROW = "SessionRow"
+"""Field of the sidecar that repeats the row of the manifest."""
+
 BEYOND = ""
 """Name that cells to the right of the last column get while a table is read."""
 
@@ -270,6 +273,16 @@ class Store:
         """Everything recorded when the session was prepared."""
         return _read_json((self.root / self.session(key).path).with_suffix(".json"))
 
+    def is_whole(self, key: str) -> bool:
+        """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data."""
+        info = self.session(key)
+        path = self.root / info.path
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            return False
+        sidecar, row = self.sidecar(key), manifest_row(info)
+        size = path.stat().st_size
+        return sidecar.get(DATA_BYTES, size) == size and sidecar.get(SESSION_ROW, row).items() <= row.items()
+
     def channels(self, key: str) -> Channels:
         """Names and MNI places of the session's coarse channels."""
         info = self.session(key)
@@ -396,13 +409,13 @@ class Store:
         """Put a session's data in place, then the sidecar that vouches for them, then the row of the manifest.
 
         At no moment does a sidecar stand beside data that it does not describe: a process that is killed in between leaves
-        a session that is seen to be incomplete.
+        a session that `is_whole` does not take for one.
 
         Parameters
         ----------
         info : the row to add or replace.
         write : fills the file it is given with the data.
-        sidecar : what to record; size and SHA-256 of the data are added, and must be those it brings, if it does.
+        sidecar : what to record; the row, and size and SHA-256 of the data, are added. If it brings these two, they must hold.
 
         Raises
         ------
@@ -424,7 +437,9 @@ class Store:
 
         try:
             write_atomic(path, write_alone)
-            write_json(beside, {**sidecar, **seal})
+            # Cells without a value may come from columns that only other sessions of a table have.
+            row = {name: value for name, value in manifest_row(info).items() if value != MISSING}
+            write_json(beside, {**sidecar, **seal, SESSION_ROW: row})
             self._record(info)
         except (OSError, SafetensorError) as error:
             raise StoreError(

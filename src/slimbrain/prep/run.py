@@ -23,7 +23,7 @@ from slimbrain.prep.quality import Quality, assess
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, open_source, repetition_time
 from slimbrain.prep.volume import SPLINE_ORDER, TARGET_TR_S, Prepared, TimeAxis, prepare_image
 from slimbrain.progress import track
-from slimbrain.store import DATA_BYTES, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
+from slimbrain.store import PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
 from slimbrain.verify import sweep
 
 FAILURES_FILE = "failures.tsv"
@@ -178,13 +178,10 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
 def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
     key = session_key(job.run.entities)
     info = next((info for info in store.sessions if info.key == key), None)
-    if info is None or job.options.force or not (store.root / info.path).is_file():
-        return None
-    if not (store.root / info.path).with_suffix(".json").is_file():
+    if info is None or job.options.force or not store.is_whole(key):
         return None
     sidecar = store.sidecar(key)
-    size = (store.root / info.path).stat().st_size
-    unchanged = sidecar.get(DATA_BYTES, size) == size and all(sidecar.get(name) == value for name, value in fingerprint.items())
+    unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
     enough = float(info.qc.get("coverage", 0)) >= job.options.min_coverage and info.n_frames >= job.options.window_frames
     return info if unchanged and enough else None
 
