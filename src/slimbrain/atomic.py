@@ -38,6 +38,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # The system does not say which file it had no room for.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -144,14 +144,19 @@ def _died(job: _Job) -> _Outcome:
 
 def _work(job: _Job, wait: bool) -> _Outcome | None:
     """Prepare one run, unless it is there; None if another process has it in hand and `wait` is off."""
+    image = job.run.image
     try:
         with claim(job.out, session_key(job.run.entities), wait) as mine:
             return _work_claimed(job) if mine else None
     except SlimbrainError as error:
-        return _Outcome("failures", Failure(job.file, str(error)))
+        reason = str(error) if str(image) in str(error) else f"{image}: {error}"
     except MemoryError:
-        reason = f"{job.run.image}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
-        return _Outcome("failures", Failure(job.file, reason))
+        reason = f"{image}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
+    except Exception as error:
+        # Whatever nobody thought of: it must not cost the other runs of a night.
+        what = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
+        reason = f"{image}: met a fault of slimbrain ({what}); leave the run out, and report this with the file's header."
+    return _Outcome("failures", Failure(job.file, reason))
 
 
 def _work_claimed(job: _Job) -> _Outcome:

@@ -104,12 +104,13 @@ def open_source(path: str | Path) -> Source:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     path = Path(path)
     with _reading(path):
         try:
             image = nibabel.load(path)
-        except (ImageFileError, HeaderDataError, ValueError, OverflowError) as error:
+        except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
             raise InputError(f"{path}: is not a readable NIfTI image ({error}); restore it from where it came.") from error
     if not isinstance(image, nibabel.Nifti1Pair):
         raise InputError(f"{path}: is {type(image).__name__}, not NIfTI; convert it to .nii.gz.")
