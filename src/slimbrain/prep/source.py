@@ -21,6 +21,9 @@ FloatArray = npt.NDArray[Any]
 MAX_EDGE = 1024
 """Voxels along one axis. The finest whole-head functional image is about 0.7 mm, 320 voxels."""
 
+MAX_VOXELS = 2**26
+"""Voxels of one frame, 406 cubed. Tables of the interpolation are as long, so that they are bounded too."""
+
 MAX_FRAMES = 100_000
 """At TR 0.1 s that is almost three hours; more is a damaged header."""
 
@@ -42,6 +45,9 @@ TR_TOLERANCE_S = 1e-3
 
 BLOCK_BYTES = 48 * 2**20
 MAX_BLOCK_FRAMES = 32
+PIECE_BYTES = 4 * 2**20
+"""Read at once, so that a file that ends early is given no room for what its header promised."""
+
 TIME_UNIT_BITS = 0x38
 UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 """Seconds by the time bits of NIfTI's `xyzt_units`; 0 is unknown, which practice reads as seconds."""
@@ -107,6 +113,9 @@ def open_source(path: str | Path) -> Source:
     from nibabel.wrapstruct import WrapStructError
 
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # Opening a named pipe would wait for a writer for ever.
+        raise InputError(f"{path}: is not a file; put the image in its place.")
     with _reading(path):
         try:
             image = nibabel.load(path)
@@ -127,7 +136,7 @@ def open_source(path: str | Path) -> Source:
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) != 4:
         raise InputError(f"{path}: has {len(shape)} dimensions {tuple(shape)}; give a 4D time series.")
-    if min(shape) < 1 or max(shape[:3]) > MAX_EDGE or shape[3] > MAX_FRAMES:
+    if min(shape) < 1 or max(shape[:3]) > MAX_EDGE or math.prod(shape[:3]) > MAX_VOXELS or shape[3] > MAX_FRAMES:
         raise InputError(f"{path}: its header claims the shape {tuple(shape)}, which no functional image has; restore the file.")
     if min(shape[:3]) < 2:
         raise InputError(f"{path}: has a single slice along one axis (shape {tuple(shape)}); give a whole-brain image.")
@@ -213,13 +222,14 @@ def frame_blocks(source: Source) -> Iterator[FloatArray]:
     frame_bytes = source.n_voxels * source.dtype.itemsize
     step = max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (4 * source.n_voxels)))
     with _reading(source.path), _open_stream(source.path) as stream:
-        _read_exactly(stream, source.offset, source.path)
+        _skip(stream, source.offset, source.path)
         for start in range(0, source.n_frames, step):
             frames = min(step, source.n_frames - start)
             raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, source.path), source.dtype)
             yield _scaled(raw.reshape(frames, source.n_voxels), source)
-        # gzip compares its check sum only when the end is reached.
-        stream.read(1)
+        # gzip compares its check sum only when the end is reached; a damaged file may unpack to more than it should.
+        while is_gzip(source.path) and stream.read(PIECE_BYTES):
+            pass
 
 
 def _scaled(raw: FloatArray, source: Source) -> FloatArray:
@@ -240,11 +250,23 @@ def _open_stream(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if is_gzip(path) else open(path, "rb")
 
 
-def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
-    data = stream.read(n_bytes)
-    if len(data) < n_bytes:
-        raise InputError(f"{path}: ends before its header says it does; the file is truncated, restore it.")
+def _skip(stream: IO[bytes], n_bytes: int, path: Path) -> None:
+    while n_bytes > 0:
+        n_bytes -= len(_piece(stream, n_bytes, path))
+
+
+def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytearray:
+    data = bytearray()
+    while len(data) < n_bytes:
+        data += _piece(stream, n_bytes - len(data), path)
     return data
+
+
+def _piece(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
+    piece = stream.read(min(PIECE_BYTES, n_bytes))
+    if not piece:
+        raise InputError(f"{path}: ends before its header says it does; the file is truncated, restore it.")
+    return piece
 
 
 @contextmanager
