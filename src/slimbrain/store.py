@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,12 @@ SESSION_ROW = "SessionRow"
 
 BEYOND = ""
 """Name that cells to the right of the last column get while a table is read."""
+
+TENSORS = {"voxels": (3, "F16"), "mean": (2, "F32"), "std": (2, "F32"), "coarse": (2, "F32"), "coordinates": (2, "F32")}
+"""Number of axes, and type, of each tensor of a session."""
+
+SERIES = ("voxels", "coarse")
+"""Tensors whose first axis is time."""
 
 ROI = "roi"
 NATIVE_TR_BAND_S = (0.7, 0.8)
@@ -279,15 +286,17 @@ class Store:
         path = self.root / info.path
         if not path.is_file() or not path.with_suffix(".json").is_file():
             return False
-        sidecar, row = self.sidecar(key), manifest_row(info)
-        size = path.stat().st_size
-        return sidecar.get(DATA_BYTES, size) == size and sidecar.get(SESSION_ROW, row).items() <= row.items()
+        sidecar, size = self.sidecar(key), path.stat().st_size
+        return sidecar.get(DATA_BYTES, size) == size and not row_differences(info, sidecar)
 
     def channels(self, key: str) -> Channels:
         """Names and MNI places of the session's coarse channels."""
         info = self.session(key)
         if info.space == ROI:
-            return Channels(tuple(self.sidecar(key)["Channels"]), self._read(info, "coordinates"))
+            names, mm = self.sidecar(key).get("Channels"), self._read(info, "coordinates")
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or mm.shape != (len(names), 3):
+                raise StoreError(f"{self.root / info.path}: lacks the names of its {len(mm)} channels; run `slimbrain prep` again.")
+            return Channels(tuple(names), mm)
         return Channels(tuple(f"cell-{index:04d}" for index in range(self.grid.n_cells)), self.grid.cells.mm)
 
     def coarse(self, key: str) -> FloatArray:
@@ -455,13 +464,19 @@ class Store:
 
     def _read(self, info: SessionInfo, name: str, part: slice | None = None) -> FloatArray:
         path = self.root / info.path
+        again = f"delete it and run `slimbrain prep` again for {info.subject}."
         try:
             with safe_open(path, framework="numpy") as tensors:
-                return np.asarray(tensors.get_tensor(name) if part is None else tensors.get_slice(name)[part])
-        except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}."
-            ) from error
+                stored = tensors.get_slice(name)
+                shape, dtype = stored.get_shape(), stored.get_dtype()
+                rank, wanted = TENSORS[name]
+                if len(shape) != rank or dtype != wanted or (name in SERIES and shape[0] != info.n_frames):
+                    raise StoreError(
+                        f"{path}: {name} is {dtype} {tuple(shape)}, not what {MANIFEST_FILE} lists ({info.n_frames} frames); {again}"
+                    )
+                return np.asarray(tensors.get_tensor(name) if part is None else stored[part])
+        except (OSError, SafetensorError, OverflowError, ValueError) as error:
+            raise StoreError(f"{path}: cannot read {name} ({error}); {again}") from error
 
 
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
@@ -523,6 +538,12 @@ def manifest_row(info: SessionInfo) -> dict[str, str]:
     return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
 
 
+def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:
+    """Columns of the manifest that say other than the session's sidecar, which repeats its row."""
+    row, told = manifest_row(info), sidecar.get(SESSION_ROW, {})
+    return [name for name, value in told.items() if row.get(name) != value] if isinstance(told, dict) else ["everything"]
+
+
 def _manifest(sessions: Sequence[SessionInfo]) -> str:
     qc_columns = sorted({name for info in sessions for name in info.qc})
     return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
@@ -537,9 +558,12 @@ def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
             raise ValueError("a cell that must be filled is empty")
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise ValueError("its path leaves the store")
-        return SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+        info = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+        if info.n_frames < 1 or not 0 < info.tr < math.inf:
+            raise ValueError("frames and TR must be positive")
+        return info
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); run `slimbrain prep` again to rewrite it.") from error
+        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); delete it and run `slimbrain prep` again.") from error
 
 
 def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
@@ -556,7 +580,7 @@ def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`."
         ) from error

@@ -13,19 +13,7 @@ from slimbrain.atomic import TEMPORARY_PREFIX
 from slimbrain.claims import CLAIM_SUFFIX, CLAIMS_FOLDER, claim
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.progress import track
-from slimbrain.store import (
-    DATA_BYTES,
-    DATA_SHA256,
-    DATA_SUFFIX,
-    MANIFEST_FILE,
-    ROI,
-    SESSION_ROW,
-    SessionInfo,
-    Store,
-    locked,
-    manifest_row,
-    sha256,
-)
+from slimbrain.store import DATA_BYTES, DATA_SHA256, DATA_SUFFIX, MANIFEST_FILE, ROI, SessionInfo, Store, locked, row_differences, sha256
 
 SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")
 TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\d+-(?P<target>.+)", re.DOTALL)
@@ -138,7 +126,7 @@ def _compare(store: Store, info: SessionInfo, sidecar: dict[str, Any]) -> None:
     size = path.stat().st_size
     if sidecar.get(DATA_BYTES, size) != size:
         raise StoreError(f"{path}: holds {size} bytes where {sidecar[DATA_BYTES]} were written; {again}")
-    differing = [name for name, value in sidecar.get(SESSION_ROW, {}).items() if manifest_row(info).get(name) != value]
+    differing = row_differences(info, sidecar)
     if differing:
         raise StoreError(f"{path}: its row in {MANIFEST_FILE} differs from its sidecar in {', '.join(differing)}; {again}")
     if sidecar.get(DATA_SHA256) not in (None, sha256(path)):
