@@ -169,7 +169,7 @@ def prep(
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
 ) -> None:
-    """Bring preprocessed fMRI in MNI space into a store; resumes where it stopped.
+    """Bring preprocessed fMRI in MNI space into a store; resumes where it stopped, and shares a store with others like it.
 
     Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
     """

@@ -122,8 +122,8 @@ def _target(out: str | Path, stores: Sequence[Store]) -> Store:
     first = stores[0]
     if any(os.path.realpath(store.root) == os.path.realpath(out) for store in stores):
         raise InputError(f"{out}: is also one of the stores to read from; choose another folder to write to.")
-    listed = [source for store in stores for source in store.description.get("SourceDatasets", [])]
-    sources = list(dict.fromkeys(str(source["URL"]) for source in listed))
+    listed = [source for store in stores for source in store.description.get("SourceDatasets") or []]
+    sources = list(dict.fromkeys(str(source["URL"]) for source in listed if isinstance(source, dict) and "URL" in source))
     target = Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
     sweep(target.root)
     return target

@@ -558,6 +558,8 @@ def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
             raise ValueError("a cell that must be filled is empty")
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise ValueError("its path leaves the store")
+        if "\0" in path or {"/", "\0"} & set(key):
+            raise ValueError("its name could not be that of a file")
         info = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
         if info.n_frames < 1 or not 0 < info.tr < math.inf:
             raise ValueError("frames and TR must be positive")

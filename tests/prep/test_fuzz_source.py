@@ -33,6 +33,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in folder.iterdir()}
 
 
+def rewrite(path: Path, content: bytes) -> Path:
+    """As a new file: some file systems wait for the disk when an old one is emptied."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 KINDS = st.sampled_from(["float", "big", "extended"])
 
 
@@ -65,16 +72,14 @@ def assert_right(path: Path) -> None:
 @fuzzing(500)
 @given(kind=KINDS, mutate=byte_edits(HEADER_BYTES + 24))
 def test_a_damaged_image(kind: str, mutate: Mutate, images: dict[str, bytes], tmp_path: Path) -> None:
-    path = tmp_path / "image.nii"
-    path.write_bytes(mutate(images[kind]))
+    path = rewrite(tmp_path / "image.nii", mutate(images[kind]))
     assert_right(path)
 
 
 @fuzzing(200)
 @given(kind=KINDS, mutate=byte_edits(HEADER_BYTES + 24))
 def test_a_damaged_image_that_was_compressed_after(kind: str, mutate: Mutate, images: dict[str, bytes], tmp_path: Path) -> None:
-    path = tmp_path / "image.nii.gz"
-    path.write_bytes(gzip.compress(mutate(images[kind]), 1))
+    path = rewrite(tmp_path / "image.nii.gz", gzip.compress(mutate(images[kind]), 1))
     assert_right(path)
 
 
@@ -82,10 +87,19 @@ def test_a_damaged_image_that_was_compressed_after(kind: str, mutate: Mutate, im
 @given(kind=KINDS, mutate=byte_edits(40))
 def test_a_damaged_compressed_image_is_refused_or_whole(kind: str, mutate: Mutate, images: dict[str, bytes], tmp_path: Path) -> None:
     """The check sum speaks for what was packed: only bytes of the wrapping may change unnoticed."""
-    path = tmp_path / "image.nii.gz"
-    path.write_bytes(mutate(gzip.compress(images[kind], 1, mtime=0)))
-    frames = outcome(path)
-    whole = tmp_path / "whole.nii"
-    whole.write_bytes(images[kind])
+    frames = outcome(rewrite(tmp_path / "image.nii.gz", mutate(gzip.compress(images[kind], 1, mtime=0))))
     if frames is not None:
-        np.testing.assert_array_equal(frames, as_nibabel_reads(whole))
+        np.testing.assert_array_equal(frames, as_nibabel_reads(rewrite(tmp_path / "whole.nii", images[kind])))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 347, b"\x1f\x8b", gzip.compress(b"")])
+@pytest.mark.parametrize("name", ["image.nii", "image.nii.gz"])
+def test_a_file_too_short_for_a_header_once_was_another_exception(name: str, content: bytes, tmp_path: Path) -> None:
+    assert outcome(rewrite(tmp_path / name, content)) is None
+
+
+def test_a_damaged_stream_that_unpacks_to_more_once_passed(tmp_path: Path, images: dict[str, bytes]) -> None:
+    """A stream that does not end where the header says: its check sum was never compared."""
+    packed = bytearray(gzip.compress(images["float"] + b"more", 1, mtime=0))
+    packed[-6] ^= 1
+    assert outcome(rewrite(tmp_path / "image.nii.gz", bytes(packed))) is None
