@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from slimbrain import store as store_module
 from slimbrain.atomic import TEMPORARY_PREFIX, write_text
 from slimbrain.claims import claim
 from slimbrain.cli import run_command
@@ -128,6 +129,34 @@ def test_a_killed_parent_takes_its_workers_along_and_the_command_finishes_its_wo
 
 def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_prep_killed_after_the_data_does_not_leave_them_beside_words_about_others(
+    batch: Path, mask8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source changes, the prep that notices dies between data and sidecar, and the source is put back as it was."""
+    options = PrepOptions(mask=mask8, resolution="8mm", participant_label=("0",))
+    out = tmp_path / "store"
+    prepare(batch, out, options)
+    before = files(out)
+    source, other = (next((batch / f"sub-{number}").rglob("*.nii.gz")) for number in (0, 1))
+    kept, times = source.read_bytes(), source.stat()
+    source.write_bytes(other.read_bytes())
+    write_json = store_module.write_json
+
+    def die_before_the_sidecar(path: Path, value: Any) -> Path:
+        if path.name.endswith("_bold.json"):
+            raise KeyboardInterrupt
+        return write_json(path, value)
+
+    monkeypatch.setattr(store_module, "write_json", die_before_the_sidecar)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(batch, out, options)
+    monkeypatch.undo()
+    source.write_bytes(kept)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert len(prepare(batch, out, options).prepared) == 1
+    assert files(out) == before
 
 
 # --- several at once
