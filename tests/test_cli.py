@@ -21,7 +21,11 @@ from slimbrain.cli import _spread_lists, app, run_command
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
-COMMANDS = ("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor")
+COMMANDS = (
+    *("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor"),
+    "store",
+)
+STORE_COMMANDS = ("verify", "merge", "subset")
 SETTINGS = (
     *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
     *("temporal.groups=4", "train_temporal.steps=2", "train_temporal.batch=1", "train_temporal.log_every=1"),
@@ -72,18 +76,22 @@ def test_help_answers_and_loads_nothing_heavy() -> None:
 
 
 def test_the_commands_are_those_listed() -> None:
-    assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+    parser: Any = typer.main.get_command(app)
+    assert set(parser.commands) == set(COMMANDS)
+    assert set(parser.commands["store"].commands) == set(STORE_COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "store"), *(f"store {name}" for name in STORE_COMMANDS)])
 def test_every_command_shows_an_example_that_its_parser_takes(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "250")
-    assert run_command([command, "--help"]) == 0
+    assert run_command([*command.split(), "--help"]) == 0
     assert f"Example: slimbrain {command}" in plain(capsys.readouterr().out).replace("`", "")
-    parser: Any = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
-    example = re.search(r"Example: `slimbrain \w+(.*?)`", parser.help, flags=re.DOTALL)
+    parser: Any = typer.main.get_command(app)
+    for name in command.split():
+        parser = parser.commands[name]
+    example = re.search(rf"Example: `slimbrain {command}(.*?)`", parser.help, flags=re.DOTALL)
     assert example is not None
     parser.make_context(command, _spread_lists(example.group(1).split()))
 

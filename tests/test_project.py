@@ -22,7 +22,10 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-LIGHT_MODULES = ("slimbrain", *(f"slimbrain.{name}" for name in ("cli", "config", "grid", "errors", "atomic", "progress")))
+LIGHT_MODULES = (
+    "slimbrain",
+    *(f"slimbrain.{name}" for name in ("cli", "store_commands", "config", "grid", "errors", "atomic", "progress")),
+)
 HEAVY_PACKAGES = (
     *("torch", "nilearn", "nibabel", "sklearn", "scipy", "pandas", "matplotlib"),
     *("tensorboard", "safetensors", "huggingface_hub"),

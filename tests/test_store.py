@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -55,7 +57,12 @@ def test_a_session_comes_back_rounded_to_float16(grid8: Grid, tmp_path: Path) ->
     for got, wanted in zip(again.moments(KEY), (mean, std), strict=True):
         np.testing.assert_array_equal(got, wanted.astype(np.float32))
     np.testing.assert_allclose(again.coarse(KEY), grid8.coarse(voxels), rtol=1e-6)
-    assert again.sidecar(KEY) == {"RepetitionTime": TR_S, "Sources": ["x"]}
+    content = (tmp_path / info.path).read_bytes()
+    seal = {"DataBytes": len(content), "DataSha256": hashlib.sha256(content).hexdigest()}
+    with open(tmp_path / "sessions.tsv", encoding="utf-8", newline="") as handle:
+        (row,) = csv.DictReader(handle, delimiter="\t")
+    known = {name: cell for name, cell in row.items() if cell != "n/a"}
+    assert again.sidecar(KEY) == {"RepetitionTime": TR_S, "Sources": ["x"], **seal, "SessionRow": known}
     assert again.grid == grid8
 
 
@@ -312,7 +319,7 @@ def test_a_store_made_meanwhile_by_another_job_is_not_emptied(grid8: Grid, tmp_p
     """The other job wins the race between this one's look at the folder and its lock."""
     from contextlib import contextmanager
 
-    locked = store_module._locked
+    locked = store_module.locked
     raced: list[bool] = []
 
     @contextmanager
@@ -323,7 +330,7 @@ def test_a_store_made_meanwhile_by_another_job_is_not_emptied(grid8: Grid, tmp_p
         with locked(root):
             yield
 
-    monkeypatch.setattr(store_module, "_locked", lose_the_race)
+    monkeypatch.setattr(store_module, "locked", lose_the_race)
     assert [info.key for info in Store.create(tmp_path, grid8, TR_S).sessions] == [KEY]
 
 

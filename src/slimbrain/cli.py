@@ -14,6 +14,7 @@ import typer
 
 from slimbrain import __version__
 from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.store_commands import commands as store_commands
 
 app = typer.Typer(
     name="slimbrain",
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.add_typer(store_commands, name="store")
 
 OUT = Annotated[Path, typer.Option("--out", help="Where to write.")]
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
@@ -32,6 +34,9 @@ PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column parti
 WINDOWS = Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`; evenly spread windows if not given.")]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
+
+REPORT_FILE = "report.html"
+"""What `slimbrain prep` writes into the store."""
 
 _arguments: list[str] = []
 
@@ -169,12 +174,13 @@ def prep(
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
 ) -> None:
-    """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped.
+    """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
 
     Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
     """
     from pydantic import ValidationError
 
+    from slimbrain.claims import claim
     from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
@@ -206,10 +212,11 @@ def prep(
     summary = prepare(source, out, options)
     store = Store(out)
     if store.sessions or summary.failures:
-        write_report(out / "report.html", ReportInputs(store=store, failures=out / FAILURES_FILE, commands=(_command(),), title="Data"))
+        inputs = ReportInputs(store=store, failures=out / FAILURES_FILE, commands=(_command(),), title="Data")
+        with claim(out, REPORT_FILE, wait=True):
+            write_report(out / REPORT_FILE, inputs)
     print(
-        f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.failures)} refused; "
-        f"see {out / 'report.html'}"
+        f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.failures)} refused; see {out / REPORT_FILE}"
     )
     raise typer.Exit(summary.exit_code)
 

@@ -412,9 +412,10 @@ def _mni152(resolution: str) -> Grid:
 def _load_mask(image: str | PathLike[str] | SpatialImage, name: str) -> SpatialImage:
     import nibabel
 
+    nibabel_errors = nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError
     try:
         opened = nibabel.load(image) if isinstance(image, (str, PathLike)) else image
-    except (OSError, nibabel.filebasedimages.ImageFileError, EOFError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, *nibabel_errors) as error:
         raise InputError(f"{name}: cannot be read as a NIfTI mask ({error}); give a 3D mask in MNI space.") from error
     if not isinstance(opened, nibabel.spatialimages.SpatialImage) or len(opened.shape) != 3:
         shape = getattr(opened, "shape", "not an image")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
+import math
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.manifest import insert_row
-from slimbrain.tensorfile import TensorFile, TensorSpec, read_rows
+from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
 
 FloatArray = npt.NDArray[Any]
 
@@ -40,8 +42,21 @@ KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", 
 MISSING = "n/a"
 """BIDS' own word for an empty cell."""
 
+DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
+DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
+"""Fields of the sidecar that tell whether the data file is still what was written."""
+
+SESSION_ROW = "SessionRow"
+"""Field of the sidecar that repeats the row of the manifest."""
+
 BEYOND = ""
 """Name that cells to the right of the last column get while a table is read."""
+
+TENSORS = {"voxels": (3, "float16"), "mean": (2, "float32"), "std": (2, "float32"), "coarse": (2, "float32"), "coordinates": (2, "float32")}
+"""Number of axes, and type, of each tensor of a session."""
+
+SERIES = ("voxels", "coarse")
+"""Tensors whose first axis is time."""
 
 ROI = "roi"
 NATIVE_TR_BAND_S = (0.7, 0.8)
@@ -192,7 +207,7 @@ class Store:
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 # Jobs that start together must not empty each other's manifest.
-                with _locked(root):
+                with locked(root):
                     if not (root / DESCRIPTION_FILE).exists():
                         _make(root, grid, contract, sources)
             except OSError as error:
@@ -273,11 +288,23 @@ class Store:
         """Everything recorded when the session was prepared."""
         return _read_json((self.root / self.session(key).path).with_suffix(".json"))
 
+    def is_whole(self, key: str) -> bool:
+        """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data."""
+        info = self.session(key)
+        path = self.root / info.path
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            return False
+        sidecar, size = self.sidecar(key), path.stat().st_size
+        return sidecar.get(DATA_BYTES, size) == size and not row_differences(info, sidecar)
+
     def channels(self, key: str) -> Channels:
         """Names and MNI places of the session's coarse channels."""
         info = self.session(key)
         if info.space == ROI:
-            return Channels(tuple(self.sidecar(key)["Channels"]), self._read(info, "coordinates"))
+            names, mm = self.sidecar(key).get("Channels"), self._read(info, "coordinates")
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or mm.shape != (len(names), 3):
+                raise StoreError(f"{self.root / info.path}: lacks the names of its {len(mm)} channels; run `slimbrain prep` again.")
+            return Channels(tuple(names), mm)
         return Channels(tuple(f"cell-{index:04d}" for index in range(self.grid.n_cells)), self.grid.cells.mm)
 
     def coarse(self, key: str) -> FloatArray:
@@ -304,6 +331,14 @@ class Store:
         """(P, V) float32 mean and standard deviation that undo the z-score."""
         info = self._voxel_session(key)
         return self._read(info, "mean"), self._read(info, "std")
+
+    def session_contract(self, key: str) -> Contract:
+        """The contract that the session's own file carries."""
+        path = self.root / self.session(key).path
+        try:
+            return Contract.from_dict(json.loads(read_metadata(path)["slimbrain"])["contract"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: carries no readable contract ({error}); delete it and run `slimbrain prep` again.") from error
 
     def _voxel_session(self, key: str) -> SessionInfo:
         info = self.session(key)
@@ -416,28 +451,61 @@ class Store:
             path=str(session_path(entities)),
             qc={name: _cell(value) for name, value in qc.items()},
         )
-        path = self.root / info.path
         metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
 
         def write(temporary: Path) -> None:
             with TensorFile(temporary, specs, metadata) as file:
                 fill(file)
 
+        self.place(info, write, {"RepetitionTime": tr, **sidecar})
+        return info
+
+    def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
+        """Put a session's data in place, then the sidecar that vouches for them, then the row of the manifest.
+
+        At no moment does a sidecar stand beside data that it does not describe: a process that is killed in between leaves
+        a session that `is_whole` does not take for one.
+
+        Parameters
+        ----------
+        info : the row to add or replace.
+        write : fills the file it is given with the data.
+        sidecar : what to record; the row, and size and SHA-256 of the data, are added. If it brings these two, they must hold.
+
+        Raises
+        ------
+        StoreError
+            If something cannot be written, or the data are not those of the sidecar.
+        """
+        path = self.root / info.path
+        beside = path.with_suffix(".json")
+
+        seal: dict[str, Any] = {}
+
+        def write_alone(temporary: Path) -> None:
+            write(temporary)
+            seal.update({DATA_BYTES: temporary.stat().st_size, DATA_SHA256: sha256(temporary)})
+            if any(sidecar.get(name, value) != value for name, value in seal.items()):
+                raise StoreError(f"{path}: would not be what was written once, the data are damaged at their source; prepare them again.")
+            # Not before: a full disk is found while writing, and the old session then stays whole.
+            beside.unlink(missing_ok=True)
+
         try:
-            write_json(path.with_suffix(".json"), {"RepetitionTime": tr, **sidecar})
-            write_atomic(path, write)
+            write_atomic(path, write_alone)
+            # Cells without a value may come from columns that only other sessions of a table have.
+            row = {name: value for name, value in manifest_row(info).items() if value != MISSING}
+            write_json(beside, {**sidecar, **seal, SESSION_ROW: row})
             self._record(info)
         except OSError as error:
             raise StoreError(
                 f"{path}: cannot be written ({error.strerror or error}); "
                 "free space or choose another folder, then run the same command again."
             ) from error
-        return info
 
     def _record(self, info: SessionInfo) -> None:
-        with _locked(self.root):
+        with locked(self.root):
             self.__dict__.pop("_sessions", None)
-            path, row = self.root / MANIFEST_FILE, _row(info)
+            path, row = self.root / MANIFEST_FILE, manifest_row(info)
             text = insert_row(_read_text(path), info.key, row, lambda columns: _line(columns, row))
             if text is None:
                 text = _manifest(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
@@ -446,12 +514,14 @@ class Store:
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
+        again = f"delete it and run `slimbrain prep` again for {info.subject}."
         try:
-            return read_rows(path, name, parts)
+            rows = read_rows(path, name, parts, info.n_frames if name in SERIES else None)
         except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{path}: cannot read {name} ({error}); delete it and run `slimbrain prep` again for {info.subject}."
-            ) from error
+            raise StoreError(f"{path}: cannot read {name} ({error}); {again}") from error
+        if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
+            raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
+        return rows
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
@@ -475,6 +545,12 @@ def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[s
     write_json(root / DESCRIPTION_FILE, _description(contract, sources))
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def session_key(entities: Mapping[str, str]) -> str:
     """BIDS entities as one name: `sub-01_ses-1_task-rest_run-1_space-MNI152NLin6Asym`."""
     return "_".join(f"{name}-{entities[name]}" for name in KEY_ENTITIES if entities.get(name))
@@ -485,7 +561,7 @@ def session_path(entities: Mapping[str, str]) -> Path:
     folder = Path(f"sub-{entities['sub']}")
     if entities.get("ses"):
         folder /= f"ses-{entities['ses']}"
-    return folder / "func" / f"{session_key(entities)}_desc-slimbrain_bold.safetensors"
+    return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
@@ -514,15 +590,21 @@ def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> 
     return buffer.getvalue()
 
 
+def manifest_row(info: SessionInfo) -> dict[str, str]:
+    """A session as the manifest writes it, by column name."""
+    values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
+    return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
+
+
+def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:
+    """Columns of the manifest that say other than the session's sidecar, which repeats its row."""
+    row, told = manifest_row(info), sidecar.get(SESSION_ROW, {})
+    return [name for name, value in told.items() if row.get(name) != value] if isinstance(told, dict) else ["everything"]
+
+
 def _manifest(sessions: Sequence[SessionInfo]) -> str:
     qc_columns = sorted({name for info in sessions for name in info.qc})
-    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], [_row(info) for info in sessions])
-
-
-def _row(info: SessionInfo) -> dict[str, object]:
-    values = (info.key, info.subject, info.session, info.task, info.run, info.space, info.n_frames, repr(info.tr), info.path)
-    row: dict[str, object] = {name: value if value != "" else MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}
-    return {**row, **info.qc}
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
 
 
 def _line(columns: Sequence[str], row: Mapping[str, object]) -> str:
@@ -545,9 +627,16 @@ def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
         key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
         if not (key and subject and space and path):
             raise ValueError("a cell that must be filled is empty")
-        return SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError("its path leaves the store")
+        if "\0" in path or {"/", "\0"} & set(key):
+            raise ValueError("its name could not be that of a file")
+        info = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+        if info.n_frames < 1 or not 0 < info.tr < math.inf:
+            raise ValueError("frames and TR must be positive")
+        return info
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); run `slimbrain prep` again to rewrite it.") from error
+        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); delete it and run `slimbrain prep` again.") from error
 
 
 def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
@@ -572,7 +661,7 @@ def _read_text(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`."
         ) from error
@@ -587,7 +676,7 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """Hold the store's lock, so that two processes never write one manifest over the other's."""
     with open(root / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

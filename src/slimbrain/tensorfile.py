@@ -120,7 +120,7 @@ def _write_all(file: IO[bytes], data: memoryview) -> None:
         data = data[file.write(data) :]
 
 
-def read_rows(path: Path, name: str, parts: Sequence[slice] | None = None) -> npt.NDArray[Any]:
+def read_rows(path: Path, name: str, parts: Sequence[slice] | None = None, length: int | None = None) -> npt.NDArray[Any]:
     """Rows of a tensor, joined in the order asked for, in one array that only their bytes are read into.
 
     Not mapped: a page of a map is fetched by a fault, which takes longer than to copy it, and a file cut short under a map kills.
@@ -129,6 +129,7 @@ def read_rows(path: Path, name: str, parts: Sequence[slice] | None = None) -> np
     ----------
     name : of the tensor.
     parts : stretches of its first axis, each with start and stop; all of it if None.
+    length : how long its first axis must be; any length will do if None.
 
     Raises
     ------
@@ -139,6 +140,8 @@ def read_rows(path: Path, name: str, parts: Sequence[slice] | None = None) -> np
     """
     with open(path, "rb", buffering=0) as file:
         start, spec = _find(file, name)
+        if length not in (None, spec.shape[0]):
+            raise ValueError(f"it has {spec.shape[0]} rows, not {length}")
         parts = [slice(0, spec.shape[0])] if parts is None else parts
         if any(not 0 <= part.start <= part.stop <= spec.shape[0] for part in parts):
             raise ValueError(f"it has {spec.shape[0]} rows")
@@ -152,17 +155,40 @@ def read_rows(path: Path, name: str, parts: Sequence[slice] | None = None) -> np
     return rows
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The text that the header carries beside the tensors.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_rows`.
+    """
+    with open(path, "rb", buffering=0) as file:
+        metadata = _header(file)[1].get(METADATA, {})
+    if not isinstance(metadata, dict):
+        raise ValueError("its safetensors header is damaged: metadata are no object")
+    return metadata
+
+
 def _find(file: IO[bytes], name: str) -> tuple[int, TensorSpec]:
     """Where a tensor starts in the file and what it is, after checking that header and file fit each other."""
+    start, header, specs = _header(file)
+    if name not in specs:
+        raise ValueError("it has no such tensor")
+    return start + header[name]["data_offsets"][0], specs[name]
+
+
+def _header(file: IO[bytes]) -> tuple[int, dict[str, Any], dict[str, TensorSpec]]:
+    """Where the tensors start, the header, and the tensors that it lists without gaps up to the end of the file."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= size - 8:
         raise ValueError("it has no safetensors header")
     try:
         header = json.loads(file.read(length))
-        header.pop(METADATA, None)
-        places = sorted((_place(entry), key) for key, entry in header.items())
-        specs = {key: TensorSpec(TYPES[entry["dtype"]], tuple(entry["shape"])) for key, entry in header.items()}
+        tensors = {key: entry for key, entry in header.items() if key != METADATA}
+        places = sorted((_place(entry), key) for key, entry in tensors.items())
+        specs = {key: TensorSpec(TYPES[entry["dtype"]], tuple(entry["shape"])) for key, entry in tensors.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"its safetensors header is damaged: {error}") from error
     end = 0
@@ -172,9 +198,7 @@ def _find(file: IO[bytes], name: str) -> tuple[int, TensorSpec]:
         end = stop
     if 8 + length + end != size:
         raise ValueError(f"it holds {size} bytes where its header claims {8 + length + end}")
-    if name not in specs:
-        raise ValueError("it has no such tensor")
-    return 8 + length + header[name]["data_offsets"][0], specs[name]
+    return 8 + length, header, specs
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[int, int]:

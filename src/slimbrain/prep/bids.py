@@ -154,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); correct or remove it.") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds no JSON object; correct or remove it.")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from slimbrain.atomic import write_text
+from slimbrain.claims import claim
 from slimbrain.config import Config
 from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.grid import Grid
+from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
@@ -28,12 +30,15 @@ from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import SPLINE_ORDER, TARGET_TR_S, Prepared, TimeAxis, prepare_image
 from slimbrain.progress import track
-from slimbrain.store import DESCRIPTION_FILE, MISSING, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, session_key
+from slimbrain.store import DESCRIPTION_FILE, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
+from slimbrain.verify import sweep
 
 FAILURES_FILE = "failures.tsv"
-PARTICIPANT = "participant_id"
 MAX_NAMED = 5
 """Channels that a warning names; the rest it counts."""
+
+PLACE_IN_FILE = re.compile(r" \([^()]*\)$|: line \d+$")
+"""What a name in the table of failures has after the file: which of several recordings, or which line."""
 
 
 class PrepOptions(Config):
@@ -110,7 +115,8 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     """Prepare every run of a source that the options select.
 
     Runs whose source files and options are those of the session already stored are skipped, so the same command resumes
-    an interrupted batch. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
+    an interrupted batch. Several processes may work on one store: each takes runs that no other has in hand, and waits for
+    those at the end. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
 
     Parameters
     ----------
@@ -128,17 +134,22 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     layout = choose_layout(source, options.layout)
     found = find_recordings(source, layout, _request(options))
     _open_store(out, layout, options, found.root)
+    sweep(out)
     runs, doubles = _without_doubles(found.root, found.runs)
     summary = PrepSummary(failures=[*found.failures, *doubles, *_merge_participants(found.root, out, found.participants)])
     for failure in summary.failures:
         _say(failure.reason)
     jobs = [_Job(found.root, out, run, options) for run in runs]
-    for outcome in track(_outcomes(jobs, options.nprocs), "prep", total=len(jobs)):
+
+    def waits(number: int) -> None:
+        _say(f"{out}: another process prepares {number} of these runs; waiting for it.")
+
+    for outcome in track(outcomes(jobs, _work, _died, waits, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
     for rows in (summary.prepared, summary.skipped, summary.failures):
         rows.sort(key=lambda row: row.file)
-    write_text(out / FAILURES_FILE, format_tsv(("file", "reason"), [vars(failure) for failure in summary.failures]))
+    _record_failures(found.root, out, summary)
     return summary
 
 
@@ -168,35 +179,35 @@ def _file(root: Path, run: Run) -> str:
     return f"{_relative(root, run.image)}{f' ({run.place})' if run.place else ''}"
 
 
-def _outcomes(jobs: list[_Job], nprocs: int) -> Iterator[_Outcome]:
-    if nprocs == 1 or len(jobs) < 2:
-        yield from map(_work, jobs)
-        return
-    # Spawned, not forked: the parent may hold threads and locks of torch or BLAS.
-    with ProcessPoolExecutor(min(nprocs, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                job = futures[future]
-                reason = f"{job.run.name}: a worker process died, most often for want of memory; run the same command with fewer --nprocs."
-                yield _Outcome("failures", Failure(job.file, reason))
+def _died(job: _Job) -> _Outcome:
+    reason = f"{job.run.name}: its worker process died, most often for want of memory; use fewer --nprocs or a coarser --resolution."
+    return _Outcome("failures", Failure(job.file, reason))
 
 
-def _work(job: _Job) -> _Outcome:
+def _work(job: _Job, wait: bool) -> _Outcome | None:
+    """Prepare one run, unless it is there; None if another process has it in hand and `wait` is off."""
+    name = job.run.name
     try:
-        store = Store(job.out)
-        fingerprint = _fingerprint(job)
-        stored = _stored(store, job, fingerprint)
-        if stored is not None:
-            return _Outcome("skipped", PreparedRun(job.file, stored.key))
-        return _Outcome("prepared", _prepare_run(job, store, fingerprint))
+        with claim(job.out, session_key(job.run.entities), wait) as mine:
+            return _work_claimed(job) if mine else None
     except SlimbrainError as error:
-        return _Outcome("failures", Failure(job.file, str(error)))
+        reason = str(error) if str(job.run.image) in str(error) else f"{name}: {error}"
     except MemoryError:
-        reason = f"{job.run.name}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
-        return _Outcome("failures", Failure(job.file, reason))
+        reason = f"{name}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
+    except Exception as error:
+        # Whatever nobody thought of: it must not cost the other runs of a night.
+        what = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
+        reason = f"{name}: met a fault of slimbrain ({what}); leave the run out, and report this with the file's header."
+    return _Outcome("failures", Failure(job.file, reason))
+
+
+def _work_claimed(job: _Job) -> _Outcome:
+    store = Store(job.out)
+    fingerprint = _fingerprint(job)
+    stored = _stored(store, job, fingerprint)
+    if stored is not None:
+        return _Outcome("skipped", PreparedRun(job.file, stored.key))
+    return _Outcome("prepared", _prepare_run(job, store, fingerprint))
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
@@ -214,9 +225,7 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
 def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
     key = session_key(job.run.entities)
     info = next((info for info in store.sessions if info.key == key), None)
-    if info is None or job.options.force or not (store.root / info.path).is_file():
-        return None
-    if not (store.root / info.path).with_suffix(".json").is_file():
+    if info is None or job.options.force or not store.is_whole(key):
         return None
     sidecar = store.sidecar(key)
     unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
@@ -347,26 +356,36 @@ def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failu
 
 
 def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None) -> list[Failure]:
-    """Add the source's participants and their columns to the store's; the source wins where both have a value."""
+    """Add the source's participants and their columns to the store's; a table that cannot be read costs itself alone.
+
+    Parameters
+    ----------
+    rows : what the layout says of participants; the source's own table is read if None.
+    """
     source = root / PARTICIPANTS_FILE
     if rows is None and not source.is_file():
         return []
     try:
-        rows = list(read_table(source)) if rows is None else rows
-        merged: dict[str, Mapping[str, str]] = {}
-        if (out / PARTICIPANTS_FILE).is_file():
-            merged = {row[PARTICIPANT]: row for row in read_table(out / PARTICIPANTS_FILE)}
-        for row in rows:
-            name = row[PARTICIPANT] if row[PARTICIPANT].startswith("sub-") else f"sub-{row[PARTICIPANT]}"
-            merged[name] = {**merged.get(name, {}), **row, PARTICIPANT: name}
+        merge_participants(out, read_table(source) if rows is None else rows)
     except KeyError:
         return [Failure(PARTICIPANTS_FILE, f"{source}: has no column {PARTICIPANT}; add it, or remove the table.")]
     except InputError as error:
         return [Failure(PARTICIPANTS_FILE, str(error))]
-    columns = list(dict.fromkeys([PARTICIPANT, *(name for row in merged.values() for name in row)]))
-    complete = [{name: value or MISSING for name, value in row.items()} for row in merged.values()]
-    write_text(out / PARTICIPANTS_FILE, format_tsv(columns, complete))
     return []
+
+
+def _record_failures(root: Path, out: Path, summary: PrepSummary) -> None:
+    """Write the table of failures; rows of this source that another command, or process, met and this one did not look at stay."""
+    seen = {row.file for rows in (summary.prepared, summary.skipped, summary.failures) for row in rows}
+    with claim(out, FAILURES_FILE, wait=True):
+        earlier = read_tsv(out / FAILURES_FILE) if (out / FAILURES_FILE).is_file() else []
+        others = [row for row in earlier if (file := row.get("file")) and file not in seen and _is_there(root, file)]
+        rows = sorted([*others, *map(vars, summary.failures)], key=lambda row: str(row["file"]))
+        write_text(out / FAILURES_FILE, format_tsv(("file", "reason"), rows))
+
+
+def _is_there(root: Path, file: str) -> bool:
+    return os.path.lexists(root / file) or os.path.lexists(root / PLACE_IN_FILE.sub("", file))
 
 
 def _report(outcome: _Outcome) -> None:

@@ -39,6 +39,9 @@ Block = TypeVar("Block")
 MAX_EDGE = 1024
 """Voxels along one axis. The finest whole-head functional image is about 0.7 mm, 320 voxels."""
 
+MAX_VOXELS = 2**26
+"""Voxels of one frame, 406 cubed. Tables of the interpolation are as long, so that they are bounded too."""
+
 MAX_FRAMES = 100_000
 """At TR 0.1 s that is almost three hours; more is a damaged header."""
 
@@ -62,6 +65,9 @@ BLOCK_BYTES = 32 * 2**20
 """Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""
 
 MAX_BLOCK_FRAMES = 32
+PIECE_BYTES = 4 * 2**20
+"""Read at once, so that a file that ends early is given no room for what its header promised."""
+
 TIME_UNIT_BITS = 0x38
 UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 """Seconds by the time bits of NIfTI's `xyzt_units`; 0 is unknown, which practice reads as seconds."""
@@ -152,13 +158,13 @@ class NiftiSource(Source):
         """The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes."""
         frame_bytes = self.n_voxels * self.dtype.itemsize
         with _reading(self.path), _open_stream(self.path) as stream:
-            _read_exactly(stream, self.offset, self.path)
+            _skip(stream, self.offset, self.path)
             for start in range(0, self.n_frames, self.frames_a_block):
                 frames = min(self.frames_a_block, self.n_frames - start)
                 raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
                 yield raw.reshape(frames, self.n_voxels)
             # gzip compares its check sum only when the end is reached, and damage may have made the data longer than the header says.
-            while stream.read(BLOCK_BYTES):
+            while is_gzip(self.path) and stream.read(PIECE_BYTES):
                 pass
 
     def scaled(self, raw: FloatArray) -> FloatArray:
@@ -181,12 +187,16 @@ def open_source(path: str | Path) -> NiftiSource:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # Opening a named pipe would wait for a writer for ever.
+        raise InputError(f"{path}: is not a file; put the image in its place.")
     with _reading(path):
         try:
             image = nibabel.load(path)
-        except (ImageFileError, HeaderDataError, ValueError, OverflowError) as error:
+        except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
             raise InputError(f"{path}: is not a readable NIfTI image ({error}); restore it from where it came.") from error
     if not isinstance(image, nibabel.Nifti1Pair):
         raise InputError(f"{path}: is {type(image).__name__}, not NIfTI; convert it to .nii.gz.")
@@ -204,7 +214,7 @@ def open_source(path: str | Path) -> NiftiSource:
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) != 4:
         raise InputError(f"{path}: has {len(shape)} dimensions {tuple(shape)}; give a 4D time series.")
-    if min(shape) < 1 or max(shape[:3]) > MAX_EDGE or shape[3] > MAX_FRAMES:
+    if min(shape) < 1 or max(shape[:3]) > MAX_EDGE or math.prod(shape[:3]) > MAX_VOXELS or shape[3] > MAX_FRAMES:
         raise InputError(f"{path}: its header claims the shape {tuple(shape)}, which no functional image has; restore the file.")
     if min(shape[:3]) < 2:
         raise InputError(f"{path}: has a single slice along one axis (shape {tuple(shape)}); give a whole-brain image.")
@@ -318,11 +328,23 @@ def _open_stream(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip_module.open(path, "rb")) if is_gzip(path) else open(path, "rb")
 
 
-def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
-    data = stream.read(n_bytes)
-    if len(data) < n_bytes:
-        raise InputError(f"{path}: ends before its header says it does; the file is truncated, restore it.")
+def _skip(stream: IO[bytes], n_bytes: int, path: Path) -> None:
+    while n_bytes > 0:
+        n_bytes -= len(_piece(stream, n_bytes, path))
+
+
+def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytearray:
+    data = bytearray()
+    while len(data) < n_bytes:
+        data += _piece(stream, n_bytes - len(data), path)
     return data
+
+
+def _piece(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
+    piece = stream.read(min(PIECE_BYTES, n_bytes))
+    if not piece:
+        raise InputError(f"{path}: ends before its header says it does; the file is truncated, restore it.")
+    return piece
 
 
 @contextmanager

@@ -1,0 +1,307 @@
+"""Sessions of several stores into one, or some of a store into another: copied whole, never half, and gone on with where it stopped."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from slimbrain.atomic import write_text
+from slimbrain.claims import claim
+from slimbrain.errors import InputError, SlimbrainError, StoreError
+from slimbrain.progress import track
+from slimbrain.store import (
+    DATA_SHA256,
+    MISSING,
+    PARTICIPANTS_FILE,
+    ROI,
+    SessionInfo,
+    Store,
+    format_tsv,
+    manifest_row,
+    sha256,
+)
+from slimbrain.verify import sweep
+
+PARTICIPANT = "participant_id"
+Keep = Literal["first", "last"]
+
+CONDITION = re.compile(r"\s*(?P<column>[^<>=!]*[^<>=!\s])\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+SIGNS = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What became of every session asked for.
+
+    Attributes
+    ----------
+    copied, present : keys that were added, and keys that were there already with the same data.
+    failures : one sentence for each session that could not be copied.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.failures else 0
+
+
+def merge(out: str | Path, stores: Sequence[Store], keep: Keep | None = None, link: bool = False) -> Gathered:
+    """Bring the sessions and participants of several stores into one, which may be there already.
+
+    The same command again goes on where it stopped. Two sessions of one name are one if their data files hold the same
+    bytes; the first's sidecar stays. What another process is writing in `out` is waited for.
+
+    Parameters
+    ----------
+    out : store to make or to add to.
+    stores : where from; contracts must agree.
+    keep : which of two sessions of one name and different data to take, counting `out` first and then `stores` in order; None refuses.
+    link : hard links where the file system can, which take no space; copies elsewhere.
+
+    Raises
+    ------
+    ContractError
+        If the contracts differ.
+    InputError
+        If one name stands for different data and `keep` is None; nothing is copied then.
+    """
+    for other in stores[1:]:
+        stores[0].contract.require(other.contract, f"the store {stores[0].root}", f"the store {other.root}")
+    failures: list[str] = []
+    chosen: dict[str, _Pick] = {}
+    for store in stores:
+        for info in store.sessions:
+            _weigh(chosen, _Pick(store, info), keep, failures)
+    target = _target(out, stores)
+    rows = [row for store in stores for row in store.participants.values()]
+    return _gather(target, chosen, rows, keep, link, failures)
+
+
+def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], link: bool = False) -> Gathered:
+    """Copy some sessions of a store, and the rows of their participants, into another; the same command again goes on.
+
+    Parameters
+    ----------
+    sessions : which, as `choose_sessions` gives them.
+    link : as in `merge`.
+
+    Raises
+    ------
+    InputError
+        If `out` has a session of one of these names with different data.
+    """
+    wanted = {info.subject for info in sessions}
+    rows = [row for name, row in store.participants.items() if name in wanted]
+    return _gather(_target(out, [store]), {info.key: _Pick(store, info) for info in sessions}, rows, None, link, [])
+
+
+@dataclass(frozen=True)
+class _Pick:
+    store: Store
+    info: SessionInfo
+
+    @property
+    def path(self) -> Path:
+        return self.store.root / self.info.path
+
+    def seal(self) -> str:
+        """SHA-256 of the data as they were written; of the data as they are where that was not recorded."""
+        return str(self.store.sidecar(self.info.key).get(DATA_SHA256) or sha256(self.path))
+
+
+def _target(out: str | Path, stores: Sequence[Store]) -> Store:
+    first = stores[0]
+    if any(os.path.realpath(store.root) == os.path.realpath(out) for store in stores):
+        raise InputError(f"{out}: is also one of the stores to read from; choose another folder to write to.")
+    listed = [source for store in stores for source in store.description.get("SourceDatasets") or []]
+    sources = list(dict.fromkeys(str(source["URL"]) for source in listed if isinstance(source, dict) and "URL" in source))
+    target = Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
+    sweep(target.root)
+    return target
+
+
+def _weigh(chosen: dict[str, _Pick], pick: _Pick, keep: Keep | None, failures: list[str]) -> None:
+    """Take `pick` unless another of its name was taken that is the same or preferred."""
+    taken = chosen.setdefault(pick.info.key, pick)
+    try:
+        if taken is pick or taken.seal() == pick.seal():
+            return
+    except (SlimbrainError, OSError) as error:
+        failures.append(str(error) if isinstance(error, SlimbrainError) else f"{pick.path}: cannot be read ({error.strerror}); restore it.")
+        return
+    if keep is None:
+        raise InputError(
+            f"{pick.path}: holds other data than {taken.path} under one name; "
+            "rename one of them at its source, or choose with --keep first or --keep last."
+        )
+    if keep == "last":
+        chosen[pick.info.key] = pick
+
+
+def _gather(
+    target: Store, chosen: dict[str, _Pick], participants: list[dict[str, str]], keep: Keep | None, link: bool, failures: list[str]
+) -> Gathered:
+    result = Gathered(failures=failures)
+    # Every clash is known before anything is written.
+    for pick in chosen.values():
+        _wins(pick, target, keep)
+    merge_participants(target.root, participants)
+    for key in track(sorted(chosen), "copy"):
+        try:
+            with claim(target.root, key, wait=True):
+                # Opened again, since another process may have put the session there while this one waited.
+                now = Store(target.root)
+                wins = _wins(chosen[key], now, keep)
+                if wins:
+                    _copy(chosen[key], now, link)
+            (result.copied if wins else result.present).append(key)
+        except SlimbrainError as error:
+            result.failures.append(str(error))
+    return result
+
+
+def _wins(pick: _Pick, target: Store, keep: Keep | None) -> bool:
+    """Whether `pick` is to be written: there is no whole session of its name in `target`, or it is preferred to that."""
+    listed = {info.key: info for info in target.sessions}
+    if pick.info.key not in listed or not target.is_whole(pick.info.key):
+        return True
+    winner = {pick.info.key: _Pick(target, listed[pick.info.key])}
+    failures: list[str] = []
+    _weigh(winner, pick, keep, failures)
+    if failures:
+        raise StoreError(failures[0])
+    return winner[pick.info.key] is pick
+
+
+def _copy(pick: _Pick, target: Store, link: bool) -> None:
+    """Copy or link one session; `Store.place` refuses data that are not what the sidecar says was written."""
+
+    def transfer(temporary: Path) -> None:
+        if link:
+            temporary.unlink()
+            try:
+                os.link(pick.path, temporary)
+                return
+            except OSError:
+                # Another file system, or one without hard links.
+                pass
+        shutil.copyfile(pick.path, temporary)
+
+    if not pick.path.is_file():
+        raise StoreError(f"{pick.path}: is gone; restore it, or run `slimbrain prep` again for {pick.info.subject}.")
+    target.place(pick.info, transfer, pick.store.sidecar(pick.info.key))
+
+
+def merge_participants(root: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Add participants and their columns to the store's table; where both have a value, the new one stays.
+
+    Parameters
+    ----------
+    rows : each with `participant_id`, with or without `sub-`; empty cells and `n/a` say nothing.
+    """
+    rows = list(rows)
+    if not rows:
+        return
+    with claim(root, PARTICIPANTS_FILE, wait=True):
+        merged = dict(Store(root).participants)
+        for row in rows:
+            name = row[PARTICIPANT] if row[PARTICIPANT].startswith("sub-") else f"sub-{row[PARTICIPANT]}"
+            known = {column: value for column, value in row.items() if value and value != MISSING}
+            merged[name] = {**dict.fromkeys(row, MISSING), **merged.get(name, {}), **known, PARTICIPANT: name}
+        columns = list(dict.fromkeys([PARTICIPANT, *(column for row in merged.values() for column in row)]))
+        complete = [{column: value or MISSING for column, value in row.items()} for row in merged.values()]
+        write_text(root / PARTICIPANTS_FILE, format_tsv(columns, complete))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which sessions of a store; empty means all. Labels may carry their prefix (`sub-01`) or not.
+
+    Attributes
+    ----------
+    participants, sessions, tasks, spaces : labels.
+    keys : names of sessions, as the manifest has them.
+    where : conditions `COLUMN SIGN VALUE` on columns of `sessions.tsv` or `participants.tsv`, all of which must hold; signs
+        are = != < <= > >=. A cell without a value meets none.
+    """
+
+    participants: Sequence[str] = ()
+    sessions: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    spaces: Sequence[str] = ()
+    keys: Sequence[str] | None = None
+    where: Sequence[str] = ()
+
+
+def choose_sessions(store: Store, choice: Choice) -> list[SessionInfo]:
+    """The sessions that pass, sorted by key.
+
+    Raises
+    ------
+    InputError
+        If a participant or session is not there, a condition cannot be read, or nothing passes.
+    """
+    if choice.participants:
+        store = store.select({f"sub-{label.removeprefix('sub-')}" for label in choice.participants})
+    conditions = [_Condition.parse(text) for text in choice.where]
+    labels = {"session_id": ("ses-", choice.sessions), "task": ("task-", choice.tasks), "space": ("space-", choice.spaces)}
+    for key in choice.keys or ():
+        store.session(key)
+    chosen = []
+    for info in store.sessions:
+        row = {**store.participants.get(info.subject, {}), **manifest_row(info)}
+        named = choice.keys is None or info.key in choice.keys
+        labelled = all(
+            not asked or row[column].removeprefix(prefix) in {label.removeprefix(prefix) for label in asked}
+            for column, (prefix, asked) in labels.items()
+        )
+        if named and labelled and all(condition.holds(row, store) for condition in conditions):
+            chosen.append(info)
+    if not chosen:
+        raise InputError(f"{store.root}: no session passes these filters; `slimbrain inspect` and sessions.tsv show what there is.")
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Condition:
+    column: str
+    sign: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> _Condition:
+        matched = CONDITION.fullmatch(text)
+        if not matched:
+            raise InputError(f"--where {text!r}: is no condition; write one such as 'coverage>=0.9' or 'sex=F'.")
+        condition = cls(matched["column"], matched["sign"], matched["value"])
+        if condition.sign not in ("=", "!=") and _number(condition.value) is None:
+            raise InputError(f"--where {text!r}: {condition.value!r} is no number to compare with; use = or !=.")
+        return condition
+
+    def holds(self, row: Mapping[str, str], store: Store) -> bool:
+        columns = {column for table in store.participants.values() for column in table} | set(row)
+        if self.column not in columns:
+            raise InputError(f"{store.root}: has no column {self.column}; there are {', '.join(sorted(columns))}.")
+        cell = row.get(self.column, MISSING)
+        if cell in ("", MISSING):
+            return False
+        left, right = _number(cell), _number(self.value)
+        if left is not None and right is not None:
+            return bool(SIGNS[self.sign](left, right))
+        return self.sign in ("=", "!=") and bool(SIGNS[self.sign](cell, self.value))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,83 @@
+"""Many jobs in some processes beside which other processes may do the same: nothing twice at once, and none takes others down."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
+
+Work = Callable[[Job, bool], Outcome | None]
+"""Does a job; None if another process has it in hand, unless told to wait for that."""
+
+
+def outcomes(
+    jobs: Sequence[Job], work: Work[Job, Outcome], died: Callable[[Job], Outcome], waits: Callable[[int], None], nprocs: int
+) -> Iterator[Outcome]:
+    """Do all jobs: first what nobody else works on, then, waiting for it, what another process had in hand.
+
+    Parameters
+    ----------
+    work : a function of a module, since it may be called in another process.
+    died : the outcome of a job that kills the process it runs in.
+    waits : is told the number of jobs that are waited for.
+    nprocs : processes; with 1 the jobs are done in this one.
+    """
+    busy = []
+    for job, outcome in _each(jobs, work, died, False, nprocs):
+        if outcome is None:
+            busy.append(job)
+        else:
+            yield outcome
+    if busy:
+        waits(len(busy))
+    for _, outcome in _each(busy, work, died, True, nprocs):
+        if outcome is not None:
+            yield outcome
+
+
+def _each(
+    jobs: Sequence[Job], work: Work[Job, Outcome], died: Callable[[Job], Outcome], wait: bool, nprocs: int
+) -> Iterator[tuple[Job, Outcome | None]]:
+    """Every job with its outcome, as they come."""
+    if nprocs == 1 or len(jobs) < 2:
+        yield from ((job, work(job, wait)) for job in jobs)
+        return
+    with _pool(min(nprocs, len(jobs))) as pool:
+        futures = {pool.submit(work, job, wait): job for job in jobs}
+        for future in as_completed(futures):
+            # A worker that dies takes with it all that is not done.
+            with suppress(BrokenProcessPool):
+                outcome = future.result()
+                yield futures.pop(future), outcome
+    # One at a time, to learn which of them kills its process.
+    for job in futures.values():
+        try:
+            with _pool(1) as pool:
+                yield job, pool.submit(work, job, wait).result()
+        except BrokenProcessPool:
+            yield job, died(job)
+
+
+def _pool(n_workers: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: the parent may hold threads and locks of torch or BLAS.
+    return ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does: one that was killed cannot tell it to."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,104 @@
+"""`slimbrain store verify`, `merge` and `subset`: parse, import late, call, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimbrain.errors import InputError
+
+if TYPE_CHECKING:
+    from slimbrain.gather import Gathered
+
+commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
+
+LINK = Annotated[bool, typer.Option("--link", help="Hard links, which take no space, where the file system can.")]
+
+
+@commands.command()
+def verify(
+    store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Hash every session again and name what is damaged, missing, or in no table; exit code 1 if anything is.
+
+    Example: `slimbrain store verify store/`
+    """
+    from slimbrain.verify import verify as check
+
+    verdict = check(store)
+    if as_json:
+        print(json.dumps(verdict.to_dict(), indent=2, ensure_ascii=False))
+        raise typer.Exit(verdict.exit_code)
+    for problem in verdict.problems:
+        print(f"{problem.kind}: {problem.reason}")
+    for key in verdict.unsealed:
+        print(f"no checksum: {key} was written by an earlier slimbrain; it could be read to its end, which is all that can be said.")
+    for key in verdict.busy:
+        print(f"not checked: {key} is being written by another process.")
+    print(f"{verdict.n_sessions} sessions, {len(verdict.problems)} problems")
+    raise typer.Exit(verdict.exit_code)
+
+
+@commands.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Store to make or to add to.", show_default=False)],
+    stores: Annotated[list[Path], typer.Argument(help="Stores to read.", show_default=False)],
+    keep: Annotated[str | None, typer.Option(help="first or last: which to take where one name has different data.")] = None,
+    link: LINK = False,
+) -> None:
+    """Bring the sessions of several stores into one; run again, it goes on where it stopped.
+
+    Example: `slimbrain store merge all/ hcp/ abide/ --link`
+    """
+    from slimbrain.gather import merge as bring_together
+    from slimbrain.store import Store
+
+    if keep not in (None, "first", "last"):
+        raise InputError(f"--keep {keep}: choose first or last, or leave it out to refuse different data under one name.")
+    _tell(bring_together(out, [Store(store) for store in stores], "first" if keep == "first" else "last" if keep else None, link), out)
+
+
+@commands.command()
+def subset(
+    store: Annotated[Path, typer.Argument(help="Store to read.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Store to make or to add to.", show_default=False)],
+    participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
+    session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions, with or without ses-.")] = None,
+    task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
+    space: Annotated[list[str] | None, typer.Option(help="Only images from this template, e.g. MNI152NLin6Asym.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Condition on a column of sessions.tsv or participants.tsv; = != < <= > >=. Repeat for more.")
+    ] = None,
+    sessions: Annotated[Path | None, typer.Option(help="TSV with a column `session`: only these recordings.")] = None,
+    link: LINK = False,
+) -> None:
+    """Copy some sessions of a store into another; run again, it goes on where it stopped.
+
+    Example: `slimbrain store subset store/ good/ --task-id rest --where 'coverage>=0.9' --where sex=F`
+    """
+    from slimbrain.gather import Choice, choose_sessions
+    from slimbrain.gather import subset as copy_some
+    from slimbrain.store import Store, read_tsv
+
+    keys = None
+    if sessions is not None:
+        rows = read_tsv(sessions)
+        if not rows or "session" not in rows[0]:
+            raise InputError(f"{sessions}: has no column session; give a table with one, such as sessions.tsv or a window table.")
+        keys = tuple(row["session"] for row in rows)
+    opened = Store(store)
+    choice = Choice(
+        tuple(participant_label or ()), tuple(session_id or ()), tuple(task_id or ()), tuple(space or ()), keys, tuple(where or ())
+    )
+    _tell(copy_some(opened, out, choose_sessions(opened, choice), link), out)
+
+
+def _tell(gathered: Gathered, out: Path) -> None:
+    for failure in gathered.failures:
+        typer.echo(failure, err=True)
+    print(f"{len(gathered.copied)} copied, {len(gathered.present)} already there, {len(gathered.failures)} refused; the store is {out}")
+    raise typer.Exit(gathered.exit_code)
