@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slimbrain.prep.bids import Failure
+from slimbrain.prep.exclusion import ExcludedRun
 from slimbrain.prep.run import PreparedRun, PrepOptions, PrepSummary, prepare
 
-__all__ = ["Failure", "PrepOptions", "PrepSummary", "PreparedRun", "prepare"]
+__all__ = ["ExcludedRun", "Failure", "PrepOptions", "PrepSummary", "PreparedRun", "prepare"]

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from slimbrain.atomic import write_text
-from slimbrain.config import Config
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.grid import Grid
 from slimbrain.prep.bids import Failure, Filters, Run, find_runs, read_events, read_table
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
+from slimbrain.prep.exclusion import ExcludedRun, Limits, drop_record, judge, read_record, write_record, write_table
+from slimbrain.prep.likeness import template_likeness
 from slimbrain.prep.quality import Quality, assess
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, open_source, repetition_time
 from slimbrain.prep.volume import SPLINE_ORDER, TARGET_TR_S, Prepared, TimeAxis, prepare_image
@@ -29,7 +30,7 @@ FAILURES_FILE = "failures.tsv"
 PARTICIPANT = "participant_id"
 
 
-class PrepOptions(Config):
+class PrepOptions(Limits):
     """What `slimbrain prep` lets one choose."""
 
     participant_label: tuple[str, ...] = Field((), description="only these participants, with or without `sub-`")
@@ -40,7 +41,6 @@ class PrepOptions(Config):
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")
     tr: float | None = Field(None, gt=0, description="seconds a frame, where neither sidecar nor header says")
     window_frames: int = Field(8, ge=1, description="a run shorter than one window is refused")
-    min_coverage: float = Field(0.7, ge=0, le=1, description="share of the mask a run must cover")
     warn_coverage: float = Field(0.95, ge=0, le=1, description="share of the mask under which a run is kept with a warning")
     denoise: Strategy = Field("none", description="nuisance regression with fMRIPrep's confounds")
     nprocs: int = Field(1, ge=1, description="runs worked on at once")
@@ -65,14 +65,16 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class PrepSummary:
-    """What became of every run: now in the store, already there, or refused."""
+    """What became of every run: now in the store, already there, left out by a limit on quality, or refused."""
 
     prepared: list[PreparedRun] = field(default_factory=list)
     skipped: list[PreparedRun] = field(default_factory=list)
+    excluded: list[ExcludedRun] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
+        """1 if a run could not be used; one that the user's limits leave out is what was asked for."""
         return 1 if self.failures else 0
 
 
@@ -90,15 +92,16 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    kind: Literal["prepared", "skipped", "failures"]
-    value: PreparedRun | Failure
+    kind: Literal["prepared", "skipped", "excluded", "failures"]
+    value: PreparedRun | ExcludedRun | Failure
 
 
 def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None = None) -> PrepSummary:
     """Prepare every run of a BIDS derivative that the options select.
 
     Runs whose source files and options are those of the session already stored are skipped, so the same command resumes
-    an interrupted batch. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
+    an interrupted batch. What cannot be used is listed in `OUT/failures.tsv` and on standard error, what a limit on quality
+    leaves out in `OUT/excluded.tsv`. Limits hold for the whole store: a stored session that is beyond one is taken out of it.
 
     Parameters
     ----------
@@ -125,8 +128,10 @@ def prepare(bids_dir: str | Path, out: str | Path, options: PrepOptions | None =
     for outcome in track(_outcomes(jobs, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
-    for rows in (summary.prepared, summary.skipped, summary.failures):
+    rows: list[Any]
+    for rows in (summary.prepared, summary.skipped, summary.excluded, summary.failures):
         rows.sort(key=lambda row: row.file)
+    write_table(out)
     write_text(out / FAILURES_FILE, format_tsv(("file", "reason"), [vars(failure) for failure in summary.failures]))
     return summary
 
@@ -149,17 +154,45 @@ def _outcomes(jobs: list[_Job], nprocs: int) -> Iterator[_Outcome]:
 
 def _work(job: _Job) -> _Outcome:
     try:
-        store = Store(job.out)
-        fingerprint = _fingerprint(job)
-        stored = _stored(store, job, fingerprint)
-        if stored is not None:
-            return _Outcome("skipped", PreparedRun(job.file, stored.key))
-        return _Outcome("prepared", _prepare_run(job, store, fingerprint))
+        return _work_on(job)
     except SlimbrainError as error:
         return _Outcome("failures", Failure(job.file, str(error)))
     except MemoryError:
         reason = f"{job.run.image}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
         return _Outcome("failures", Failure(job.file, reason))
+
+
+def _work_on(job: _Job) -> _Outcome:
+    """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
+    store, key = Store(job.out), session_key(job.run.entities)
+    fingerprint = _fingerprint(job)
+    stored = _stored(store, job, fingerprint)
+    known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
+    if known is not None and (excluded := _exclude(job, store, known)) is not None:
+        return _Outcome("excluded", excluded)
+    if stored is not None:
+        return _Outcome("skipped", PreparedRun(job.file, key))
+    drop_record(store.root, key)
+    made = _prepare_run(job, store, fingerprint)
+    return _Outcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
+
+
+def _excluded_before(store: Store, job: _Job, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured of the run when it was excluded, if nothing has changed since."""
+    record = None if job.options.force else read_record(store.root, session_key(job.run.entities))
+    return record if record and all(record.get(name) == value for name, value in fingerprint.items()) else None
+
+
+def _exclude(job: _Job, store: Store, sidecar: dict[str, Any]) -> ExcludedRun | None:
+    """Write down the run and take its session, if there is one, out of the store, if a limit asks for it."""
+    measured = sidecar.get("QC")
+    breaches = judge(str(job.run.image), measured, job.options, measured.get("gap", "")) if measured else ()
+    if not breaches:
+        return None
+    excluded = ExcludedRun(job.file, session_key(job.run.entities), breaches)
+    write_record(store.root, excluded, sidecar)
+    store.remove_session(job.run.entities)
+    return excluded
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
@@ -183,11 +216,10 @@ def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo
         return None
     sidecar = store.sidecar(key)
     unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
-    enough = float(info.qc.get("coverage", 0)) >= job.options.min_coverage and info.n_frames >= job.options.window_frames
-    return info if unchanged and enough else None
+    return info if unchanged and info.n_frames >= job.options.window_frames else None
 
 
-def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun:
+def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
     run, options = job.run, job.options
     source = open_source(run.image)
     tr, origin = repetition_time(source, run.sidecar, options.tr)
@@ -195,23 +227,21 @@ def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> Prepar
     _require_length(source, times, options.window_frames)
     confounds = load_confounds(run, options.denoise, source.n_frames)
     prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
-    quality = assess(prepared, store.grid, run, tr, options.warn_coverage)
-    if prepared.coverage < options.min_coverage:
-        where = f" (missing {quality.gap})" if quality.gap else ""
-        share = f"{prepared.coverage:.1%} of the brain mask{where}, under {options.min_coverage:.1%}"
-        raise InputError(f"{run.image}: covers {share}; check its space, or lower --min-coverage to take it.")
+    quality = assess(prepared, store.grid, run, times, options.warn_coverage, template_likeness(source), confounds)
     events, event_warnings = _events(run)
     warnings = [*quality.warnings, *_tr_warnings(source, tr, origin), *event_warnings]
     sidecar = {
         **_provenance(run, source, tr, origin, times),
         **fingerprint,
         "Denoise": _denoise_record(options.denoise, confounds),
-        "QC": {**quality.scalars, "gap": quality.gap},
+        "QC": quality.record(),
         "Series": quality.series,
         "Events": events,
         "EventsFile": run.events.relative_to(job.bids_dir).as_posix() if run.events else None,
         "Warnings": warnings,
     }
+    if (excluded := _exclude(job, store, sidecar)) is not None:
+        return excluded
     info = _write(store, run, prepared, sidecar, quality, len(warnings))
     return PreparedRun(job.file, info.key, tuple(f"{run.image}: {warning}" for warning in warnings))
 
@@ -300,6 +330,9 @@ def _merge_participants(bids_dir: Path, out: Path) -> list[Failure]:
 def _report(outcome: _Outcome) -> None:
     if isinstance(outcome.value, Failure):
         _say(outcome.value.reason)
+    elif isinstance(outcome.value, ExcludedRun):
+        for breach in outcome.value.breaches:
+            _say(f"excluded: {breach.reason}")
     else:
         for warning in outcome.value.warnings:
             _say(f"warning: {warning}")
