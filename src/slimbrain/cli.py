@@ -367,6 +367,7 @@ def report(
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a pretraining run; repeat for several.")] = None,
     evaluation: Annotated[list[Path] | None, typer.Option(help="JSON from `slimbrain evaluate`; repeat for several.")] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.json of a simulated cohort.")] = None,
+    participants: PARTICIPANTS = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "slimbrain report",
 ) -> None:
     """Write one HTML page about data, windows, training and results; it needs no network.
@@ -377,11 +378,10 @@ def report(
     from slimbrain.prep.run import FAILURES_FILE
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
-    from slimbrain.store import Store
 
     failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
-        store=Store(store) if store else None,
+        store=_open(store, participants) if store else None,
         windows=windows,
         runs=tuple(run or ()),
         evaluations=tuple(evaluation or ()),
