@@ -65,7 +65,8 @@ class Draws(Dataset[object]):
     def __init__(self, store: Store, sessions: Sequence[SessionInfo], seed: int, sampling: SamplingConfig) -> None:
         if not sessions:
             raise InputError(
-                "there is no session to train on: each is shorter than one window or was refused by prep; see failures.tsv of the store."
+                "there is no session to train on: each is shorter than one window, or prep refused it or left it out; "
+                "see failures.tsv and excluded.tsv of the store."
             )
         self.store, self.seed = store, seed
         cohorts = cohorts_of(store, sessions, sampling.by)

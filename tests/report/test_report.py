@@ -288,7 +288,18 @@ def test_runs_left_out_stand_with_value_and_threshold(inputs: ReportInputs, page
     assert "1 run was left out by a threshold on quality and 1 run was refused" in page.words
 
 
-def test_carpets_mark_flagged_frames_and_chosen_windows(inputs: ReportInputs, page: Page) -> None:
+FLAG = re.compile(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n?"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2')
+"""A tick at a flagged frame."""
+
+
+def test_flagged_frames_are_marked_where_they_were_recorded(text: str) -> None:
+    """Frames 3 and 9 of 40; panels over time are 5.85 inches wide, of 72 points each."""
+    begins = text.index('aria-label="Carpet plot of sub-001')
+    ticks = [float(x) for x, *_ in FLAG.findall(text[begins : text.index("</svg>", begins)])]
+    assert [tick - 1.6 * 72 for tick in ticks] == pytest.approx([5.85 * 72 * frame / FRAMES for frame in (3, 9)], abs=0.1)
+
+
+def test_carpets_mark_flagged_frames_and_chosen_windows(page: Page) -> None:
     alts = [drawing["aria-label"] or "" for drawing in page.named("svg")]
     carpets = [alt for alt in alts if alt.startswith("Carpet")]
     assert len(carpets) == 3 and all(f"2 flagged frames, {K} chosen windows" in alt for alt in carpets)
@@ -301,9 +312,7 @@ def test_marks_stand_at_their_seconds() -> None:
     svg = carpet(
         np.random.default_rng(0).standard_normal((100, 9)), np.arange(9.0), TR, {"FD (mm)": (times, times / 72)}, marks, "c", "words"
     )
-    orange = re.findall(
-        r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n?"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2', svg
-    )
+    orange = FLAG.findall(svg)
     first, second, third = (float(x) for x, *_ in orange)
     assert second == pytest.approx(first + (third - first) / 4, abs=0.01)
     bar = re.search(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: var\(--blue\)', svg)
