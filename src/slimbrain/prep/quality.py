@@ -94,14 +94,9 @@ def assess(
     scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": tsnr(prepared)}
     scalars |= {"dvars_mean": _rounded(float(prepared.dvars.mean())), "spikes": int(spikes.sum())}
     scalars |= {"global_signal_mean": _rounded(float(level.mean())), "global_signal_std": _rounded(float(level.std()))}
-    series: dict[str, list[Any]] = {
-        "time_s": [_rounded(frame * times.source_tr) for frame in range(times.n_source)],
-        "dvars": [None, *map(_rounded, prepared.dvars.tolist())],
-        "global_signal": [_rounded(value) for value in level.tolist()],
-    }
+    series = _series(prepared, times, displacement)
     if displacement is not None:
         scalars |= {"fd_mean": _rounded(float(np.nanmean(displacement))), "fd_max": _rounded(float(np.nanmax(displacement)))}
-        series["fd"] = [_rounded(value) if np.isfinite(value) else None for value in displacement.tolist()]
         flagged |= np.nan_to_num(displacement) > FD_THRESHOLD_MM
     scalars |= {"flagged": int(flagged.sum()), "flagged_share": _rounded(float(flagged.mean()))}
     series |= {"flagged": np.flatnonzero(flagged).tolist(), "flagged_stored": np.flatnonzero(in_store(flagged, times)).tolist()}
@@ -110,6 +105,18 @@ def assess(
     flips = {name: _rounded(value) for name, value in likeness.flipped.items()} if likeness else {}
     seen = likeness.warnings if likeness else []
     return Quality(scalars, series, gap, flips, [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings])
+
+
+def _series(prepared: Prepared, times: TimeAxis, displacement: FloatArray | None) -> dict[str, list[Any]]:
+    """One value a recorded frame; None where it is undefined."""
+    series: dict[str, list[Any]] = {
+        "time_s": [_rounded(frame * times.source_tr) for frame in range(times.n_source)],
+        "dvars": [None, *map(_rounded, prepared.dvars.tolist())],
+        "global_signal": [_rounded(value) for value in prepared.global_signal.tolist()],
+    }
+    if displacement is not None:
+        series["fd"] = [_rounded(value) if np.isfinite(value) else None for value in displacement.tolist()]
+    return series
 
 
 def _motion(run: Run, n_frames: int) -> tuple[FloatArray | None, list[str]]:
