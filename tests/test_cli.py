@@ -255,6 +255,26 @@ def test_participants_choose_sessions(things: Path, tmp_path: Path) -> None:
     assert run_command([*words, "--participants", str(table)]) == 1
 
 
+def test_thresholds_leave_runs_out_and_are_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort, store = str(tmp_path / "cohort"), tmp_path / "store"
+    assert run_command(["simulate", cohort, "--subjects", "2", "--sessions", "1", "--frames", "150"]) == 0
+    words = ["prep", cohort, str(store), "participant", "--resolution", "8mm"]
+    capsys.readouterr()
+    assert run_command([*words, "--max-fd-mean", "0.01"]) == 0
+    assert "0 prepared, 0 already there, 2 excluded, 0 refused" in capsys.readouterr().out
+    page = (store / "report.html").read_text(encoding="utf-8")
+    assert "2 runs were left out by a threshold on quality" in page and "fd_mean" in page
+    assert run_command(words) == 0
+    assert "2 prepared, 0 already there, 0 excluded, 0 refused" in capsys.readouterr().out
+    assert run_command([*words, "--min-template-overlap", "2"]) == 1
+    assert "--min-template-overlap: Input should be less than or equal to 1" in capsys.readouterr().err
+    table = tmp_path / "one.tsv"
+    table.write_text("participant_id\nsub-002\n")
+    assert run_command(["report", "--store", str(store), "--participants", str(table), "--out", str(tmp_path / "one.html")]) == 0
+    page = (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "Carpet plot of sub-002" in page and "sub-001" not in page
+
+
 # --- inspect
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -54,6 +54,25 @@ def test_presets_build_their_models(name: str) -> None:
     assert model.context.width == preset.voxel.embed * 8
 
 
+def test_cohorts_are_set_from_the_command_line() -> None:
+    sampling = load_preset("tiny", ["sampling.by=cohort", "sampling.weights={a: 2, 1: 0.5}", "sampling.windows=uniform"]).sampling
+    assert (sampling.by, sampling.weights, sampling.windows) == ("cohort", {"a": 2.0, "1": 0.5}, "uniform")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sampling.weights={a: 1}", "weights need `by`"),
+        ("sampling={by: site, weights: {a: -1}}", "greater than or equal to 0"),
+        ("sampling={by: site, weights: {a: .inf}}", "finite"),
+        ("sampling={by: site, weights: {no: 1}}", "quotes"),
+        ("sampling.windows=best", "uniform"),
+    ],
+)
+def test_sampling_that_makes_no_sense_is_refused(override: str, words: str) -> None:
+    assert words in refusal_of("tiny", override)
+
+
 def test_paper_is_the_published_system() -> None:
     paper = load_preset("paper")
     assert (paper.window.frames, paper.window.k, paper.window.pool) == (5, 8, 1)

@@ -13,7 +13,7 @@ import torch
 from store_samples import TR_S, make_store, network_series, write_run
 from torch.utils.data import DataLoader
 
-from slimbrain.config import WindowConfig
+from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.data import ClipDraws, MaskedClip, Series, SeriesDraws, read_clip
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
@@ -94,6 +94,69 @@ def test_a_draw_depends_on_the_seed_and_its_number_alone(store: Store) -> None:
     for number in range(30):
         by_session.setdefault(first.session_of(number).key, []).append(first[number])
     assert all(len({sample.mask.context.tobytes() for sample in samples}) > 3 for samples in by_session.values())
+
+
+# --- cohorts and the choice of windows
+
+MIXED = SamplingConfig(by="site", weights={"A": 2, "B": 1})
+
+
+@pytest.fixture(scope="module")
+def mixed(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Five sessions: two of site A, three of site B."""
+    root = tmp_path_factory.mktemp("mixed")
+    make_store(root, grid8, subjects=5, frames=40)
+    (root / "participants.tsv").write_text("participant_id\tsite\n" + "".join(f"sub-{n:02d}\t{'AB'[n > 2]}\n" for n in range(1, 6)))
+    return Store(root)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("stage", ["temporal", "voxel"])
+@pytest.mark.parametrize("windows", ["random", "uniform"])
+def test_workers_change_nothing_about_a_mixture(stage: str, windows: str, workers: int, mixed: Store) -> None:
+    sampling = MIXED.model_copy(update={"windows": windows})
+    draws = SeriesDraws(mixed, WINDOW, 7, sampling) if stage == "temporal" else clip_draws(mixed, 7, sampling=sampling)
+    alone = [draws[number] for number in range(4, 13)]
+    loader = DataLoader(draws, batch_size=2, sampler=range(4, 13), collate_fn=list, num_workers=workers)
+    loaded = [sample for batch in loader for sample in batch]
+    assert len(loaded) == len(alone) and all(map(same, alone, loaded))
+
+
+def test_cohorts_are_drawn_by_weight_and_the_small_one_repeats(mixed: Store) -> None:
+    draws = SeriesDraws(mixed, WINDOW, 0, MIXED)
+    subjects = [draws.session_of(number).subject for number in range(1000)]
+    assert sum(subject in ("sub-01", "sub-02") for subject in subjects) == 667
+    assert {subject: count for subject, count in Counter(subjects).items() if subject > "sub-02"} == dict.fromkeys(
+        ("sub-03", "sub-04", "sub-05"), 111
+    )
+
+
+def test_a_cohort_without_weight_is_not_trained_on(mixed: Store) -> None:
+    draws = clip_draws(mixed, sampling=SamplingConfig(by="site", weights={"A": 0, "B": 1}))
+    assert {info.subject for info in draws.sessions} == {"sub-03", "sub-04", "sub-05"}
+    assert {draws.session_of(number).subject for number in range(9)} == {"sub-03", "sub-04", "sub-05"}
+
+
+def test_uniform_windows_are_spread_over_the_session(grid8: Grid, tmp_path: Path) -> None:
+    store = make_store(tmp_path, grid8, subjects=1, frames=96)
+    draws = clip_draws(store, sampling=SamplingConfig(windows="uniform"))
+    drawn = [windows_of(draws[number]) for number in range(60)]
+    assert all(np.diff(windows).tolist() == [4, 4] for windows in drawn)
+    assert {windows[0] for windows in drawn} == {0, 1, 2, 3}
+
+
+def test_the_choice_of_windows(grid8: Grid, tmp_path: Path) -> None:
+    store = make_store(tmp_path, grid8, subjects=1, frames=96)
+    ranked = {store.sessions[0].key: [11, 0, 5, 7, 2, 1, 3, 4, 6, 8, 9, 10]}
+
+    def seen(windows: str, table: dict[str, list[int]] | None) -> set[int]:
+        draws = clip_draws(store, ranked=table, sampling=SamplingConfig(windows=windows))  # type: ignore[arg-type]
+        return {window for number in range(60) for window in windows_of(draws[number])}
+
+    assert seen("auto", ranked) == seen("saliency", ranked) == {11, 0, 5}
+    assert seen("auto", None) == seen("random", None) == seen("random", ranked) == seen("uniform", ranked) == set(range(12))
+    with pytest.raises(InputError, match=r"sampling\.windows=saliency"):
+        seen("saliency", None)
 
 
 # --- contents

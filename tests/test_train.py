@@ -103,6 +103,33 @@ def test_an_interrupted_run_goes_on_to_the_bit(
     assert_same_run(uninterrupted[stage], run)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_mixture_goes_on_in_the_middle_of_an_epoch(stage: str, grid8: Grid, tmp_path: Path) -> None:
+    """Five sessions of two cohorts; step 3 is in the middle of an epoch of either, and other workers read after the stop."""
+    root = make_store(tmp_path / "store", grid8, subjects=5, frames=12).root
+    (root / "participants.tsv").write_text("participant_id\tsite\n" + "".join(f"sub-{n:02d}\t{'AB'[n > 2]}\n" for n in range(1, 6)))
+    store = Store(root)
+    preset = small_preset("sampling.by=site", "sampling.weights={A: 1, B: 3}", "sampling.windows=uniform", save_every=1)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    pretrain(stage, store, preset, whole, seed=3, device="cpu")
+    original = Loop._step
+
+    def interrupt(self: Loop, step: int, batches: Any) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return original(self, step, batches)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_step", interrupt)
+        pretrain(stage, store, preset, parts, seed=3, device="cpu")
+    pretrain(stage, store, preset, parts, seed=3, resume=True, device="cpu", workers=1)
+    assert_same_run(whole, parts)
+    # Another cohort for one session is another training set.
+    (root / "participants.tsv").write_text((root / "participants.tsv").read_text().replace("sub-02\tA", "sub-02\tB"))
+    with pytest.raises(InputError, match="training_set"):
+        pretrain(stage, Store(root), preset, parts, seed=3, resume=True, device="cpu")
+
+
 KILLED = """
 import os, signal, sys
 import torch

@@ -168,7 +168,11 @@ def prep(
     resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
-    min_coverage: Annotated[float, typer.Option(help="Share of the mask a run must cover.")] = 0.7,
+    min_coverage: Annotated[float, typer.Option(help="Leave out runs that cover a smaller share of the mask.")] = 0.7,
+    min_tsnr: Annotated[float | None, typer.Option(help="Leave out runs of a lower tSNR.")] = None,
+    max_fd_mean: Annotated[float | None, typer.Option(help="Leave out runs that move more, in mm a frame.")] = None,
+    max_flagged: Annotated[float | None, typer.Option(help="Leave out runs with a larger share of flagged frames.")] = None,
+    min_template_overlap: Annotated[float | None, typer.Option(help="Leave out runs that overlap less with the MNI brain mask.")] = None,
     denoise: Annotated[str, typer.Option(help="none, simple or scrubbing (fMRIPrep confounds).")] = "none",
     nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
@@ -176,11 +180,14 @@ def prep(
 ) -> None:
     """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
 
+    Exit code 1 if a run could not be used (failures.tsv); runs that --min-... and --max-... leave out (excluded.tsv) do not count.
+
     Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
     """
     from pydantic import ValidationError
 
     from slimbrain.claims import claim
+    from slimbrain.prep.exclusion import EXCLUDED_FILE
     from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
@@ -199,6 +206,10 @@ def prep(
         "mask": mask,
         "tr": tr,
         "min_coverage": min_coverage,
+        "min_tsnr": min_tsnr,
+        "max_fd_mean": max_fd_mean,
+        "max_flagged": max_flagged,
+        "min_template_overlap": min_template_overlap,
         "denoise": denoise,
     }
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
@@ -211,13 +222,13 @@ def prep(
         ) from error
     summary = prepare(source, out, options)
     store = Store(out)
-    if store.sessions or summary.failures:
-        inputs = ReportInputs(store=store, failures=out / FAILURES_FILE, commands=(_command(),), title="Data")
+    if store.sessions or summary.failures or summary.excluded:
+        failures, excluded = out / FAILURES_FILE, out / EXCLUDED_FILE
+        inputs = ReportInputs(store=store, failures=failures, excluded=excluded, commands=(_command(),), title="Data")
         with claim(out, REPORT_FILE, wait=True):
             write_report(out / REPORT_FILE, inputs)
-    print(
-        f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.failures)} refused; see {out / REPORT_FILE}"
-    )
+    counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
+    print(f"{counts}, {len(summary.failures)} refused; see {out / REPORT_FILE}")
     raise typer.Exit(summary.exit_code)
 
 
@@ -426,24 +437,26 @@ def report(
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a pretraining run; repeat for several.")] = None,
     evaluation: Annotated[list[Path] | None, typer.Option(help="JSON from `slimbrain evaluate`; repeat for several.")] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.json of a simulated cohort.")] = None,
+    participants: PARTICIPANTS = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "slimbrain report",
 ) -> None:
     """Write one HTML page about data, windows, training and results; it needs no network.
 
     Example: `slimbrain report --store store/ --windows windows.tsv --run runs/voxel --evaluation sex.json --out report.html`
     """
+    from slimbrain.prep.exclusion import EXCLUDED_FILE
     from slimbrain.prep.run import FAILURES_FILE
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
-    from slimbrain.store import Store
 
-    failures = store / FAILURES_FILE if store and (store / FAILURES_FILE).exists() else None
+    failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
-        store=Store(store) if store else None,
+        store=_open(store, participants) if store else None,
         windows=windows,
         runs=tuple(run or ()),
         evaluations=tuple(evaluation or ()),
         failures=failures,
+        excluded=excluded,
         truth=truth,
         commands=(_command(),),
         title=title,

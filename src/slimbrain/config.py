@@ -32,6 +32,34 @@ class WindowConfig(Config):
     pool: int = Field(1, ge=1, description="stage 2 draws its k windows from the pool * k best; 1 is the published choice")
 
 
+class SamplingConfig(Config):
+    """What training draws: sessions by cohort, and, for stage 2, windows of a session."""
+
+    windows: Literal["auto", "saliency", "uniform", "random"] = Field(
+        "auto", description="the best of a window table, evenly spread, or any; auto: saliency with a table, random without"
+    )
+    by: str | None = Field(None, description="column of sessions.tsv or participants.tsv that names cohorts")
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        None, description="draws by cohort, relative to each other; alike if not given, 0 leaves a cohort out"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names(cls, values: Any) -> Any:
+        """YAML reads a cohort called 1 or no as a number or a truth value; tables hold text."""
+        if isinstance(values, dict) and isinstance(weights := values.get("weights"), dict):
+            if odd := [name for name in weights if not isinstance(name, (str, int)) or isinstance(name, bool)]:
+                raise ValueError(f"weights: put the name {odd[0]} in quotes")
+            return {**values, "weights": {str(name): weight for name, weight in weights.items()}}
+        return values
+
+    @model_validator(mode="after")
+    def _weights_of_something(self) -> SamplingConfig:
+        if self.weights is not None and self.by is None:
+            raise ValueError("weights need `by`, the column that names cohorts")
+        return self
+
+
 class TemporalConfig(Config):
     """Stage 1, the temporal extractor: a 2D transformer over (channel groups x windows)."""
 
@@ -137,6 +165,7 @@ class Preset(Config):
 
     name: str
     window: WindowConfig = WindowConfig()
+    sampling: SamplingConfig = SamplingConfig()
     temporal: TemporalConfig = TemporalConfig()
     saliency: SaliencyConfig = SaliencyConfig()
     voxel: HieraConfig = HieraConfig()

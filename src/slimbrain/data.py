@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slimbrain.config import WindowConfig
+from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.errors import InputError
 from slimbrain.masking import JepaMask, sample_jepa_mask
 from slimbrain.models.packing import Clip
+from slimbrain.samplers import cohorts_of, mix, spread_windows
 from slimbrain.store import SessionInfo, Store
 
 IntArray = npt.NDArray[np.int64]
@@ -48,35 +48,41 @@ class MaskedClip:
 
 
 class Draws(Dataset[object]):
-    """Sessions in shuffled order, epoch after epoch; draw n depends on the seed and n alone.
+    """Sessions in shuffled order, epoch after epoch, cohorts by weight; draw n depends on the seed and n alone.
 
     Parameters
     ----------
-    sessions : what to draw from.
+    store : where sessions are.
+    sessions : what to draw from; those of cohorts without weight are left out.
     seed : of the shuffling.
+    sampling : cohorts and their weights.
+
+    Attributes
+    ----------
+    sessions : what is drawn.
     """
 
-    def __init__(self, sessions: Sequence[SessionInfo], seed: int) -> None:
+    def __init__(self, store: Store, sessions: Sequence[SessionInfo], seed: int, sampling: SamplingConfig) -> None:
         if not sessions:
             raise InputError(
-                "there is no session to train on: each is shorter than one window or was refused by prep; see failures.tsv of the store."
+                "there is no session to train on: each is shorter than one window, or prep refused it or left it out; "
+                "see failures.tsv and excluded.tsv of the store."
             )
-        self.sessions, self.seed = list(sessions), seed
+        self.store, self.seed = store, seed
+        cohorts = cohorts_of(store, sessions, sampling.by)
+        weights = sampling.weights or {}
+        drawn = [(info, cohort) for info, cohort in zip(sessions, cohorts, strict=True) if weights.get(cohort, 1) > 0]
+        self.sessions = [info for info, _ in drawn]
+        self.cohorts = [cohort for _, cohort in drawn]
+        self.mixture = mix(self.cohorts, seed, sampling.weights)
 
     def session_of(self, draw: int) -> SessionInfo:
         """The session that draw number `draw` takes."""
-        epoch, place = divmod(draw, len(self.sessions))
-        return self.sessions[_order(self.seed, epoch, len(self.sessions))[place]]
+        return self.sessions[self.mixture.session(draw)]
 
     def generator(self, draw: int) -> np.random.Generator:
         """Randomness of one draw."""
         return np.random.default_rng((self.seed, 1, draw))
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> IntArray:
-    """Order of the sessions in an epoch; a function of its own, so that draws can be sent to worker processes."""
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 class SeriesDraws(Draws):
@@ -87,11 +93,12 @@ class SeriesDraws(Draws):
     store : where they are.
     window : sessions shorter than two windows are left out, since one window has nothing to be rebuilt from.
     seed : of order and masks.
+    sampling : cohorts and their weights.
     """
 
-    def __init__(self, store: Store, window: WindowConfig, seed: int) -> None:
-        super().__init__([info for info in store.sessions if info.n_windows(window.frames) >= 2], seed)
-        self.store = store
+    def __init__(self, store: Store, window: WindowConfig, seed: int, sampling: SamplingConfig | None = None) -> None:
+        long = [info for info in store.sessions if info.n_windows(window.frames) >= 2]
+        super().__init__(store, long, seed, sampling or SamplingConfig())
 
     def __getitem__(self, draw: int) -> Series:
         info = self.session_of(draw)
@@ -109,7 +116,8 @@ class ClipDraws(Draws):
     seed : of order, choice and masks.
     unit, unit_frames : the encoder's mask unit.
     context_fraction : share of the clip that the context sees.
-    ranked : windows of each session, best first; all windows count as equal where it is None.
+    ranked : windows of each session, best first.
+    sampling : cohorts and their weights, and how windows are chosen.
     """
 
     def __init__(
@@ -121,14 +129,21 @@ class ClipDraws(Draws):
         unit_frames: int,
         context_fraction: float,
         ranked: Mapping[str, Sequence[int]] | None = None,
+        sampling: SamplingConfig | None = None,
     ) -> None:
-        super().__init__([info for info in store.sessions if info.n_windows(window.frames) >= window.k], seed)
+        sampling = sampling or SamplingConfig()
+        super().__init__(store, [info for info in store.sessions if info.n_windows(window.frames) >= window.k], seed, sampling)
+        if sampling.windows == "saliency" and ranked is None:
+            raise InputError("sampling.windows=saliency: needs scores of windows; give the table of `slimbrain rank` with --windows.")
+        self.choice = sampling.windows if sampling.windows != "auto" else "random" if ranked is None else "saliency"
+        if self.choice != "saliency":
+            ranked = None
         if ranked is not None and (missing := [info.key for info in self.sessions if len(ranked.get(info.key, ())) < window.k]):
             raise InputError(
                 f"window table: {len(missing)} sessions have fewer than {window.k} ranked windows, first {missing[0]}; "
                 "run `slimbrain rank` on this store."
             )
-        self.store, self.window, self.ranked = store, window, ranked
+        self.window, self.ranked = window, ranked
         self.unit_frames, self.context_fraction = unit_frames, context_fraction
         self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
 
@@ -142,10 +157,11 @@ class ClipDraws(Draws):
         return MaskedClip(clip, sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator))
 
     def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
-        candidates = (
-            range(info.n_windows(self.window.frames)) if self.ranked is None else self.ranked[info.key][: self.window.k * self.window.pool]
-        )
-        return np.sort(generator.permutation(np.asarray(candidates))[: self.window.k])
+        n_windows, k = info.n_windows(self.window.frames), self.window.k
+        if self.choice == "uniform":
+            return spread_windows(n_windows, k, generator)
+        candidates = range(n_windows) if self.ranked is None else self.ranked[info.key][: k * self.window.pool]
+        return np.sort(generator.permutation(np.asarray(candidates))[:k])
 
 
 def read_clip(store: Store, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:

@@ -460,6 +460,29 @@ class Store:
         self.place(info, write, {"RepetitionTime": tr, **sidecar})
         return info
 
+    def remove_session(self, entities: Mapping[str, str]) -> None:
+        """Take a session out, its row before its files, so that no row is left without data; nothing happens if there is none.
+
+        Parameters
+        ----------
+        entities : as it was written with.
+
+        Raises
+        ------
+        StoreError
+            If its files cannot be deleted.
+        """
+        path = self.root / session_path(entities)
+        with locked(self.root):
+            self.__dict__.pop("_sessions", None)
+            if self._sessions.pop(session_key(entities), None) is not None:
+                write_text(self.root / MANIFEST_FILE, _manifest(self.sessions))
+        try:
+            for file in (path, path.with_suffix(".json")):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be deleted ({error.strerror}); delete it and its .json, no table lists them.") from error
+
     def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
         """Put a session's data in place, then the sidecar that vouches for them, then the row of the manifest.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prep_samples import Array, affine, brain_series, save
+from prep_samples import Array, affine, head_series, save
 
 from slimbrain.grid import Grid
 
@@ -22,7 +22,7 @@ def bids_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_run(bids_dir: Path) -> WriteRun:
-    """Write one run of 14 voxels of 16 mm a side, which cover the whole box."""
+    """Write one run of 14 voxels of 16 mm a side, which cover the whole box, with a head in MNI space."""
 
     def write(
         sub: str = "sub-01",
@@ -38,7 +38,7 @@ def write_run(bids_dir: Path) -> WriteRun:
         stem = f"{sub}{middle}{space}_desc-preproc_bold"
         session = [part for part in middle.split("_") if part.startswith("ses-")]
         folder = bids_dir.joinpath(sub, *session, "func")
-        data = brain_series((14, 14, 14), frames, seed) if data is None else data
+        data = head_series(frames, seed) if data is None else data
         path = save(folder / f"{stem}.nii.gz", data, affine(16.0), header_tr)
         if tr is not None:
             (folder / f"{stem}.json").write_text(json.dumps({"RepetitionTime": tr}))

@@ -29,6 +29,18 @@ def brain_series(shape: tuple[int, ...], frames: int, seed: int = 0) -> Array:
     return np.asarray(level + 20 * rng.standard_normal((*shape, frames)), np.float32)
 
 
+def head_series(frames: int, seed: int = 0) -> Array:
+    """(14, 14, 14, T) float32 on `affine(16.0)`: the same noise, bright where MNI152 has brain and a tenth of it elsewhere."""
+    from nilearn.datasets import load_mni152_brain_mask
+    from scipy.ndimage import map_coordinates
+
+    mask = load_mni152_brain_mask(resolution=2)
+    to_mask = np.linalg.inv(mask.affine) @ affine(16.0)
+    places = to_mask[:3, :3] @ np.indices((14, 14, 14)).reshape(3, -1) + to_mask[:3, 3:]
+    inside = map_coordinates(mask.get_fdata(), places, order=0).reshape(14, 14, 14) > 0
+    return np.asarray(brain_series((14, 14, 14), frames, seed) * np.where(inside, 1, 0.1)[..., None], np.float32)
+
+
 def save(path: Path, data: Array, matrix: Array, tr: float = 0.0, units: str = "sec", form: int = 4) -> Path:
     """Write NIfTI with the given fourth zoom, time unit and form code."""
     path.parent.mkdir(parents=True, exist_ok=True)

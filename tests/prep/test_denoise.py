@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from nilearn.interfaces.fmriprep import load_confounds_strategy
+from nilearn.signal import clean
 
 from slimbrain.errors import InputError
+from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.bids import Run, find_runs
 from slimbrain.prep.denoise import Confounds, load_confounds
+from slimbrain.prep.volume import interpolation
+from slimbrain.simulate import CohortSpec, simulate_cohort
+from slimbrain.store import Store
 
 FRAMES = 80
 MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
 
 
-def fmriprep_run(root: Path, displacement: np.ndarray, columns: int | None = None) -> Run:
+def fmriprep_run(root: Path, displacement: np.ndarray, columns: int | None = None, std_dvars: float = 1.0) -> Run:
     """A run whose table has the columns of fMRIPrep, or the first few of them."""
     rng = np.random.default_rng(0)
     folder, stem = root / "sub-01" / "func", "sub-01_task-rest"
@@ -28,6 +35,7 @@ def fmriprep_run(root: Path, displacement: np.ndarray, columns: int | None = Non
     names += ["framewise_displacement", "std_dvars"]
     values = rng.standard_normal((FRAMES, len(names)))
     values[:, -2], values[:, -1] = displacement, 1.0
+    values[20, -1] = std_dvars
     rows = [[f"{value:.6f}" for value in row] for row in values]
     rows[0] = ["n/a" if "derivative" in name or name == "std_dvars" else value for name, value in zip(names, rows[0], strict=True)]
     table = folder / f"{stem}_desc-confounds_timeseries.tsv"
@@ -55,6 +63,37 @@ def test_scrubbing_marks_moved_frames(tmp_path: Path) -> None:
     confounds = load_confounds(fmriprep_run(tmp_path, displacement), "scrubbing", FRAMES)
     assert confounds is not None
     np.testing.assert_array_equal(np.flatnonzero(~confounds.kept), [40, 60])
+
+
+@pytest.mark.parametrize(("std_dvars", "flagged"), [(1.4, []), (1.6, [20])])
+def test_scrubbing_marks_frames_of_large_change(std_dvars: float, flagged: list[int], tmp_path: Path) -> None:
+    confounds = load_confounds(fmriprep_run(tmp_path, np.zeros(FRAMES), std_dvars=std_dvars), "scrubbing", FRAMES)
+    assert confounds is not None
+    assert np.flatnonzero(~confounds.kept).tolist() == flagged
+
+
+@pytest.mark.parametrize("strategy", ["simple", "scrubbing"])
+def test_a_denoised_store_is_what_nilearn_cleans(strategy: str, tmp_path: Path) -> None:
+    """A simulated cohort from file to store, against nilearn's own loading and cleaning; no frame is lost on the way."""
+    simulate_cohort(tmp_path / "cohort", CohortSpec(subjects=1, sessions=1, frames=160))
+    assert prepare(tmp_path / "cohort", tmp_path / "store", PrepOptions(resolution="8mm", denoise=strategy)).exit_code == 0
+    store, run = Store(tmp_path / "store"), find_runs(tmp_path / "cohort")[0][0]
+    info = store.sessions[0]
+    image = nibabel.load(run.image)
+    operator = interpolation(store.grid, tuple(map(tuple, image.affine.tolist())), image.shape[:3])
+    series = np.asarray(operator @ image.get_fdata().reshape(-1, 160, order="F")).T[:, store.grid.voxel_mask.ravel()]
+    table, kept = load_confounds_strategy(str(run.image), denoise_strategy=strategy)
+    cleaned = clean(series, confounds=table, sample_mask=kept, detrend=False, standardize=None, standardize_confounds=True)
+    stored = store.voxels(info.key).astype(np.float64)[:, store.grid.voxel_mask]
+    frames = np.arange(160) if kept is None else kept
+    assert info.n_frames == 160 and len(cleaned) == len(frames)
+    assert (len(frames) < 160) == (strategy == "scrubbing")
+    # Mean and standard deviation are over all frames here, over the kept ones there.
+    ours, theirs = (values - values.mean(axis=0) for values in (stored[frames], cleaned))
+    np.testing.assert_allclose(ours / ours.std(axis=0), theirs / theirs.std(axis=0), atol=0.01)
+    sidecar, flagged = store.sidecar(info.key), sorted(set(range(160)) - set(frames.tolist()))
+    assert sidecar["Denoise"].get("FlaggedFrames") == flagged
+    assert set(flagged) <= set(sidecar["Series"]["flagged"])
 
 
 def test_a_table_without_the_columns_or_of_another_length_is_refused(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
+from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.report import ReportInputs, write_report
-from slimbrain.report.figures import carpet
+from slimbrain.report.figures import Marks, carpet
 from slimbrain.report.ink import THEME
 from slimbrain.report.inputs import MAX_DETAILED, N_WORST, session_labels
 from slimbrain.report.recall import chance, pooled, session_recall
@@ -195,8 +196,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, grid8: Grid) -> ReportInput
     rows = [row for key, values in zip(keys, scores, strict=True) for row in window_rows(key, values)]
     failures = root / "failures.tsv"
     failures.write_text(f"file\treason\nsub-99/func/bad.nii.gz\tno TR; {EVIL.replace(chr(34), '')}\n")
+    excluded = root / "excluded.tsv"
+    values = ("a.nii.gz", "sub-77_task-rest", "fd_mean", "0.367949", "0.3", "moves")
+    excluded.write_text("\t".join(EXCLUDED_COLUMNS) + "\n" + "\t".join(values) + "\n")
     return ReportInputs(
         store=store,
+        excluded=excluded,
         windows=write_window_table(root / "windows.tsv", rows),
         runs=(make_run(root / "temporal", "temporal"), make_run(root / "voxel", "voxel")),
         evaluations=(make_result(root / "group.json"),),
@@ -279,6 +284,54 @@ def test_quality_table_equals_the_sidecars(inputs: ReportInputs, page: Page) -> 
     assert page.rows("reason")["sub-99/func/bad.nii.gz"]["reason"].startswith("no TR")
 
 
+def test_runs_left_out_stand_with_value_and_threshold(inputs: ReportInputs, page: Page) -> None:
+    row = page.rows("left out")["sub-77_task-rest"]
+    assert (row["measure"], row["value"], row["threshold"]) == ("fd_mean", "0.3679", "0.3")
+    assert "1 run was left out by a threshold on quality and 1 run was refused" in page.words
+
+
+FLAG = re.compile(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n?"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2')
+"""A tick at a flagged frame."""
+
+
+def test_flagged_frames_are_marked_where_they_were_recorded(text: str) -> None:
+    """Frames 3 and 9 of 40; panels over time are 5.85 inches wide, of 72 points each."""
+    begins = text.index('aria-label="Carpet plot of sub-001')
+    ticks = [float(x) for x, *_ in FLAG.findall(text[begins : text.index("</svg>", begins)])]
+    assert [tick - 1.6 * 72 for tick in ticks] == pytest.approx([5.85 * 72 * frame / FRAMES for frame in (3, 9)], abs=0.1)
+
+
+def test_carpets_mark_flagged_frames_and_chosen_windows(page: Page) -> None:
+    alts = [drawing["aria-label"] or "" for drawing in page.named("svg")]
+    carpets = [alt for alt in alts if alt.startswith("Carpet")]
+    assert len(carpets) == 3 and all(f"2 flagged frames, {K} chosen windows" in alt for alt in carpets)
+
+
+def test_marks_stand_at_their_seconds() -> None:
+    """Read back from the drawing: its time axis runs from 0 to 72 s between the ends of the carpet."""
+    times = np.arange(100) * TR
+    marks = Marks(np.array([0.0, 18.0, 72.0]), [(36.0, 18.0)], {"FD (mm)": 0.5})
+    svg = carpet(
+        np.random.default_rng(0).standard_normal((100, 9)), np.arange(9.0), TR, {"FD (mm)": (times, times / 72)}, marks, "c", "words"
+    )
+    orange = FLAG.findall(svg)
+    first, second, third = (float(x) for x, *_ in orange)
+    assert second == pytest.approx(first + (third - first) / 4, abs=0.01)
+    bar = re.search(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: var\(--blue\)', svg)
+    assert bar is not None
+    ends = sorted({float(number) for number in bar.groups()})
+    np.testing.assert_allclose(ends, [first + (third - first) * share for share in (0.5, 0.75)], atol=0.01)
+    assert "stroke-dasharray" in svg
+
+
+def test_a_carpet_without_marks_has_no_row_for_them() -> None:
+    def height(marks: Marks) -> float:
+        svg = carpet(np.ones((20, 3)), np.arange(3.0), TR, {}, marks, "c", "words")
+        return float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1])  # type: ignore[index]
+
+    assert height(Marks()) < height(Marks(np.array([1.0]))) < height(Marks(np.array([1.0]), [(2.0, 3.0)]))
+
+
 def test_training_table_equals_the_logs(page: Page) -> None:
     row = page.rows("first loss")["voxel"]
     assert (row["first loss"], row["last loss"], row["steps"], row["last content std"]) == ("0.8", "0.4", "41", "0.25")
@@ -354,7 +407,10 @@ def test_summary_has_at_most_five_sentences(text: str) -> None:
     summary = text[text.index('<section id="summary"') : text.index('<section id="data"')]
     paragraphs = re.findall(r"<p>(.*?)</p>", summary, flags=re.DOTALL)
     assert len(paragraphs) == 5
-    assert paragraphs[0] == "3 sessions of 3 participants went in, 1 minute in all; 1 run was refused."
+    assert (
+        paragraphs[0]
+        == "3 sessions of 3 participants went in, 1 minute in all; 1 run was left out by a threshold on quality and 1 run was refused."
+    )
     assert "at least 97.0 % of the brain mask" in paragraphs[1] and "1 session carries a warning" in paragraphs[1]
 
 
@@ -403,12 +459,22 @@ def test_many_sessions_are_summed_up_and_the_worst_shown(tmp_path: Path, grid8: 
         str(MAX_DETAILED + 2),
     )
     assert path.stat().st_size < 8_000_000
+    carpets = [drawing for drawing in page.named("svg") if (drawing["aria-label"] or "").startswith("Carpet")]
+    assert len(carpets) == N_WORST
+
+
+def test_every_session_of_a_small_store_has_its_carpet(tmp_path: Path, grid8: Grid) -> None:
+    store = make_store(tmp_path / "store", grid8, n=9)
+    text = write_report(tmp_path / "page.html", ReportInputs(store=store)).read_text(encoding="utf-8")
+    assert [f"sub-{number:03d}" for number in range(1, 10)] == re.findall(r'aria-label="Carpet plot of (sub-\d+)', text)
+    # The first six at once, the rest to be unfolded.
+    assert text.index("Carpet plots of 3 more sessions") < text.index('aria-label="Carpet plot of sub-007')
 
 
 def test_a_large_carpet_stays_small(tmp_path: Path) -> None:
     """White noise is the hardest to compress: 20 sessions of such must leave the page under 8 MB."""
     series = np.random.default_rng(0).standard_normal((1200, 685)).astype(np.float32)
-    svg = carpet(series, np.arange(685.0), 0.72, {"FD (mm)": (np.arange(1200.0), np.ones(1200))}, "c", "noise")
+    svg = carpet(series, np.arange(685.0), 0.72, {"FD (mm)": (np.arange(1200.0), np.ones(1200))}, Marks(), "c", "noise")
     assert len(svg) < 500_000
 
 

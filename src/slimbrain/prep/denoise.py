@@ -46,8 +46,9 @@ class Confounds:
 def load_confounds(run: Run, strategy: Strategy, n_frames: int) -> Confounds | None:
     """Read the run's confounds as nilearn's strategy of that name takes them; None for `none`.
 
-    `simple`: high-pass cosines, 24 motion terms, white matter and CSF. `scrubbing`: the same, and frames with
-    framewise displacement over 0.5 mm or standardised DVARS over 3 flagged, with segments shorter than 5 frames.
+    `simple`: high-pass cosines, 24 motion terms, white matter and CSF. `scrubbing`: the same with derivatives and squares of
+    white matter and CSF, and frames with framewise displacement over 0.5 mm or standardised DVARS over 1.5 (nilearn 0.14)
+    flagged, with segments of fewer than 5 frames between them. Frames before the steady state are flagged by both.
 
     Raises
     ------

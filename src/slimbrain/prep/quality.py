@@ -1,4 +1,4 @@
-"""What a prepared run is worth: coverage and where it ends, tSNR, motion, DVARS, global signal, spikes."""
+"""What a prepared run is worth: coverage and where it ends, tSNR, motion, DVARS, global signal, spikes, likeness to the template."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep.bids import read_relative_rms, read_table
+from slimbrain.prep.denoise import Confounds
+from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.runs import Run
-from slimbrain.prep.volume import Prepared
+from slimbrain.prep.volume import Prepared, TimeAxis
 
 FloatArray = npt.NDArray[Any]
 
@@ -29,62 +31,126 @@ SIDES = (("left of x", "right of x"), ("behind y", "in front of y"), ("below z",
 """Words for what lies beyond a plane, at the low and the high end of each axis."""
 
 
+MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+"""fMRIPrep's names of how a head moved: millimetres, and radians."""
+
+HEAD_RADIUS_MM = 50.0
+"""Turns a rotation into the millimetres that it moves the cortex (Power et al. 2012)."""
+
+
 @dataclass(frozen=True)
 class Quality:
-    """Figures about one run.
+    """Figures about one run; docs/quality.md defines each.
 
     Attributes
     ----------
-    scalars : one number each: `coverage` (share of the mask), `tsnr` (median over covered voxels of mean / std),
-        `dvars_mean`, `spikes`, and `fd_mean`, `fd_max` in mm where the confounds have motion.
+    scalars : one number each: `coverage` (share of the mask), `tsnr` (median over covered voxels of mean / std), `dvars_mean`,
+        `spikes`, `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known,
+        `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to compare.
     series : lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where
-        undefined. `flagged` lists the numbers of frames over `FD_THRESHOLD_MM`, or with a spike.
+        undefined. `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, or were left out by
+        scrubbing; `flagged_stored` the frames of the store that come from them.
     gap : where the image ends within the brain, empty if nowhere in particular.
+    flips : overlap with the brain mask by flip (`likeness.FLIPS`).
     warnings : sentences for the user.
     """
 
     scalars: dict[str, float]
     series: dict[str, list[Any]]
     gap: str = ""
+    flips: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    def record(self) -> dict[str, Any]:
+        """What a sidecar holds under `QC`."""
+        return {**self.scalars, "gap": self.gap, "template_flips": self.flips}
 
-def assess(prepared: Prepared, grid: Grid, run: Run, source_tr: float, warn_coverage: float) -> Quality:
+
+def assess(
+    prepared: Prepared,
+    grid: Grid,
+    run: Run,
+    times: TimeAxis,
+    warn_coverage: float,
+    likeness: Likeness | None = None,
+    confounds: Confounds | None = None,
+) -> Quality:
     """Measure a prepared run.
 
     Parameters
     ----------
     prepared : the run on the grid.
-    run : names the table of confounds that holds `framewise_displacement`.
-    source_tr : seconds a recorded frame.
+    run : names the table of confounds that holds the motion.
+    times : recorded and stored frames.
     warn_coverage : share of the mask under which to warn.
+    likeness : how well the image fits the template.
+    confounds : what was regressed out; the frames it left out of the fit are marked.
     """
     gap = coverage_gap(prepared.covered, grid)
+    displacement, motion_warnings = _motion(run, times.n_source)
+    spikes, level = dvars_spikes(prepared.dvars), prepared.global_signal
+    flagged = np.concatenate(([False], spikes))
+    if confounds is not None:
+        flagged |= ~confounds.kept
+    scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": tsnr(prepared)}
+    scalars |= {"dvars_mean": _rounded(float(prepared.dvars.mean())), "spikes": int(spikes.sum())}
+    scalars |= {"global_signal_mean": _rounded(float(level.mean())), "global_signal_std": _rounded(float(level.std()))}
+    series = _series(prepared, times, displacement)
+    if displacement is not None:
+        scalars |= {"fd_mean": _rounded(float(np.nanmean(displacement))), "fd_max": _rounded(float(np.nanmax(displacement)))}
+        flagged |= np.nan_to_num(displacement) > FD_THRESHOLD_MM
+    scalars |= {"flagged": int(flagged.sum()), "flagged_share": _rounded(float(flagged.mean()))}
+    series |= {"flagged": np.flatnonzero(flagged).tolist(), "flagged_stored": np.flatnonzero(in_store(flagged, times)).tolist()}
+    if likeness is not None:
+        scalars["template_overlap"] = _rounded(likeness.overlap)
+    flips = {name: _rounded(value) for name, value in likeness.flipped.items()} if likeness else {}
+    seen = likeness.warnings if likeness else []
+    return Quality(scalars, series, gap, flips, [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings])
+
+
+def _series(prepared: Prepared, times: TimeAxis, displacement: FloatArray | None) -> dict[str, list[Any]]:
+    """One value a recorded frame; None where it is undefined."""
+    series: dict[str, list[Any]] = {
+        "time_s": [_rounded(frame * times.source_tr) for frame in range(times.n_source)],
+        "dvars": [None, *map(_rounded, prepared.dvars.tolist())],
+        "global_signal": [_rounded(value) for value in prepared.global_signal.tolist()],
+    }
+    if displacement is not None:
+        series["fd"] = [_rounded(value) if np.isfinite(value) else None for value in displacement.tolist()]
+    return series
+
+
+def _motion(run: Run, n_frames: int) -> tuple[FloatArray | None, list[str]]:
+    """Framewise displacement of a run where its table fits and has any, and what to say where it does not fit."""
+    displacement = framewise_displacement(run)
+    if displacement is None:
+        return None, []
+    if len(displacement) != n_frames:
+        return None, [f"{run.motion or run.confounds} has {len(displacement)} rows for {n_frames} frames, so motion is not reported."]
+    return (displacement if np.isfinite(displacement).any() else None), []
+
+
+def _coverage_warnings(prepared: Prepared, gap: str, warn_coverage: float) -> list[str]:
     warnings = []
     if prepared.coverage < warn_coverage:
         where = f", missing {gap}" if gap else ""
         warnings.append(f"covers {prepared.coverage:.1%} of the brain mask{where}.")
     if prepared.n_nonfinite:
         warnings.append(f"{prepared.n_nonfinite} brain voxels hold NaN or infinite values and count as not covered.")
-    scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": tsnr(prepared)}
-    spikes = dvars_spikes(prepared.dvars)
-    scalars |= {"dvars_mean": _rounded(float(prepared.dvars.mean())), "spikes": int(spikes.sum())}
-    n_frames = len(prepared.global_signal)
-    flagged = np.concatenate(([False], spikes))
-    series: dict[str, list[Any]] = {
-        "time_s": [_rounded(frame * source_tr) for frame in range(n_frames)],
-        "dvars": [None, *map(_rounded, prepared.dvars.tolist())],
-        "global_signal": [_rounded(value) for value in prepared.global_signal.tolist()],
-    }
-    displacement = framewise_displacement(run)
-    if displacement is not None and len(displacement) != n_frames:
-        warnings.append(f"{run.motion or run.confounds} has {len(displacement)} rows for {n_frames} frames, so motion is not reported.")
-    elif displacement is not None and np.isfinite(displacement).any():
-        scalars |= {"fd_mean": _rounded(float(np.nanmean(displacement))), "fd_max": _rounded(float(np.nanmax(displacement)))}
-        series["fd"] = [_rounded(value) if np.isfinite(value) else None for value in displacement.tolist()]
-        flagged |= np.nan_to_num(displacement) > FD_THRESHOLD_MM
-    series["flagged"] = np.flatnonzero(flagged).tolist()
-    return Quality(scalars, series, gap, warnings)
+    return warnings
+
+
+def in_store(flagged: npt.NDArray[np.bool_], times: TimeAxis) -> npt.NDArray[np.bool_]:
+    """(T,) True at stored frames that come from a flagged one: the same frame, or, after resampling, one of the two beside it.
+
+    Parameters
+    ----------
+    flagged : (T_source,) True at recorded frames.
+    """
+    place = np.arange(times.n_frames) * (times.tr / times.source_tr)
+    # The slack takes a frame that falls on a recorded one for that frame, whatever the division leaves.
+    before, after = (np.clip(np.asarray(edge, int), 0, times.n_source - 1) for edge in (np.floor(place + 1e-6), np.ceil(place - 1e-6)))
+    return np.asarray(flagged[before] | flagged[after])
 
 
 def tsnr(prepared: Prepared) -> float:
@@ -100,24 +166,35 @@ def dvars_spikes(dvars: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def framewise_displacement(run: Run) -> FloatArray | None:
-    """(T,) framewise displacement in mm from the confounds, NaN where it has none; None without such a column.
+    """(T,) framewise displacement in mm, NaN where it is undefined; None without motion in the table of confounds.
+
+    The column `framewise_displacement`, else the sum of the absolute changes of the six `MOTION` columns, rotations on a
+    sphere of `HEAD_RADIUS_MM` (Power et al. 2012), which is how that column is computed.
 
     Where the layout has a table of displacements instead (`Run.motion`), these.
 
     Raises
     ------
     InputError
-        If the column holds something else than numbers.
+        If a column holds something else than numbers.
     """
     if run.motion:
         return np.array(read_relative_rms(run.motion))
     rows = read_table(run.confounds) if run.confounds else []
-    if not rows or "framewise_displacement" not in rows[0]:
+    columns = rows[0].keys() if rows else set()
+    if "framewise_displacement" in columns:
+        return _column(run, rows, "framewise_displacement")
+    if not columns >= set(MOTION):
         return None
+    motion = np.stack([_column(run, rows, name) for name in MOTION], axis=1) * np.repeat((1.0, HEAD_RADIUS_MM), 3)
+    return np.concatenate(([np.nan], np.abs(np.diff(motion, axis=0)).sum(axis=1)))
+
+
+def _column(run: Run, rows: list[dict[str, str]], name: str) -> FloatArray:
     try:
-        return np.array([float(value) if value not in ("n/a", "") else np.nan for value in (row["framewise_displacement"] for row in rows)])
+        return np.array([float(row[name]) if row[name] not in ("n/a", "") else np.nan for row in rows])
     except ValueError as error:
-        raise InputError(f"{run.confounds}: framewise_displacement holds {error}; correct the table.") from error
+        raise InputError(f"{run.confounds}: {name} holds something else than numbers ({error}); correct the table.") from error
 
 
 def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from slimbrain.atomic import write_text
 from slimbrain.claims import claim
-from slimbrain.config import Config
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.grid import Grid
@@ -22,8 +21,10 @@ from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
+from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, Limits, drop_record, judge, read_record, write_record, write_table
 from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Layout, Request
+from slimbrain.prep.likeness import template_likeness
 from slimbrain.prep.quality import Quality, assess
 from slimbrain.prep.roi import prepare_roi
 from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
@@ -41,7 +42,7 @@ PLACE_IN_FILE = re.compile(r" \([^()]*\)$|: line \d+$")
 """What a name in the table of failures has after the file: which of several recordings, or which line."""
 
 
-class PrepOptions(Config):
+class PrepOptions(Limits):
     """What `slimbrain prep` lets one choose."""
 
     layout: str = Field(AUTO, description="how the source is laid out; recognised if auto")
@@ -57,7 +58,6 @@ class PrepOptions(Config):
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")
     tr: float | None = Field(None, gt=0, description="seconds a frame, where neither sidecar nor header says")
     window_frames: int = Field(8, ge=1, description="a run shorter than one window is refused")
-    min_coverage: float = Field(0.7, ge=0, le=1, description="share of the mask a run must cover")
     warn_coverage: float = Field(0.95, ge=0, le=1, description="share of the mask under which a run is kept with a warning")
     denoise: Strategy = Field("none", description="nuisance regression with fMRIPrep's confounds")
     nprocs: int = Field(1, ge=1, description="runs worked on at once")
@@ -82,14 +82,16 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class PrepSummary:
-    """What became of every run: now in the store, already there, or refused."""
+    """What became of every run: now in the store, already there, left out by a limit on quality, or refused."""
 
     prepared: list[PreparedRun] = field(default_factory=list)
     skipped: list[PreparedRun] = field(default_factory=list)
+    excluded: list[ExcludedRun] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
+        """1 if a run could not be used; one that the user's limits leave out is what was asked for."""
         return 1 if self.failures else 0
 
 
@@ -107,8 +109,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    kind: Literal["prepared", "skipped", "failures"]
-    value: PreparedRun | Failure
+    kind: Literal["prepared", "skipped", "excluded", "failures"]
+    value: PreparedRun | ExcludedRun | Failure
 
 
 def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = None) -> PrepSummary:
@@ -116,7 +118,8 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
 
     Runs whose source files and options are those of the session already stored are skipped, so the same command resumes
     an interrupted batch. Several processes may work on one store: each takes runs that no other has in hand, and waits for
-    those at the end. What cannot be used is listed in `OUT/failures.tsv` and on standard error.
+    those at the end. What cannot be used is listed in `OUT/failures.tsv` and on standard error, what a limit on quality leaves
+    out in `OUT/excluded.tsv`. Limits hold for the whole store: a stored session that is beyond one is taken out of it.
 
     Parameters
     ----------
@@ -147,8 +150,11 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     for outcome in track(outcomes(jobs, _work, _died, waits, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
-    for rows in (summary.prepared, summary.skipped, summary.failures):
+    rows: list[Any]
+    for rows in (summary.prepared, summary.skipped, summary.excluded, summary.failures):
         rows.sort(key=lambda row: row.file)
+    with claim(out, EXCLUDED_FILE, wait=True):
+        write_table(out)
     _record_failures(found.root, out, summary)
     return summary
 
@@ -202,12 +208,36 @@ def _work(job: _Job, wait: bool) -> _Outcome | None:
 
 
 def _work_claimed(job: _Job) -> _Outcome:
-    store = Store(job.out)
+    """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
+    store, key = Store(job.out), session_key(job.run.entities)
     fingerprint = _fingerprint(job)
     stored = _stored(store, job, fingerprint)
+    known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
+    if known is not None and (excluded := _exclude(job, store, known)) is not None:
+        return _Outcome("excluded", excluded)
     if stored is not None:
-        return _Outcome("skipped", PreparedRun(job.file, stored.key))
-    return _Outcome("prepared", _prepare_run(job, store, fingerprint))
+        return _Outcome("skipped", PreparedRun(job.file, key))
+    drop_record(store.root, key)
+    made = _prepare_run(job, store, fingerprint)
+    return _Outcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
+
+
+def _excluded_before(store: Store, job: _Job, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured of the run when it was excluded, if nothing has changed since."""
+    record = None if job.options.force else read_record(store.root, session_key(job.run.entities))
+    return record if record and all(record.get(name) == value for name, value in fingerprint.items()) else None
+
+
+def _exclude(job: _Job, store: Store, sidecar: dict[str, Any]) -> ExcludedRun | None:
+    """Write down the run and take its session, if there is one, out of the store, if a limit asks for it."""
+    measured = sidecar.get("QC")
+    breaches = judge(job.run.name, measured, job.options, measured.get("gap", "")) if measured else ()
+    if not breaches:
+        return None
+    excluded = ExcludedRun(job.file, session_key(job.run.entities), breaches)
+    write_record(store.root, excluded, sidecar)
+    store.remove_session(job.run.entities)
+    return excluded
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
@@ -229,13 +259,10 @@ def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo
         return None
     sidecar = store.sidecar(key)
     unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
-    # Region-of-interest sessions have no mask to cover.
-    covered = "coverage" not in info.qc or float(info.qc["coverage"]) >= job.options.min_coverage
-    enough = covered and info.n_frames >= job.options.window_frames
-    return info if unchanged and enough else None
+    return info if unchanged and info.n_frames >= job.options.window_frames else None
 
 
-def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun:
+def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
     source = job.run.reader(job.run)
     tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
     said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin}
@@ -245,17 +272,13 @@ def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> Prepar
     return _prepare_image(job, store, source, {**said, **fingerprint}, warnings)
 
 
-def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str]) -> PreparedRun:
+def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str]) -> PreparedRun | ExcludedRun:
     run, options, tr = job.run, job.options, known["SourceRepetitionTime"]
     times = TimeAxis(source.n_frames, tr)
     _require_length(source.path, source.n_frames, times, options.window_frames)
     confounds = load_confounds(run, options.denoise, source.n_frames)
     prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
-    quality = assess(prepared, store.grid, run, tr, options.warn_coverage)
-    if prepared.coverage < options.min_coverage:
-        where = f" (missing {quality.gap})" if quality.gap else ""
-        share = f"{prepared.coverage:.1%} of the brain mask{where}, under {options.min_coverage:.1%}"
-        raise InputError(f"{run.name}: covers {share}; check its space, or lower --min-coverage to take it.")
+    quality = assess(prepared, store.grid, run, times, options.warn_coverage, template_likeness(source), confounds)
     events, event_warnings = _events(run)
     warnings = [*quality.warnings, *warnings, *event_warnings]
     sidecar = {
@@ -263,12 +286,14 @@ def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any
         **_time_record(times),
         **known,
         "Denoise": _denoise_record(options.denoise, confounds),
-        "QC": {**quality.scalars, "gap": quality.gap},
+        "QC": quality.record(),
         "Series": quality.series,
         "Events": events,
         "EventsFile": _relative(job.root, run.events) if run.events else None,
         "Warnings": warnings,
     }
+    if (excluded := _exclude(job, store, sidecar)) is not None:
+        return excluded
     info = _write(store, run, prepared, sidecar, quality, len(warnings))
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
@@ -376,7 +401,7 @@ def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | N
 
 def _record_failures(root: Path, out: Path, summary: PrepSummary) -> None:
     """Write the table of failures; rows of this source that another command, or process, met and this one did not look at stay."""
-    seen = {row.file for rows in (summary.prepared, summary.skipped, summary.failures) for row in rows}
+    seen = {row.file for rows in (summary.prepared, summary.skipped, summary.excluded, summary.failures) for row in rows}
     with claim(out, FAILURES_FILE, wait=True):
         earlier = read_tsv(out / FAILURES_FILE) if (out / FAILURES_FILE).is_file() else []
         others = [row for row in earlier if (file := row.get("file")) and file not in seen and _is_there(root, file)]
@@ -391,6 +416,9 @@ def _is_there(root: Path, file: str) -> bool:
 def _report(outcome: _Outcome) -> None:
     if isinstance(outcome.value, Failure):
         _say(outcome.value.reason)
+    elif isinstance(outcome.value, ExcludedRun):
+        for breach in outcome.value.breaches:
+            _say(f"excluded: {breach.reason}")
     else:
         for warning in outcome.value.warnings:
             _say(f"warning: {warning}")

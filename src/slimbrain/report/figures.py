@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,41 @@ VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 TIME_MARGINS = Margins(left=1.6, bottom=0.5)
 """Alike for all figures over time, so that times lie under each other down the page."""
 
+MARK_ROW_IN = 0.17
+"""Height of a line of marks."""
+
 LABEL_CHARACTERS, INCHES_A_CHARACTER = 56, 0.064
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What to point out beneath the traces of a carpet.
+
+    Attributes
+    ----------
+    flagged : (N,) seconds of flagged frames.
+    chosen : (onset, duration) in seconds of the windows that stage 1 chose.
+    levels : label of a trace -> value to draw a line at.
+    """
+
+    flagged: FloatArray = field(default_factory=lambda: np.empty(0))
+    chosen: Sequence[tuple[float, float]] = ()
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[str]:
+        """Labels of those that there are."""
+        return [label for label, found in (("flagged", len(self.flagged)), ("chosen", len(self.chosen))) if found]
+
+
 def carpet(
-    series: FloatArray, height_mm: FloatArray, tr: float, traces: Mapping[str, tuple[FloatArray, FloatArray]], name: str, alt: str
+    series: FloatArray,
+    height_mm: FloatArray,
+    tr: float,
+    traces: Mapping[str, tuple[FloatArray, FloatArray]],
+    marks: Marks,
+    name: str,
+    alt: str,
 ) -> Markup:
     """Every channel over time as shades of grey, with traces above.
 
@@ -47,16 +78,21 @@ def carpet(
     height_mm : (C,) their z in MNI mm; channels are sorted by it.
     tr : seconds a frame.
     traces : label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
+    marks : flagged frames and chosen windows, drawn between traces and carpet.
     """
-    heights = [*(0.5 for _ in traces), 1.9]
+    heights = [*(0.5 for _ in traces), *([MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
     with drawing(sum(heights) * 1.05, TIME_MARGINS, hspace=0.12) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axis, (label, (times, values)), colour in zip(axes, traces.items(), (ORANGE, PURPLE, GREEN, BLUE), strict=False):
             axis.plot(times, values, color=colour, linewidth=0.9)
+            if label in marks.levels:
+                axis.axhline(marks.levels[label], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             _name_row(axis, label)
             axis.yaxis.set_major_locator(MaxNLocator(2))
-            axis.spines["bottom"].set_visible(False)
-            axis.tick_params(bottom=False, labelbottom=False)
+            _without_times(axis)
+        if marks.rows:
+            _mark_rows(axes[-2], marks)
+            _without_times(axes[-2])
         image = _shades(series[:, np.argsort(height_mm, kind="stable")].T)
         extent = (0.0, len(series) * tr, 0.0, 1.0)
         axes[-1].imshow(image, cmap=GREY, vmin=0, vmax=1, aspect="auto", interpolation="none", origin="lower", extent=extent)
@@ -65,6 +101,29 @@ def carpet(
         axes[-1].set_xlabel("time (s)")
         axes[-1].set_xlim(0, len(series) * tr)
         return to_svg(figure, name, alt)
+
+
+def _without_times(axis: Axes) -> None:
+    axis.spines["bottom"].set_visible(False)
+    axis.tick_params(bottom=False, labelbottom=False)
+
+
+def _mark_rows(axis: Axes, marks: Marks) -> None:
+    """Ticks at flagged frames, bars over chosen windows, one line each."""
+    lines = {label: -line for line, label in enumerate(marks.rows)}
+    if "flagged" in lines:
+        axis.vlines(marks.flagged, lines["flagged"] - 0.38, lines["flagged"] + 0.38, color=ORANGE, linewidth=1.2)
+    if "chosen" in lines:
+        axis.broken_barh(list(marks.chosen), (lines["chosen"] - 0.25, 0.5), facecolors=BLUE, linewidth=0)
+    _label_lines(axis, marks.rows)
+
+
+def _label_lines(axis: Axes, labels: Sequence[str]) -> None:
+    """Name lines of marks from the top down, at heights 0, -1, ..."""
+    axis.set_ylim(-len(labels) + 0.4, 0.6)
+    axis.set_yticks([-line for line in range(len(labels))], list(labels))
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
 
 
 def _name_row(axis: Axes, label: str) -> None:
@@ -145,7 +204,7 @@ def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatAr
     ticks : label -> seconds to mark below.
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
-    heights = [0.62, 0.62, 0.72, *([0.17 * len(marks)] if marks else [])]
+    heights = [0.62, 0.62, 0.72, *([MARK_ROW_IN * len(marks)] if marks else [])]
     with drawing(sum(heights) * 1.12, TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
@@ -169,10 +228,7 @@ def _tick_rows(axis: Axes, marks: Mapping[str, FloatArray]) -> None:
     """One line of ticks a label, from the top down."""
     for line, (seconds, colour) in enumerate(zip(marks.values(), (BLUE, INK, ORANGE), strict=False)):
         axis.vlines(seconds, -line - 0.38, -line + 0.38, color=colour, linewidth=1.6)
-    axis.set_ylim(-len(marks) + 0.4, 0.6)
-    axis.set_yticks([-line for line in range(len(marks))], list(marks))
-    axis.tick_params(axis="y", length=0)
-    axis.spines["left"].set_visible(False)
+    _label_lines(axis, list(marks))
 
 
 PANEL_COLUMNS = 3

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 
 from slimbrain.config import WindowConfig
 from slimbrain.errors import InputError
+from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
 from slimbrain.store import ROI, SessionInfo, Store, read_tsv
@@ -38,6 +39,7 @@ class ReportInputs:
     runs : folders of pretraining runs.
     evaluations : result files of `slimbrain evaluate`.
     failures : table of refused runs that `slimbrain prep` wrote.
+    excluded : table of runs that a limit on quality left out, which it wrote as well.
     truth : truth.json of a simulated cohort; its events are marked under the scores.
     commands : command lines to show after those that the runs recorded.
     title : heading of the page.
@@ -48,6 +50,7 @@ class ReportInputs:
     runs: tuple[Path, ...] = ()
     evaluations: tuple[Path, ...] = ()
     failures: Path | None = None
+    excluded: Path | None = None
     truth: Path | None = None
     commands: tuple[str, ...] = ()
     title: str = "slimbrain report"
@@ -98,6 +101,7 @@ class Material:
     runs: tuple[RunRecord, ...]
     evaluations: tuple[Mapping[str, Any], ...]
     failures: tuple[tuple[str, str], ...]
+    excluded: tuple[Mapping[str, str], ...]
     truth: Truth | None
 
     @property
@@ -156,6 +160,7 @@ def read_material(inputs: ReportInputs) -> Material:
         runs=tuple(read_run(folder) for folder in inputs.runs),
         evaluations=tuple(read_result(path) for path in inputs.evaluations),
         failures=read_failures(inputs.failures) if inputs.failures else (),
+        excluded=read_excluded(inputs.excluded) if inputs.excluded else (),
         truth=load_truth(inputs.truth) if inputs.truth else None,
     )
 
@@ -195,6 +200,15 @@ def read_failures(path: Path) -> tuple[tuple[str, str], ...]:
         return tuple((row["file"], row["reason"]) for row in read_tsv(path))
     except KeyError as error:
         raise InputError(f"{path}: has no column {error}; name the failures.tsv that `slimbrain prep` wrote.") from error
+
+
+def read_excluded(path: Path) -> tuple[dict[str, str], ...]:
+    """One row for each limit that a run is beyond."""
+    rows = tuple(read_tsv(path))
+    missing = [name for name in EXCLUDED_COLUMNS if rows and name not in rows[0]]
+    if missing:
+        raise InputError(f"{path}: has no column {missing[0]}; name the excluded.tsv that `slimbrain prep` wrote.")
+    return rows
 
 
 def _read_object(path: Path, wanted: str) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""The section on what went in: QC of every session, what was refused, carpet plots, coverage."""
+"""The section on what went in: QC of every session, what was left out or refused, carpet plots, coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.report.blocks import Block, Column, Field, Figure, Heading, Prose, Section, Table, TableBuilder, count, number
-from slimbrain.report.figures import carpet, mosaic
+from slimbrain.prep.quality import FD_THRESHOLD_MM
+from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
+from slimbrain.report.figures import Marks, carpet, mosaic
 from slimbrain.report.inputs import N_WORST, Material, SessionFacts, has_voxels
 from slimbrain.store import Store
 
@@ -17,7 +18,8 @@ FloatArray = npt.NDArray[Any]
 
 TITLE = "Data and quality"
 
-MAX_CARPETS = 6
+N_OPEN = 6
+"""Carpets shown at once; the rest can be unfolded."""
 
 MEASURES = (
     Field("coverage", "coverage (%)", 1, 100.0),
@@ -26,9 +28,13 @@ MEASURES = (
     Field("fd_max", "max FD (mm)", 2),
     Field("dvars_mean", "mean DVARS (SD)", 2),
     Field("spikes", "DVARS spikes", 0),
+    Field("flagged_share", "flagged (%)", 1, 100.0),
+    Field("global_signal_std", "global signal SD", 1),
+    Field("template_overlap", "overlap with template", 2),
 )
 
-TRACES = (("fd", "FD (mm)"), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
+FD_LABEL = "FD (mm)"
+TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
 
 
 def build(material: Material) -> Section:
@@ -36,11 +42,11 @@ def build(material: Material) -> Section:
     store = material.store
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
-        return Section("data", TITLE, _failures(material), absent=reason)
+        return Section("data", TITLE, (*_excluded(material), *_failures(material)), absent=reason)
     blocks: list[Block] = []
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
-    blocks += [_sessions(material), *_warnings(material), *_failures(material)]
+    blocks += [_sessions(material), *_warnings(material), *_excluded(material), *_failures(material)]
     if has_voxels(store):
         blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
     blocks += [Heading("Carpet plots"), *_carpets(store, material)]
@@ -52,16 +58,17 @@ def _order() -> str:
 
 
 def _sessions(material: Material) -> Table:
-    heads = ("frames", "TR (s)", *(field.head for field in MEASURES), "warnings")
+    heads = ("frames", "TR (s)", "warnings", *(field.head for field in MEASURES))
     table = TableBuilder(
         "Sessions in the store, with their quality measures. Coverage: share of the brain mask; "
-        "SD: standard deviations of a voxel's own series; spikes are counted in frames.",
+        "SD: standard deviations of a voxel's own series; spikes are counted in frames. Flagged: share of frames with framewise "
+        "displacement over 0.5 mm, a spike, or left out by scrubbing. Overlap: share of the brightest places that lie in the brain mask.",
         (Column("session"), *(Column(head, True) for head in heads)),
     )
     for session in material.in_detail:
         info = session.info
         measures = [field.show(session.qc) for field in MEASURES]
-        table.add([session.label, f"{info.n_frames:,}", f"{info.tr:g}", *measures, str(len(session.warnings))])
+        table.add([session.label, f"{info.n_frames:,}", f"{info.tr:g}", str(len(session.warnings)), *measures])
     return table.build()
 
 
@@ -84,6 +91,28 @@ def _warnings(material: Material) -> list[Block]:
     for row in rows:
         table.add(row)
     return [table.build()]
+
+
+def _excluded(material: Material) -> tuple[Block, ...]:
+    if material.inputs.excluded is None:
+        return ()
+    if not material.excluded:
+        return (Prose("No run was left out by a threshold on quality."),)
+    n_runs = len({row["session"] for row in material.excluded})
+    table = TableBuilder(
+        f"{count(n_runs, 'run')} left out of the store by a threshold on quality; they are no failures",
+        (Column("left out"), Column("measure"), Column("value", True), Column("threshold", True)),
+    )
+    for row in material.excluded:
+        table.add([row["session"], row["measure"], *(_four_digits(row[name]) for name in ("value", "threshold"))])
+    return (table.build(),)
+
+
+def _four_digits(text: str) -> str:
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
 
 
 def _failures(material: Material) -> tuple[Block, ...]:
@@ -112,23 +141,44 @@ def _coverage(store: Store, material: Material) -> Figure:
 
 
 def _carpets(store: Store, material: Material) -> list[Block]:
-    chosen = set(session.info.key for session in material.worst_first[:MAX_CARPETS])
-    shown = [session for session in material.sessions if session.info.key in chosen]
-    intro = "Mean of each channel over time, from the bottom of the brain to its top. "
-    intro += "White and black lie two standard deviations from a channel's own mean."
+    shown = material.in_detail
+    intro = "Mean of each channel over time, from the bottom of the brain to its top. White and black lie two standard deviations "
+    intro += f"from a channel's own mean. Dashed: framewise displacement of {FD_THRESHOLD_MM:g} mm. "
+    intro += "Flagged: frames over it, with a DVARS spike, or left out by scrubbing. The global signal has the image's own unit."
+    if material.windows:
+        intro += f" Chosen: the {material.k} windows that stage 1 ranks first."
     if len(shown) < len(material.sessions):
-        intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}."
-    return [Prose(intro), *(_carpet(store, session, place) for place, session in enumerate(shown))]
+        intro += (
+            f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; `slimbrain report --participants` shows others."
+        )
+    figures = [_carpet(store, material, session, place) for place, session in enumerate(shown)]
+    folded = figures[N_OPEN:]
+    more = [Fold(f"Carpet plots of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
+    return [Prose(intro), *figures[:N_OPEN], *more]
 
 
-def _carpet(store: Store, session: SessionFacts, place: int) -> Figure:
+def _carpet(store: Store, material: Material, session: SessionFacts, place: int) -> Figure:
     series: FloatArray = store.coarse(session.info.key)
-    traces = _traces(store.sidecar(session.info.key).get("Series", {}))
+    recorded = store.sidecar(session.info.key).get("Series", {})
+    traces, marks = _traces(recorded), _marks(material, session, recorded)
     names = ", ".join(traces) or "no trace"
-    alt = f"Carpet plot of {session.label}: {series.shape[1]} channels over {len(series) * session.info.tr:.0f} s, below {names}."
-    caption = f"{session.label}: {names} and the carpet of {series.shape[1]:,} channels."
-    svg = carpet(series, store.channels(session.info.key).mm[:, 2], session.info.tr, traces, f"carpet-{place}", alt)
+    parts = [
+        f"{len(marks.flagged)} flagged frames" if len(marks.flagged) else "",
+        f"{len(marks.chosen)} chosen windows" if marks.chosen else "",
+    ]
+    marked = "".join(f", {part}" for part in parts if part)
+    alt = f"Carpet plot of {session.label}: {series.shape[1]} channels over {len(series) * session.info.tr:.0f} s, below {names}{marked}."
+    caption = f"{session.label}: {names}{marked}, and the carpet of {series.shape[1]:,} channels."
+    svg = carpet(series, store.channels(session.info.key).mm[:, 2], session.info.tr, traces, marks, f"carpet-{place}", alt)
     return Figure(svg, caption, alt)
+
+
+def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any]) -> Marks:
+    times = _floats(recorded.get("time_s", ()))
+    flagged = [frame for frame in recorded.get("flagged", ()) if frame < len(times)]
+    windows = material.windows.get(session.info.key, ())
+    chosen = [(row.onset_s, row.duration_s) for row in windows if row.rank <= material.k]
+    return Marks(times[flagged] if flagged else np.empty(0), chosen, {FD_LABEL: FD_THRESHOLD_MM})
 
 
 def _traces(series: dict[str, Any]) -> dict[str, tuple[FloatArray, FloatArray]]:

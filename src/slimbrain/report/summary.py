@@ -22,9 +22,13 @@ def build(material: Material) -> Section:
 
 
 def _went_in(material: Material) -> str:
-    refused = ""
+    parts = []
+    if material.excluded:
+        left_out = len({row["session"] for row in material.excluded})
+        parts.append(f"{count(left_out, 'run was', 'runs were')} left out by a threshold on quality")
     if material.inputs.failures:
-        refused = f"{count(len(material.failures), 'run was', 'runs were')} refused" if material.failures else "no run was refused"
+        parts.append(f"{count(len(material.failures), 'run was', 'runs were')} refused" if material.failures else "no run was refused")
+    refused = " and ".join(parts)
     if not material.sessions:
         return f"{refused[0].upper()}{refused[1:]}." if refused else ""
     subjects = {session.info.subject for session in material.sessions}

@@ -21,8 +21,8 @@ TITLE = "Stage 1: which windows were chosen"
 N_OPEN = 4
 """Sessions whose scores are shown at once; the rest can be unfolded."""
 
-EVENTS, PLANTED, FLAGGED = "events", "planted peaks", "motion"
-MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike"
+EVENTS, PLANTED, FLAGGED = "events", "planted peaks", "flagged"
+MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or left out by scrubbing"
 
 
 def build(material: Material) -> Section:

@@ -15,7 +15,7 @@ from slimbrain import __version__
 from slimbrain.atomic import write_json
 from slimbrain.checkpoint import whole_weights
 from slimbrain.config import Preset
-from slimbrain.data import Draws
+from slimbrain.data import ClipDraws, Draws
 from slimbrain.distributed import from_first, local_device, process_group, rank, wait, world_size
 from slimbrain.errors import InputError
 from slimbrain.models.hub import save_pretrained
@@ -85,7 +85,7 @@ def _train(
         "seed": seed,
         "store": store.contract.to_dict(),
         "sessions": len(stage.draws.sessions),
-        "training_set": _training_set(stage.draws, ranked),
+        "training_set": _training_set(stage.draws),
     }
     if refusal := from_first(_claim(run, settings, resume, command) if rank() == 0 else None):
         raise InputError(refusal)
@@ -121,10 +121,11 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"--device {name}: this machine has no such device ({str(error).splitlines()[0]}); use cpu or auto.") from error
 
 
-def _training_set(draws: Draws, ranked: Mapping[str, Sequence[int]] | None) -> str:
-    """A hash of which sessions and windows are drawn from: as many of others would not continue the same run."""
+def _training_set(draws: Draws) -> str:
+    """A hash of which sessions, cohorts and windows are drawn from: as many of others would not continue the same run."""
+    ranked = draws.ranked if isinstance(draws, ClipDraws) else None
     windows = None if ranked is None else [list(map(int, ranked[info.key])) for info in draws.sessions]
-    drawn = [[(info.key, info.n_frames) for info in draws.sessions], windows]
+    drawn = [[(info.key, info.n_frames, cohort) for info, cohort in zip(draws.sessions, draws.cohorts, strict=True)], windows]
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
 
 

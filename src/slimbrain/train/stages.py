@@ -64,7 +64,7 @@ class TemporalStage(Stage):
     def __init__(self, store: Store, preset: Preset, seed: int) -> None:
         torch.manual_seed(seed)
         self.model: TemporalExtractor = TemporalExtractor(preset.temporal)
-        self.draws = SeriesDraws(store, preset.window, seed)
+        self.draws = SeriesDraws(store, preset.window, seed, preset.sampling)
         self._last: Series | None = None
 
     def loss(self, batch: Sequence[Series]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,7 +112,8 @@ class VoxelStage(Stage):
         # The published objective kept a rank of 12 while its tokens' std fell to 0.08, and without a covariance term all
         # dimensions may say the same at a std of 1: each floor sees what the others do not (docs/collapse.md).
         self.floors = {"effective_rank": jepa.rank_floor, "std": jepa.std_floor, "content_std": jepa.std_floor}
-        self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa.context_fraction, ranked)
+        choice = (ranked, preset.sampling)
+        self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa.context_fraction, *choice)
         self._last: Tokens | None = None
 
     def loss(self, batch: Sequence[MaskedClip]) -> tuple[Tensor, dict[str, Tensor]]:
