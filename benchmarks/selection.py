@@ -65,6 +65,7 @@ SELECTORS: dict[str, Selector] = {
     "ours": scored(SaliencyConfig()),
     "ours_fast": scored(SaliencyConfig(), fast=True),
     "ours_by_score_alone": scored(SaliencyConfig(order="score")),
+    "ours_without_dvars": alone(explained_weight=1),
     "informativeness": alone(),
     "published": scored(PUBLISHED),
     "uniform": lambda session, frames, k: select_uniform(len(session.events), k),

@@ -81,9 +81,21 @@ def test_stage2_benchmark_prints_its_cases() -> None:
 
 
 @pytest.mark.slow
+def test_saliency_benchmark_prints_its_cases() -> None:
+    cases = run_quick("saliency.py", "--threads", "1")
+    assert cases.keys() == {"saliency/exact_seconds", "saliency/fast_seconds", "saliency/spearman"}
+    for case in cases.values():
+        assert_schema(case)
+    assert cases["saliency/fast_seconds"]["detail"]["exact_passes"] > 2 * cases["saliency/fast_seconds"]["detail"]["fast_passes"]
+    curve = cases["saliency/spearman"]["detail"]["by_spacing"]
+    assert 0.9 < curve["12"]["score"] <= 1 and curve["2"]["score"] < curve["12"]["score"]
+
+
+@pytest.mark.slow
 def test_selection_benchmark_prints_a_line_for_each_selector() -> None:
     cases = run_quick("selection.py", "--threads", "1")
-    names = ("ours", "ours_fast", "ours_by_score_alone", "informativeness", "published", "uniform", "highest_variance", "highest_dvars")
+    names = ("ours", "ours_fast", "ours_by_score_alone", "ours_without_dvars", "informativeness", "published")
+    names += ("uniform", "highest_variance", "highest_dvars")
     assert list(cases) == [f"selection/recall_{name}_seed_3" for name in names]
     for case in cases.values():
         assert list(case) == KEYS and case["against"] == "random" and case["against_value"] == 0.2

@@ -253,11 +253,20 @@ def test_the_pool_is_as_many_times_larger_as_asked(grid8: Grid, tmp_path: Path) 
     assert len(set(map(tuple, drawn))) > 10
 
 
-def test_a_table_that_does_not_rank_a_session_is_refused(store: Store) -> None:
+def test_a_table_without_a_session_is_refused(store: Store) -> None:
     ranked = {info.key: [0, 1, 2] for info in store.sessions}
-    ranked[store.sessions[1].key] = [0, 1]
-    with pytest.raises(InputError, match=f"1 sessions have fewer than 3 ranked windows, first {store.sessions[1].key}"):
+    del ranked[store.sessions[1].key]
+    with pytest.raises(InputError, match=f"lacks 1 sessions, first {store.sessions[1].key}"):
         clip_draws(store, ranked=ranked)
+
+
+def test_sessions_that_a_budget_leaves_too_few_windows_are_not_drawn(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, third = (info.key for info in store.sessions)
+    draws = clip_draws(store, ranked={first: [0, 1, 2], second: [0, 1], third: [4, 3, 2, 1]})
+    assert [info.key for info in draws.sessions] == [first, third]
+    assert "1 sessions are not trained on" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--per-run"):
+        clip_draws(store, ranked={key: [0] for key in (first, second, third)})
 
 
 # --- too short

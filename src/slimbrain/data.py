@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,17 +133,13 @@ class ClipDraws(Draws):
         sampling: SamplingConfig | None = None,
     ) -> None:
         sampling = sampling or SamplingConfig()
-        super().__init__(store, [info for info in store.sessions if info.n_windows(window.frames) >= window.k], seed, sampling)
         if sampling.windows == "saliency" and ranked is None:
             raise InputError("sampling.windows=saliency: needs scores of windows; give the table of `slimbrain rank` with --windows.")
         self.choice = sampling.windows if sampling.windows != "auto" else "random" if ranked is None else "saliency"
         if self.choice != "saliency":
             ranked = None
-        if ranked is not None and (missing := [info.key for info in self.sessions if len(ranked.get(info.key, ())) < window.k]):
-            raise InputError(
-                f"window table: {len(missing)} sessions have fewer than {window.k} ranked windows, first {missing[0]}; "
-                "run `slimbrain rank` on this store."
-            )
+        sessions = [info for info in store.sessions if info.n_windows(window.frames) >= window.k]
+        super().__init__(store, sessions if ranked is None else _with_windows(sessions, ranked, window.k), seed, sampling)
         self.window, self.ranked = window, ranked
         self.unit_frames, self.context_fraction = unit_frames, context_fraction
         self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
@@ -162,6 +159,24 @@ class ClipDraws(Draws):
             return spread_windows(n_windows, k, generator)
         candidates = range(n_windows) if self.ranked is None else self.ranked[info.key][: k * self.window.pool]
         return np.sort(generator.permutation(np.asarray(candidates))[:k])
+
+
+def _with_windows(sessions: Sequence[SessionInfo], ranked: Mapping[str, Sequence[int]], k: int) -> list[SessionInfo]:
+    """Sessions of which a window table leaves at least k windows.
+
+    Raises
+    ------
+    InputError
+        If a session is not in the table, or none has as many windows.
+    """
+    if missing := [info.key for info in sessions if info.key not in ranked]:
+        raise InputError(f"window table: lacks {len(missing)} sessions, first {missing[0]}; run `slimbrain rank` on this store.")
+    taken = [info for info in sessions if len(ranked[info.key]) >= k]
+    if sessions and not taken:
+        raise InputError(f"window table: leaves no session {k} windows; rank with a larger --per-run and --per-session, or lower window.k.")
+    if len(taken) < len(sessions):
+        print(f"{len(sessions) - len(taken)} sessions are not trained on: the window table leaves them under {k} windows.", file=sys.stderr)
+    return taken
 
 
 def read_clip(store: Store, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:
