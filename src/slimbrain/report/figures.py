@@ -195,7 +195,7 @@ def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis:
 
 
 def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str) -> Markup:
-    """Informativeness, novelty and score of a session's windows over time, the chosen ones shaded.
+    """Informativeness, novelty, energy explained and score of a session's windows over time, the chosen ones shaded.
 
     Parameters
     ----------
@@ -204,11 +204,11 @@ def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatAr
     ticks : label -> seconds to mark below.
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
-    heights = [0.62, 0.62, 0.72, *([MARK_ROW_IN * len(marks)] if marks else [])]
+    heights = [0.62, 0.62, 0.62, 0.72, *([MARK_ROW_IN * len(marks)] if marks else [])]
     with drawing(sum(heights) * 1.12, TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
-        for axis, part, colour in zip(axes, ("informativeness", "novelty", "score"), (PURPLE, GREEN, INK), strict=False):
+        for axis, part, colour in zip(axes, ("informativeness", "novelty", "explained", "score"), (PURPLE, GREEN, BLUE, INK), strict=False):
             axis.stairs([getattr(row, part) for row in rows], edges, baseline=None, color=colour, linewidth=1.3)
             _name_row(axis, part)
             axis.yaxis.set_major_locator(MaxNLocator(3))

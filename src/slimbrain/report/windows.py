@@ -37,7 +37,9 @@ def build(material: Material) -> Section:
             f"Stage 1 scored {count(n_windows, 'window')} of {count(len(material.windows), 'session')}; "
             f"the {material.k} best of each session are chosen for stage 2. "
             "Informativeness: how well a window lets the others be rebuilt. Novelty: how badly the others rebuild it. "
-            "The score is the sum of their z-scores, the second one weighted as the preset says."
+            "Explained: how much of its energy the others rebuild. The score is a weighted sum of their z-scores and of that of DVARS, "
+            "the largest change from frame to frame, which counts against a window; weights and the order in which windows are taken "
+            "are those of the preset, or of the command that ranked them."
         ),
         Prose(f"All scores stand in {material.inputs.windows.name}, one line a window."),
         *_recall_blocks(material),
