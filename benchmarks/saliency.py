@@ -28,7 +28,7 @@ from slimbrain.grid import Grid
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.saliency import WindowScores, exact_scores, fast_scores
-from slimbrain.saliency.fast import SPACING
+from slimbrain.saliency.fast import HIDE_EVERY, SHOW_EVERY
 from slimbrain.saliency.scores import scorable, window_errors
 from slimbrain.store import Store
 
@@ -36,7 +36,8 @@ FACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces"
 TR = 0.72
 SMALL = TemporalConfig(width=64, depth=2, heads=4, groups=16)
 NAMES = ("informativeness", "novelty", "explained", "score")
-SPACINGS = (2, 4, 8, 12, 24)
+SPACINGS = ((2, 2), (3, 3), (4, 2), (4, 4), (5, 3), (6, 4), (7, 2), (7, 3), (8, 8), (12, 12), (24, 24))
+"""Windows from one shown to the next, and from one hidden to the next."""
 EVENT_S = 12.0
 REACH = 4
 """Windows on each side that the estimate from half-masks looks at."""
@@ -76,9 +77,9 @@ def correlations(model: TemporalExtractor, sessions: Sequence[Tensor], places: T
     """Mean Spearman correlation with the exact scores over sessions, by spacing and by part."""
     exact = [exact_scores(model, series, places, TR) for series in sessions]
     table = {}
-    for spacing in SPACINGS:
-        fast = [fast_scores(model, series, places, TR, spacing=spacing) for series in sessions]
-        table[str(spacing)] = {
+    for show, hide in SPACINGS:
+        fast = [fast_scores(model, series, places, TR, show_every=show, hide_every=hide) for series in sessions]
+        table[f"{show}, {hide}"] = {
             name: round(mean(_rank_correlation(a, b, name) for a, b in zip(fast, exact, strict=True)), 4) for name in NAMES
         }
     return table
@@ -163,7 +164,7 @@ def main() -> None:
         "channels": len(places),
         "threads": options.threads,
     }
-    detail |= {"forward_seconds": round(forward, 4), "exact_passes": 2 * windows + 1, "fast_passes": 2 * min(SPACING, windows) + 1}
+    detail |= {"forward_seconds": round(forward, 4), "exact_passes": 2 * windows + 1, "fast_passes": SHOW_EVERY + HIDE_EVERY + 1}
     Case("saliency/exact_seconds", exact, "s", "fast", fast, detail).print()
     Case("saliency/fast_seconds", fast, "s", "exact", exact, detail).print()
     steps, long = (20, 400) if quick else (150, 1920)
@@ -171,7 +172,7 @@ def main() -> None:
     sessions = simulated(small_places, 6, long, 1)
     small = trained(sessions[:4], small_places, steps)
     table = correlations(small, sessions[4:], small_places)
-    halves = {str(passes): half_mask_correlations(small, sessions[4:], small_places, passes) for passes in (25, 49, 97)}
+    halves = {str(passes): half_mask_correlations(small, sessions[4:], small_places, passes) for passes in (11, 25, 49, 97)}
     real = faces(steps)
     note = {
         "quick": quick,
@@ -179,10 +180,10 @@ def main() -> None:
         "by_spacing": table,
         "half_masks_by_passes": halves,
         "faces_by_spacing": real,
-        "passes": 2 * SPACING + 1,
+        "passes": SHOW_EVERY + HIDE_EVERY + 1,
         "against_is": "goal",
     }
-    Case("saliency/spearman", table[str(SPACING)]["score"], "rank correlation", "goal", 0.9, note).print()
+    Case("saliency/spearman", table[f"{SHOW_EVERY}, {HIDE_EVERY}"]["score"], "rank correlation", "goal", 0.9, note).print()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The window scores from as many masked reconstructions for a long session as for a short one.
 
 What a window tells of others it tells of its neighbours: the gain that it brings falls off within a few windows. So windows far
-apart can be shown, or hidden, together. Pass o shows every `spacing`-th window from window o on, and a second pass hides just
-those: in the first each visible window is alone in its stretch, in the second each hidden window has all its neighbours.
+apart can be shown, or hidden, together. Pass o shows every `show_every`-th window from window o on, each alone in its stretch;
+other passes hide every `hide_every`-th, each among its neighbours. What is hidden may stand closer than what is shown: of the
+windows that help to rebuild one most, those just beside it, none is missing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from slimbrain.saliency.scores import (
     window_errors,
 )
 
-SPACING = 12
-"""Windows from one that is shown to the next; 25 passes. docs/saliency.md has the curve: 8 would do, 4 would not."""
+SHOW_EVERY, HIDE_EVERY = 7, 3
+"""Windows from one that is shown, or hidden, to the next; 11 passes. docs/saliency.md has the curve."""
 
 
 def fast_scores(
@@ -34,17 +35,18 @@ def fast_scores(
     tr: float,
     weights: SaliencyConfig | None = None,
     batch: int = 16,
-    spacing: int = SPACING,
+    show_every: int = SHOW_EVERY,
+    hide_every: int = HIDE_EVERY,
 ) -> WindowScores:
-    """Estimate `exact_scores` by 2 * spacing + 1 masked reconstructions instead of 2 N + 1.
+    """Estimate `exact_scores` by show_every + hide_every + 1 masked reconstructions instead of 2 N + 1.
 
     A window's gains are added up over its stretch, the windows that lie nearer to it than to the next one shown, and divided by N - 1
-    like the exact mean over all other windows. With no more windows than `spacing` this is the exact computation.
+    like the exact mean over all other windows. With no more windows than either number this is the exact computation.
 
     Parameters
     ----------
     series, coordinates, tr, weights, batch : as of `exact_scores`.
-    spacing : windows from one that is shown to the next.
+    show_every, hide_every : windows from one that is shown, or hidden, to the next.
 
     Raises
     ------
@@ -52,13 +54,14 @@ def fast_scores(
         If there are fewer than two windows, or no channel has a signal.
     """
     series, coordinates, n = scorable(model, series, coordinates)
-    window, offset = np.arange(n), np.arange(min(spacing, n))
-    shown = torch.from_numpy(window[None] % spacing == offset[:, None])
-    visible = torch.cat((torch.zeros(1, n, dtype=torch.bool), shown, ~shown))
+    window, first_shown, first_hidden = np.arange(n), np.arange(min(show_every, n)), np.arange(min(hide_every, n))
+    shown = torch.from_numpy(window[None] % show_every == first_shown[:, None])
+    hidden = torch.from_numpy(window[None] % hide_every == first_hidden[:, None])
+    visible = torch.cat((torch.zeros(1, n, dtype=torch.bool), shown, ~hidden))
     errors = window_errors(model, series, coordinates, tr, visible, batch)
     ratio = errors.absolute[1:] / np.maximum(errors.absolute[0], SMALLEST_ERROR)
-    nearest, hiding = _nearest_shown(n, spacing, offset), len(offset) + window % spacing
-    gain = np.where(nearest == window, 0.0, 1 - ratio[: len(offset)])
+    nearest, hiding = _nearest_shown(n, show_every, first_shown), len(first_shown) + window % hide_every
+    gain = np.where(nearest == window, 0.0, 1 - ratio[: len(first_shown)])
     parts = WindowParts(
         informativeness=np.bincount(nearest.ravel(), gain.ravel(), minlength=n) / (n - 1),
         novelty=ratio[hiding, window],
