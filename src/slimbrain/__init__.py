@@ -12,14 +12,14 @@ _HOMES = {
     "Store": "slimbrain.store",
     "TemporalExtractor": "slimbrain.models.temporal",
     "HieraJEPA": "slimbrain.models.jepa",
-    "SlimBrainEncoder": "slimbrain.evaluate.features",
+    "SlimBrainEncoder": "slimbrain.evaluate.encoder",
     "from_pretrained": "slimbrain.models.hub",
 }
 
 __all__ = ["Grid", "HieraJEPA", "SlimBrainEncoder", "Store", "TemporalExtractor", "__version__", "from_pretrained"]
 
 if TYPE_CHECKING:
-    from slimbrain.evaluate.features import SlimBrainEncoder
+    from slimbrain.evaluate.encoder import SlimBrainEncoder
     from slimbrain.grid import Grid
     from slimbrain.models.hub import from_pretrained
     from slimbrain.models.jepa import HieraJEPA
