@@ -163,6 +163,8 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         tags.no_validation = True
+        # Vectors are float32 whatever comes in.
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
 
