@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from encoder_samples import CARRY, WINDOW, Cohort, series, write_cohort, write_image, write_models
-from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
@@ -235,7 +234,7 @@ class RowsAsSessions(SlimBrainEncoder):
 
 EXPECTED_FAILED_CHECKS = {
     "check_estimator_sparse_tag": "fit learns nothing from X and looks at none of it, so it cannot refuse a sparse matrix; transform does",
-    "check_transformer_general": "wants a table with fewer columns than in fit to be refused; sessions have no columns (all else in it passes)",
+    "check_transformer_general": "wants fewer columns than in fit to be refused, but sessions have none (all else in it passes)",
 }
 """By name, with the reason; documented in docs/scikit_learn.md."""
 

@@ -114,12 +114,12 @@ def test_a_failed_export_keeps_the_model_there_was(folder: Path, grid8: Grid, mo
 def test_a_model_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append(f"{name} {revision}")
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert isinstance(from_pretrained("lab/model"), HieraJEPA) and asked == ["lab/model"]
+    assert isinstance(from_pretrained("lab/model"), HieraJEPA) and asked == ["lab/model None"]
 
 
 # --- refusals
@@ -154,7 +154,7 @@ def test_what_is_no_model_is_refused(source: str, monkeypatch: pytest.MonkeyPatc
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils._validators import validate_repo_id
 
-    def no_network(name: str, allow_patterns: list[str]) -> str:
+    def no_network(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         validate_repo_id(name)
         raise LocalEntryNotFoundError("no network")
 
@@ -167,7 +167,7 @@ def test_what_is_no_model_is_refused(source: str, monkeypatch: pytest.MonkeyPatc
 def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def no_network(name: str, allow_patterns: list[str]) -> str:
+    def no_network(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
