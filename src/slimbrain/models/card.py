@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ def _front_matter(title: str, measured: Sequence[Measured]) -> str:
         EvalResult(
             task_type="other",
             task_name=found.task,
-            dataset_type=found.cohort,
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", found.cohort.lower()).strip("-") or UNKNOWN,
             dataset_name=found.cohort,
             metric_type=metric,
             metric_value=value,
