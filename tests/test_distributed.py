@@ -95,7 +95,7 @@ def gradients(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         if not out.exists():
             overrides = settings(accumulate=4, clip=1e9, parallel=parallel)
             finish(start(processes, ["-c", GRADIENTS, str(store.root), str(out), stage, *overrides]))
-        return torch.load(out)
+        return torch.load(out, weights_only=True)
 
     return compute
 

@@ -12,16 +12,31 @@ _HOMES = {
     "Store": "slimbrain.store",
     "TemporalExtractor": "slimbrain.models.temporal",
     "HieraJEPA": "slimbrain.models.jepa",
-    "SlimBrainEncoder": "slimbrain.evaluate.features",
+    "SlimBrainEncoder": "slimbrain.evaluate.encoder",
     "from_pretrained": "slimbrain.models.hub",
+    "save_pretrained": "slimbrain.models.hub",
+    "push_to_hub": "slimbrain.models.hub",
+    "add_evaluation": "slimbrain.evaluate.publish",
 }
 
-__all__ = ["Grid", "HieraJEPA", "SlimBrainEncoder", "Store", "TemporalExtractor", "__version__", "from_pretrained"]
+__all__ = [
+    "Grid",
+    "HieraJEPA",
+    "SlimBrainEncoder",
+    "Store",
+    "TemporalExtractor",
+    "__version__",
+    "add_evaluation",
+    "from_pretrained",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 if TYPE_CHECKING:
-    from slimbrain.evaluate.features import SlimBrainEncoder
+    from slimbrain.evaluate.encoder import SlimBrainEncoder
+    from slimbrain.evaluate.publish import add_evaluation
     from slimbrain.grid import Grid
-    from slimbrain.models.hub import from_pretrained
+    from slimbrain.models.hub import from_pretrained, push_to_hub, save_pretrained
     from slimbrain.models.jepa import HieraJEPA
     from slimbrain.models.temporal import TemporalExtractor
     from slimbrain.store import Store

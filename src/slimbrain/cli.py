@@ -31,7 +31,10 @@ SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numb
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its own choice if not given.")]
 TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows of a session to see; as many as in training if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
-WINDOWS = Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`; evenly spread windows if not given.")]
+WINDOWS = Annotated[
+    str | None,
+    typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
+]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
 
@@ -385,6 +388,7 @@ def embed(
     out: OUT,
     windows: WINDOWS = None,
     k: TOP = None,
+    pooling: Annotated[str, typer.Option(help="mean, moments, or units (every unit by itself).")] = "moments",
     participants: PARTICIPANTS = None,
     threads: THREADS = None,
 ) -> None:
@@ -398,7 +402,7 @@ def embed(
     _set_threads(threads)
     opened = _open(store, participants)
     loaded = from_pretrained(model, opened.contract)
-    embeddings = embed_store(opened, loaded, windows, k)
+    embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     embeddings.save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
 

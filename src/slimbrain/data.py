@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,32 @@ from torch.utils.data import Dataset
 
 from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.errors import InputError
+from slimbrain.grid import Grid
 from slimbrain.masking import JepaMask, sample_jepa_mask
 from slimbrain.models.packing import Clip
 from slimbrain.samplers import cohorts_of, mix, spread_windows
-from slimbrain.store import SessionInfo, Store
+from slimbrain.store import Channels, Contract, SessionInfo, Store
 
 IntArray = npt.NDArray[np.int64]
+
+
+class Sessions(Protocol):
+    """What models read sessions from: a `Store`, or images that are prepared as they are read (`slimbrain.prep.images`)."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def sessions(self) -> list[SessionInfo]: ...
+
+    def channels(self, key: str) -> Channels: ...
+
+    def coarse(self, key: str) -> npt.NDArray[Any]: ...
+
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> npt.NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -179,7 +200,7 @@ def _with_windows(sessions: Sequence[SessionInfo], ranked: Mapping[str, Sequence
     return taken
 
 
-def read_clip(store: Store, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:
+def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:
     """Read windows of a session and join them in the order given; each frame keeps its own time.
 
     Parameters

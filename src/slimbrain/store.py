@@ -169,6 +169,11 @@ class Channels:
     mm: FloatArray
 
 
+def cell_channels(grid: Grid) -> Channels:
+    """The cells of a grid as channels."""
+    return Channels(tuple(f"cell-{index:04d}" for index in range(grid.n_cells)), grid.cells.mm)
+
+
 class Store:
     """A folder of prepared sessions.
 
@@ -274,8 +279,18 @@ class Store:
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
             )
+        return self.only([info.key for info in self.sessions if info.subject in subjects])
+
+    def only(self, keys: Collection[str]) -> Store:
+        """The same store, showing only these sessions.
+
+        Raises
+        ------
+        StoreError
+            If one of them is not here.
+        """
         view = Store(self.root)
-        view.__dict__["_sessions"] = {info.key: info for info in self.sessions if info.subject in subjects}
+        view.__dict__["_sessions"] = {key: self.session(key) for key in keys}
         return view
 
     def session(self, key: str) -> SessionInfo:
@@ -305,7 +320,7 @@ class Store:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or mm.shape != (len(names), 3):
                 raise StoreError(f"{self.root / info.path}: lacks the names of its {len(mm)} channels; run `slimbrain prep` again.")
             return Channels(tuple(names), mm)
-        return Channels(tuple(f"cell-{index:04d}" for index in range(self.grid.n_cells)), self.grid.cells.mm)
+        return cell_channels(self.grid)
 
     def coarse(self, key: str) -> FloatArray:
         """(T, C) float32 channel series; for voxel sessions the mean of each cell."""

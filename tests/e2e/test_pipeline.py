@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import slimbrain
 from slimbrain.cli import run_command
 from slimbrain.saliency import read_window_table
 from slimbrain.store import Store, read_tsv
@@ -66,6 +68,21 @@ def test_runs_log_learning_and_health(outputs: Path) -> None:
         assert all(wanted <= set(line) for line in lines)
         assert lines[-1]["loss"] < lines[0]["loss"]
         assert lines[-1]["std"] > 0.1
+
+
+def test_models_say_whom_they_saw(outputs: Path) -> None:
+    for stage in ("temporal", "voxel"):
+        training = json.loads((outputs / stage / "model" / "config.json").read_text())["training"]
+        assert training["cohorts"] == [{"name": "unknown", "subjects": 10, "sessions": 10, "licence": "unknown"}]
+        assert "| **unknown** | 10 | 10 | **unknown** |" in (outputs / stage / "model" / "README.md").read_text()
+
+
+def test_a_result_goes_into_the_card_of_its_model(outputs: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(outputs / "voxel" / "model", tmp_path / "model")
+    result = json.loads((outputs / "group.json").read_text())
+    card = slimbrain.add_evaluation(model, outputs / "group.json").read_text()
+    assert "column:group" in card
+    assert f"value: {result['rows'][0]['mean']}" in card.split("---")[1]
 
 
 def test_embeddings_and_result_files(outputs: Path) -> None:

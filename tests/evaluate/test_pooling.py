@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from slimbrain.evaluate.pooling import pool_tokens
+from slimbrain.errors import InputError
+from slimbrain.evaluate.pooling import POOLINGS, pool_tokens, pooled_names
 from slimbrain.models.hiera import Tokens
 
 
@@ -57,6 +58,28 @@ def test_clips_of_a_batch_are_pooled_alone() -> None:
     together = pool_tokens(make_tokens(values, seconds))
     for number in range(2):
         torch.testing.assert_close(together[number], pool_tokens(make_tokens([values[number]], [seconds[number]]))[0])
+
+
+def test_mean_and_units_are_means_over_tokens_and_over_time() -> None:
+    values = [torch.randn(6, 4, 2, dtype=torch.float64), torch.randn(3, 4, 2, dtype=torch.float64)]
+    tokens = make_tokens(values, [torch.arange(6.0), torch.arange(3.0) * 7])
+    torch.testing.assert_close(pool_tokens(tokens, "mean"), torch.stack([value.mean((0, 1)) for value in values]))
+    by_unit = torch.stack([torch.cat([value[:, unit].mean(0) for unit in range(4)]) for value in values])
+    torch.testing.assert_close(pool_tokens(tokens, "units"), by_unit)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_names_are_as_many_as_numbers(pooling: str) -> None:
+    tokens = make_tokens([torch.randn(3, 4, 2)], [torch.arange(3.0)])
+    names = pooled_names(pooling, 2, [[0, 0, 0], [32, 0, -8], [0, 32, 0], [0, 0, 32]])
+    assert len(names) == len(set(names)) == pool_tokens(tokens, pooling).shape[1]
+    if pooling == "units":
+        assert names[2:4] == ["unit_+32_+0_-8_0", "unit_+32_+0_-8_1"]
+
+
+def test_a_pooling_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="choose one of mean, moments, units"):
+        pool_tokens(make_tokens([torch.randn(3, 4, 2)], [torch.arange(3.0)]), "max")
 
 
 @pytest.mark.parametrize("values", [torch.ones(6, 3, 2), torch.ones(1, 3, 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,12 +115,12 @@ def test_a_failed_export_keeps_the_model_there_was(folder: Path, grid8: Grid, mo
 def test_a_model_on_the_hub_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append(f"{name} {revision}")
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert isinstance(from_pretrained("lab/model"), HieraJEPA) and asked == ["lab/model"]
+    assert isinstance(from_pretrained("lab/model"), HieraJEPA) and asked == ["lab/model None"]
 
 
 # --- refusals
@@ -154,7 +155,7 @@ def test_what_is_no_model_is_refused(source: str, monkeypatch: pytest.MonkeyPatc
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils._validators import validate_repo_id
 
-    def no_network(name: str, allow_patterns: list[str]) -> str:
+    def no_network(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         validate_repo_id(name)
         raise LocalEntryNotFoundError("no network")
 
@@ -167,7 +168,7 @@ def test_what_is_no_model_is_refused(source: str, monkeypatch: pytest.MonkeyPatc
 def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def no_network(name: str, allow_patterns: list[str]) -> str:
+    def no_network(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
@@ -235,6 +236,72 @@ def test_a_damaged_folder_is_refused_by_the_name_of_the_file(name: str, folder: 
     file = {"config": "config.json", "weights": "model.safetensors", "mask": "desc-brain_mask.nii.gz"}[name.split(":")[0]]
     if name not in ("config: other width", "config: other mask", "config: other lattice", "config: heads", "config: contract null"):
         assert str(folder / file) in message
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    """Damage that leaves a valid file of the same tensors: only their hash can tell."""
+    return content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+
+
+def lie_about_a_shape(content: bytes) -> bytes:
+    return content.replace(b'"shape":[8]', b'"shape":[9]', 1)
+
+
+def lie_about_a_place(content: bytes) -> bytes:
+    return content.replace(b'"data_offsets":[', b'"data_offsets":[9', 1)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["hash", "no hash"])
+@pytest.mark.parametrize(
+    "tamper",
+    [flip_a_bit, lie_about_a_shape, lie_about_a_place, *(lambda content, end=end: content[:end] for end in (0, 4, 9, 200, -1))],
+)
+def test_truncated_and_tampered_weights_are_one_sentence(tamper: Callable[[bytes], bytes], recorded: bool, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    before = path.read_bytes()
+    path.write_bytes(tamper(before))
+    assert path.read_bytes() != before
+    if not recorded:
+        # A folder that an earlier version wrote has no hash; safetensors' own checks find all but a changed number.
+        change_config(lambda config: config.pop("weights_sha256"))(folder)
+        if tamper is flip_a_bit:
+            from_pretrained(folder)
+            return
+    assert f"{path}: does not hold the weights that config.json describes" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt", "model.pkl"])
+def test_a_pickle_is_refused_unopened(name: str, folder: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return trap.touch, ()
+
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Trap()))
+    message = refused(folder)
+    assert f"{folder / name}: is a pickle" in message and message.endswith("ask its authors for model.safetensors.")
+    assert not trap.exists()
+    (folder / "config.json").unlink()
+    assert "is a pickle" in refused(folder)
+
+
+def test_a_pickle_beside_safetensors_is_let_be(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    from_pretrained(folder)
+
+
+def test_a_folder_has_no_revisions(folder: Path) -> None:
+    with pytest.raises(InputError, match="is a folder, which has no revisions"):
+        from_pretrained(folder, revision="v1")
+
+
+def test_a_model_brings_its_own_provenance(folder: Path, tmp_path: Path) -> None:
+    model = from_pretrained(folder)
+    assert from_pretrained(save_pretrained(model, tmp_path / "copy")).provenance == model.provenance
+    with pytest.raises(InputError, match="does not say what it was trained on"):
+        save_pretrained(voxel_model(), tmp_path / "none")
 
 
 def test_the_other_stages_model_is_refused() -> None:

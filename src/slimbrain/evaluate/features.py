@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
 
 from slimbrain.atomic import write_atomic
 from slimbrain.config import WindowConfig
-from slimbrain.data import read_clip
+from slimbrain.data import Sessions, read_clip
 from slimbrain.errors import InputError
-from slimbrain.evaluate.pooling import pool_tokens
-from slimbrain.models.hub import from_pretrained
+from slimbrain.evaluate.pooling import pool_tokens, pooled_names
+from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
-from slimbrain.saliency import read_window_table, select_uniform
+from slimbrain.saliency import rank_session, read_window_table, select_uniform, trained_saliency
 from slimbrain.store import Contract, SessionInfo, Store
 
 FloatArray = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
+Windows = str | Path | TemporalExtractor | None
+UNIFORM = "uniform"
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,23 @@ class Embeddings:
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def embed_store(store: Store, model: Model, windows: str | Path | None = None, k: int | None = None, label: str = "embed") -> Embeddings:
-    """Embed every session of a store.
+def embed_store(
+    store: Sessions,
+    model: Model,
+    windows: Windows = None,
+    k: int | None = None,
+    label: str = "embed",
+    pooling: str = "moments",
+) -> Embeddings:
+    """Embed every session of a store, or of images that stand in for one.
 
     Parameters
     ----------
     model : from `from_pretrained`, which says how sessions are cut.
-    windows : window table; stage 2 sees the k best of each session, or k spread evenly where it is None.
+    windows : which windows stage 2 sees: a window table, whose k best it takes; a stage 1 model or its folder, by whose scores it
+        takes them as `slimbrain rank` would; or `uniform`, the same as None, for k spread evenly.
     k : windows to see; as many as in training if None. More of them make the vector less noisy.
+    pooling : how stage 2's tokens become a vector; see `pool_tokens`. Stage 1 has one way.
 
     Raises
     ------
@@ -84,23 +94,73 @@ def embed_store(store: Store, model: Model, windows: str | Path | None = None, k
     """
     if model.provenance is None:
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
-    model.provenance.contract.require(store.contract, "the model", f"the store {store.root}")
+    theirs = f"the store {store.root}" if isinstance(store, Store) else "the data"
+    model.provenance.contract.require(store.contract, "the model", theirs)
     trained = model.provenance.window
     cut = trained.model_copy(update={"k": k or trained.k})
-    ranked = ranked_windows(windows, store, cut) if windows else None
+    choose = _choice(windows, store, model, cut) if isinstance(model, HieraJEPA) else None
     values, seen = [], {}
     for info in track(store.sessions, label):
         if isinstance(model, TemporalExtractor):
             values.append(_embed_series(store, info, model))
             seen[info.key] = np.arange(info.n_frames)
         else:
-            chosen = choose_windows(info, cut, model.config.unit_frames, ranked)
-            values.append(_embed_clip(store, info, model, chosen, cut.frames))
+            assert choose is not None
+            chosen = choose(info)
+            values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
             seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
     sessions = store.sessions
     return Embeddings(
         tuple(info.key for info in sessions), tuple(info.subject for info in sessions), np.stack(values), seen, store.contract
     )
+
+
+def open_windows(windows: Windows) -> Path | TemporalExtractor | None:
+    """What windows are chosen by: a table, a stage 1 model, or nothing for evenly spread ones.
+
+    Raises
+    ------
+    InputError
+        If it is a model of stage 2, or nothing of the kind.
+    """
+    if windows is None or windows == UNIFORM or isinstance(windows, TemporalExtractor):
+        return None if isinstance(windows, str) else windows
+    path = Path(windows)
+    if path.is_file() or path.suffix == ".tsv":
+        return path
+    return require_model(from_pretrained(windows), TemporalExtractor, windows)
+
+
+def feature_names(model: Model, pooling: str = "moments") -> list[str]:
+    """A name for each number of an embedding, in its order."""
+    if isinstance(model, TemporalExtractor):
+        return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
+    if model.provenance is None or model.provenance.grid is None:
+        raise InputError("the model does not say which brain it reads; read it with slimbrain.from_pretrained.")
+    return pooled_names(pooling, model.encoder.width, model.provenance.grid.units.mm.tolist())
+
+
+def _choice(windows: Windows, store: Sessions, model: HieraJEPA, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
+    """Which windows of a session the model sees."""
+    unit_frames, opened = model.config.unit_frames, open_windows(windows)
+    if not isinstance(opened, TemporalExtractor):
+        ranked = ranked_windows(opened, store, cut) if opened else None
+        return lambda info: choose_windows(info, cut, unit_frames, ranked)
+    scorer, saliency = opened, trained_saliency(opened)
+    if scorer.provenance:
+        scorer.provenance.contract.require(store.contract, "the stage 1 model", "the data")
+    if scorer.window_frames != cut.frames:
+        raise InputError(
+            f"the stage 1 model scores windows of {scorer.window_frames} frames, but stage 2 sees windows of {cut.frames}; "
+            "give one of the same preset."
+        )
+
+    def choose(info: SessionInfo) -> list[int]:
+        # Budgets over several runs are for training: a vector must not depend on what else is embedded.
+        rows = sorted(rank_session(store, info, scorer, saliency), key=lambda row: row.rank)
+        return choose_windows(info, cut, unit_frames, {info.key: [row.window for row in rows]})
+
+    return choose
 
 
 def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ranked: Mapping[str, Sequence[int]] | None) -> list[int]:
@@ -120,7 +180,7 @@ def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ra
     return sorted(int(number) for number in ranked[info.key][:count])
 
 
-def ranked_windows(path: str | Path, store: Store, window: WindowConfig) -> dict[str, list[int]]:
+def ranked_windows(path: str | Path, store: Sessions, window: WindowConfig) -> dict[str, list[int]]:
     """Windows of each session in a window table that are chosen, best first.
 
     Raises
@@ -151,37 +211,13 @@ def untrained(model: Model, seed: int = 0) -> Model:
 
 
 @torch.inference_mode()
-def _embed_series(store: Store, info: SessionInfo, model: TemporalExtractor) -> FloatArray:
+def _embed_series(store: Sessions, info: SessionInfo, model: TemporalExtractor) -> FloatArray:
     mm = torch.tensor(store.channels(info.key).mm, dtype=torch.float32)
     session, _ = model.embed(torch.from_numpy(store.coarse(info.key))[None], mm, info.tr)
     return session[0].float().cpu().numpy()
 
 
 @torch.inference_mode()
-def _embed_clip(store: Store, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int) -> FloatArray:
+def _embed_clip(store: Sessions, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int, pooling: str) -> FloatArray:
     tokens = model.encoder([read_clip(store, info, windows, frames)])
-    return pool_tokens(tokens)[0].float().cpu().numpy()
-
-
-class SlimBrainEncoder(TransformerMixin, BaseEstimator):
-    """A trained model as a scikit-learn transformer: sessions of a store in, vectors out.
-
-    Parameters
-    ----------
-    checkpoint : model folder or hub id.
-    windows : window table from `slimbrain rank`; windows spread evenly if None.
-    """
-
-    def __init__(self, checkpoint: str | Path, windows: str | Path | None = None) -> None:
-        self.checkpoint = checkpoint
-        self.windows = windows
-
-    def fit(self, X: object = None, y: object = None) -> SlimBrainEncoder:
-        """Load the model; nothing is learnt from X."""
-        self.model_ = from_pretrained(self.checkpoint)
-        return self
-
-    def transform(self, X: Store | str | Path) -> FloatArray:
-        """(N, D) one row a session of the store, in manifest order."""
-        store = X if isinstance(X, Store) else Store(X)
-        return embed_store(store, self.model_, self.windows).values
+    return pool_tokens(tokens, pooling)[0].float().cpu().numpy()

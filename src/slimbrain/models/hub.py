@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,29 +16,48 @@ from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import MASK_FILE, Grid
+from slimbrain.models.card import Measured, model_card
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import Provenance
+from slimbrain.models.remote import fetch, pickles, pickles_of, put
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import ROI, Contract
+from slimbrain.store import ROI, Contract, sha256
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "config.json", "README.md", "evaluations.json"
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE, MASK_FILE)
+"""All that a model folder consists of."""
+
 NORMALISATION = "voxelwise z-score over the session"
 
 
 def save_pretrained(
-    model: HieraJEPA | TemporalExtractor, folder: str | Path, provenance: Provenance, weights: Mapping[str, Tensor] | None = None
+    model: HieraJEPA | TemporalExtractor,
+    folder: str | Path,
+    provenance: Provenance | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a model folder; each file appears whole or not at all, config.json last.
 
+    Evaluations of other weights that the folder held are dropped; `slimbrain.add_evaluation` adds those of these.
+
     Parameters
     ----------
+    provenance : what the weights cannot say; the model's own if None.
     weights : the state dict, where the model holds only a part of it.
+
+    Raises
+    ------
+    InputError
+        If there is no provenance.
     """
-    folder = Path(folder)
+    folder, provenance = Path(folder), provenance or model.provenance
+    if provenance is None:
+        raise InputError(f"{folder}: the model does not say what it was trained on; give its provenance.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomic(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    (folder / EVALUATIONS_FILE).unlink(missing_ok=True)
     if provenance.grid:
         provenance.grid.save_mask(folder / MASK_FILE)
     config = {
@@ -46,20 +65,24 @@ def save_pretrained(
         "window": provenance.window.model_dump(),
         "contract": {**provenance.contract.to_dict(), "normalisation": NORMALISATION, "window_frames": provenance.window.frames},
         "training": dict(provenance.training),
+        "weights_sha256": sha256(folder / WEIGHTS_FILE),
         "version": __version__,
     }
-    write_text(folder / CARD_FILE, _card(model, config))
+    write_text(folder / CARD_FILE, model_card(model, config))
     write_json(folder / CONFIG_FILE, config)
     return folder
 
 
-def from_pretrained(source: str | Path, contract: Contract | None = None) -> HieraJEPA | TemporalExtractor:
-    """Read a model folder, or download one from the Hugging Face hub by its id.
+def from_pretrained(source: str | Path, contract: Contract | None = None, revision: str | None = None) -> HieraJEPA | TemporalExtractor:
+    """Read a model folder, or one of the Hugging Face hub by its id, from the cache where the hub cannot be reached.
+
+    Weights are read from safetensors alone; a pickle, which can run code, is never opened.
 
     Parameters
     ----------
     source : folder, or hub id such as `lab/model`.
     contract : of the data to be read; compared with the model's if given.
+    revision : branch, tag or commit on the hub; the default branch if None.
 
     Returns
     -------
@@ -68,24 +91,31 @@ def from_pretrained(source: str | Path, contract: Contract | None = None) -> Hie
     Raises
     ------
     InputError
-        If the folder is not a slimbrain model.
+        If the folder is not a slimbrain model, is damaged, or the hub cannot give it.
     ContractError
         If the data do not fit the model.
     """
-    folder = _resolve(source)
+    folder = _resolve(source, revision)
     config = _read_config(folder)
     model = _build(config, folder)
     model.provenance = provenance = _provenance(config, folder)
     if contract:
         provenance.contract.require(contract, f"the model {source}", "the data")
     try:
+        _require_unchanged(folder, config)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{folder / WEIGHTS_FILE}: does not hold the weights that {CONFIG_FILE} describes ({reason}); export the model again."
         ) from error
     return model.eval()
+
+
+def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if the weights are not those that were written; models of before this was recorded have no hash."""
+    if config.get("weights_sha256", "") not in ("", sha256(folder / WEIGHTS_FILE)):
+        raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
 
 
 def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:
@@ -97,21 +127,65 @@ def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kin
     return model
 
 
-def _resolve(source: str | Path) -> Path:
+def push_to_hub(
+    folder: str | Path,
+    name: str,
+    private: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str = "Upload a slimbrain model",
+) -> str:
+    """Put a model folder on the Hugging Face hub, once it has been read and found whole; its own files and no others.
+
+    Parameters
+    ----------
+    name : hub id such as `lab/model`; made if it is not there.
+    private : whether only you and your organisation see it. One that is public already is refused then.
+    revision : branch to put it on; the default branch if None.
+    token : the one of `hf auth login` if None.
+
+    Returns
+    -------
+    The address of the commit.
+
+    Raises
+    ------
+    InputError
+        If the folder is no model, or the hub refuses, or cannot be reached.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
+    from_pretrained(folder)
+    stale = [] if (folder / EVALUATIONS_FILE).exists() else [EVALUATIONS_FILE]
+    return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
+
+
+def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Sequence[Measured]) -> Path:
+    """Write the card of a model folder again, with these evaluations."""
+    return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
+
+
+def _resolve(source: str | Path, revision: str | None) -> Path:
     folder = Path(source)
     if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"{source}: is a folder, which has no revisions; leave revision={revision!r} out, or give a hub id.")
+        _require_safetensors(folder, [path.name for path in folder.iterdir()])
         return folder
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise InputError(f"{source}: is not a model folder; give RUN/model of a pretraining run, or a hub id such as lab/model.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    fetched = fetch(str(source), revision, MODEL_FILES)
+    if not (fetched / WEIGHTS_FILE).exists():
+        _require_safetensors(Path(source), pickles_of(str(source), revision))
+    return fetched
 
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MASK_FILE]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+
+def _require_safetensors(folder: Path, names: Sequence[str]) -> None:
+    if WEIGHTS_FILE not in names and (found := pickles(names)):
         raise InputError(
-            f"{source}: is neither a folder here nor a model that the hub gave ({type(error).__name__}); check the name or the network."
-        ) from error
+            f"{folder / found[0]}: is a pickle, which could run code on this machine; it is not opened, ask its authors for {WEIGHTS_FILE}."
+        )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -165,37 +239,3 @@ def _provenance(config: Mapping[str, Any], folder: Path) -> Provenance:
     if grid and grid.hash != contract.mask:
         raise ContractError(f"{folder / MASK_FILE}: is not the mask that {CONFIG_FILE} names; export the model again.")
     return Provenance(contract, window, grid, training)
-
-
-def _card(model: nn.Module, config: Mapping[str, Any]) -> str:
-    contract, training = config["contract"], config["training"]
-    stage = "temporal extractor (stage 1)" if config["kind"] == "temporal" else "Hiera-JEPA voxel encoder (stage 2)"
-    lines = [
-        "---",
-        "library_name: slimbrain",
-        "tags: [fmri, neuroimaging, self-supervised]",
-        "---",
-        f"# slimbrain {stage}",
-        "",
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, written by slimbrain {config['version']}.",
-        "Method: SLIM-Brain, arXiv 2512.21881.",
-        "",
-        "## What it reads",
-        "",
-        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
-        f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, "
-        f"windows of {contract['window_frames']} frames. Anything else is refused.",
-        "",
-        "## What it was trained on",
-        "",
-        *(f"- {name}: {value}" for name, value in training.items() if not isinstance(value, (dict, list))),
-        "",
-        "## Use",
-        "",
-        "    import slimbrain",
-        '    model = slimbrain.from_pretrained("path/to/this/folder")',
-        "",
-        "For research. Not validated for any clinical decision. Evaluate on subjects that were not in pretraining.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -110,17 +110,36 @@ def _preference(candidate: Version) -> tuple[int, int, int, str]:
 
 def _describe(bids_dir: Path, image: Path, entities: dict[str, str]) -> Run:
     sidecars = tuple(_inherited(bids_dir, image, entities, "bold.json"))
-    sidecar: dict[str, Any] = {}
-    for path in sidecars:
-        sidecar.update(read_json(path))
     return Run(
         image=image,
         entities=entities,
-        sidecar=sidecar,
+        sidecar=_merged(sidecars),
         sidecars=sidecars,
         confounds=next(iter(_confounds(image, entities)), None),
         events=next(reversed(_inherited(bids_dir, image, entities, "events.tsv")), None),
     )
+
+
+def describe_image(image: Path) -> Run:
+    """One image by itself, with the metadata that hold for it.
+
+    Where its name has a participant, by BIDS' inheritance principle from the folder that holds `sub-*` downwards; else the JSON file
+    of its name.
+    """
+    entities = parse_entities(image.name)
+    if "sub" not in entities:
+        beside = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+        return Run(image=image, entities={}, sidecar=_merged([beside] if beside.is_file() else []))
+    root = next((folder.parent for folder in image.parents if folder.name == f"sub-{entities['sub']}"), image.parent)
+    return Run(image=image, entities=entities, sidecar=_merged(_inherited(root, image, entities, "bold.json")))
+
+
+def _merged(sidecars: Iterable[Path]) -> dict[str, Any]:
+    """What JSON files say together, the later one where two say something."""
+    merged: dict[str, Any] = {}
+    for path in sidecars:
+        merged.update(read_json(path))
+    return merged
 
 
 def _inherited(bids_dir: Path, image: Path, entities: dict[str, str], ending: str) -> list[Path]:

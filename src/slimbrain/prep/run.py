@@ -29,7 +29,7 @@ from slimbrain.prep.quality import Quality, assess
 from slimbrain.prep.roi import prepare_roi
 from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
-from slimbrain.prep.volume import SPLINE_ORDER, TARGET_TR_S, Prepared, TimeAxis, prepare_image
+from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
 from slimbrain.progress import track
 from slimbrain.store import DESCRIPTION_FILE, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
 from slimbrain.verify import sweep
@@ -275,7 +275,7 @@ def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> Prepar
 def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str]) -> PreparedRun | ExcludedRun:
     run, options, tr = job.run, job.options, known["SourceRepetitionTime"]
     times = TimeAxis(source.n_frames, tr)
-    _require_length(source.path, source.n_frames, times, options.window_frames)
+    require_length(source.path, times, options.window_frames)
     confounds = load_confounds(run, options.denoise, source.n_frames)
     prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
     quality = assess(prepared, store.grid, run, times, options.warn_coverage, template_likeness(source), confounds)
@@ -303,7 +303,7 @@ def _prepare_regions(job: _Job, store: Store, source: RoiSeries, known: dict[str
     if job.options.denoise != "none":
         raise InputError(f"{run.name}: --denoise {job.options.denoise} needs the image and its confounds; use --denoise none.")
     times = TimeAxis(len(source.values), known["SourceRepetitionTime"])
-    _require_length(source.path, len(source.values), times, job.options.window_frames)
+    require_length(source.path, times, job.options.window_frames)
     prepared = prepare_roi(source, times)
     if prepared.empty:
         names = ", ".join(prepared.empty[:MAX_NAMED]) + (", ..." if len(prepared.empty) > MAX_NAMED else "")
@@ -315,13 +315,6 @@ def _prepare_regions(job: _Job, store: Store, source: RoiSeries, known: dict[str
         run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc={"n_warnings": len(warnings)}
     )
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
-
-
-def _require_length(path: Path, n_frames: int, times: TimeAxis, window_frames: int) -> None:
-    if times.n_frames < window_frames:
-        raise InputError(f"{path}: gives {times.n_frames} frames of {times.tr:g} s, under a window ({window_frames}); leave it out.")
-    if n_frames <= SPLINE_ORDER:
-        raise InputError(f"{path}: has {n_frames} frames, a cubic spline needs {SPLINE_ORDER + 1}; leave it out.")
 
 
 def _write(store: Store, run: Run, prepared: Prepared, sidecar: dict[str, Any], quality: Quality, n_warnings: int) -> SessionInfo:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, Protocol, TypeVar, cast
@@ -211,6 +211,56 @@ def open_source(path: str | Path) -> NiftiSource:
     return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter)
 
 
+@dataclass(frozen=True)
+class ArraySource(Source):
+    """A series of volumes in memory.
+
+    Attributes
+    ----------
+    values : (X, Y, Z, T) in the image's units.
+    """
+
+    values: FloatArray
+
+    def raw_blocks(self) -> Iterator[FloatArray]:
+        for start in range(0, self.n_frames, self.frames_a_block):
+            block = self.values[..., start : start + self.frames_a_block].T
+            yield np.ascontiguousarray(block).reshape(len(block), -1)
+
+
+def source_of(image: Any, name: str) -> Source:
+    """An image that nibabel, or a library that builds on it, holds.
+
+    One that was loaded and not changed is read from its file, like the file itself: to the bit the same numbers, and none of them in
+    memory whole. Affine and TR are the image's own, which may have been corrected since.
+
+    Parameters
+    ----------
+    image : a nibabel image.
+    name : what messages call it if it is no file.
+
+    Raises
+    ------
+    InputError
+        As `open_source`.
+    """
+    import nibabel
+
+    file = image.get_filename() if isinstance(image, nibabel.spatialimages.SpatialImage) else None
+    path = Path(file or name)
+    if not isinstance(image, nibabel.Nifti1Pair):
+        raise InputError(f"{path}: is {type(image).__name__}, not a NIfTI image; give a nibabel.Nifti1Image.")
+    _check_shape(path, image.shape)
+    _check_geometry(path, image)
+    affine, header_tr = np.asarray(image.affine, np.float64), _header_tr(image.header)
+    if file and nibabel.is_proxy(image.dataobj):
+        return replace(open_source(file), affine=affine, header_tr=header_tr)
+    values = np.asanyarray(image.dataobj)
+    _check_type(path, values.dtype)
+    shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
+    return ArraySource(path, shape, affine, values.dtype, header_tr, values)
+
+
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) != 4:
         raise InputError(f"{path}: has {len(shape)} dimensions {tuple(shape)}; give a 4D time series.")
@@ -265,7 +315,9 @@ class Timed(Protocol):
     def header_tr(self) -> float | None: ...
 
 
-def repetition_time(source: Timed, sidecar: Mapping[str, Any], given: float | None, said_by: str = "sidecar") -> tuple[float, str]:
+def repetition_time(
+    source: Timed, sidecar: Mapping[str, Any], given: float | None, said_by: str = "sidecar", option: str = "--tr"
+) -> tuple[float, str]:
     """The TR, and who says so: the sidecar, else the header, else the user.
 
     A header value of 0 or of exactly 1 counts as missing, since software writes it when nobody set one.
@@ -273,12 +325,13 @@ def repetition_time(source: Timed, sidecar: Mapping[str, Any], given: float | No
     Parameters
     ----------
     sidecar : BIDS metadata of the recording.
-    given : value of `--tr` in seconds; may fill a gap, never contradict.
+    given : the user's value in seconds; may fill a gap, never contradict.
     said_by : where the metadata come from.
+    option : what the user gives it with.
 
     Returns
     -------
-    Seconds a frame, and `said_by`, `header` or `--tr`.
+    Seconds a frame, and `said_by`, `header` or `option`.
 
     Raises
     ------
@@ -290,11 +343,11 @@ def repetition_time(source: Timed, sidecar: Mapping[str, Any], given: float | No
         raise InputError(f"{path}: its {said_by} gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the {said_by}.")
     tr, origin = (float(stated), said_by) if stated is not None else (source.header_tr, "header")
     if tr is None and given is None:
-        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with --tr.")
+        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with {option}.")
     if tr is None:
-        return cast(float, given), "--tr"
+        return cast(float, given), option
     if given is not None and abs(given - tr) > TR_TOLERANCE_S:
-        raise InputError(f"{path}: its {origin} gives TR {tr:g} s but --tr says {given:g} s; drop --tr or correct the {origin}.")
+        raise InputError(f"{path}: its {origin} gives TR {tr:g} s but {option} says {given:g} s; drop {option} or correct the {origin}.")
     return tr, origin
 
 

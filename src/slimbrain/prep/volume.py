@@ -310,6 +310,20 @@ class TimeAxis:
         return blocks
 
 
+def require_length(path: Path, times: TimeAxis, window_frames: int) -> None:
+    """Refuse a run that has no whole window, or too few frames to be interpolated.
+
+    Raises
+    ------
+    InputError
+        Then.
+    """
+    if times.n_frames < window_frames:
+        raise InputError(f"{path}: gives {times.n_frames} frames of {times.tr:g} s, under a window ({window_frames}); leave it out.")
+    if times.n_source <= SPLINE_ORDER:
+        raise InputError(f"{path}: has {times.n_source} frames, a cubic spline needs {SPLINE_ORDER + 1}; leave it out.")
+
+
 def _patch_blocks(grid: Grid, n_frames: int) -> Iterator[slice]:
     step = max(1, SERIES_BLOCK_BYTES // (4 * grid.voxels_per_patch * n_frames))
     for start in range(0, grid.n_patches, step):

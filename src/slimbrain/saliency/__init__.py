@@ -1,7 +1,7 @@
 """Which windows are worth looking at: what each is worth, in which order to take them, and the table that says so."""
 
 from slimbrain.saliency.fast import fast_scores
-from slimbrain.saliency.ranking import rank_store, trained_saliency
+from slimbrain.saliency.ranking import rank_session, rank_store, trained_saliency
 from slimbrain.saliency.scores import WindowScores, exact_scores, window_errors, z
 from slimbrain.saliency.select import (
     order_apart,
@@ -25,6 +25,7 @@ __all__ = [
     "order_apart",
     "order_by_score",
     "order_diverse",
+    "rank_session",
     "rank_store",
     "ranks",
     "ranks_of",

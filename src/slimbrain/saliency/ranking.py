@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slimbrain.config import SaliencyConfig
+from slimbrain.data import Sessions
 from slimbrain.errors import InputError
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
@@ -14,7 +15,7 @@ from slimbrain.saliency.fast import fast_scores
 from slimbrain.saliency.scores import WindowScores, exact_scores
 from slimbrain.saliency.select import IntArray, order_apart, order_by_score, order_diverse
 from slimbrain.saliency.table import WindowRow, window_rows, within_budget
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
 
 
 def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig | None = None, device: str = "cpu") -> list[WindowRow]:
@@ -28,16 +29,29 @@ def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig 
     saliency = saliency or SaliencyConfig()
     rows: list[WindowRow] = []
     for info in track(store.sessions, "rank"):
-        series = torch.from_numpy(store.coarse(info.key)).to(device)
-        places = torch.from_numpy(np.asarray(store.channels(info.key).mm, np.float32)).to(device)
-        score = exact_scores if saliency.method == "exact" else fast_scores
-        try:
-            scores = score(model, series, places, info.tr, saliency)
-        except InputError as error:
-            raise InputError(f"{info.path}: {error}") from error
-        rows += window_rows(info.key, scores, _order(model, series, places, info.tr, scores, saliency))
+        rows += rank_session(store, info, model, saliency, device)
     scans = {info.key: f"{info.subject}_{info.session}" for info in store.sessions}
     return within_budget(rows, scans, saliency.per_run, saliency.per_session)
+
+
+def rank_session(
+    store: Sessions, info: SessionInfo, model: TemporalExtractor, saliency: SaliencyConfig, device: str = "cpu"
+) -> list[WindowRow]:
+    """Score all windows of one session and put them in order; no budget is applied.
+
+    Raises
+    ------
+    InputError
+        If it cannot be scored.
+    """
+    series = torch.from_numpy(store.coarse(info.key)).to(device)
+    places = torch.from_numpy(np.asarray(store.channels(info.key).mm, np.float32)).to(device)
+    score = exact_scores if saliency.method == "exact" else fast_scores
+    try:
+        scores = score(model, series, places, info.tr, saliency)
+    except InputError as error:
+        raise InputError(f"{info.path}: {error}") from error
+    return window_rows(info.key, scores, _order(model, series, places, info.tr, scores, saliency))
 
 
 def _order(model: TemporalExtractor, series: Tensor, places: Tensor, tr: float, scores: WindowScores, saliency: SaliencyConfig) -> IntArray:

@@ -18,6 +18,7 @@ from slimbrain.config import Preset
 from slimbrain.data import ClipDraws, Draws
 from slimbrain.distributed import from_first, local_device, process_group, rank, wait, world_size
 from slimbrain.errors import InputError
+from slimbrain.models.card import UNKNOWN
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.provenance import Provenance, subject_hash
 from slimbrain.store import Store
@@ -105,10 +106,22 @@ def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Map
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
     counts = {"sessions": len(stage.draws.sessions), "subjects": len(hashes), "steps": config.steps}
     training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, "subject_hashes": hashes}
+    training["cohorts"] = _cohorts(stage.draws, store)
     if stage.name == "temporal":
         training["saliency"] = preset.saliency.model_dump()
     grid = None if store.contract.lattice == "roi" else store.grid
     return Provenance(store.contract, preset.window, grid, training)
+
+
+def _cohorts(draws: Draws, store: Store) -> list[dict[str, Any]]:
+    """Who was trained on, cohort by cohort, for the card; a licence, and the name of a store that is not told apart, only if it says so."""
+    licence = str(store.description.get("License") or UNKNOWN)
+    rows = []
+    for cohort in sorted(set(draws.cohorts)):
+        sessions = [info for info, name in zip(draws.sessions, draws.cohorts, strict=True) if name == cohort]
+        subjects = len({info.subject for info in sessions})
+        rows.append({"name": cohort or UNKNOWN, "subjects": subjects, "sessions": len(sessions), "licence": licence})
+    return rows
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,0 +1,151 @@
+"""The model card: what a stranger must know before the weights are used, for people in the text and for the hub in its first lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+UNKNOWN = "unknown"
+"""What a card says where nobody knows; the hub takes it for a licence, too."""
+
+STAGES = {"temporal": "temporal extractor (stage 1)", "voxel": "Hiera-JEPA voxel encoder (stage 2)"}
+
+INTENDED = (
+    "Research on groups: frozen vectors of preprocessed fMRI sessions for probes, clustering and identification, or a starting point for "
+    "fine-tuning, on data prepared as above, beside the baselines that `slimbrain evaluate` puts into every table."
+)
+OUT_OF_SCOPE = (
+    "Diagnosis, prognosis, or any decision about one person: nothing here is validated for it. Finding out who somebody is, which vectors "
+    "of brain activity can serve. Children, patients, scanners and protocols unlike those of the cohorts above, unless they are evaluated "
+    "first. Images in native space, other templates, or prepared otherwise."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one evaluation adds to a card.
+
+    Attributes
+    ----------
+    text : markdown, a heading of the second level and a table.
+    task, cohort, metrics : what was predicted, in whom, and the model's own figures, for the hub's metadata.
+    """
+
+    text: str
+    task: str
+    cohort: str
+    metrics: Mapping[str, float]
+
+
+def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[Measured] = ()) -> str:
+    """The card of a model folder.
+
+    Parameters
+    ----------
+    config : the folder's config.json.
+    measured : evaluations to show.
+    """
+    contract, training = config["contract"], config.get("training", {})
+    stage = STAGES[config["kind"]]
+    lines = [
+        *("---", _front_matter(f"slimbrain {stage}", measured), "---"),
+        f"# slimbrain {stage}",
+        "",
+        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, written by slimbrain {config['version']}.",
+        "Method: SLIM-Brain, arXiv 2512.21881.",
+        "",
+        "## What it reads",
+        "",
+        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
+        f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, "
+        f"windows of {contract['window_frames']} frames. Anything else is refused.",
+        "",
+        "## What it was trained on",
+        "",
+        *_cohorts(training),
+        "",
+        *(f"- {name}: {value}" for name, value in training.items() if not isinstance(value, (dict, list))),
+        "",
+        "## Who was seen",
+        "",
+        _leakage(training),
+        "",
+        *("## Intended use", "", INTENDED, "", "## Out of scope", "", OUT_OF_SCOPE, ""),
+        *("## Use", "", "    import slimbrain", '    model = slimbrain.from_pretrained("path/to/this/folder, or its hub id")'),
+        '    vectors = slimbrain.SlimBrainEncoder("path/to/this/folder, or its hub id").fit().transform(["bold.nii.gz"])',
+        "",
+        *("## Evaluation", "", *(_evaluation(measured))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cohort_rows(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name, subjects, sessions and licence of each training cohort; one unknown row where the model does not say."""
+    rows = training.get("cohorts")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        rows = [{name: training[name] for name in ("subjects", "sessions") if name in training}]
+    return [{**{name: UNKNOWN for name in ("name", "subjects", "sessions", "licence")}, **row} for row in rows]
+
+
+def _front_matter(title: str, measured: Sequence[Measured]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="other",
+            task_name=found.task,
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", found.cohort.lower()).strip("-") or UNKNOWN,
+            dataset_name=found.cohort,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for found in measured
+        for metric, value in found.metrics.items()
+    ]
+    data = ModelCardData(
+        library_name="slimbrain",
+        pipeline_tag="feature-extraction",
+        license=UNKNOWN,
+        tags=["fmri", "neuroimaging", "self-supervised"],
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _cohorts(training: Mapping[str, Any]) -> list[str]:
+    rows = cohort_rows(training)
+    lines = ["| cohort | participants | sessions | licence |", "|---|---|---|---|"]
+    lines += [f"| {_cell(row['name'])} | {_cell(row['subjects'])} | {_cell(row['sessions'])} | {_cell(row['licence'])} |" for row in rows]
+    if any(row["licence"] == UNKNOWN for row in rows):
+        lines += ["", "**The licence of training data is unknown.** Find it out before you share the weights, or what is made with them."]
+    return lines
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value).replace("|", "/").split())
+    return f"**{UNKNOWN}**" if text == UNKNOWN else text
+
+
+def _leakage(training: Mapping[str, Any]) -> str:
+    hashes = training.get("subject_hashes")
+    if not isinstance(hashes, list) or not hashes:
+        return (
+            f"**Who was seen in pretraining is {UNKNOWN}**: the model carries no hashes of its participants, so nobody can tell whether an "
+            "evaluation is on people it knows."
+        )
+    return (
+        f"`config.json` carries salted hashes of the {len(hashes)} participants seen in pretraining, no names. `slimbrain evaluate` looks "
+        "for them among those it is to score, and refuses to score on them unless `--allow-seen` is given, which the table then says."
+    )
+
+
+def _evaluation(measured: Sequence[Measured]) -> list[str]:
+    if not measured:
+        return ["None is recorded here; `slimbrain.add_evaluation` adds what `slimbrain evaluate` wrote."]
+    # A level down: the tables have headings of their own.
+    return [line for found in measured for line in (f"#{found.text}".rstrip(), "")]
