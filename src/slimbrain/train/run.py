@@ -19,7 +19,7 @@ from slimbrain.data import ClipDraws, Draws
 from slimbrain.distributed import from_first, local_device, process_group, rank, wait, world_size
 from slimbrain.errors import InputError
 from slimbrain.models.hub import save_pretrained
-from slimbrain.models.provenance import Provenance, subject_hash
+from slimbrain.models.provenance import REMEMBERED, Provenance, people_in, remember
 from slimbrain.store import Store
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
@@ -100,11 +100,11 @@ def _train(
 
 
 def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float]) -> Provenance:
-    """Where the weights come from; of participants only salted hashes."""
-    hashes = sorted({subject_hash(info.subject) for info in stage.draws.sessions})
+    """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
+    people = people_in(store, stage.draws.sessions)
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
-    counts = {"sessions": len(stage.draws.sessions), "subjects": len(hashes), "steps": config.steps}
-    training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, "subject_hashes": hashes}
+    counts = {"sessions": len(stage.draws.sessions), "subjects": len(people), "steps": config.steps}
+    training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, REMEMBERED: remember(people)}
     if stage.name == "temporal":
         training["saliency"] = preset.saliency.model_dump()
     grid = None if store.contract.lattice == "roi" else store.grid
