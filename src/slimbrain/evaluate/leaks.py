@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from slimbrain.errors import InputError
 from slimbrain.evaluate.probe import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.tasks import Target
-from slimbrain.models.fingerprint import sketch
+from slimbrain.models.fingerprint import sketch, standardised
 from slimbrain.models.provenance import Person, Provenance
 from slimbrain.store import DATA_SHA256, Store
 
 DUPLICATE_CORRELATION = 0.999
-"""Two recordings that agree better than this are one: the same person scanned again reaches 0.5."""
+"""Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""
 
-CANDIDATE_LIKENESS = 0.9
-"""Cosine of two sketches over which the series themselves are compared. Noise weighs more in changes than in series: a copy at 0.999 may
-have 0.97 here."""
+CANDIDATE_LIKENESS = 0.8
+"""Cosine of two sketches over which the series themselves are compared: of 258 recordings a copy at 0.999 has at least 0.995, two others at
+most 0.51 (`models.fingerprint`)."""
 
 Pair = tuple[str, str, str]
 """Two session keys and what shows that they are one recording."""
@@ -100,7 +100,7 @@ def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     if first.shape[1] != second.shape[1]:
         return 0.0
     frames = min(len(first), len(second))
-    a, b = (_standardised(values[:frames]) for values in (first, second))
+    a, b = (standardised(values[:frames]) for values in (first, second))
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / size if size else 0.0
 
@@ -130,7 +130,7 @@ def scoring_record(target: Target, policy: SplitPolicy, n_predictors: int) -> di
             tested[split.test] += 1
         most = max(most, int(tested.max()))
     if most > 1:
-        raise InputError(f"A subject is tested {most} times with one seed; this is a fault of slimbrain, report it with the command.")
+        raise InputError(f"A subject is tested {most} times with one seed; this is a fault of slimbrain, report it.")
     tuned = "inner folds of the training subjects" if policy.kind == "k-fold" else "the validation subjects"
     return {"times_a_seed": most, **record, "tuned_on": tuned, "fitted_on": "the training subjects"}
 
@@ -146,9 +146,7 @@ def require_apart(target: Target, split: Split) -> None:
     sides = {name: set(target.subjects[rows]) for name, rows in vars(split).items()}
     for (one, first), (other, second) in combinations(sides.items(), 2):
         if both := first & second:
-            raise InputError(
-                f"{min(both)}: is in {one} and in {other} of one split; this is a fault of slimbrain, report it with the command."
-            )
+            raise InputError(f"{min(both)}: is in {one} and in {other} of one split; this is a fault of slimbrain, report it.")
 
 
 def _like(sketches: NDArray[np.float64], block: int = 1024) -> Iterator[tuple[int, int]]:
@@ -158,11 +156,3 @@ def _like(sketches: NDArray[np.float64], block: int = 1024) -> Iterator[tuple[in
         for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
             if row < column:
                 yield row, column
-
-
-def _standardised(series: NDArray[Any]) -> NDArray[np.float64]:
-    values = np.asarray(series, dtype=np.float64)
-    values = values - values.mean(axis=0)
-    spread = values.std(axis=0)
-    standard: NDArray[np.float64] = np.divide(values, spread, out=np.zeros_like(values), where=spread > 1e-12)
-    return standard
