@@ -250,7 +250,7 @@ def test_a_subject_tested_twice_or_on_two_sides_is_refused(monkeypatch: pytest.M
     twice = [Split(rows[40:], rows[:0], rows[:40]), Split(rows[40:], rows[:0], rows[38:40])]
     monkeypatch.setattr(leaks, "outer_splits", lambda *arguments: twice)
     with pytest.raises(InputError, match="tested 2 times with one seed"):
-        scoring_record(target, SplitPolicy(), 1)
+        scoring_record(target, SplitPolicy())
     torn = [Split(rows[1:], rows[:0], rows[:1])]
     monkeypatch.setattr(leaks, "outer_splits", lambda *arguments: torn)
     with pytest.raises(InputError, match="is in train and in test"):
@@ -259,8 +259,8 @@ def test_a_subject_tested_twice_or_on_two_sides_is_refused(monkeypatch: pytest.M
 
 def test_identification_fits_and_tunes_nothing() -> None:
     target = replace(target_of(), kind="identification")
-    record = scoring_record(target, SplitPolicy(), 4)
-    assert (record["times_a_seed"], record["predictors"], record["fitted_on"]) == (1, 4, "nothing is fitted")
+    record = scoring_record(target, SplitPolicy())
+    assert (record["times_a_seed"], record["tuned_on"], record["fitted_on"]) == (1, "nothing is tuned", "nothing is fitted")
 
 
 def test_what_is_not_known_of_pretraining_is_said(store: Store) -> None:

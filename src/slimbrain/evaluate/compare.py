@@ -98,7 +98,7 @@ def compare(
     The best baseline is the one with the best mean of the task's primary metric over seeds; the difference is that of
     the first of `ours` minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
     """
-    record = scoring_record(target, task.policy, len(ours) + len(baselines))
+    record = scoring_record(target, task.policy)
     # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
     with threadpool_limits(1):
         entries = [_entry(features, target, task) for features in track([*ours, *baselines], f"evaluate {task.name}")]
@@ -120,7 +120,7 @@ def compare(
         "published": dict(task.published),
         "seen_in_pretraining": 0,
         "pretraining_unknown": [],
-        "test_scored": record,
+        "test_scored": {**record, "predictors": len(mine) + len(theirs)},
         "contract": {},
         "version": __version__,
         "excluded": dict(target.excluded),

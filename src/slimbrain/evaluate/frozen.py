@@ -8,10 +8,9 @@ from typing import Any
 
 from slimbrain.evaluate.compare import UNTRAINED, evaluate
 from slimbrain.evaluate.features import embed_store, untrained
-from slimbrain.evaluate.leaks import require_unseen
-from slimbrain.evaluate.tasks import get_task, read_target
+from slimbrain.evaluate.leaks import screen
+from slimbrain.evaluate.tasks import get_task
 from slimbrain.models.hub import from_pretrained
-from slimbrain.models.provenance import people_in
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
 
@@ -41,13 +40,11 @@ def evaluate_frozen(
     """
     chosen = get_task(task, phenotypes=phenotypes)
     loaded = [from_pretrained(source, store.contract) for source in models]
-    # Before hours of embedding: can the labels be read, and were these people seen?
-    people = people_in(store, [store.session(key) for key in read_target(chosen, store).keys])
-    seen = require_unseen({str(source): model.provenance for source, model in zip(models, loaded, strict=True)}, people, allow_seen)
+    provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
+    seen, unknown = screen(store, chosen, provenances, allow_seen)
     embeddings = [embed_store(store, model, windows, k, f"embed with {source}") for model, source in zip(loaded, models, strict=True)]
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
     fresh = embed_store(store, untrained(loaded[0]), windows, k, "embed with untrained weights")
     vectors = {name: found.by_session() for name, found in zip(names, embeddings, strict=True)} | {UNTRAINED: fresh.by_session()}
-    unknown = [name for name, model in zip(names, loaded, strict=True) if not (model.provenance and model.provenance.remembers)]
     return evaluate(store, chosen, vectors, embeddings[0].seen, seen, pretraining_unknown=unknown)

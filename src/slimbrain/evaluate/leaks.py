@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.probe import Split, SplitPolicy, outer_splits
-from slimbrain.evaluate.tasks import Target
+from slimbrain.evaluate.tasks import Target, Task, read_target
 from slimbrain.models.fingerprint import sketch, standardised
-from slimbrain.models.provenance import Person, Provenance
+from slimbrain.models.provenance import Person, Provenance, people_in
 from slimbrain.store import DATA_SHA256, Store
 
 DUPLICATE_CORRELATION = 0.999
@@ -25,6 +25,22 @@ most 0.51 (`models.fingerprint`)."""
 
 Pair = tuple[str, str, str]
 """Two session keys and what shows that they are one recording."""
+
+
+def screen(store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool) -> tuple[int, list[str]]:
+    """Look at who is to be evaluated before hours of embedding: can the labels be read, and were these people seen?
+
+    Parameters
+    ----------
+    models, allow : as for `require_unseen`.
+
+    Returns
+    -------
+    How many were seen in pretraining, and the models of which nobody knows whom they were pretrained on.
+    """
+    people = people_in(store, [store.session(key) for key in read_target(task, store).keys])
+    unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
+    return require_unseen(models, people, allow), unknown
 
 
 def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Person], allow: bool) -> int:
@@ -105,22 +121,20 @@ def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     return float((a * b).sum()) / size if size else 0.0
 
 
-def scoring_record(target: Target, policy: SplitPolicy, n_predictors: int) -> dict[str, Any]:
+def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
     """How often and after what the test subjects were scored, counted on the splits themselves.
 
     Returns
     -------
-    `times_a_seed`: how often a subject was tested with one seed; `seeds`; `predictors`: rows of the table, each scored as often;
-    `tuned_on` and `fitted_on`.
+    `times_a_seed`: how often a subject is tested with one seed; `seeds`; `tuned_on` and `fitted_on`.
 
     Raises
     ------
     InputError
         If a subject is on two sides of a split, or is tested twice with one seed.
     """
-    record = {"seeds": len(policy.seeds), "predictors": n_predictors}
     if target.kind == "identification":
-        return {"times_a_seed": 1, **record, "seeds": 1, "tuned_on": "nothing is tuned", "fitted_on": "nothing is fitted"}
+        return {"times_a_seed": 1, "seeds": 1, "tuned_on": "nothing is tuned", "fitted_on": "nothing is fitted"}
     most = 0
     for seed in policy.seeds:
         splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata)
@@ -132,7 +146,7 @@ def scoring_record(target: Target, policy: SplitPolicy, n_predictors: int) -> di
     if most > 1:
         raise InputError(f"A subject is tested {most} times with one seed; this is a fault of slimbrain, report it.")
     tuned = "inner folds of the training subjects" if policy.kind == "k-fold" else "the validation subjects"
-    return {"times_a_seed": most, **record, "tuned_on": tuned, "fitted_on": "the training subjects"}
+    return {"times_a_seed": most, "seeds": len(policy.seeds), "tuned_on": tuned, "fitted_on": "the training subjects"}
 
 
 def require_apart(target: Target, split: Split) -> None:

@@ -58,7 +58,7 @@ def as_text() -> str:
 
 
 def as_markdown() -> str:
-    """The table in docs/tasks.md."""
+    """The table and the sections on each benchmark in docs/tasks.md."""
     rows = [
         (
             f"`{entry.name}`",
@@ -71,7 +71,23 @@ def as_markdown() -> str:
         for entry in ENTRIES.values()
     ]
     lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n\n".join([table, *map(_section, ENTRIES.values())]) + "\n"
+
+
+def _section(entry: Entry) -> str:
+    facts = {
+        "Label": entry.made,
+        "Left out, counted by reason": "; ".join(entry.exclusions),
+        "Split": split_of(entry),
+        "What the paper does not say": entry.unsaid,
+        "Data": f"{entry.cohort.title}: {entry.cohort.where}",
+        "Terms": entry.cohort.terms,
+        "Columns and terms looked up at": ", ".join(
+            f"<{source}>" if source.startswith("http") else source for source in entry.cohort.sources
+        ),
+    }
+    return "\n".join([f"### `{entry.name}`", "", *(f"- **{name}**: {text}" for name, text in facts.items())])
 
 
 def columns_read(entry: Entry) -> list[str]:
