@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from slimbrain.config import WindowConfig
+from slimbrain.errors import InputError
 from slimbrain.models.fingerprint import signature
 from slimbrain.models.provenance import COHORT, OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember, subject_hash
 from slimbrain.store import Channels, Contract, Store
@@ -58,6 +59,14 @@ def test_older_checkpoints_are_read_by_label() -> None:
     assert subject_hash("sub-01") == "fe5528b26b16d22f"
     assert old.seen([Person("sub-01", "a", (heard(1),)), Person("sub-02"), Person("sub-03")]) == ["sub-01", "sub-02"]
     assert old.remembers and not model_of(stage="voxel").remembers
+
+
+@pytest.mark.parametrize(
+    "memory", [{"persons": "abc"}, {"persons": [1]}, {"labels": {"a": 1}}, {"recordings": ["zz"]}, {"unplaced": ["sub-01"]}, "x", [1]]
+)
+def test_a_damaged_memory_is_refused(memory: Any) -> None:
+    with pytest.raises(InputError, match="by which the model remembers its participants, is damaged"):
+        model_of(**{REMEMBERED: memory}).seen([Person("sub-01", "", (heard(1),))])
 
 
 def test_names_are_not_told() -> None:

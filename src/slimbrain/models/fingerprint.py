@@ -22,6 +22,7 @@ DRIFT_ORDER = 3
 
 PROJECTIONS = 256
 SEED = 0x511B
+SIGNATURE_DIGITS = PROJECTIONS // 4
 
 SIGNATURE_BITS_APART = 56
 """Signatures at most this far apart are of one recording: 56 of 256 bits stand for a correlation of about 0.77 (Charikar 2002, sign random

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slimbrain.config import WindowConfig
+from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.models.fingerprint import SIGNATURE_BITS_APART, nearest, signature
+from slimbrain.models.fingerprint import SIGNATURE_BITS_APART, SIGNATURE_DIGITS, nearest, signature
 from slimbrain.store import COHORT, Contract, SessionInfo, Store
 
 OLD_HASHES = "subject_hashes"
 """Field of older checkpoints: hashes of labels alone."""
+
+HASH_DIGITS = 16
+HEX = frozenset("0123456789abcdef")
 
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
@@ -66,11 +70,16 @@ class Provenance:
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
         known on one of the two sides, as in older checkpoints, equal labels count: better a false alarm than a leak.
+
+        Raises
+        ------
+        InputError
+            If what the model remembers is damaged.
         """
-        memory = self.training.get(REMEMBERED) or {}
+        memory = _memory(self.training)
         full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
-        unplaced |= set(self.training.get(OLD_HASHES, ()))
-        heard = _heard(people, list(memory.get("recordings", ())))
+        unplaced |= set(memory.get(OLD_HASHES, ()))
+        heard = _heard(people, memory.get("recordings", []))
         return sorted(
             person.label
             for person in people
@@ -111,7 +120,21 @@ def people_in(store: Store, sessions: Sequence[SessionInfo] | None = None) -> li
 def subject_hash(label: str, cohort: str = "") -> str:
     """A salted hash by which a checkpoint remembers a participant without naming it; of the label alone if no cohort is given."""
     text = f"slimbrain:{cohort}:{_plain(label)}" if cohort else f"slimbrain:{label}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a checkpoint says of its participants, old form and new, if it is lists of hex."""
+    kept = training.get(REMEMBERED) or {}
+    fields = {**(kept if isinstance(kept, dict) else {REMEMBERED: kept}), OLD_HASHES: training.get(OLD_HASHES, [])}
+    for name, values in fields.items():
+        width = SIGNATURE_DIGITS if name == "recordings" else HASH_DIGITS
+        whole = isinstance(values, list) and all(
+            isinstance(value, str) and len(value) == width and HEX.issuperset(value) for value in values
+        )
+        if not whole:
+            raise InputError(f"config.json: {name}, by which the model remembers its participants, is damaged; export the model again.")
+    return fields
 
 
 def _plain(label: str) -> str:
