@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.provenance import Person, people_in
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Channels, Store
 from slimbrain.train import Loop, TemporalStage, VoxelStage, learning_rate, pick_device, pretrain, read_metrics
@@ -287,7 +289,9 @@ def test_the_exported_model_is_the_last_state(stage: str, store: Store, uninterr
     provenance = exported.provenance
     assert provenance is not None and provenance.window == small_preset().window and provenance.grid == store.grid
     assert provenance.training["steps"] == STEPS and provenance.training["sessions"] == 3
-    assert provenance.seen(["sub-01", "sub-03", "sub-99"]) == 2
+    assert provenance.seen([Person("sub-01"), Person("sub-03"), Person("sub-99")]) == ["sub-01", "sub-03"]
+    renamed = [replace(person, label=f"sub-new{person.label[4:]}", cohort="another") for person in people_in(store)]
+    assert provenance.seen(renamed) == [person.label for person in renamed]
 
 
 def test_names_of_participants_are_not_in_the_model(uninterrupted: Mapping[str, Path]) -> None:

@@ -407,18 +407,32 @@ def embed(
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
 
 
+def _list_tasks(asked: bool) -> None:
+    if asked:
+        from slimbrain.evaluate.listing import as_records, as_text
+
+        print(json.dumps(as_records(), indent=2) if "--json" in _arguments else as_text())
+        raise typer.Exit
+
+
 @app.command()
 def evaluate(
     store: STORE,
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
-    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv.")],
+    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, or a benchmark of `--list`.")],
     out: OUT,
     windows: WINDOWS = None,
     k: TOP = None,
     participants: PARTICIPANTS = None,
+    phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
+    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Also participants seen in pretraining; the table says so.")] = False,
+    listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: THREADS = None,
 ) -> None:
     """Probe frozen embeddings, split by subject, next to every baseline; writes JSON and a markdown table.
+
+    Refused: participants whom a model was pretrained on, and one recording under two names.
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
@@ -427,10 +441,10 @@ def evaluate(
     from slimbrain.evaluate.frozen import evaluate_frozen
 
     _set_threads(threads)
-    result = evaluate_frozen(_open(store, participants), task, model, windows, k)
+    result = evaluate_frozen(_open(store, participants), task, model, windows, k, phenotypes or (), allow_seen)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
-    print(to_markdown(result))
+    print(json.dumps(result, indent=2) if as_json else to_markdown(result))
 
 
 @app.command()

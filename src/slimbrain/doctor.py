@@ -108,10 +108,11 @@ def _model(path: Path) -> dict[str, Any] | None:
     if not (path / "config.json").is_file():
         return None
     from slimbrain.models.hub import from_pretrained
+    from slimbrain.models.provenance import OLD_HASHES, REMEMBERED
 
     model = from_pretrained(path)
     assert model.provenance is not None
-    training = {name: value for name, value in model.provenance.training.items() if name != "subject_hashes"}
+    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED)}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"kind": f"model ({type(model).__name__})", "parameters": parameters, **model.provenance.contract.to_dict(), **training}
 

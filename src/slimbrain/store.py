@@ -49,6 +49,9 @@ DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 SESSION_ROW = "SessionRow"
 """Field of the sidecar that repeats the row of the manifest."""
 
+COHORT = "Cohort"
+"""Field of the sidecar that says which study a participant is one of: `sub-01` of another is another person."""
+
 BEYOND = ""
 """Name that cells to the right of the last column get while a table is read."""
 

@@ -34,7 +34,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("rank", out / "store", "--temporal", out / "temporal" / "model", "--out", out / "windows.tsv"),
         ("pretrain", "voxel", out / "store", "--windows", out / "windows.tsv", "--out", out / "voxel", *SHORT),
         ("embed", out / "store", "--model", out / "voxel" / "model", "--windows", out / "windows.tsv", "--out", out / "vectors.npz"),
-        ("evaluate", out / "store", "--model", out / "voxel" / "model", "--task", "column:group", "--out", out / "group.json"),
+        (
+            *("evaluate", out / "store", "--model", out / "voxel" / "model", "--task", "column:group", "--out", out / "group.json"),
+            "--allow-seen",
+        ),
         (
             *("report", "--store", out / "store", "--windows", out / "windows.tsv", "--run", out / "temporal", "--run", out / "voxel"),
             *("--evaluation", out / "group.json", "--truth", out / "cohort" / "truth.json", "--out", out / "report.html"),
@@ -94,7 +97,15 @@ def test_embeddings_and_result_files(outputs: Path) -> None:
     models = {(row["model"], row["method"].split(",")[0]) for row in result["rows"]}
     assert {"slimbrain voxel", "untrained", "connectivity", "majority"} <= {model for model, _ in models}
     assert result["n_subjects"] == result["seen_in_pretraining"] == 10
-    assert "optimistic" in (outputs / "group.md").read_text()
+    assert result["test_scored"]["times_a_seed"] == 1
+    assert "10 of these subjects were seen in pretraining (--allow-seen)" in (outputs / "group.md").read_text()
+
+
+def test_subjects_of_pretraining_are_not_evaluated_on_unasked(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("evaluate", outputs / "store", "--model", outputs / "voxel" / "model", "--task", "column:group", "--out", tmp_path / "x.json")
+    assert run(*words) == 1
+    assert "was pretrained on 10 of the 10 participants to be evaluated, first sub-001; evaluate on others" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_report_stands_alone(outputs: Path) -> None:

@@ -219,3 +219,15 @@ def test_what_cannot_be_scored_is_refused(x: np.ndarray, labels: np.ndarray, sub
 def test_a_holdout_of_nine_is_refused() -> None:
     with pytest.raises(InputError, match="70/10/20"):
         outer_splits(np.arange(9), np.arange(9.0), "regression", SplitPolicy("70/10/20"), 0)
+
+
+def test_sessions_are_averaged_where_a_seed_tests_some_subjects_only() -> None:
+    """70/10/20 with two sessions a subject: classes that lie apart are found, and nothing is said of those that were not tested."""
+    rng = np.random.default_rng(0)
+    subjects = np.repeat([f"sub-{number:02d}" for number in range(40)], 2)
+    labels = np.repeat(np.arange(40) % 2, 2)
+    data = rng.normal(size=(80, 4)) + 3 * labels[:, None]
+    policy = SplitPolicy("70/10/20", seeds=(0, 1))
+    found = cross_validate(FeatureSet("x", "y", data), labels.astype(str), subjects, "classification", policy)
+    assert found.scores.shape == (2, 40, 2) and (np.isnan(found.scores).any(axis=2) == (found.fold < 0)).all()
+    assert score(found, "accuracy").min() > 0.9 and score(found, "auc").min() > 0.9

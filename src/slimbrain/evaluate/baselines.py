@@ -15,15 +15,13 @@ from sklearn.covariance import LedoitWolf
 from sklearn.impute import SimpleImputer
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import Floats
-from slimbrain.store import MISSING, ROI, Store
+from slimbrain.store import ROI, Store
 
 MAX_CHANNELS = 200
 """More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""
-
-MISSING_WORDS = frozenset({"", MISSING, "na", "nan", "none", "null"})
-"""Cells of a phenotype table that say nothing, in lower case."""
 
 NUMERIC_CONFOUNDS = ("age", "fd_mean")
 CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
@@ -41,7 +39,11 @@ POPULATION_WEIGHT = 0.5
 
 
 def store_baselines(
-    store: Store, keys: Sequence[str], seen: Mapping[str, NDArray[np.int64]] | None = None, exclude: Sequence[str] = ()
+    store: Store,
+    keys: Sequence[str],
+    seen: Mapping[str, NDArray[np.int64]] | None = None,
+    exclude: Sequence[str] = (),
+    known: Sequence[Mapping[str, str]] = (),
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -49,14 +51,16 @@ def store_baselines(
     ----------
     seen : frames of each session that the model saw; adds connectivity and channel statistics on these alone.
     exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
+    known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
     """
     series = [channel_series(store, key) for key in keys]
     sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
     if seen is not None:
         cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]
         sets += [*connectivity(cut, "frames seen"), channel_statistics(cut, "frames seen")]
-    known = confounds(_confound_rows(store, keys), exclude)
-    return [*sets, *([known] if known else []), majority(len(keys))]
+    rows = _confound_rows(store, keys)
+    confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
 def channel_series(store: Store, key: str) -> Floats:
@@ -140,11 +144,6 @@ def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) ->
 def majority(n_sessions: int) -> FeatureSet:
     """A constant: all that a linear model can learn from it is the majority class, or the mean of the target."""
     return FeatureSet("majority", "majority class or mean", np.zeros((n_sessions, 1)))
-
-
-def is_missing(cell: str) -> bool:
-    """Whether a cell of a phenotype table says nothing."""
-    return cell.strip().lower() in MISSING_WORDS
 
 
 class TangentSpace(TransformerMixin, BaseEstimator):

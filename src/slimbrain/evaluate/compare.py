@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from slimbrain import __version__
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import CONNECTIVITY, store_baselines
+from slimbrain.evaluate.leaks import require_no_duplicates, scoring_record
 from slimbrain.evaluate.probe import FeatureSet, cross_validate
 from slimbrain.evaluate.stats import (
     LOWER_IS_BETTER,
@@ -50,6 +51,7 @@ def evaluate(
     seen: Mapping[str, NDArray[np.int64]] | None = None,
     seen_in_pretraining: int = 0,
     n_resamples: int = N_RESAMPLES,
+    pretraining_unknown: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score frozen embeddings on a task, next to all baselines the store allows.
 
@@ -58,6 +60,7 @@ def evaluate(
     embeddings : by model name, session key -> (D,) vector. The first is ours; one called `untrained` counts as a baseline.
     seen : frames of each session that our model saw, for the baselines that get no more than these.
     seen_in_pretraining : subjects of this cohort that the model was pretrained on, which the result states.
+    pretraining_unknown : models of which nobody knows whom they were pretrained on, which it states too.
 
     Returns
     -------
@@ -66,13 +69,15 @@ def evaluate(
     Raises
     ------
     InputError
-        If no embedding is given, one lacks a session that has a label, or the labels cannot be used.
+        If no embedding is given, one lacks a session that has a label, the labels cannot be used, or one recording stands there under
+        two participants.
     """
     if not embeddings or next(iter(embeddings)) == UNTRAINED:
         raise InputError("There is nothing to evaluate; give the embeddings of a trained model first.")
     target = read_target(task, store)
+    require_no_duplicates(store, target)
     sets = [_embedding_set(model, vectors, target.keys) for model, vectors in embeddings.items()]
-    baselines = store_baselines(store, target.keys, seen, exclude=[task.column])
+    baselines = store_baselines(store, target.keys, seen, exclude=task.hidden, known=target.known)
     ours = [features for features in sets if features.model != UNTRAINED]
     untrained = [features for features in sets if features.model == UNTRAINED]
     result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
@@ -80,6 +85,7 @@ def evaluate(
         **result,
         "cohort": store.root.name,
         "seen_in_pretraining": seen_in_pretraining,
+        "pretraining_unknown": list(pretraining_unknown),
         "contract": store.contract.to_dict(),
     }
 
@@ -92,6 +98,7 @@ def compare(
     The best baseline is the one with the best mean of the task's primary metric over seeds; the difference is that of
     the first of `ours` minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
     """
+    record = scoring_record(target, task.policy)
     # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
     with threadpool_limits(1):
         entries = [_entry(features, target, task) for features in track([*ours, *baselines], f"evaluate {task.name}")]
@@ -112,6 +119,8 @@ def compare(
         "difference": {"metric": metric, **_json(gap)},
         "published": dict(task.published),
         "seen_in_pretraining": 0,
+        "pretraining_unknown": [],
+        "test_scored": {**record, "predictors": len(mine) + len(theirs)},
         "contract": {},
         "version": __version__,
         "excluded": dict(target.excluded),
@@ -161,7 +170,16 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     if result["excluded"]:
         lines.append("Sessions left out: " + ", ".join(f"{count} ({reason})" for reason, count in result["excluded"].items()) + ".")
     if result["seen_in_pretraining"]:
-        lines.append(f"{result['seen_in_pretraining']} of these subjects were seen in pretraining: the model's figures are optimistic.")
+        seen = f"{result['seen_in_pretraining']} of these subjects were seen in pretraining"
+        lines.append(f"{seen} (--allow-seen): the model's figures are optimistic.")
+    if unknown := result.get("pretraining_unknown"):
+        lines.append(f"Whom {', '.join(unknown)} was pretrained on is not known, so that no leak from there could be looked for.")
+    if record := result.get("test_scored"):
+        times = "once" if record["times_a_seed"] == 1 else f"{record['times_a_seed']} times"
+        lines.append(
+            f"Test: every subject {times} a seed ({record['seeds']}) and predictor ({record['predictors']}); "
+            f"tuned on {record['tuned_on']}, fitted on {record['fitted_on']}."
+        )
     return lines
 
 
@@ -173,6 +191,8 @@ def _embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequen
 
 
 def _entry(features: FeatureSet, target: Target, task: Task) -> Entry:
+    if target.kind == "identification":
+        raise InputError(f"{task.name}: is identification, which no linear model does; choose another task.")
     predictions = cross_validate(features, target.labels, target.subjects, target.kind, task.policy, target.strata)
     return Entry(features.model, features.method, predictions)
 

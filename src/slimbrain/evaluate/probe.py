@@ -160,7 +160,7 @@ def _encode(labels: Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
         return (), np.asarray(labels, dtype=np.float64)
     names, numbers = np.unique(np.asarray(labels, dtype=np.str_), return_inverse=True)
     if len(names) < 2:
-        raise InputError(f"All labels are {names[0]!r}; a classification needs at least two classes.")
+        raise InputError(f"All labels are {str(names[0])!r}; a classification needs at least two classes.")
     return tuple(str(name) for name in names), numbers.astype(np.float64)
 
 
@@ -282,10 +282,13 @@ def _average_sessions(sessions: OutOfFold) -> OutOfFold:
         return sessions
     counts = np.bincount(row)
     belongs = (np.arange(len(names))[:, None] == row).astype(np.float64)
+    # A seed may test some subjects only (70/10/20); the others' scores are nan, which a product with 0 would spread to everybody.
+    tested = (sessions.fold >= 0)[..., None]
+    scores = (belongs / counts[:, None]) @ np.where(tested, sessions.scores, 0.0)
     return OutOfFold(
         names,
         sessions.truth[first],
-        (belongs / counts[:, None]) @ sessions.scores,
+        np.where(tested[:, first], scores, np.nan),
         sessions.fold[:, first],
         sessions.scale[:, first],
         sessions.inner_loss[:, first],

@@ -1,24 +1,32 @@
 """What is predicted: a label for sessions, how it is made, and how it is scored.
 
-`column:NAME` makes a task of any column of `participants.tsv`.
+`column:NAME` makes a task of any column of `participants.tsv`; the benchmarks are in `evaluate.registry`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import is_missing
-from slimbrain.evaluate.probe import DEFAULT_POLICY, Kind, SplitPolicy
+from slimbrain.evaluate.labels import Labelled, LeftOut
+from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
+from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
+from slimbrain.evaluate.registry import ENTRIES, Entry, TaskKind
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS
-from slimbrain.store import SessionInfo, Store
+from slimbrain.store import PARTICIPANTS_FILE, SessionInfo, Store
 
 COLUMN_PREFIX = "column:"
+PARTICIPANT = "participant_id"
+RESTING = "rest"
+"""What the task of a resting run is called, with more around it (HCP: REST1, REST2)."""
+
 MAX_CLASSES_OF_NUMBERS = 5
 """A numeric column with more distinct values than this is a quantity, not a code for classes."""
 
@@ -30,21 +38,30 @@ class Task:
     Attributes
     ----------
     name : what the user types.
-    column : column of `participants.tsv` that holds the label.
+    column : column of `participants.tsv` that holds the label; empty for a benchmark.
     kind : None to infer it from the column.
     policy : how subjects are divided.
-    strata : further column the folds balance (site), or empty.
+    strata : further column of `participants.tsv` the folds balance (site), or empty.
     primary : metric that ranks models; empty for the default (`auc` for two classes, `balanced_accuracy` for more, `r2`).
     published : values from the literature, by metric, for the table.
+    entry : the benchmark, which says how labels are made; None for a column.
+    phenotypes : the benchmark's phenotype files; `participants.tsv` is read if there are none.
     """
 
     name: str
     column: str
-    kind: Kind | None = None
+    kind: TaskKind | None = None
     policy: SplitPolicy = DEFAULT_POLICY
     strata: str = ""
     primary: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
+    entry: Entry | None = None
+    phenotypes: tuple[Path, ...] = ()
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Confounds that would give the label away."""
+        return self.entry.hides if self.entry else (self.column,)
 
 
 @dataclass(frozen=True)
@@ -55,34 +72,52 @@ class Target:
     ----------
     keys : N session keys.
     subjects : (N,) str.
-    labels : (N,) class names (str) or values (float64).
+    labels : (N,) class names (str) or values (float64); for identification the subjects.
     strata : (N,) str, or None.
     excluded : sessions left out, by reason.
+    known : age, sex and site of each session's participant where a phenotype file tells them; empty for a column.
     """
 
     keys: tuple[str, ...]
     subjects: NDArray[np.str_]
     labels: NDArray[Any]
-    kind: Kind
+    kind: TaskKind
     strata: NDArray[np.str_] | None
     excluded: Mapping[str, int]
+    known: tuple[Mapping[str, str], ...] = ()
 
     @property
     def n_subjects(self) -> int:
         return len(np.unique(self.subjects))
 
 
-def get_task(name: str, policy: SplitPolicy | None = None) -> Task:
+def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[str | Path] = ()) -> Task:
     """The task called `name`.
+
+    Parameters
+    ----------
+    policy : how subjects are divided; five folds for a column and the published 70/10/20 for a benchmark by default.
+    phenotypes : files of the benchmark's cohort.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is none, or it reads no phenotype file.
     """
+    paths = tuple(Path(path) for path in phenotypes)
+    if entry := ENTRIES.get(name):
+        if paths and not entry.columns:
+            raise InputError(f"{name}: reads no phenotype file; leave --phenotypes out.")
+        policy = policy or SplitPolicy("70/10/20", seeds=entry.seeds)
+        return Task(name, "", entry.kind, policy, "", entry.primary, entry.published, entry, paths)
     column = name.removeprefix(COLUMN_PREFIX)
     if column == name or not column:
-        raise InputError(f"{name}: no such task; name a column of participants.tsv, for example {COLUMN_PREFIX}sex.")
+        raise InputError(
+            f"{name}: no such task; name a column of participants.tsv, for example {COLUMN_PREFIX}sex, "
+            f"or a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
+        )
+    if paths:
+        raise InputError(f"{name}: reads participants.tsv of the store and no phenotype file; leave --phenotypes out.")
     return Task(name, column, policy=policy or DEFAULT_POLICY)
 
 
@@ -99,17 +134,23 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
         If the column does not exist, or fewer than two subjects have a label.
     """
     sessions = store.sessions if keys is None else [store.session(key) for key in keys]
+    if task.kind == "identification":
+        return _read_identities(store, sessions)
+    if task.entry:
+        return _read_benchmark(task, task.entry, store, sessions)
+    return _read_column(task, store, sessions)
+
+
+def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
     columns = sorted({name for row in store.participants.values() for name in row} - {"participant_id"})
     if task.column not in columns:
         there = f"has {', '.join(columns)}" if columns else "is missing or empty"
-        raise InputError(f"{store.root / 'participants.tsv'}: {there}; task {task.name} needs the column {task.column}.")
+        raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {task.column}.")
     cells = [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
     unlisted = sum(cell is None for cell in cells)
     labelled = [(session, cell) for session, cell in zip(sessions, cells, strict=True) if cell is not None and not is_missing(cell)]
     excluded = {"not in participants.tsv": unlisted, f"{task.column} missing": len(sessions) - unlisted - len(labelled)}
-    subjects = np.array([session.subject for session, _ in labelled], dtype=np.str_)
-    if len(np.unique(subjects)) < 2:
-        raise InputError(f"{store.root}: {len(np.unique(subjects))} subject with a value in {task.column}; at least two are needed.")
+    subjects = _subjects(store, [session for session, _ in labelled], f"a value in {task.column}")
     kind, labels = _labels(task, [cell.strip() for _, cell in labelled])
     return Target(
         keys=tuple(session.key for session, _ in labelled),
@@ -121,20 +162,100 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
     )
 
 
+def _read_identities(store: Store, sessions: Sequence[SessionInfo]) -> Target:
+    """Resting sessions of participants who have two or more; the participant is the label."""
+    resting = [session for session in sessions if RESTING in session.task.casefold() or not session.task]
+    counts = Counter(session.subject for session in resting)
+    kept = [session for session in resting if counts[session.subject] > 1]
+    excluded = {"not a resting run": len(sessions) - len(resting), "participant has one session": len(resting) - len(kept)}
+    subjects = _subjects(store, kept, "two resting sessions")
+    keys = tuple(session.key for session in kept)
+    return Target(keys, subjects, subjects, "identification", None, {reason: count for reason, count in excluded.items() if count})
+
+
+def _read_benchmark(task: Task, entry: Entry, store: Store, sessions: Sequence[SessionInfo]) -> Target:
+    assert entry.label is not None
+    table = _phenotypes(task, entry, store)
+    if sessions and not any(table.of(session.subject) for session in sessions):
+        listed = ", ".join(list(table.rows)[:3])
+        raise InputError(
+            f"{table.files}: lists none of the {len({session.subject for session in sessions})} participants of {store.root} "
+            f"(there {sessions[0].subject}, here {listed}); give the file of this cohort, or rename the participants."
+        )
+    kept: list[tuple[SessionInfo, str | float, Row]] = []
+    excluded: Counter[str] = Counter()
+    first: dict[str, Labelled] = {}
+    for session in sessions:
+        rows = table.of(session.subject)
+        label = entry.label(rows, session) if rows else LeftOut("not in the phenotype file")
+        if not isinstance(label, LeftOut) and label != first.setdefault(session.subject, label):
+            label = LeftOut("label differs from that of the participant's first session")
+        if isinstance(label, LeftOut):
+            excluded[label.reason] += 1
+        else:
+            kept.append((session, label, rows[0]))
+    told = f"; left out: {', '.join(f'{count} {reason}' for reason, count in excluded.items())}" if excluded else ""
+    infos = [session for session, _, _ in kept]
+    subjects = _subjects(store, infos, f"a label for {task.name}", told)
+    sites = [cell(row, entry.cohort.site) for _, _, row in kept]
+    return Target(
+        keys=tuple(info.key for info in infos),
+        subjects=subjects,
+        labels=np.array([label for _, label, _ in kept], dtype=np.float64 if entry.kind == "regression" else np.str_),
+        kind=entry.kind,
+        strata=np.array(sites, dtype=np.str_) if any(sites) else None,
+        excluded=dict(excluded),
+        known=tuple(_known(entry, row) for _, _, row in kept),
+    )
+
+
+def _phenotypes(task: Task, entry: Entry, store: Store) -> Phenotypes:
+    """The benchmark's files, or the store's participants.tsv where that has the columns."""
+    cohort = entry.cohort
+    if task.phenotypes:
+        table = read_phenotypes(cohort, task.phenotypes)
+        ask = f"give {cohort.file} of {cohort.title} ({cohort.where})"
+    else:
+        rows = [{**{column_key(name): text for name, text in row.items()}, PARTICIPANT: name} for name, row in store.participants.items()]
+        table = collect(replace(cohort, ids=(PARTICIPANT,), prefixes=("sub", *cohort.prefixes)), rows, str(store.root / PARTICIPANTS_FILE))
+        table = replace(table, cohort=cohort)
+        ask = f"name {cohort.file} with --phenotypes (from {cohort.where})"
+    lacking = [name for name in entry.columns if column_key(name) not in table.columns]
+    if lacking:
+        raise InputError(f"{table.files}: has no column {', '.join(lacking)}, which task {task.name} reads; {ask}.")
+    return table
+
+
+def _known(entry: Entry, row: Row) -> dict[str, str]:
+    """What baselines may use of a participant, under the names they know."""
+    cohort = entry.cohort
+    told = {"age": age_in_years(cell(row, cohort.age)), "sex": cell(row, cohort.sex), "site": cell(row, cohort.site)}
+    return {name: text for name, text in told.items() if text}
+
+
+def _subjects(store: Store, sessions: Sequence[SessionInfo], having: str, told: str = "") -> NDArray[np.str_]:
+    subjects = np.array([session.subject for session in sessions], dtype=np.str_)
+    if len(np.unique(subjects)) < 2:
+        raise InputError(f"{store.root}: {len(np.unique(subjects))} subject with {having}; at least two are needed{told}.")
+    return subjects
+
+
 def primary_metric(task: Task, target: Target) -> str:
     """The metric that ranks models: threshold-free for two classes, indifferent to class sizes for more."""
     if task.primary:
         return task.primary
     if target.kind == "regression":
         return REGRESSION_METRICS[0]
+    if target.kind == "identification":
+        return "accuracy"
     return CLASSIFICATION_METRICS[0] if len(np.unique(target.labels)) == 2 else CLASSIFICATION_METRICS[1]
 
 
-def _labels(task: Task, cells: Sequence[str]) -> tuple[Kind, NDArray[Any]]:
+def _labels(task: Task, cells: Sequence[str]) -> tuple[TaskKind, NDArray[Any]]:
     """A column of numbers with more than `MAX_CLASSES_OF_NUMBERS` distinct values is a regression, anything else classes."""
     numbers = _numbers(cells)
     many = numbers is not None and len(np.unique(numbers)) > MAX_CLASSES_OF_NUMBERS
-    kind: Kind = task.kind or ("regression" if many else "classification")
+    kind: TaskKind = task.kind or ("regression" if many else "classification")
     if kind == "classification":
         return kind, np.array(cells, dtype=np.str_)
     if numbers is None:

@@ -1,15 +1,46 @@
-"""What a model's weights cannot say: which data they may read and which they were trained on."""
+"""What a model's weights cannot say: which data they may read and whom they were trained on.
+
+A checkpoint remembers its participants without naming them, in two ways. A salted hash of cohort and label knows a person again in another
+session. A signature of each recording (`models.fingerprint`) knows it again under another label, in another cohort, or prepared anew.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from slimbrain.config import WindowConfig
+from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.store import Contract
+from slimbrain.models.fingerprint import SIGNATURE_BITS_APART, SIGNATURE_DIGITS, nearest, signature
+from slimbrain.store import COHORT, Contract, SessionInfo, Store
+
+OLD_HASHES = "subject_hashes"
+"""Field of older checkpoints: hashes of labels alone."""
+
+HASH_DIGITS = 16
+HEX = frozenset("0123456789abcdef")
+
+REMEMBERED = "participants"
+"""Field of `training` that holds hashes and signatures."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One participant of a store.
+
+    Attributes
+    ----------
+    label : `sub-01`.
+    cohort : what `slimbrain prep` took the cohort to be; empty where it could not tell.
+    recordings : signatures of its sessions.
+    """
+
+    label: str
+    cohort: str = ""
+    recordings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,11 +60,105 @@ class Provenance:
     grid: Grid | None
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def seen(self, subjects: Collection[str]) -> int:
-        """How many of these participants (`sub-01`) the model was pretrained on."""
-        return len(set(map(subject_hash, subjects)) & set(self.training.get("subject_hashes", ())))
+    @property
+    def remembers(self) -> bool:
+        """Whether anything is known of whom the model was pretrained on; nothing is of the published weights."""
+        return bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
+
+    def seen(self, people: Collection[Person]) -> list[str]:
+        """Labels of these participants whom the model was pretrained on, sorted.
+
+        Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
+        known on one of the two sides, as in older checkpoints, equal labels count: better a false alarm than a leak.
+
+        Raises
+        ------
+        InputError
+            If what the model remembers is damaged.
+        """
+        memory = _memory(self.training)
+        full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
+        unplaced |= set(memory.get(OLD_HASHES, ()))
+        heard = _heard(people, memory.get("recordings", []))
+        return sorted(
+            person.label
+            for person in people
+            if person.label in heard
+            or subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced)
+            or (person.cohort and subject_hash(person.label, person.cohort) in full)
+        )
 
 
-def subject_hash(subject: str) -> str:
-    """A salted hash by which a checkpoint remembers a participant without naming it."""
-    return hashlib.sha256(f"slimbrain:{subject}".encode()).hexdigest()[:16]
+def remember(people: Sequence[Person]) -> dict[str, list[str]]:
+    """What a checkpoint keeps of those it was trained on.
+
+    Returns
+    -------
+    `persons`: hashes of cohort and label; `labels`: of labels alone, for stores that do not know their cohort; `unplaced`: those
+    labels whose cohort is not known here; `recordings`: signatures.
+    """
+    return {
+        "persons": sorted({subject_hash(person.label, person.cohort) for person in people if person.cohort}),
+        "labels": sorted({subject_hash(person.label) for person in people}),
+        "unplaced": sorted({subject_hash(person.label) for person in people if not person.cohort}),
+        "recordings": sorted({recording for person in people for recording in person.recordings if recording}),
+    }
+
+
+def count_remembered(training: Mapping[str, Any]) -> int:
+    """How many participants a model remembers; 0 if it does not say.
+
+    Raises
+    ------
+    InputError
+        If what the model remembers is damaged.
+    """
+    memory = _memory(training)
+    return len(memory.get("persons", ())) + len(memory.get("unplaced", ())) or len(memory.get(OLD_HASHES, ()))
+
+
+def people_in(store: Store, sessions: Sequence[SessionInfo] | None = None) -> list[Person]:
+    """Participants of these sessions, of all by default, with the signature of every session; reads the channel series, never voxels.
+
+    A participant whose sessions name several cohorts (a merged store) stands there once for each.
+    """
+    recordings: dict[tuple[str, str], list[str]] = {}
+    for info in store.sessions if sessions is None else sessions:
+        cohort = str(store.sidecar(info.key).get(COHORT) or "")
+        recordings.setdefault((info.subject, cohort), []).append(signature(store.coarse(info.key)))
+    return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]
+
+
+def subject_hash(label: str, cohort: str = "") -> str:
+    """A salted hash by which a checkpoint remembers a participant without naming it; of the label alone if no cohort is given."""
+    text = f"slimbrain:{cohort}:{_plain(label)}" if cohort else f"slimbrain:{label}"
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a checkpoint says of its participants, old form and new, if it is lists of hex."""
+    kept = training.get(REMEMBERED) or {}
+    fields = {**(kept if isinstance(kept, dict) else {REMEMBERED: kept}), OLD_HASHES: training.get(OLD_HASHES, [])}
+    for name, values in fields.items():
+        width = SIGNATURE_DIGITS if name == "recordings" else HASH_DIGITS
+        whole = isinstance(values, list) and all(
+            isinstance(value, str) and len(value) == width and HEX.issuperset(value) for value in values
+        )
+        if not whole:
+            raise InputError(f"config.json: {name}, by which the model remembers its participants, is damaged; export the model again.")
+    return fields
+
+
+def _plain(label: str) -> str:
+    """`sub-0051` and `sub-51` are one participant of a cohort: layouts differ in how they pad."""
+    name = label.removeprefix("sub-").casefold()
+    return name.lstrip("0") or "0" if name.isdecimal() else name
+
+
+def _heard(people: Collection[Person], recordings: list[str]) -> set[str]:
+    """Labels of those of whom a recording is among `recordings`."""
+    owned = [(person.label, recording) for person in people for recording in person.recordings if recording]
+    if not owned or not recordings:
+        return set()
+    apart = nearest([recording for _, recording in owned], recordings)
+    return {label for (label, _), bits in zip(owned, apart, strict=True) if bits <= SIGNATURE_BITS_APART}

@@ -20,6 +20,7 @@ from slimbrain.grid import Grid
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
+from slimbrain.prep.cohort import cohort_of
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
 from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, Limits, drop_record, judge, read_record, write_record, write_table
 from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
@@ -31,7 +32,7 @@ from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
 from slimbrain.progress import track
-from slimbrain.store import DESCRIPTION_FILE, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
+from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
 from slimbrain.verify import sweep
 
 FAILURES_FILE = "failures.tsv"
@@ -265,7 +266,7 @@ def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo
 def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
     source = job.run.reader(job.run)
     tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
-    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin}
+    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: cohort_of(job.root, job.run.record.get("Layout", ""))}
     warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
         return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings)

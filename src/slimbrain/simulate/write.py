@@ -131,7 +131,8 @@ def _write_description(out: Path, truth: Truth) -> None:
     write_json(
         out / "dataset_description.json",
         {
-            "Name": "Simulated cohort",
+            # The seed makes the people: those of another cohort are others.
+            "Name": f"Simulated cohort, seed {truth.spec.seed}",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "License": "CC0",

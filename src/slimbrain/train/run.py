@@ -20,8 +20,8 @@ from slimbrain.distributed import from_first, local_device, process_group, rank,
 from slimbrain.errors import InputError
 from slimbrain.models.card import UNKNOWN
 from slimbrain.models.hub import save_pretrained
-from slimbrain.models.provenance import Provenance, subject_hash
-from slimbrain.store import Store
+from slimbrain.models.provenance import REMEMBERED, Provenance, people_in, remember
+from slimbrain.store import COHORT, Store
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 
@@ -101,11 +101,11 @@ def _train(
 
 
 def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float]) -> Provenance:
-    """Where the weights come from; of participants only salted hashes."""
-    hashes = sorted({subject_hash(info.subject) for info in stage.draws.sessions})
+    """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
+    people = people_in(store, stage.draws.sessions)
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
-    counts = {"sessions": len(stage.draws.sessions), "subjects": len(hashes), "steps": config.steps}
-    training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, "subject_hashes": hashes}
+    counts = {"sessions": len(stage.draws.sessions), "subjects": len(people), "steps": config.steps}
+    training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, REMEMBERED: remember(people)}
     training["cohorts"] = _cohorts(stage.draws, store)
     if stage.name == "temporal":
         training["saliency"] = preset.saliency.model_dump()
@@ -114,14 +114,15 @@ def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Map
 
 
 def _cohorts(draws: Draws, store: Store) -> list[dict[str, Any]]:
-    """Who was trained on, cohort by cohort, for the card; a licence, and the name of a store that is not told apart, only if it says so."""
+    """Who was trained on, for the card: by the cohorts that `sampling.by` names, else by those that `prep` recorded."""
     licence = str(store.description.get("License") or UNKNOWN)
-    rows = []
-    for cohort in sorted(set(draws.cohorts)):
-        sessions = [info for info, name in zip(draws.sessions, draws.cohorts, strict=True) if name == cohort]
-        subjects = len({info.subject for info in sessions})
-        rows.append({"name": cohort or UNKNOWN, "subjects": subjects, "sessions": len(sessions), "licence": licence})
-    return rows
+    by_cohort: dict[str, list[str]] = {}
+    for info, name in zip(draws.sessions, draws.cohorts, strict=True):
+        by_cohort.setdefault(name or str(store.sidecar(info.key).get(COHORT) or UNKNOWN), []).append(info.subject)
+    return [
+        {"name": name, "subjects": len(set(subjects)), "sessions": len(subjects), "licence": licence}
+        for name, subjects in sorted(by_cohort.items())
+    ]
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,0 +1,117 @@
+"""The benchmarks as people read them: blocks of text on a terminal, a table in the documentation, records in JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from slimbrain.evaluate.registry import ENTRIES, Entry
+
+WIDTH = 118
+HEADINGS = ("task", "label", "file", "columns read", "published", "metrics")
+
+
+def as_records() -> list[dict[str, Any]]:
+    """One record a benchmark."""
+    return [
+        {
+            "task": entry.name,
+            "kind": entry.kind,
+            "cohort": entry.cohort.title,
+            "label": entry.title,
+            "made": entry.made,
+            "file": entry.cohort.file if entry.columns else None,
+            "columns": columns_read(entry),
+            "excluded": list(entry.exclusions),
+            "split": split_of(entry),
+            "seeds": list(entry.seeds),
+            "metrics": list(entry.metrics),
+            "primary": entry.primary,
+            "published": dict(entry.published),
+            "not_said_by_the_paper": entry.unsaid,
+            "where": entry.cohort.where,
+            "terms": entry.cohort.terms,
+            "sources": list(entry.cohort.sources),
+        }
+        for entry in ENTRIES.values()
+    ]
+
+
+def as_text() -> str:
+    """A block of lines a benchmark."""
+    blocks = []
+    for entry in ENTRIES.values():
+        lines = [
+            f"{entry.name}: {entry.title} ({entry.cohort.title}; {entry.kind})",
+            *_line("label", entry.made),
+            *_line("file", f"{entry.cohort.file}, columns {', '.join(columns_read(entry))}" if entry.columns else "none is read"),
+            *_line("left out", "; ".join(entry.exclusions)),
+            *_line("split", split_of(entry)),
+            *_line("metrics", f"{', '.join(entry.metrics)}; ranked by {entry.primary}"),
+            *_line("published", published_values(entry)),
+            *_line("not said", entry.unsaid),
+            *_line("where", entry.cohort.where),
+            *_line("terms", entry.cohort.terms),
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n\ncolumn:NAME: any column of the store's participants.tsv"
+
+
+def as_markdown() -> str:
+    """The table and the sections on each benchmark in docs/tasks.md."""
+    rows = [
+        (
+            f"`{entry.name}`",
+            f"{entry.title} ({entry.kind})",
+            f"`{entry.cohort.file}`" if entry.columns else "none",
+            ", ".join(f"`{name}`" for name in columns_read(entry)) or "none",
+            published_values(entry),
+            ", ".join(f"**`{name}`**" if name == entry.primary else f"`{name}`" for name in entry.metrics),
+        )
+        for entry in ENTRIES.values()
+    ]
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n\n".join([table, *map(_section, ENTRIES.values())]) + "\n"
+
+
+def _section(entry: Entry) -> str:
+    facts = {
+        "Label": entry.made,
+        "Left out, counted by reason": "; ".join(entry.exclusions),
+        "Split": split_of(entry),
+        "What the paper does not say": entry.unsaid,
+        "Data": f"{entry.cohort.title}: {entry.cohort.where}",
+        "Terms": entry.cohort.terms,
+        "Columns and terms looked up at": ", ".join(
+            f"<{source}>" if source.startswith("http") else source for source in entry.cohort.sources
+        ),
+    }
+    return "\n".join([f"### `{entry.name}`", "", *(f"- **{name}**: {text}" for name, text in facts.items())])
+
+
+def columns_read(entry: Entry) -> list[str]:
+    """Columns of the phenotype file: identifiers, those of the label, and what baselines and splits use."""
+    if not entry.columns:
+        return []
+    cohort = entry.cohort
+    extra = ("QC_Rest_N",) if cohort.name == "ADHD-200" else ()
+    names = (*cohort.ids, *entry.columns, *extra, cohort.site, cohort.age, cohort.sex)
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def split_of(entry: Entry) -> str:
+    """How participants are divided, in words."""
+    if entry.kind == "identification":
+        return "none: nothing is trained on the participants"
+    balanced = f"label and {entry.cohort.site}" if entry.cohort.site else "label"
+    return f"70/10/20 by participant, balanced over {balanced}, seeds {', '.join(map(str, entry.seeds))}"
+
+
+def published_values(entry: Entry) -> str:
+    """What the paper reports."""
+    return "; ".join(f"{metric} {value:g}" for metric, value in entry.published.items()) or "none"
+
+
+def _line(name: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"  {name.ljust(9)}  ", subsequent_indent=" " * 13, break_on_hyphens=False)
