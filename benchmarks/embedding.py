@@ -1,10 +1,10 @@
 """Whether what stage 1 has learnt tells people and states apart better than connectivity does, on region-of-interest series.
 
-python benchmarks/embedding.py rpn122|song25 [--quick] [--only identify windows states sex]
+python benchmarks/embedding.py rpn122|song25 [--quick] [--only identify windows separation states sex]
 
 `identify`: whose excerpt is it? Excerpts of one occasion against the whole of the other, everybody in the gallery, correlation of vectors
-demeaned over the group. `windows`: the same from windows that stage 1 ranks first, and from as many random ones. `states`: rest, face or
-scene. `sex`: three folds by subject, and sites left out. Networks, means and probes are fitted without the people tested, without labels
+demeaned over the group. `windows`: the same from windows that stage 1 ranks first, and from as many random ones. `separation`: task or
+rest, without labels. `states`: rest, face or scene, probed. `sex`: three folds by subject, and sites left out. Networks, means and probes are fitted without the people tested, without labels
 but for the probes'. Variants were chosen on halves of rpn122; song25 was run once, at the end.
 """
 
@@ -31,6 +31,9 @@ FOLDS = 3
 RESAMPLES = 2000
 WINDOWED = (*BASELINES, "tangent towards the population")
 """Columns that do not ask in which order frames came."""
+
+STRETCH = 40
+"""Frames of the stretches that are compared without labels."""
 
 Pick = Callable[[int, np.random.Generator], FloatArray]
 
@@ -125,6 +128,29 @@ def states(cohort: Cohort, folds: Sequence[Fold], sizes: Sequence[int], draws: i
         report(f"state_{frames}_frames", cohort, totals, {"draws": draws, "metric": "balanced accuracy", "chance": 1 / 3})
 
 
+def separation(cohort: Cohort, folds: Sequence[Fold]) -> None:
+    """Are task and rest told apart without a label: does a stretch's nearest neighbour among other people's come from the same state?"""
+    task = np.tile([False, False, True, True], len(cohort.people))
+    owner = np.repeat(np.arange(len(cohort.people)), 4)
+    runs = [run for own in cohort.runs for run in own]
+    for column in ("frozen, moments", "untrained, moments", "channel means and deviations", "tangent towards the population"):
+        agree = np.zeros(len(cohort.people))
+        for fold in folds:
+            here = np.flatnonzero(np.isin(owner, fold.tested))
+            cut = [runs[run][start : start + STRETCH] for run in here for start in range(0, len(runs[run]) - STRETCH + 1, STRETCH)]
+            source = np.concatenate([[run] * (len(runs[run]) // STRETCH) for run in here])
+            x = COLUMNS[column](fold, cut) if column in COLUMNS else np.stack([np.r_[part.mean(0), part.std(0)] for part in cut])
+            x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
+            distance = np.square(x).sum(1)[:, None] - 2 * x @ x.T + np.square(x).sum(1)[None]
+            distance[owner[source][:, None] == owner[source][None]] = np.inf
+            same = task[source[distance.argmin(1)]] == task[source]
+            for person in fold.tested:
+                sides = [same[(owner[source] == person) & (task[source] == side)].mean() for side in (False, True)]
+                agree[person] = np.mean(sides)
+        detail = {"interval": interval(agree), "frames": STRETCH, "people": len(agree)}
+        Case(f"embedding/{cohort.name}_separation_{column.replace(' ', '_')}", agree.mean(), "same state", "chance", 0.5, detail).print()
+
+
 def probe(x: FloatArray, label: NDArray, group: NDArray, tested: NDArray) -> FloatArray:
     """(tested, classes) probabilities of a logistic regression tuned by group within the others."""
     # Centred features of one scale: a tangent's directions mean something, and z-scoring each would undo that.
@@ -188,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohort", choices=["rpn122", "song25"], nargs="?", default="rpn122")
     parser.add_argument("--quick", action="store_true", help="20 training steps, one draw, one length")
-    parser.add_argument("--only", nargs="+", default=["identify", "windows", "states", "sex"])
+    parser.add_argument("--only", nargs="+", default=["identify", "windows", "separation", "states", "sex"])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -207,6 +233,8 @@ def main() -> None:
             identify(cohort, folds, sizes, min(draws, 3) if halves else draws)
         if "windows" in options.only:
             windows(cohort, folds, sizes[-2:] if halves else sizes[:3], min(draws, 3) if halves else draws)
+        if "separation" in options.only and not halves:
+            separation(cohort, folds)
         if "states" in options.only and not halves:
             states(cohort, folds, (20,) if options.quick else (10, 20, 40, 100), 1 if options.quick else 3)
         if "sex" in options.only and halves:

@@ -60,11 +60,11 @@ def simulated(places: Tensor, sessions: int, frames: int, seed: int) -> Tensor:
     return torch.from_numpy(courses @ maps[:5] + noise + 3 * response[:, :, None] * maps[5]).float()
 
 
-def trained(series: Sequence[Tensor], places: Tensor, steps: int) -> TemporalExtractor:
-    torch.manual_seed(0)
+def trained(series: Sequence[Tensor], places: Tensor, steps: int, seed: int = 0) -> TemporalExtractor:
+    torch.manual_seed(seed)
     model = TemporalExtractor(SMALL)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         loss, _ = temporal_loss(model, series[step % len(series)][None], places, TR, generator)
         optimizer.zero_grad()
