@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConf
 from slimbrain.grid import Grid
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import Provenance
+from slimbrain.models.provenance import Provenance, subject_hash
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Contract
 
@@ -24,15 +26,18 @@ VOXEL = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), mlp_ratio=
 JEPA = JepaConfig(predictor_width=32, predictor_depth=1, predictor_heads=2)
 
 
-def save_models(folder: Path, grid: Grid, voxel: HieraConfig = VOXEL, window: WindowConfig = WINDOW) -> tuple[Path, Path]:
-    """Folders of a stage 2 and a stage 1 model."""
+def save_models(
+    folder: Path, grid: Grid, voxel: HieraConfig = VOXEL, window: WindowConfig = WINDOW, seen: Collection[str] = ()
+) -> tuple[Path, Path]:
+    """Folders of a stage 2 and a stage 1 model, of which stage 1 says that it was trained on the participants `seen`."""
     torch.manual_seed(0)
     provenance = Provenance(Contract(grid.lattice.id, grid.hash, "MNI152", 0.72), window, grid)
     stage2 = save_pretrained(HieraJEPA(voxel, JEPA, grid.voxels_per_patch), folder / "voxel", provenance)
     stage1 = TemporalExtractor(TEMPORAL)
     # Fresh, it rebuilds nothing, so that all windows would score the same.
     torch.nn.init.normal_(stage1.write.weight, std=0.1)
-    return stage2, save_pretrained(stage1, folder / "temporal", provenance)
+    trained = replace(provenance, training={"subject_hashes": [subject_hash(subject) for subject in seen]})
+    return stage2, save_pretrained(stage1, folder / "temporal", trained)
 
 
 def noise(frames: int, seed: int = 0) -> Array:

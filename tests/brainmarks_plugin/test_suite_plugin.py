@@ -183,3 +183,16 @@ def test_a_wrong_checkpoint_is_refused_in_one_sentence(
     monkeypatch.setenv("SLIMBRAIN_TEMPORAL", str(models[1]))
     transform, wrapper = plugin.slimbrain(mask_path=str(mask_source))
     assert transform.temporal is not None and wrapper.__space__ == "mni"
+
+
+def test_participants_of_the_pretraining_are_refused(
+    plugin: Any, brain: Array, mask_source: Path, small_grid: Grid, tmp_path: Path
+) -> None:
+    stage2, stage1 = (str(path) for path in save_models(tmp_path, small_grid, seen=["sub-HCA001"]))
+    planted, other = (sample(noise(12), brain, sub=subject) for subject in ("HCA_001", "HCA_002"))
+    transform, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source))
+    with pytest.raises(InputError, match=r"sub-HCA001: the model was pretrained on this participant.*allow_seen=true"):
+        transform(planted)
+    assert transform(other)["frames"] == 12
+    allowed, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source), allow_seen=True)
+    assert allowed(planted)["frames"] == 12

@@ -30,8 +30,10 @@ from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.packing import Clip
+from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, masked_source
+from slimbrain.prep.runs import as_label
 from slimbrain.prep.source import repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
 from slimbrain.store import Channels, Contract, SessionInfo, cell_channels
@@ -98,10 +100,19 @@ class SlimBrainTransform:
     unit_frames : of the checkpoint's mask unit.
     mask : image of Brainmarks' mask, which says where the voxels of a sample belong.
     temporal : scores the windows of which the best are taken; without, they are spread evenly.
+    trained : of models whose participants are refused.
     """
 
-    def __init__(self, grid: Grid, window: WindowConfig, unit_frames: int, mask: Path, temporal: TemporalExtractor | None = None) -> None:
-        self.grid, self.window, self.unit_frames, self.temporal = grid, window, unit_frames, temporal
+    def __init__(
+        self,
+        grid: Grid,
+        window: WindowConfig,
+        unit_frames: int,
+        mask: Path,
+        temporal: TemporalExtractor | None = None,
+        trained: Sequence[Provenance] = (),
+    ) -> None:
+        self.grid, self.window, self.unit_frames, self.temporal, self.trained = grid, window, unit_frames, temporal, tuple(trained)
         self.place = mask_places(mask)
         self.shortest = math.lcm(window.frames, unit_frames)
         if self.shortest > window.frames * window.k:
@@ -125,8 +136,9 @@ class SlimBrainTransform:
         Raises
         ------
         InputError
-            If the sample is of another space, has no TR, or does not change over time.
+            If the sample is of another space, has no TR, does not change over time, or is of a participant of the pretraining.
         """
+        self._require_unseen(sample)
         session = self.session(sample)
         temporal = self.temporal if session.info.n_windows(self.window.frames) > 1 else None
         chosen = window_choice(temporal, session, self.unit_frames, self.window)(session.info)
@@ -140,6 +152,15 @@ class SlimBrainTransform:
             "seconds": nn.functional.pad(clip.seconds, (0, missing)),
             "frames": frames,
         }
+
+    def _require_unseen(self, sample: Mapping[str, Any]) -> None:
+        # As `slimbrain prep` names the participant of a row.
+        subject = f"sub-{as_label(str(sample.get('sub', '')).removeprefix('sub-'))}"
+        if any(provenance.seen({subject}) for provenance in self.trained):
+            raise InputError(
+                f"{subject}: the model was pretrained on this participant, or on one of the same name; evaluate on others, or say that "
+                "you know with `model_kwargs.allow_seen=true`."
+            )
 
     def session(self, sample: Mapping[str, Any]) -> SampleSession:
         """The whole recording on the checkpoint's grid, at the store's TR, z-scored."""
@@ -210,6 +231,7 @@ def slimbrain(
     k: int | None = None,
     pooling: str = "moments",
     mask_path: str | None = None,
+    allow_seen: bool = False,
 ) -> tuple[SlimBrainTransform, SlimBrainWrapper]:
     """A checkpoint of slimbrain.
 
@@ -220,6 +242,7 @@ def slimbrain(
     k : windows a sample; as many as in training if None.
     pooling : of the cls embedding; see `slimbrain.evaluate.pooling.pool_tokens`.
     mask_path : Brainmarks' brain mask; TemplateFlow's if None.
+    allow_seen : take participants that either stage was pretrained on, whose results say little of others.
 
     Raises
     ------
@@ -243,7 +266,8 @@ def slimbrain(
     temporal = require_model(from_pretrained(temporal_path), TemporalExtractor, temporal_path) if temporal_path else None
     window = provenance.window.model_copy(update={"k": k or provenance.window.k})
     mask = Path(mask_path) if mask_path else _template_mask()
-    transform = SlimBrainTransform(provenance.grid, window, model.config.unit_frames, mask, temporal)
+    trained = [found for found in (provenance, temporal and temporal.provenance) if found and not allow_seen]
+    transform = SlimBrainTransform(provenance.grid, window, model.config.unit_frames, mask, temporal, trained)
     return transform, SlimBrainWrapper(model, provenance.grid, pooling)
 
 
