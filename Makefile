@@ -24,7 +24,7 @@ help:
 	@echo "make test    run the tests (WORKERS=$(WORKERS) processes; TESTS='-k grid' picks some)"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
-	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in $(SUITE)/ (TESTS='-k logistic' picks some)"
+	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
 	@echo "make docs    build docs/_build/html/index.html"
 	@echo "make clean   remove what the above made, but for .venv"
 	@echo "make .venv   only set up the environment (PYTHON=python3.12 picks the interpreter)"
