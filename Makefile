@@ -10,14 +10,21 @@ BENCHMARKS := cli prep store stage2 plan saliency selection
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Brainmarks' evaluation suite asks for old versions of what it hardly uses, so that it has an environment of its own,
+# which sees the packages of the first: torch is not installed twice.
+SUITE := .venv-brainmarks
+SUITE_PACKAGE := brainmarks==0.1.1
+PRINT_SITE := import site; print(site.getsitepackages()[0])
+
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint bench docs clean
+.PHONY: help .venv demo test lint bench brainmarks docs clean
 
 help:
 	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
 	@echo "make test    run the tests (WORKERS=$(WORKERS) processes; TESTS='-k grid' picks some)"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
+	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
 	@echo "make docs    build docs/_build/html/index.html"
 	@echo "make clean   remove what the above made, but for .venv"
 	@echo "make .venv   only set up the environment (PYTHON=python3.12 picks the interpreter)"
@@ -48,6 +55,16 @@ lint: $(READY)
 # Each is a program of its own, with its own --help.
 bench: $(READY)
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
+
+brainmarks: $(SUITE)/.ready
+	$(SUITE)/bin/python -m pytest tests/brainmarks_plugin $(TESTS)
+
+$(SUITE)/.ready: $(READY)
+	$(BIN)/python -m venv $(SUITE) >&2
+	$(BIN)/python -c '$(PRINT_SITE)' > "$$($(SUITE)/bin/python -c '$(PRINT_SITE)')/shared.pth"
+	$(SUITE)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[brainmarks]" >&2
+	$(SUITE)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps $(SUITE_PACKAGE) >&2
+	@touch $@
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -12,6 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from slimbrain.grid import Grid
 
 torch.set_num_threads(1)
+
+BRAINMARKS_SHAPE, BRAINMARKS_VOXELS = (91, 109, 91), 228_483
+BRAINMARKS_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
@@ -41,3 +45,24 @@ def grid8() -> Grid:
     centre, semi_axes = np.array([11.6, 12.3, 10.8]), np.array([8.5, 10.5, 8.0])
     inside = (((place - centre) / semi_axes) ** 2).sum(axis=1) < 1
     return Grid(lattice, inside.reshape((lattice.edge,) * 3))
+
+
+@pytest.fixture(scope="session")
+def brain() -> npt.NDArray[np.bool_]:
+    """(X, Y, Z) mask of as many voxels as that of Brainmarks: an ellipsoid off centre, so that no axis can be turned unseen."""
+    place = np.indices(BRAINMARKS_SHAPE).reshape(3, -1)
+    distance = (((place - np.array([[43.0], [55.0], [40.0]])) / np.array([[34.0], [42.0], [38.0]])) ** 2).sum(axis=0)
+    mask = np.zeros(distance.size, bool)
+    mask[np.argsort(distance, kind="stable")[:BRAINMARKS_VOXELS]] = True
+    return mask.reshape(BRAINMARKS_SHAPE)
+
+
+@pytest.fixture(scope="session")
+def mask_source(brain: npt.NDArray[np.bool_], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mask `brain` as TemplateFlow has Brainmarks' own: left-handed."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(brain.astype(np.uint8), BRAINMARKS_AFFINE)
+    path = tmp_path_factory.mktemp("templates") / "mask.nii.gz"
+    image.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]])).to_filename(path)
+    return path

@@ -98,7 +98,7 @@ def embed_store(
     model.provenance.contract.require(store.contract, "the model", theirs)
     trained = model.provenance.window
     cut = trained.model_copy(update={"k": k or trained.k})
-    choose = _choice(windows, store, model, cut) if isinstance(model, HieraJEPA) else None
+    choose = window_choice(windows, store, model.config.unit_frames, cut) if isinstance(model, HieraJEPA) else None
     values, seen = [], {}
     for info in track(store.sessions, label):
         if isinstance(model, TemporalExtractor):
@@ -140,9 +140,16 @@ def feature_names(model: Model, pooling: str = "moments") -> list[str]:
     return pooled_names(pooling, model.encoder.width, model.provenance.grid.units.mm.tolist())
 
 
-def _choice(windows: Windows, store: Sessions, model: HieraJEPA, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
-    """Which windows of a session the model sees."""
-    unit_frames, opened = model.config.unit_frames, open_windows(windows)
+def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
+    """Which windows of a session of the store stage 2 sees.
+
+    Parameters
+    ----------
+    windows : as of `embed_store`.
+    unit_frames : of stage 2's mask unit.
+    cut : frames a window and how many windows.
+    """
+    opened = open_windows(windows)
     if not isinstance(opened, TemporalExtractor):
         ranked = ranked_windows(opened, store, cut) if opened else None
         return lambda info: choose_windows(info, cut, unit_frames, ranked)

@@ -26,25 +26,6 @@ SHAPE, VOXELS = (91, 109, 91), 228_483
 RAS = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
 
-@pytest.fixture(scope="session")
-def brain() -> Array:
-    """(X, Y, Z) mask of the published number of voxels: an ellipsoid off centre, so that no axis can be turned unseen."""
-    place = np.indices(SHAPE).reshape(3, -1)
-    distance = (((place - np.array([[43.0], [55.0], [40.0]])) / np.array([[34.0], [42.0], [38.0]])) ** 2).sum(axis=0)
-    mask = np.zeros(distance.size, bool)
-    mask[np.argsort(distance, kind="stable")[:VOXELS]] = True
-    return mask.reshape(SHAPE)
-
-
-@pytest.fixture(scope="session")
-def mask_source(brain: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mask as TemplateFlow has it: left-handed."""
-    image = nibabel.Nifti1Image(brain.astype(np.uint8), RAS)
-    path = tmp_path_factory.mktemp("templates") / "mask.nii.gz"
-    image.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]])).to_filename(path)
-    return path
-
-
 def volumes(frames: int = 12, seed: int = 0) -> Array:
     """(X, Y, Z, T) levels and courses that change along every axis."""
     rng = np.random.default_rng(seed)

@@ -92,19 +92,40 @@ class RowReader:
         InputError
             If they have other sizes than the mask, or the file is damaged.
         """
-        place = _mask_places(self.mask)
+        place = mask_places(self.mask)
         with _reading(run.image):
             batch = next((batch for number, batch in enumerate(_batches(run.image)) if number == self.batch), None)
             if batch is None:
                 raise ValueError(f"it has no batch {self.batch} any more")
             values, mean, std = (_matrix(batch.column(name), self.row) for name in ARRAYS)
-        if values.shape[1:] != (N_VOXELS,) or len(values) < 1 or mean.shape != (1, N_VOXELS) or std.shape != (1, N_VOXELS):
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(ARRAYS, (values, mean, std), strict=True))
-            raise InputError(f"{run.name}: has {shapes}, not (T, {N_VOXELS}) and (1, {N_VOXELS}); give the files of the space `mni`.")
-        return MaskedSource(run.image, (*SHAPE, len(values)), AFFINE, np.dtype(np.float32), None, values, mean[0], std[0], place)
+        return masked_source(run.image, values, mean, std, place, run.name)
 
 
-def _mask_places(path: Path) -> npt.NDArray[np.int64]:
+def masked_source(
+    path: Path, values: FloatArray, mean: FloatArray, std: FloatArray, place: npt.NDArray[np.int64], name: str = ""
+) -> MaskedSource:
+    """One recording of the space `mni` as a source.
+
+    Parameters
+    ----------
+    path : where it is from.
+    values : (T, V) z-scored.
+    mean, std : (1, V) undo the z-score.
+    place : (V,) from `mask_places`.
+    name : what messages call it; the path if empty.
+
+    Raises
+    ------
+    InputError
+        If they have other sizes than the mask.
+    """
+    if values.shape[1:] != (N_VOXELS,) or len(values) < 1 or mean.shape != (1, N_VOXELS) or std.shape != (1, N_VOXELS):
+        shapes = ", ".join(f"{array_name} {array.shape}" for array_name, array in zip(ARRAYS, (values, mean, std), strict=True))
+        raise InputError(f"{name or path}: has {shapes}, not (T, {N_VOXELS}) and (1, {N_VOXELS}); give the files of the space `mni`.")
+    return MaskedSource(path, (*SHAPE, len(values)), AFFINE, np.dtype(np.float32), None, values, mean[0], std[0], place)
+
+
+def mask_places(path: Path) -> npt.NDArray[np.int64]:
     """(V,) place of the mask's voxels with X fastest, which is the order in which arrays with axes (Z, Y, X) list them."""
     try:
         image = nibabel.as_closest_canonical(nibabel.load(path))
@@ -171,7 +192,7 @@ def _find(source: Path, request: Request) -> Found:
         raise InputError(f"{source}: reading Arrow needs pyarrow; install the extra slimbrain[arrow], or pyarrow itself.") from error
     if request.mask_source is None:
         raise InputError(f"{source}: lists voxels without their places; give the mask with --mask-source, {MASK_NAME} of TemplateFlow.")
-    _mask_places(request.mask_source)
+    mask_places(request.mask_source)
     root = source if source.is_dir() else source.parent
     runs: list[Run] = []
     failures: list[Failure] = []

@@ -1,0 +1,284 @@
+"""slimbrain as a model of Brainmarks, MedARC's evaluation suite, found by it because this folder is part of its namespace package.
+
+A sample of the space `mni` takes the way of `slimbrain prep` and `slimbrain embed`: its z-score is undone, its voxels go to the
+checkpoint's lattice and its frames to the checkpoint's TR, windows are chosen, and stage 2 sees their brain patches alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from brainmarks.models.base import Embeddings
+from brainmarks.models.registry import register_model
+from slimbrain.config import WindowConfig
+from slimbrain.data import read_clip
+from slimbrain.errors import InputError
+from slimbrain.evaluate.features import window_choice
+from slimbrain.evaluate.pooling import pool_tokens
+from slimbrain.grid import Grid
+from slimbrain.models.hub import from_pretrained, require_model
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.packing import Clip
+from slimbrain.models.provenance import Provenance
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, masked_source
+from slimbrain.prep.runs import as_label
+from slimbrain.prep.source import repetition_time
+from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.store import Channels, Contract, SessionInfo, cell_channels
+
+FloatArray = npt.NDArray[Any]
+
+CHECKPOINT_VARIABLE, TEMPORAL_VARIABLE = "SLIMBRAIN_CHECKPOINT", "SLIMBRAIN_TEMPORAL"
+"""Stand in for the arguments `ckpt_path` and `temporal_path`, since Brainmarks' test of models passes no arguments."""
+
+NAMES = ("path", "sub")
+"""Columns by which messages call a sample, the first that it has."""
+
+TR_DECIMALS = 6
+"""A TR arrives as float32: 0.8 is 0.8000000119, and would be resampled."""
+
+
+@dataclass(frozen=True)
+class SampleSession:
+    """A prepared sample that is read like the one session of a store.
+
+    Attributes
+    ----------
+    voxels : (T, P, V) float16, z-scored.
+    info : the session.
+    """
+
+    voxels: FloatArray
+    info: SessionInfo
+    grid: Grid
+
+    @property
+    def contract(self) -> Contract:
+        return contract_of(self.grid)
+
+    @property
+    def sessions(self) -> list[SessionInfo]:
+        return [self.info]
+
+    def channels(self, key: str) -> Channels:
+        """Names and MNI places of the cells."""
+        return cell_channels(self.grid)
+
+    def coarse(self, key: str) -> FloatArray:
+        """(T, C) float32 mean of each cell."""
+        return self.grid.coarse(self.voxels)
+
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> FloatArray:
+        """(len(starts) * frames, P, V) z-scored voxels of stretches of `frames` frames, in the order given."""
+        return np.concatenate([self.voxels[start : start + frames] for start in starts])
+
+
+def contract_of(grid: Grid) -> Contract:
+    """What every sample fulfils once it is on the grid."""
+    return Contract(grid.lattice.id, grid.hash, "MNI152", TARGET_TR_S)
+
+
+class SlimBrainTransform:
+    """A sample of the space `mni` to the clip that stage 2 sees.
+
+    Parameters
+    ----------
+    grid : lattice and mask of the checkpoint.
+    window : frames a window, and how many.
+    unit_frames : of the checkpoint's mask unit.
+    mask : image of Brainmarks' mask, which says where the voxels of a sample belong.
+    temporal : scores the windows of which the best are taken; without, they are spread evenly.
+    trained : of models whose participants are refused.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        window: WindowConfig,
+        unit_frames: int,
+        mask: Path,
+        temporal: TemporalExtractor | None = None,
+        trained: Sequence[Provenance] = (),
+    ) -> None:
+        self.grid, self.window, self.unit_frames, self.temporal, self.trained = grid, window, unit_frames, temporal, tuple(trained)
+        self.place = mask_places(mask)
+        self.shortest = math.lcm(window.frames, unit_frames)
+        if self.shortest > window.frames * window.k:
+            raise InputError(
+                f"k={window.k}: {window.k} windows of {window.frames} frames are not a whole number of the checkpoint's units of "
+                f"{unit_frames} frames; give a multiple of {self.shortest // window.frames}."
+            )
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Prepare one sample.
+
+        Parameters
+        ----------
+        sample : `bold` (T, V) z-scored, `mean` and `std` (1, V), `tr` in seconds; other columns are passed on.
+
+        Returns
+        -------
+        `bold` (k * w, P, V) float16, `seconds` (k * w,) and `frames`, how many of the k * w hold a window; the others are 0,
+        so that samples of any length make a batch.
+
+        Raises
+        ------
+        InputError
+            If the sample is of another space, has no TR, does not change over time, or is of a participant of the pretraining.
+        """
+        self._require_unseen(sample)
+        session = self.session(sample)
+        temporal = self.temporal if session.info.n_windows(self.window.frames) > 1 else None
+        chosen = window_choice(temporal, session, self.unit_frames, self.window)(session.info)
+        clip = read_clip(session, session.info, chosen, self.window.frames)
+        frames = len(clip.seconds)
+        missing = self.window.frames * self.window.k - frames
+        others = {name: value for name, value in sample.items() if name not in ("bold", "mean", "std", "tr")}
+        return {
+            **others,
+            "bold": nn.functional.pad(clip.voxels, (0, 0, 0, 0, 0, missing)),
+            "seconds": nn.functional.pad(clip.seconds, (0, missing)),
+            "frames": frames,
+        }
+
+    def _require_unseen(self, sample: Mapping[str, Any]) -> None:
+        # As `slimbrain prep` names the participant of a row.
+        subject = f"sub-{as_label(str(sample.get('sub', '')).removeprefix('sub-'))}"
+        if any(provenance.seen({subject}) for provenance in self.trained):
+            raise InputError(
+                f"{subject}: the model was pretrained on this participant, or on one of the same name; evaluate on others, or say that "
+                "you know with `model_kwargs.allow_seen=true`."
+            )
+
+    def session(self, sample: Mapping[str, Any]) -> SampleSession:
+        """The whole recording on the checkpoint's grid, at the store's TR, z-scored."""
+        name = next((str(sample[column]) for column in NAMES if sample.get(column)), "a sample of Brainmarks")
+        values, mean, std = (np.asarray(sample[column]) for column in ("bold", "mean", "std"))
+        source = masked_source(Path(name), values, mean, std, self.place)
+        tr, _ = repetition_time(source, {"RepetitionTime": round(float(sample["tr"]), TR_DECIMALS)}, None, "column `tr`")
+        times = TimeAxis(source.n_frames, tr)
+        require_length(source.path, times, 1)
+        voxels = self._long_enough(prepare_image(source, self.grid, tr), times)
+        return SampleSession(voxels, SessionInfo(name, "", "", "", "", SPACE, len(voxels), times.tr, name), self.grid)
+
+    def _long_enough(self, prepared: Prepared, times: TimeAxis) -> FloatArray:
+        """The voxels, followed by their mean where they are shorter than the shortest clip that stage 2 can read."""
+        missing = self.shortest - times.n_frames
+        if missing <= 0:
+            return prepared.voxels
+        warnings.warn(
+            f"{times.n_frames} frames of {times.tr:g} s are under the {self.shortest} that the checkpoint needs; "
+            "the mean fills them up, as other models of Brainmarks do.",
+            stacklevel=2,
+        )
+        return np.concatenate((prepared.voxels, np.zeros((missing, *prepared.voxels.shape[1:]), prepared.voxels.dtype)))
+
+
+class SlimBrainWrapper(nn.Module):
+    """Stage 2's encoder on batches of `SlimBrainTransform`.
+
+    Parameters
+    ----------
+    model : the checkpoint; only its encoder is kept.
+    grid : the checkpoint's.
+    pooling : how the tokens of a clip become its one vector; see `pool_tokens`.
+    """
+
+    __space__ = "mni"
+
+    def __init__(self, model: HieraJEPA, grid: Grid, pooling: str = "moments") -> None:
+        super().__init__()
+        self.encoder, self.grid, self.pooling = model.encoder, grid, pooling
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Embeddings:
+        """Embed B clips.
+
+        Returns
+        -------
+        cls (B, 1, N), the pooled clips; no register tokens; patch (B, L, D), a token for each step and unit, in this order. Where a clip
+        is shorter than others, its mean token stands for those it lacks, so that its mean over tokens stays its own.
+        """
+        lengths = batch["frames"].tolist()
+        clips = [
+            Clip(voxels[:length], seconds[:length], self.grid)
+            for voxels, seconds, length in zip(batch["bold"], batch["seconds"], lengths, strict=True)
+        ]
+        tokens = self.encoder(clips)
+        longest = max(tokens.lengths)
+        patches = [
+            torch.cat((values, values.mean(0, keepdim=True).expand(longest - len(values), -1)))
+            for values in tokens.values.split(list(tokens.lengths))
+        ]
+        return Embeddings(pool_tokens(tokens, self.pooling)[:, None], None, torch.stack(patches))
+
+
+@register_model
+def slimbrain(
+    ckpt_path: str | None = None,
+    temporal_path: str | None = None,
+    k: int | None = None,
+    pooling: str = "moments",
+    mask_path: str | None = None,
+    allow_seen: bool = False,
+) -> tuple[SlimBrainTransform, SlimBrainWrapper]:
+    """A checkpoint of slimbrain.
+
+    Parameters
+    ----------
+    ckpt_path : stage 2's model folder or hub id; the environment variable SLIMBRAIN_CHECKPOINT if None.
+    temporal_path : stage 1's, by whose scores windows are chosen; SLIMBRAIN_TEMPORAL if None, and evenly spread windows without either.
+    k : windows a sample; as many as in training if None.
+    pooling : of the cls embedding; see `slimbrain.evaluate.pooling.pool_tokens`.
+    mask_path : Brainmarks' brain mask; TemplateFlow's if None.
+    allow_seen : take participants that either stage was pretrained on, whose results say little of others.
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint, or it is one of the other stage.
+    ContractError
+        If the checkpoint reads other data than MNI volumes at 0.72 s.
+    """
+    ckpt_path = ckpt_path or os.environ.get(CHECKPOINT_VARIABLE)
+    temporal_path = temporal_path or os.environ.get(TEMPORAL_VARIABLE)
+    if not ckpt_path:
+        raise InputError(
+            "slimbrain: no checkpoint is given; add `--overrides model_kwargs.ckpt_path=RUN/model`, "
+            f"or set the environment variable {CHECKPOINT_VARIABLE}."
+        )
+    model = require_model(from_pretrained(ckpt_path), HieraJEPA, ckpt_path)
+    provenance = model.provenance
+    if provenance is None or provenance.grid is None:
+        raise InputError(f"{ckpt_path}: does not say which brain it reads; export the model again.")
+    provenance.contract.require(contract_of(provenance.grid), f"the model {ckpt_path}", "Brainmarks' data once resampled")
+    temporal = require_model(from_pretrained(temporal_path), TemporalExtractor, temporal_path) if temporal_path else None
+    window = provenance.window.model_copy(update={"k": k or provenance.window.k})
+    mask = Path(mask_path) if mask_path else _template_mask()
+    trained = [found for found in (provenance, temporal and temporal.provenance) if found and not allow_seen]
+    transform = SlimBrainTransform(provenance.grid, window, model.config.unit_frames, mask, temporal, trained)
+    return transform, SlimBrainWrapper(model, provenance.grid, pooling)
+
+
+def _template_mask() -> Path:
+    """Brainmarks' mask as Brainmarks itself gets it."""
+    from templateflow import api
+
+    try:
+        found = api.get(SPACE, desc="brain", resolution=2, suffix="mask", extension="nii.gz")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"TemplateFlow does not give {MASK_NAME} ({error}); fetch it once, or name it with mask_path.") from error
+    if not isinstance(found, Path):
+        raise InputError(f"TemplateFlow has not one {MASK_NAME} but {found}; name the file with mask_path.")
+    return found
