@@ -30,7 +30,7 @@ from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import Provenance
+from slimbrain.models.provenance import Person, Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, masked_source
 from slimbrain.prep.runs import as_label
@@ -156,7 +156,7 @@ class SlimBrainTransform:
     def _require_unseen(self, sample: Mapping[str, Any]) -> None:
         # As `slimbrain prep` names the participant of a row.
         subject = f"sub-{as_label(str(sample.get('sub', '')).removeprefix('sub-'))}"
-        if any(provenance.seen({subject}) for provenance in self.trained):
+        if any(provenance.seen([Person(subject)]) for provenance in self.trained):
             raise InputError(
                 f"{subject}: the model was pretrained on this participant, or on one of the same name; evaluate on others, or say that "
                 "you know with `model_kwargs.allow_seen=true`."
