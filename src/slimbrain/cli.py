@@ -32,6 +32,11 @@ THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its ow
 TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows of a session to see; as many as in training if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 WINDOWS = Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`; evenly spread windows if not given.")]
+METHOD = Annotated[
+    list[str] | None,
+    typer.Option(help="`probe` (linear, frozen), `attention` (over frozen tokens), `finetune`, or `identify`; repeat for several rows."),
+]
+EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
 
@@ -407,23 +412,29 @@ def embed(
 def evaluate(
     store: STORE,
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
-    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv.")],
+    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, or `identity`.")],
     out: OUT,
+    method: METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
+    epochs: EPOCHS = None,
+    device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,
     threads: THREADS = None,
 ) -> None:
-    """Probe frozen embeddings, split by subject, next to every baseline; writes JSON and a markdown table.
+    """Predict a label from a model, split by subject, next to every baseline; writes JSON and a markdown table.
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
     from slimbrain.atomic import write_json, write_text
     from slimbrain.evaluate.compare import to_markdown
-    from slimbrain.evaluate.frozen import evaluate_frozen
+    from slimbrain.evaluate.finetune import FinetuneConfig
+    from slimbrain.evaluate.methods import Tuning, evaluate_models
 
     _set_threads(threads)
-    result = evaluate_frozen(_open(store, participants), task, model, windows, k)
+    config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
+    tuning = Tuning(config, device, out.with_suffix(".folds"))
+    result = evaluate_models(_open(store, participants), task, model, windows, k, method or (), tuning)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(to_markdown(result))

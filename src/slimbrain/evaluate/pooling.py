@@ -40,4 +40,4 @@ def _pool(values: Tensor, seconds: Tensor) -> Tensor:
     early, late = moving[:-1][follows], moving[1:][follows]
     power = (early.square() + late.square()).sum((0, 1)) / 2
     persistence = (early * late).sum((0, 1)) / power.clamp_min(torch.finfo(power.dtype).tiny)
-    return torch.cat((by_step.mean((0, 1)), moving.square().mean((0, 1)).sqrt(), persistence))
+    return torch.cat((by_step.mean((0, 1)), moving.square().mean((0, 1)).clamp_min(torch.finfo(power.dtype).tiny).sqrt(), persistence))

@@ -24,7 +24,9 @@ from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 Kind = Literal["classification", "regression"]
 Labels = NDArray[Any]
 
-PROBE = "linear probe"
+PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
+"""How a model is read, for the table."""
+
 STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 """Inverse penalties tried in the inner split: C of the logistic regression, 1/alpha of the ridge. Tangent connectivity is best between
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
