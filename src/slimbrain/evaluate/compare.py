@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,7 +121,7 @@ def compare(
     """
     # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
     with threadpool_limits(1):
-        entries = [_entry(features, target, task) for features in track([*ours, *baselines], f"evaluate {task.name}")]
+        entries = _entries([*ours, *baselines], target, task)
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
     facts = {
         "n_subjects": target.n_subjects,
@@ -236,9 +237,19 @@ def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequenc
     return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
-def _entry(features: Predictor, target: Target, task: Task) -> Entry:
-    predictions = cross_validate(features, target.labels, target.subjects, target.kind, task.policy, target.strata)
-    return Entry(features.model, features.method, predictions)
+def _entries(predictors: Sequence[Predictor], target: Target, task: Task) -> list[Entry]:
+    """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time."""
+    linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet)]
+    slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet)]
+    done = {}
+    for predictor in chain(slow, track(linear, f"evaluate {task.name}")):
+        done[id(predictor)] = _entry(predictor, target, task)
+    return [done[id(predictor)] for predictor in predictors]
+
+
+def _entry(predictor: Predictor, target: Target, task: Task) -> Entry:
+    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata)
+    return Entry(predictor.model, predictor.method, predictions)
 
 
 def _with_best_connectivity(entries: Sequence[Entry]) -> list[Entry]:

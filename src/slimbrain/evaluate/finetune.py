@@ -30,7 +30,6 @@ from slimbrain.evaluate.probe import FINETUNE, Fitted, Problem, Split, inner_spl
 from slimbrain.evaluate.stats import Floats, Ints
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.packing import Clip
-from slimbrain.progress import track
 from slimbrain.store import Store
 from slimbrain.train import learning_rate
 
@@ -155,7 +154,7 @@ class FineTuning:
         best, best_loss, best_epoch = deepcopy(tuned.state_dict()), self._loss(tuned, problem, held, y), 0
         for epoch in range(self.config.epochs):
             rows = order.permutation(fit)
-            for step in track(range(steps), f"{self.model}: fine-tune, epoch {epoch + 1} of {self.config.epochs}"):
+            for step in range(steps):
                 batch = rows[step * self.config.batch : (step + 1) * self.config.batch]
                 clips = [self._clip(row, self._draw(row, (seed, epoch, int(row)))) for row in batch]
                 set_rates(optimizer, self.config, epoch * steps + step, steps)

@@ -83,7 +83,7 @@ def pair_sessions(store: Store, occasions: Sequence[str] = ()) -> Pairing:
 
 def occasion(info: SessionInfo) -> str:
     """What a session is called apart from whose it is: `ses-1_task-rest_run-2`, say."""
-    return "_".join(part for part in (info.session, info.task, info.run) if part)
+    return "_".join(part for part in info.key.split("_") if part.partition("-")[0] in ("ses", "task", "run"))
 
 
 def identify(features: FeatureSet, pairing: Pairing) -> OutOfFold:

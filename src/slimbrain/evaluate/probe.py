@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
+from slimbrain.progress import track
 
 Kind = Literal["classification", "regression"]
 Labels = NDArray[Any]
@@ -185,11 +186,13 @@ def cross_validate(
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
-    for place, seed in enumerate(policy.seeds):
-        for number, split in enumerate(outer_splits(subjects, labels, kind, policy, seed, strata)):
-            fitted = features.fit_predict(problem, split, seed)
-            scores[place, split.test] = fitted.scores
-            fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
+    splits = [outer_splits(subjects, labels, kind, policy, seed, strata) for seed in policy.seeds]
+    runs = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
+    # A linear model is done before a line about it could be read.
+    for place, number, split in runs if isinstance(features, FeatureSet) else track(runs, f"{features.model}, {features.method}: folds"):
+        fitted = features.fit_predict(problem, split, policy.seeds[place])
+        scores[place, split.test] = fitted.scores
+        fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
     sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes)
     return _average_sessions(sessions)
 
