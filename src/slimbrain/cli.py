@@ -35,6 +35,11 @@ WINDOWS = Annotated[
     str | None,
     typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
 ]
+METHOD = Annotated[
+    list[str] | None,
+    typer.Option(help="`probe` (linear, frozen), `attention` (over frozen tokens), `finetune`, or `identify`; repeat for several rows."),
+]
+EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
 
@@ -419,10 +424,13 @@ def _list_tasks(asked: bool) -> None:
 def evaluate(
     store: STORE,
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
-    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, or a benchmark of `--list`.")],
+    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, `identity`, or a benchmark of `--list`.")],
     out: OUT,
+    method: METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
+    epochs: EPOCHS = None,
+    device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,
     phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Also participants seen in pretraining; the table says so.")] = False,
@@ -430,7 +438,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: THREADS = None,
 ) -> None:
-    """Probe frozen embeddings, split by subject, next to every baseline; writes JSON and a markdown table.
+    """Predict a label from a model, split by subject, next to every baseline; writes JSON and a markdown table.
 
     Refused: participants whom a model was pretrained on, and one recording under two names.
 
@@ -438,10 +446,13 @@ def evaluate(
     """
     from slimbrain.atomic import write_json, write_text
     from slimbrain.evaluate.compare import to_markdown
-    from slimbrain.evaluate.frozen import evaluate_frozen
+    from slimbrain.evaluate.finetune import FinetuneConfig
+    from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
 
     _set_threads(threads)
-    result = evaluate_frozen(_open(store, participants), task, model, windows, k, phenotypes or (), allow_seen)
+    config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
+    options = Options(windows, k, method or (), phenotypes or (), allow_seen, Tuning(config, device, out.with_suffix(".folds")))
+    result = evaluate_models(_open(store, participants), task, model, options)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result, indent=2) if as_json else to_markdown(result))

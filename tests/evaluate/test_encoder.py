@@ -133,7 +133,7 @@ def test_a_stage_1_model_chooses_as_its_table_does(cohort: Cohort, grid: Grid, t
 def test_a_table_for_another_window_choice_is_obeyed(cohort: Cohort) -> None:
     """Choosing by a table is what `choose_windows` says: the best k, in order of time."""
     info = Store(cohort.store).sessions[0]
-    assert choose_windows(info, WINDOW, 4, {info.key: [9, 0, 4, 1]}) == [0, 4, 9]
+    assert choose_windows(info, WINDOW, 4, [9, 0, 4, 1]) == [0, 4, 9]
 
 
 # --- inside scikit-learn

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from scipy.stats import binom, kstest, pearsonr
+from scipy.stats import binom, kstest, norm, pearsonr
 from sklearn import metrics as reference
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import permutation_test_score
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, bootstrap_difference, choose_inside, permutation_p, score
@@ -113,6 +117,77 @@ def test_interval_covers_the_true_accuracy_though_sessions_of_a_subject_agree() 
     # Percentile intervals of 40 subjects cover a little under 95 %; the upper bound is that of chance at 95 %.
     assert 0.90 * n_cohorts <= hits["subjects"] <= binom.ppf(0.999, n_cohorts, 0.95)
     assert hits["sessions"] < 0.8 * n_cohorts
+
+
+def binormal(rng: np.random.Generator, shift: float, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """80 subjects, those of class 1 `shift` higher; who lies above the threshold is said to be of class 1."""
+    truth = np.arange(80) % 2
+    values = shift * truth + rng.normal(size=80) - threshold
+    return truth, np.column_stack([-values, values])
+
+
+def correlated(rng: np.random.Generator, r: float) -> tuple[np.ndarray, np.ndarray]:
+    """80 subjects, predictions that correlate with the target."""
+    truth = rng.normal(size=80)
+    return truth, (r * truth + np.sqrt(1 - r**2) * rng.normal(size=80))[:, None]
+
+
+@pytest.mark.parametrize(
+    ("metric", "draw", "value"),
+    [
+        ("auc", lambda rng: binormal(rng, 1.0), norm.cdf(1 / np.sqrt(2))),
+        ("balanced_accuracy", lambda rng: binormal(rng, 1.0, 0.5), norm.cdf(0.5)),
+        ("r", lambda rng: correlated(rng, 0.5), 0.5),
+        ("mae", lambda rng: correlated(rng, 0.5), np.sqrt(2 / np.pi)),
+    ],
+)
+def test_intervals_cover_the_closed_form(metric: str, draw: Callable, value: float) -> None:
+    """As often as promised, to within what 300 cohorts of 80 can tell; intervals a third narrower would be caught."""
+    n_cohorts, whole, narrower = 300, 0, 0
+    for cohort in range(n_cohorts):
+        interval = bootstrap(classified(*draw(np.random.default_rng(cohort))), metric, 300, cohort)
+        whole += interval.low <= value <= interval.high
+        middle = interval.mean
+        narrower += middle - (middle - interval.low) * 2 / 3 <= value <= middle + (interval.high - middle) * 2 / 3
+    least, most = 0.91 * n_cohorts, binom.ppf(0.999, n_cohorts, 0.95)
+    assert least <= whole <= most
+    assert narrower < least
+
+
+def test_paired_differences_cover_the_closed_form() -> None:
+    """Two predictors with a common part: the difference of their AUCs is known, and far surer than either."""
+    n_cohorts, whole, narrower = 300, 0, 0
+    value = norm.cdf(1.5 / np.sqrt(2 * 1.25)) - norm.cdf(1 / np.sqrt(2 * 1.25))
+    for cohort in range(n_cohorts):
+        rng = np.random.default_rng(cohort)
+        truth = np.arange(80) % 2
+        common = rng.normal(size=80)
+        ours, theirs = (shift * truth + common + 0.5 * rng.normal(size=80) for shift in (1.5, 1.0))
+        sides = [classified(truth, np.column_stack([-said, said])) for said in (ours, theirs)]
+        gap = bootstrap_difference(*sides, "auc", 300, cohort)
+        whole += gap.low <= value <= gap.high
+        narrower += gap.mean - (gap.mean - gap.low) * 2 / 3 <= value <= gap.mean + (gap.high - gap.mean) * 2 / 3
+    least, most = 0.91 * n_cohorts, binom.ppf(0.999, n_cohorts, 0.95)
+    assert least <= whole <= most
+    assert narrower < least
+
+
+def test_permutation_p_is_that_of_scikit_learn() -> None:
+    """scikit-learn permutes labels and fits again; with a model that learns nothing from them, that is the same test."""
+
+    class Reads(ClassifierMixin, BaseEstimator):
+        def fit(self, X: np.ndarray, y: np.ndarray) -> Reads:
+            self.classes_ = np.unique(y)
+            return self
+
+        def decision_function(self, X: np.ndarray) -> np.ndarray:
+            return X[:, 0]
+
+    truth, scores = binormal(np.random.default_rng(1), 0.25)
+    fit, test = np.arange(40), np.arange(80)
+    *_, p = permutation_test_score(Reads(), scores[:, 1:], truth, cv=[(fit, test)], scoring="roc_auc", n_permutations=500, random_state=0)
+    assert 0.005 < p < 0.5
+    assert permutation_p(classified(truth, scores), "auc", 2000) == pytest.approx(p, abs=0.06)
 
 
 def test_intervals_and_p_values_repeat_with_the_seed() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from nilearn.connectome import ConnectivityMeasure, prec_to_partial
+from nilearn.connectome import ConnectivityMeasure, cov_to_corr, prec_to_partial
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.covariance import LedoitWolf
 from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
@@ -82,9 +84,8 @@ def channel_series(store: Store, key: str) -> Floats:
 def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
     """Correlation, partial correlation and tangent connectivity, all from one Ledoit-Wolf estimate a session.
 
-    Channels are z-scored first, so that the shrinkage does not depend on their units; partial correlation and tangent
-    then start from the shrunk correlation matrix. A channel that is constant (outside the field of view) correlates with
-    nothing.
+    Channels are z-scored first, so that the shrinkage does not depend on their units. A channel that is constant (outside the field
+    of view) correlates with nothing; its small shrunk variance stays in the tangent, as in nilearn's, and may tell people apart.
 
     Parameters
     ----------
@@ -94,14 +95,24 @@ def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
     widths = {values.shape[1] for values in series}
     if len(widths) > 1:
         raise InputError(f"Sessions have {min(widths)} to {max(widths)} channels; connectivity needs one parcellation for all.")
-    measure = ConnectivityMeasure(LedoitWolf(store_precision=False), kind="correlation")
-    matrices = np.asarray(measure.fit_transform([np.asarray(values, dtype=np.float64) for values in series]))
-    partial = np.stack([prec_to_partial(inverse) for inverse in np.linalg.inv(matrices)])
+    measure = ConnectivityMeasure(LedoitWolf(store_precision=False), kind="covariance", standardize=False)
+    covariances = np.asarray(measure.fit_transform([_z_scored(np.asarray(values, dtype=np.float64)) for values in series]))
+    correlation = np.stack([cov_to_corr(matrix) for matrix in covariances])
+    partial = np.stack([prec_to_partial(inverse) for inverse in np.linalg.inv(covariances)])
     return [
-        FeatureSet(CONNECTIVITY, f"correlation, {frames}", _lower_triangles(matrices)),
+        FeatureSet(CONNECTIVITY, f"correlation, {frames}", _lower_triangles(correlation)),
         FeatureSet(CONNECTIVITY, f"partial correlation, {frames}", _lower_triangles(partial)),
-        FeatureSet(CONNECTIVITY, f"tangent, {frames}", matrices, TangentSpace()),
+        FeatureSet(CONNECTIVITY, f"tangent, {frames}", covariances, TangentSpace()),
     ]
+
+
+def _z_scored(values: Floats) -> Floats:
+    """(T, C) each channel with mean 0 and std 1, or 0 throughout where it is constant but for rounding."""
+    centred = values - values.mean(axis=0)
+    std = centred.std(axis=0)
+    varies = std > 1e-12 * np.abs(values).max(axis=0, initial=0)
+    z: Floats = np.where(varies, centred / np.where(varies, std, 1), 0)
+    return z
 
 
 def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
@@ -138,7 +149,7 @@ def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) ->
         return None
     data = np.column_stack([columns[name] for name in used])
     label = ", ".join(dict.fromkeys(name.split("=")[0] for name in used))
-    return FeatureSet("confounds", label, data, SimpleImputer(keep_empty_features=True))
+    return FeatureSet("confounds", label, data, make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()))
 
 
 def majority(n_sessions: int) -> FeatureSet:

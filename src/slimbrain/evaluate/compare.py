@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from threadpoolctl import threadpool_limits
 
 from slimbrain import __version__
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import CONNECTIVITY, store_baselines
+from slimbrain.evaluate.baselines import CONNECTIVITY, majority, store_baselines
+from slimbrain.evaluate.identify import identify, pair_sessions
 from slimbrain.evaluate.leaks import require_no_duplicates, scoring_record
-from slimbrain.evaluate.probe import FeatureSet, cross_validate
+from slimbrain.evaluate.probe import ATTENTION, FINETUNE, IDENTIFY, PROBE, FeatureSet, Predictor, cross_validate
 from slimbrain.evaluate.stats import (
     LOWER_IS_BETTER,
     N_RESAMPLES,
@@ -31,8 +33,12 @@ from slimbrain.evaluate.tasks import Target, Task, primary_metric, read_target
 from slimbrain.progress import track
 from slimbrain.store import Store
 
-PROBE = "linear probe"
 UNTRAINED = "untrained"
+OUR_METHODS = frozenset({PROBE, ATTENTION, FINETUNE, IDENTIFY})
+"""How trained models are read; a row that has another method is a baseline."""
+
+
+Contender = TypeVar("Contender", bound=Predictor)
 
 
 @dataclass(frozen=True)
@@ -52,48 +58,74 @@ def evaluate(
     seen_in_pretraining: int = 0,
     n_resamples: int = N_RESAMPLES,
     pretraining_unknown: Sequence[str] = (),
+    others: Sequence[Callable[[Sequence[str]], Predictor]] = (),
 ) -> dict[str, Any]:
-    """Score frozen embeddings on a task, next to all baselines the store allows.
+    """Score models on a task, next to all baselines the store allows.
 
     Parameters
     ----------
-    embeddings : by model name, session key -> (D,) vector. The first is ours; one called `untrained` counts as a baseline.
+    embeddings : by model name, session key -> (D,) vector, for a linear probe. The first is ours; one called `untrained` is a baseline.
     seen : frames of each session that our model saw, for the baselines that get no more than these.
     seen_in_pretraining : subjects of this cohort that the model was pretrained on, which the result states.
     pretraining_unknown : models of which nobody knows whom they were pretrained on, which it states too.
+    others : further predictors, each made for the keys of the sessions that have a label; they stand after the probes.
 
     Returns
     -------
-    The result file of DESIGN section 9, and `excluded`: sessions left out, by reason.
+    The result file of DESIGN section 9, with `differences` (one for each of ours) and `excluded`: sessions left out, by reason.
 
     Raises
     ------
     InputError
-        If no embedding is given, one lacks a session that has a label, the labels cannot be used, or one recording stands there under
-        two participants.
+        If there is no trained model, an embedding lacks a session that has a label, the labels cannot be used, or one recording stands
+        there under two participants.
     """
-    if not embeddings or next(iter(embeddings)) == UNTRAINED:
-        raise InputError("There is nothing to evaluate; give the embeddings of a trained model first.")
+    if not others:
+        _require_trained(list(embeddings))
     target = read_target(task, store)
     require_no_duplicates(store, target)
-    sets = [_embedding_set(model, vectors, target.keys) for model, vectors in embeddings.items()]
+    sets = [embedding_set(model, vectors, target.keys) for model, vectors in embeddings.items()]
+    contenders: list[Predictor] = [*sets, *(make(target.keys) for make in others)]
+    ours, untrained = _divided(contenders)
     baselines = store_baselines(store, target.keys, seen, exclude=task.hidden, known=target.known)
-    ours = [features for features in sets if features.model != UNTRAINED]
-    untrained = [features for features in sets if features.model == UNTRAINED]
     result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
-    return {
-        **result,
-        "cohort": store.root.name,
-        "seen_in_pretraining": seen_in_pretraining,
-        "pretraining_unknown": list(pretraining_unknown),
-        "contract": store.contract.to_dict(),
-    }
+    return {**result, **_provenance(store, seen_in_pretraining, pretraining_unknown)}
+
+
+def evaluate_identity(
+    store: Store,
+    task: Task,
+    embeddings: Mapping[str, Mapping[str, NDArray[Any]]],
+    seen: Mapping[str, NDArray[np.int64]] | None = None,
+    seen_in_pretraining: int = 0,
+    n_resamples: int = N_RESAMPLES,
+    pretraining_unknown: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Tell subjects by their sessions, next to all baselines; parameters, result and errors as in `evaluate`."""
+    target = read_target(task, store)
+    require_no_duplicates(store, target)
+    pairing = pair_sessions(store, task.occasions, target.keys)
+    sets = [embedding_set(model, vectors, pairing.flat, IDENTIFY) for model, vectors in embeddings.items()]
+    ours, untrained = _divided(sets)
+    # Nothing varies in a constant: it shows what guessing scores.
+    guess = FeatureSet("chance", "everybody alike", majority(len(pairing.flat)).data)
+    known = [features for features in store_baselines(store, pairing.flat, seen) if features.model != "majority"]
+    mine, theirs = (
+        [Entry(part.model, part.method, identify(part, pairing)) for part in side] for side in (ours, [*untrained, *known, guess])
+    )
+    excluded = dict(target.excluded)
+    if pairing.left_out:
+        excluded["no session of the other kind, or a third one"] = pairing.left_out
+    counts = {"n_subjects": len(pairing.subjects), "n_sessions": len(pairing.flat), "split": pairing.describe(), "seeds": []}
+    facts = {**counts, "excluded": excluded, "test_scored": scoring_record(target, task.policy)}
+    result = _result(task, mine, theirs, mine[0].predictions.metrics[0], n_resamples, facts)
+    return {**result, **_provenance(store, seen_in_pretraining, pretraining_unknown)}
 
 
 def compare(
-    task: Task, target: Target, ours: Sequence[FeatureSet], baselines: Sequence[FeatureSet], n_resamples: int = N_RESAMPLES
+    task: Task, target: Target, ours: Sequence[Predictor], baselines: Sequence[Predictor], n_resamples: int = N_RESAMPLES
 ) -> dict[str, Any]:
-    """Cross-validate every feature set on the same folds and put the scores in one result.
+    """Cross-validate every predictor on the same folds and put the scores in one result.
 
     The best baseline is the one with the best mean of the task's primary metric over seeds; the difference is that of
     the first of `ours` minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
@@ -101,29 +133,66 @@ def compare(
     record = scoring_record(target, task.policy)
     # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
     with threadpool_limits(1):
-        entries = [_entry(features, target, task) for features in track([*ours, *baselines], f"evaluate {task.name}")]
+        entries = _entries([*ours, *baselines], target, task)
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
-    metric = primary_metric(task, target)
-    best = max(theirs, key=lambda entry: _goodness(entry.predictions, metric))
-    interval = bootstrap(best.predictions, metric, n_resamples)
-    gap = bootstrap_difference(mine[0].predictions, best.predictions, metric, n_resamples)
-    return {
-        "task": task.name,
-        "cohort": "",
+    facts = {
         "n_subjects": target.n_subjects,
         "n_sessions": len(target.keys),
         "split": task.policy.describe(),
         "seeds": list(task.policy.seeds),
+        "excluded": dict(target.excluded),
+        "test_scored": record,
+    }
+    return _result(task, mine, theirs, primary_metric(task, target), n_resamples, facts)
+
+
+def _result(
+    task: Task, mine: Sequence[Entry], theirs: Sequence[Entry], metric: str, n_resamples: int, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    best = max(theirs, key=lambda entry: _goodness(entry.predictions, metric))
+    interval = bootstrap(best.predictions, metric, n_resamples)
+    gaps = [
+        {"model": entry.model, "method": entry.method, "metric": metric, **_json(_gap(entry, best, metric, n_resamples))} for entry in mine
+    ]
+    return {
+        "task": task.name,
+        "cohort": "",
+        **facts,
         "rows": [row for entry in [*mine, *theirs] for row in _rows(entry, metric, n_resamples)],
         "best_baseline": {"model": best.model, "method": best.method, "metric": metric, **_json(interval)},
-        "difference": {"metric": metric, **_json(gap)},
+        "difference": {name: value for name, value in gaps[0].items() if name not in ("model", "method")},
+        "differences": gaps,
         "published": dict(task.published),
         "seen_in_pretraining": 0,
         "pretraining_unknown": [],
-        "test_scored": {**record, "predictors": len(mine) + len(theirs)},
+        "test_scored": {**facts["test_scored"], "predictors": len(mine) + len(theirs)},
         "contract": {},
         "version": __version__,
-        "excluded": dict(target.excluded),
+    }
+
+
+def _gap(entry: Entry, best: Entry, metric: str, n_resamples: int) -> Interval:
+    return bootstrap_difference(entry.predictions, best.predictions, metric, n_resamples)
+
+
+def _divided(contenders: Sequence[Contender]) -> tuple[list[Contender], list[Contender]]:
+    """Trained models, and the untrained ones, which are baselines."""
+    _require_trained([entry.model for entry in contenders])
+    ours = [entry for entry in contenders if entry.model != UNTRAINED]
+    return ours, [entry for entry in contenders if entry.model == UNTRAINED]
+
+
+def _require_trained(models: Sequence[str]) -> None:
+    if not models or models[0] == UNTRAINED:
+        raise InputError("There is nothing to evaluate; give the embeddings of a trained model first.")
+
+
+def _provenance(store: Store, seen_in_pretraining: int, pretraining_unknown: Sequence[str]) -> dict[str, Any]:
+    return {
+        "cohort": store.root.name,
+        "seen_in_pretraining": seen_in_pretraining,
+        "pretraining_unknown": list(pretraining_unknown),
+        "contract": store.contract.to_dict(),
     }
 
 
@@ -151,20 +220,11 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
-    """Sentences under the table, the verdict first."""
-    best, gap = result["best_baseline"], result["difference"]
-    name, mine = f"{best['model']} ({best['method']})", result["rows"][0]["model"]
-    if gap["low"] is None:
-        verdict = f"{mine} and the best baseline, {name}, cannot be compared: {gap['metric']} is not defined for both."
-    else:
-        sign = -1 if gap["metric"] in LOWER_IS_BETTER else 1
-        low, high = sorted((sign * gap["low"], sign * gap["high"]))
-        beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
-        verdict = (
-            f"{mine} ({gap['metric']} {_cell(result['rows'][0])}) {beats} the best baseline, {name}: "
-            f"difference {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] (paired bootstrap)."
-        )
-    lines = [verdict]
+    """Sentences under the table, the verdict on each of ours first; the one on the first row is the one that counts."""
+    best = result["best_baseline"]
+    # Results from before there were several methods have the difference of the first row only.
+    gaps = result.get("differences") or [{**result["rows"][0], **result["difference"]}]
+    lines = [_verdict(gap, f"{best['model']} ({best['method']})", result["rows"], several=len(gaps) > 1) for gap in gaps]
     if result["published"]:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result["published"].items()) + ".")
     if result["excluded"]:
@@ -183,18 +243,44 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequence[str]) -> FeatureSet:
+def _verdict(gap: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]], several: bool) -> str:
+    """Whether one of ours beats the best baseline, in one sentence."""
+    mine = f"{gap['model']}, {gap['method']}" if several else gap["model"]
+    if gap["low"] is None:
+        return f"{mine} and the best baseline, {name}, cannot be compared: {gap['metric']} is not defined for both."
+    own = next(row for row in rows if all(row[part] == gap[part] for part in ("model", "method", "metric")))
+    sign = -1 if gap["metric"] in LOWER_IS_BETTER else 1
+    low, high = sorted((sign * gap["low"], sign * gap["high"]))
+    beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
+    return (
+        f"{mine} ({gap['metric']} {_cell(own)}) {beats} the best baseline, {name}: "
+        f"difference {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] (paired bootstrap)."
+    )
+
+
+def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequence[str], method: str = PROBE) -> FeatureSet:
+    """Frozen vectors (D,) of the sessions `keys`, in that order."""
     missing = [key for key in keys if key not in vectors]
     if missing:
         raise InputError(f"{model}: {len(missing)} labelled sessions have no embedding, {missing[0]} among them; embed the whole store.")
-    return FeatureSet(model, PROBE, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
+    return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
-def _entry(features: FeatureSet, target: Target, task: Task) -> Entry:
+def _entries(predictors: Sequence[Predictor], target: Target, task: Task) -> list[Entry]:
+    """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time."""
+    linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet)]
+    slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet)]
+    done = {}
+    for predictor in chain(slow, track(linear, f"evaluate {task.name}")):
+        done[id(predictor)] = _entry(predictor, target, task)
+    return [done[id(predictor)] for predictor in predictors]
+
+
+def _entry(predictor: Predictor, target: Target, task: Task) -> Entry:
     if target.kind == "identification":
-        raise InputError(f"{task.name}: is identification, which no linear model does; choose another task.")
-    predictions = cross_validate(features, target.labels, target.subjects, target.kind, task.policy, target.strata)
-    return Entry(features.model, features.method, predictions)
+        raise InputError(f"{task.name}: is identification, which no probe does; use --method identify.")
+    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata)
+    return Entry(predictor.model, predictor.method, predictions)
 
 
 def _with_best_connectivity(entries: Sequence[Entry]) -> list[Entry]:

@@ -141,7 +141,7 @@ def feature_names(model: Model, pooling: str = "moments") -> list[str]:
 
 
 def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
-    """Which windows of a session of the store stage 2 sees.
+    """Which windows of a session of the store stage 2 sees; as of `choose_windows`.
 
     Parameters
     ----------
@@ -149,11 +149,37 @@ def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: Wind
     unit_frames : of stage 2's mask unit.
     cut : frames a window and how many windows.
     """
+    order = window_order(windows, store, cut)
+    return lambda info: choose_windows(info, cut, unit_frames, order(info) if order else None)
+
+
+def window_order(windows: Windows, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]] | None:
+    """The order in which windows of a session are to be taken, best first; None where they are to be spread evenly.
+
+    Raises
+    ------
+    InputError
+        If a window table or stage 1 model has windows of another length; later, if the table leaves a session no window.
+    """
     opened = open_windows(windows)
-    if not isinstance(opened, TemporalExtractor):
-        ranked = ranked_windows(opened, store, cut) if opened else None
-        return lambda info: choose_windows(info, cut, unit_frames, ranked)
-    scorer, saliency = opened, trained_saliency(opened)
+    if opened is None:
+        return None
+    if isinstance(opened, TemporalExtractor):
+        return _scored_order(opened, store, cut)
+    ranked = ranked_windows(opened, store, cut)
+
+    def look_up(info: SessionInfo) -> list[int]:
+        if order := ranked.get(info.key):
+            return order
+        left = "leaves it no window; rank with a larger --per-session"
+        what = left if info.key in ranked else "does not have it; run `slimbrain rank` here"
+        raise InputError(f"{info.key}: the window table {what}.")
+
+    return look_up
+
+
+def _scored_order(scorer: TemporalExtractor, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
+    saliency = trained_saliency(scorer)
     if scorer.provenance:
         scorer.provenance.contract.require(store.contract, "the stage 1 model", "the data")
     if scorer.window_frames != cut.frames:
@@ -161,30 +187,20 @@ def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: Wind
             f"the stage 1 model scores windows of {scorer.window_frames} frames, but stage 2 sees windows of {cut.frames}; "
             "give one of the same preset."
         )
-
-    def choose(info: SessionInfo) -> list[int]:
-        # Budgets over several runs are for training: a vector must not depend on what else is embedded.
-        rows = sorted(rank_session(store, info, scorer, saliency), key=lambda row: row.rank)
-        return choose_windows(info, cut, unit_frames, {info.key: [row.window for row in rows]})
-
-    return choose
+    # Budgets over several runs are for training: a vector must not depend on what else is embedded.
+    return lambda info: [row.window for row in sorted(rank_session(store, info, scorer, saliency), key=lambda row: row.rank)]
 
 
-def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, ranked: Mapping[str, Sequence[int]] | None) -> list[int]:
-    """The k windows of a session that stage 2 sees, in order of time; all it has, or all the table leaves it, where these are fewer."""
-    if ranked is not None and not ranked.get(info.key):
-        what = (
-            "leaves it no window; rank with a larger --per-session" if info.key in ranked else "does not have it; run `slimbrain rank` here"
-        )
-        raise InputError(f"{info.key}: the window table {what}.")
-    count = min(window.k, info.n_windows(window.frames), len(ranked[info.key]) if ranked else window.k)
+def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, order: Sequence[int] | None) -> list[int]:
+    """The k first windows of an order, or k evenly spread ones, in order of time; fewer where there are not as many."""
+    count = min(window.k, info.n_windows(window.frames), len(order) if order is not None else window.k)
     while count and (count * window.frames) % unit_frames:
         count -= 1
     if not count:
         raise InputError(f"{info.path}: {info.n_frames} frames do not hold one window of {window.frames} frames; leave this session out.")
-    if ranked is None:
+    if order is None:
         return [int(number) for number in select_uniform(info.n_windows(window.frames), count)]
-    return sorted(int(number) for number in ranked[info.key][:count])
+    return sorted(int(number) for number in order[:count])
 
 
 def ranked_windows(path: str | Path, store: Sessions, window: WindowConfig) -> dict[str, list[int]]:

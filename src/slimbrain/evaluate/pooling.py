@@ -75,7 +75,8 @@ def _moments(values: Tensor, seconds: Tensor) -> Tensor:
     early, late = moving[:-1][follows], moving[1:][follows]
     power = (early.square() + late.square()).sum((0, 1)) / 2
     persistence = (early * late).sum((0, 1)) / power.clamp_min(torch.finfo(power.dtype).tiny)
-    return torch.cat((by_step.mean((0, 1)), moving.square().mean((0, 1)).sqrt(), persistence))
+    spread = moving.square().mean((0, 1)).clamp_min(torch.finfo(power.dtype).tiny).sqrt()
+    return torch.cat((by_step.mean((0, 1)), spread, persistence))
 
 
 def _by_step(values: Tensor, seconds: Tensor) -> Tensor:

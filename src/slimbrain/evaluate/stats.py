@@ -25,6 +25,7 @@ Ints = NDArray[np.int64]
 
 CLASSIFICATION_METRICS = ("auc", "balanced_accuracy", "accuracy", "macro_f1")
 REGRESSION_METRICS = ("r2", "r", "mae", "mse", "mse_z")
+IDENTIFICATION_METRICS = ("top1", "mrr")
 LOWER_IS_BETTER = frozenset({"mae", "mse", "mse_z"})
 
 N_RESAMPLES = 1000
@@ -40,12 +41,14 @@ class OutOfFold:
     Attributes
     ----------
     subject : (N,) str.
-    truth : (N,) class number (place in `classes`) or target value, in the target's own unit.
-    scores : (S, N, K) class probabilities of the S seeds, or (S, N, 1) predicted values.
-    fold : (S, N) int, the test fold the row was in; -1 where that seed did not test the row.
+    truth : (N,) class number (place in `classes`) or target value, in the target's own unit; in identification, whose session of the
+        gallery is the query's own.
+    scores : (S, N, K) class probabilities of the S seeds, or (S, N, 1) predicted values, or (1, N, K) likeness to the gallery's K.
+    fold : (S, N) int, the test fold the row was in (in identification, the direction); -1 where that seed did not test the row.
     scale : (S, N) standard deviation of the training targets of that fold (1 for classes), for `mse_z`.
     inner_loss : (S, N) loss of the chosen setting in the inner split of that fold's training set; inf where not tuned.
-    classes : names of the classes; empty for regression.
+    classes : names of the classes; empty for regression and identification.
+    gallery : whether rows are queries of an identification.
     """
 
     subject: NDArray[np.str_]
@@ -55,10 +58,13 @@ class OutOfFold:
     scale: Floats
     inner_loss: Floats
     classes: tuple[str, ...]
+    gallery: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that apply, most important first."""
+        if self.gallery:
+            return IDENTIFICATION_METRICS
         return CLASSIFICATION_METRICS if self.classes else REGRESSION_METRICS
 
 
@@ -125,7 +131,8 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
 def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
     """Probability of a score at least as good when labels are dealt out at random: (1 + hits) / (1 + permutations).
 
-    Labels move between subjects; where a subject's sessions carry different labels, they move within the subject.
+    Labels move between subjects; where a subject's sessions carry different labels, they move within the subject; in identification,
+    each subject's queries are given another subject of the gallery to find.
     The predictions stay as they are (no refitting): what is tested is whether they go with the labels. With one test set this is
     exact. Under cross-validation it is somewhat too small, since folds share training subjects: with nothing to find (40 subjects,
     20 features, 5 folds, 150 cohorts), p of the AUC was at most 0.05 in 11 % of cohorts, p of the accuracy in 6 %.
@@ -160,6 +167,10 @@ def _subject_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Flo
 def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> Floats:
     """(R, N) labels dealt out at random, between rows or, where subjects have several rows, within each subject."""
     rng = np.random.default_rng(seed)
+    if predictions.gallery:
+        own = predictions.truth.astype(np.int64)
+        others = rng.permuted(np.tile(np.arange(predictions.scores.shape[2]), (n_permutations, 1)), axis=1)
+        return others[:, own].astype(np.float64)
     truth = np.tile(predictions.truth, (n_permutations, 1))
     names, row_subject = np.unique(predictions.subject, return_inverse=True)
     if len(names) == len(row_subject):
@@ -304,6 +315,28 @@ def _co_moments(case: _Case) -> tuple[Floats, Floats, Floats]:
     return moments[0], moments[1], moments[2]
 
 
+def _top1(case: _Case) -> Floats:
+    """Share of queries whose own subject is the likest of the gallery; of several that are equally so, one is taken at random."""
+    likest = case.scores == case.scores.max(axis=1, keepdims=True)
+    return case.average(_of_truth(likest / likest.sum(axis=1, keepdims=True), case.truth))
+
+
+def _mrr(case: _Case) -> Floats:
+    """Mean reciprocal rank of the query's own subject; equals are in random order, so theirs is the mean over the ranks they share."""
+    ordered = np.sort(case.scores, axis=1)
+    n = ordered.shape[1]
+    first = np.stack([n - np.searchsorted(row, said, "right") for row, said in zip(ordered, case.scores, strict=True)])
+    last = np.stack([n - np.searchsorted(row, said, "left") for row, said in zip(ordered, case.scores, strict=True)])
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
+    return case.average(_of_truth((harmonic[last] - harmonic[first]) / (last - first), case.truth))
+
+
+def _of_truth(values: Floats, truth: Floats) -> Floats:
+    """(R or 1, N) of each row of values (N, K), the entry that truth (R or 1, N) points to."""
+    picked: Floats = values[np.arange(len(values)), truth.astype(np.int64)]
+    return picked
+
+
 _METRICS: dict[str, Callable[[_Case], Floats]] = {
     "auc": _auc,
     "balanced_accuracy": _balanced_accuracy,
@@ -314,4 +347,6 @@ _METRICS: dict[str, Callable[[_Case], Floats]] = {
     "mae": _mae,
     "mse": _mse,
     "mse_z": _mse_z,
+    "top1": _top1,
+    "mrr": _mrr,
 }

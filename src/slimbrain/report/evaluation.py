@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimbrain.evaluate.compare import PROBE, UNTRAINED, remarks
+from slimbrain.evaluate.compare import OUR_METHODS, UNTRAINED, remarks
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -26,7 +26,16 @@ from slimbrain.report.inputs import Material
 
 TITLE = "Evaluation"
 
-METRIC_WORDS = {"auc": "AUC", "r2": "R²", "mae": "MAE", "mse": "MSE", "mse_z": "MSE (z)", "macro_f1": "macro F1"}
+METRIC_WORDS = {
+    "auc": "AUC",
+    "r2": "R²",
+    "mae": "MAE",
+    "mse": "MSE",
+    "mse_z": "MSE (z)",
+    "macro_f1": "macro F1",
+    "top1": "top-1",
+    "mrr": "MRR",
+}
 
 Result = Mapping[str, Any]
 
@@ -78,7 +87,7 @@ def _table(result: Result) -> Table:
 
 def ours_in(result: Result) -> frozenset[str]:
     """Names of the models under test: that of the first row, as the result is defined, and of other trained embeddings."""
-    probed = {row["model"] for row in result["rows"] if row["method"] == PROBE and row["model"] != UNTRAINED}
+    probed = {row["model"] for row in result["rows"] if row["method"] in OUR_METHODS and row["model"] != UNTRAINED}
     return frozenset({result["rows"][0]["model"], *probed})
 
 

@@ -1,0 +1,197 @@
+"""From checkpoints and a store to a finished comparison, by every method asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimbrain.data import read_clip
+from slimbrain.errors import InputError
+from slimbrain.evaluate.attention import AttentionProbe
+from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate, evaluate_identity
+from slimbrain.evaluate.features import Model, choose_windows, embed_store, untrained, window_order
+from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
+from slimbrain.evaluate.leaks import screen
+from slimbrain.evaluate.probe import Predictor
+from slimbrain.evaluate.tasks import IDENTITY, Task, get_task
+from slimbrain.models.hub import from_pretrained
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.progress import track
+from slimbrain.store import Store
+from slimbrain.train import pick_device
+
+METHODS = ("probe", "attention", "finetune", "identify")
+Maker = Callable[[Sequence[str]], Predictor]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How and where encoders are fine-tuned.
+
+    Attributes
+    ----------
+    device : as of `pick_device`.
+    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next; nowhere if None.
+    """
+
+    config: FinetuneConfig = field(default_factory=FinetuneConfig)
+    device: str = "auto"
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation may be told.
+
+    Attributes
+    ----------
+    windows, k : as for `embed_store`.
+    methods : some of `METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
+        told apart, if empty.
+    phenotypes : the benchmark's phenotype files.
+    allow_seen : evaluate on participants that a model was pretrained on, too; the result counts them.
+    """
+
+    windows: str | Path | None = None
+    k: int | None = None
+    methods: Sequence[str] = ()
+    phenotypes: Sequence[str | Path] = ()
+    allow_seen: bool = False
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model under the name it has in the table, and what it sees of each session."""
+
+    name: str
+    model: Model
+    views: Mapping[str, Views]
+
+    @property
+    def window_frames(self) -> int:
+        assert self.model.provenance is not None
+        return self.model.provenance.window.frames
+
+
+def evaluate_models(
+    store: Store,
+    task: str,
+    models: Sequence[str | Path],
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Read each model by each method, the first one untrained by the same methods, and compare on a task.
+
+    Parameters
+    ----------
+    task : as `slimbrain evaluate --task`.
+    models : model folders or hub ids; the first is the one compared with the best baseline.
+
+    Returns
+    -------
+    The result file of DESIGN section 9.
+
+    Raises
+    ------
+    InputError
+        If there is no such method, or the task cannot be done by it.
+    """
+    options = options or Options()
+    wanted = get_task(task, phenotypes=options.phenotypes)
+    chosen = choose_methods(options.methods, wanted)
+    loaded = [from_pretrained(source, store.contract) for source in models]
+    if "finetune" in chosen:
+        for source, model in zip(models, loaded, strict=True):
+            require_encoder(model, source)
+    provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
+    known, unknown = screen(store, wanted, provenances, options.allow_seen)
+    stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
+    names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
+    trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
+    contenders = [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
+    seen = _frames_seen(store, trained[0])
+    if wanted.identification:
+        vectors = {entry.name: _vectors(store, entry, options) for entry in contenders}
+        return evaluate_identity(store, wanted, vectors, seen, known, pretraining_unknown=unknown)
+    makers: dict[str, Callable[[_Contender], Maker]] = {
+        "probe": lambda entry: _probe(store, entry, options),
+        "attention": lambda entry: _attention(store, entry),
+        "finetune": lambda entry: _finetune(store, entry, options.tuning),
+    }
+    others = [makers[method](entry) for method in chosen for entry in contenders]
+    return evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others)
+
+
+def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
+    """The methods asked for, each once, or the one that suits the task."""
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise InputError(f"--method {unknown[0]}: there is no such method; choose from {', '.join(METHODS)}.")
+    fitting = ("identify",) if task.identification else ("probe", "attention", "finetune")
+    for name in methods:
+        if name not in fitting:
+            how = f"is for --task {IDENTITY}" if name == "identify" else "predicts a label, and here there is none"
+            raise InputError(f"--method {name}: {how}; task {task.name} takes {', '.join(fitting)}.")
+    return tuple(dict.fromkeys(methods)) or fitting[:1]
+
+
+def _views(store: Store, model: Model, options: Options) -> dict[str, Views]:
+    """The windows that stage 2 is scored on, and those it may be tuned on; none for stage 1, which sees whole sessions."""
+    if not isinstance(model, HieraJEPA):
+        return {}
+    assert model.provenance is not None
+    trained = model.provenance.window
+    cut = trained.model_copy(update={"k": options.k or trained.k})
+    order = window_order(options.windows, store, cut)
+    views = {}
+    for info in store.sessions:
+        ranked = order(info) if order else None
+        scored = choose_windows(info, cut, model.config.unit_frames, ranked)
+        views[info.key] = Views(tuple(scored), tuple(range(info.n_windows(cut.frames)) if ranked is None else ranked))
+    return views
+
+
+def _frames_seen(store: Store, entry: _Contender) -> dict[str, NDArray[np.int64]]:
+    if not entry.views:
+        return {info.key: np.arange(info.n_frames) for info in store.sessions}
+    window = np.arange(entry.window_frames)
+    return {key: np.concatenate([number * len(window) + window for number in views.scored]) for key, views in entry.views.items()}
+
+
+def _vectors(store: Store, entry: _Contender, options: Options) -> dict[str, NDArray[Any]]:
+    return embed_store(store, entry.model, options.windows, options.k, f"embed with {entry.name}").by_session()
+
+
+def _probe(store: Store, entry: _Contender, options: Options) -> Maker:
+    return lambda keys: embedding_set(entry.name, _vectors(store, entry, options), keys)
+
+
+def _attention(store: Store, entry: _Contender) -> Maker:
+    return lambda keys: AttentionProbe(entry.name, _tokens(store, entry, keys))
+
+
+def _finetune(store: Store, entry: _Contender, tuning: Tuning) -> Maker:
+    encoder, device = require_encoder(entry.model, entry.name), pick_device(tuning.device)
+    return lambda keys: FineTuning(entry.name, encoder, store, keys, entry.views, entry.window_frames, tuning.config, device, tuning.folder)
+
+
+@torch.inference_mode()
+def _tokens(store: Store, entry: _Contender, keys: Sequence[str]) -> list[Tensor]:
+    """(L, D) float16 of each session: stage 2's tokens of all windows it sees, or stage 1's of all windows there are."""
+    tokens = []
+    for key in track(keys, f"tokens of {entry.name}"):
+        info = store.session(key)
+        if isinstance(entry.model, TemporalExtractor):
+            mm = torch.tensor(store.channels(key).mm, dtype=torch.float32)
+            values = entry.model.embed(torch.from_numpy(store.coarse(key))[None], mm, info.tr)[1][0]
+        else:
+            values = entry.model.encoder([read_clip(store, info, entry.views[key].scored, entry.window_frames)]).values
+        tokens.append(values.half())
+    return tokens

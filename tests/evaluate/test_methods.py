@@ -1,0 +1,127 @@
+"""From model folders to one table: which rows stand in it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slimbrain.cli import run_command
+from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
+from slimbrain.errors import InputError
+from slimbrain.evaluate.methods import choose_methods, evaluate_models
+from slimbrain.evaluate.tasks import get_task
+from slimbrain.grid import LATTICES, Grid
+from slimbrain.models.hub import save_pretrained
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.provenance import Provenance
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.store import Store
+
+SUBJECTS, FRAMES = 12, 4
+SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=1, recompute=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("slimbrain.evaluate.probe.STRENGTHS", (1.0,))
+        patch.setattr("slimbrain.evaluate.attention.EPOCHS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two noisy sessions of twelve subjects of two sites, with an age each."""
+    lattice = LATTICES["8mm"]
+    mask = np.zeros((lattice.edge,) * 3, bool)
+    mask[8:16, 8:16, 8:12] = True
+    grid, root = Grid(lattice, mask), tmp_path_factory.mktemp("methods") / "cohort"
+    store, rng, shape = Store.create(root, grid, 0.72), np.random.default_rng(0), grid.voxel_mask.shape
+    for subject in range(SUBJECTS):
+        for session in "12":
+            voxels = np.where(grid.voxel_mask, rng.normal(size=(6 * FRAMES, *shape)), 0).astype(np.float16)
+            entities = {"sub": f"{subject:02d}", "ses": session, "task": "rest", "space": "MNI152NLin6Asym"}
+            store.write_session(entities, voxels, np.zeros(shape), np.ones(shape), 0.72, qc={"fd_mean": 0.1 + 0.01 * subject})
+    rows = [f"sub-{number:02d}\t{'ab'[number % 2]}\t{20 + number}\t{'xy'[number % 4 // 2]}" for number in range(SUBJECTS)]
+    (root / "participants.tsv").write_text("\n".join(["participant_id\tgroup\tage\tsite", *rows]) + "\n")
+    return Store(root)
+
+
+@pytest.fixture(scope="module")
+def models(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model folder of each stage; what the weights are does not matter here, if they are not those of the untrained network."""
+    torch.manual_seed(7)
+    root, provenance = tmp_path_factory.mktemp("models"), Provenance(store.contract, WindowConfig(frames=FRAMES, k=2), store.grid, {})
+    jepa = JepaConfig(predictor_width=8, predictor_depth=1, predictor_heads=1)
+    voxel = HieraJEPA(SMALL, jepa, store.grid.voxels_per_patch)
+    temporal = TemporalExtractor(TemporalConfig(width=8, depth=1, heads=1, groups=1, window_frames=FRAMES))
+    return {name: save_pretrained(model, root / name, provenance) for name, model in (("voxel", voxel), ("temporal", temporal))}
+
+
+def rows_of(result: dict) -> set[tuple[str, str]]:
+    return {(row["model"], row["method"]) for row in result["rows"]}
+
+
+KINDS = ("correlation", "partial correlation", "tangent")
+FRAMES_OF = ("whole run", "frames seen")
+
+
+def test_every_method_stands_beside_every_baseline(store: Store, models: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "group.json"
+    asked = [word for name in ("attention", "probe", "finetune") for word in ("--method", name)]
+    arguments = ["evaluate", str(store.root), "--task", "column:group", "--model", str(models["voxel"]), "--out", str(out)]
+    assert run_command([*arguments, *asked, "--epochs", "1"]) == 0
+    result = json.loads(out.read_text())
+    there = rows_of(result)
+    ours = [("slimbrain voxel", name) for name in ("attention probe", "linear probe", "fine-tuning")]
+    assert [(gap["model"], gap["method"]) for gap in result["differences"]] == ours
+    assert (result["rows"][0]["model"], result["rows"][0]["method"]) == ours[0]
+    assert {*ours, *(("untrained", method) for _, method in ours)} <= there
+    best = "best of 3 chosen inside"
+    assert {("connectivity", f"{kind}, {frames}") for kind in (*KINDS, best) for frames in FRAMES_OF} <= there
+    assert {("channels", f"mean and std, {frames}") for frames in FRAMES_OF} <= there
+    assert {("confounds", "age, fd_mean, site"), ("majority", "majority class or mean")} <= there
+    assert result["best_baseline"]["model"] != "slimbrain voxel" and len(result["seeds"]) == 3
+    table = out.with_suffix(".md").read_text()
+    assert sum("the best baseline," in line for line in table.splitlines()) == 3
+    # 3 seeds of 5 folds, two encoders.
+    assert len(list(out.with_suffix(".folds").glob("*.npz"))) == 30
+
+
+def test_a_regression_has_all_baselines_too(store: Store, models: dict[str, Path]) -> None:
+    there = rows_of(evaluate_models(store, "column:age", [models["voxel"]], methods=["attention"]))
+    assert {("slimbrain voxel", "attention probe"), ("untrained", "attention probe"), ("confounds", "fd_mean, site")} <= there
+    assert {("connectivity", f"{kind}, {frames}") for kind in KINDS for frames in FRAMES_OF} <= there
+    assert {("channels", "mean and std, whole run"), ("majority", "majority class or mean")} <= there
+
+
+def test_an_identification_has_all_baselines_too(store: Store, models: dict[str, Path]) -> None:
+    result = evaluate_models(store, "identity", [models["voxel"], models["temporal"]])
+    there = rows_of(result)
+    assert {("slimbrain voxel", "identification"), ("slimbrain temporal", "identification"), ("untrained", "identification")} <= there
+    assert {("connectivity", f"{kind}, {frames}") for kind in KINDS for frames in FRAMES_OF} <= there
+    assert {("channels", "mean and std, whole run"), ("confounds", "age, fd_mean, site"), ("chance", "everybody alike")} <= there
+    assert {row["metric"] for row in result["rows"]} == {"top1", "mrr"}
+
+
+def test_stage_one_gives_its_windows_to_the_attention_probe(store: Store, models: dict[str, Path]) -> None:
+    there = rows_of(evaluate_models(store, "column:group", [models["temporal"]], methods=["attention"]))
+    assert ("slimbrain temporal", "attention probe") in there
+
+
+def test_what_does_not_go_together_is_refused(store: Store, models: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="there is no such method"):
+        choose_methods(["probing"], get_task("column:group"))
+    with pytest.raises(InputError, match="is for --task identity"):
+        choose_methods(["identify"], get_task("column:group"))
+    with pytest.raises(InputError, match="takes identify"):
+        choose_methods(["finetune"], get_task("identity"))
+    assert choose_methods([], get_task("column:group")) == ("probe",) and choose_methods([], get_task("identity")) == ("identify",)
+    assert choose_methods(["probe", "attention", "probe"], get_task("column:group")) == ("probe", "attention")
+    with pytest.raises(InputError, match="fine-tuning is for stage 2"):
+        evaluate_models(store, "column:group", [models["temporal"]], methods=["finetune"])
