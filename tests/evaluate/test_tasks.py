@@ -75,3 +75,17 @@ def test_unusable_columns_are_refused(store: Store, task: Task, message: str) ->
 def test_unknown_tasks_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="column:sex"):
         get_task(name)
+
+
+def test_sites_are_balanced_without_being_asked(store: Store) -> None:
+    target = read_target(get_task("column:sex"), store)
+    assert target.strata is not None and target.strata.tolist() == [site for site in "aabba" for _ in range(2)]
+    assert read_target(get_task("column:site"), store).strata is None
+
+
+def test_identity_is_a_task_without_a_column() -> None:
+    assert get_task("identity").identification and get_task("identity:ses-1:ses-2").occasions == ("ses-1", "ses-2")
+    with pytest.raises(InputError, match="name both"):
+        get_task("identity:ses-1")
+    with pytest.raises(InputError, match="no such task"):
+        get_task("fingerprint")
