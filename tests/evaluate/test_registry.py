@@ -21,7 +21,7 @@ from slimbrain.evaluate.listing import as_markdown, as_records
 from slimbrain.evaluate.phenotypes import column_key
 from slimbrain.evaluate.probe import outer_splits
 from slimbrain.evaluate.registry import ENTRIES
-from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.evaluate.tasks import Target, get_task, primary_metric, read_target
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
@@ -171,7 +171,7 @@ def test_fingerprint_needs_two_resting_sessions_and_no_file(tmp_path: Path) -> N
     target = read_target(get_task("hcp-fingerprint"), write_store(tmp_path / "store", sessions))
     assert target.kind == "identification" and target.labels.tolist() == target.subjects.tolist() == ["sub-100307"] * 2 + ["sub-100610"] * 2
     assert len(target.keys) == 4 and target.excluded == {"not a resting run": 1, "participant has one session": 1}
-    assert primary_metric(get_task("hcp-fingerprint"), target) == "accuracy"
+    assert primary_metric(get_task("hcp-fingerprint"), target) == "top1"
 
 
 # --- what baselines may know
@@ -272,7 +272,9 @@ def test_entries_say_all_that_a_user_needs() -> None:
             "task"
         ]
     for entry in ENTRIES.values():
-        known = {"classification": CLASSIFICATION_METRICS, "regression": REGRESSION_METRICS, "identification": ("accuracy",)}[entry.kind]
+        known = {"classification": CLASSIFICATION_METRICS, "regression": REGRESSION_METRICS, "identification": IDENTIFICATION_METRICS}[
+            entry.kind
+        ]
         assert entry.primary in entry.metrics and set(entry.metrics) <= set(known)
         assert {name.split(",")[0] for name in entry.published} <= {*known, "macro_f1"}
 

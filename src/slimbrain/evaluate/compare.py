@@ -118,7 +118,7 @@ def evaluate_identity(
         excluded["no session of the other kind, or a third one"] = pairing.left_out
     counts = {"n_subjects": len(pairing.subjects), "n_sessions": len(pairing.flat), "split": pairing.describe(), "seeds": []}
     facts = {**counts, "excluded": excluded, "test_scored": scoring_record(target, task.policy)}
-    result = _result(task, mine, theirs, mine[0].predictions.metrics[0], n_resamples, facts)
+    result = _result(task, mine, theirs, primary_metric(task, target), n_resamples, facts)
     return {**result, **_provenance(store, seen_in_pretraining, pretraining_unknown)}
 
 

@@ -20,7 +20,7 @@ from slimbrain.evaluate.labels import Labelled, LeftOut
 from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
 from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.registry import ENTRIES, Entry, TaskKind
-from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.store import PARTICIPANTS_FILE, SessionInfo, Store
 
 COLUMN_PREFIX = "column:"
@@ -262,7 +262,7 @@ def primary_metric(task: Task, target: Target) -> str:
     if target.kind == "regression":
         return REGRESSION_METRICS[0]
     if target.kind == "identification":
-        return "accuracy"
+        return IDENTIFICATION_METRICS[0]
     return CLASSIFICATION_METRICS[0] if len(np.unique(target.labels)) == 2 else CLASSIFICATION_METRICS[1]
 
 
