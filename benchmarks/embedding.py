@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from case import Case
 from numpy.typing import NDArray
-from roi_contest import BASELINES, COLUMNS, Cohort, FloatArray, Fold, rpn122, song25
+from roi_contest import BASELINES, COLUMNS, ROI, Cohort, FloatArray, Fold, rpn122, song25
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
@@ -220,6 +220,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     steps, draws = (20, 1) if options.quick else (200, 10)
+    if not (ROI / options.cohort).is_dir():
+        parser.exit(1, f"{ROI / options.cohort}: the recordings are not there; put them beside the checkout.\n")
     cohort = {"rpn122": rpn122, "song25": song25}[options.cohort]()
     halves = options.cohort == "rpn122"
     labels = [row["sex"] + row["site"] for row in cohort.about] if halves else np.zeros(len(cohort.people))

@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if not FACES.is_dir():
+        parser.exit(1, f"{FACES}: the recording is not there; put it beside the checkout.\n")
     with open(next(FACES.glob("sub-*/func/*_events.tsv")), encoding="utf-8", newline="") as handle:
         onsets = np.array([float(row["onset"]) for row in csv.DictReader(handle, delimiter="\t")])
     with tempfile.TemporaryDirectory() as folder:

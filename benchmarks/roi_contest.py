@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.covariance import ledoit_wolf
 from sklearn.manifold import MDS
 from torch import Tensor
 
 from slimbrain.config import TemporalConfig
-from slimbrain.evaluate.baselines import PopulationTangent, TangentSpace, connectivity
+from slimbrain.evaluate.baselines import EIGENVALUE_FLOOR, TangentSpace, connectivity
 from slimbrain.models.temporal import BRAIN_CENTRE_MM, BRAIN_RADII_MM, TemporalExtractor, standardise, temporal_loss
 
 FloatArray = NDArray[np.float64]
@@ -26,6 +27,8 @@ SMALL = TemporalConfig(width=64, depth=3, heads=4, groups=32, window_frames=4)
 BANDS_HZ = (0.0, 0.05, 0.1, np.inf)
 TWIN = "sub-essen005"
 """Bit for bit the recording of sub-essen004."""
+POPULATION_WEIGHT = 0.5
+"""Weight of the training subjects' mean; from 0.3 to 0.9 as good as each other on halves of rpn122 (docs/embedding.md)."""
 BASELINES = ("correlation", "partial correlation", "tangent")
 
 
@@ -102,6 +105,37 @@ def trained(cohort: Cohort, people: Sequence[int], steps: int, seed: int = 0, fr
         optimizer.step()
         schedule.step()
     return model.eval()
+
+
+class PopulationTangent(TransformerMixin, BaseEstimator):
+    """Tangent connectivity of correlation matrices that are first drawn towards the training subjects' mean.
+
+    A short series has a singular matrix. Ledoit and Wolf draw it towards the identity; the mean of other people is nearer to the truth
+    (the idea of population shrinkage: Rahim, Thirion and Varoquaux 2019, Medical Image Analysis; theirs has a covariant prior, this
+    one a plain weight).
+
+    Parameters
+    ----------
+    weight : of the training subjects' mean, over 0 to 1.
+    """
+
+    def __init__(self, weight: float = POPULATION_WEIGHT) -> None:
+        self.weight = weight
+
+    def fit(self, X: FloatArray, y: object = None) -> PopulationTangent:
+        """Learn the mean of X (N, C, C), positive semidefinite, and place the tangent at the drawn matrices' geometric mean."""
+        self.mean_ = np.asarray(X, dtype=np.float64).mean(axis=0)
+        # A channel that nobody has a signal in must not make the mean singular.
+        self.mean_ = self.mean_ + EIGENVALUE_FLOOR * np.eye(len(self.mean_))
+        self.tangent_ = TangentSpace().fit(self._drawn(X))
+        return self
+
+    def transform(self, X: FloatArray) -> FloatArray:
+        """(N, C (C + 1) / 2)."""
+        return self.tangent_.transform(self._drawn(X))
+
+    def _drawn(self, X: FloatArray) -> FloatArray:
+        return (1 - self.weight) * np.asarray(X, dtype=np.float64) + self.weight * self.mean_
 
 
 @dataclass(frozen=True)

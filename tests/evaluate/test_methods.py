@@ -13,7 +13,7 @@ import torch
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError
-from slimbrain.evaluate.methods import choose_methods, evaluate_models
+from slimbrain.evaluate.methods import Options, choose_methods, evaluate_models
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import save_pretrained
@@ -94,7 +94,7 @@ def test_every_method_stands_beside_every_baseline(store: Store, models: dict[st
 
 
 def test_a_regression_has_all_baselines_too(store: Store, models: dict[str, Path]) -> None:
-    there = rows_of(evaluate_models(store, "column:age", [models["voxel"]], methods=["attention"]))
+    there = rows_of(evaluate_models(store, "column:age", [models["voxel"]], Options(methods=["attention"])))
     assert {("slimbrain voxel", "attention probe"), ("untrained", "attention probe"), ("confounds", "fd_mean, site")} <= there
     assert {("connectivity", f"{kind}, {frames}") for kind in KINDS for frames in FRAMES_OF} <= there
     assert {("channels", "mean and std, whole run"), ("majority", "majority class or mean")} <= there
@@ -110,7 +110,7 @@ def test_an_identification_has_all_baselines_too(store: Store, models: dict[str,
 
 
 def test_stage_one_gives_its_windows_to_the_attention_probe(store: Store, models: dict[str, Path]) -> None:
-    there = rows_of(evaluate_models(store, "column:group", [models["temporal"]], methods=["attention"]))
+    there = rows_of(evaluate_models(store, "column:group", [models["temporal"]], Options(methods=["attention"])))
     assert ("slimbrain temporal", "attention probe") in there
 
 
@@ -124,4 +124,4 @@ def test_what_does_not_go_together_is_refused(store: Store, models: dict[str, Pa
     assert choose_methods([], get_task("column:group")) == ("probe",) and choose_methods([], get_task("identity")) == ("identify",)
     assert choose_methods(["probe", "attention", "probe"], get_task("column:group")) == ("probe", "attention")
     with pytest.raises(InputError, match="fine-tuning is for stage 2"):
-        evaluate_models(store, "column:group", [models["temporal"]], methods=["finetune"])
+        evaluate_models(store, "column:group", [models["temporal"]], Options(methods=["finetune"]))

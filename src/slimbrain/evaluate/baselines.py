@@ -36,8 +36,6 @@ overshoots (12 iterations against 4 on 94 real sessions of 122 channels)."""
 GEOMETRIC_MEAN_TOLERANCE = 1e-3
 """Root mean square of the log-eigenvalues by which the mean may be off: a tenth of a percent, far under sampling error."""
 EIGENVALUE_FLOOR = 1e-10
-POPULATION_WEIGHT = 0.5
-"""Weight of the training subjects' mean; from 0.3 to 0.9 as good as each other on halves of rpn122 (docs/embedding.md)."""
 
 
 def store_baselines(
@@ -176,38 +174,6 @@ class TangentSpace(TransformerMixin, BaseEstimator):
         rows, columns = np.tril_indices(logs.shape[-1])
         vectors: Floats = logs[:, rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2))
         return vectors
-
-
-class PopulationTangent(TransformerMixin, BaseEstimator):
-    """Tangent connectivity of correlation matrices that are first drawn towards the training subjects' mean.
-
-    A short series has a singular matrix. Ledoit and Wolf draw it towards the identity; the mean of other people is nearer to the truth
-    (the idea of population shrinkage: Rahim, Thirion and Varoquaux 2019, Medical Image Analysis; theirs has a covariant prior, this
-    one a plain weight).
-
-    Parameters
-    ----------
-    weight : of the training subjects' mean, over 0 to 1.
-    """
-
-    def __init__(self, weight: float = POPULATION_WEIGHT) -> None:
-        self.weight = weight
-
-    def fit(self, X: Floats, y: object = None) -> PopulationTangent:
-        """Learn the mean of X (N, C, C), positive semidefinite, and place the tangent at the drawn matrices' geometric mean."""
-        self.mean_ = np.asarray(X, dtype=np.float64).mean(axis=0)
-        # A channel that nobody has a signal in must not make the mean singular.
-        self.mean_ = self.mean_ + EIGENVALUE_FLOOR * np.eye(len(self.mean_))
-        self.tangent_ = TangentSpace().fit(self._drawn(X))
-        return self
-
-    def transform(self, X: Floats) -> Floats:
-        """(N, C (C + 1) / 2)."""
-        return self.tangent_.transform(self._drawn(X))
-
-    def _drawn(self, X: Floats) -> Floats:
-        drawn: Floats = (1 - self.weight) * np.asarray(X, dtype=np.float64) + self.weight * self.mean_
-        return drawn
 
 
 def geometric_mean(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE) -> Floats:
