@@ -5,8 +5,8 @@ python benchmarks/embedding.py rpn122|song25 [--quick] [--only identify windows 
 `identify`: whose excerpt is it? Excerpts of one occasion against the whole of the other, everybody in the gallery, correlation of vectors
 demeaned over the group. `windows`: the same from windows that stage 1 ranks first, and from as many random ones. `separation`:
 task or rest, without labels. `states`: rest, face or scene, probed. `sex`: three folds by subject, and sites left out. Networks, means and
-probes are fitted without the people tested, without labels but for the probes'. Variants were chosen on halves of rpn122; song25 was run
-once, at the end.
+probes are fitted without the people tested, without labels but for the probes'; only the places that song25's networks are given come
+from everybody. Variants were chosen on halves of rpn122; docs/embedding.md has what came out.
 """
 
 from __future__ import annotations
