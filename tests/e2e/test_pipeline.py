@@ -76,8 +76,8 @@ def test_runs_log_learning_and_health(outputs: Path) -> None:
 def test_models_say_whom_they_saw(outputs: Path) -> None:
     for stage in ("temporal", "voxel"):
         training = json.loads((outputs / stage / "model" / "config.json").read_text())["training"]
-        assert training["cohorts"] == [{"name": "unknown", "subjects": 10, "sessions": 10, "licence": "unknown"}]
-        assert "| **unknown** | 10 | 10 | **unknown** |" in (outputs / stage / "model" / "README.md").read_text()
+        assert training["cohorts"] == [{"name": "simulated cohort, seed 0", "subjects": 10, "sessions": 10, "licence": "unknown"}]
+        assert "| simulated cohort, seed 0 | 10 | 10 | **unknown** |" in (outputs / stage / "model" / "README.md").read_text()
 
 
 def test_a_result_goes_into_the_card_of_its_model(outputs: Path, tmp_path: Path) -> None:
