@@ -36,7 +36,7 @@ FACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces"
 TR = 0.72
 SMALL = TemporalConfig(width=64, depth=2, heads=4, groups=16)
 NAMES = ("informativeness", "novelty", "explained", "score")
-SPACINGS = ((2, 2), (3, 3), (4, 2), (4, 4), (5, 3), (6, 4), (7, 2), (7, 3), (8, 8), (12, 12), (24, 24))
+SPACINGS = ((2, 2), (3, 3), (4, 2), (4, 4), (5, 3), (6, 3), (7, 3), (8, 8), (12, 12), (24, 24))
 """Windows from one shown to the next, and from one hidden to the next."""
 EVENT_S = 12.0
 REACH = 4

@@ -24,8 +24,8 @@ from slimbrain.saliency.scores import (
     window_errors,
 )
 
-SHOW_EVERY, HIDE_EVERY = 7, 3
-"""Windows from one that is shown, or hidden, to the next; 11 passes. docs/saliency.md has the curve."""
+SHOW_EVERY, HIDE_EVERY = 6, 3
+"""Windows from one that is shown, or hidden, to the next; 10 passes. docs/saliency.md has the curve."""
 
 
 def fast_scores(
