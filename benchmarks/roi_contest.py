@@ -29,6 +29,8 @@ TWIN = "sub-essen005"
 """Bit for bit the recording of sub-essen004."""
 POPULATION_WEIGHT = 0.5
 """Weight of the training subjects' mean; from 0.3 to 0.9 as good as each other on halves of rpn122 (docs/embedding.md)."""
+MEAN_OF = 40
+"""Runs of others whose network features make a mean."""
 BASELINES = ("correlation", "partial correlation", "tangent")
 
 
@@ -190,15 +192,18 @@ class Fold:
 
     @cached_property
     def residual_tangent(self) -> PopulationTangent:
-        return PopulationTangent().fit(covariances([self.residual(run) for run in self.runs[:40]]))
+        return PopulationTangent().fit(covariances([self.residual(run) for run in self.runs[:MEAN_OF]]))
 
     @cached_property
     def token_tangent(self) -> TangentSpace:
-        return TangentSpace().fit(np.stack([token_covariance(self.tokens(run, self.network)) for run in self.runs[:40]]))
+        return self._tangent_of_tokens(self.network)
 
     @cached_property
     def untrained_tangent(self) -> TangentSpace:
-        return TangentSpace().fit(np.stack([token_covariance(self.tokens(run, self.untrained)) for run in self.runs[:40]]))
+        return self._tangent_of_tokens(self.untrained)
+
+    def _tangent_of_tokens(self, model: TemporalExtractor) -> TangentSpace:
+        return TangentSpace().fit(np.stack([token_covariance(self.tokens(run, model)) for run in self.runs[:MEAN_OF]]))
 
     @cached_property
     def contrast(self) -> Contrast:

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import connectivity
-from slimbrain.evaluate.compare import evaluate_identity, to_markdown
+from slimbrain.evaluate.compare import evaluate, to_markdown
 from slimbrain.evaluate.identify import Pairing, identify, pair_sessions
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score
@@ -112,7 +112,7 @@ def test_every_baseline_stands_beside_ours(tmp_path: Path) -> None:
     vectors = {info.key: rng.normal(size=5) for info in store.sessions}
     models = {"ours": vectors, "untrained": {key: rng.normal(size=5) for key in vectors}}
     seen = {key: np.arange(30) for key in vectors}
-    result = evaluate_identity(store, get_task("identity"), models, seen, n_resamples=100)
+    result = evaluate(store, get_task("identity"), models, seen, n_resamples=100)
     there = {(row["model"], row["method"]) for row in result["rows"]}
     kinds = ("correlation", "partial correlation", "tangent")
     assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames seen")} <= there

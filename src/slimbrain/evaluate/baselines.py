@@ -20,6 +20,7 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import Floats
+from slimbrain.models.fingerprint import standardised
 from slimbrain.store import ROI, Store
 
 MAX_CHANNELS = 200
@@ -36,6 +37,8 @@ overshoots (12 iterations against 4 on 94 real sessions of 122 channels)."""
 GEOMETRIC_MEAN_TOLERANCE = 1e-3
 """Root mean square of the log-eigenvalues by which the mean may be off: a tenth of a percent, far under sampling error."""
 EIGENVALUE_FLOOR = 1e-10
+DOUBLE_ROUNDING = 1e-12
+"""A channel whose deviation is under this share of its largest value is constant."""
 
 
 def store_baselines(
@@ -94,7 +97,7 @@ def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
     if len(widths) > 1:
         raise InputError(f"Sessions have {min(widths)} to {max(widths)} channels; connectivity needs one parcellation for all.")
     measure = ConnectivityMeasure(LedoitWolf(store_precision=False), kind="covariance", standardize=False)
-    covariances = np.asarray(measure.fit_transform([_z_scored(np.asarray(values, dtype=np.float64)) for values in series]))
+    covariances = np.asarray(measure.fit_transform([standardised(values, nothing=0, rounding=DOUBLE_ROUNDING) for values in series]))
     correlation = np.stack([cov_to_corr(matrix) for matrix in covariances])
     partial = np.stack([prec_to_partial(inverse) for inverse in np.linalg.inv(covariances)])
     return [
@@ -102,15 +105,6 @@ def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
         FeatureSet(CONNECTIVITY, f"partial correlation, {frames}", _lower_triangles(partial)),
         FeatureSet(CONNECTIVITY, f"tangent, {frames}", covariances, TangentSpace()),
     ]
-
-
-def _z_scored(values: Floats) -> Floats:
-    """(T, C) each channel with mean 0 and std 1, or 0 throughout where it is constant but for rounding."""
-    centred = values - values.mean(axis=0)
-    std = centred.std(axis=0)
-    varies = std > 1e-12 * np.abs(values).max(axis=0, initial=0)
-    z: Floats = np.where(varies, centred / np.where(varies, std, 1), 0)
-    return z
 
 
 def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:

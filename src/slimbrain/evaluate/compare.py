@@ -64,7 +64,8 @@ def evaluate(
 
     Parameters
     ----------
-    embeddings : by model name, session key -> (D,) vector, for a linear probe. The first is ours; one called `untrained` is a baseline.
+    embeddings : by model name, session key -> (D,) vector, for a linear probe or identification. The first is ours; one
+        called `untrained` is a baseline.
     seen : frames of each session that our model saw, for the baselines that get no more than these.
     seen_in_pretraining : subjects of this cohort that the model was pretrained on, which the result states.
     pretraining_unknown : models of which nobody knows whom they were pretrained on, which it states too.
@@ -84,29 +85,34 @@ def evaluate(
         _require_trained(list(embeddings))
     target = read_target(task, store)
     require_no_duplicates(store, target)
-    sets = [embedding_set(model, vectors, target.keys) for model, vectors in embeddings.items()]
-    contenders: list[Predictor] = [*sets, *(make(target.keys) for make in others)]
-    ours, untrained = _divided(contenders)
-    baselines = store_baselines(store, target.keys, seen, exclude=task.hidden, known=target.known)
-    result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
-    return {**result, **_provenance(store, seen_in_pretraining, pretraining_unknown)}
+    if task.identification:
+        result = _identified(store, task, target, embeddings, seen, n_resamples)
+    else:
+        sets = [embedding_set(model, vectors, target.keys) for model, vectors in embeddings.items()]
+        contenders: list[Predictor] = [*sets, *(make(target.keys) for make in others)]
+        ours, untrained = _divided(contenders)
+        baselines = store_baselines(store, target.keys, seen, exclude=task.hidden, known=target.known)
+        result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
+    return {
+        **result,
+        "cohort": store.root.name,
+        "seen_in_pretraining": seen_in_pretraining,
+        "pretraining_unknown": list(pretraining_unknown),
+        "contract": store.contract.to_dict(),
+    }
 
 
-def evaluate_identity(
+def _identified(
     store: Store,
     task: Task,
+    target: Target,
     embeddings: Mapping[str, Mapping[str, NDArray[Any]]],
-    seen: Mapping[str, NDArray[np.int64]] | None = None,
-    seen_in_pretraining: int = 0,
-    n_resamples: int = N_RESAMPLES,
-    pretraining_unknown: Sequence[str] = (),
+    seen: Mapping[str, NDArray[np.int64]] | None,
+    n_resamples: int,
 ) -> dict[str, Any]:
-    """Tell subjects by their sessions, next to all baselines; parameters, result and errors as in `evaluate`."""
-    target = read_target(task, store)
-    require_no_duplicates(store, target)
+    """Tell subjects by their sessions, next to all baselines."""
     pairing = pair_sessions(store, task.occasions, target.keys)
-    sets = [embedding_set(model, vectors, pairing.flat, IDENTIFY) for model, vectors in embeddings.items()]
-    ours, untrained = _divided(sets)
+    ours, untrained = _divided([embedding_set(model, vectors, pairing.flat, IDENTIFY) for model, vectors in embeddings.items()])
     # Nothing varies in a constant: it shows what guessing scores.
     guess = FeatureSet("chance", "everybody alike", majority(len(pairing.flat)).data)
     known = [features for features in store_baselines(store, pairing.flat, seen) if features.model != "majority"]
@@ -118,8 +124,7 @@ def evaluate_identity(
         excluded["no session of the other kind, or a third one"] = pairing.left_out
     counts = {"n_subjects": len(pairing.subjects), "n_sessions": len(pairing.flat), "split": pairing.describe(), "seeds": []}
     facts = {**counts, "excluded": excluded, "test_scored": scoring_record(target, task.policy)}
-    result = _result(task, mine, theirs, primary_metric(task, target), n_resamples, facts)
-    return {**result, **_provenance(store, seen_in_pretraining, pretraining_unknown)}
+    return _result(task, mine, theirs, primary_metric(task, target), n_resamples, facts)
 
 
 def compare(
@@ -185,15 +190,6 @@ def _divided(contenders: Sequence[Contender]) -> tuple[list[Contender], list[Con
 def _require_trained(models: Sequence[str]) -> None:
     if not models or models[0] == UNTRAINED:
         raise InputError("There is nothing to evaluate; give the embeddings of a trained model first.")
-
-
-def _provenance(store: Store, seen_in_pretraining: int, pretraining_unknown: Sequence[str]) -> dict[str, Any]:
-    return {
-        "cohort": store.root.name,
-        "seen_in_pretraining": seen_in_pretraining,
-        "pretraining_unknown": list(pretraining_unknown),
-        "contract": store.contract.to_dict(),
-    }
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

@@ -27,7 +27,8 @@ from slimbrain.store import Contract, SessionInfo, Store
 FloatArray = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
-Windows = str | Path | TemporalExtractor | None
+Ranker = str | Path | TemporalExtractor | None
+Windows = Ranker | Mapping[str, Sequence[int]]
 UNIFORM = "uniform"
 
 
@@ -81,7 +82,8 @@ def embed_store(
     ----------
     model : from `from_pretrained`, which says how sessions are cut.
     windows : which windows stage 2 sees: a window table, whose k best it takes; a stage 1 model or its folder, by whose scores it
-        takes them as `slimbrain rank` would; or `uniform`, the same as None, for k spread evenly.
+        takes them as `slimbrain rank` would; the windows of each session, chosen before; or `uniform`, the same as None, for k spread
+        evenly.
     k : windows to see; as many as in training if None. More of them make the vector less noisy.
     pooling : how stage 2's tokens become a vector; see `pool_tokens`. Stage 1 has one way.
 
@@ -115,7 +117,7 @@ def embed_store(
     )
 
 
-def open_windows(windows: Windows) -> Path | TemporalExtractor | None:
+def open_windows(windows: Ranker) -> Path | TemporalExtractor | None:
     """What windows are chosen by: a table, a stage 1 model, or nothing for evenly spread ones.
 
     Raises
@@ -149,11 +151,13 @@ def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: Wind
     unit_frames : of stage 2's mask unit.
     cut : frames a window and how many windows.
     """
+    if isinstance(windows, Mapping):
+        return lambda info: list(windows[info.key])
     order = window_order(windows, store, cut)
     return lambda info: choose_windows(info, cut, unit_frames, order(info) if order else None)
 
 
-def window_order(windows: Windows, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]] | None:
+def window_order(windows: Ranker, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]] | None:
     """The order in which windows of a session are to be taken, best first; None where they are to be spread evenly.
 
     Raises

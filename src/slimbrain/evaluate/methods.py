@@ -15,7 +15,7 @@ from torch import Tensor
 from slimbrain.data import read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe
-from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate, evaluate_identity
+from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate
 from slimbrain.evaluate.features import Model, choose_windows, embed_store, untrained, window_order
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
@@ -119,10 +119,10 @@ def evaluate_models(
     contenders = [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
     seen = _frames_seen(store, trained[0])
     if wanted.identification:
-        vectors = {entry.name: _vectors(store, entry, options) for entry in contenders}
-        return evaluate_identity(store, wanted, vectors, seen, known, pretraining_unknown=unknown)
+        vectors = {entry.name: _vectors(store, entry) for entry in contenders}
+        return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown)
     makers: dict[str, Callable[[_Contender], Maker]] = {
-        "probe": lambda entry: _probe(store, entry, options),
+        "probe": lambda entry: _probe(store, entry),
         "attention": lambda entry: _attention(store, entry),
         "finetune": lambda entry: _finetune(store, entry, options.tuning),
     }
@@ -165,12 +165,13 @@ def _frames_seen(store: Store, entry: _Contender) -> dict[str, NDArray[np.int64]
     return {key: np.concatenate([number * len(window) + window for number in views.scored]) for key, views in entry.views.items()}
 
 
-def _vectors(store: Store, entry: _Contender, options: Options) -> dict[str, NDArray[Any]]:
-    return embed_store(store, entry.model, options.windows, options.k, f"embed with {entry.name}").by_session()
+def _vectors(store: Store, entry: _Contender) -> dict[str, NDArray[Any]]:
+    windows = {key: views.scored for key, views in entry.views.items()}
+    return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
 
 
-def _probe(store: Store, entry: _Contender, options: Options) -> Maker:
-    return lambda keys: embedding_set(entry.name, _vectors(store, entry, options), keys)
+def _probe(store: Store, entry: _Contender) -> Maker:
+    return lambda keys: embedding_set(entry.name, _vectors(store, entry), keys)
 
 
 def _attention(store: Store, entry: _Contender) -> Maker:

@@ -32,6 +32,9 @@ least 95."""
 NOTHING = 1e-9
 """Standard deviation of a channel that does not change, in a store whose series are standardised."""
 
+ROUNDING = 1e-6
+"""Of a channel's largest value: what single precision may make of one that does not change."""
+
 
 def sketch(series: NDArray[np.floating]) -> Floats:
     """(K,) random projections of a recording, scaled to unit length; zeros where nothing changes.
@@ -64,12 +67,17 @@ def nearest(signatures: Sequence[str], others: Sequence[str]) -> NDArray[np.int6
     return np.array([np.bitwise_count(row ^ known).sum(axis=1, dtype=np.int64).min() for row in _bits(signatures)], dtype=np.int64)
 
 
-def standardised(series: NDArray[np.floating]) -> Floats:
-    """(T, C) every channel with mean 0 and standard deviation 1; 0 where it does not change."""
+def standardised(series: NDArray[np.floating], nothing: float = NOTHING, rounding: float = ROUNDING) -> Floats:
+    """(T, C) every channel with mean 0 and standard deviation 1; 0 where it does not change.
+
+    Parameters
+    ----------
+    nothing, rounding : a channel does not change if its deviation is at most the first and the second of its largest value together.
+    """
     values = np.asarray(series, dtype=np.float64)
     values = values - values.mean(axis=0)
     spread = values.std(axis=0)
-    changes = spread > NOTHING + 1e-6 * np.abs(series).max(axis=0, initial=0)
+    changes = spread > nothing + rounding * np.abs(series).max(axis=0, initial=0)
     standard: Floats = np.divide(values, spread, out=np.zeros_like(values), where=changes)
     return standard
 
