@@ -33,7 +33,8 @@ from slimbrain import store as store_module
 from slimbrain.config import load_preset
 from slimbrain.data import ClipDraws, read_clip
 from slimbrain.grid import Grid
-from slimbrain.store import SessionInfo, Store
+from slimbrain.manifest import SessionInfo
+from slimbrain.store import Store
 
 Array = npt.NDArray[Any]
 

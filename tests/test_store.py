@@ -24,10 +24,13 @@ from safetensors import safe_open
 from store_samples import PEAK_KIB, SPACE, TR_S, entities, make_store, network_series, write_run
 
 from slimbrain import store as store_module
+from slimbrain.contract import Contract, same_tr
 from slimbrain.errors import ContractError, InputError, SlimbrainError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
-from slimbrain.store import Channels, Contract, SessionInfo, Store, format_tsv, read_tsv, same_tr, session_key, session_path
+from slimbrain.manifest import SessionInfo, _info_from_row, manifest_text, session_key, session_path
+from slimbrain.store import Channels, Store
 from slimbrain.tensorfile import TensorFile
+from slimbrain.tsv import format_tsv, read_tsv
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"
 
@@ -413,10 +416,10 @@ def test_the_manifest_comes_back(rows: dict[str, tuple[int, float, dict[str, Any
     for name, (frames, tr, qc) in rows.items():
         text = {column: store_module._cell(value) for column, value in qc.items()}
         sessions.append(SessionInfo(f"sub-{name}", f"sub-{name}", "", "rest", "", "MNI", frames, tr, f"sub-{name}/x.safetensors", text))
-    path.write_text(store_module._manifest(sessions), encoding="utf-8")
+    path.write_text(manifest_text(sessions), encoding="utf-8")
     columns = {column for info in sessions for column in info.qc}
     for info, row in zip(sessions, read_tsv(path), strict=True):
-        got = store_module._info_from_row(row)
+        got = _info_from_row(row)
         assert replace(got, qc={}) == replace(info, qc={})
         assert got.qc == {column: info.qc.get(column, "n/a") for column in columns}
     assert len(path.read_text(encoding="utf-8").splitlines()) >= len(sessions) + 1

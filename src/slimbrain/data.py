@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from slimbrain.config import SamplingConfig, WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
+from slimbrain.manifest import SessionInfo
 from slimbrain.masking import JepaMask, sample_jepa_mask
 from slimbrain.models.packing import Clip
 from slimbrain.samplers import cohorts_of, mix, spread_windows
-from slimbrain.store import Channels, Contract, SessionInfo, Store
+from slimbrain.store import Channels, Store
 
 IntArray = npt.NDArray[np.int64]
 

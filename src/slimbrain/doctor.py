@@ -146,7 +146,7 @@ def _embeddings(path: Path) -> dict[str, Any] | None:
 def _windows(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".tsv":
         return None
-    from slimbrain.store import read_tsv
+    from slimbrain.tsv import read_tsv
 
     rows = read_tsv(path)
     return {"kind": "table", "rows": len(rows), "columns": ", ".join(rows[0]) if rows else "none"}

@@ -13,19 +13,12 @@ from typing import Literal
 
 from slimbrain.atomic import write_text
 from slimbrain.claims import claim
+from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError, StoreError
+from slimbrain.manifest import SessionInfo, manifest_row
 from slimbrain.progress import track
-from slimbrain.store import (
-    DATA_SHA256,
-    MISSING,
-    PARTICIPANTS_FILE,
-    ROI,
-    SessionInfo,
-    Store,
-    format_tsv,
-    manifest_row,
-    sha256,
-)
+from slimbrain.store import DATA_SHA256, PARTICIPANTS_FILE, Store, sha256
+from slimbrain.tsv import MISSING, format_tsv
 from slimbrain.verify import sweep
 
 PARTICIPANT = "participant_id"

@@ -1,44 +1,132 @@
-"""Put one row into a table of thousands without reading the others."""
+"""The table of a store's sessions, `sessions.tsv`: one row, one recording."""
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-TAB, END = "\t", "\n"
+from slimbrain.errors import StoreError
+from slimbrain.tsv import MISSING, format_tsv, read_tsv
+
+MANIFEST_FILE = "sessions.tsv"
+MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
+KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
+"""BIDS entities that tell two recordings apart, in BIDS order."""
+
+DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
+SESSION_ROW = "SessionRow"
+"""Field of the sidecar that repeats the row of the manifest."""
 
 
-def insert_row(text: str, key: str, columns: Collection[str], line: Callable[[Sequence[str]], str]) -> str | None:
-    """A tab-separated table with one row more, or with the row of that key replaced.
+@dataclass(frozen=True)
+class SessionInfo:
+    """One row of the manifest.
 
-    Rows are found by bisection and left as they stand, so that adding one to 4,000 costs little more than writing the file.
-
-    Parameters
+    Attributes
     ----------
-    text : the table; rows sorted by their first cell.
-    key : first cell of the new row.
-    columns : columns that the new row fills.
-    line : makes the row, with its end, for the columns that the table has.
-
-    Returns
-    -------
-    The new text; None if the table must be made anew: it lacks a column, or was edited into another form.
+    key : unique name, the file's entities up to the space.
+    subject, session, task, run : BIDS entities with their prefix (`sub-01`), empty where there is none.
+    space : template of the source image, or `roi`.
+    n_frames : frames stored.
+    tr : seconds a frame.
+    path : data file, relative to the store.
+    qc : further columns of the manifest (coverage, tsnr, ...), as text.
     """
-    # Quotes may hide ends of lines and tabs; no table of ours needs them but for odd names.
-    if '"' in text or "\r" in text or not text.endswith(END):
-        return None
-    header, *rows = text.split(END)[:-1]
-    table_columns = header.split(TAB)
-    if not set(columns) <= set(table_columns):
-        return None
-    new = line(table_columns)
-    place = bisect.bisect_left(rows, key, key=_first_cell)
-    if place < len(rows) and _first_cell(rows[place]) == key:
-        rows.pop(place)
-    elif f"{END}{key}{TAB}" in text:
-        return None
-    return END.join((header, *rows[:place], new[:-1], *rows[place:], ""))
+
+    key: str
+    subject: str
+    session: str
+    task: str
+    run: str
+    space: str
+    n_frames: int
+    tr: float
+    path: str
+    qc: Mapping[str, str] = field(default_factory=dict)
+
+    def n_windows(self, frames: int) -> int:
+        """Whole windows of `frames` frames (DESIGN section 7: the shorter tail is dropped)."""
+        return self.n_frames // frames
 
 
-def _first_cell(row: str) -> str:
-    return row.split(TAB, 1)[0]
+def session_key(entities: Mapping[str, str]) -> str:
+    """BIDS entities as one name: `sub-01_ses-1_task-rest_run-1_space-MNI152NLin6Asym`."""
+    return "_".join(f"{name}-{entities[name]}" for name in KEY_ENTITIES if entities.get(name))
+
+
+def session_path(entities: Mapping[str, str]) -> Path:
+    """Where a session's data file lies, relative to the store."""
+    folder = Path(f"sub-{entities['sub']}")
+    if entities.get("ses"):
+        folder /= f"ses-{entities['ses']}"
+    return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
+
+
+def manifest_row(info: SessionInfo) -> dict[str, str]:
+    """A session as the manifest writes it, by column name."""
+    values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
+    return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
+
+
+def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:
+    """Columns of the manifest that say other than the session's sidecar, which repeats its row."""
+    row, told = manifest_row(info), sidecar.get(SESSION_ROW, {})
+    return [name for name, value in told.items() if row.get(name) != value] if isinstance(told, dict) else ["everything"]
+
+
+def manifest_text(sessions: Sequence[SessionInfo]) -> str:
+    """The whole table; its columns are those that any session has."""
+    qc_columns = sorted({name for info in sessions for name in info.qc})
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
+
+
+def manifest_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
+    """One row of a table that has these columns, with its end."""
+    return format_tsv(columns, [row]).split("\n", 1)[1]
+
+
+def read_manifest(path: Path) -> dict[str, SessionInfo]:
+    """Sessions by key; parsed again only once the file was replaced, since a batch opens its store for every run.
+
+    Raises
+    ------
+    StoreError
+        If the table is missing or a row is damaged.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _parse(path)
+    return dict(_parse_once(path, (status.st_ino, status.st_size, status.st_mtime_ns)))
+
+
+@lru_cache(maxsize=4)
+def _parse_once(path: Path, signature: tuple[int, int, int]) -> dict[str, SessionInfo]:
+    return _parse(path)
+
+
+def _parse(path: Path) -> dict[str, SessionInfo]:
+    return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+
+
+def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
+    try:
+        values = {name: "" if row[name] == MISSING else row[name] for name in MANIFEST_COLUMNS}
+        qc = {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS}
+        key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
+        if not (key and subject and space and path):
+            raise ValueError("a cell that must be filled is empty")
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError("its path leaves the store")
+        if "\0" in path or {"/", "\0"} & set(key):
+            raise ValueError("its name could not be that of a file")
+        info = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+        if info.n_frames < 1 or not 0 < info.tr < math.inf:
+            raise ValueError("frames and TR must be positive")
+        return info
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); delete it and run `slimbrain prep` again.") from error

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
-from slimbrain.store import MISSING, SessionInfo, Store
+from slimbrain.manifest import SessionInfo
+from slimbrain.store import Store
+from slimbrain.tsv import MISSING
 
 IntArray = npt.NDArray[np.int64]
 

@@ -7,17 +7,14 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
-import io
 import json
-import math
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +22,34 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.contract import ROI, Contract, same_tr
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
-from slimbrain.manifest import insert_row
+from slimbrain.manifest import (
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    SESSION_ROW,
+    SessionInfo,
+    manifest_line,
+    manifest_row,
+    manifest_text,
+    read_manifest,
+    row_differences,
+    session_key,
+    session_path,
+)
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
+from slimbrain.tsv import MISSING, insert_row, read_tsv
 
 FloatArray = npt.NDArray[Any]
 
 DESCRIPTION_FILE = "dataset_description.json"
-MANIFEST_FILE = "sessions.tsv"
 PARTICIPANTS_FILE = "participants.tsv"
-MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
-KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
-"""BIDS entities that tell two recordings apart, in BIDS order."""
-
-MISSING = "n/a"
-"""BIDS' own word for an empty cell."""
-
-DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of the sidecar that tell whether the data file is still what was written."""
 
-SESSION_ROW = "SessionRow"
-"""Field of the sidecar that repeats the row of the manifest."""
-
 COHORT = "Cohort"
 """Field of the sidecar that says which study a participant is one of: `sub-01` of another is another person."""
-
-BEYOND = ""
-"""Name that cells to the right of the last column get while a table is read."""
 
 TENSORS = {"voxels": (3, "float16"), "mean": (2, "float32"), "std": (2, "float32"), "coarse": (2, "float32"), "coordinates": (2, "float32")}
 """Number of axes, and type, of each tensor of a session."""
@@ -61,101 +57,8 @@ TENSORS = {"voxels": (3, "float16"), "mean": (2, "float32"), "std": (2, "float32
 SERIES = ("voxels", "coarse")
 """Tensors whose first axis is time."""
 
-ROI = "roi"
-NATIVE_TR_BAND_S = (0.7, 0.8)
-"""Series in this band keep their TR (arXiv 2512.21881); all of it counts as one sampling rate in a contract."""
-
 WRITE_BLOCK_BYTES = 32 * 2**20
 """How much of a session's voxels is in memory at once while it is written."""
-
-TR_TOLERANCE_S = 1e-3
-"""Headers hold a TR as float32: 0.8 arrives as 0.8000000119."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What two things must share before one may read the other.
-
-    Attributes
-    ----------
-    lattice : lattice id, or `roi`.
-    mask : hash of the grid; empty in a store of region-of-interest sessions, whose channels carry their places.
-    space : template family: `MNI152`, or `roi`.
-    tr : seconds a frame.
-    """
-
-    lattice: str
-    mask: str
-    space: str
-    tr: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Contract:
-        try:
-            return cls(str(values["lattice"]), str(values["mask"]), str(values["space"]), float(values["tr"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ContractError(f"contract {values}: {error} is missing or malformed; write the file again with slimbrain.") from error
-
-    def require(self, other: Contract, mine: str, theirs: str) -> None:
-        """Refuse a mismatch, naming both sides.
-
-        Raises
-        ------
-        ContractError
-            If lattice, mask, space family or TR differ.
-        """
-        for name in ("lattice", "mask", "space"):
-            ours, its = getattr(self, name), getattr(other, name)
-            if ours != its:
-                raise ContractError(
-                    f"{mine} has {name} {ours[:24]} but {theirs} has {its[:24]}: "
-                    f"prepare the data with the same lattice and mask (`slimbrain prep --mask`), or use a model trained on it."
-                )
-        if not same_tr(self.tr, other.tr):
-            raise ContractError(
-                f"{mine} has TR {self.tr:g} s but {theirs} has {other.tr:g} s: "
-                f"prepare the data again at {self.tr:g} s, or use a model trained at {other.tr:g} s."
-            )
-
-
-def same_tr(first: float, second: float) -> bool:
-    """Whether two TRs in seconds count as one sampling rate: equal to 1 ms, or both within 0.7-0.8 s to 1 ms."""
-    low, high = NATIVE_TR_BAND_S
-    return abs(first - second) < TR_TOLERANCE_S or all(low - TR_TOLERANCE_S < tr < high + TR_TOLERANCE_S for tr in (first, second))
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """One row of the manifest.
-
-    Attributes
-    ----------
-    key : unique name, the file's entities up to the space.
-    subject, session, task, run : BIDS entities with their prefix (`sub-01`), empty where there is none.
-    space : template of the source image, or `roi`.
-    n_frames : frames stored.
-    tr : seconds a frame.
-    path : data file, relative to the store.
-    qc : further columns of the manifest (coverage, tsnr, ...), as text.
-    """
-
-    key: str
-    subject: str
-    session: str
-    task: str
-    run: str
-    space: str
-    n_frames: int
-    tr: float
-    path: str
-    qc: Mapping[str, str] = field(default_factory=dict)
-
-    def n_windows(self, frames: int) -> int:
-        """Whole windows of `frames` frames (DESIGN section 7: the shorter tail is dropped)."""
-        return self.n_frames // frames
 
 
 @dataclass(frozen=True)
@@ -251,13 +154,7 @@ class Store:
 
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
-        path = self.root / MANIFEST_FILE
-        try:
-            status = path.stat()
-        except OSError:
-            return _parse_manifest(path)
-        # A batch opens its store for every run; the file is replaced whenever it changes.
-        return dict(_parsed_manifest(path, (status.st_ino, status.st_size, status.st_mtime_ns)))
+        return read_manifest(self.root / MANIFEST_FILE)
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -494,7 +391,7 @@ class Store:
         with locked(self.root):
             self.__dict__.pop("_sessions", None)
             if self._sessions.pop(session_key(entities), None) is not None:
-                write_text(self.root / MANIFEST_FILE, _manifest(self.sessions))
+                write_text(self.root / MANIFEST_FILE, manifest_text(self.sessions))
         try:
             for file in (path, path.with_suffix(".json")):
                 file.unlink(missing_ok=True)
@@ -547,9 +444,9 @@ class Store:
         with locked(self.root):
             self.__dict__.pop("_sessions", None)
             path, row = self.root / MANIFEST_FILE, manifest_row(info)
-            text = insert_row(_read_text(path), info.key, row, lambda columns: _line(columns, row))
+            text = insert_row(_read_text(path), info.key, row, lambda columns: manifest_line(columns, row))
             if text is None:
-                text = _manifest(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
+                text = manifest_text(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
                 self.__dict__.pop("_sessions")
             write_text(path, text)
 
@@ -590,94 +487,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def session_key(entities: Mapping[str, str]) -> str:
-    """BIDS entities as one name: `sub-01_ses-1_task-rest_run-1_space-MNI152NLin6Asym`."""
-    return "_".join(f"{name}-{entities[name]}" for name in KEY_ENTITIES if entities.get(name))
-
-
-def session_path(entities: Mapping[str, str]) -> Path:
-    """Where a session's data file lies, relative to the store."""
-    folder = Path(f"sub-{entities['sub']}")
-    if entities.get("ses"):
-        folder /= f"ses-{entities['ses']}"
-    return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
-
-
-def read_tsv(path: Path) -> list[dict[str, str]]:
-    """Rows of a tab-separated file by column name.
-
-    Raises
-    ------
-    StoreError
-        If the file is missing or not UTF-8.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            # Rows typed by hand may lack last cells or have empty ones beyond the last column.
-            rows = list(csv.DictReader(handle, delimiter="\t", restval=MISSING, restkey=BEYOND))
-            return [{name: value for name, value in row.items() if name != BEYOND} for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
-
-
-def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as tab-separated text with a header; `n/a` where a row lacks a column."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval=MISSING, delimiter="\t", lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def manifest_row(info: SessionInfo) -> dict[str, str]:
-    """A session as the manifest writes it, by column name."""
-    values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
-    return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
-
-
-def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:
-    """Columns of the manifest that say other than the session's sidecar, which repeats its row."""
-    row, told = manifest_row(info), sidecar.get(SESSION_ROW, {})
-    return [name for name, value in told.items() if row.get(name) != value] if isinstance(told, dict) else ["everything"]
-
-
-def _manifest(sessions: Sequence[SessionInfo]) -> str:
-    qc_columns = sorted({name for info in sessions for name in info.qc})
-    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
-
-
-def _line(columns: Sequence[str], row: Mapping[str, object]) -> str:
-    return format_tsv(columns, [row]).split("\n", 1)[1]
-
-
-@lru_cache(maxsize=4)
-def _parsed_manifest(path: Path, signature: tuple[int, int, int]) -> dict[str, SessionInfo]:
-    return _parse_manifest(path)
-
-
-def _parse_manifest(path: Path) -> dict[str, SessionInfo]:
-    return {info.key: info for info in map(_info_from_row, read_tsv(path))}
-
-
-def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
-    try:
-        values = {name: "" if row[name] == MISSING else row[name] for name in MANIFEST_COLUMNS}
-        qc = {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS}
-        key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
-        if not (key and subject and space and path):
-            raise ValueError("a cell that must be filled is empty")
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise ValueError("its path leaves the store")
-        if "\0" in path or {"/", "\0"} & set(key):
-            raise ValueError("its name could not be that of a file")
-        info = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
-        if info.n_frames < 1 or not 0 < info.tr < math.inf:
-            raise ValueError("frames and TR must be positive")
-        return info
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); delete it and run `slimbrain prep` again.") from error
 
 
 def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.grid import Grid
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import Contract
 
 Array = npt.NDArray[Any]
 

@@ -26,6 +26,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import slimbrain
 from slimbrain.cli import run_command
 from slimbrain.config import TemporalConfig
+from slimbrain.contract import Contract
 from slimbrain.errors import ContractError, InputError, SlimbrainError, StoreError
 from slimbrain.evaluate.encoder import SlimBrainEncoder
 from slimbrain.evaluate.features import choose_windows
@@ -35,7 +36,7 @@ from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.saliency import rank_store, trained_saliency, write_window_table
-from slimbrain.store import Contract, Store
+from slimbrain.store import Store
 
 
 @pytest.fixture(scope="module")

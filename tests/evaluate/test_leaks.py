@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.config import WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare, evaluate, to_markdown
@@ -20,7 +21,7 @@ from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_valid
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 from slimbrain.models.provenance import COHORT, REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.store import Channels, Contract, Store, sha256
+from slimbrain.store import Channels, Store, sha256
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12

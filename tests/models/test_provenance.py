@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from slimbrain.config import WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.models.fingerprint import signature
 from slimbrain.models.provenance import COHORT, OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember, subject_hash
-from slimbrain.store import Channels, Contract, Store
+from slimbrain.store import Channels, Store
 
 
 def model_of(**training: Any) -> Provenance:

@@ -13,10 +13,10 @@ import torch
 from fake_hub import TOKEN, Hub, Repo, serve
 
 from slimbrain.config import TemporalConfig, WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.models.hub import EVALUATIONS_FILE, MODEL_FILES, save_pretrained
 from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import Contract
 
 READ = "import sys, slimbrain\nprint(type(slimbrain.from_pretrained(sys.argv[1], revision=(sys.argv[2:] or [None])[0])).__name__)"
 PUSH = (

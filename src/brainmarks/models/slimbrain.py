@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from brainmarks.models.base import Embeddings
 from brainmarks.models.registry import register_model
 from slimbrain.config import WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.data import read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.features import window_choice
 from slimbrain.evaluate.pooling import pool_tokens
 from slimbrain.grid import Grid
+from slimbrain.manifest import SessionInfo
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.packing import Clip
@@ -36,7 +38,7 @@ from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, mas
 from slimbrain.prep.runs import as_label
 from slimbrain.prep.source import repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
-from slimbrain.store import Channels, Contract, SessionInfo, cell_channels
+from slimbrain.store import Channels, cell_channels
 
 FloatArray = npt.NDArray[Any]
 

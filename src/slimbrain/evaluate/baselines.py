@@ -16,12 +16,13 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from slimbrain.contract import ROI
 from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import Floats
 from slimbrain.models.fingerprint import standardised
-from slimbrain.store import ROI, Store
+from slimbrain.store import Store
 
 MAX_CHANNELS = 200
 """More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""

@@ -14,15 +14,17 @@ import torch
 
 from slimbrain.atomic import write_atomic
 from slimbrain.config import WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.data import Sessions, read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.pooling import pool_tokens, pooled_names
+from slimbrain.manifest import SessionInfo
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
 from slimbrain.saliency import rank_session, read_window_table, select_uniform, trained_saliency
-from slimbrain.store import Contract, SessionInfo, Store
+from slimbrain.store import Store
 
 FloatArray = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
+from slimbrain.contract import ROI, Contract
 from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.card import Measured, model_card
@@ -21,7 +22,7 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import Provenance
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import ROI, Contract, sha256
+from slimbrain.store import sha256
 
 Kind = TypeVar("Kind", bound=nn.Module)
 

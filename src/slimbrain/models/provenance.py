@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slimbrain.config import WindowConfig
+from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
+from slimbrain.manifest import SessionInfo
 from slimbrain.models.fingerprint import SIGNATURE_BITS_APART, SIGNATURE_DIGITS, nearest, signature
-from slimbrain.store import COHORT, Contract, SessionInfo, Store
+from slimbrain.store import COHORT, Store
 
 OLD_HASHES = "subject_hashes"
 """Field of older checkpoints: hashes of labels alone."""

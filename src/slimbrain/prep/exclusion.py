@@ -18,7 +18,7 @@ from pydantic import Field
 from slimbrain.atomic import write_json, write_text
 from slimbrain.config import Config
 from slimbrain.errors import InputError, StoreError
-from slimbrain.store import format_tsv
+from slimbrain.tsv import format_tsv
 
 EXCLUDED_FILE = "excluded.tsv"
 EXCLUDED_FOLDER = "excluded"

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
+from slimbrain.manifest import SessionInfo, session_key
 from slimbrain.prep.bids import describe_image
 from slimbrain.prep.exclusion import judge
 from slimbrain.prep.likeness import template_likeness
@@ -22,7 +24,7 @@ from slimbrain.prep.run import PrepOptions
 from slimbrain.prep.runs import Run, require_mni152
 from slimbrain.prep.source import Source, open_source, repetition_time, source_of
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
-from slimbrain.store import Channels, Contract, SessionInfo, cell_channels, session_key
+from slimbrain.store import Channels, cell_channels
 
 FloatArray = npt.NDArray[Any]
 

@@ -17,6 +17,7 @@ from slimbrain.claims import claim
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.grid import Grid
+from slimbrain.manifest import SessionInfo, session_key
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
@@ -32,7 +33,8 @@ from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
 from slimbrain.progress import track
-from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, SessionInfo, Store, format_tsv, read_tsv, session_key
+from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, Store
+from slimbrain.tsv import format_tsv, read_tsv
 from slimbrain.verify import sweep
 
 FAILURES_FILE = "failures.tsv"

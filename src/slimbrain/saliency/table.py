@@ -12,7 +12,7 @@ from slimbrain.atomic import write_text
 from slimbrain.errors import InputError
 from slimbrain.saliency.scores import WindowScores
 from slimbrain.saliency.select import IntArray, ranks, ranks_of
-from slimbrain.store import format_tsv, read_tsv
+from slimbrain.tsv import format_tsv, read_tsv
 
 
 @dataclass(frozen=True)

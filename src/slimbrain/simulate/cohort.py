@@ -10,7 +10,7 @@ from pydantic import Field
 
 from slimbrain.config import Config
 from slimbrain.errors import InputError
-from slimbrain.store import session_key
+from slimbrain.manifest import session_key
 
 FloatArray = npt.NDArray[Any]
 Point = tuple[float, float, float]

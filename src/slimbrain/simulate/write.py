@@ -18,7 +18,7 @@ from slimbrain.errors import InputError
 from slimbrain.progress import track
 from slimbrain.simulate.cohort import SPACE, TASK, CohortSpec, SessionTruth, Truth, draw_truth
 from slimbrain.simulate.signals import Brain, Person, compose, draw_person, frames, load_brain
-from slimbrain.store import MISSING, format_tsv
+from slimbrain.tsv import MISSING, format_tsv
 
 FloatArray = npt.NDArray[Any]
 

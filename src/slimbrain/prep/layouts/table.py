@@ -11,7 +11,7 @@ from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Found, Layout, Request
 from slimbrain.prep.runs import Failure, Run, as_label, require_mni152
 from slimbrain.prep.source import TR_TOLERANCE_S
-from slimbrain.store import MISSING
+from slimbrain.tsv import MISSING
 
 NEEDED = ("path", "participant_id", "space")
 OPTIONAL = ("session_id", "task", "run", "tr", "confounds", "events")

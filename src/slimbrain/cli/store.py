@@ -82,7 +82,8 @@ def subset(
     """
     from slimbrain.gather import Choice, choose_sessions
     from slimbrain.gather import subset as copy_some
-    from slimbrain.store import Store, read_tsv
+    from slimbrain.store import Store
+    from slimbrain.tsv import read_tsv
 
     keys = None
     if sessions is not None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimbrain.manifest import insert_row
+from slimbrain.tsv import insert_row
 
 COLUMNS = ("key", "a", "b")
 Row = dict[str, str]

@@ -1,0 +1,95 @@
+"""The command line: parse, import late, call, print. Every command is a function of a module beside this one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Annotated
+
+import typer
+
+from slimbrain import __version__
+from slimbrain.cli import options
+from slimbrain.cli.data import prep, simulate
+from slimbrain.cli.first import demo, doctor, inspect
+from slimbrain.cli.models import convert, embed, plan, pretrain, rank
+from slimbrain.cli.results import evaluate, report
+from slimbrain.cli.store import commands as store_commands
+from slimbrain.errors import SlimbrainError
+
+app = typer.Typer(
+    name="slimbrain",
+    help="fMRI sessions into representations, from voxels, on modest hardware. Start with `slimbrain demo`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for command in (demo, simulate, prep, pretrain, convert, plan, rank, embed, evaluate, report, inspect, doctor):
+    app.command()(command)
+app.add_typer(store_commands, name="store")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
+
+
+def main() -> None:
+    """Run the command line on this program's arguments."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. An error a user can act on is one sentence, unless `--debug` is among the arguments."""
+    options.arguments[:] = arguments
+    try:
+        app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain")
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            print("slimbrain: interrupted; run the same command again to go on where it stopped.", file=sys.stderr)
+        return int(leaving.code or 0)
+    except (SlimbrainError, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"slimbrain: {_sentence(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _sentence(error: SlimbrainError | OSError) -> str:
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}; free space, or choose a place that you may read and write."
+    return str(error)
+
+
+def _debug_first(arguments: Sequence[str]) -> list[str]:
+    """Let `--debug` stand anywhere: it is added to the end of a command that has just failed."""
+    others = [argument for argument in arguments if argument != "--debug"]
+    return ["--debug", *others] if len(others) < len(arguments) else others
+
+
+def _spread_lists(arguments: Sequence[str]) -> list[str]:
+    """Let `--participant-label 01 02` stand for the option given twice, as in every BIDS App."""
+    lists, spread, current = {"--participant-label", "--task-id", "--session-id"}, [], ""
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
+        if argument.startswith("-"):
+            # A list option without a value stays, to be refused; dropped, it would mean everybody.
+            current = argument if argument in lists and not following.startswith("-") else ""
+            spread += [] if current else [argument]
+        else:
+            spread += [current, argument] if current else [argument]
+    return spread
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """`run_command` looks for --debug itself."""

@@ -1,0 +1,129 @@
+"""`slimbrain simulate` and `prep`: where sessions come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slimbrain.cli.options import SEED, typed_command
+from slimbrain.errors import InputError
+
+REPORT_FILE = "report.html"
+"""What `slimbrain prep` writes into the store."""
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write the BIDS derivative to.", show_default=False)],
+    subjects: Annotated[int, typer.Option(min=1, help="Participants.")] = 24,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions each.")] = 2,
+    frames: Annotated[int, typer.Option(min=8, help="Frames a session.")] = 200,
+    tr: Annotated[float, typer.Option(help="Seconds a frame.")] = 0.72,
+    voxel_mm: Annotated[float, typer.Option(help="Voxel size in mm.")] = 8.0,
+    orientation: Annotated[str, typer.Option(help="RAS or LAS.")] = "RAS",
+    seed: SEED = 0,
+) -> None:
+    """Write a synthetic cohort with known truth, as fMRIPrep would.
+
+    Example: `slimbrain simulate cohort --subjects 12 --sessions 2`
+    """
+    from pydantic import ValidationError
+
+    from slimbrain.simulate import CohortSpec, simulate_cohort
+
+    values = {
+        "subjects": subjects,
+        "sessions": sessions,
+        "frames": frames,
+        "tr": tr,
+        "voxel_mm": voxel_mm,
+        "orientation": orientation,
+        "seed": seed,
+    }
+    try:
+        spec = CohortSpec.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}; see `slimbrain simulate --help`.") from error
+    simulate_cohort(out, spec)
+    print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
+
+
+def prep(
+    source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
+    level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
+    layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.")] = "auto",
+    participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
+    session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
+    task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
+    space: Annotated[str | None, typer.Option(help="Only images in this template, e.g. MNI152NLin6Asym.")] = None,
+    res: Annotated[str | None, typer.Option(help="Only images with this res- in their BIDS name, e.g. 2.")] = None,
+    bids_filter_file: Annotated[Path | None, typer.Option(help="fMRIPrep's JSON filter, e.g. {'bold': {'run': 1}}.")] = None,
+    mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
+    channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
+    resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
+    mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
+    tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
+    min_coverage: Annotated[float, typer.Option(help="Leave out runs that cover a smaller share of the mask.")] = 0.7,
+    min_tsnr: Annotated[float | None, typer.Option(help="Leave out runs of a lower tSNR.")] = None,
+    max_fd_mean: Annotated[float | None, typer.Option(help="Leave out runs that move more, in mm a frame.")] = None,
+    max_flagged: Annotated[float | None, typer.Option(help="Leave out runs with a larger share of flagged frames.")] = None,
+    min_template_overlap: Annotated[float | None, typer.Option(help="Leave out runs that overlap less with the MNI brain mask.")] = None,
+    denoise: Annotated[str, typer.Option(help="none, simple or scrubbing (fMRIPrep confounds).")] = "none",
+    nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
+    window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
+) -> None:
+    """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
+
+    Exit code 1 if a run could not be used (failures.tsv); runs that --min-... and --max-... leave out (excluded.tsv) do not count.
+
+    Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
+    """
+    from pydantic import ValidationError
+
+    from slimbrain.claims import claim
+    from slimbrain.prep.exclusion import EXCLUDED_FILE
+    from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
+    from slimbrain.report.inputs import ReportInputs
+    from slimbrain.report.page import write_report
+    from slimbrain.store import Store
+
+    if level != "participant":
+        raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
+    values: dict[str, Any] = {
+        "layout": layout,
+        "space": space,
+        "res": res,
+        "bids_filter_file": bids_filter_file,
+        "mask_source": mask_source,
+        "channels": channels,
+        "resolution": resolution,
+        "mask": mask,
+        "tr": tr,
+        "min_coverage": min_coverage,
+        "min_tsnr": min_tsnr,
+        "max_fd_mean": max_fd_mean,
+        "max_flagged": max_flagged,
+        "min_template_overlap": min_template_overlap,
+        "denoise": denoise,
+    }
+    values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
+    values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
+    try:
+        options = PrepOptions.model_validate(values)
+    except ValidationError as error:
+        raise InputError(
+            f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`."
+        ) from error
+    summary = prepare(source, out, options)
+    store = Store(out)
+    if store.sessions or summary.failures or summary.excluded:
+        failures, excluded = out / FAILURES_FILE, out / EXCLUDED_FILE
+        inputs = ReportInputs(store=store, failures=failures, excluded=excluded, commands=(typed_command(),), title="Data")
+        with claim(out, REPORT_FILE, wait=True):
+            write_report(out / REPORT_FILE, inputs)
+    counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
+    print(f"{counts}, {len(summary.failures)} refused; see {out / REPORT_FILE}")
+    raise typer.Exit(summary.exit_code)

@@ -1,0 +1,179 @@
+"""`slimbrain pretrain`, `convert`, `plan`, `rank` and `embed`: what is done with models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimbrain.cli.options import OUT, PARTICIPANTS, SEED, STORE, THREADS, TOP, WINDOWS, open_store, print_facts, set_threads, typed_command
+from slimbrain.errors import InputError
+
+
+def pretrain(
+    stage: Annotated[str, typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False)],
+    store: STORE,
+    out: OUT,
+    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "small",
+    windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
+    resume: Annotated[str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.")] = "never",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
+    participants: PARTICIPANTS = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Pretrain one stage on a store; writes RUN/model, RUN/metrics.jsonl, RUN/state.
+
+    Example: `slimbrain pretrain temporal store/ --preset small --out runs/temporal --resume auto`
+
+    On many devices: `torchrun --nproc-per-node=4 -m slimbrain pretrain voxel ... --set train_voxel.accumulate=4`
+    """
+    if stage not in ("temporal", "voxel"):
+        raise InputError(f"{stage}: there is no such stage; write `temporal` or `voxel`.")
+    if resume not in ("auto", "never"):
+        raise InputError(f"--resume {resume}: choose auto or never.")
+    from slimbrain.config import load_preset
+    from slimbrain.distributed import rank as process_number
+    from slimbrain.evaluate.features import ranked_windows
+    from slimbrain.train import MODEL_FOLDER
+    from slimbrain.train import pretrain as run_pretraining
+
+    set_threads(threads)
+    chosen = load_preset(preset, overrides)
+    opened = open_store(store, participants)
+    ranked = ranked_windows(windows, opened, chosen.window) if windows else None
+    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command())
+    if process_number() == 0:
+        health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
+        print(f"loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="The .pth file that SLIM-Brain's authors published.", show_default=False)],
+    store: Annotated[Path, typer.Option(help="Store that the model is to read; 2 mm lattice.")],
+    out: OUT,
+) -> None:
+    """Turn the published SLIM-Brain weights into a model folder for a store.
+
+    Background is deleted then, which those weights were not trained for; docs/published_weights.md says how to run them as they were.
+
+    Example: `slimbrain convert slim_brain.pth --store store/ --out published/model`
+    """
+    from slimbrain.models.hub import save_pretrained
+    from slimbrain.models.published import as_model, load_published
+
+    published = load_published(checkpoint)
+    model = as_model(published, open_store(store, None))
+    assert model.provenance is not None
+    save_pretrained(model, out, model.provenance)
+    rest = f"; {len(published.left_out)} tensors that are not the encoder's were left out" if published.left_out else ""
+    print(f"the model is in {out}{rest}")
+
+
+def plan(
+    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "base",
+    batch: Annotated[int, typer.Option(min=1, help="Clips a micro-batch.")] = 1,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip; the preset's if not given.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the preset's if not given.")] = None,
+    visible: Annotated[float | None, typer.Option(help="Share of the brain that the context sees; the preset's if not given.")] = None,
+    recompute: Annotated[
+        bool | None, typer.Option(help="Recompute stages 1-2 in the backward pass; as the preset says if not given.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")
+    ] = "cuda",
+    mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
+    resolution: Annotated[str, typer.Option(help="2mm, 4mm or 8mm.")] = "2mm",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. voxel.embed=96.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a training step of stage 2 will cost, without running it; a minute or two at the published size.
+
+    Example: `slimbrain plan --preset base --batch 4 --precision bfloat16`
+    """
+    from slimbrain.config import load_preset
+    from slimbrain.grid import Grid
+    from slimbrain.plan import describe, plan_and_fit
+
+    options = {"jepa.context_fraction": visible, "voxel.recompute": recompute}
+    given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
+    chosen = load_preset(preset, [*(overrides or []), *given])
+    precision = precision or chosen.train_voxel.precision
+    grid = Grid.mni152(resolution) if mask is None else Grid.from_nifti(mask, resolution)
+    made, fits = plan_and_fit(chosen, grid, batch, frames or chosen.window.frames * chosen.window.k, precision, device)
+    print_facts(describe(made, fits, as_json), as_json)
+
+
+def rank(
+    store: STORE,
+    temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
+    out: OUT,
+    novelty_weight: Annotated[
+        float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty) + the explained weight * z(explained) - ...")
+    ] = None,
+    explained_weight: Annotated[float | None, typer.Option(help="... of the energy that other windows rebuild.")] = None,
+    dvars_weight: Annotated[float | None, typer.Option(help="... of the largest change between frames, which is taken off.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="exact: 2 N + 1 passes for N windows. fast: an estimate, in as many passes for any N.")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="Take windows by score, apart (in time), or diverse (unlike each other).")] = None,
+    min_distance: Annotated[float | None, typer.Option(help="Least seconds between onsets, with --order apart.")] = None,
+    diversity: Annotated[float | None, typer.Option(help="Weight of likeness to a window taken before, with --order diverse.")] = None,
+    per_run: Annotated[int | None, typer.Option(help="Most windows of a run.")] = None,
+    per_session: Annotated[int | None, typer.Option(help="Most windows of all runs of a scanning session.")] = None,
+    threads: THREADS = None,
+) -> None:
+    """Score every window of every session with stage 1, and say in which order to take them.
+
+    What is not given is as in the preset that the model was trained with.
+
+    Example: `slimbrain rank store/ --temporal runs/temporal/model --out windows.tsv`
+    """
+    from slimbrain.config import SaliencyConfig, checked
+    from slimbrain.models.hub import from_pretrained, require_model
+    from slimbrain.models.temporal import TemporalExtractor
+    from slimbrain.saliency import rank_store, trained_saliency, write_window_table
+    from slimbrain.store import Store
+
+    set_threads(threads)
+    opened = Store(store)
+    model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
+    choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
+    choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
+    choices |= {"diversity": diversity, "per_run": per_run, "per_session": per_session}
+    given = {name: value for name, value in choices.items() if value is not None}
+    saliency = checked(SaliencyConfig, {**trained_saliency(model).model_dump(), **given}, "slimbrain rank")
+    rows = rank_store(opened, model, saliency)
+    write_window_table(out, rows)
+    left_out = sum(not row.chosen for row in rows)
+    budget = f", {left_out} left out by the budget" if left_out else ""
+    print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}{budget}")
+
+
+def embed(
+    store: STORE,
+    model: Annotated[str, typer.Option(help="Model folder of a run, or a hub id.")],
+    out: OUT,
+    windows: WINDOWS = None,
+    k: TOP = None,
+    pooling: Annotated[str, typer.Option(help="mean, moments, or units (every unit by itself).")] = "moments",
+    participants: PARTICIPANTS = None,
+    threads: THREADS = None,
+) -> None:
+    """Turn every session into a vector.
+
+    Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
+    """
+    from slimbrain.evaluate.features import embed_store
+    from slimbrain.models.hub import from_pretrained
+
+    set_threads(threads)
+    opened = open_store(store, participants)
+    loaded = from_pretrained(model, opened.contract)
+    embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
+    embeddings.save(out, model)
+    print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")

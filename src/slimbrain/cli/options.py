@@ -1,0 +1,66 @@
+"""What several commands share: options, the store they open, the way they print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slimbrain.errors import InputError
+
+if TYPE_CHECKING:
+    from slimbrain.store import Store
+
+OUT = Annotated[Path, typer.Option("--out", help="Where to write.")]
+STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
+SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numbers.")]
+THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its own choice if not given.")]
+TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows of a session to see; as many as in training if not given.")]
+PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
+WINDOWS = Annotated[
+    str | None,
+    typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
+]
+
+arguments: list[str] = []
+"""Words of the command being run."""
+
+
+def open_store(root: Path, participants: Path | None) -> Store:
+    """A store; of the participants in a table alone, if one is given."""
+    from slimbrain.store import Store
+    from slimbrain.tsv import read_tsv
+
+    store = Store(root)
+    if participants is None:
+        return store
+    rows = read_tsv(participants)
+    if not rows or "participant_id" not in rows[0]:
+        raise InputError(f"{participants}: has no column participant_id; give a table with one, such as participants.tsv.")
+    return store.select({row["participant_id"] for row in rows})
+
+
+def print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Names and values below each other, or as JSON."""
+    if as_json:
+        print(json.dumps(facts, indent=2, default=str))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}  {value}")
+
+
+def typed_command() -> str:
+    """The command being run, as it can be typed again."""
+    return shlex.join(["slimbrain", *arguments])
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch as many CPU threads, or leave it its own choice."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
