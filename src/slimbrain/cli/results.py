@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import OUT, PARTICIPANTS, STORE, THREADS, TOP, WINDOWS, arguments, open_store, set_threads, typed_command
+from slimbrain.cli.options import (
+    OUT,
+    PARTICIPANTS,
+    REPORT_FILE,
+    STORE,
+    THREADS,
+    TOP,
+    WINDOWS,
+    arguments,
+    open_store,
+    set_threads,
+    typed_command,
+)
+from slimbrain.errors import InputError
 
 METHOD = Annotated[
     list[str] | None,
@@ -63,34 +77,56 @@ def evaluate(
 
 
 def report(
-    out: OUT,
+    found_in: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders and files to look through: a demo, stores, runs, results.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; report.html in the first folder if not given.")] = None,
     store: Annotated[Path | None, typer.Option(help="Store, for data and QC.")] = None,
     windows: Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`.")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a pretraining run; repeat for several.")] = None,
     evaluation: Annotated[list[Path] | None, typer.Option(help="JSON from `slimbrain evaluate`; repeat for several.")] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.json of a simulated cohort.")] = None,
+    maps: Annotated[list[Path] | None, typer.Option("--map", help="NIfTI map in MNI space, for the viewer; repeat for several.")] = None,
     participants: PARTICIPANTS = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "slimbrain report",
 ) -> None:
-    """Write one HTML page about data, windows, training and results; it needs no network.
+    """Write one HTML page about data, windows, training, results and maps; it needs no network.
 
-    Example: `slimbrain report --store store/ --windows windows.tsv --run runs/voxel --evaluation sex.json --out report.html`
+    Name folders, and what lies in them is found; options add to that, or say which one is meant.
+
+    Example: `slimbrain report demo-run/`, or `slimbrain report --store store/ --run runs/voxel --evaluation sex.json --out report.html`
     """
     from slimbrain.prep.exclusion import EXCLUDED_FILE
     from slimbrain.prep.run import FAILURES_FILE
+    from slimbrain.report.discover import all_of, discover, only
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
 
+    sources = found_in or []
+    found = discover(sources)
+    for line in found.lines():
+        typer.echo(line, err=True)
+    store = store or only(found.stores, "stores", "--store")
     failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
         store=open_store(store, participants) if store else None,
-        windows=windows,
-        runs=tuple(run or ()),
-        evaluations=tuple(evaluation or ()),
+        windows=windows or only(found.windows, "window tables", "--windows"),
+        runs=all_of(run, found.runs),
+        evaluations=all_of(evaluation, found.evaluations),
         failures=failures,
         excluded=excluded,
-        truth=truth,
+        truth=truth or only(found.truths, "truths", "--truth"),
+        maps=all_of(maps, found.maps),
         commands=(typed_command(),),
         title=title,
     )
-    print(write_report(out, inputs))
+    print(write_report(out or _beside(sources), inputs))
+
+
+def _beside(sources: Sequence[Path]) -> Path:
+    """report.html in the first folder that was named."""
+    folder = next((path for path in sources if path.is_dir()), None)
+    if folder is None:
+        raise InputError("report: does not know where to write; give --out, or name a folder to report on.")
+    return folder / REPORT_FILE

@@ -16,10 +16,14 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from slimbrain.grid import Grid
-from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, Margins, drawing, to_svg
+from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, WIDTH_IN, Margins, drawing, to_svg
 from slimbrain.saliency import WindowRow
 
 FloatArray = npt.NDArray[Any]
+Trace = tuple[FloatArray, FloatArray]
+"""Seconds and values."""
+
+FD_LABEL = "FD (mm)"
 
 CARPET_STD = 2.0
 """Cells are z-scored means; black and white lie at this many of their own standard deviations."""
@@ -33,6 +37,12 @@ VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 
 TIME_MARGINS = Margins(left=1.6, bottom=0.5)
 """Alike for all figures over time, so that times lie under each other down the page."""
+
+
+def time_axis_span() -> tuple[float, float]:
+    """Where the time axis begins and ends, as shares of a figure's width."""
+    return TIME_MARGINS.left / WIDTH_IN, 1 - TIME_MARGINS.right / WIDTH_IN
+
 
 MARK_ROW_IN = 0.17
 """Height of a line of marks."""
@@ -65,7 +75,7 @@ def carpet(
     series: FloatArray,
     height_mm: FloatArray,
     tr: float,
-    traces: Mapping[str, tuple[FloatArray, FloatArray]],
+    traces: Mapping[str, Trace],
     marks: Marks,
     name: str,
     alt: str,
@@ -194,7 +204,9 @@ def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis:
     panel.set_axis_off()
 
 
-def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str) -> Markup:
+def window_scores(
+    rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str, motion: Trace | None = None
+) -> Markup:
     """Informativeness, novelty, energy explained and score of a session's windows over time, the chosen ones shaded.
 
     Parameters
@@ -202,17 +214,23 @@ def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatAr
     rows : one a window, in order of time.
     k : windows chosen.
     ticks : label -> seconds to mark below.
+    motion : seconds, and framewise displacement in mm; left out if None.
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
-    heights = [0.62, 0.62, 0.62, 0.72, *([MARK_ROW_IN * len(marks)] if marks else [])]
+    parts = ("informativeness", "novelty", "explained", "score")
+    heights = [0.62, 0.62, 0.62, 0.72, *([0.45] if motion else []), *([MARK_ROW_IN * len(marks)] if marks else [])]
     with drawing(sum(heights) * 1.12, TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
-        for axis, part, colour in zip(axes, ("informativeness", "novelty", "explained", "score"), (PURPLE, GREEN, BLUE, INK), strict=False):
+        for axis, part, colour in zip(axes, parts, (PURPLE, GREEN, BLUE, INK), strict=False):
             axis.stairs([getattr(row, part) for row in rows], edges, baseline=None, color=colour, linewidth=1.3)
             _name_row(axis, part)
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.grid(axis="y")
+        if motion:
+            axes[len(parts)].plot(*motion, color=ORANGE, linewidth=0.9)
+            _name_row(axes[len(parts)], FD_LABEL)
+            axes[len(parts)].yaxis.set_major_locator(MaxNLocator(2))
         for axis in axes:
             for row in rows:
                 if row.among(k):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
-from slimbrain.report.figures import Marks, carpet, mosaic
-from slimbrain.report.inputs import N_WORST, Material, SessionFacts, has_voxels
+from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
+from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
 from slimbrain.store import Store
 
 FloatArray = npt.NDArray[Any]
@@ -33,7 +33,6 @@ MEASURES = (
     Field("template_overlap", "overlap with template", 2),
 )
 
-FD_LABEL = "FD (mm)"
 TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
 
 
@@ -174,7 +173,7 @@ def _carpet(store: Store, material: Material, session: SessionFacts, place: int)
 
 
 def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any]) -> Marks:
-    times = _floats(recorded.get("time_s", ()))
+    times = floats(recorded.get("time_s", ()))
     flagged = [frame for frame in recorded.get("flagged", ()) if frame < len(times)]
     windows = material.windows.get(session.info.key, ())
     chosen = [(row.onset_s, row.duration_s) for row in windows if row.rank <= material.k]
@@ -183,10 +182,6 @@ def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any
 
 def _traces(series: dict[str, Any]) -> dict[str, tuple[FloatArray, FloatArray]]:
     """The recorded traces that have any value, with their times; prep writes None where a value is undefined."""
-    times = _floats(series.get("time_s", ()))
-    found = {label: _floats(series[name]) for name, label in TRACES if name in series}
+    times = floats(series.get("time_s", ()))
+    found = {label: floats(series[name]) for name, label in TRACES if name in series}
     return {label: (times, values) for label, values in found.items() if len(values) == len(times) and np.isfinite(values).any()}
-
-
-def _floats(values: Sequence[float | None]) -> FloatArray:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
