@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
 from slimbrain.grid import Grid
@@ -179,6 +180,21 @@ def make_truth(path: Path, keys: Sequence[str]) -> Path:
     return path
 
 
+PEAK_MM, PEAK, TROUGH_MM, TROUGH = (27.0, -37.0, 13.0), 3.0, (-29.0, 11.0, 5.0), -2.0
+
+
+def make_map(path: Path, grid: Grid) -> Path:
+    """0.5 in the brain but for one place above and one below, on the grid's own lattice."""
+    values = 0.5 * grid.mask
+    for mm, value in ((PEAK_MM, PEAK), (TROUGH_MM, TROUGH)):
+        index = (np.array(mm) - grid.lattice.origin_mm) / grid.lattice.voxel_mm
+        # On a voxel's centre, and within the brain.
+        assert np.allclose(index, np.round(index)) and grid.mask[tuple(np.round(index).astype(int))]
+        values[tuple(np.round(index).astype(int))] = value
+    nibabel.Nifti1Image(values.astype(np.float32), grid.lattice.affine).to_filename(path)
+    return path
+
+
 def make_inputs(root: Path, grid: Grid) -> ReportInputs:
     """Three sessions and everything that can be known of them."""
     store = make_store(root / "store", grid)
@@ -198,6 +214,7 @@ def make_inputs(root: Path, grid: Grid) -> ReportInputs:
         evaluations=(make_result(root / "group.json"),),
         failures=failures,
         truth=make_truth(root / "truth.json", keys),
+        maps=(make_map(root / "planted.nii.gz", grid),),
         commands=("slimbrain prep in out participant", f"echo {EVIL}"),
         title=EVIL,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_samples import EVIL, FRAMES, K, SECTIONS, TR, WINDOW_S, Page, make_result, make_store, window_rows
+from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_store, window_rows
 
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid

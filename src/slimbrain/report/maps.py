@@ -47,6 +47,7 @@ class NamedMap:
     unit : of its values; empty where none is known.
     about : one sentence or two.
     threshold : where the viewer's threshold begins, as a share of the largest value.
+    clip : whether a few wild values may lie beyond the colour scale.
     """
 
     name: str
@@ -54,6 +55,7 @@ class NamedMap:
     about: str
     volume: Volume
     threshold: float = 0.0
+    clip: bool = False
 
 
 def build(material: Material) -> Section:
@@ -78,10 +80,10 @@ def underlay() -> Iterator[Data]:
 
 def _fitted(one: NamedMap, share: int) -> dict[str, Any]:
     """The map as JSON of at most `share` bytes or so, its voxels doubled until it fits."""
-    volume, encoded = one.volume, encode(one.volume)
+    volume, encoded = one.volume, encode(one.volume, clip=one.clip)
     while len(encoded["data"]) > share and min(volume.values.shape) > 1:
         volume = volume.halved()
-        encoded = encode(volume)
+        encoded = encode(volume, clip=one.clip)
     coarser = f" Shown in voxels of {volume.step_mm[0]:g} mm, to keep the page small." if volume is not one.volume else ""
     return {"name": one.name, "unit": one.unit, "about": one.about + coarser, "threshold": one.threshold, **encoded}
 
@@ -104,7 +106,7 @@ def _of_store(material: Material) -> Iterator[NamedMap]:
     tsnr, coverage = _moments(store, keys)
     of = f"{count(len(keys), 'session')}{f', every {_ordinal(step)} of the store' if step > 1 else ''}"
     about = f"Mean over time divided by standard deviation over time, averaged over {of}, where there is signal."
-    yield NamedMap("tSNR", "", about, tsnr)
+    yield NamedMap("tSNR", "", about, tsnr, clip=True)
     yield NamedMap("Coverage", "%", f"Share of {of} that have data in a voxel of the brain mask.", coverage)
 
 

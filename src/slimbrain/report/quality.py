@@ -147,9 +147,7 @@ def _carpets(store: Store, material: Material) -> list[Block]:
     if material.windows:
         intro += f" Chosen: the {material.k} windows that stage 1 ranks first."
     if len(shown) < len(material.sessions):
-        intro += (
-            f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; `slimbrain report --participants` shows others."
-        )
+        intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; slimbrain report --participants shows others."
     figures = [_carpet(store, material, session, place) for place, session in enumerate(shown)]
     folded = figures[N_OPEN:]
     more = [Fold(f"Carpet plots of {count(len(folded), 'more session')}", tuple(folded))] if folded else []

@@ -22,8 +22,8 @@ STEPS = 254
 """Steps of a byte's scale: 0 is taken for "no value", and an even number has 0 in the middle of a signed scale."""
 
 CLIP_PERCENT, CLIP_RATIO = 99.9, 2.0
-"""Where the largest magnitude is over this many times that percentile (of all but 0), the percentile ends the scale: one wild voxel
-must not fade all others."""
+"""Where values may be clipped and the largest magnitude is over this many times that percentile (of all but 0), the percentile ends the
+scale: one wild voxel at the rim of the brain must not fade all others."""
 
 TEMPLATE_SHADES = 62
 """Shades of grey of the template; more cannot be told apart under a map, and do not compress."""
@@ -69,15 +69,17 @@ class Volume:
         return Volume(means, self.origin_mm + self.step_mm / 2, self.step_mm * 2)
 
     def peak(self) -> tuple[list[float], float]:
-        """Place in mm, and value, of the largest magnitude; needs one value at least."""
-        place = np.unravel_index(int(np.nanargmax(np.abs(self.values))), self.values.shape)
-        return rounded(self.origin_mm + np.array(place) * self.step_mm), float(self.values[place])
+        """Place in mm, and value, of the largest magnitude; of several, the one nearest to their middle. Needs one value at least."""
+        size = np.abs(self.values)
+        places = np.argwhere(size == np.nanmax(size))
+        place = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+        return rounded(self.origin_mm + place * self.step_mm), float(self.values[tuple(place)])
 
 
-def encode(volume: Volume, steps: int = STEPS) -> dict[str, Any]:
-    """The volume as JSON for the page's script."""
+def encode(volume: Volume, steps: int = STEPS, clip: bool = False) -> dict[str, Any]:
+    """The volume as JSON for the page's script; `clip` lets a few wild values lie beyond the scale."""
     volume = volume.cropped()
-    low, high = scale_of(volume.values)
+    low, high = scale_of(volume.values, clip)
     mm, value = volume.peak() if np.isfinite(volume.values).any() else ([0.0, 0.0, 0.0], 0.0)
     return {
         "shape": list(volume.values.shape),
@@ -110,11 +112,11 @@ def decode_values(encoded: Mapping[str, Any]) -> FloatArray:
     return np.where(codes > 0, values, np.nan)
 
 
-def scale_of(values: FloatArray) -> tuple[float, float]:
+def scale_of(values: FloatArray, clip: bool = False) -> tuple[float, float]:
     """Ends of the scale: even about 0 where values have both signs, else from 0 to the top."""
     known = np.abs(values[np.isfinite(values) & (values != 0)])
     top, most = (float(np.percentile(known, percent)) for percent in (100, CLIP_PERCENT)) if len(known) else (1.0, 1.0)
-    top = float(f"{most if top > CLIP_RATIO * most else top:.4g}")
+    top = float(f"{most if clip and top > CLIP_RATIO * most else top:.4g}")
     signed, negative = (values < 0).any(), not (values > 0).any()
     return (-top, 0.0) if signed and negative else (-top, top) if signed else (0.0, top)
 

@@ -66,7 +66,7 @@ function nextChosen(windows, index) {
 
 // A bar over all panels of the drawing, at shares of its time axis.
 function addCursor(svg) {
-  const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  const bar = document.createElementNS(svg.namespaceURI, "rect");
   const { width, height } = svg.viewBox.baseVal;
   bar.setAttribute("class", "cursor");
   bar.setAttribute("height", height);

@@ -37,6 +37,7 @@ async function startViewer(root, template) {
   part("to-peak").addEventListener("click", () => moveTo(state.map.peak.mm));
   slices.forEach((slice) => slice.listen(() => state, moveTo));
   choose(maps[0]);
+  document.getElementById(`${root.id}-missing`).remove();
   root.hidden = false;
 
   // A window of stage 1 becomes the last choice of the list, in place of the one before.
