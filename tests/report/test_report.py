@@ -16,11 +16,15 @@ from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_r
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, write_report
-from slimbrain.report.figures import Marks, carpet
+from slimbrain.report.explorer import Happened, describe
+from slimbrain.report.figures import Marks, carpet, thinned, window_scores
 from slimbrain.report.ink import THEME
 from slimbrain.report.inputs import MAX_DETAILED, N_WORST, session_labels
-from slimbrain.report.page import content_hash
+from slimbrain.report.maps import VIEWER_BYTES
+from slimbrain.report.page import content_hash, page_script
 from slimbrain.report.recall import chance, pooled, session_recall
+from slimbrain.report.volumes import encode_values, scale_of, template
+from slimbrain.report.window_maps import MAPS_BYTES, STEPS
 from slimbrain.simulate import Event, SessionTruth
 from slimbrain.store import Channels, Store
 
@@ -110,14 +114,20 @@ def test_runs_left_out_stand_with_value_and_threshold(inputs: ReportInputs, page
     assert "1 run was left out by a threshold on quality and 1 run was refused" in page.words
 
 
-FLAG = re.compile(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n?"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2')
-"""A tick at a flagged frame."""
+FLAGS = re.compile(r'd="([^"]+)"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2')
+"""The path of all ticks at flagged frames."""
+
+
+def flagged_in(svg: str) -> list[float]:
+    """Where the ticks of a carpet begin, in points from its left end."""
+    found = FLAGS.search(svg)
+    return [] if found is None else [float(x) for x in re.findall(r"M ([\d.]+)", found[1])]
 
 
 def test_flagged_frames_are_marked_where_they_were_recorded(text: str) -> None:
     """Frames 3 and 9 of 40; panels over time are 5.85 inches wide, of 72 points each."""
     begins = text.index('aria-label="Carpet plot of sub-001')
-    ticks = [float(x) for x, *_ in FLAG.findall(text[begins : text.index("</svg>", begins)])]
+    ticks = flagged_in(text[begins : text.index("</svg>", begins)])
     assert [tick - 1.6 * 72 for tick in ticks] == pytest.approx([5.85 * 72 * frame / FRAMES for frame in (3, 9)], abs=0.1)
 
 
@@ -134,8 +144,7 @@ def test_marks_stand_at_their_seconds() -> None:
     svg = carpet(
         np.random.default_rng(0).standard_normal((100, 9)), np.arange(9.0), TR, {"FD (mm)": (times, times / 72)}, marks, "c", "words"
     )
-    orange = FLAG.findall(svg)
-    first, second, third = (float(x) for x, *_ in orange)
+    first, second, third = flagged_in(svg)
     assert second == pytest.approx(first + (third - first) / 4, abs=0.01)
     bar = re.search(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: var\(--blue\)', svg)
     assert bar is not None
@@ -294,11 +303,31 @@ def test_every_session_of_a_small_store_has_its_carpet(tmp_path: Path, grid8: Gr
     assert text.index("Carpet plots of 3 more sessions") < text.index('aria-label="Carpet plot of sub-007')
 
 
-def test_a_large_carpet_stays_small(tmp_path: Path) -> None:
-    """White noise is the hardest to compress: 20 sessions of such must leave the page under 8 MB."""
-    series = np.random.default_rng(0).standard_normal((1200, 685)).astype(np.float32)
-    svg = carpet(series, np.arange(685.0), 0.72, {"FD (mm)": (np.arange(1200.0), np.ones(1200))}, Marks(), "c", "noise")
-    assert len(svg) < 500_000
+def test_twenty_long_sessions_of_noise_stay_under_8_mb() -> None:
+    """White noise is the hardest to compress: 1,200 frames, 150 windows, 685 cells, an event every 7 s, each piece at its largest."""
+    rng, times, ticks = np.random.default_rng(0), np.arange(1200) * TR, np.arange(0, 1200 * TR, 7)
+    noise = {name: (times, rng.standard_normal(1200)) for name in ("FD (mm)", "DVARS (SD)", "global signal")}
+    drawn = carpet(rng.standard_normal((1200, 685)), np.arange(685.0), TR, noise, Marks(ticks, [(0.0, 5.76)] * 5), "c", "noise")
+    rows = window_rows("sub-001", rng.standard_normal(150).tolist())
+    scores = window_scores(rows, 5, {"events": ticks, "planted peaks": ticks, "flagged": ticks}, "s", "noise", noise["FD (mm)"])
+    told = json.dumps(describe("sub-001", rows, 5, Happened(times, noise["FD (mm)"][1], ticks, [(tick, "a long name") for tick in ticks])))
+    means = rng.standard_normal((150, 685))
+    maps = encode_values(means, *scale_of(means), STEPS)["data"]
+    assert 20 * means.size <= MAPS_BYTES
+    every, once = len(drawn) + len(scores) + len(told) + len(maps), VIEWER_BYTES + len(json.dumps(template())) + 250_000
+    assert len(page_script()) < 30_000
+    assert 20 * every + once < 8_000_000
+
+
+def test_a_thinned_trace_keeps_spikes_ends_of_gaps_and_order() -> None:
+    times, values = np.arange(5000) * TR, np.zeros(5000)
+    values[[17, 2500]], values[4001] = 9.0, -4.0
+    values[1000:1500] = np.nan
+    kept, seen = thinned(times, values)
+    assert len(kept) <= 400 and (np.diff(kept) > 0).all()
+    assert set(kept[seen == 9]) == {times[17], times[2500]} and kept[seen == -4] == times[4001]
+    assert np.isnan(seen[(kept > times[1030]) & (kept < times[1470])]).all()
+    assert thinned(times[:400], values[:400])[0] is not None and len(thinned(times[:400], values[:400])[0]) == 400
 
 
 def test_labels_tell_sessions_apart() -> None:

@@ -83,15 +83,23 @@ def test_a_flat_map_has_its_peak_in_the_middle(grid8: Grid) -> None:
 
 def test_the_template_is_a_brain_that_lies_in_mni_space() -> None:
     """By anatomy: cerebellum below and behind and nothing below and in front, sides alike, the volume of an adult brain in litres."""
-    brain = dense(template())
-    for inside in ((0, -20, 8), (0, -60, -40), (40, 20, 10), (-20, -90, 0), (0, 0, 60)):
-        assert inside in brain
-    for outside in ((0, 60, -40), (0, 90, 0), (74, 60, 60), (0, 0, 90)):
-        assert outside not in brain
-    assert len(brain) * 8 / 1e6 == pytest.approx(1.85, abs=0.25)
-    pairs = np.array([(value, brain[-x, y, z]) for (x, y, z), value in brain.items() if x > 0 and (-x, y, z) in brain])
-    assert np.corrcoef(pairs.T)[0, 1] > 0.95
-    assert len(json.dumps(template())) < 300_000
+    encoded = template()
+    values = decode_values(encoded).reshape(encoded["shape"])
+    brain = np.pad(np.isfinite(values), 30)
+    first = np.array(encoded["origin"]) - 30 * np.array(encoded["step"])
+
+    def is_brain(*mm: float) -> bool:
+        return bool(brain[tuple(np.round((mm - first) / encoded["step"]).astype(int))])
+
+    assert all(is_brain(*mm) for mm in ((0, -20, 8), (0, -60, -40), (40, 20, 10), (-20, -90, 0), (0, 0, 60)))
+    assert not any(is_brain(*mm) for mm in ((0, 60, -40), (0, 90, 0), (74, 60, 60), (0, 0, 90)))
+    assert brain.sum() * 8 / 1e6 == pytest.approx(1.85, abs=0.25)
+    # Its middle plane is at x = 0, and the template is a symmetrical one.
+    middle = round(-encoded["origin"][0] / encoded["step"][0])
+    left, right = values[middle - 1 : middle - 31 : -1], values[middle + 1 : middle + 31]
+    both = np.isfinite(left) & np.isfinite(right)
+    assert np.corrcoef(left[both], right[both])[0, 1] > 0.95
+    assert len(json.dumps(encoded)) < 300_000
 
 
 # --- the maps of a store

@@ -26,7 +26,7 @@ TITLE = "Maps"
 UNDERLAY, VIEWER = "underlay", "viewer"
 """Ids on the page, by which the script finds them."""
 
-VIEWER_BYTES = 2_400_000
+VIEWER_BYTES = 1_500_000
 """Text of all maps of the viewer together; each may take an equal part, and is shown coarser where it takes more."""
 
 LEAST_PARTS = 4

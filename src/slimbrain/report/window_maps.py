@@ -17,7 +17,7 @@ from slimbrain.store import Store
 
 FloatArray = npt.NDArray[Any]
 
-MAPS_BYTES = 2_500_000
+MAPS_BYTES = 2_100_000
 """Blocks of all windows of all sessions together, a byte each, before they are deflated (to about 90 % as text)."""
 
 READ_BYTES = 256 * 2**20
