@@ -10,6 +10,7 @@ import numpy as np
 from slimbrain import __version__
 from slimbrain.contract import ROI
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
+from slimbrain.report.evaluation import ours_in
 from slimbrain.report.inputs import Material, RunRecord
 from slimbrain.report.references import FD, HIERA, JEPA, LEDOIT, PAPER, SKLEARN, SOFTWARE, TEMPLATE, TORCH, Reference
 
@@ -151,8 +152,6 @@ def _evaluations(material: Material) -> Part:
 
 
 def _n_baselines(result: Mapping[str, Any]) -> int:
-    from slimbrain.report.evaluation import ours_in
-
     ours = ours_in(result)
     return len({(row["model"], row["method"]) for row in result["rows"] if row["model"] not in ours})
 

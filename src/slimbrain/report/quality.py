@@ -174,7 +174,7 @@ def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any
     times = floats(recorded.get("time_s", ()))
     flagged = [frame for frame in recorded.get("flagged", ()) if frame < len(times)]
     windows = material.windows.get(session.info.key, ())
-    chosen = [(row.onset_s, row.duration_s) for row in windows if row.rank <= material.k]
+    chosen = [(row.onset_s, row.duration_s) for row in windows if row.among(material.k)]
     return Marks(times[flagged] if flagged else np.empty(0), chosen, {FD_LABEL: FD_THRESHOLD_MM})
 
 
