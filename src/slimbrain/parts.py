@@ -13,7 +13,7 @@ from pathlib import Path
 from slimbrain.atomic import write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
-from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
+from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, manifest_with, read_manifest
 
 PARTS_FOLDER = ".parts"
 
@@ -26,8 +26,9 @@ def read_part(root: Path, name: str) -> dict[str, SessionInfo]:
 
 def add_to_part(root: Path, name: str, info: SessionInfo) -> None:
     """Add or replace a session in a part."""
+    path = _path(root, name)
     with claim(root, _claim(name), wait=True):
-        _write(_path(root, name), read_part(root, name) | {info.key: info})
+        write_text(path, manifest_with(path, info) if path.exists() else manifest_text([info]))
 
 
 def take_from_part(root: Path, name: str, key: str) -> None:
@@ -35,7 +36,7 @@ def take_from_part(root: Path, name: str, key: str) -> None:
     with claim(root, _claim(name), wait=True):
         listed = read_part(root, name)
         if listed.pop(key, None) is not None:
-            _write(_path(root, name), listed)
+            write_text(_path(root, name), manifest_text(list(listed.values())))
 
 
 @contextmanager
@@ -70,10 +71,6 @@ def collect_parts(root: Path) -> int:
         except OSError as error:
             raise StoreError(f"{root / MANIFEST_FILE}: cannot be written ({error.strerror}); free space, then collect again.") from error
         return len(added)
-
-
-def _write(path: Path, listed: dict[str, SessionInfo]) -> None:
-    write_text(path, manifest_text([listed[key] for key in sorted(listed)]))
 
 
 def _path(root: Path, name: str) -> Path:

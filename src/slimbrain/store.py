@@ -29,9 +29,9 @@ from slimbrain.manifest import (
     MANIFEST_FILE,
     SESSION_ROW,
     SessionInfo,
-    manifest_line,
     manifest_row,
     manifest_text,
+    manifest_with,
     read_manifest,
     row_differences,
     session_key,
@@ -39,7 +39,7 @@ from slimbrain.manifest import (
 )
 from slimbrain.parts import add_to_part, read_part, take_from_part
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
-from slimbrain.tsv import MISSING, insert_row, read_tsv
+from slimbrain.tsv import MISSING, read_tsv
 
 FloatArray = npt.NDArray[Any]
 
@@ -453,12 +453,7 @@ class Store:
             return
         with locked(self.root):
             self.__dict__.pop("_sessions", None)
-            path, row = self.root / MANIFEST_FILE, manifest_row(info)
-            text = insert_row(_read_text(path), info.key, row, lambda columns: manifest_line(columns, row))
-            if text is None:
-                text = manifest_text(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
-                self.__dict__.pop("_sessions")
-            write_text(path, text)
+            write_text(self.root / MANIFEST_FILE, manifest_with(self.root / MANIFEST_FILE, info))
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
@@ -508,14 +503,6 @@ def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
         "SourceDatasets": [{"URL": source} for source in sources],
         "Slimbrain": contract.to_dict(),
     }
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8", newline="") as handle:
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

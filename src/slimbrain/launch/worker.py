@@ -37,13 +37,13 @@ MAX_REQUEUES = 200
 """A job that never gets anywhere within its time must end some day; 200 days of 24 hours are longer than any training."""
 
 
-def run_shard(root: str, shard: str) -> int:
-    """Run one shard of the launch in folder `root`; the exit code of its command.
+def run_shard(root: str, shard: str) -> None:
+    """Run one shard of the launch in folder `root`.
 
     Raises
     ------
     SystemExit
-        If it was stopped, saved and queued again.
+        With the command's exit code if it failed, so that Slurm knows; or if it was stopped, saved and perhaps queued again.
     """
     folder, first = LaunchFolder(Path(root)), _number("SLURM_PROCID") == 0
     plan = folder.read_plan()
@@ -51,7 +51,7 @@ def run_shard(root: str, shard: str) -> int:
     with claim(folder.root, f"{shard}-{_number('SLURM_PROCID')}") as mine:
         if not mine:
             print(f"{shard}: another job works on this shard.", file=sys.stderr)
-            return 0
+            return
         if first:
             folder.update(shard, state="running", node=_node(), exit_code=None)
         started = time.monotonic()
@@ -64,7 +64,8 @@ def run_shard(root: str, shard: str) -> int:
             raise SystemExit(0)
         if first or code:
             folder.update(shard, state="failed" if code else "done", **ended)
-        return code
+        if code:
+            raise SystemExit(code)
 
 
 def _run(plan: Plan, shard: str) -> tuple[int, int | None]:
