@@ -3,13 +3,15 @@
     python benchmarks/scale.py [--quick] [--table] [--utilisation 0.2] [--servers 8]
 
 One JSON line a case, nothing else on standard output: for three sets of devices the clips a second that come through a shared file
-system (benchmarks/readers.py) against what the devices alone would do; and, measured now, what listing a session costs where hundreds of
-processes write. `--table` prints the tables of docs/scale.md instead. No device was at hand: what is not measured says where it is from.
+system (benchmarks/readers.py) against what the devices alone would do; and, measured now, what it costs to list a session in a large
+manifest and to find a run. `--table` prints the tables of docs/scale.md instead. No device was at hand: what is not measured says where
+it is from.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from slimbrain.atomic import write_text
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text
 from slimbrain.parts import collect_parts
+from slimbrain.prep.bids import find_runs
 from slimbrain.store import Store
 
 COHORTS = (4_129, 50_000, 500_000)
@@ -174,6 +177,25 @@ def listing_case(rows: int, added: int, quick: bool) -> Case:
     return Case("scale/list_ms", together / added * 1e3, "ms", "one-by-one", alone / added * 1e3, detail)
 
 
+def finding_case(runs: int, quick: bool) -> Case:
+    """Milliseconds of processor to find a run, which every shard does for all of them, against a walk over the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(runs):
+            place = Path(folder) / f"sub-{number:06d}" / "func"
+            place.mkdir(parents=True)
+            stem = f"sub-{number:06d}_task-rest_space-MNI152NLin6Asym_desc-preproc_bold"
+            (place / f"{stem}.nii.gz").touch()
+            (place / f"{stem}.json").write_text('{"RepetitionTime": 0.72}', encoding="utf-8")
+        find_runs(folder)  # imports nilearn
+        started = time.process_time()
+        find_runs(folder)
+        found = time.process_time()
+        n_files = sum(len(names) for _, _, names in os.walk(folder))
+        walked = time.process_time()
+    detail = {"quick": quick, "runs": runs, "files": n_files}
+    return Case("scale/find_ms", (found - started) / runs * 1e3, "ms", "walk", (walked - found) / runs * 1e3, detail)
+
+
 def _list(store: Store, numbers: range) -> None:
     for number in numbers:
         store._record(_session(number))
@@ -235,7 +257,8 @@ def main() -> None:
         return
     for case in pace_cases(grid, assumed, steps, asked.quick):
         case.print()
-    (listing_case(200, 20, True) if asked.quick else listing_case(20_000, 200, False)).print()
+    listing_case(*((200, 20, True) if asked.quick else (20_000, 200, False))).print()
+    finding_case(*((20, True) if asked.quick else (400, False))).print()
 
 
 if __name__ == "__main__":
