@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from store_samples import make_store
 
 from slimbrain.config import HieraConfig
 from slimbrain.grid import LATTICES, Grid
@@ -67,6 +68,24 @@ def test_cli_benchmark_prints_its_case() -> None:
     assert_schema(cases["cli/help_seconds"])
     # Starting the interpreter is part of both.
     assert cases["cli/help_seconds"]["ratio"] > 1
+
+
+def test_scale_benchmark_prints_its_cases() -> None:
+    cases = run_quick("scale.py")
+    paces = {f"scale/clips_per_second_{name}" for name in ("1_a100", "8_h100", "64_h100")}
+    assert cases.keys() == {*paces, "scale/list_ms", "scale/find_ms"}
+    for name, case in cases.items():
+        assert_schema(case)
+        if name in paces:
+            # Nothing is faster than the devices alone, and the file system's pace is not exceeded.
+            assert case["ratio"] <= 1.001 and case["detail"]["servers_busy"] <= 1.05
+
+
+def test_scale_counts_the_bytes_that_a_store_holds(benchmark_module: Any, grid8: Grid, tmp_path: Path) -> None:
+    scale = benchmark_module("scale")
+    store = make_store(tmp_path / "store", grid8, subjects=1, frames=60)
+    (info,) = store.sessions
+    assert scale.session_bytes(grid8, 60) == pytest.approx((store.root / info.path).stat().st_size, rel=0.01)
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ from slimbrain.grid import Grid
 
 COMMANDS = (
     *("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor"),
-    "store",
+    *("launch", "store"),
 )
-STORE_COMMANDS = ("verify", "merge", "subset")
+STORE_COMMANDS = ("verify", "collect", "merge", "subset")
 SETTINGS = (
     *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
     *("temporal.groups=4", "train_temporal.steps=2", "train_temporal.batch=1", "train_temporal.log_every=1"),

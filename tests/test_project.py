@@ -168,8 +168,12 @@ def unknown_word(words: list[str]) -> str | None:
     import typer
 
     from slimbrain.cli import app
+    from slimbrain.launch.commands import COMMANDS
 
     command: Any = typer.main.get_command(app)
+    if words[:1] == ["launch"] and (start := next((place for place, word in enumerate(words) if word in COMMANDS), None)):
+        # The cluster's options, then a whole command, which has them too.
+        words = [*words[start:], *words[1:start]]
     options = {"--help"}
     for word in (word.strip("[]") for word in words):
         if word.startswith("-"):

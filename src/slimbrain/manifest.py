@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import StoreError
-from slimbrain.tsv import MISSING, format_tsv, read_tsv
+from slimbrain.tsv import MISSING, format_tsv, insert_row, read_tsv
 
 MANIFEST_FILE = "sessions.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
@@ -84,9 +84,20 @@ def manifest_text(sessions: Sequence[SessionInfo]) -> str:
     return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
 
 
-def manifest_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
-    """One row of a table that has these columns, with its end."""
-    return format_tsv(columns, [row]).split("\n", 1)[1]
+def manifest_with(path: Path, info: SessionInfo) -> str:
+    """The table in a file with one session more, or with its row replaced; other rows are not read where that can be helped.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be read, or must be made anew and a row is damaged.
+    """
+    row = manifest_row(info)
+    text = insert_row(_read_text(path), info.key, row, lambda columns: format_tsv(columns, [row]).split("\n", 1)[1])
+    if text is not None:
+        return text
+    listed = _parse(path) | {info.key: info}
+    return manifest_text([listed[key] for key in sorted(listed)])
 
 
 def read_manifest(path: Path) -> dict[str, SessionInfo]:
@@ -111,6 +122,14 @@ def _parse_once(path: Path, signature: tuple[int, int, int]) -> dict[str, Sessio
 
 def _parse(path: Path) -> dict[str, SessionInfo]:
     return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return handle.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
 
 def _info_from_row(row: Mapping[str, str]) -> SessionInfo:

@@ -7,12 +7,10 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.claims import locked
 from slimbrain.contract import ROI, Contract, same_tr
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
@@ -30,16 +29,17 @@ from slimbrain.manifest import (
     MANIFEST_FILE,
     SESSION_ROW,
     SessionInfo,
-    manifest_line,
     manifest_row,
     manifest_text,
+    manifest_with,
     read_manifest,
     row_differences,
     session_key,
     session_path,
 )
+from slimbrain.parts import add_to_part, read_part, take_from_part
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
-from slimbrain.tsv import MISSING, insert_row, read_tsv
+from slimbrain.tsv import MISSING, read_tsv
 
 FloatArray = npt.NDArray[Any]
 
@@ -86,6 +86,8 @@ class Store:
     Parameters
     ----------
     root : folder that `Store.create` or `slimbrain prep` made.
+    part : name under which this process lists what it writes, until `collect_parts` brings it into the manifest; it sees these
+        sessions, others do not yet. Empty: the manifest itself.
 
     Raises
     ------
@@ -93,8 +95,8 @@ class Store:
         If it is not a store.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, part: str = "") -> None:
+        self.root, self.part = Path(root), part
         description = _read_json(self.root / DESCRIPTION_FILE)
         if "Slimbrain" not in description:
             raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
@@ -154,7 +156,8 @@ class Store:
 
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
-        return read_manifest(self.root / MANIFEST_FILE)
+        listed = read_manifest(self.root / MANIFEST_FILE)
+        return listed | read_part(self.root, self.part) if self.part else listed
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -388,10 +391,13 @@ class Store:
             If its files cannot be deleted.
         """
         path = self.root / session_path(entities)
+        self.__dict__.pop("_sessions", None)
+        if self.part:
+            take_from_part(self.root, self.part, session_key(entities))
         with locked(self.root):
-            self.__dict__.pop("_sessions", None)
-            if self._sessions.pop(session_key(entities), None) is not None:
-                write_text(self.root / MANIFEST_FILE, manifest_text(self.sessions))
+            listed = read_manifest(self.root / MANIFEST_FILE)
+            if listed.pop(session_key(entities), None) is not None:
+                write_text(self.root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
         try:
             for file in (path, path.with_suffix(".json")):
                 file.unlink(missing_ok=True)
@@ -441,14 +447,13 @@ class Store:
             ) from error
 
     def _record(self, info: SessionInfo) -> None:
+        if self.part:
+            self.__dict__.pop("_sessions", None)
+            add_to_part(self.root, self.part, info)
+            return
         with locked(self.root):
             self.__dict__.pop("_sessions", None)
-            path, row = self.root / MANIFEST_FILE, manifest_row(info)
-            text = insert_row(_read_text(path), info.key, row, lambda columns: manifest_line(columns, row))
-            if text is None:
-                text = manifest_text(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
-                self.__dict__.pop("_sessions")
-            write_text(path, text)
+            write_text(self.root / MANIFEST_FILE, manifest_with(self.root / MANIFEST_FILE, info))
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
@@ -500,14 +505,6 @@ def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _read_text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8", newline="") as handle:
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -523,11 +520,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _cell(value: object) -> str:
     """A BIDS table has no way to write a tab or a line break in a cell."""
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()) or MISSING
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the store's lock, so that two processes never write one manifest over the other's."""
-    with open(root / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimbrain.atomic import TEMPORARY_PREFIX
-from slimbrain.claims import CLAIM_SUFFIX, CLAIMS_FOLDER, claim
+from slimbrain.claims import CLAIM_SUFFIX, CLAIMS_FOLDER, claim, locked
 from slimbrain.contract import ROI
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.manifest import DATA_SUFFIX, MANIFEST_FILE, SessionInfo, row_differences
 from slimbrain.progress import track
-from slimbrain.store import DATA_BYTES, DATA_SHA256, Store, locked, sha256
+from slimbrain.store import DATA_BYTES, DATA_SHA256, Store, sha256
 
 SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")
 TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\d+-(?P<target>.+)", re.DOTALL)

@@ -71,6 +71,7 @@ def prep(
     nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
+    shard: Annotated[str | None, typer.Option(help="Only this part of the runs, e.g. 3/16; then `slimbrain store collect`.")] = None,
 ) -> None:
     """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
 
@@ -80,12 +81,8 @@ def prep(
     """
     from pydantic import ValidationError
 
-    from slimbrain.claims import claim
-    from slimbrain.prep.exclusion import EXCLUDED_FILE
-    from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
-    from slimbrain.report.inputs import ReportInputs
-    from slimbrain.report.page import write_report
-    from slimbrain.store import Store
+    from slimbrain.prep.run import PrepOptions, prepare
+    from slimbrain.report.data_page import write_data_page
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -106,7 +103,7 @@ def prep(
         "min_template_overlap": min_template_overlap,
         "denoise": denoise,
     }
-    values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
+    values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
     try:
         options = PrepOptions.model_validate(values)
@@ -115,12 +112,10 @@ def prep(
             f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`."
         ) from error
     summary = prepare(source, out, options)
-    store = Store(out)
-    if store.sessions or summary.failures or summary.excluded:
-        failures, excluded = out / FAILURES_FILE, out / EXCLUDED_FILE
-        inputs = ReportInputs(store=store, failures=failures, excluded=excluded, commands=(typed_command(),), title="Data")
-        with claim(out, REPORT_FILE, wait=True):
-            write_report(out / REPORT_FILE, inputs)
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
-    print(f"{counts}, {len(summary.failures)} refused; see {out / REPORT_FILE}")
+    if shard is None:
+        where = f"see {write_data_page(out, typed_command())}"
+    else:
+        where = f"`slimbrain store collect {out}` lists them once all shards are done"
+    print(f"{counts}, {len(summary.failures)} refused; {where}")
     raise typer.Exit(summary.exit_code)

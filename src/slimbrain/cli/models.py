@@ -162,6 +162,7 @@ def embed(
     k: TOP = None,
     pooling: Annotated[str, typer.Option(help="mean, moments, or units (every unit by itself).")] = "moments",
     participants: PARTICIPANTS = None,
+    shard: Annotated[str | None, typer.Option(help="Only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,
     threads: THREADS = None,
 ) -> None:
     """Turn every session into a vector.
@@ -169,10 +170,15 @@ def embed(
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
     from slimbrain.evaluate.features import embed_store
+    from slimbrain.evaluate.joining import part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
+    from slimbrain.shards import Shard
 
     set_threads(threads)
     opened = open_store(store, participants)
+    if shard is not None:
+        part = Shard.parse(shard)
+        opened, out = sessions_of(opened, part), part_path(out, part)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     embeddings.save(out, model)

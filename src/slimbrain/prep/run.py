@@ -18,6 +18,7 @@ from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo, session_key
+from slimbrain.parts import collect_parts
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
@@ -33,6 +34,7 @@ from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
 from slimbrain.progress import track
+from slimbrain.shards import Shard
 from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, Store
 from slimbrain.tsv import format_tsv, read_tsv
 from slimbrain.verify import sweep
@@ -65,6 +67,7 @@ class PrepOptions(Limits):
     denoise: Strategy = Field("none", description="nuisance regression with fMRIPrep's confounds")
     nprocs: int = Field(1, ge=1, description="runs worked on at once")
     force: bool = Field(False, description="prepare again what the store already has")
+    shard: str | None = Field(None, description="only this part of the runs, such as 3/16; `collect` lists what all parts prepared")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class _Job:
     out: Path
     run: Run
     options: PrepOptions
+    part: str = ""
 
     @property
     def file(self) -> str:
@@ -123,6 +127,7 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     an interrupted batch. Several processes may work on one store: each takes runs that no other has in hand, and waits for
     those at the end. What cannot be used is listed in `OUT/failures.tsv` and on standard error, what a limit on quality leaves
     out in `OUT/excluded.tsv`. Limits hold for the whole store: a stored session that is beyond one is taken out of it.
+    With `shard`, only that part of the runs is prepared, and `collect` has to list the sessions of all parts.
 
     Parameters
     ----------
@@ -140,12 +145,20 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     layout = choose_layout(source, options.layout)
     found = find_recordings(source, layout, _request(options))
     _open_store(out, layout, options, found.root)
-    sweep(out)
     runs, doubles = _without_doubles(found.root, found.runs)
-    summary = PrepSummary(failures=[*found.failures, *doubles, *_merge_participants(found.root, out, found.participants)])
+    shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
+    if shard.of > 1:
+        runs = shard.take(runs, [_bytes(run) for run in runs])
+    else:
+        collect(out)
+    summary = PrepSummary()
+    if shard.number == 1:
+        # What concerns no single run is the first shard's.
+        summary.failures.extend([*found.failures, *doubles, *_merge_participants(found.root, out, found.participants)])
     for failure in summary.failures:
         _say(failure.reason)
-    jobs = [_Job(found.root, out, run, options) for run in runs]
+    # Who does a shard lists its sessions by themselves.
+    jobs = [_Job(found.root, out, run, options, shard.name if shard.of > 1 else "") for run in runs]
 
     def waits(number: int) -> None:
         _say(f"{out}: another process prepares {number} of these runs; waiting for it.")
@@ -160,6 +173,27 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
         write_table(out)
     _record_failures(found.root, out, summary)
     return summary
+
+
+def collect(out: Path) -> int:
+    """List the sessions that shards prepared in the store's manifest, and remove what killed ones left; how many were listed.
+
+    Raises
+    ------
+    StoreError
+        If `out` is no store, or cannot be written.
+    """
+    listed = collect_parts(Store(out).root)
+    sweep(out)
+    return listed
+
+
+def _bytes(run: Run) -> int:
+    """What a run weighs when shards are made: its image, since reading it is most of the work."""
+    try:
+        return run.image.stat().st_size
+    except OSError:
+        return 0
 
 
 def _request(options: PrepOptions) -> Request:
@@ -212,7 +246,7 @@ def _work(job: _Job, wait: bool) -> _Outcome | None:
 
 def _work_claimed(job: _Job) -> _Outcome:
     """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
-    store, key = Store(job.out), session_key(job.run.entities)
+    store, key = Store(job.out, job.part), session_key(job.run.entities)
     fingerprint = _fingerprint(job)
     stored = _stored(store, job, fingerprint)
     known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
