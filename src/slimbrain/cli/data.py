@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimbrain.cli.options import REPORT_FILE, SEED, typed_command
+from slimbrain.cli.options import SEED, typed_command
 from slimbrain.errors import InputError
 
 

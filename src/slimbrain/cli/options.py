@@ -25,9 +25,6 @@ WINDOWS = Annotated[
     typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
 ]
 
-REPORT_FILE = "report.html"
-"""What `slimbrain prep` writes into the store, and `slimbrain report` into the folder it is about."""
-
 arguments: list[str] = []
 """Words of the command being run."""
 

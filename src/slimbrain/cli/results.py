@@ -12,7 +12,6 @@ import typer
 from slimbrain.cli.options import (
     OUT,
     PARTICIPANTS,
-    REPORT_FILE,
     STORE,
     THREADS,
     TOP,
@@ -126,6 +125,8 @@ def report(
 
 def _beside(sources: Sequence[Path]) -> Path:
     """report.html in the first folder that was named."""
+    from slimbrain.report.data_page import REPORT_FILE
+
     folder = next((path for path in sources if path.is_dir()), None)
     if folder is None:
         raise InputError("report: does not know where to write; give --out, or name a folder to report on.")

@@ -47,7 +47,7 @@ class Slurm:
         from submitit.slurm.slurm import _make_sbatch_string
 
         executor = f"{_python()} -u -m submitit.core._submit {folder.logs.absolute()}"
-        count = {"map_count": n_shards} if n_shards > 1 else {}
+        count: dict[str, Any] = {"map_count": n_shards} if n_shards > 1 else {}
         return _make_sbatch_string(command=executor, folder=folder.logs.absolute(), **self._parameters, **count)
 
     def submit(self, folder: LaunchFolder, shards: Sequence[str]) -> list[str]:
