@@ -69,6 +69,13 @@ def test_cli_benchmark_prints_its_case() -> None:
     assert cases["cli/help_seconds"]["ratio"] > 1
 
 
+def test_probe_benchmark_prints_its_case() -> None:
+    cases = run_quick("probe.py")
+    assert cases.keys() == {"probe/path_seconds_38_sessions"}
+    assert_schema(cases["probe/path_seconds_38_sessions"])
+    assert cases["probe/path_seconds_38_sessions"]["detail"]["largest_error_of_a_probability"] < 1e-5
+
+
 @pytest.mark.slow
 def test_stage2_benchmark_prints_its_cases() -> None:
     cases = run_quick("stage2.py", "--threads", "1", "--repeats", "1")

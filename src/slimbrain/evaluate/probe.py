@@ -1,24 +1,21 @@
 """Linear probes on frozen features: split by subject, every statistic fitted on the training subjects, tuned inside them.
 
 Features are standardised and divided by the square root of their number, so that a sample has a norm near 1 and one
-grid of penalties fits an embedding of 64 numbers as well as 7,626 connections. Where there are more features than
-samples they are rotated onto the principal components of the training set, all of them: the penalised linear models
-give the same predictions, many times faster.
+grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.linear import coordinates, logistic_path, ridge_path
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
@@ -298,8 +295,7 @@ def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int
         losses = _inner_losses(fit_rows, y, problem.subjects[split.train], n_outputs, kind, seed)
     best = int(losses.argmin())
     strength = STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH
-    train, (test,) = _standardise(fit_rows, [test])
-    scores = _predict(train, y, test, strength, n_outputs, kind)
+    (scores,) = _predict(fit_rows, y, test, (strength,), n_outputs, kind)
     return Fitted(scores * scale + centre, scale, float(losses[best]))
 
 
@@ -325,42 +321,17 @@ def _inner_parts(y: Floats, subjects: Labels, kind: Kind, seed: int) -> Ints:
 
 def _losses(x: Floats, y: Floats, x_held: Floats, y_held: Floats, n_outputs: int, kind: Kind) -> Floats:
     """(strengths,) summed log-loss or squared error on held-out rows: smooth where accuracy of a few rows would tie."""
-    train, (held,) = _standardise(x, [x_held])
-    said = [_predict(train, y, held, strength, n_outputs, kind) for strength in STRENGTHS]
-    return np.array([summed_loss(values, y_held, kind) for values in said])
+    return np.array([summed_loss(said, y_held, kind) for said in _predict(x, y, x_held, STRENGTHS, n_outputs, kind)])
 
 
-def _standardise(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
-    """Centre, scale and (where features outnumber samples) rotate by what `x` alone shows."""
-    scaler = StandardScaler().fit(x)
-    width = np.sqrt(x.shape[1])
-    parts = [scaler.transform(part) / width for part in (x, *others)]
-    if x.shape[1] > len(x):
-        axes = _principal_axes(parts[0])
-        parts = [part @ axes for part in parts]
-    return parts[0], parts[1:]
-
-
-def _principal_axes(x: Floats) -> Floats:
-    """(D, rank) orthonormal axes of all that centred x (N, D) spans, from the small matrix of inner products (N, N)."""
-    values, vectors = np.linalg.eigh(x @ x.T)
-    kept = values > values[-1] * len(x) * np.finfo(np.float64).eps
-    if not kept.any():
-        return np.eye(x.shape[1], 1)
-    return x.T @ (vectors[:, kept] / np.sqrt(values[kept]))
-
-
-def _predict(x: Floats, y: Floats, x_held: Floats, strength: float, n_outputs: int, kind: Kind) -> Floats:
-    """(rows, K) predicted probabilities of every class, or (rows, 1) predicted values."""
+def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n_outputs: int, kind: Kind) -> Floats:
+    """(strengths, rows, K) predicted probabilities of every class, or (strengths, rows, 1) predicted values."""
+    train, (held,) = coordinates(x, [x_held])
     if kind == "regression":
-        ridge = Ridge(alpha=1 / strength).fit(x, y)
-        return cast(Floats, ridge.predict(x_held)[:, None])
-    seen = np.unique(y).astype(np.int64)
-    said = np.zeros((len(x_held), n_outputs))
-    if len(seen) == 1:
-        said[:, seen] = 1.0
-    else:
-        said[:, seen] = LogisticRegression(C=strength, max_iter=2000).fit(x, y).predict_proba(x_held)
+        return ridge_path(train, y, held, strengths)[..., None]
+    seen, numbers = np.unique(y.astype(np.int64), return_inverse=True)
+    said = np.zeros((len(strengths), len(x_held), n_outputs))
+    said[..., seen] = 1.0 if len(seen) == 1 else logistic_path(train, numbers, held, strengths)
     return said
 
 
