@@ -16,7 +16,7 @@ from slimbrain.store import Channels, Store
 
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference",
-    "differences", "published", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
+    "differences", "published", "models", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
 }  # fmt: skip
 N_SUBJECTS = 24
 

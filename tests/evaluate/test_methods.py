@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError
+from slimbrain.evaluate.compare import to_markdown
 from slimbrain.evaluate.methods import Options, choose_methods, evaluate_models
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.grid import LATTICES, Grid
@@ -125,3 +127,16 @@ def test_what_does_not_go_together_is_refused(store: Store, models: dict[str, Pa
     assert choose_methods(["probe", "attention", "probe"], get_task("column:group")) == ("probe", "attention")
     with pytest.raises(InputError, match="fine-tuning is for stage 2"):
         evaluate_models(store, "column:group", [models["temporal"]], Options(methods=["finetune"]))
+
+
+def test_the_result_names_its_weights_and_reads_each_series_once(
+    store: Store, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    plain = Store.coarse
+    monkeypatch.setattr(Store, "coarse", lambda self, key: read.append(key) or plain(self, key))
+    result = evaluate_models(store, "column:group", [models["voxel"]])
+    assert sorted(read) == [info.key for info in store.sessions]
+    weights = hashlib.sha256((models["voxel"] / "model.safetensors").read_bytes()).hexdigest()
+    assert result["models"] == [{"name": "slimbrain voxel", "weights_sha256": weights}]
+    assert f"Weights (SHA-256): slimbrain voxel {weights[:12]}." in to_markdown(result)

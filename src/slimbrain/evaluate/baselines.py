@@ -16,16 +16,13 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slimbrain.contract import ROI
 from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
 from slimbrain.models.fingerprint import standardised
 from slimbrain.store import Store
-
-MAX_CHANNELS = 200
-"""More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""
 
 NUMERIC_CONFOUNDS = ("age", "fd_mean")
 CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
@@ -48,6 +45,7 @@ def store_baselines(
     seen: Mapping[str, NDArray[np.int64]] | None = None,
     exclude: Sequence[str] = (),
     known: Sequence[Mapping[str, str]] = (),
+    listened: ChannelSeries | None = None,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -56,8 +54,10 @@ def store_baselines(
     seen : frames of each session that the model saw; adds connectivity and channel statistics on these alone.
     exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
     known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
+    listened : the store's series, where they were read before.
     """
-    series = [channel_series(store, key) for key in keys]
+    listened = listened or ChannelSeries(store)
+    series = [listened.channels(key) for key in keys]
     sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
     if seen is not None:
         cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]
@@ -65,22 +65,6 @@ def store_baselines(
     rows = _confound_rows(store, keys)
     confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
-
-
-def channel_series(store: Store, key: str) -> Floats:
-    """(T, C) series of one session with a tractable number of channels.
-
-    A session with more than `MAX_CHANNELS` cells is brought to units: the mean over a unit's voxels, which is the mean
-    of its cells weighted by their voxels.
-    """
-    coarse = store.coarse(key).astype(np.float64)
-    if coarse.shape[1] <= MAX_CHANNELS or store.session(key).space == ROI:
-        return coarse
-    grid = store.grid
-    weights = np.zeros((grid.n_cells, grid.n_units))
-    weights[np.arange(grid.n_cells), grid.cell_unit] = grid.cell_voxels
-    units: Floats = coarse @ (weights / weights.sum(axis=0))
-    return units
 
 
 def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:

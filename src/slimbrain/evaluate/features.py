@@ -19,6 +19,7 @@ from slimbrain.data import Sessions, read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.pooling import pool_tokens, pooled_names
 from slimbrain.manifest import SessionInfo
+from slimbrain.models.fingerprint import signature
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
@@ -44,6 +45,7 @@ class Embeddings:
     values : (N, D) float32.
     seen : frames of each session that the model saw.
     contract : of the store they are from.
+    signatures : of each session, by which a model remembers recordings; empty where it remembers nobody.
     """
 
     keys: tuple[str, ...]
@@ -51,6 +53,7 @@ class Embeddings:
     values: FloatArray
     seen: Mapping[str, IntArray] = field(repr=False)
     contract: Contract
+    signatures: tuple[str, ...] = field(default=(), repr=False)
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
@@ -103,7 +106,7 @@ def embed_store(
     trained = model.provenance.window
     cut = trained.model_copy(update={"k": k or trained.k})
     choose = window_choice(windows, store, model.config.unit_frames, cut) if isinstance(model, HieraJEPA) else None
-    values, seen = [], {}
+    values, seen, signatures = [], {}, []
     for info in track(store.sessions, label):
         if isinstance(model, TemporalExtractor):
             values.append(_embed_series(store, info, model))
@@ -113,9 +116,17 @@ def embed_store(
             chosen = choose(info)
             values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
             seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
+        if model.provenance.remembers:
+            # Here, since an image is prepared once and the last one kept.
+            signatures.append(signature(store.coarse(info.key)))
     sessions = store.sessions
     return Embeddings(
-        tuple(info.key for info in sessions), tuple(info.subject for info in sessions), np.stack(values), seen, store.contract
+        tuple(info.key for info in sessions),
+        tuple(info.subject for info in sessions),
+        np.stack(values),
+        seen,
+        store.contract,
+        tuple(signatures),
     )
 
 

@@ -20,6 +20,7 @@ from slimbrain.evaluate.features import Model, choose_windows, embed_store, untr
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
 from slimbrain.evaluate.probe import Predictor
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import IDENTITY, Task, get_task
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
@@ -77,6 +78,11 @@ class _Contender:
     views: Mapping[str, Views]
 
     @property
+    def weights(self) -> str:
+        """SHA-256 of the file that they were read from."""
+        return self.model.provenance.weights_sha256 if self.model.provenance else ""
+
+    @property
     def window_frames(self) -> int:
         assert self.model.provenance is not None
         return self.model.provenance.window.frames
@@ -112,22 +118,24 @@ def evaluate_models(
         for source, model in zip(models, loaded, strict=True):
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
-    known, unknown = screen(store, wanted, provenances, options.allow_seen)
+    listened = ChannelSeries(store)
+    known, unknown = screen(store, wanted, provenances, options.allow_seen, listened)
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
     trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
     contenders = [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
     seen = _frames_seen(store, trained[0])
+    named = [{"name": entry.name, "weights_sha256": entry.weights} for entry in trained]
     if wanted.identification:
         vectors = {entry.name: _vectors(store, entry) for entry in contenders}
-        return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown)
+        return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown, models=named, listened=listened)
     makers: dict[str, Callable[[_Contender], Maker]] = {
         "probe": lambda entry: _probe(store, entry),
         "attention": lambda entry: _attention(store, entry),
         "finetune": lambda entry: _finetune(store, entry, options.tuning),
     }
     others = [makers[method](entry) for method in chosen for entry in contenders]
-    return evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others)
+    return evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others, models=named, listened=listened)
 
 
 def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:

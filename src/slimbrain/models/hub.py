@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,24 +100,27 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     folder = _resolve(source, revision)
     config = _read_config(folder)
     model = _build(config, folder)
-    model.provenance = provenance = _provenance(config, folder)
+    provenance = _provenance(config, folder)
     if contract:
         provenance.contract.require(contract, f"the model {source}", "the data")
     try:
-        _require_unchanged(folder, config)
+        found = _unchanged(folder, config)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{folder / WEIGHTS_FILE}: does not hold the weights that {CONFIG_FILE} describes ({reason}); export the model again."
         ) from error
+    model.provenance = replace(provenance, weights_sha256=found)
     return model.eval()
 
 
-def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the weights are not those that were written; models of before this was recorded have no hash."""
-    if config.get("weights_sha256", "") not in ("", sha256(folder / WEIGHTS_FILE)):
+def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
+    """The SHA-256 of the weights; ValueError if they are not those that were written. Models of before this was recorded have none."""
+    found = sha256(folder / WEIGHTS_FILE)
+    if config.get("weights_sha256", "") not in ("", found):
         raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
+    return found
 
 
 def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:

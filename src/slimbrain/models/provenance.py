@@ -7,7 +7,7 @@ session. A signature of each recording (`models.fingerprint`) knows it again und
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,12 +55,14 @@ class Provenance:
     window : how sessions were cut.
     grid : the mask itself, so that the model can prepare new images; None for region-of-interest stores.
     training : counts, seed, steps, losses, as they stand in config.json.
+    weights_sha256 : of the file that the weights were read from; empty before they were saved.
     """
 
     contract: Contract
     window: WindowConfig
     grid: Grid | None
     training: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
 
     @property
     def remembers(self) -> bool:
@@ -119,15 +121,22 @@ def count_remembered(training: Mapping[str, Any]) -> int:
     return len(memory.get("persons", ())) + len(memory.get("unplaced", ())) or len(memory.get(OLD_HASHES, ()))
 
 
-def people_in(store: Store, sessions: Sequence[SessionInfo] | None = None) -> list[Person]:
+def people_in(
+    store: Store, sessions: Sequence[SessionInfo] | None = None, signature_of: Callable[[str], str] | None = None
+) -> list[Person]:
     """Participants of these sessions, of all by default, with the signature of every session; reads the channel series, never voxels.
 
     A participant whose sessions name several cohorts (a merged store) stands there once for each.
+
+    Parameters
+    ----------
+    signature_of : the signature of a session by its key, where its series was read before.
     """
+    signature_of = signature_of or (lambda key: signature(store.coarse(key)))
     recordings: dict[tuple[str, str], list[str]] = {}
     for info in store.sessions if sessions is None else sessions:
         cohort = str(store.sidecar(info.key).get(COHORT) or "")
-        recordings.setdefault((info.subject, cohort), []).append(signature(store.coarse(info.key)))
+        recordings.setdefault((info.subject, cohort), []).append(signature_of(info.key))
     return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]
 
 
