@@ -37,6 +37,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,
     phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
+    group: Annotated[str, typer.Option(help="Column of participants.tsv: who shares a value (a family) stays on one side.")] = "",
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Also participants seen in pretraining; the table says so.")] = False,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -55,7 +56,7 @@ def evaluate(
 
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
-    options = Options(windows, k, method or (), phenotypes or (), allow_seen, Tuning(config, device, out.with_suffix(".folds")))
+    options = Options(windows, k, method or (), phenotypes or (), group, allow_seen, Tuning(config, device, out.with_suffix(".folds")))
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))

@@ -157,6 +157,7 @@ def compare(
         "split": task.policy.describe(),
         "seeds": list(task.policy.seeds),
         "excluded": dict(target.excluded),
+        "groups": target.bound,
         "test_scored": record,
     }
     return _result(task, mine, theirs, primary_metric(task, target), n_resamples, facts)
@@ -180,6 +181,7 @@ def _result(
         "differences": gaps,
         "published": dict(task.published),
         "seen_in_pretraining": 0,
+        "groups": facts.get("groups"),
         "pretraining_unknown": [],
         "models": [],
         "test_scored": {**facts["test_scored"], "predictors": len(mine) + len(theirs)},
@@ -237,6 +239,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result["published"].items()) + ".")
     if result["excluded"]:
         lines.append("Sessions left out: " + ", ".join(f"{count} ({reason})" for reason, count in result["excluded"].items()) + ".")
+    if bound := result.get("groups"):
+        lines.append(_togetherness(bound))
     if result["seen_in_pretraining"]:
         seen = f"{result['seen_in_pretraining']} of these subjects were seen in pretraining"
         lines.append(f"{seen} (--allow-seen): the model's figures are optimistic.")
@@ -252,6 +256,13 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         weights = "; ".join(f"{model['name']} {model['weights_sha256'][:SHOWN_DIGITS]}" for model in models)
         lines.append(f"Weights (SHA-256): {weights}.")
     return lines
+
+
+def _togetherness(bound: Mapping[str, Any]) -> str:
+    """Whether subjects who belong together were kept together."""
+    if bound["count"] is None:
+        return f"Which subjects are relatives is not known (no {bound['by']}): they may stand on two sides of a split, and figures profit."
+    return f"Subjects who share {bound['by']} are on one side of every split: {bound['count']} groups."
 
 
 def _verdict(gap: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]], several: bool) -> str:
@@ -290,7 +301,7 @@ def _entries(predictors: Sequence[Predictor], target: Target, task: Task) -> lis
 def _entry(predictor: Predictor, target: Target, task: Task) -> Entry:
     if target.kind == "identification":
         raise InputError(f"{task.name}: is identification, which no probe does; use --method identify.")
-    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata)
+    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata, target.groups)
     return Entry(predictor.model, predictor.method, predictions)
 
 

@@ -143,7 +143,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
         return {"times_a_seed": 1, "seeds": 1, "tuned_on": "nothing is tuned", "fitted_on": "nothing is fitted"}
     most = 0
     for seed in policy.seeds:
-        splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata)
+        splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups)
         tested = np.zeros(len(target.keys), dtype=np.int64)
         for split in splits:
             require_apart(target, split)
@@ -156,14 +156,15 @@ def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
 
 
 def require_apart(target: Target, split: Split) -> None:
-    """Refuse a split that has a subject on two sides.
+    """Refuse a split that has a subject, or subjects of one group, on two sides.
 
     Raises
     ------
     InputError
         If there is one.
     """
-    sides = {name: set(target.subjects[rows]) for name, rows in vars(split).items()}
+    names = target.subjects if target.groups is None else target.groups
+    sides = {name: set(names[rows]) for name, rows in vars(split).items()}
     for (one, first), (other, second) in combinations(sides.items(), 2):
         if both := first & second:
             raise InputError(f"{min(both)}: is in {one} and in {other} of one split; this is a fault of slimbrain, report it.")

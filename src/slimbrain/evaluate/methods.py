@@ -58,6 +58,7 @@ class Options:
     methods : some of `METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
         told apart, if empty.
     phenotypes : the benchmark's phenotype files.
+    group : as for `get_task`.
     allow_seen : evaluate on participants that a model was pretrained on, too; the result counts them.
     """
 
@@ -65,6 +66,7 @@ class Options:
     k: int | None = None
     methods: Sequence[str] = ()
     phenotypes: Sequence[str | Path] = ()
+    group: str = ""
     allow_seen: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -111,7 +113,7 @@ def evaluate_models(
         If there is no such method, or the task cannot be done by it.
     """
     options = options or Options()
-    wanted = get_task(task, phenotypes=options.phenotypes)
+    wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
     chosen = choose_methods(options.methods, wanted)
     loaded = [from_pretrained(source, store.contract) for source in models]
     if "finetune" in chosen:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.groups import deal_groups
 from slimbrain.evaluate.linear import coordinates, logistic_path, ridge_path
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
@@ -71,11 +72,13 @@ class Problem:
     target : (N,) class numbers or values.
     subjects : (N,) who each session belongs to.
     classes : their names; empty for regression.
+    groups : (N,) which subjects must stay together in every split, relatives say; each by itself if None.
     """
 
     target: Floats
     subjects: Labels
     classes: tuple[str, ...]
+    groups: Labels | None = None
 
     @property
     def kind(self) -> Kind:
@@ -157,6 +160,7 @@ def cross_validate(
     kind: Kind,
     policy: SplitPolicy = DEFAULT_POLICY,
     strata: Labels | None = None,
+    groups: Labels | None = None,
 ) -> OutOfFold:
     """Fit and tune on the training subjects of every split, and predict the left-out ones.
 
@@ -171,6 +175,7 @@ def cross_validate(
     kind : of the labels; a `FeatureSet` gets a logistic regression or a ridge.
     policy : folds and seeds.
     strata : (N,) further grouping (site, say) that the folds balance, besides the label.
+    groups : (N,) which subjects stay on one side of every split, inner ones too; each by itself if None.
 
     Raises
     ------
@@ -179,11 +184,11 @@ def cross_validate(
     """
     _check(features, labels, subjects)
     classes, target = _encode(labels, kind)
-    problem = Problem(target, subjects, classes)
+    problem = Problem(target, subjects, classes, groups)
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
-    splits = [outer_splits(subjects, labels, kind, policy, seed, strata) for seed in policy.seeds]
+    splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups) for seed in policy.seeds]
     runs = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
     for place, number, split in runs if isinstance(features, FeatureSet) else track(runs, f"{features.model}, {features.method}: folds"):
@@ -194,19 +199,27 @@ def cross_validate(
     return _average_sessions(sessions)
 
 
-def outer_splits(subjects: Labels, labels: Labels, kind: Kind, policy: SplitPolicy, seed: int, strata: Labels | None = None) -> list[Split]:
-    """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`.
+def outer_splits(
+    subjects: Labels,
+    labels: Labels,
+    kind: Kind,
+    policy: SplitPolicy,
+    seed: int,
+    strata: Labels | None = None,
+    groups: Labels | None = None,
+) -> list[Split]:
+    """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`; `groups` stay whole.
 
     With fewer subjects in the smallest class than folds, there are as many folds as that class has subjects.
     """
     _, row_subject = np.unique(subjects, return_inverse=True)
     rows = np.arange(len(row_subject))
     if policy.kind == "70/10/20":
-        tenth = _deal(row_subject, labels, kind, 10, seed, strata)[row_subject]
+        tenth = _deal(row_subject, labels, kind, 10, seed, strata, groups)[row_subject]
         if tenth.max() < 9:
             raise InputError("Too few subjects (of the smallest class) for a 70/10/20 split, which needs ten; use k-fold.")
         return [Split(rows[tenth > 2], rows[tenth == 2], rows[tenth < 2])]
-    part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata)[row_subject]
+    part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata, groups)[row_subject]
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
 
 
@@ -218,7 +231,7 @@ def inner_splits(problem: Problem, split: Split, seed: int) -> list[tuple[Ints, 
     if len(split.valid):
         return [(split.train, split.valid)]
     try:
-        part = _inner_parts(problem.target[split.train], problem.subjects[split.train], problem.kind, seed)
+        part = _inner_parts(problem, split.train, seed)
     except InputError:
         return []
     return [(split.train[part != number], split.train[part == number]) for number in range(part.max() + 1)]
@@ -252,11 +265,14 @@ def _encode(labels: Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
     return tuple(str(name) for name in names), numbers.astype(np.float64)
 
 
-def _deal(row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int, strata: Labels | None) -> Ints:
+def _deal(
+    row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int, strata: Labels | None, groups: Labels | None = None
+) -> Ints:
     """(subjects,) the part each subject falls in: sorted by label, then stratum, then chance, and dealt out like cards.
 
     So the parts differ by at most one subject, in all and in every class; for regression, every run of `n_parts`
-    neighbours in the target is spread over all parts. Where labels differ within subjects there is nothing to balance.
+    neighbours in the target is spread over all parts. Where labels differ within subjects there is nothing to balance. Subjects of one
+    group fall in one part, and the parts are then as equal as that allows.
     """
     first = np.unique(row_subject, return_index=True)[1]
     labels, n_subjects = np.asarray(labels), len(first)
@@ -272,6 +288,9 @@ def _deal(row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int
         raise InputError("A class, or the whole cohort, has one subject, who cannot be both trained on and tested; leave that class out.")
     stratum = np.zeros(n_subjects) if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
+    if groups is not None and len(np.unique(groups)) < n_subjects:
+        cell = np.unique(np.column_stack([group, stratum]), axis=0, return_inverse=True)[1].reshape(-1)
+        return deal_groups(np.unique(np.asarray(groups)[first], return_inverse=True)[1], cell, n_parts, rng)
     order = np.lexsort((rng.random(n_subjects), stratum, group))
     part = np.empty(n_subjects, dtype=np.int64)
     part[order] = (np.arange(n_subjects) + rng.integers(n_parts)) % n_parts
@@ -283,8 +302,8 @@ def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int
     fit_rows, test = features.data[split.train], features.data[split.test]
     valid = features.data[split.valid]
     if features.transform is not None:
-        transform: Any = clone(features.transform).fit(fit_rows)
-        fit_rows, test = transform.transform(fit_rows), transform.transform(test)
+        transform: Any = clone(features.transform)
+        fit_rows, test = transform.fit_transform(fit_rows), transform.transform(test)
         valid = transform.transform(valid) if len(valid) else valid
     centre, scale = problem.scaling(split.train)
     y = (target[split.train] - centre) / scale
@@ -292,31 +311,32 @@ def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int
         y_valid = (target[split.valid] - centre) / scale
         losses = _losses(fit_rows, y, valid, y_valid, n_outputs, kind) / len(y_valid)
     else:
-        losses = _inner_losses(fit_rows, y, problem.subjects[split.train], n_outputs, kind, seed)
+        losses = _inner_losses(fit_rows, y, problem, split.train, seed)
     best = int(losses.argmin())
     strength = STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH
     (scores,) = _predict(fit_rows, y, test, (strength,), n_outputs, kind)
     return Fitted(scores * scale + centre, scale, float(losses[best]))
 
 
-def _inner_losses(x: Floats, y: Floats, subjects: Labels, n_outputs: int, kind: Kind, seed: int) -> Floats:
+def _inner_losses(x: Floats, y: Floats, problem: Problem, rows: Ints, seed: int) -> Floats:
     """(strengths,) mean loss over an inner split by subject; inf where the subjects are too few to split again."""
     try:
-        part = _inner_parts(y, subjects, kind, seed)
+        part = _inner_parts(problem, rows, seed)
     except InputError:
         # The outer split stood, so this is a cohort of a handful: it is fitted untuned.
         return np.full(len(STRENGTHS), np.inf)
     total = np.zeros(len(STRENGTHS))
     for number in range(part.max() + 1):
         held = part == number
-        total += _losses(x[~held], y[~held], x[held], y[held], n_outputs, kind)
+        total += _losses(x[~held], y[~held], x[held], y[held], problem.n_outputs, problem.kind)
     return total / len(y)
 
 
-def _inner_parts(y: Floats, subjects: Labels, kind: Kind, seed: int) -> Ints:
+def _inner_parts(problem: Problem, rows: Ints, seed: int) -> Ints:
     """(rows,) the part of the inner split that each training row falls in, by subject."""
-    _, row_subject = np.unique(subjects, return_inverse=True)
-    return _deal(row_subject, y, kind, INNER_SPLITS, seed, None)[row_subject]
+    _, row_subject = np.unique(problem.subjects[rows], return_inverse=True)
+    groups = None if problem.groups is None else problem.groups[rows]
+    return _deal(row_subject, problem.target[rows], problem.kind, INNER_SPLITS, seed, None, groups)[row_subject]
 
 
 def _losses(x: Floats, y: Floats, x_held: Floats, y_held: Floats, n_outputs: int, kind: Kind) -> Floats:
