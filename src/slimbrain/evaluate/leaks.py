@@ -66,7 +66,7 @@ def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Per
     for name, labels in seen.items():
         if labels and not allow:
             raise InputError(
-                f"{name}: was pretrained on {len(labels)} of the {len({person.label for person in people})} participants to be evaluated, "
+                f"{name}: was trained on {len(labels)} of the {len({person.label for person in people})} participants to be evaluated, "
                 f"first {labels[0]}; evaluate on others (--participants), or add --allow-seen, which the table then states."
             )
     return max((len(labels) for labels in seen.values()), default=0)

@@ -21,8 +21,9 @@ from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, requi
 from slimbrain.evaluate.leaks import screen
 from slimbrain.evaluate.probe import Predictor
 from slimbrain.evaluate.series import ChannelSeries
-from slimbrain.evaluate.tasks import IDENTITY, Task, get_task
-from slimbrain.models.hub import from_pretrained
+from slimbrain.evaluate.tasks import IDENTITY, Task, get_task, read_target
+from slimbrain.evaluate.tuned import save_tuned
+from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
@@ -41,11 +42,13 @@ class Tuning:
     ----------
     device : as of `pick_device`.
     folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next; nowhere if None.
+    save : where the first model goes, tuned once more on everybody with a label; nowhere if None.
     """
 
     config: FinetuneConfig = field(default_factory=FinetuneConfig)
     device: str = "auto"
     folder: Path | None = None
+    save: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def evaluate_models(
     options = options or Options()
     wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
     chosen = choose_methods(options.methods, wanted)
+    if options.tuning.save and "finetune" not in chosen:
+        raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
     if "finetune" in chosen:
         for source, model in zip(models, loaded, strict=True):
@@ -137,7 +142,16 @@ def evaluate_models(
         "finetune": lambda entry: _finetune(store, entry, options.tuning),
     }
     others = [makers[method](entry) for method in chosen for entry in contenders]
-    return evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others, models=named, listened=listened)
+    result = evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others, models=named, listened=listened)
+    if options.tuning.save:
+        _save(store, wanted, trained[0], options.tuning, options.tuning.save)
+    return result
+
+
+def _save(store: Store, task: Task, entry: _Contender, tuning: Tuning, folder: Path) -> None:
+    target, model = read_target(task, store), require_model(entry.model, HieraJEPA, entry.name)
+    fine = _tuning_of(store, entry, tuning, target.keys)
+    save_tuned(folder, model, fine, target, task.name)
 
 
 def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
@@ -189,8 +203,12 @@ def _attention(store: Store, entry: _Contender) -> Maker:
 
 
 def _finetune(store: Store, entry: _Contender, tuning: Tuning) -> Maker:
+    return lambda keys: _tuning_of(store, entry, tuning, keys)
+
+
+def _tuning_of(store: Store, entry: _Contender, tuning: Tuning, keys: Sequence[str]) -> FineTuning:
     encoder, device = require_encoder(entry.model, entry.name), pick_device(tuning.device)
-    return lambda keys: FineTuning(entry.name, encoder, store, keys, entry.views, entry.window_frames, tuning.config, device, tuning.folder)
+    return FineTuning(entry.name, encoder, store, keys, entry.views, entry.window_frames, tuning.config, device, tuning.folder)
 
 
 @torch.inference_mode()

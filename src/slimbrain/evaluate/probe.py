@@ -183,8 +183,8 @@ def cross_validate(
         If lengths differ, features are not finite, or there are too few subjects (of a class) to split.
     """
     _check(features, labels, subjects)
-    classes, target = _encode(labels, kind)
-    problem = Problem(target, subjects, classes, groups)
+    problem = pose(labels, subjects, kind, groups)
+    target, classes = problem.target, problem.classes
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
@@ -243,6 +243,18 @@ def summed_loss(said: Floats, y: Floats, kind: Kind) -> float:
         return float(((said[:, 0] - y) ** 2).sum())
     chosen = said[np.arange(len(said)), y.astype(np.int64)]
     return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).sum())
+
+
+def pose(labels: Labels, subjects: Labels, kind: str, groups: Labels | None = None) -> Problem:
+    """The problem of predicting these labels.
+
+    Raises
+    ------
+    InputError
+        If all are the same class.
+    """
+    classes, target = _encode(labels, "regression" if kind == "regression" else "classification")
+    return Problem(target, subjects, classes, groups)
 
 
 def _check(features: Predictor, labels: Labels, subjects: Labels) -> None:

@@ -28,7 +28,13 @@ from slimbrain.store import sha256
 Kind = TypeVar("Kind", bound=nn.Module)
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "config.json", "README.md", "evaluations.json"
-MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE, MASK_FILE)
+HEAD_FILE = "head.safetensors"
+"""Of a fine-tuned model: what predicts a label from its vectors."""
+
+OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
+"""Files that other weights make worthless."""
+
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MASK_FILE, *OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
 
 NORMALISATION = "voxelwise z-score over the session"
@@ -42,7 +48,7 @@ def save_pretrained(
 ) -> Path:
     """Write a model folder; each file appears whole or not at all, config.json last.
 
-    Evaluations of other weights that the folder held are dropped; `slimbrain.add_evaluation` adds those of these.
+    Evaluations, and a head, of other weights that the folder held are dropped; `slimbrain.add_evaluation` adds those of these.
 
     Parameters
     ----------
@@ -59,7 +65,8 @@ def save_pretrained(
         raise InputError(f"{folder}: the model does not say what it was trained on; give its provenance.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomic(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
-    (folder / EVALUATIONS_FILE).unlink(missing_ok=True)
+    for name in OF_THESE_WEIGHTS:
+        (folder / name).unlink(missing_ok=True)
     if provenance.grid:
         provenance.grid.save_mask(folder / MASK_FILE)
     config = {
@@ -97,7 +104,7 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     ContractError
         If the data do not fit the model.
     """
-    folder = _resolve(source, revision)
+    folder = model_folder(source, revision)
     config = _read_config(folder)
     model = _build(config, folder)
     provenance = _provenance(config, folder)
@@ -162,7 +169,7 @@ def push_to_hub(
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
     from_pretrained(folder)
-    stale = [] if (folder / EVALUATIONS_FILE).exists() else [EVALUATIONS_FILE]
+    stale = [name for name in OF_THESE_WEIGHTS if not (folder / name).exists()]
     return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
 
 
@@ -171,7 +178,14 @@ def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Seq
     return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
 
 
-def _resolve(source: str | Path, revision: str | None) -> Path:
+def model_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of a model: as it is, or fetched from the hub.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it has a pickle in place of safetensors.
+    """
     folder = Path(source)
     if folder.is_dir():
         if revision is not None:

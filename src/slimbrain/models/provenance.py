@@ -29,6 +29,10 @@ REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
 
 
+PRETRAINING_UNKNOWN = "pretraining_unknown"
+"""Field of `training` of a model that was fine-tuned here and pretrained nobody knows on whom."""
+
+
 @dataclass(frozen=True)
 class Person:
     """One participant of a store.
@@ -66,11 +70,11 @@ class Provenance:
 
     @property
     def remembers(self) -> bool:
-        """Whether anything is known of whom the model was pretrained on; nothing is of the published weights."""
-        return bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
+        """Whether it is known whom the model was pretrained on; it is not of the published weights, fine-tuned or not."""
+        return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
 
     def seen(self, people: Collection[Person]) -> list[str]:
-        """Labels of these participants whom the model was pretrained on, sorted.
+        """Labels of these participants whom the model was pretrained or fine-tuned on, sorted.
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
         known on one of the two sides, as in older checkpoints, equal labels count: better a false alarm than a leak.
@@ -107,6 +111,18 @@ def remember(people: Sequence[Person]) -> dict[str, list[str]]:
         "unplaced": sorted({subject_hash(person.label) for person in people if not person.cohort}),
         "recordings": sorted({recording for person in people for recording in person.recordings if recording}),
     }
+
+
+def remember_also(training: Mapping[str, Any], people: Sequence[Person]) -> dict[str, list[str]]:
+    """What a checkpoint keeps once it was trained on these people as well.
+
+    Raises
+    ------
+    InputError
+        If what the model remembers is damaged.
+    """
+    before = _memory(training)
+    return {name: sorted({*before.get(name, ()), *values}) for name, values in remember(people).items()}
 
 
 def count_remembered(training: Mapping[str, Any]) -> int:
