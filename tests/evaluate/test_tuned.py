@@ -141,7 +141,7 @@ def test_a_repeated_command_does_not_tune_again(store: Store, model: HieraJEPA, 
 
 def test_a_head_of_other_weights_or_none_is_refused(model: HieraJEPA, folder: Path, tmp_path: Path) -> None:
     other = save_pretrained(model, tmp_path / "other")
-    with pytest.raises(InputError, match="has no head.safetensors, so it predicts no label"):
+    with pytest.raises(InputError, match=r"has no head\.safetensors, so it predicts no label"):
         load_tuned(other)
     shutil.copy(folder / HEAD_FILE, other)
     with pytest.raises(InputError, match="belongs to other weights"):

@@ -33,6 +33,9 @@ def evaluate(
     method: METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
+    embeddings: Annotated[
+        list[Path] | None, typer.Option(help="From `slimbrain embed` with the same --windows and --k, not to be made again; repeat.")
+    ] = None,
     epochs: EPOCHS = None,
     save: Annotated[Path | None, typer.Option(help="With finetune: folder for the first model, tuned on all that have a label.")] = None,
     device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
@@ -57,9 +60,8 @@ def evaluate(
 
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
-    options = Options(
-        windows, k, method or (), phenotypes or (), group, allow_seen, Tuning(config, device, out.with_suffix(".folds"), save)
-    )
+    tuning = Tuning(config, device, out.with_suffix(".folds"), save)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from slimbrain.data import read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate
-from slimbrain.evaluate.features import Model, choose_windows, embed_store, untrained, window_order
+from slimbrain.evaluate.features import Model, choose_windows, embed_store, read_embeddings, untrained, window_order
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
 from slimbrain.evaluate.probe import Predictor
@@ -31,6 +31,9 @@ from slimbrain.store import Store
 from slimbrain.train import pick_device
 
 METHODS = ("probe", "attention", "finetune", "identify")
+POOLING = "moments"
+"""What a probe reads of stage 2."""
+
 Maker = Callable[[Sequence[str]], Predictor]
 
 
@@ -62,6 +65,7 @@ class Options:
         told apart, if empty.
     phenotypes : the benchmark's phenotype files.
     group : as for `get_task`.
+    embeddings : files of `slimbrain embed`, made by these models of the very frames that they are to see; others are refused.
     allow_seen : evaluate on participants that a model was pretrained on, too; the result counts them.
     """
 
@@ -70,17 +74,19 @@ class Options:
     methods: Sequence[str] = ()
     phenotypes: Sequence[str | Path] = ()
     group: str = ""
+    embeddings: Sequence[str | Path] = ()
     allow_seen: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model under the name it has in the table, and what it sees of each session."""
+    """A model under the name it has in the table, what it sees of each session, and vectors that were made before."""
 
     name: str
     model: Model
     views: Mapping[str, Views]
+    embedded: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def weights(self) -> str:
@@ -130,6 +136,7 @@ def evaluate_models(
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
     trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
+    trained = _with_embeddings(store, trained, options.embeddings)
     contenders = [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
     seen = _frames_seen(store, trained[0])
     named = [{"name": entry.name, "weights_sha256": entry.weights} for entry in trained]
@@ -189,7 +196,35 @@ def _frames_seen(store: Store, entry: _Contender) -> dict[str, NDArray[np.int64]
     return {key: np.concatenate([number * len(window) + window for number in views.scored]) for key, views in entry.views.items()}
 
 
-def _vectors(store: Store, entry: _Contender) -> dict[str, NDArray[Any]]:
+def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequence[str | Path]) -> list[_Contender]:
+    """Give each model the vectors that it made before.
+
+    Raises
+    ------
+    InputError
+        If a file is of none of these models, or of other data, frames or pooling than they are to be evaluated on.
+    """
+    found: dict[str, Mapping[str, NDArray[Any]]] = {}
+    for path in paths:
+        made = read_embeddings(path)
+        entry = next((entry for entry in trained if entry.weights == made.weights_sha256), None)
+        if entry is None:
+            raise InputError(f"{path}: was made by none of the models; give --model the folder that `slimbrain embed` had, or embed again.")
+        made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
+        frames = _frames_seen(store, entry)
+        other = [key for key in frames if key not in made.seen or not np.array_equal(made.seen[key], frames[key])]
+        if other or made.pooling != POOLING:
+            what = (
+                f"has no vector of {other[0]}, or of other frames" if other else f"is pooled by {made.pooling}, and a probe reads {POOLING}"
+            )
+            raise InputError(f"{path}: {what}; embed again with the same --windows and --k, or leave --embeddings out.")
+        found[entry.name] = made.by_session()
+    return [replace(entry, embedded=found.get(entry.name)) for entry in trained]
+
+
+def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
+    if entry.embedded is not None:
+        return entry.embedded
     windows = {key: views.scored for key, views in entry.views.items()}
     return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
 
