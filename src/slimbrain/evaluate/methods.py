@@ -214,9 +214,8 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
         frames = _frames_seen(store, entry)
         other = [key for key in frames if key not in made.seen or not np.array_equal(made.seen[key], frames[key])]
         if other or made.pooling != POOLING:
-            what = (
-                f"has no vector of {other[0]}, or of other frames" if other else f"is pooled by {made.pooling}, and a probe reads {POOLING}"
-            )
+            frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
+            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {POOLING}"
             raise InputError(f"{path}: {what}; embed again with the same --windows and --k, or leave --embeddings out.")
         found[entry.name] = made.by_session()
     return [replace(entry, embedded=found.get(entry.name)) for entry in trained]
