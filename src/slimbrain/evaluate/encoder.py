@@ -193,7 +193,7 @@ def _warn_of_seen(embedded: Embeddings, sessions: Sessions, provenance: Provenan
             "optimistic. Leave them out, or say that you know with "
             'warnings.simplefilter("ignore", slimbrain.SeenInTrainingWarning).',
             SeenInTrainingWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
