@@ -88,6 +88,13 @@ def test_scale_counts_the_bytes_that_a_store_holds(benchmark_module: Any, grid8:
     assert scale.session_bytes(grid8, 60) == pytest.approx((store.root / info.path).stat().st_size, rel=0.01)
 
 
+def test_probe_benchmark_prints_its_case() -> None:
+    cases = run_quick("probe.py")
+    assert cases.keys() == {"probe/path_seconds_38_sessions"}
+    assert_schema(cases["probe/path_seconds_38_sessions"])
+    assert cases["probe/path_seconds_38_sessions"]["detail"]["largest_error_of_a_probability"] < 1e-5
+
+
 @pytest.mark.slow
 def test_stage2_benchmark_prints_its_cases() -> None:
     cases = run_quick("stage2.py", "--threads", "1", "--repeats", "1")

@@ -22,8 +22,21 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
 COMMANDS = (
-    *("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor"),
-    *("launch", "store"),
+    "demo",
+    "simulate",
+    "prep",
+    "pretrain",
+    "convert",
+    "plan",
+    "rank",
+    "embed",
+    "evaluate",
+    "predict",
+    "report",
+    "inspect",
+    "doctor",
+    "launch",
+    "store",
 )
 STORE_COMMANDS = ("verify", "collect", "merge", "subset")
 SETTINGS = (

@@ -15,8 +15,8 @@ from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
 
 KEYS = {
-    "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference",
-    "differences", "published", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
+    "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
+    "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
 }  # fmt: skip
 N_SUBJECTS = 24
 

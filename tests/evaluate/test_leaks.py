@@ -63,7 +63,7 @@ def embed(store: Store) -> dict[str, np.ndarray]:
 def test_subjects_of_pretraining_are_refused_or_counted(store: Store) -> None:
     people = people_in(store)
     model = model_trained_on(people[:3])
-    with pytest.raises(InputError, match=r"^run/model: was pretrained on 3 of the 12 participants to be evaluated, first sub-00; "):
+    with pytest.raises(InputError, match=r"^run/model: was trained on 3 of the 12 participants to be evaluated, first sub-00; "):
         require_unseen({"run/model": model}, people, allow=False)
     assert require_unseen({"run/model": model, "other": None}, people, allow=True) == 3
     assert require_unseen({"run/model": model}, people[3:], allow=False) == 0

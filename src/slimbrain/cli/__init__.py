@@ -15,7 +15,7 @@ from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
 from slimbrain.cli.launch import launch, launchable
 from slimbrain.cli.models import convert, embed, plan, pretrain, rank
-from slimbrain.cli.results import evaluate, report
+from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
 
@@ -26,9 +26,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, launchable(prep), launchable(pretrain), convert, plan, rank, launchable(embed), launchable(evaluate)):
-    app.command()(command)
-for command in (report, inspect, doctor):
+for command in (
+    demo,
+    simulate,
+    launchable(prep),
+    launchable(pretrain),
+    convert,
+    plan,
+    rank,
+    launchable(embed),
+    launchable(evaluate),
+    predict,
+    report,
+    inspect,
+    doctor,
+):
     app.command()(command)
 # What follows the command to launch is that command's.
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(launch)

@@ -46,10 +46,15 @@ def evaluate(
     method: METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
+    embeddings: Annotated[
+        list[Path] | None, typer.Option(help="From `slimbrain embed` with the same --windows and --k, not to be made again; repeat.")
+    ] = None,
     epochs: EPOCHS = None,
+    save: Annotated[Path | None, typer.Option(help="With finetune: folder for the first model, tuned on all that have a label.")] = None,
     device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,
     phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
+    group: Annotated[str, typer.Option(help="Column of participants.tsv: who shares a value (a family) stays on one side.")] = "",
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Also participants seen in pretraining; the table says so.")] = False,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -68,11 +73,36 @@ def evaluate(
 
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
-    options = Options(windows, k, method or (), phenotypes or (), allow_seen, Tuning(config, device, out.with_suffix(".folds")))
+    tuning = Tuning(config, device, out.with_suffix(".folds"), save)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result, indent=2) if as_json else to_markdown(result))
+
+
+def predict(
+    store: STORE,
+    model: Annotated[str, typer.Option(help="Folder of `slimbrain evaluate --method finetune --save`, or a hub id.")],
+    out: OUT,
+    windows: WINDOWS = None,
+    k: TOP = None,
+    participants: PARTICIPANTS = None,
+    threads: THREADS = None,
+) -> None:
+    """Predict a label for every session by a fine-tuned model; writes a table. For research: nothing here is a diagnosis.
+
+    Example: `slimbrain predict store/ --model tuned/ --windows windows.tsv --out predictions.tsv`
+    """
+    from slimbrain.atomic import write_text
+    from slimbrain.evaluate.tuned import SEEN, load_tuned, predict_store
+    from slimbrain.tsv import format_tsv
+
+    set_threads(threads)
+    rows = predict_store(open_store(store, participants), load_tuned(model), windows, k)
+    write_text(out, format_tsv(list(rows[0]), rows))
+    seen = sum(row[SEEN] == "yes" for row in rows)
+    print(f"{len(rows)} sessions in {out}" + (f", {seen} of them of participants whom the model was trained on" if seen else ""))
 
 
 def report(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from slimbrain.models.provenance import count_remembered
+from slimbrain.models.provenance import PRETRAINING_UNKNOWN, count_remembered
 
 UNKNOWN = "unknown"
 """What a card says where nobody knows; the hub takes it for a licence, too."""
@@ -135,13 +135,18 @@ def _cell(value: object) -> str:
 
 def _leakage(training: Mapping[str, Any]) -> str:
     count = count_remembered(training)
+    if training.get(PRETRAINING_UNKNOWN):
+        return (
+            f"**Who was seen in pretraining is {UNKNOWN}.** `config.json` carries salted hashes of the {count} participants of "
+            "fine-tuning alone; `slimbrain evaluate` refuses to score on these."
+        )
     if not count:
         return (
             f"**Who was seen in pretraining is {UNKNOWN}**: the model carries no hashes of its participants, so nobody can tell whether an "
             "evaluation is on people it knows."
         )
     return (
-        f"`config.json` carries salted hashes of the {count} participants seen in pretraining, no names. `slimbrain evaluate` looks "
+        f"`config.json` carries salted hashes of the {count} participants seen in training, no names. `slimbrain evaluate` looks "
         "for them among those it is to score, and refuses to score on them unless `--allow-seen` is given, which the table then says."
     )
 

@@ -7,7 +7,7 @@ session. A signature of each recording (`models.fingerprint`) knows it again und
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,10 @@ HEX = frozenset("0123456789abcdef")
 
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
+
+
+PRETRAINING_UNKNOWN = "pretraining_unknown"
+"""Field of `training` of a model that was fine-tuned here and pretrained nobody knows on whom."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +59,22 @@ class Provenance:
     window : how sessions were cut.
     grid : the mask itself, so that the model can prepare new images; None for region-of-interest stores.
     training : counts, seed, steps, losses, as they stand in config.json.
+    weights_sha256 : of the file that the weights were read from; empty before they were saved.
     """
 
     contract: Contract
     window: WindowConfig
     grid: Grid | None
     training: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
 
     @property
     def remembers(self) -> bool:
-        """Whether anything is known of whom the model was pretrained on; nothing is of the published weights."""
-        return bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
+        """Whether it is known whom the model was pretrained on; it is not of the published weights, fine-tuned or not."""
+        return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
 
     def seen(self, people: Collection[Person]) -> list[str]:
-        """Labels of these participants whom the model was pretrained on, sorted.
+        """Labels of these participants whom the model was pretrained or fine-tuned on, sorted.
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
         known on one of the two sides, as in older checkpoints, equal labels count: better a false alarm than a leak.
@@ -107,6 +113,18 @@ def remember(people: Sequence[Person]) -> dict[str, list[str]]:
     }
 
 
+def remember_also(training: Mapping[str, Any], people: Sequence[Person]) -> dict[str, list[str]]:
+    """What a checkpoint keeps once it was trained on these people as well.
+
+    Raises
+    ------
+    InputError
+        If what the model remembers is damaged.
+    """
+    before = _memory(training)
+    return {name: sorted({*before.get(name, ()), *values}) for name, values in remember(people).items()}
+
+
 def count_remembered(training: Mapping[str, Any]) -> int:
     """How many participants a model remembers; 0 if it does not say.
 
@@ -119,15 +137,22 @@ def count_remembered(training: Mapping[str, Any]) -> int:
     return len(memory.get("persons", ())) + len(memory.get("unplaced", ())) or len(memory.get(OLD_HASHES, ()))
 
 
-def people_in(store: Store, sessions: Sequence[SessionInfo] | None = None) -> list[Person]:
+def people_in(
+    store: Store, sessions: Sequence[SessionInfo] | None = None, signature_of: Callable[[str], str] | None = None
+) -> list[Person]:
     """Participants of these sessions, of all by default, with the signature of every session; reads the channel series, never voxels.
 
     A participant whose sessions name several cohorts (a merged store) stands there once for each.
+
+    Parameters
+    ----------
+    signature_of : the signature of a session by its key, where its series was read before.
     """
+    signature_of = signature_of or (lambda key: signature(store.coarse(key)))
     recordings: dict[tuple[str, str], list[str]] = {}
     for info in store.sessions if sessions is None else sessions:
         cohort = str(store.sidecar(info.key).get(COHORT) or "")
-        recordings.setdefault((info.subject, cohort), []).append(signature(store.coarse(info.key)))
+        recordings.setdefault((info.subject, cohort), []).append(signature_of(info.key))
     return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]
 
 
