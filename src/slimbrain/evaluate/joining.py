@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from slimbrain.errors import InputError
 from slimbrain.shards import Shard
 from slimbrain.store import Store
 
-ALIKE = ("contract", "model")
-"""Arrays that all parts must agree on; the others have a row a session."""
+ALIKE = ("contract", "model", "weights_sha256", "pooling")
+"""Arrays that all parts must agree on."""
+
+BY_SESSION = "seen"
+"""JSON by session; the remaining arrays have a row a session."""
 
 
 def sessions_of(store: Store, shard: Shard) -> Store:
@@ -53,12 +57,16 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
     for name in ALIKE:
         if len({str(part[name]) for part in loaded}) > 1:
             raise InputError(f"{out}: its parts differ in {name}; delete {parts[0].parent}/{out.stem}.*{out.suffix} and embed again.")
-    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in ALIKE}
+    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*ALIKE, BY_SESSION)}
+    seen: dict[str, Any] = {}
+    for part in loaded:
+        seen |= json.loads(str(part[BY_SESSION]))
     places = {key: place for place, key in enumerate(joined["session"].tolist())}
     if len(joined["session"]) != len(keys) or places.keys() != set(keys):
         raise InputError(f"{out}: its parts do not hold every session of the store once; delete them and embed again.")
     order = [places[key] for key in keys]
-    arrays: dict[str, Any] = {name: loaded[0][name] if name in ALIKE else joined[name][order] for name in loaded[0]}
+    arrays: dict[str, Any] = {name: joined[name][order] if name in joined else loaded[0][name] for name in loaded[0]}
+    arrays[BY_SESSION] = json.dumps({key: seen[key] for key in keys if key in seen})
     write_atomic(out, lambda temporary: np.savez(temporary, **arrays))
     for path in parts:
         path.unlink()
@@ -67,6 +75,6 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
 def _load(path: Path) -> dict[str, Any]:
     try:
         with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+            return {name: file[name] for name in dict.fromkeys((*file.files, BY_SESSION))}
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it and embed again.") from error
