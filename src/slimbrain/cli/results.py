@@ -80,10 +80,11 @@ def report(
     from slimbrain.prep.run import FAILURES_FILE
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
+    from slimbrain.store import Store
 
     failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
-        store=open_store(store, participants) if store else None,
+        store=None if store is None else open_store(store, participants) if participants else Store(store),
         windows=windows,
         runs=tuple(run or ()),
         evaluations=tuple(evaluation or ()),

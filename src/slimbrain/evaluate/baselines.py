@@ -22,6 +22,7 @@ from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import Floats
 from slimbrain.models.fingerprint import standardised
+from slimbrain.progress import track
 from slimbrain.store import Store
 
 MAX_CHANNELS = 200
@@ -57,7 +58,7 @@ def store_baselines(
     exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
     known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
     """
-    series = [channel_series(store, key) for key in keys]
+    series = [channel_series(store, key) for key in track(keys, "read for baselines")]
     sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
     if seen is not None:
         cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]

@@ -57,9 +57,7 @@ class Embeddings:
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`."""
-        path = Path(path)
-        if path.suffix != ".npz":
-            raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+        path = require_npz(path)
         arrays: dict[str, Any] = {
             "session": np.array(self.keys),
             "subject": np.array(self.subjects),
@@ -68,6 +66,20 @@ class Embeddings:
             "model": model,
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def require_npz(path: str | Path) -> Path:
+    """A name for embeddings, refused before the work and not after it.
+
+    Raises
+    ------
+    InputError
+        If it does not end in .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+    return path
 
 
 def embed_store(
