@@ -264,7 +264,7 @@ def test_inspect_says_of_damage_in_one_sentence(name: str, tmp_path: Path, capsy
 
 @pytest.fixture
 def complete(tmp_path: Path) -> Callable[[str], list[str]]:
-    """What bash offers after a line, by the script that `slimbrain --show-completion bash` prints."""
+    """What bash offers after a line, by the script that `slimbrain --show-completion` prints."""
     if shutil.which("bash") is None:
         pytest.skip("there is no bash to complete in")
     program = tmp_path / "slimbrain"
@@ -274,7 +274,7 @@ def complete(tmp_path: Path) -> Callable[[str], list[str]]:
 
     def offered(line: str) -> list[str]:
         script = (
-            'eval "$(slimbrain --show-completion bash)"; COMP_WORDS=($1); [ "${1%% }" = "$1" ] || COMP_WORDS+=("");'
+            'eval "$(slimbrain --show-completion)"; COMP_WORDS=($1); [ "${1%% }" = "$1" ] || COMP_WORDS+=("");'
             'COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _slimbrain_completion slimbrain; printf "%s\\n" "${COMPREPLY[@]}"'
         )
         done = subprocess.run(["bash", "-c", script, "bash", line], check=True, capture_output=True, text=True, env=environment)
