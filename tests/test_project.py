@@ -208,6 +208,19 @@ def test_documented_commands_exist() -> None:
     assert wrong == []
 
 
+def test_the_api_page_has_every_public_name() -> None:
+    import slimbrain
+
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"(?:class|function):: slimbrain\.(\w+)$", page, flags=re.MULTILINE))
+    assert documented == set(slimbrain.__all__) - {"__version__"}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
+    assert sorted(page.stem for page in (ROOT / "docs").glob("*.md") if page.stem not in ("index", *index)) == []
+
+
 def test_documented_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     calls = documented_calls("make")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -214,9 +215,24 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "preset"
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
         raise InputError(
             f"{source}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted."
         ) from error
+
+
+def _nearest(kind: type[Config], place: tuple[int | str, ...]) -> str:
+    """Which setting a name that does not exist was most likely meant to be."""
+    *sections, name = map(str, place)
+    for section in sections:
+        inner = kind.model_fields[section].annotation
+        if not (isinstance(inner, type) and issubclass(inner, Config)):
+            return "leave it out"
+        kind = inner
+    known = list(kind.model_fields)
+    close = get_close_matches(name, known, n=1)
+    return f"the nearest is {'.'.join([*sections, close[0]])}" if close else f"choose one of {', '.join(known)}"
 
 
 def _preset_text(name: str | Path) -> str:

@@ -179,7 +179,7 @@ def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_file_or_another_folder_is_refused(folder: Path) -> None:
     refused(folder / "config.json")
-    assert "give RUN/model" in refused(folder.parent)
+    assert refused(folder.parent).endswith(f"is the folder of a run; give {folder}.")
 
 
 def change_config(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

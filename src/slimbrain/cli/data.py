@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimbrain.cli.options import SEED, typed_command
+from slimbrain.cli.options import SEED, one_of, typed_command
 from slimbrain.errors import InputError
 
 
@@ -46,11 +46,20 @@ def simulate(
     print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
 
 
+def layout_names(incomplete: str) -> list[str]:
+    """Shell completion for `--layout`."""
+    from slimbrain.prep.layouts import AUTO, LAYOUTS
+
+    return one_of(AUTO, *LAYOUTS)(incomplete)
+
+
 def prep(
     source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
-    layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.", autocompletion=layout_names)
+    ] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,

@@ -8,17 +8,36 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import OUT, PARTICIPANTS, SEED, STORE, THREADS, TOP, WINDOWS, open_store, print_facts, set_threads, typed_command
+from slimbrain.cli.options import (
+    OUT,
+    PARTICIPANTS,
+    PRESET,
+    SEED,
+    STORE,
+    THREADS,
+    TOP,
+    WINDOWS,
+    one_of,
+    open_store,
+    print_facts,
+    set_threads,
+    typed_command,
+)
 from slimbrain.errors import InputError
 
 
 def pretrain(
-    stage: Annotated[str, typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False)],
+    stage: Annotated[
+        str,
+        typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False, autocompletion=one_of("temporal", "voxel")),
+    ],
     store: STORE,
     out: OUT,
-    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "small",
+    preset: Annotated[str, PRESET] = "small",
     windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
-    resume: Annotated[str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.")] = "never",
+    resume: Annotated[
+        str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.", autocompletion=one_of("auto", "never"))
+    ] = "never",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
     participants: PARTICIPANTS = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -65,9 +84,10 @@ def convert(
     """
     from slimbrain.models.hub import save_pretrained
     from slimbrain.models.published import as_model, load_published
+    from slimbrain.store import Store
 
     published = load_published(checkpoint)
-    model = as_model(published, open_store(store, None))
+    model = as_model(published, Store(store))
     assert model.provenance is not None
     save_pretrained(model, out, model.provenance)
     rest = f"; {len(published.left_out)} tensors that are not the encoder's were left out" if published.left_out else ""
@@ -75,7 +95,7 @@ def convert(
 
 
 def plan(
-    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "base",
+    preset: Annotated[str, PRESET] = "base",
     batch: Annotated[int, typer.Option(min=1, help="Clips a micro-batch.")] = 1,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip; the preset's if not given.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the preset's if not given.")] = None,
@@ -137,10 +157,9 @@ def rank(
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
     from slimbrain.saliency import rank_store, trained_saliency, write_window_table
-    from slimbrain.store import Store
 
     set_threads(threads)
-    opened = Store(store)
+    opened = open_store(store, None)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
     choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
     choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
@@ -169,11 +188,12 @@ def embed(
 
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
-    from slimbrain.evaluate.features import embed_store
+    from slimbrain.evaluate.features import embed_store, require_npz
     from slimbrain.evaluate.joining import part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
     from slimbrain.shards import Shard
 
+    require_npz(out)
     set_threads(threads)
     opened = open_store(store, participants)
     if shard is not None:

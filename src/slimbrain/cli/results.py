@@ -131,6 +131,7 @@ def report(
     from slimbrain.report.discover import all_of, discover, only
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
+    from slimbrain.store import Store
 
     sources = found_in or []
     found = discover(sources)
@@ -139,7 +140,7 @@ def report(
     store = store or only(found.stores, "stores", "--store")
     failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
-        store=open_store(store, participants) if store else None,
+        store=None if store is None else open_store(store, participants) if participants else Store(store),
         windows=windows or only(found.windows, "window tables", "--windows"),
         runs=all_of(run, found.runs),
         evaluations=all_of(evaluation, found.evaluations),

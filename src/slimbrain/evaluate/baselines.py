@@ -22,6 +22,7 @@ from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
 from slimbrain.models.fingerprint import standardised
+from slimbrain.progress import track
 from slimbrain.store import Store
 
 NUMERIC_CONFOUNDS = ("age", "fd_mean")
@@ -57,7 +58,7 @@ def store_baselines(
     listened : the store's series, where they were read before.
     """
     listened = listened or ChannelSeries(store)
-    series = [listened.channels(key) for key in keys]
+    series = [listened.channels(key) for key in track(keys, "read for baselines")]
     sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
     if seen is not None:
         cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]

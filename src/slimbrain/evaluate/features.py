@@ -67,9 +67,7 @@ class Embeddings:
 
         `seen` has the frames that the model saw of each session, as [first, one after the last] of every stretch.
         """
-        path = Path(path)
-        if path.suffix != ".npz":
-            raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+        path = require_npz(path)
         arrays: dict[str, Any] = {
             "session": np.array(self.keys),
             "subject": np.array(self.subjects),
@@ -81,6 +79,20 @@ class Embeddings:
             "seen": json.dumps({key: _stretches(frames) for key, frames in self.seen.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def require_npz(path: str | Path) -> Path:
+    """A name for embeddings, refused before the work and not after it.
+
+    Raises
+    ------
+    InputError
+        If it does not end in .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+    return path
 
 
 def read_embeddings(path: str | Path) -> Embeddings:

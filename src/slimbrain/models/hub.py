@@ -213,6 +213,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if config["kind"] in ("temporal", "voxel"):
             return config
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if (folder / "model" / CONFIG_FILE).is_file():
+            raise InputError(f"{folder}: is the folder of a run; give {folder / 'model'}.") from error
         raise InputError(
             f"{folder / CONFIG_FILE}: is not a slimbrain model's configuration ({error}); give RUN/model of a pretraining run."
         ) from error

@@ -17,6 +17,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
 from slimbrain.models.fingerprint import SIGNATURE_BITS_APART, SIGNATURE_DIGITS, nearest, signature
+from slimbrain.progress import track
 from slimbrain.store import COHORT, Store
 
 OLD_HASHES = "subject_hashes"
@@ -150,7 +151,7 @@ def people_in(
     """
     signature_of = signature_of or (lambda key: signature(store.coarse(key)))
     recordings: dict[tuple[str, str], list[str]] = {}
-    for info in store.sessions if sessions is None else sessions:
+    for info in track(store.sessions if sessions is None else sessions, "signatures"):
         cohort = str(store.sidecar(info.key).get(COHORT) or "")
         recordings.setdefault((info.subject, cohort), []).append(signature_of(info.key))
     return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -234,9 +235,10 @@ def _draw_events(spec: CohortSpec, rng: np.random.Generator, key: str) -> tuple[
         return ()
     slack = spec.frames * spec.tr - RESPONSE_SECONDS - EVENT_GAP_SECONDS * (count - 1)
     if slack <= 0:
+        needed = math.floor(spec.frames - slack / spec.tr) + 1
         raise InputError(
             f"{key}: {count} events, {EVENT_GAP_SECONDS:g} s apart, do not fit into {spec.frames} frames of {spec.tr:g} s; "
-            "ask for fewer events or more frames."
+            f"ask for at least {needed} frames (--frames {needed})."
         )
     onsets = np.sort(rng.uniform(0, slack, count)) + EVENT_GAP_SECONDS * np.arange(count)
     times = np.arange(0, RESPONSE_SECONDS, 0.01)
