@@ -12,50 +12,16 @@ import numpy as np
 import torch
 from roi_cohorts import Cohort, FloatArray
 from roi_networks import PLAIN, Network, Recipe, trained, untrained
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.covariance import ledoit_wolf
 
-from slimbrain.evaluate.baselines import EIGENVALUE_FLOOR, TangentSpace, connectivity
+from slimbrain.evaluate.baselines import PopulationTangent, TangentSpace, connectivity, correlations
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.models.temporal import TemporalExtractor, standardise
 
 BANDS_HZ = (0.0, 0.05, 0.1, np.inf)
-POPULATION_WEIGHT = 0.5
-"""Weight of the training subjects' mean; from 0.3 to 0.9 as good as each other on halves of rpn122 (docs/embedding.md)."""
 MEAN_OF = 40
 """Runs of others whose network features make a mean."""
 BASELINES = ("correlation", "partial correlation", "tangent")
-
-
-class PopulationTangent(TransformerMixin, BaseEstimator):
-    """Tangent connectivity of correlation matrices that are first drawn towards the training subjects' mean.
-
-    A short series has a singular matrix. Ledoit and Wolf draw it towards the identity; the mean of other people is nearer to the truth
-    (the idea of population shrinkage: Rahim, Thirion and Varoquaux 2019, Medical Image Analysis; theirs has a covariant prior, this
-    one a plain weight).
-
-    Parameters
-    ----------
-    weight : of the training subjects' mean, over 0 to 1.
-    """
-
-    def __init__(self, weight: float = POPULATION_WEIGHT) -> None:
-        self.weight = weight
-
-    def fit(self, X: FloatArray, y: object = None) -> PopulationTangent:
-        """Learn the mean of X (N, C, C), positive semidefinite, and place the tangent at the drawn matrices' geometric mean."""
-        self.mean_ = np.asarray(X, dtype=np.float64).mean(axis=0)
-        # A channel that nobody has a signal in must not make the mean singular.
-        self.mean_ = self.mean_ + EIGENVALUE_FLOOR * np.eye(len(self.mean_))
-        self.tangent_ = TangentSpace().fit(self._drawn(X))
-        return self
-
-    def transform(self, X: FloatArray) -> FloatArray:
-        """(N, C (C + 1) / 2)."""
-        return self.tangent_.transform(self._drawn(X))
-
-    def _drawn(self, X: FloatArray) -> FloatArray:
-        return (1 - self.weight) * np.asarray(X, dtype=np.float64) + self.weight * self.mean_
 
 
 @dataclass(frozen=True)
@@ -162,11 +128,11 @@ class Fold:
 
     @cached_property
     def population(self) -> PopulationTangent:
-        return PopulationTangent().fit(self.runs.covariances)
+        return population(self.runs.runs)
 
     @cached_property
     def residual_tangent(self) -> PopulationTangent:
-        return PopulationTangent().fit(covariances(self.some.residual(self.network)))
+        return population(self.some.residual(self.network))
 
     @cached_property
     def token_tangent(self) -> TangentSpace:
@@ -190,9 +156,13 @@ class Fold:
 Column = Callable[[Fold, Excerpts], FloatArray]
 
 
+def population(runs: Sequence[FloatArray]) -> PopulationTangent:
+    return PopulationTangent().fit(covariances(runs))
+
+
 def covariances(runs: Sequence[FloatArray]) -> FloatArray:
     """(N, C, C) correlation matrices as they are, singular where frames are few."""
-    return np.stack([(z.T @ z) / len(z) for z in (standardise(torch.from_numpy(run)).numpy() for run in runs)])
+    return correlations([standardise(torch.from_numpy(run)).numpy() for run in runs])
 
 
 def token_covariance(tokens: FloatArray) -> FloatArray:
