@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nilearn.connectome import ConnectivityMeasure
-from scipy.linalg import expm, logm
+from scipy.linalg import expm, logm, sqrtm
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -17,10 +17,12 @@ from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import (
+    PopulationTangent,
     TangentSpace,
     channel_statistics,
     confounds,
     connectivity,
+    correlations,
     geometric_mean,
     majority,
     store_baselines,
@@ -61,7 +63,7 @@ def test_a_channel_outside_the_field_of_view_correlates_with_nothing() -> None:
     series = networks(3, 60, 5)
     for values in series:
         values[:, 2] = 0
-    correlation, partial, tangent = connectivity(series, "whole run")
+    correlation, partial, tangent, _ = connectivity(series, "whole run")
     rows, columns = np.tril_indices(5, -1)
     outside = (rows == 2) | (columns == 2)
     assert np.isfinite(tangent.data).all()
@@ -109,11 +111,46 @@ def test_geometric_mean_is_where_the_logarithms_cancel() -> None:
     assert geometric_mean(commuting) == pytest.approx(expm(q @ np.diag(logs.mean(0)) @ q.T))
 
 
-def test_the_tangent_reference_knows_the_training_subjects_only() -> None:
+def test_the_tangent_towards_the_population_is_a_matrix_logarithm() -> None:
+    """Half of a correlation matrix and half of the mean, seen from the mean."""
+    series = networks(6, 60, 4)
+    matrices = np.stack([np.corrcoef(values.T) for values in series])
+    mean = 0.999 * matrices.mean(0) + 0.001 * np.eye(4)
+    root = np.linalg.inv(np.real(sqrtm(mean)))
+    whole = [np.real(logm(root @ (matrix + mean) / 2 @ root)) for matrix in matrices]
+    expected = [np.sum(log**2) for log in whole]
+    features = connectivity(series, "whole run")[3]
+    assert features.data == pytest.approx(matrices)
+    vectors = PopulationTangent().fit(features.data).transform(features.data)
+    assert (vectors**2).sum(1) == pytest.approx(expected)
+    diagonal = vectors[:, np.tril_indices(4)[0] == np.tril_indices(4)[1]]
+    assert diagonal == pytest.approx(np.stack([np.diag(log) for log in whole]))
+
+
+def test_with_all_the_weight_everybody_is_the_population() -> None:
+    matrices = np.stack([np.corrcoef(values.T) for values in networks(6, 60, 4)])
+    drawn = PopulationTangent(weight=1.0).fit(matrices[:3]).transform(matrices[3:])
+    assert drawn == pytest.approx(np.zeros((3, 10)), abs=1e-9)
+
+
+def test_a_series_of_three_frames_and_a_dead_channel_have_a_tangent() -> None:
+    """Of four channels; the one that is constant correlates with nothing."""
+    short = np.random.default_rng(1).standard_normal((3, 4))
+    short[:, 3] = 0.0
+    (matrix,) = correlations([(short - short.mean(0)) / np.maximum(short.std(0), 1e-12)])
+    assert np.linalg.eigvalsh(matrix[:3, :3])[0] == pytest.approx(0, abs=1e-12)
+    assert np.array_equal(matrix[3], [0, 0, 0, 1])
+    people = np.stack([np.corrcoef(values.T) for values in networks(6, 60, 4)])
+    assert np.isfinite(PopulationTangent().fit(people).transform(matrix[None])).all()
+    assert np.isfinite(PopulationTangent().fit(matrix[None]).transform(people)).all()
+
+
+@pytest.mark.parametrize("kind", [2, 3])
+def test_the_tangent_reference_knows_the_training_subjects_only(kind: int) -> None:
     """A monstrous test session must not move the predictions for the others in its fold."""
     series = networks(18, 60, 6)
     labels, who, policy = np.arange(18) % 2, np.arange(18), SplitPolicy(n_splits=3, seeds=(0,))
-    tangent = connectivity(series, "whole run")[2]
+    tangent = connectivity(series, "whole run")[kind]
     before = cross_validate(tangent, labels, who, "classification", policy)
     outlier, *others = np.flatnonzero(before.fold[0] == 1)
     tangent.data[outlier] = 1e4 * np.eye(6)

@@ -68,7 +68,7 @@ def test_the_result_holds_what_other_programs_read(classified: dict, store: Stor
     assert set(result["difference"]) == {"metric", "mean", "low", "high"}
     assert result["contract"] == store.contract.to_dict() and result["seen_in_pretraining"] == 3
     methods = {(row["model"], row["method"]) for row in result["rows"]}
-    kinds = ("correlation", "partial correlation", "tangent", "best of 3 chosen inside")
+    kinds = ("correlation", "partial correlation", "tangent", "tangent towards the population", "best of 4 chosen inside")
     assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames seen")} <= methods
     assert {("untrained", "linear probe"), ("majority", "majority class or mean"), ("channels", "mean and std, whole run")} <= methods
 

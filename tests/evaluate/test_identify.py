@@ -152,6 +152,6 @@ def test_rest_to_rest_of_real_recordings(shared_data: Path) -> None:
     keys = [[name for name in runs.files if task in name] for task in ("rest1", "rest2")]
     assert len(keys[0]) == len(keys[1]) == 27
     series = [runs[name] for side in keys for name in sorted(side)]
-    correlation, partial, tangent = (identify(features, pairing(27)) for features in connectivity(series, "whole run"))
+    correlation, partial, tangent, _ = (identify(features, pairing(27)) for features in connectivity(series, "whole run"))
     assert score(partial, "top1")[0] == 1 and score(tangent, "top1")[0] > 0.9
     assert score(correlation, "top1")[0] == pytest.approx(0.82, abs=0.05)

@@ -71,7 +71,7 @@ def rows_of(result: dict) -> set[tuple[str, str]]:
     return {(row["model"], row["method"]) for row in result["rows"]}
 
 
-KINDS = ("correlation", "partial correlation", "tangent")
+KINDS = ("correlation", "partial correlation", "tangent", "tangent towards the population")
 FRAMES_OF = ("whole run", "frames seen")
 
 
@@ -86,7 +86,7 @@ def test_every_method_stands_beside_every_baseline(store: Store, models: dict[st
     assert [(gap["model"], gap["method"]) for gap in result["differences"]] == ours
     assert (result["rows"][0]["model"], result["rows"][0]["method"]) == ours[0]
     assert {*ours, *(("untrained", method) for _, method in ours)} <= there
-    best = "best of 3 chosen inside"
+    best = "best of 4 chosen inside"
     assert {("connectivity", f"{kind}, {frames}") for kind in (*KINDS, best) for frames in FRAMES_OF} <= there
     assert {("channels", f"mean and std, {frames}") for frames in FRAMES_OF} <= there
     assert {("confounds", "age, fd_mean, site"), ("majority", "majority class or mean")} <= there

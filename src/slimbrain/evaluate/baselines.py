@@ -36,6 +36,10 @@ spread, so the usual step of 1 overshoots (12 iterations against 4 on 94 real se
 GEOMETRIC_MEAN_TOLERANCE = 1e-3
 """Root mean square of the log-eigenvalues by which the mean may be off: a tenth of a percent, far under sampling error."""
 EIGENVALUE_FLOOR = 1e-10
+POPULATION_WEIGHT = 0.5
+"""Weight of the training subjects' mean correlation; from 0.3 to 0.9 as good as each other on halves of rpn122 (docs/embedding.md)."""
+POPULATION_RIDGE = 1e-3
+"""Weight of the identity in that mean, whose average eigenvalue is 1."""
 DOUBLE_ROUNDING = 1e-12
 """A channel whose deviation is under this share of its largest value is constant."""
 
@@ -69,10 +73,11 @@ def store_baselines(
 
 
 def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
-    """Correlation, partial correlation and tangent connectivity, all from one Ledoit-Wolf estimate a session.
+    """Correlation, partial correlation and tangent from one Ledoit-Wolf estimate a session, and the tangent towards the population.
 
-    Channels are z-scored first, so that the shrinkage does not depend on their units. A channel that is constant (outside the field
-    of view) correlates with nothing; its small shrunk variance stays in the tangent, as in nilearn's, and may tell people apart.
+    The last starts from the plain correlations, which it shrinks in its own way. Channels are z-scored first, so that the shrinkage does
+    not depend on their units. A channel that is constant (outside the field of view) correlates with nothing; its small shrunk variance
+    stays in the plain tangent, as in nilearn's, and may tell people apart.
 
     Parameters
     ----------
@@ -83,14 +88,27 @@ def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
     if len(widths) > 1:
         raise InputError(f"Sessions have {min(widths)} to {max(widths)} channels; connectivity needs one parcellation for all.")
     measure = ConnectivityMeasure(LedoitWolf(store_precision=False), kind="covariance", standardize=False)
-    covariances = np.asarray(measure.fit_transform([standardised(values, nothing=0, rounding=DOUBLE_ROUNDING) for values in series]))
+    scaled = [standardised(values, nothing=0, rounding=DOUBLE_ROUNDING) for values in series]
+    covariances = np.asarray(measure.fit_transform(scaled))
     correlation = np.stack([cov_to_corr(matrix) for matrix in covariances])
     partial = np.stack([prec_to_partial(inverse) for inverse in np.linalg.inv(covariances)])
     return [
         FeatureSet(CONNECTIVITY, f"correlation, {frames}", _lower_triangles(correlation)),
         FeatureSet(CONNECTIVITY, f"partial correlation, {frames}", _lower_triangles(partial)),
         FeatureSet(CONNECTIVITY, f"tangent, {frames}", covariances, TangentSpace()),
+        FeatureSet(CONNECTIVITY, f"tangent towards the population, {frames}", correlations(scaled), PopulationTangent()),
     ]
+
+
+def correlations(scaled: Sequence[Floats]) -> Floats:
+    """(N, C, C) correlation matrices of z-scored series (T, C) as they are, singular where frames are few.
+
+    A channel that is constant, and therefore 0, correlates with itself alone.
+    """
+    matrices = np.stack([values.T @ values / len(values) for values in scaled])
+    diagonal = np.arange(matrices.shape[-1])
+    matrices[:, diagonal, diagonal] = 1.0
+    return matrices
 
 
 def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
@@ -202,6 +220,36 @@ def _map_eigenvalues(matrices: Floats, function: Callable[[Floats], Floats]) -> 
     values, vectors = np.linalg.eigh(matrices)
     mapped: Floats = (vectors * function(values)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
     return mapped
+
+
+class PopulationTangent(TransformerMixin, BaseEstimator):
+    """Tangent connectivity of correlation matrices that are first drawn towards the training subjects' mean.
+
+    A short series has a singular matrix. Ledoit and Wolf draw it towards the identity; the mean of other people is nearer to the truth
+    (the idea of population shrinkage: Rahim, Thirion and Varoquaux 2019, Medical Image Analysis; theirs has a covariant prior, this
+    one a plain weight). Matrices that share half of what they are lie close together, so the arithmetic mean is as good an origin as the
+    geometric one, which costs a search (docs/embedding.md).
+
+    Parameters
+    ----------
+    weight : of the training subjects' mean, over 0 to 1.
+    """
+
+    def __init__(self, weight: float = POPULATION_WEIGHT) -> None:
+        self.weight = weight
+
+    def fit(self, X: Floats, y: object = None) -> PopulationTangent:
+        """Learn the mean of X (N, C, C), positive semidefinite, and place the tangent there."""
+        mean = np.asarray(X, dtype=np.float64).mean(axis=0)
+        # A few short series leave even their mean singular.
+        self.mean_ = (1 - POPULATION_RIDGE) * mean + POPULATION_RIDGE * np.eye(len(mean))
+        self.tangent_ = TangentSpace()
+        self.tangent_.whitening_ = _map_eigenvalues(self.mean_, lambda values: 1 / np.sqrt(values))
+        return self
+
+    def transform(self, X: Floats) -> Floats:
+        """(N, C (C + 1) / 2)."""
+        return self.tangent_.transform((1 - self.weight) * np.asarray(X, dtype=np.float64) + self.weight * self.mean_)
 
 
 def _lower_triangles(matrices: Floats) -> Floats:
