@@ -77,6 +77,7 @@ def _step_seconds() -> float:
 
 
 def _store(path: Path) -> dict[str, Any] | None:
+    from slimbrain.ledger import entries_of, summary
     from slimbrain.store import DESCRIPTION_FILE, Store
 
     if not (path / DESCRIPTION_FILE).is_file() or "Slimbrain" not in (path / DESCRIPTION_FILE).read_text(encoding="utf-8"):
@@ -84,7 +85,8 @@ def _store(path: Path) -> dict[str, Any] | None:
     store = Store(path)
     frames = sum(info.n_frames for info in store.sessions)
     subjects = len({info.subject for info in store.sessions})
-    return {"kind": "store", "sessions": len(store.sessions), "participants": subjects, "frames": frames, **store.contract.to_dict()}
+    counts = {"sessions": len(store.sessions), "participants": subjects, "frames": frames}
+    return {"kind": "store", **counts, **store.contract.to_dict(), "ledger": summary(entries_of(store, store.sessions))}
 
 
 def _run(path: Path) -> dict[str, Any] | None:
@@ -107,12 +109,14 @@ def _run(path: Path) -> dict[str, Any] | None:
 def _model(path: Path) -> dict[str, Any] | None:
     if not (path / "config.json").is_file():
         return None
+    from slimbrain.ledger import LEDGER, TIMES, entries_from, summary
     from slimbrain.models.hub import from_pretrained
     from slimbrain.models.provenance import OLD_HASHES, REMEMBERED
 
     model = from_pretrained(path)
     assert model.provenance is not None
-    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED)}
+    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED, TIMES)}
+    training[LEDGER] = summary(entries_from(training))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"kind": f"model ({type(model).__name__})", "parameters": parameters, **model.provenance.contract.to_dict(), **training}
 

@@ -7,12 +7,10 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +20,10 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.claims import locked
 from slimbrain.contract import ROI, Contract, same_tr
 from slimbrain.errors import ContractError, InputError, StoreError
+from slimbrain.governance import Governance, record_of
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.manifest import (
     MANIFEST_COLUMNS,
@@ -35,10 +35,13 @@ from slimbrain.manifest import (
     manifest_text,
     read_manifest,
     row_differences,
+    row_to_repeat,
     session_key,
     session_path,
 )
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
+from slimbrain.terms import UNKNOWN, canonical_licence
+from slimbrain.tombstones import refusal, withdrawn
 from slimbrain.tsv import MISSING, insert_row, read_tsv
 
 FloatArray = npt.NDArray[Any]
@@ -149,12 +152,13 @@ class Store:
 
     @property
     def sessions(self) -> list[SessionInfo]:
-        """All sessions, sorted by key."""
+        """All sessions, sorted by key; none of a participant who was withdrawn."""
         return [self._sessions[key] for key in sorted(self._sessions)]
 
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
-        return read_manifest(self.root / MANIFEST_FILE)
+        listed, gone = read_manifest(self.root / MANIFEST_FILE), withdrawn(self.root)
+        return {key: info for key, info in listed.items() if not gone.find(info.subject, told_cohort(info))} if gone else listed
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -175,6 +179,7 @@ class Store:
         """
         missing = sorted(set(subjects) - {info.subject for info in self.sessions})
         if missing:
+            self._refuse_withdrawn(missing[0], "")
             raise InputError(
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
@@ -194,10 +199,44 @@ class Store:
         return view
 
     def session(self, key: str) -> SessionInfo:
-        """The manifest row called `key`."""
+        """The manifest row called `key`.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or its participant was withdrawn, be it since the store was opened.
+        """
         if key not in self._sessions:
+            self._refuse_withdrawn(key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
-        return self._sessions[key]
+        info = self._sessions[key]
+        self._refuse_withdrawn(info.subject, told_cohort(info))
+        return info
+
+    def cohort(self, info: SessionInfo) -> str:
+        """The study that a session's participant is one of; empty where nobody knows."""
+        return told_cohort(info) or str(self.sidecar(info.key).get(COHORT) or "")
+
+    def governance(self, info: SessionInfo) -> Governance:
+        """Under what terms a session may be used; `unknown` for what an older store does not say.
+
+        Raises
+        ------
+        StoreError
+            If the manifest names terms that are not there.
+        """
+        told = record_of(self.root, info)
+        if told is not None:
+            return told
+        try:
+            licence = canonical_licence(str(self.description.get("License") or UNKNOWN))
+        except ValueError:
+            licence = UNKNOWN
+        return Governance(cohort=self.cohort(info) or UNKNOWN, licence=licence)
+
+    def _refuse_withdrawn(self, subject: str, cohort: str) -> None:
+        if stone := withdrawn(self.root).find(subject, cohort):
+            raise StoreError(refusal(self.root, subject, stone))
 
     def sidecar(self, key: str) -> dict[str, Any]:
         """Everything recorded when the session was prepared."""
@@ -417,6 +456,8 @@ class Store:
         """
         path = self.root / info.path
         beside = path.with_suffix(".json")
+        cohort = told_cohort(info) or str(sidecar.get(COHORT) or "")
+        self._refuse_withdrawn(info.subject, cohort)
 
         seal: dict[str, Any] = {}
 
@@ -430,18 +471,23 @@ class Store:
 
         try:
             write_atomic(path, write_alone)
-            # Cells without a value may come from columns that only other sessions of a table have.
-            row = {name: value for name, value in manifest_row(info).items() if value != MISSING}
-            write_json(beside, {**sidecar, **seal, SESSION_ROW: row})
-            self._record(info)
+            write_json(beside, {**sidecar, **seal, SESSION_ROW: row_to_repeat(info)})
+            self._record(info, cohort)
         except OSError as error:
             raise StoreError(
                 f"{path}: cannot be written ({error.strerror or error}); "
                 "free space or choose another folder, then run the same command again."
             ) from error
 
-    def _record(self, info: SessionInfo) -> None:
+    def _record(self, info: SessionInfo, cohort: str) -> None:
         with locked(self.root):
+            try:
+                # A withdrawal that began meanwhile did not find what was not there yet.
+                self._refuse_withdrawn(info.subject, cohort)
+            except StoreError:
+                for file in (path := self.root / info.path, path.with_suffix(".json")):
+                    file.unlink(missing_ok=True)
+                raise
             self.__dict__.pop("_sessions", None)
             path, row = self.root / MANIFEST_FILE, manifest_row(info)
             text = insert_row(_read_text(path), info.key, row, lambda columns: manifest_line(columns, row))
@@ -460,6 +506,12 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
+
+
+def told_cohort(info: SessionInfo) -> str:
+    """The cohort that a session's row names; empty where it names none."""
+    told = info.qc.get("cohort", MISSING)
+    return "" if told in ("", MISSING, UNKNOWN) else told
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
@@ -523,11 +575,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _cell(value: object) -> str:
     """A BIDS table has no way to write a tab or a line break in a cell."""
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()) or MISSING
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the store's lock, so that two processes never write one manifest over the other's."""
-    with open(root / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

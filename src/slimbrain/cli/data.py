@@ -10,9 +10,6 @@ import typer
 from slimbrain.cli.options import SEED, typed_command
 from slimbrain.errors import InputError
 
-REPORT_FILE = "report.html"
-"""What `slimbrain prep` writes into the store."""
-
 
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write the BIDS derivative to.", show_default=False)],
@@ -74,6 +71,13 @@ def prep(
     nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
+    governance: Annotated[Path | None, typer.Option(help="Terms of the data; governance.yaml at the source's root if not given.")] = None,
+    cohort: Annotated[str | None, typer.Option(help="Study that the participants are of.")] = None,
+    source_id: Annotated[str | None, typer.Option(help="Where the data were got, e.g. a DOI.")] = None,
+    license_name: Annotated[str | None, typer.Option("--license", help="SPDX id, or a use agreement such as ABCD-DUC.")] = None,
+    consent: Annotated[list[str] | None, typer.Option(help="broad-research, disease-specific, no-commercial, no-derivatives, ...")] = None,
+    not_for: Annotated[list[str] | None, typer.Option(help="Who may not see the data; repeat for several.")] = None,
+    readmit: Annotated[list[str] | None, typer.Option(help="A participant who was withdrawn and agreed anew; repeat for several.")] = None,
 ) -> None:
     """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
 
@@ -86,6 +90,7 @@ def prep(
     from slimbrain.claims import claim
     from slimbrain.prep.exclusion import EXCLUDED_FILE
     from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
+    from slimbrain.purge import REPORT_FILE
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
     from slimbrain.store import Store
@@ -109,6 +114,8 @@ def prep(
         "min_template_overlap": min_template_overlap,
         "denoise": denoise,
     }
+    values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
+    values |= {"consent": consent or [], "not_for": not_for or [], "readmit": readmit or []}
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
     values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
     try:
@@ -125,5 +132,6 @@ def prep(
         with claim(out, REPORT_FILE, wait=True):
             write_report(out / REPORT_FILE, inputs)
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
-    print(f"{counts}, {len(summary.failures)} refused; see {out / REPORT_FILE}")
+    gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
+    print(f"{counts}, {len(summary.failures)} refused{gone}; see {out / REPORT_FILE}")
     raise typer.Exit(summary.exit_code)

@@ -167,6 +167,20 @@ def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Seq
     return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
 
 
+def read_training(source: str | Path) -> dict[str, Any]:
+    """What a model folder, or a model on the hub, says of its training; the weights are not read.
+
+    Raises
+    ------
+    InputError
+        If it is no model.
+    """
+    training = _read_config(_resolve(source, None)).get("training", {})
+    if not isinstance(training, dict):
+        raise InputError(f"{source}: its {CONFIG_FILE} does not say what it was trained on; export the model again.")
+    return training
+
+
 def _resolve(source: str | Path, revision: str | None) -> Path:
     folder = Path(source)
     if folder.is_dir():

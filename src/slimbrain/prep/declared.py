@@ -1,0 +1,82 @@
+"""What is said of the terms of the data that are prepared: a governance.yaml, options, and what the source itself tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimbrain.governance import GOVERNANCE_FILE, Governance, checked_governance, merged, read_governance, record_of
+from slimbrain.prep.cohort import DOI, cohort_of
+from slimbrain.store import Store
+from slimbrain.terms import UNKNOWN
+
+OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
+"""The option that gives each entry of a record."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What somebody said.
+
+    Attributes
+    ----------
+    record : with `unknown` for what nobody said.
+    given : entries that somebody gave.
+    """
+
+    record: Governance
+    given: frozenset[str] = frozenset()
+
+    def of(self, root: Path, layout: str) -> Governance:
+        """The same, with the cohort that the source tells by itself, and its DOI, where nobody gave them."""
+        told = cohort_of(root, layout)
+        found = {"cohort": told, "source": f"doi:{told}" if DOI.fullmatch(told) else ""}
+        gaps = {name: value for name, value in found.items() if value and getattr(self.record, name) == UNKNOWN}
+        return self.record.model_copy(update=gaps)
+
+    def for_new(self, store: Store, key: str, found: Governance) -> Governance:
+        """The record of a session that is prepared now.
+
+        What was set earlier of a session of the same name and cohort stays where nothing is given. Of another cohort it says nothing, nor
+        where no cohort is known: the name alone may be another participant's.
+
+        Parameters
+        ----------
+        found : what is said now, from `of`.
+        """
+        before = next((info for info in store.sessions if info.key == key), None)
+        told = record_of(store.root, before) if before else None
+        if told is None or found.cohort == UNKNOWN or told.cohort != found.cohort:
+            return found
+        return self.renewed(told)
+
+    def renewed(self, told: Governance) -> Governance:
+        """A record of before with what is given now; InputError if its cohort would become another."""
+        return merged(told, self.record, self.given)
+
+
+def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declared:
+    """Read what is said of a source; options stand over its governance.yaml.
+
+    Parameters
+    ----------
+    root : folder of the source; a governance.yaml there, or in the raw dataset around `RAW/derivatives/PIPELINE`, is read.
+    file : a governance.yaml elsewhere.
+    options : entries given as options; None where one was not.
+
+    Raises
+    ------
+    InputError
+        If an entry is not accepted.
+    """
+    around = [root.parents[1]] if root.parent.name == "derivatives" and len(root.parents) > 1 else []
+    places = [file] if file else [path for folder in (root, *around) if (path := folder / GOVERNANCE_FILE).is_file()]
+    record = read_governance(places[0]) if places else Governance()
+    said = {name: value for name, value in options.items() if value}
+    for name, value in said.items():
+        checked_governance({name: value}, OPTIONS[name])
+    # Through the model again, since an option may not fit what the file says.
+    whole = checked_governance({**record.model_dump(), **said}, str(places[0]) if places else "options")
+    return Declared(whole, frozenset(record.model_fields_set | said.keys()))
