@@ -67,7 +67,7 @@ if name == "temporal":  # it takes series as they are stored
     single = draws.__getitem__
     def double(self, draw):
         series = single(self, draw)
-        return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw)
+        return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw, series.key)
     draws.__getitem__ = double
 config = preset.train_temporal if name == "temporal" else preset.train_voxel
 def compute():

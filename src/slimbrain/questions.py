@@ -14,7 +14,7 @@ from slimbrain.ledger import DISCLAIMER, TIMES, Entry, blocking, entries_from, e
 from slimbrain.models.hub import CONFIG_FILE, read_training
 from slimbrain.models.provenance import Person, remembered_hashes, seen_in
 from slimbrain.store import DESCRIPTION_FILE, Store
-from slimbrain.subjects import is_hash, subject_hash, with_prefix
+from slimbrain.subjects import is_hash, same_label, subject_hash, with_prefix
 from slimbrain.terms import canonical_licence
 from slimbrain.tombstones import withdrawn
 
@@ -136,8 +136,7 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> Presence:
 
 
 def _in_store(ledger: Ledger, store: Store, label: str, cohort: str) -> Presence:
-    wanted = {subject_hash(label, cohort)} if cohort else {subject_hash(label)}
-    held = [info for info in store.sessions if wanted & {subject_hash(info.subject), subject_hash(info.subject, store.cohort(info))}]
+    held = [info for info in store.sessions if same_label(info.subject, label) and (not cohort or store.cohort(info) in ("", cohort))]
     if held:
         return Presence(True, f"{ledger.name}: holds {len(held)} sessions of {label}.")
     stone = withdrawn(store.root).find(label, cohort)

@@ -33,6 +33,11 @@ def with_prefix(label: str) -> str:
     return label if label.startswith("sub-") else f"sub-{label}"
 
 
+def same_label(first: str, second: str) -> bool:
+    """Whether two labels are one participant's within a cohort."""
+    return _plain(first) == _plain(second)
+
+
 def _plain(label: str) -> str:
     """`sub-0051` and `sub-51` are one participant of a cohort: layouts differ in how they pad."""
     name = label.removeprefix("sub-").casefold()

@@ -92,8 +92,6 @@ def _creative_commons() -> dict[str, Terms]:
             name, parts = f"CC-{elements}-{version}", elements.split("-")
             alike = frozenset({name}) if "SA" in parts else frozenset[str]()
             found[name] = Terms(NO if "NC" in parts else YES, NO if "ND" in parts else YES, YES, True, alike)
-    # The first version of this one was published in another order.
-    found["CC-BY-ND-NC-1.0"] = found["CC-BY-NC-ND-1.0"]
     return found
 
 

@@ -53,7 +53,20 @@ class Declared:
         return self.renewed(told)
 
     def renewed(self, told: Governance) -> Governance:
-        """A record of before with what is given now; InputError if its cohort would become another."""
+        """A record of before with what is given now, where that fills a gap or is stricter; nothing is loosened in passing.
+
+        Raises
+        ------
+        InputError
+            If its cohort would become another.
+        """
+        wanted = self.wanted(told)
+        gaps = {name: getattr(wanted, name) for name in OPTIONS if getattr(told, name) in (UNKNOWN, (UNKNOWN,))}
+        filled = told.model_copy(update=gaps)
+        return wanted if filled.terms.permits(wanted.terms) else filled
+
+    def wanted(self, told: Governance) -> Governance:
+        """A record of before with all that is given now."""
         return merged(told, self.record, self.given)
 
 

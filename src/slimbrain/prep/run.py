@@ -449,7 +449,7 @@ def _renew_terms(out: Path, summary: PrepSummary, declared: Declared) -> None:
     """Put what was there already under what is said now, for all sessions at one moment; what nobody says now stays."""
     if not declared.given:
         return
-    store, changed = Store(out), {}
+    store, changed, kept = Store(out), {}, 0
     for row in list(summary.skipped):
         info = store.session(row.key)
         try:
@@ -459,10 +459,13 @@ def _renew_terms(out: Path, summary: PrepSummary, declared: Declared) -> None:
             summary.skipped.remove(row)
             summary.failures.append(Failure(row.file, f"{row.file}: {error}"))
             continue
+        kept += terms != declared.wanted(store.governance(info))
         if terms.cells()["governance"] != info.qc.get("governance"):
             changed[row.key] = terms
     if changed:
         assign(out, changed)
+    if kept:
+        _say(f"{out}: {kept} sessions stay under stricter terms set before; `slimbrain ledger {out} --set FILE` is what loosens them.")
 
 
 def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None, jobs: Sequence[_Job]) -> list[Failure]:
