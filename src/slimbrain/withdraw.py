@@ -22,6 +22,7 @@ from slimbrain.store import Store
 from slimbrain.subjects import subject_hash, with_prefix
 from slimbrain.tombstones import Tombstone, bury, new_tombstone, withdrawn
 from slimbrain.tsv import read_tsv
+from slimbrain.verify import sweep
 
 RUN_FILE = "run.json"
 NPZ_COLUMNS = ("subject", "session", "subjects", "sessions", "keys")
@@ -88,6 +89,8 @@ def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "",
         If a file cannot be deleted.
     """
     store, label = Store(root), with_prefix(subject)
+    # What killed processes left may hold something of the participant, too.
+    sweep(store.root)
     notes: list[str] = []
     stone = _buried(store, label, cohort)
     if stone is not None:
