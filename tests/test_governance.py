@@ -75,7 +75,8 @@ def test_options_stand_over_the_file_and_the_file_is_found(tmp_path: Path) -> No
 
 
 def test_another_record_has_another_name() -> None:
-    records = [Governance(), Governance(cohort="a"), Governance(licence="MIT"), Governance(consent=("no-commercial",)), Governance(not_for=("b",))]
+    values = ({}, {"cohort": "a"}, {"licence": "MIT"}, {"consent": ("no-commercial",)}, {"not_for": ("b",)})
+    records = [Governance.model_validate(value) for value in values]
     assert len({record.name for record in records}) == len(records)
 
 
@@ -173,7 +174,7 @@ def test_a_row_or_a_record_that_was_tampered_with_is_noticed(tmp_path: Path) -> 
     with pytest.raises(StoreError, match=r"governance.json: record g-\w+ is not what was written"):
         Store(store.root).governance(Store(store.root).sessions[0])
     records.unlink()
-    with pytest.raises(StoreError, match="which governance.json lacks"):
+    with pytest.raises(StoreError, match=r"which governance\.json lacks"):
         Store(store.root).governance(Store(store.root).sessions[0])
 
 

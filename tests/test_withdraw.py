@@ -33,7 +33,9 @@ def store(tmp_path: Path) -> Store:
     store = make(tmp_path / "store", {"01": OPEN, "02": OPEN, "03": CLOSED})
     rows = "".join(f"sub-{n}/func/x.nii\ttoo short\n" for n in ("02", "03"))
     (store.root / "failures.tsv").write_text(f"file\treason\n{rows}")
-    (store.root / "excluded.tsv").write_text("file\tsession\n" + "".join(f"sub-{n}/y.nii\tsub-{n}_task-x_space-roi\n" for n in ("01", "02")))
+    (store.root / "excluded.tsv").write_text(
+        "file\tsession\n" + "".join(f"sub-{n}/y.nii\tsub-{n}_task-x_space-roi\n" for n in ("01", "02"))
+    )
     (store.root / "excluded").mkdir()
     for number in ("01", "02"):
         (store.root / "excluded" / f"sub-{number}_task-x_space-roi.json").write_text('{"Cohort": "open study", "QC": {}}')
@@ -43,7 +45,9 @@ def store(tmp_path: Path) -> Store:
 
 def naming(root: Path, label: str) -> list[str]:
     """Files below a store that name a participant, in their path or in their text."""
-    found = [path for path in root.rglob("*") if path.is_file() and (label in str(path.relative_to(root)) or label.encode() in path.read_bytes())]
+    found = [
+        path for path in root.rglob("*") if path.is_file() and (label in str(path.relative_to(root)) or label.encode() in path.read_bytes())
+    ]
     return [path.relative_to(root).as_posix() for path in found]
 
 

@@ -80,6 +80,11 @@ class Governance(Config):
         return _name(self)
 
     @property
+    def known_cohort(self) -> str:
+        """The cohort; empty where nobody knows it."""
+        return "" if self.cohort == UNKNOWN else self.cohort
+
+    @property
     def terms(self) -> Terms:
         return terms_of(self.licence, self.consent, self.not_for)
 

@@ -158,7 +158,7 @@ def gaps(entries: Iterable[Entry]) -> dict[str, int]:
     for entry in entries:
         for name in entry.governance.gaps:
             counts[name] = counts.get(name, 0) + (entry.sessions or 0)
-    return counts
+    return {name: counts[name] for name in ("licence", "consent") if name in counts}
 
 
 def summary(entries: Sequence[Entry]) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,12 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.channels import Channels as Channels
+from slimbrain.channels import cell_channels as cell_channels
 from slimbrain.claims import locked
 from slimbrain.contract import ROI, Contract, same_tr
+from slimbrain.description import DESCRIPTION_FILE as DESCRIPTION_FILE
+from slimbrain.description import describe, read_object
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.governance import Governance, record_of
 from slimbrain.grid import MASK_FILE, Grid
@@ -46,7 +49,6 @@ from slimbrain.tsv import MISSING, insert_row, read_tsv
 
 FloatArray = npt.NDArray[Any]
 
-DESCRIPTION_FILE = "dataset_description.json"
 PARTICIPANTS_FILE = "participants.tsv"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of the sidecar that tell whether the data file is still what was written."""
@@ -64,25 +66,6 @@ WRITE_BLOCK_BYTES = 32 * 2**20
 """How much of a session's voxels is in memory at once while it is written."""
 
 
-@dataclass(frozen=True)
-class Channels:
-    """Names and places of the columns of `coarse`: cells of the grid, or parcels.
-
-    Attributes
-    ----------
-    names : C names.
-    mm : (C, 3) MNI mm.
-    """
-
-    names: tuple[str, ...]
-    mm: FloatArray
-
-
-def cell_channels(grid: Grid) -> Channels:
-    """The cells of a grid as channels."""
-    return Channels(tuple(f"cell-{index:04d}" for index in range(grid.n_cells)), grid.cells.mm)
-
-
 class Store:
     """A folder of prepared sessions.
 
@@ -98,7 +81,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        description = _read_json(self.root / DESCRIPTION_FILE)
+        description = read_object(self.root / DESCRIPTION_FILE)
         if "Slimbrain" not in description:
             raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
         self.description = description
@@ -240,7 +223,7 @@ class Store:
 
     def sidecar(self, key: str) -> dict[str, Any]:
         """Everything recorded when the session was prepared."""
-        return _read_json((self.root / self.session(key).path).with_suffix(".json"))
+        return read_object((self.root / self.session(key).path).with_suffix(".json"))
 
     def is_whole(self, key: str) -> bool:
         """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data."""
@@ -532,7 +515,7 @@ def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[s
         grid.save_mask(root / MASK_FILE)
     write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
     # Last, since its presence says that the store is whole.
-    write_json(root / DESCRIPTION_FILE, _description(contract, sources))
+    write_json(root / DESCRIPTION_FILE, describe(contract, sources))
 
 
 def sha256(path: Path) -> str:
@@ -541,35 +524,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
-    return {
-        "Name": "slimbrain store",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "slimbrain", "Version": __version__}],
-        "SourceDatasets": [{"URL": source} for source in sources],
-        "Slimbrain": contract.to_dict(),
-    }
-
-
 def _read_text(path: Path) -> str:
     try:
         with open(path, encoding="utf-8", newline="") as handle:
             return handle.read()
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`."
-        ) from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
-    return value
 
 
 def _cell(value: object) -> str:

@@ -91,7 +91,7 @@ def withdraw(
 
     Cut short, the same command goes on. Checkpoints and files elsewhere are listed, not changed.
 
-    Example: `slimbrain withdraw store/ sub-03 --reason "consent taken back" --checkpoints runs/`
+    Example: `slimbrain withdraw store/ sub-03 --reason moved --checkpoints runs/`
     """
     from slimbrain.withdraw import withdraw as take_out
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from slimbrain.governance import GOVERNANCE_FILE, Governance, checked_governance, merged, read_governance, record_of
+from slimbrain.errors import InputError
+from slimbrain.governance import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
 from slimbrain.prep.cohort import DOI, cohort_of
 from slimbrain.store import Store
+from slimbrain.subjects import with_prefix
 from slimbrain.terms import UNKNOWN
+from slimbrain.tombstones import mark, withdrawn
 
 OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
 """The option that gives each entry of a record."""
@@ -93,3 +98,51 @@ def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declar
     # Through the model again, since an option may not fit what the file says.
     whole = checked_governance({**record.model_dump(), **said}, str(places[0]) if places else "options")
     return Declared(whole, frozenset(record.model_fields_set | said.keys()))
+
+
+def renew(out: Path, keys: Sequence[str], declared: Declared) -> dict[str, str]:
+    """Put stored sessions under what is said now, all at one moment; what nobody says now stays.
+
+    Returns
+    -------
+    Sessions whose terms clash with it, each with the reason.
+    """
+    store, changed, clashes, kept = Store(out), dict[str, Governance](), dict[str, str](), 0
+    for key in keys if declared.given else ():
+        info = store.session(key)
+        told = store.governance(info)
+        try:
+            terms = declared.renewed(told)
+        except InputError as error:
+            clashes[key] = str(error)
+            continue
+        kept += terms != declared.wanted(told)
+        if terms.name != info.qc.get("governance"):
+            changed[key] = terms
+    if changed:
+        assign(out, changed)
+    if kept:
+        what = f"{kept} sessions stay under stricter terms set before; `slimbrain ledger {out} --set FILE` is what loosens them."
+        print(f"{out}: {what}", file=sys.stderr)
+    return clashes
+
+
+def readmit(out: Path, labels: Sequence[str], cohorts: Mapping[str, str]) -> None:
+    """Let participants who were withdrawn be prepared again; each by name, so that nobody comes back unmeant.
+
+    Parameters
+    ----------
+    cohorts : of the participants who have runs here, empty where it is not known.
+
+    Raises
+    ------
+    InputError
+        If one has no run here, or was not withdrawn.
+    """
+    for label in map(with_prefix, labels):
+        if label not in cohorts:
+            raise InputError(f"--readmit {label}: has no run here; name a participant of this source.")
+        stone = withdrawn(out).find(label, cohorts[label])
+        if stone is None:
+            raise InputError(f"--readmit {label}: was not withdrawn from {out}; leave the option out.")
+        mark(out, stone.who, readmitted=date.today().isoformat())

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +17,14 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.gather import PARTICIPANT, merge_participants
-from slimbrain.governance import Governance, assign, keep_records
+from slimbrain.governance import Governance, keep_records
 from slimbrain.grid import Grid
 from slimbrain.ledger import entries_of, warning
 from slimbrain.manifest import SessionInfo, session_key
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
-from slimbrain.prep.declared import Declared, declare
+from slimbrain.prep.declared import Declared, declare, readmit, renew
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
 from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, Limits, drop_record, judge, read_record, write_record, write_table
 from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
@@ -40,8 +39,7 @@ from slimbrain.progress import track
 from slimbrain.purge import finish_withdrawals
 from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, Store, sha256
 from slimbrain.subjects import with_prefix
-from slimbrain.terms import UNKNOWN
-from slimbrain.tombstones import mark, refusal, withdrawn
+from slimbrain.tombstones import refusal, withdrawn
 from slimbrain.tsv import format_tsv, read_tsv
 from slimbrain.verify import sweep
 
@@ -179,7 +177,7 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     finish_withdrawals(out)
     runs, doubles = _without_doubles(found.root, found.runs)
     jobs = [_Job(found.root, out, run, options, declared) for run in runs]
-    _readmit(out, jobs, options.readmit)
+    readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs})
     summary = PrepSummary(failures=[*found.failures, *doubles, *_merge_participants(found.root, out, found.participants, jobs)])
     for failure in summary.failures:
         _say(failure.reason)
@@ -253,8 +251,7 @@ def _work(job: _Job, wait: bool) -> _Outcome | None:
 def _work_claimed(job: _Job) -> _Outcome:
     """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
     store, key, subject = Store(job.out), job.key, f"sub-{job.run.entities['sub']}"
-    cohort = job.terms.cohort
-    if stone := withdrawn(job.out).find(subject, "" if cohort == UNKNOWN else cohort):
+    if stone := withdrawn(job.out).find(subject, job.terms.known_cohort):
         return _Outcome("withdrawn", Failure(job.file, refusal(job.out, subject, stone)))
     fingerprint = _fingerprint(job)
     stored = _stored(store, job, fingerprint)
@@ -313,7 +310,7 @@ def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> Prepar
     tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
     terms = job.declared.for_new(store, job.key, job.terms)
     keep_records(store.root, [terms])
-    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: "" if terms.cohort == UNKNOWN else terms.cohort}
+    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}
     said[SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
     warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
@@ -432,40 +429,13 @@ def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failu
     return list(first.values()), failures
 
 
-def _readmit(out: Path, jobs: Sequence[_Job], labels: Sequence[str]) -> None:
-    """Let participants who were withdrawn be prepared again; each by name, so that nobody comes back unmeant."""
-    for label in map(with_prefix, labels):
-        mine = [job for job in jobs if f"sub-{job.run.entities['sub']}" == label]
-        if not mine:
-            raise InputError(f"--readmit {label}: has no run here; name a participant of this source.")
-        cohort = mine[0].terms.cohort
-        stone = withdrawn(out).find(label, "" if cohort == UNKNOWN else cohort)
-        if stone is None:
-            raise InputError(f"--readmit {label}: was not withdrawn from {out}; leave the option out.")
-        mark(out, stone.who, readmitted=date.today().isoformat())
-
-
 def _renew_terms(out: Path, summary: PrepSummary, declared: Declared) -> None:
-    """Put what was there already under what is said now, for all sessions at one moment; what nobody says now stays."""
-    if not declared.given:
-        return
-    store, changed, kept = Store(out), {}, 0
-    for row in list(summary.skipped):
-        info = store.session(row.key)
-        try:
-            terms = declared.renewed(store.governance(info))
-        except InputError as error:
-            _say(f"{row.file}: {error}")
-            summary.skipped.remove(row)
-            summary.failures.append(Failure(row.file, f"{row.file}: {error}"))
-            continue
-        kept += terms != declared.wanted(store.governance(info))
-        if terms.cells()["governance"] != info.qc.get("governance"):
-            changed[row.key] = terms
-    if changed:
-        assign(out, changed)
-    if kept:
-        _say(f"{out}: {kept} sessions stay under stricter terms set before; `slimbrain ledger {out} --set FILE` is what loosens them.")
+    """Put what was there already under what is said now; a session whose terms clash with it is a failure."""
+    clashes = renew(out, [row.key for row in summary.skipped], declared)
+    for row in [row for row in summary.skipped if row.key in clashes]:
+        summary.skipped.remove(row)
+        summary.failures.append(Failure(row.file, f"{row.file}: {clashes[row.key]}"))
+        _say(summary.failures[-1].reason)
 
 
 def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None, jobs: Sequence[_Job]) -> list[Failure]:
@@ -479,11 +449,10 @@ def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | N
     source = root / PARTICIPANTS_FILE
     if rows is None and not source.is_file():
         return []
-    cohort = jobs[0].terms.cohort if jobs else UNKNOWN
-    gone = withdrawn(out)
+    gone, cohort = withdrawn(out), jobs[0].terms.known_cohort if jobs else ""
     try:
         told = read_table(source) if rows is None else rows
-        living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), "" if cohort == UNKNOWN else cohort)]
+        living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), cohort)]
         merge_participants(out, living)
     except KeyError:
         return [Failure(PARTICIPANTS_FILE, f"{source}: has no column {PARTICIPANT}; add it, or remove the table.")]
