@@ -8,10 +8,11 @@ from typing import Any
 
 from slimbrain.errors import InputError
 from slimbrain.governance import Governance, checked_governance
-from slimbrain.manifest import SessionInfo
+from slimbrain.manifest import LEDGER_COLUMNS, SessionInfo
 from slimbrain.store import Store
 from slimbrain.subjects import subject_hash
 from slimbrain.terms import NO, UNKNOWN, YES, Terms, obstacles, strictest
+from slimbrain.tsv import MISSING
 
 LEDGER = "ledger"
 """Field of a checkpoint's `training` that holds its entries."""
@@ -53,10 +54,15 @@ def entries_of(store: Store, sessions: Sequence[SessionInfo], seen: Mapping[str,
     ----------
     seen : how often each session was drawn, by key.
     """
-    groups: dict[str, tuple[Governance, list[SessionInfo]]] = {}
+    groups: dict[Governance, list[SessionInfo]] = {}
+    # A hundred thousand sessions have a few records: rows that say the same are looked up once.
+    looked_up: dict[tuple[str, ...], Governance] = {}
     for info in sessions:
-        record = store.governance(info)
-        groups.setdefault(record.name, (record, []))[1].append(info)
+        cells = tuple(info.qc.get(name, MISSING) for name in LEDGER_COLUMNS)
+        record = looked_up.get(cells) or store.governance(info)
+        if cells[-1] not in ("", MISSING):
+            looked_up[cells] = record
+        groups.setdefault(record, []).append(info)
     return sorted(
         (
             Entry(
@@ -66,7 +72,7 @@ def entries_of(store: Store, sessions: Sequence[SessionInfo], seen: Mapping[str,
                 round(sum(info.n_frames * info.tr for info in members), 3),
                 None if seen is None else sum(seen[info.key] for info in members),
             )
-            for record, members in groups.values()
+            for record, members in groups.items()
         ),
         key=lambda entry: (entry.governance.cohort, entry.governance.name),
     )
