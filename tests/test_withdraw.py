@@ -132,6 +132,17 @@ def test_of_one_label_in_two_cohorts_the_right_one_goes(store: Store) -> None:
     assert withdraw(store.root, "sub-02", cohort="closed study").sessions == [kept]
 
 
+def test_in_a_store_of_before_another_of_that_label_is_not_hidden(store: Store) -> None:
+    """Rows without terms: the cohort stands in the sidecar alone."""
+    kept = write(store, "02", "9", CLOSED)
+    rows = [line.split("\t") for line in (store.root / "sessions.tsv").read_text().splitlines()]
+    plain = ["\t".join(row[:9]) for row in rows]
+    (store.root / "sessions.tsv").write_text("\n".join(plain) + "\n")
+    assert len(withdraw(store.root, "sub-02", cohort="open study").sessions) == 2
+    assert [info.key for info in Store(store.root).sessions if info.subject == "sub-02"] == [kept]
+    assert len(Store(store.root).coarse(kept)) == 40
+
+
 def test_who_is_not_there_is_not_withdrawn(store: Store) -> None:
     for arguments in ({"subject": "sub-07"}, {"subject": "sub-02", "cohort": "closed study"}):
         with pytest.raises(InputError, match=r"has no session of sub-0"):

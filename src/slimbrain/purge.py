@@ -6,7 +6,6 @@ they were; then what else names the participant. Only then is the tombstone mark
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,7 +15,7 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
 from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
-from slimbrain.store import COHORT, PARTICIPANTS_FILE, told_cohort
+from slimbrain.store import PARTICIPANTS_FILE, recorded_cohort, told_cohort
 from slimbrain.subjects import subject_hash
 from slimbrain.tombstones import WITHDRAWN_FILE, Tombstone, mark, withdrawn
 from slimbrain.tsv import format_tsv, read_tsv
@@ -86,14 +85,7 @@ def rows_of(root: Path, stone: Tombstone) -> list[SessionInfo]:
 
 
 def _cohort(root: Path, info: SessionInfo) -> str:
-    return told_cohort(info) or _recorded_cohort((root / info.path).with_suffix(".json"))
-
-
-def _recorded_cohort(sidecar: Path) -> str:
-    try:
-        return str(json.loads(sidecar.read_text(encoding="utf-8")).get(COHORT) or "")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
+    return told_cohort(info) or recorded_cohort((root / info.path).with_suffix(".json"))
 
 
 def _drop_rows(root: Path, stone: Tombstone, purged: Purged) -> list[SessionInfo]:
@@ -122,7 +114,7 @@ def _files_of(root: Path, label: str, stone: Tombstone) -> Iterator[Path]:
     alive = {root / info.path for info in read_manifest(root / MANIFEST_FILE).values()}
 
     def mine(path: Path) -> bool:
-        return stone.is_of(label, _recorded_cohort(path.with_suffix(".json")))
+        return stone.is_of(label, recorded_cohort(path.with_suffix(".json")))
 
     for path in sorted((root / label).rglob("*"), key=lambda path: (path.suffix == ".json", path)):
         if path.is_file() and session_of(path.name) and path.with_suffix(".safetensors") not in alive and mine(path):

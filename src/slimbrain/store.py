@@ -44,7 +44,7 @@ from slimbrain.manifest import (
 )
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
 from slimbrain.terms import UNKNOWN, canonical_licence
-from slimbrain.tombstones import refusal, withdrawn
+from slimbrain.tombstones import Tombstone, Withdrawn, refusal, withdrawn
 from slimbrain.tsv import MISSING, insert_row, read_tsv
 
 FloatArray = npt.NDArray[Any]
@@ -141,7 +141,7 @@ class Store:
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
         listed, gone = read_manifest(self.root / MANIFEST_FILE), withdrawn(self.root)
-        return {key: info for key, info in listed.items() if not gone.find(info.subject, told_cohort(info))} if gone else listed
+        return {key: info for key, info in listed.items() if not self._tombstone(info, gone)} if gone else listed
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -192,8 +192,9 @@ class Store:
         if key not in self._sessions:
             self._refuse_withdrawn(key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
-        info = self._sessions[key]
-        self._refuse_withdrawn(info.subject, told_cohort(info))
+        info, gone = self._sessions[key], withdrawn(self.root)
+        if stone := gone and self._tombstone(info, gone):
+            raise StoreError(refusal(self.root, info.subject, stone))
         return info
 
     def cohort(self, info: SessionInfo) -> str:
@@ -216,6 +217,12 @@ class Store:
         except ValueError:
             licence = UNKNOWN
         return Governance(cohort=self.cohort(info) or UNKNOWN, licence=licence)
+
+    def _tombstone(self, info: SessionInfo, gone: Withdrawn) -> Tombstone | None:
+        told = told_cohort(info)
+        stone = gone.find(info.subject, told)
+        # An older row names no cohort, its sidecar may: another's data are not to be hidden for an equal label.
+        return gone.find(info.subject, recorded_cohort((self.root / info.path).with_suffix(".json"))) if stone and not told else stone
 
     def _refuse_withdrawn(self, subject: str, cohort: str) -> None:
         if stone := withdrawn(self.root).find(subject, cohort):
@@ -495,6 +502,14 @@ def told_cohort(info: SessionInfo) -> str:
     """The cohort that a session's row names; empty where it names none."""
     told = info.qc.get("cohort", MISSING)
     return "" if told in ("", MISSING, UNKNOWN) else told
+
+
+def recorded_cohort(sidecar: Path) -> str:
+    """The cohort that a sidecar names; empty where it names none, or is not there."""
+    try:
+        return str(read_object(sidecar).get(COHORT) or "")
+    except StoreError:
+        return ""
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:

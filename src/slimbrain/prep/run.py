@@ -319,8 +319,11 @@ def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> Prepar
 
 
 def _checksum(path: Path) -> str:
-    status = path.stat()
-    return _checksum_once(path, status.st_size, status.st_mtime_ns)
+    try:
+        status = path.stat()
+        return _checksum_once(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fetch or restore it.") from error
 
 
 @lru_cache(maxsize=16)
