@@ -34,6 +34,8 @@ COMMANDS = (
     "evaluate",
     "predict",
     "report",
+    "ledger",
+    "withdraw",
     "inspect",
     "doctor",
     "launch",

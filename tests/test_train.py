@@ -75,6 +75,8 @@ def assert_same_run(first: Path, second: Path) -> None:
     weights, others = (load_file(run / "model" / "model.safetensors") for run in (first, second))
     assert weights.keys() == others.keys()
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    told, other = (json.loads((run / "model" / "config.json").read_text())["training"] for run in (first, second))
+    assert (told["ledger"], told["times_seen"]) == (other["ledger"], other["times_seen"])
 
 
 # --- resuming

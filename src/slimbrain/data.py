@@ -55,20 +55,23 @@ class Series:
     mm : (C, 3) float32 places of the channels in MNI mm.
     tr : seconds a frame.
     draw : number of the draw, the seed of whatever is random about it.
+    key : the session.
     """
 
     values: Tensor
     mm: Tensor
     tr: float
     draw: int
+    key: str
 
 
 @dataclass(frozen=True)
 class MaskedClip:
-    """One clip as stage 2 learns from it."""
+    """One clip as stage 2 learns from it, and the key of the session it is of."""
 
     clip: Clip
     mask: JepaMask
+    key: str
 
 
 class Draws(Dataset[object]):
@@ -127,7 +130,7 @@ class SeriesDraws(Draws):
     def __getitem__(self, draw: int) -> Series:
         info = self.session_of(draw)
         mm = torch.tensor(self.store.channels(info.key).mm, dtype=torch.float32)
-        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, draw)
+        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, draw, info.key)
 
 
 class ClipDraws(Draws):
@@ -174,7 +177,8 @@ class ClipDraws(Draws):
         whole = self.window.frames % self.unit_frames == 0
         times = len(clip.seconds) // self.unit_frames
         windows, units_per_window = (self.window.k, times // self.window.k) if whole else (times, 1)
-        return MaskedClip(clip, sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator))
+        mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
+        return MaskedClip(clip, mask, info.key)
 
     def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
         n_windows, k = info.n_windows(self.window.frames), self.window.k

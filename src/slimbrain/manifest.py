@@ -14,12 +14,15 @@ from slimbrain.tsv import MISSING, format_tsv, insert_row, read_tsv
 
 MANIFEST_FILE = "sessions.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
+LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
+"""Columns that say under what terms a session may be used (`slimbrain.governance`), for filters; stores of before have none of them."""
+
 KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
 DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
 SESSION_ROW = "SessionRow"
-"""Field of the sidecar that repeats the row of the manifest."""
+"""Field of the sidecar that repeats the row of the manifest, but for the terms, which may change when nothing else does."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ def manifest_row(info: SessionInfo) -> dict[str, str]:
     """A session as the manifest writes it, by column name."""
     values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
     return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
+
+
+def row_to_repeat(info: SessionInfo) -> dict[str, str]:
+    """What the sidecar repeats of a session's row; cells without a value may come from columns that only other sessions have."""
+    return {name: value for name, value in manifest_row(info).items() if value != MISSING and name not in LEDGER_COLUMNS}
 
 
 def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:

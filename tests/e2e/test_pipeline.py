@@ -77,8 +77,14 @@ def test_runs_log_learning_and_health(outputs: Path) -> None:
 def test_models_say_whom_they_saw(outputs: Path) -> None:
     for stage in ("temporal", "voxel"):
         training = json.loads((outputs / stage / "model" / "config.json").read_text())["training"]
-        assert training["cohorts"] == [{"name": "simulated cohort, seed 0", "subjects": 10, "sessions": 10, "licence": "unknown"}]
-        assert "| simulated cohort, seed 0 | 10 | 10 | **unknown** |" in (outputs / stage / "model" / "README.md").read_text()
+        (entry,) = training["ledger"]
+        assert (entry["cohort"], entry["subjects"], entry["sessions"]) == ("simulated cohort, seed 0", 10, 10)
+        assert (entry["licence"], entry["consent"]) == ("CC0-1.0", ["broad-research"])
+        assert entry["times_seen"] == sum(training["times_seen"].values()) > 0
+        card = (outputs / stage / "model" / "README.md").read_text()
+        assert (
+            "| simulated cohort, seed 0 | 10 | 10 |" in card and "| CC0-1.0 | broad-research |" in card and "- Commercial use: yes." in card
+        )
 
 
 def test_a_result_goes_into_the_card_of_its_model(outputs: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, req
 from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_validate
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
-from slimbrain.models.provenance import COHORT, REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.store import Channels, Store, sha256
+from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.store import COHORT, Channels, Store, sha256
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12

@@ -12,8 +12,9 @@ from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.models.fingerprint import signature
-from slimbrain.models.provenance import COHORT, OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember, subject_hash
-from slimbrain.store import Channels, Store
+from slimbrain.models.provenance import OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.store import COHORT, Channels, Store
+from slimbrain.subjects import subject_hash
 
 
 def model_of(**training: Any) -> Provenance:

@@ -14,6 +14,7 @@ from slimbrain.cli import options
 from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
 from slimbrain.cli.launch import launch, launchable
+from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.models import convert, embed, plan, pretrain, rank
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
@@ -38,6 +39,8 @@ for command in (
     launchable(evaluate),
     predict,
     report,
+    ledger,
+    withdraw,
     inspect,
     doctor,
 ):

@@ -81,6 +81,13 @@ def prep(
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
     shard: Annotated[str | None, typer.Option(help="Only this part of the runs, e.g. 3/16; then `slimbrain store collect`.")] = None,
+    governance: Annotated[Path | None, typer.Option(help="Terms of the data; governance.yaml at the source's root if not given.")] = None,
+    cohort: Annotated[str | None, typer.Option(help="Study that the participants are of.")] = None,
+    source_id: Annotated[str | None, typer.Option(help="Where the data were got, e.g. a DOI.")] = None,
+    license_name: Annotated[str | None, typer.Option("--license", help="SPDX id, or a use agreement such as ABCD-DUC.")] = None,
+    consent: Annotated[list[str] | None, typer.Option(help="broad-research, disease-specific, no-commercial, no-derivatives, ...")] = None,
+    not_for: Annotated[list[str] | None, typer.Option(help="Who may not see the data; repeat for several.")] = None,
+    readmit: Annotated[list[str] | None, typer.Option(help="A participant who was withdrawn and agreed anew; repeat for several.")] = None,
 ) -> None:
     """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
 
@@ -112,6 +119,8 @@ def prep(
         "min_template_overlap": min_template_overlap,
         "denoise": denoise,
     }
+    values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
+    values |= {"consent": consent or [], "not_for": not_for or [], "readmit": readmit or []}
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
     try:
@@ -122,9 +131,10 @@ def prep(
         ) from error
     summary = prepare(source, out, options)
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
+    gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
     if shard is None:
         where = f"see {write_data_page(out, typed_command())}"
     else:
         where = f"`slimbrain store collect {out}` lists them once all shards are done"
-    print(f"{counts}, {len(summary.failures)} refused; {where}")
+    print(f"{counts}, {len(summary.failures)} refused{gone}; {where}")
     raise typer.Exit(summary.exit_code)

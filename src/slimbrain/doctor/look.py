@@ -37,6 +37,7 @@ def inspect_path(path: Path) -> Facts:
 
 
 def _store(path: Path) -> Facts | None:
+    from slimbrain.ledger import entries_of, summary
     from slimbrain.store import DESCRIPTION_FILE, Store
 
     if not (path / DESCRIPTION_FILE).is_file() or "Slimbrain" not in (path / DESCRIPTION_FILE).read_text(encoding="utf-8"):
@@ -53,6 +54,7 @@ def _store(path: Path) -> Facts | None:
         facts["first session"] = sessions[0].key
     columns = [name for name in next(iter(store.participants.values()), {}) if name != "participant_id"]
     facts["columns of participants"] = ", ".join(columns) or "none"
+    facts["ledger"] = summary(entries_of(store, sessions))
     return {**facts, **store.contract.to_dict(), "read by": "slimbrain pretrain, rank, embed, evaluate, report, doctor, store verify"}
 
 
@@ -104,12 +106,14 @@ def _state(path: Path) -> Facts | None:
 def _model(path: Path) -> Facts | None:
     if not (path / "config.json").is_file():
         return None
+    from slimbrain.ledger import LEDGER, TIMES, entries_from, summary
     from slimbrain.models.hub import from_pretrained
     from slimbrain.models.provenance import OLD_HASHES, REMEMBERED
 
     model = from_pretrained(path)
     assert model.provenance is not None
-    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED)}
+    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED, TIMES)}
+    training[LEDGER] = summary(entries_from(training))
     facts = {"kind": f"model ({type(model).__name__})", "parameters": sum(parameter.numel() for parameter in model.parameters())}
     window = {"frames a window": model.provenance.window.frames, "windows": model.provenance.window.k}
     temporal = facts["kind"] == "model (TemporalExtractor)"

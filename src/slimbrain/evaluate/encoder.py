@@ -19,10 +19,10 @@ from slimbrain.data import Sessions
 from slimbrain.errors import InputError, SeenInTrainingWarning
 from slimbrain.evaluate.features import UNIFORM, Embeddings, FloatArray, embed_store, feature_names, open_windows
 from slimbrain.evaluate.pooling import POOLINGS
-from slimbrain.models.card import UNKNOWN
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.provenance import Person, Provenance, people_in
 from slimbrain.store import Store
+from slimbrain.terms import UNKNOWN
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

@@ -23,7 +23,7 @@ from slimbrain.evaluate.features import Windows, window_choice
 from slimbrain.evaluate.finetune import FineTuning, TunedEncoder
 from slimbrain.evaluate.probe import Kind, Problem, pose
 from slimbrain.evaluate.tasks import Target
-from slimbrain.models.card import UNKNOWN, cohort_rows
+from slimbrain.ledger import LEDGER, entries_from, entries_of
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, require_model, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import PRETRAINING_UNKNOWN, REMEMBERED, Provenance, people_in, remember_also
@@ -183,12 +183,11 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
 def _provenance(before: Provenance, tuning: FineTuning, target: Target, task: str) -> Provenance:
     """Pretraining and fine-tuning together: whoever was in either is remembered."""
     store, sessions = tuning.store, [tuning.store.session(key) for key in target.keys]
-    counts = {"subjects": target.n_subjects, "sessions": len(sessions)}
-    row = {"name": f"{store.root.name} (fine-tuning)", **counts, "licence": str(store.description.get("License") or UNKNOWN)}
+    data = [*entries_from(before.training), *entries_of(store, sessions)]
     training = {
         **before.training,
         REMEMBERED: remember_also(before.training, people_in(store, sessions)),
-        "cohorts": [*cohort_rows(before.training), row],
+        LEDGER: [entry.to_dict() for entry in data],
         "fine_tuned_for": task,
         "fine_tuned_from": before.weights_sha256,
         "fine_tuned_subjects": target.n_subjects,

@@ -178,6 +178,20 @@ def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Seq
     return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
 
 
+def read_training(source: str | Path) -> dict[str, Any]:
+    """What a model folder, or a model on the hub, says of its training; the weights are not read.
+
+    Raises
+    ------
+    InputError
+        If it is no model.
+    """
+    training = _read_config(model_folder(source)).get("training", {})
+    if not isinstance(training, dict):
+        raise InputError(f"{source}: its {CONFIG_FILE} does not say what it was trained on; export the model again.")
+    return training
+
+
 def model_folder(source: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: as it is, or fetched from the hub.
 

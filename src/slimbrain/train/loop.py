@@ -26,6 +26,7 @@ from slimbrain.progress import track
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
+from slimbrain.train.seen import Seen
 from slimbrain.train.stages import Stage
 
 STATE_FOLDER = "state"
@@ -65,6 +66,7 @@ class Loop:
             _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.seen = Seen(self._keys, [0] * len(self._keys))
         self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
 
     def fit(self) -> dict[str, float] | None:
@@ -126,9 +128,10 @@ class Loop:
         matrices["weight_decay"] = weight_decay(step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         sums = {f"{name}{of}": 0.0 for name in ("loss", *self.stage.parts) for of in ("", " count")}
-        share = self.config.accumulate // world_size()
+        share, keys = self.config.accumulate // world_size(), []
         for micro in range(share):
             batch = next(batches)
+            keys += [sample.key for sample in batch]
             with gradients_later(self.model, micro + 1 < share):
                 with self._precision():
                     loss, parts = self.model(batch)
@@ -140,6 +143,7 @@ class Loop:
         nn.utils.clip_grad_norm_(self.stage.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.seen.add(keys)
         return sums
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -155,6 +159,10 @@ class Loop:
         return iter(DataLoader(self.stage.draws, batch_sampler=mine, collate_fn=list, num_workers=self.workers, worker_init_fn=init))
 
     # --- bookkeeping
+
+    @property
+    def _keys(self) -> list[str]:
+        return [info.key for info in self.stage.draws.sessions]
 
     def _line(self, step: int, ema: float | None) -> dict[str, Any]:
         """Means since the last line, and what holds at this step; the first process's health and memory, on all."""
@@ -202,6 +210,7 @@ class Loop:
             "processes": world_size(),
             "tally": self.tally.sums,
             "bad_lines": self.guard.bad_lines,
+            "seen": self.seen.counts(self.device),
             "scaler": self.scaler.state_dict(),
         }
         save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, extra)
@@ -212,6 +221,7 @@ class Loop:
             return 0
         extra = load_state(self.run / STATE_FOLDER, steps[-1], self.stage.model, self.optimizer)
         self.tally, self.guard.bad_lines = Tally(extra["tally"]), extra["bad_lines"]
+        self.seen = Seen(self._keys, extra.get("seen"))
         self.scaler.load_state_dict(extra["scaler"])
         before, now = extra["processes"], world_size()
         change = "" if before == now else f", in {now} processes (was {before}); the order of samples is the same"
