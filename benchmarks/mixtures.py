@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ def timed(owner: type, name: str) -> Iterator[list[float]]:
 
 def cost(size: Size, folder: Path) -> None:
     """Adaptive runs, with the interval of the comparison and the default one; how long steps, draws and adjustments took."""
-    world = make_world(folder, QUICK)
+    world = make_world(folder, replace(QUICK, tested=0))
     for every in (size.every,) if size.quick else (size.every, DEFAULT_EVERY):
         preset = with_mixture(load_preset("tiny", [*size.settings, f"train_voxel.steps={2 * every}"]), mixture_of("adaptive", every))
         run = folder / f"every_{every}"

@@ -63,7 +63,9 @@ def test_components_are_what_their_filters_say(store: Store) -> None:
 
 def test_every_table_can_be_filtered(store: Store, tmp_path: Path) -> None:
     table = tmp_path / "groups.tsv"
-    table.write_text("session\tgroup\n" + "".join(f"{info.key}\tg{n % 2}\n" for n, info in enumerate(store.sessions[:6])))
+    table.write_text(
+        "session\tgroup\tsite\n" + "".join(f"{info.key}\tg{n % 2}\t{'XY'[n > 2]}\n" for n, info in enumerate(store.sessions[:6]))
+    )
     config = {"table": str(table), "components": {"it": {"filter": "", "weight": 1}}}
 
     def taken(text: str) -> str:
@@ -71,17 +73,14 @@ def test_every_table_can_be_filtered(store: Store, tmp_path: Path) -> None:
         division = divide(store, store.sessions, SamplingConfig(mixture=MixtureConfig.model_validate(config)), 0)
         return " ".join(subjects(division.trained))
 
-    assert taken("site == 'A' and coverage > 0.93") == "04 05"
+    assert taken("site == 'X' and coverage > 0.91") == "02 03", "what is given with the mixture counts first"
+    assert taken("age > 20 and coverage < 0.95") == "02 04"
     assert taken("group == 'g1'") == "02 04 06"
     assert taken("n_frames == 24 and tr < 1 and task == 'rest' and participant_id >= 'sub-07'") == "07 08"
     assert taken("session in ['sub-02_task-rest_run-1_space-MNI152NLin6Asym']") == "02"
+    grouped = store.only([info.key for info in store.sessions[:6]])
     by_group = SamplingConfig(mixture=MixtureConfig(by="group", table=str(table)))
-    assert Counter(
-        name for _, name in divide(store.only([info.key for info in store.sessions[:6]]), store.sessions[:6], by_group, 0).trained
-    ) == {
-        "g0": 3,
-        "g1": 3,
-    }
+    assert Counter(subjects(divide(grouped, grouped.sessions, by_group, 0).trained).values()) == {"g0": 3, "g1": 3}
 
 
 OVERLAPPING = """

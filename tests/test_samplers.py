@@ -142,7 +142,7 @@ def test_each_cohort_goes_through_its_sessions_epoch_by_epoch(sizes: list[int], 
     weights = {f"c{cohort}": float(data.draw(st.integers(1, 9))) for cohort in range(len(sizes))}
     labels = labels_of(sizes)
     mixture = mix(labels, 5, weights)
-    drawn = [mixture.session(draw) for draw in range(2500)]
+    drawn = [mixture.session(draw) for draw in range(1200)]
     for cohort, size in enumerate(sizes):
         own = [number for number in drawn if labels[number] == f"c{cohort}"]
         for start in range(0, len(own) - size + 1, size):

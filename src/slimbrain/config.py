@@ -72,7 +72,7 @@ class ComponentConfig(Config):
 class AdaptiveConfig(Config):
     """Weights that follow each component's held-out loss and the inner products of the components' gradients (docs/mixtures.md)."""
 
-    every: int = Field(50, ge=1, description="steps an interval; at its end weights are adjusted, for the interval after the next")
+    every: int = Field(100, ge=1, description="steps an interval; at its end weights are adjusted, for the interval after the next")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of each component's participants that is never trained on, at least one")
     floor: float = Field(0.02, gt=0, lt=1, description="least share of draws of any component")
     rate: float = Field(1.0, gt=0, description="how far one adjustment goes")

@@ -72,7 +72,8 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
 class Columns(Mapping[str, Sequence["str | None"]]):
     """Columns that cohorts and filters may name, each with a cell for every session.
 
-    A session's own value in `sessions.tsv` counts first, then its participant's in `participants.tsv`, then that of a further table.
+    A column of the further table hides one of the same name; else a session's own value in `sessions.tsv` counts first, then its
+    participant's in `participants.tsv`.
 
     Parameters
     ----------
@@ -84,19 +85,19 @@ class Columns(Mapping[str, Sequence["str | None"]]):
         self._own = {name for info in sessions for name in info.qc}
         self._of_participants = {name for row in store.participants.values() for name in row}
         self._rows = {} if table is None else _rows_by_session(Path(table))
-        self._further = {name for row in self._rows.values() for name in row}
+        self._further = {name for row in self._rows.values() for name in row} - {"session"}
 
     def __getitem__(self, name: str) -> Sequence[str | None]:
+        if name in self._further:
+            return [self._rows.get(info.key, {}).get(name) for info in self.sessions]
         if name in FIELDS:
             return [str(getattr(info, FIELDS[name])) for info in self.sessions]
-        if name not in set(self):
+        if name not in self._own | self._of_participants:
             raise KeyError(name)
-        if name in self._own:
-            own: list[str | None] = [info.qc.get(name) for info in self.sessions]
-            if name not in self._of_participants and name not in self._further:
-                return own
+        if name not in self._of_participants:
+            return [info.qc.get(name) for info in self.sessions]
         people = self.store.participants
-        return [info.qc.get(name, people.get(info.subject, {}).get(name, self._rows.get(info.key, {}).get(name))) for info in self.sessions]
+        return [info.qc.get(name, people.get(info.subject, {}).get(name)) for info in self.sessions]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*ROW, *sorted(self._own | self._of_participants | self._further)]))
@@ -142,7 +143,8 @@ def _without_idle(
     """Sessions of what is ever drawn."""
     kept = dict(weights) if weights is not None else None
     idle = {name for name, weight in (kept or {}).items() if not ever_drawn(weight)}
-    drawn = [(info, name) for info, name in zip(sessions, names, strict=True) if name not in idle]
+    drawn = list(zip(sessions, names, strict=True))
+    drawn = [(info, name) for info, name in drawn if name not in idle] if idle else drawn
     return Division(drawn, weights=kept, notes=notes)
 
 
@@ -167,15 +169,16 @@ def _by_components(sessions: Sequence[SessionInfo], columns: Columns, config: Mi
         notes.append(f"mixture: {_count(int((matched == 0).sum()))} in no component and not trained on, first {first}.")
         if config.rest == "refuse":
             raise InputError(f"{notes[0][:-1]}; widen a filter, or allow it with rest: leave_out.")
-    chosen = passes.argmax(0)
-    taken = [(info, names[place]) for info, place, count in zip(sessions, chosen, matched, strict=True) if count]
-    sizes = np.bincount(chosen[matched > 0], minlength=len(names))
+    taken = np.flatnonzero(matched)
+    chosen = passes.argmax(0)[taken]
+    sizes = np.bincount(chosen, minlength=len(names))
     weights: dict[str, Weight] = {}
     for (name, component), size in zip(config.components.items(), sizes, strict=True):
         if not size:
             raise InputError(f"mixture: component {name}: all that pass its filter are taken by components before it; put it first.")
         weights[name] = float(size) if component.weight == "sessions" else component.weight
-    return _without_idle([info for info, _ in taken], [name for _, name in taken], weights, notes)
+    drawn_as = [names[place] for place in chosen.tolist()]
+    return _without_idle([sessions[place] for place in taken.tolist()], drawn_as, weights, notes)
 
 
 def _count(sessions: int) -> str:
