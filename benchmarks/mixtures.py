@@ -54,7 +54,7 @@ DEFAULT_EVERY = AdaptiveConfig().every
 HELD_OUT_CLIPS = 2
 """Clips of each session that the prediction error is a mean over."""
 
-PROBE_WINDOWS = 10
+PROBE_WINDOWS = 6
 SESSIONS = 100_000
 
 
@@ -71,8 +71,8 @@ class Size:
 
 
 MODEL = ("window.k=2", "window.pool=1", "voxel.embed=8", "voxel.depths=[1,1,1,1]", "jepa.predictor_width=64", "jepa.predictor_depth=1")
-FULL = Size(40, 6, 24, (*MODEL, "train_voxel.steps=120", "train_voxel.batch=4", "train_voxel.warmup=20"), 10, False)
-QUICK = Size(6, 3, 4, (*MODEL, "train_voxel.steps=12", "train_voxel.batch=4", "train_voxel.warmup=2"), 5, True)
+FULL = Size(40, 6, 20, (*MODEL, "train_voxel.steps=120", "train_voxel.batch=4", "train_voxel.warmup=20"), 10, False)
+QUICK = Size(6, 3, 6, (*MODEL, "train_voxel.steps=12", "train_voxel.batch=4", "train_voxel.warmup=2"), 5, True)
 
 
 # --- cohorts
@@ -91,7 +91,7 @@ class World:
 
 
 def make_world(folder: Path, size: Size) -> World:
-    """Simulate and prepare each cohort, then merge; numbers of participants tell the cohorts apart."""
+    """Simulate and prepare each cohort, then merge; numbers of participants tell the cohorts apart. What is there is not made again."""
     stores, trained, tested = [], {}, {}
     for number, (name, spec) in enumerate(COHORTS.items()):
         first, known = 1 + 200 * number, size.large if name == LARGE else size.small
@@ -140,7 +140,7 @@ def probe(run: Path, world: World) -> dict[str, float]:
     people = [person for name in COHORTS if name != LARGE for person in world.tested[name]]
     view = world.store.select(people)
     embeddings = embed_store(view, from_pretrained(run / MODEL_FOLDER, view.contract), k=PROBE_WINDOWS)
-    features = FeatureSet("model", "linear probe", (embeddings.values,))
+    features = FeatureSet("model", "linear probe", embeddings.values)
     policy = SplitPolicy(seeds=(0, 1, 2))
     found = cross_validate(features, np.array(world.groups(view)), np.array(embeddings.subjects), "classification", policy)
     return {metric: float(score(found, metric).mean()) for metric in ("accuracy", "auc")}
@@ -157,7 +157,7 @@ def worth(size: Size, seeds: Sequence[int], folder: Path) -> None:
             preset = with_mixture(load_preset("tiny", list(size.settings)), mixture_of(kind, size.every))
             run = folder / f"{kind}_{seed}"
             started = time.perf_counter()
-            last = pretrain("voxel", people, preset, run, seed, device="cpu")
+            last = pretrain("voxel", people, preset, run, seed, resume=True, device="cpu")
             details[kind] = {"seconds": round(time.perf_counter() - started, 1), "last_loss": last["loss"]}
             details[kind] |= {"weights": weights_over_time(run)} if kind == "adaptive" else {}
             errors[kind] = {name: prediction_error(run, world, preset, name) for name in COHORTS}
@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=("cost", "worth"), default=("cost", "worth"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="of `worth`: keeps cohorts and runs there, and goes on with what it finds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = QUICK if options.quick else FULL
@@ -284,7 +285,7 @@ def main() -> None:
             cost(size, Path(folder))
     if "worth" in options.only:
         with tempfile.TemporaryDirectory() as folder:
-            worth(size, options.seeds[:1] if options.quick else options.seeds, Path(folder))
+            worth(size, options.seeds[:1] if options.quick else options.seeds, options.folder or Path(folder))
 
 
 if __name__ == "__main__":

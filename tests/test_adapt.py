@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import make_store
+from test_distributed import SCRIPT, finish, start
 from test_train import KILLED, assert_same_run, settings, small_preset
 
 from slimbrain.config import AdaptiveConfig, Preset
@@ -72,7 +73,7 @@ def test_no_share_falls_under_the_floor(logs: list[float], floor: float) -> None
 
 @pytest.mark.parametrize("name", ["temporal", "voxel"])
 def test_losses_and_cosines_are_those_of_plain_backward_passes(name: str, store: Store) -> None:
-    stage = stage_of(name, store, small_preset(ADAPTIVE))
+    stage = stage_of(name, store, small_preset(ADAPTIVE, "jepa.variance_weight=0", "jepa.covariance_weight=0"))
     config = stage.draws.sampling.mixture.adaptive  # type: ignore[union-attr]
     assert config is not None
     found = Adapter(stage, config, nullcontext).measure(5)
@@ -80,16 +81,24 @@ def test_losses_and_cosines_are_those_of_plain_backward_passes(name: str, store:
     gradients, errors = [], []
     for site in "AB":
         stage.model.zero_grad()
-        loss, parts = stage.loss([stage.draws[stage.draws.pick_held_out(site, 5)]])
+        loss, _ = stage.loss([stage.draws[stage.draws.pick_held_out(site, 5)]])
         loss.backward()
         own = [p for p in stage.model.parameters() if id(p) in chosen]
         assert 0 < len(own) < len(list(stage.model.parameters()))
         gradients.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in own]).double())
-        errors.append(float(loss.detach()) if name == "temporal" else float(sum(parts.values())) / len(parts))
+        errors.append(float(loss.detach()))
     mean = sum(gradients) / 2
     cosines = [float(torch.nn.functional.cosine_similarity(gradient, mean, dim=0)) for gradient in gradients]
     assert found[0] == pytest.approx(errors, rel=1e-5) and found[1] == pytest.approx(cosines, abs=1e-4)
     assert abs(cosines[0] - cosines[1]) > 1e-6 or name == "temporal"
+
+
+def test_the_held_out_loss_of_stage_2_is_prediction_error_alone(store: Store) -> None:
+    stage = stage_of("voxel", store, small_preset(ADAPTIVE))
+    batch = [stage.draws[stage.draws.pick_held_out("A", 0)]]
+    whole, parts = stage.loss(batch)
+    found = float(stage.held_out_loss(batch).detach())
+    assert found == pytest.approx(float(sum(parts.values())) / len(parts), rel=1e-6) and found < 0.99 * float(whole.detach())
 
 
 def test_measuring_leaves_no_trace(store: Store) -> None:
@@ -150,24 +159,23 @@ def test_held_out_sessions_are_never_trained_on_and_weights_are_kept(store: Stor
     assert (first["sessions"], first["held_out_sessions"], first["by"]) == (2, 1, "site")
 
 
-@pytest.mark.parametrize(("stage", "stop"), [("temporal", 1), ("voxel", 4)])
 def test_an_interrupted_run_goes_on_to_the_draw(
-    stage: str, stop: int, store: Store, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before any weight was changed, and at the beginning of an interval; workers read ahead afterwards."""
+    """Stopped at the beginning of an interval; a worker reads ahead afterwards."""
     original = Loop._step
 
     def interrupt(self: Loop, step: int, batches: Any) -> Any:
-        if step == stop:
+        if step == 4:
             raise KeyboardInterrupt
         return original(self, step, batches)
 
-    run, preset = tmp_path / stage, small_preset(ADAPTIVE, save_every=2)
+    run, preset = tmp_path / "run", small_preset(ADAPTIVE, save_every=2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Loop, "_step", interrupt)
-        pretrain(stage, store, preset, run, seed=3, device="cpu")
-    pretrain(stage, store, preset, run, seed=3, resume=True, device="cpu", workers=1)
-    assert_same_run(whole(stage), run)
+        pretrain("voxel", store, preset, run, seed=3, device="cpu")
+    pretrain("voxel", store, preset, run, seed=3, resume=True, device="cpu", workers=1)
+    assert_same_run(whole("voxel"), run)
 
 
 def test_a_killed_run_goes_on_to_the_draw(store: Store, whole: Callable[[str], Path], tmp_path: Path) -> None:
@@ -178,6 +186,17 @@ def test_a_killed_run_goes_on_to_the_draw(store: Store, whole: Callable[[str], P
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     pretrain("temporal", store, small_preset(ADAPTIVE, save_every=2), tmp_path / "run", seed=3, resume=True, device="cpu")
     assert_same_run(whole("temporal"), tmp_path / "run")
+
+
+def test_two_processes_draw_what_one_draws(store: Store, whole: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each measures one of the components; the weights that follow, and so all draws, are those of one process."""
+    overrides = [*settings(save_every=2), ADAPTIVE]
+    finish(start(2, ["-c", SCRIPT, str(store.root), str(tmp_path), "never", "SIGKILL", "0", *overrides]))
+    names = ("loss", "weight_A", "held_out_A", "held_out_B", "alignment_A", "alignment_B")
+    logged = [[{name: line[name] for name in names if name in line} for line in read_metrics(run)] for run in (tmp_path, whole("voxel"))]
+    assert len(logged[0]) == 7 and all(line == pytest.approx(other, rel=1e-3) for line, other in zip(*logged, strict=True))
+    mixtures = [json.loads((run / "state" / "step-00000007" / "loop.json").read_text())["mixture"] for run in (tmp_path, whole("voxel"))]
+    assert mixtures[0]["intervals"] == mixtures[1]["intervals"] and len(mixtures[0]["intervals"]) == 5
 
 
 # --- refusals

@@ -141,9 +141,9 @@ class Adapter:
         for component in mine:
             pick = self.stage.draws.pick_held_out(self.names[component], interval)
             with self.stage.unseen(), self.precision():
-                loss, error = self.stage.held_out_loss([self.stage.draws[pick]])
+                loss = self.stage.held_out_loss([self.stage.draws[pick]])
             gradients[component] = _flat(torch.autograd.grad(loss, self.stage.probed, allow_unused=True), self.stage.probed)
-            found[component, 0] = error
+            found[component, 0] = loss.detach()
         size = sum(parameter.numel() for parameter in self.stage.probed)
         mean = add_up(sum(gradients.values(), torch.zeros(size, device=device))) / len(self.names)
         for component, gradient in gradients.items():
