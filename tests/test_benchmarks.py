@@ -129,6 +129,17 @@ def test_selection_benchmark_prints_a_line_for_each_selector() -> None:
 
 
 @pytest.mark.slow
+def test_mixtures_benchmark_prints_what_a_mixture_costs() -> None:
+    cases = run_quick("mixtures.py", "--only", "cost")
+    names = ("plan_seconds", "manifest_seconds", "sampler_seconds_every_5", "adaptive_seconds_every_5")
+    assert list(cases) == [f"mixtures/{name}" for name in names]
+    for case in cases.values():
+        assert_schema(case)
+    # Four clips for each five steps of four: less than a third, whatever the machine.
+    assert cases["mixtures/adaptive_seconds_every_5"]["ratio"] < 1 and cases["mixtures/sampler_seconds_every_5"]["ratio"] < 0.05
+
+
+@pytest.mark.slow
 def test_prep_benchmark_prints_its_cases() -> None:
     cases = run_quick("prep.py")
     assert cases.keys() == PREP_CASES

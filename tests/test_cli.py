@@ -31,6 +31,7 @@ COMMANDS = (
     "plan",
     "rank",
     "embed",
+    "group",
     "evaluate",
     "predict",
     "report",

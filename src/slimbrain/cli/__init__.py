@@ -15,7 +15,7 @@ from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
 from slimbrain.cli.launch import launch, launchable
 from slimbrain.cli.ledger import ledger, withdraw
-from slimbrain.cli.models import convert, embed, plan, pretrain, rank
+from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
@@ -36,6 +36,7 @@ for command in (
     plan,
     rank,
     launchable(embed),
+    group,
     launchable(evaluate),
     predict,
     report,

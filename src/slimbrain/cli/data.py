@@ -19,6 +19,7 @@ def simulate(
     tr: Annotated[float, typer.Option(help="Seconds a frame.")] = 0.72,
     voxel_mm: Annotated[float, typer.Option(help="Voxel size in mm.")] = 8.0,
     orientation: Annotated[str, typer.Option(help="RAS or LAS.")] = "RAS",
+    first: Annotated[int, typer.Option(min=1, help="Number of the first participant, so that two cohorts can be merged.")] = 1,
     seed: SEED = 0,
 ) -> None:
     """Write a synthetic cohort with known truth, as fMRIPrep would.
@@ -31,6 +32,7 @@ def simulate(
 
     values = {
         "subjects": subjects,
+        "first": first,
         "sessions": sessions,
         "frames": frames,
         "tr": tr,

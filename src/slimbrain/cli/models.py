@@ -35,6 +35,7 @@ def pretrain(
     out: OUT,
     preset: Annotated[str, PRESET] = "small",
     windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
+    mixture: Annotated[Path | None, typer.Option(help="mixture.yaml: parts of the store and how often each is drawn.")] = None,
     resume: Annotated[
         str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.", autocompletion=one_of("auto", "never"))
     ] = "never",
@@ -55,7 +56,7 @@ def pretrain(
         raise InputError(f"{stage}: there is no such stage; write `temporal` or `voxel`.")
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
-    from slimbrain.config import load_preset
+    from slimbrain.config import load_mixture, load_preset, with_mixture
     from slimbrain.distributed import rank as process_number
     from slimbrain.evaluate.features import ranked_windows
     from slimbrain.train import MODEL_FOLDER
@@ -63,6 +64,8 @@ def pretrain(
 
     set_threads(threads)
     chosen = load_preset(preset, overrides)
+    if mixture is not None:
+        chosen = with_mixture(chosen, load_mixture(mixture))
     opened = open_store(store, participants)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command())
@@ -203,3 +206,29 @@ def embed(
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     embeddings.save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
+
+
+def group(
+    store: STORE,
+    temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
+    out: OUT,
+    k: Annotated[int, typer.Option("--k", min=2, help="Groups.")] = 8,
+    participants: PARTICIPANTS = None,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Sort sessions into groups by what stage 1 makes of them, for a mixture (`by: group`, `table: groups.tsv`).
+
+    Example: `slimbrain group store/ --temporal runs/temporal/model --k 8 --out groups.tsv`
+    """
+    from slimbrain.evaluate.clusters import group_sessions, write_groups
+    from slimbrain.models.hub import from_pretrained, require_model
+    from slimbrain.models.temporal import TemporalExtractor
+
+    set_threads(threads)
+    opened = open_store(store, participants)
+    model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
+    groups = group_sessions(opened, model, k, seed)
+    write_groups(out, groups)
+    sizes = ", ".join(f"{name} {list(groups.values()).count(name)}" for name in sorted(set(groups.values())))
+    print(f"{len(groups)} sessions in {k} groups ({sizes}), in {out}")

@@ -134,7 +134,7 @@ class HieraJEPA(nn.Module):
         """The encoder to use downstream: the target, a running mean of the context encoder."""
         return self.target
 
-    def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> JepaOutput:
+    def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask], penalties: bool = True) -> JepaOutput:
         """One forward pass of pretraining.
 
         The loss is the mean over clips and kinds of smooth-L1 between predictions and layer-normalised targets, plus the
@@ -143,6 +143,7 @@ class HieraJEPA(nn.Module):
         Parameters
         ----------
         clips, masks : B of each.
+        penalties : False leaves the regularisers out, and the loss is the prediction error alone.
         """
         with torch.no_grad():
             target = self.target(clips)
@@ -155,7 +156,7 @@ class HieraJEPA(nn.Module):
         wanted = functional.layer_norm(values[asked].float(), values.shape[-1:], eps=TARGET_EPSILON)
         error = functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
         loss, parts = self._by_clip_and_kind(error, kind, target.lengths)
-        if self.jepa.variance_weight or self.jepa.covariance_weight:
+        if penalties and (self.jepa.variance_weight or self.jepa.covariance_weight):
             variance, covariance = spread_penalties(context)
             loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
         return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, target)

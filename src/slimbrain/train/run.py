@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,11 @@ def _train(
         "sessions": len(stage.draws.sessions),
         "training_set": _training_set(stage.draws),
     }
-    people = {Person(info.subject, store.cohort(info)) for info in stage.draws.sessions}
+    settings["mixture"] = described(stage.draws)
+    if rank() == 0:
+        for note in stage.draws.notes:
+            print(note, file=sys.stderr)
+    people = {Person(info.subject, store.cohort(info)) for info in (*stage.draws.sessions, *stage.draws.held_out)}
     if refusal := from_first(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
         raise InputError(refusal)
     loop = Loop(stage, config, run, device, workers)
@@ -106,17 +111,41 @@ def _provenance(
     stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], seen: Mapping[str, int] | None
 ) -> Provenance:
     """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
-    sessions = stage.draws.sessions
+    # Those held out have shaped the mixture, though no gradient: an evaluation on them would be no clean one either.
+    sessions = [*stage.draws.sessions, *stage.draws.held_out]
     people = people_in(store, sessions)
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
-    counts = {"sessions": len(sessions), "subjects": len(people), "steps": config.steps}
+    counts = {"sessions": len(stage.draws.sessions), "subjects": len(people), "steps": config.steps}
     training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, REMEMBERED: remember(people)}
-    training[LEDGER] = [entry.to_dict() for entry in entries_of(store, sessions, seen)]
-    training[TIMES] = None if seen is None else times_by_person(store, sessions, seen)
+    drawn = None if seen is None else {info.key: seen.get(info.key, 0) for info in sessions}
+    training[LEDGER] = [entry.to_dict() for entry in entries_of(store, sessions, drawn)]
+    training[TIMES] = None if drawn is None else times_by_person(store, sessions, drawn)
+    if components := described(stage.draws):
+        had = stage.draws.mixture.had(config.steps * stage.draws.pace.per_step)
+        draws = dict(zip(stage.draws.mixture.cohorts, had, strict=True))
+        training["mixture"] = [{**component, "draws": draws[component["name"]]} for component in components]
     if stage.name == "temporal":
         training["saliency"] = preset.saliency.model_dump()
     grid = None if store.contract.lattice == "roi" else store.grid
     return Provenance(store.contract, preset.window, grid, training)
+
+
+def described(draws: Draws) -> list[dict[str, Any]] | None:
+    """The components of the mixture as run.json and the model have them; None where cohorts are not told apart."""
+    config = draws.sampling.mixture or draws.sampling
+    if config.by is None and draws.sampling.mixture is None:
+        return None
+    named = draws.sampling.mixture.components if draws.sampling.mixture else None
+    rows = []
+    for name in draws.mixture.cohorts:
+        own, aside = (
+            [info for info, component in zip(sessions, names, strict=True) if component == name]
+            for sessions, names in ((draws.sessions, draws.cohorts), (draws.held_out, draws.held_out_cohorts))
+        )
+        counts = {"sessions": len(own), "subjects": len({info.subject for info in own}), "held_out_sessions": len(aside)}
+        which = {"filter": named[name].filter} if named else {"by": config.by}
+        rows.append({"name": name, **which, "weight": (draws.weights or {}).get(name, 1.0), **counts})
+    return rows
 
 
 def pick_device(name: str) -> torch.device:
