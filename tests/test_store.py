@@ -24,11 +24,12 @@ from safetensors import safe_open
 from store_samples import PEAK_KIB, SPACE, TR_S, entities, make_store, network_series, write_run
 
 from slimbrain import store as store_module
+from slimbrain.channels import Channels
 from slimbrain.contract import Contract, same_tr
 from slimbrain.errors import ContractError, InputError, SlimbrainError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.manifest import SessionInfo, _info_from_row, manifest_text, session_key, session_path
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 from slimbrain.tensorfile import TensorFile
 from slimbrain.tsv import format_tsv, read_tsv
 

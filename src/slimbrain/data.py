@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from slimbrain.channels import Channels
 from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
@@ -22,7 +23,7 @@ from slimbrain.masking import JepaMask, sample_jepa_mask
 from slimbrain.mixture import divide
 from slimbrain.models.packing import Clip
 from slimbrain.samplers import Pace, mix, spread_windows
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 
 IntArray = npt.NDArray[np.int64]
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError
 from slimbrain.gather import Choice, choose_sessions
 from slimbrain.governance import Governance, assign, merged, read_governance
 from slimbrain.ledger import DISCLAIMER, TIMES, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines
 from slimbrain.models.hub import CONFIG_FILE, read_training
 from slimbrain.models.provenance import Person, remembered_hashes, seen_in
-from slimbrain.store import DESCRIPTION_FILE, Store
+from slimbrain.store import Store
 from slimbrain.subjects import is_hash, same_label, subject_hash, with_prefix
 from slimbrain.terms import canonical_licence
 from slimbrain.tombstones import withdrawn

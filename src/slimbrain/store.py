@@ -19,12 +19,10 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
-from slimbrain.channels import Channels as Channels
-from slimbrain.channels import cell_channels as cell_channels
+from slimbrain.channels import Channels, cell_channels
 from slimbrain.claims import locked
 from slimbrain.contract import ROI, Contract, same_tr
-from slimbrain.description import DESCRIPTION_FILE as DESCRIPTION_FILE
-from slimbrain.description import describe, read_object
+from slimbrain.description import DESCRIPTION_FILE, describe, read_object
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.governance import Governance, record_of
 from slimbrain.grid import MASK_FILE, Grid

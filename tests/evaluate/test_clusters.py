@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slimbrain.channels import Channels
 from slimbrain.config import SamplingConfig, TemporalConfig, WindowConfig
 from slimbrain.contract import ROI
 from slimbrain.data import SeriesDraws
@@ -14,7 +15,7 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.clusters import group_sessions, write_groups
 from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 
 TR_S, FRAMES, CHANNELS = 0.72, 160, 12
 

@@ -11,6 +11,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
+from slimbrain.channels import Channels
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
@@ -21,7 +22,7 @@ from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_valid
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.store import COHORT, Channels, Store, sha256
+from slimbrain.store import COHORT, Store, sha256
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from brainmarks.models.base import Embeddings
 from brainmarks.models.registry import register_model
+from slimbrain.channels import Channels, cell_channels
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.data import read_clip
@@ -39,7 +40,6 @@ from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, mas
 from slimbrain.prep.runs import as_label
 from slimbrain.prep.source import repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
-from slimbrain.store import Channels, cell_channels
 
 FloatArray = npt.NDArray[Any]
 

@@ -37,8 +37,9 @@ def inspect_path(path: Path) -> Facts:
 
 
 def _store(path: Path) -> Facts | None:
+    from slimbrain.description import DESCRIPTION_FILE
     from slimbrain.ledger import entries_of, summary
-    from slimbrain.store import DESCRIPTION_FILE, Store
+    from slimbrain.store import Store
 
     if not (path / DESCRIPTION_FILE).is_file() or "Slimbrain" not in (path / DESCRIPTION_FILE).read_text(encoding="utf-8"):
         return None

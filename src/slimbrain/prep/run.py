@@ -15,6 +15,7 @@ from pydantic import Field
 
 from slimbrain.atomic import write_text
 from slimbrain.claims import claim
+from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.governance import Governance, keep_records
@@ -39,7 +40,7 @@ from slimbrain.prep.volume import TARGET_TR_S, TimeAxis, prepare_image, require_
 from slimbrain.progress import track
 from slimbrain.purge import finish_withdrawals
 from slimbrain.shards import Shard
-from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, Store, sha256
+from slimbrain.store import COHORT, PARTICIPANTS_FILE, Store, sha256
 from slimbrain.subjects import with_prefix
 from slimbrain.tombstones import refusal, withdrawn
 from slimbrain.tsv import format_tsv, read_tsv
