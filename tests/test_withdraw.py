@@ -170,6 +170,7 @@ def test_where_no_cohort_is_known_equal_labels_count() -> None:
 # --- killed
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_else_is_lost_and_it_is_gone_on_with(store: Store, tmp_path: Path) -> None:
     program = Path(__file__).with_name("withdraw_victim.py")
     done = subprocess.run(
