@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from slimbrain import __version__
 from slimbrain.errors import InputError
@@ -147,9 +147,10 @@ def compare(
     the first of `ours` minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
     """
     record = scoring_record(target, task.policy)
-    # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
+    threads = max((library["num_threads"] for library in threadpool_info()), default=1)
+    # The matrices are so small that BLAS loses more by sharing one among threads than it gains; predictors share them instead.
     with threadpool_limits(1):
-        entries = _entries([*ours, *baselines], target, task)
+        entries = _entries([*ours, *baselines], target, task, threads)
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
     facts = {
         "n_subjects": target.n_subjects,
@@ -288,13 +289,22 @@ def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequenc
     return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
-def _entries(predictors: Sequence[Predictor], target: Target, task: Task) -> list[Entry]:
-    """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time."""
+def _entries(predictors: Sequence[Predictor], target: Target, task: Task, threads: int = 1) -> list[Entry]:
+    """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time.
+
+    Linear models take turns on `threads` threads: most of their time goes into decompositions, which let other threads run.
+    """
     linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet)]
     slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet)]
-    done = {}
-    for predictor in chain(slow, track(linear, f"evaluate {task.name}")):
-        done[id(predictor)] = _entry(predictor, target, task)
+    done = {id(predictor): _entry(predictor, target, task) for predictor in slow}
+    pool = ThreadPoolExecutor(threads)
+    running = [pool.submit(_entry, predictor, target, task) for predictor in linear]
+    try:
+        for predictor, future in track(list(zip(linear, running, strict=True)), f"evaluate {task.name}"):
+            done[id(predictor)] = future.result()
+    finally:
+        # After an error, or Ctrl-C, the others are not waited for.
+        pool.shutdown(cancel_futures=True)
     return [done[id(predictor)] for predictor in predictors]
 
 
