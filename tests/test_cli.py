@@ -22,7 +22,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
 COMMANDS = (
-    *("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor"),
+    *("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "explain", "report", "inspect", "doctor"),
     "store",
 )
 STORE_COMMANDS = ("verify", "merge", "subset")

@@ -18,7 +18,7 @@ from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
-from slimbrain.masking import JepaMask, sample_jepa_mask
+from slimbrain.masking import JepaMask, sample_jepa_mask, seen_together
 from slimbrain.models.packing import Clip
 from slimbrain.samplers import cohorts_of, mix, spread_windows
 from slimbrain.store import Channels, Store
@@ -170,10 +170,7 @@ class ClipDraws(Draws):
     def __getitem__(self, draw: int) -> MaskedClip:
         info, generator = self.session_of(draw), self.generator(draw)
         clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
-        # A time unit that spans two windows cannot be seen in part, so then time units take the place of windows.
-        whole = self.window.frames % self.unit_frames == 0
-        times = len(clip.seconds) // self.unit_frames
-        windows, units_per_window = (self.window.k, times // self.window.k) if whole else (times, 1)
+        windows, units_per_window = seen_together(self.window.k, self.window.frames, self.unit_frames)
         return MaskedClip(clip, sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator))
 
     def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:

@@ -13,6 +13,7 @@ from slimbrain import __version__
 from slimbrain.cli import options
 from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
+from slimbrain.cli.maps import explain
 from slimbrain.cli.models import convert, embed, plan, pretrain, rank
 from slimbrain.cli.results import evaluate, report
 from slimbrain.cli.store import commands as store_commands
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, prep, pretrain, convert, plan, rank, embed, evaluate, report, inspect, doctor):
+for command in (demo, simulate, prep, pretrain, convert, plan, rank, embed, evaluate, explain, report, inspect, doctor):
     app.command()(command)
 app.add_typer(store_commands, name="store")
 

@@ -113,6 +113,20 @@ class Fitted:
     loss: float
 
 
+@dataclass(frozen=True)
+class LinearRule:
+    """A fitted probe as an affine map of raw features.
+
+    Attributes
+    ----------
+    weight : (K, D).
+    bias : (K,). `weight @ features + bias` are the logits of the K classes, or (K = 1) the value in the target's own unit.
+    """
+
+    weight: Floats
+    bias: Floats
+
+
 class Predictor(Protocol):
     """One row of the table before it is scored: something that learns from the training rows of a split and predicts the test rows."""
 
@@ -181,8 +195,8 @@ def cross_validate(
         If lengths differ, features are not finite, or there are too few subjects (of a class) to split.
     """
     _check(features, labels, subjects)
-    classes, target = _encode(labels, kind)
-    problem = Problem(target, subjects, classes)
+    problem = pose(labels, subjects, kind)
+    classes, target = problem.classes, problem.target
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
@@ -195,6 +209,12 @@ def cross_validate(
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
     sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes)
     return _average_sessions(sessions)
+
+
+def pose(labels: Labels, subjects: Labels, kind: Kind) -> Problem:
+    """The problem of predicting (N,) labels, class names or values, of sessions of (N,) subjects."""
+    classes, target = _encode(labels, kind)
+    return Problem(target, subjects, classes)
 
 
 def outer_splits(subjects: Labels, labels: Labels, kind: Kind, policy: SplitPolicy, seed: int, strata: Labels | None = None) -> list[Split]:
@@ -211,6 +231,39 @@ def outer_splits(subjects: Labels, labels: Labels, kind: Kind, policy: SplitPoli
         return [Split(rows[tenth > 2], rows[tenth == 2], rows[tenth < 2])]
     part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata)[row_subject]
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
+
+
+def fit_linear(data: Floats, problem: Problem, split: Split, seed: int) -> LinearRule:
+    """The linear model by which a `FeatureSet` predicts the test rows of a split, as one affine map of the features as they are.
+
+    Parameters
+    ----------
+    data : (N, D) one frozen vector a session.
+
+    Raises
+    ------
+    InputError
+        If a class has no training row.
+    """
+    rows = data[split.train]
+    centre, scale = problem.scaling(split.train)
+    y = (problem.target[split.train] - centre) / scale
+    strength, _ = _tuned_strength(rows, data[split.valid], problem, split, seed)
+    width = rows.shape[1]
+    # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
+    train, (origin, axes) = _standardise(rows, [np.zeros((1, width)), np.eye(width)])
+    linear, offset = axes - origin, origin[0]
+    if problem.kind == "regression":
+        ridge = _ridge(train, y, strength)
+        return LinearRule((scale * linear @ ridge.coef_)[None], np.array([scale * (offset @ ridge.coef_ + ridge.intercept_) + centre]))
+    if len(np.unique(y)) < problem.n_outputs:
+        raise InputError(f"Of the classes {', '.join(problem.classes)} one has no session to learn from; leave it out, or give it more.")
+    logistic = _logistic(train, y, strength)
+    weight, bias = logistic.coef_ @ linear.T, logistic.coef_ @ offset + logistic.intercept_
+    if problem.n_outputs == 2:
+        # Of two classes scikit-learn keeps the difference of the logits alone.
+        weight, bias = np.concatenate((np.zeros_like(weight), weight)), np.concatenate((np.zeros_like(bias), bias))
+    return LinearRule(weight, bias)
 
 
 def inner_splits(problem: Problem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:
@@ -282,7 +335,6 @@ def _deal(row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int
 
 
 def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int) -> Fitted:
-    target, n_outputs, kind = problem.target, problem.n_outputs, problem.kind
     fit_rows, test = features.data[split.train], features.data[split.test]
     valid = features.data[split.valid]
     if features.transform is not None:
@@ -290,17 +342,24 @@ def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int
         fit_rows, test = transform.transform(fit_rows), transform.transform(test)
         valid = transform.transform(valid) if len(valid) else valid
     centre, scale = problem.scaling(split.train)
-    y = (target[split.train] - centre) / scale
-    if len(split.valid):
-        y_valid = (target[split.valid] - centre) / scale
-        losses = _losses(fit_rows, y, valid, y_valid, n_outputs, kind) / len(y_valid)
-    else:
-        losses = _inner_losses(fit_rows, y, problem.subjects[split.train], n_outputs, kind, seed)
-    best = int(losses.argmin())
-    strength = STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH
+    y = (problem.target[split.train] - centre) / scale
+    strength, loss = _tuned_strength(fit_rows, valid, problem, split, seed)
     train, (test,) = _standardise(fit_rows, [test])
-    scores = _predict(train, y, test, strength, n_outputs, kind)
-    return Fitted(scores * scale + centre, scale, float(losses[best]))
+    scores = _predict(train, y, test, strength, problem.n_outputs, problem.kind)
+    return Fitted(scores * scale + centre, scale, loss)
+
+
+def _tuned_strength(fit_rows: Floats, valid: Floats, problem: Problem, split: Split, seed: int) -> tuple[float, float]:
+    """The inverse penalty that did best on the split's validation rows, or in an inner split, and its mean loss there; inf if untuned."""
+    centre, scale = problem.scaling(split.train)
+    y = (problem.target[split.train] - centre) / scale
+    if len(split.valid):
+        y_valid = (problem.target[split.valid] - centre) / scale
+        losses = _losses(fit_rows, y, valid, y_valid, problem.n_outputs, problem.kind) / len(y_valid)
+    else:
+        losses = _inner_losses(fit_rows, y, problem.subjects[split.train], problem.n_outputs, problem.kind, seed)
+    best = int(losses.argmin())
+    return STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH, float(losses[best])
 
 
 def _inner_losses(x: Floats, y: Floats, subjects: Labels, n_outputs: int, kind: Kind, seed: int) -> Floats:
@@ -353,15 +412,22 @@ def _principal_axes(x: Floats) -> Floats:
 def _predict(x: Floats, y: Floats, x_held: Floats, strength: float, n_outputs: int, kind: Kind) -> Floats:
     """(rows, K) predicted probabilities of every class, or (rows, 1) predicted values."""
     if kind == "regression":
-        ridge = Ridge(alpha=1 / strength).fit(x, y)
-        return cast(Floats, ridge.predict(x_held)[:, None])
+        return cast(Floats, _ridge(x, y, strength).predict(x_held)[:, None])
     seen = np.unique(y).astype(np.int64)
     said = np.zeros((len(x_held), n_outputs))
     if len(seen) == 1:
         said[:, seen] = 1.0
     else:
-        said[:, seen] = LogisticRegression(C=strength, max_iter=2000).fit(x, y).predict_proba(x_held)
+        said[:, seen] = _logistic(x, y, strength).predict_proba(x_held)
     return said
+
+
+def _ridge(x: Floats, y: Floats, strength: float) -> Ridge:
+    return Ridge(alpha=1 / strength).fit(x, y)
+
+
+def _logistic(x: Floats, y: Floats, strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=2000).fit(x, y)
 
 
 def _average_sessions(sessions: OutOfFold) -> OutOfFold:

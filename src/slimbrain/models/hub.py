@@ -119,6 +119,11 @@ def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
         raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
 
 
+def weights_sha256(source: str | Path, revision: str | None = None) -> str:
+    """SHA-256 of a model's weights, by which a result names them; `source` and `revision` as of `from_pretrained`."""
+    return sha256(_resolve(source, revision) / WEIGHTS_FILE)
+
+
 def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:
     """The model, or an InputError if it is one of the other stage."""
     if not isinstance(model, kind):
