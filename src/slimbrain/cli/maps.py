@@ -25,6 +25,7 @@ def explain(
     labels: Annotated[Path | None, typer.Option(help="Names of its regions: TSV with index and name, or a text file.")] = None,
     by_window: Annotated[bool, typer.Option("--by-window", help="Also a 4D image a session, one volume a window.")] = False,
     pictures: Annotated[str, typer.Option(help="PNG mosaics of: group, all (sessions too) or none.")] = "group",
+    fwhm: Annotated[float, typer.Option(min=0, help="Smooth averages by so many mm.")] = 0.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Of integrated gradients; as many as it takes for 1 % if not given.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: SEED = 0,
@@ -40,7 +41,7 @@ def explain(
 
     set_threads(threads)
     request = Request(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
-    output = Output(atlas, labels, by_window, pictures, typed_command())
+    output = Output(atlas, labels, by_window, pictures, fwhm, typed_command())
     summary = explain_store(open_store(store, participants), model, request, output, out, device)
     print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}")
     raise typer.Exit(1 if summary.refused else 0)

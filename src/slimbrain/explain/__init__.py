@@ -1,12 +1,13 @@
 """Where in the brain, and when in the scan, a model looked: maps of decisions, of surprise and of what stage 1 reads."""
 
 from slimbrain.explain.files import MapEntry, list_maps
+from slimbrain.explain.folder import Output
 from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
 from slimbrain.explain.heads import Head, LinearHead, tuned_head
 from slimbrain.explain.methods import TITLES, Request
 from slimbrain.explain.occlusion import occlude_units
-from slimbrain.explain.run import Output, Summary, explain_store
-from slimbrain.explain.surprise import surprise
+from slimbrain.explain.run import Summary, explain_store
+from slimbrain.explain.surprise import token_surprise
 
 __all__ = [
     "TITLES",
@@ -22,6 +23,6 @@ __all__ = [
     "integrated_gradients",
     "list_maps",
     "occlude_units",
-    "surprise",
+    "token_surprise",
     "tuned_head",
 ]

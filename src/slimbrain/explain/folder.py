@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.contract import ROI
+from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, Averages, Values, smooth
 from slimbrain.explain.files import MapName, group_map, read_map, read_record, session_map, write_map, write_record, write_regions
 from slimbrain.explain.methods import TITLES, Opened, Request
 from slimbrain.explain.pictures import draw_mosaic
@@ -21,44 +23,28 @@ from slimbrain.manifest import SessionInfo
 from slimbrain.store import DATA_SHA256, Channels, Store
 from slimbrain.tsv import read_tsv
 
-MEAN, MAGNITUDE, CONTRAST = "", "Magnitude", "Contrast"
-"""Added to the method's name for the mean over sessions, the mean of their absolute maps, and what sets sessions of one label apart."""
-
-Values = NDArray[np.float64]
+PICTURES = ("group", "all", "none")
 
 
-class _Averages:
-    """Running sums of maps, of their absolute values, and of their products with what sessions are labelled.
+@dataclass(frozen=True)
+class Output:
+    """What is written beside the maps.
 
-    Parameters
+    Attributes
     ----------
-    shape : of a map.
+    atlas, labels : as of `read_atlas`; the encoder's units if None.
+    by_window : also a 4D image a session, one volume a window.
+    pictures : one of `PICTURES`.
+    fwhm_mm : width to smooth averages by; 0 for none.
+    command : for the record.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.signed, self.size, self.coded = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        self.codes: list[float] = []
-
-    def add(self, values: NDArray[Any], code: float) -> None:
-        self.signed += values
-        self.size += np.abs(values)
-        self.coded += code * values
-        self.codes.append(code)
-
-    def maps(self) -> dict[str, Values]:
-        """Averages by suffix; a contrast where labels differ.
-
-        The contrast is the slope of the map on the label: of two classes, the mean of one less the mean of the other. What moves every
-        decision alike drops out; where attributions add up to decisions, it adds up to how far apart the probe puts the labels.
-        """
-        codes, count = np.array(self.codes), len(self.codes)
-        mean, spread = self.signed / count, float(((codes - codes.mean()) ** 2).sum())
-        found = {MEAN: mean}
-        if (self.signed != self.size).any():
-            found[MAGNITUDE] = self.size / count
-        if spread > 0:
-            found[CONTRAST] = (self.coded - count * codes.mean() * mean) / spread
-        return found
+    atlas: Path | None = None
+    labels: Path | None = None
+    by_window: bool = False
+    pictures: str = "group"
+    fwhm_mm: float = 0.0
+    command: str = ""
 
 
 class MapFolder:
@@ -69,17 +55,17 @@ class MapFolder:
     out : the folder.
     atlas : regions; None where channels are parcels.
     facts : what every record says.
-    by_window : also 4D images.
+    output : what is written beside the maps.
     """
 
     def __init__(
-        self, store: Store, out: Path, request: Request, opened: Opened, atlas: Atlas | None, facts: Mapping[str, Any], by_window: bool
+        self, store: Store, out: Path, request: Request, opened: Opened, atlas: Atlas | None, facts: Mapping[str, Any], output: Output
     ) -> None:
         self.store, self.out, self.request, self.opened = store, out, request, opened
-        self.atlas, self.by_window = atlas, by_window
+        self.atlas, self.output = atlas, output
         self.facts = {"method": request.method, "unit": opened.explainer.unit, **facts, "atlas": atlas.name if atlas else "channels"}
-        self._voxels: _Averages | None = None
-        self._parcels: tuple[Channels, _Averages] | None = None
+        self._voxels: Averages | None = None
+        self._parcels: tuple[Channels, Averages] | None = None
 
     def add(self, info: SessionInfo, picture: bool) -> bool:
         """Explain a session, or take the map of it that is there; True if it was explained."""
@@ -116,7 +102,7 @@ class MapFolder:
             write_regions(name.regions, channel_rows(mean, channels.names, channels.mm))
         else:
             write_map(name.image, mean, self.store.grid)
-            if self.by_window:
+            if self.output.by_window:
                 write_map(name.by_window, found.values, self.store.grid)
         record = {
             "title": self._title(f"{info.key}, mean over windows"),
@@ -137,7 +123,7 @@ class MapFolder:
         return {"windows": list(windows), "onsets_s": [round(number * self.opened.window_frames * info.tr, 3) for number in windows]}
 
     def _whole(self, name: MapName, info: SessionInfo) -> bool:
-        needed = [name.regions] if info.space == ROI else [name.image, *([name.by_window] if self.by_window else [])]
+        needed = [name.regions] if info.space == ROI else [name.image, *([name.by_window] if self.output.by_window else [])]
         return all(path.exists() for path in needed)
 
     def _add_voxels(self, info: SessionInfo, name: MapName, record: Mapping[str, Any], picture: bool) -> None:
@@ -146,7 +132,7 @@ class MapFolder:
         write_regions(name.regions, region_rows(values, self.atlas, self.store.grid))
         if picture:
             self._draw(name, values, str(record["title"]))
-        self._voxels = self._voxels or _Averages(values.shape)
+        self._voxels = self._voxels or Averages(values.shape)
         self._voxels.add(values, self._code(info))
 
     def _add_parcels(self, info: SessionInfo, name: MapName) -> None:
@@ -154,7 +140,7 @@ class MapFolder:
         channels = self.store.channels(info.key)
         rows = {row["region"]: float(row["mean"]) for row in read_tsv(name.regions)}
         if self._parcels is None:
-            self._parcels = channels, _Averages((len(channels.names),))
+            self._parcels = channels, Averages((len(channels.names),))
         first, averages = self._parcels
         if first.names == channels.names:
             averages.add(np.array([rows[channel] for channel in first.names]), self._code(info))
@@ -165,6 +151,7 @@ class MapFolder:
     def _write_average(self, suffix: str, values: Values, count: int, refused: Mapping[str, str], picture: bool) -> None:
         name, grid = group_map(self.out, f"{self.request.method}{suffix}"), self.store.grid
         name.record.unlink(missing_ok=True)
+        values = smooth(values, grid, self.output.fwhm_mm)
         write_map(name.image, values, grid)
         assert self.atlas is not None
         write_regions(name.regions, region_rows(values, self.atlas, grid))
@@ -176,8 +163,17 @@ class MapFolder:
     def _average_record(self, suffix: str, count: int, refused: Mapping[str, str]) -> dict[str, Any]:
         contrast = self.opened.probes.contrast if self.opened.probes else ""
         what = {MEAN: "mean", MAGNITUDE: "mean of absolute maps", CONTRAST: contrast}[suffix]
-        title = self._title(f"{what}, {count} sessions")
-        return {"title": title, "session": "", **self.facts, "average": what, "sessions": count, "left_out": dict(refused)}
+        smoothed = f", smoothed by {self.output.fwhm_mm:g} mm" if self.output.fwhm_mm else ""
+        title = self._title(f"{what}, {count} sessions{smoothed}")
+        return {
+            "title": title,
+            "session": "",
+            **self.facts,
+            "average": what,
+            "fwhm_mm": self.output.fwhm_mm,
+            "sessions": count,
+            "left_out": dict(refused),
+        }
 
     def _title(self, of: str) -> str:
         task = f", {self.request.task}" if self.request.task else ""

@@ -70,7 +70,9 @@ def tuned_head(tuned: TunedEncoder, chosen: int | None, centre: float = 0.0, sca
     with torch.no_grad():
         weight = tuned.head.weight.double() / tuned.spread.double()
         bias = tuned.head.bias.double() - weight @ tuned.centre.double()
-    rule = LinearRule(scale * weight.cpu().numpy(), scale * bias.cpu().numpy() + (centre if chosen is None else 0.0))
+    rule = LinearRule(weight.cpu().numpy(), bias.cpu().numpy())
+    if chosen is None:
+        rule = LinearRule(scale * rule.weight, scale * rule.bias + centre)
     return LinearHead(rule, chosen)
 
 

@@ -22,7 +22,7 @@ from slimbrain.explain.channels import decision_shares, rebuilding_shares
 from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
 from slimbrain.explain.heads import Probes, fit_probes
 from slimbrain.explain.occlusion import occlude_units
-from slimbrain.explain.surprise import TIMES_HIDDEN, by_window, paint_units, surprise
+from slimbrain.explain.surprise import TIMES_HIDDEN, by_window, paint_units, token_surprise
 from slimbrain.manifest import SessionInfo
 from slimbrain.models.hub import require_model
 from slimbrain.models.jepa import HieraJEPA
@@ -220,7 +220,7 @@ class _Surprise:
         assert self.model.provenance is not None
         windows = self.windows[info.key]
         clip = read_clip(self.store, info, windows, self.model.provenance.window.frames)
-        errors = by_window(surprise(self.model, clip, len(windows), self.seed), len(windows), self.model.encoder.token_frames)
+        errors = by_window(token_surprise(self.model, clip, len(windows), self.seed), len(windows), self.model.encoder.token_frames)
         facts = {"mean": float(errors.mean()), "times_hidden": TIMES_HIDDEN}
         return Explanation(paint_units(errors, clip.grid), facts)
 

@@ -10,7 +10,7 @@ from typing import Any
 from slimbrain import __version__
 from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError
-from slimbrain.explain.folder import MapFolder
+from slimbrain.explain.folder import PICTURES, MapFolder, Output
 from slimbrain.explain.methods import Model, Opened, Request, open_method
 from slimbrain.explain.regions import Atlas, read_atlas, unit_atlas
 from slimbrain.models.hub import from_pretrained, weights_sha256
@@ -18,27 +18,6 @@ from slimbrain.models.provenance import people_in
 from slimbrain.progress import track
 from slimbrain.store import Store
 from slimbrain.train import pick_device
-
-PICTURES = ("group", "all", "none")
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is written beside the maps.
-
-    Attributes
-    ----------
-    atlas, labels : as of `read_atlas`; the encoder's units if None.
-    by_window : also a 4D image a session, one volume a window.
-    pictures : one of `PICTURES`.
-    command : for the record.
-    """
-
-    atlas: Path | None = None
-    labels: Path | None = None
-    by_window: bool = False
-    pictures: str = "group"
-    command: str = ""
 
 
 @dataclass
@@ -74,7 +53,7 @@ def explain_store(store: Store, source: str | Path, request: Request, output: Ou
     model = from_pretrained(source, store.contract)
     atlas = _atlas(store, output)
     opened = open_method(store, model, source, request, pick_device(device))
-    folder = MapFolder(store, out, request, opened, atlas, _facts(store, model, source, request, output, opened), output.by_window)
+    folder = MapFolder(store, out, request, opened, atlas, _facts(store, model, source, request, output, opened), output)
     summary = Summary(refused=dict(opened.refused))
     for info in track(opened.sessions, f"explain by {request.method}"):
         try:

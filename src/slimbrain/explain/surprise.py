@@ -23,7 +23,7 @@ TIMES_HIDDEN = 4
 
 
 @torch.no_grad()
-def surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_hidden: int = TIMES_HIDDEN) -> NDArray[np.float64]:
+def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_hidden: int = TIMES_HIDDEN) -> NDArray[np.float64]:
     """Mean prediction error of every token of a clip.
 
     Parameters
