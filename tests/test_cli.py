@@ -34,6 +34,7 @@ COMMANDS = (
     "group",
     "evaluate",
     "predict",
+    "explain",
     "report",
     "ledger",
     "withdraw",

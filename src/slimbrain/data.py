@@ -19,7 +19,7 @@ from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
-from slimbrain.masking import JepaMask, sample_jepa_mask
+from slimbrain.masking import JepaMask, sample_jepa_mask, seen_together
 from slimbrain.mixture import divide
 from slimbrain.models.packing import Clip
 from slimbrain.samplers import Pace, mix, spread_windows
@@ -206,10 +206,7 @@ class ClipDraws(Draws):
         pick = self.pick(draw)
         info, generator = self.session_of(pick), self.generator(pick.draw)
         clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
-        # A time unit that spans two windows cannot be seen in part, so then time units take the place of windows.
-        whole = self.window.frames % self.unit_frames == 0
-        times = len(clip.seconds) // self.unit_frames
-        windows, units_per_window = (self.window.k, times // self.window.k) if whole else (times, 1)
+        windows, units_per_window = seen_together(self.window.k, self.window.frames, self.unit_frames)
         mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
         return MaskedClip(clip, mask, info.key)
 

@@ -115,7 +115,7 @@ def test_those_it_was_tuned_on_are_not_evaluated_on(store: Store, folder: Path, 
     assert run_command(words) == 1
     assert "was trained on 13 of the 18 participants to be evaluated, first sub-00" in capsys.readouterr().err
     card = (folder / "README.md").read_text()
-    assert card.count("| synthetic | 12 | 12 |") == 1 and "fine_tuned_for: column:group" in card
+    assert "| **unknown** | 12 | 12 |" in card and "fine_tuned_for: column:group" in card
 
 
 def test_an_unknown_pretraining_stays_unknown(store: Store, model: HieraJEPA, tmp_path: Path) -> None:

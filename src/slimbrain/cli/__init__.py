@@ -15,6 +15,7 @@ from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
 from slimbrain.cli.launch import launch, launchable
 from slimbrain.cli.ledger import ledger, withdraw
+from slimbrain.cli.maps import explain
 from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
@@ -39,6 +40,7 @@ for command in (
     group,
     launchable(evaluate),
     predict,
+    explain,
     report,
     ledger,
     withdraw,

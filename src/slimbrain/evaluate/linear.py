@@ -67,25 +67,30 @@ def ridge_path(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float])
 def logistic_path(x: Floats, y: NDArray[np.int64], x_held: Floats, strengths: Sequence[float]) -> Floats:
     """(S, M, K) class probabilities of a logistic regression with C = strength, for each of S strengths, which should grow.
 
-    The model is scikit-learn's: an intercept that is not penalised; for more than two classes a softmax, of which every class has
-    penalised weights.
-
     Parameters
     ----------
     x : (N, R) from `coordinates`; `x_held` (M, R) along the same axes.
     y : (N,) class numbers, of which 0 to K - 1 all occur.
     """
+    held = np.column_stack([x_held, np.ones(len(x_held))])
+    return np.exp([_log_shares(held @ weights) for weights in logistic_weights(x, y, strengths)])
+
+
+def logistic_weights(x: Floats, y: NDArray[np.int64], strengths: Sequence[float]) -> list[Floats]:
+    """(R + 1, J) weights, the intercept last, of the model of `logistic_path`, for each strength.
+
+    The model is scikit-learn's: an intercept that is not penalised; for more than two classes a softmax, of which every class has
+    penalised weights (J = K); two classes share one weight a feature, that of the second against none of the first (J = 1).
+    """
     truth = np.eye(int(y.max()) + 1)[y]
-    power = np.append((x**2).sum(axis=0), len(x))
-    design, held = (np.column_stack([part, np.ones(len(part))]) for part in (x, x_held))
-    # Two classes share one weight a feature: that of the second, against none of the first.
-    weights, said = np.zeros((len(power), truth.shape[1] if truth.shape[1] > 2 else 1)), []
+    power, design = np.append((x**2).sum(axis=0), len(x)), np.column_stack([x, np.ones(len(x))])
+    weights, found = np.zeros((len(power), truth.shape[1] if truth.shape[1] > 2 else 1)), []
     for strength in strengths:
         penalty = np.append(np.full(len(power) - 1, 1 / strength), 0.0)
         scale = 1 / np.sqrt(CURVATURE * power + penalty)[:, None]
         weights = scale * _minimise(design * scale.T, truth, penalty[:, None] * scale**2, weights / scale)
-        said.append(np.exp(_log_shares(held @ weights)))
-    return np.stack(said)
+        found.append(weights)
+    return found
 
 
 def _minimise(design: Floats, truth: Floats, penalty: Floats, start: Floats) -> Floats:

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, clone
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.groups import deal_groups
-from slimbrain.evaluate.linear import coordinates, logistic_path, ridge_path
+from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
@@ -111,6 +111,20 @@ class Fitted:
     scores: Floats
     scale: float
     loss: float
+
+
+@dataclass(frozen=True)
+class LinearRule:
+    """A fitted probe as an affine map of raw features.
+
+    Attributes
+    ----------
+    weight : (K, D).
+    bias : (K,). `weight @ features + bias` are the logits of the K classes, or (K = 1) the value in the target's own unit.
+    """
+
+    weight: Floats
+    bias: Floats
 
 
 class Predictor(Protocol):
@@ -223,6 +237,38 @@ def outer_splits(
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
 
 
+def fit_linear(data: Floats, problem: Problem, split: Split, seed: int) -> LinearRule:
+    """The linear model by which a `FeatureSet` predicts the test rows of a split, as one affine map of the features as they are.
+
+    Parameters
+    ----------
+    data : (N, D) one frozen vector a session.
+
+    Raises
+    ------
+    InputError
+        If a class has no training row.
+    """
+    rows = data[split.train]
+    centre, scale = problem.scaling(split.train)
+    y = (problem.target[split.train] - centre) / scale
+    strength, _ = _tuned_strength(rows, data[split.valid], problem, split, seed)
+    width = rows.shape[1]
+    # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
+    train, (origin, axes) = coordinates(rows, [np.zeros((1, width)), np.eye(width)])
+    if problem.kind == "regression":
+        (at_origin,), at_axes = (ridge_path(train, y, part, (strength,))[0] * scale for part in (origin, axes))
+        return LinearRule((at_axes - at_origin)[None], np.array([at_origin + centre]))
+    if len(np.unique(y)) < problem.n_outputs:
+        raise InputError(f"Of the classes {', '.join(problem.classes)} one has no session to learn from; leave it out, or give it more.")
+    *along, intercept = logistic_weights(train, y.astype(np.int64), (strength,))[0]
+    weight, bias = np.transpose((axes - origin) @ along), origin[0] @ along + intercept
+    if problem.n_outputs == 2:
+        # Two classes have one weight a feature, for the second against none of the first.
+        weight, bias = np.concatenate((np.zeros_like(weight), weight)), np.concatenate((np.zeros_like(bias), bias))
+    return LinearRule(weight, bias)
+
+
 def inner_splits(problem: Problem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:
     """Rows to learn from and rows to stop by: the split's own validation rows, or the training subjects divided by `INNER_SPLITS`.
 
@@ -310,7 +356,6 @@ def _deal(
 
 
 def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int) -> Fitted:
-    target, n_outputs, kind = problem.target, problem.n_outputs, problem.kind
     fit_rows, test = features.data[split.train], features.data[split.test]
     valid = features.data[split.valid]
     if features.transform is not None:
@@ -318,16 +363,23 @@ def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int
         fit_rows, test = transform.fit_transform(fit_rows), transform.transform(test)
         valid = transform.transform(valid) if len(valid) else valid
     centre, scale = problem.scaling(split.train)
-    y = (target[split.train] - centre) / scale
+    y = (problem.target[split.train] - centre) / scale
+    strength, loss = _tuned_strength(fit_rows, valid, problem, split, seed)
+    (scores,) = _predict(fit_rows, y, test, (strength,), problem.n_outputs, problem.kind)
+    return Fitted(scores * scale + centre, scale, loss)
+
+
+def _tuned_strength(fit_rows: Floats, valid: Floats, problem: Problem, split: Split, seed: int) -> tuple[float, float]:
+    """The inverse penalty that did best on the split's validation rows, or in an inner split, and its mean loss there; inf if untuned."""
+    centre, scale = problem.scaling(split.train)
+    y = (problem.target[split.train] - centre) / scale
     if len(split.valid):
-        y_valid = (target[split.valid] - centre) / scale
-        losses = _losses(fit_rows, y, valid, y_valid, n_outputs, kind) / len(y_valid)
+        y_valid = (problem.target[split.valid] - centre) / scale
+        losses = _losses(fit_rows, y, valid, y_valid, problem.n_outputs, problem.kind) / len(y_valid)
     else:
         losses = _inner_losses(fit_rows, y, problem, split.train, seed)
     best = int(losses.argmin())
-    strength = STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH
-    (scores,) = _predict(fit_rows, y, test, (strength,), n_outputs, kind)
-    return Fitted(scores * scale + centre, scale, float(losses[best]))
+    return STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH, float(losses[best])
 
 
 def _inner_losses(x: Floats, y: Floats, problem: Problem, rows: Ints, seed: int) -> Floats:

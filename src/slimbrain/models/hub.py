@@ -130,6 +130,11 @@ def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
     return found
 
 
+def weights_sha256(source: str | Path, revision: str | None = None) -> str:
+    """SHA-256 of a model's weights, by which a result names them; `source` and `revision` as of `from_pretrained`."""
+    return sha256(model_folder(source, revision) / WEIGHTS_FILE)
+
+
 def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:
     """The model, or an InputError if it is one of the other stage."""
     if not isinstance(model, kind):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.ledger import entries_of, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
@@ -42,7 +43,7 @@ def build(material: Material) -> Section:
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
         return Section("data", TITLE, (*_excluded(material), *_failures(material)), absent=reason)
-    blocks: list[Block] = []
+    blocks: list[Block] = [Prose(summary(entries_of(store, [session.info for session in material.sessions])))]
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
     blocks += [_sessions(material), *_warnings(material), *_excluded(material), *_failures(material)]
