@@ -54,7 +54,9 @@ def deal_groups(group: Ints, cell: Ints, n_parts: int, rng: np.random.Generator)
     _, group = np.unique(group, return_inverse=True)
     n_groups = int(group.max()) + 1
     if n_groups < n_parts:
-        raise InputError(f"{n_groups} groups of subjects that belong together cannot be divided into {n_parts} parts; use fewer folds.")
+        raise InputError(
+            f"{n_groups} groups of subjects that belong together cannot be divided into {n_parts} parts; bind fewer of them, or none."
+        )
     counts = np.zeros((n_groups, int(cell.max()) + 2))
     np.add.at(counts, (group, cell), 1)
     counts[:, -1] = counts[:, :-1].sum(axis=1)

@@ -31,7 +31,7 @@ Pair = tuple[str, str, str]
 def screen(
     store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool, listened: ChannelSeries | None = None
 ) -> tuple[int, list[str]]:
-    """Look at who is to be evaluated before hours of embedding: can the labels be read, and were these people seen?
+    """Look at who is to be evaluated before hours of embedding: can they be labelled and divided, and were these people seen?
 
     Parameters
     ----------
@@ -42,8 +42,9 @@ def screen(
     -------
     How many were seen in pretraining, and the models of which nobody knows whom they were pretrained on.
     """
-    signature_of = (listened or ChannelSeries(store)).signature
-    people = people_in(store, [store.session(key) for key in read_target(task, store).keys], signature_of)
+    target, signature_of = read_target(task, store), (listened or ChannelSeries(store)).signature
+    scoring_record(target, task.policy)
+    people = people_in(store, [store.session(key) for key in target.keys], signature_of)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
     return require_unseen(models, people, allow), unknown
 
