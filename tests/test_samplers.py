@@ -233,6 +233,14 @@ def test_what_a_cap_takes_goes_to_the_others_by_weight() -> None:
     assert limited([3, 1], [5, 5], None) == [0.75, 0.25]
 
 
+def test_a_cap_that_leaves_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(InputError, match="most_repeats 1 leaves too few draws where only 5 of 10 sessions have a weight above 0"):
+        mix(labels_of([5, 5]), 0, {"c0": 1.0, "c1": {0: 0.0, 10: 1.0}}, Pace(2, 20), cap=1)
+    # All of the draws, to the last.
+    mixture = mix(labels_of([5, 5]), 0, {"c0": 1.0, "c1": {0: 0.0, 9: 0.0, 10: 1.0}}, Pace(2, 20), cap=2)
+    assert [sum(mixture.session(draw) == number for draw in range(10)) for number in range(10)] == [2] * 5 + [0] * 5
+
+
 def test_a_cap_of_one_is_one_pass_an_epoch() -> None:
     labels = labels_of([2, 5])
     mixture = mix(labels, 0, {"c0": 1.0, "c1": 1.0}, cap=1)

@@ -64,9 +64,11 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
         division = _without_idle(sessions, cohorts_of(columns, config.by), config.weights, [])
     else:
         division = _by_components(sessions, columns, config)
+    if config.adaptive is not None:
+        division = _hold_out(division, config.adaptive.held_out, seed)
     if config.most_repeats is not None:
         division.notes.extend(_lowered(division, config.most_repeats))
-    return division if config.adaptive is None else _hold_out(division, config.adaptive.held_out, seed)
+    return division
 
 
 class Columns(Mapping[str, Sequence["str | None"]]):

@@ -87,10 +87,21 @@ def limited(weights: Sequence[float], sizes: Sequence[int], cap: int | None) -> 
     """Shares of draws, sum 1, of which none asks for its sessions more than `cap` times in an epoch of sum(sizes) draws.
 
     What a share loses goes to those that still have room, in proportion to their weights.
+
+    Raises
+    ------
+    InputError
+        If all that have weight together have too few sessions.
     """
     shares = [weight / math.fsum(weights) for weight in weights]
     if cap is None:
         return shares
+    drawn = sum(size for size, weight in zip(sizes, weights, strict=True) if weight)
+    if cap * drawn < sum(sizes):
+        raise InputError(
+            f"sampling.mixture: most_repeats {cap} leaves too few draws where only {drawn} of {sum(sizes)} sessions have a weight above 0; "
+            "raise it, or give the others some weight there."
+        )
     most = [cap * size / sum(sizes) for size in sizes]
     full: set[int] = set()
     while over := {cohort for cohort, share in enumerate(shares) if share > most[cohort]} - full:
