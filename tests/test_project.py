@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -163,14 +164,21 @@ def documented_calls(program: str) -> list[tuple[str, list[str]]]:
     ]
 
 
-def unknown_word(words: list[str]) -> str | None:
-    """The first subcommand or option among `words` that the command line does not have."""
+@cache
+def command_line() -> Any:
+    """The whole command line, which takes a while to be put together."""
     import typer
 
     from slimbrain.cli import app
+
+    return typer.main.get_command(app)
+
+
+def unknown_word(words: list[str]) -> str | None:
+    """The first subcommand or option among `words` that the command line does not have."""
     from slimbrain.launch.commands import COMMANDS
 
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     if words[:1] == ["launch"] and (start := next((place for place, word in enumerate(words) if word in COMMANDS), None)):
         # The cluster's options, then a whole command, which has them too.
         words = [*words[start:], *words[1:start]]
