@@ -2,8 +2,8 @@
 
 python benchmarks/maps.py DEMO_FOLDER [--quick] [--methods gradient occlusion ...]
 
-DEMO_FOLDER is what `slimbrain demo --out DEMO_FOLDER` left. Decisions: probes of `group`, which is planted in two networks, and of `sex`,
-which has nothing to do with the images; the contrast of the classes is compared with the two networks, as it is and smoothed. Surprise: in
+DEMO_FOLDER is what `slimbrain demo --out DEMO_FOLDER` left. Decisions: probes of `group`, planted in two networks, and of `sex`, which
+has nothing to do with the images; the contrast of the classes is compared with the two networks, as it is and smoothed. Surprise: in
 windows with an event, less that session's mean of other windows, compared with where the event acts. Channels without a task: the mean over
 sessions, compared with where any network is. Overlap: area under the ROC curve over voxels, places over 0.5 of a network's peak against
 those under 0.1; its interval over resampled participants, and its range for labels dealt out at random.

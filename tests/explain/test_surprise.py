@@ -30,7 +30,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[JepaMask]:
 
 def test_errors_are_those_that_each_mask_gives_averaged_over_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sample, masks = jepa(), clip(slab()), recorded(monkeypatch)
-    found = token_surprise(model, sample, windows=2, seed=0)
+    found, guessing = token_surprise(model, sample, windows=2, seed=0)
     assert found.shape == (4, len(sample.grid.units))
     errors: list[list[float]] = [[] for _ in range(found.size)]
     target = model.target([sample])
@@ -45,14 +45,16 @@ def test_errors_are_those_that_each_mask_gives_averaged_over_masks(monkeypatch: 
             for token, value in zip(torch.nonzero(hidden)[:, 0].tolist(), smooth.tolist(), strict=True):
                 errors[token].append(value)
     assert min(map(len, errors)) >= 4, "every unit is a target at every time, as often as asked for"
+    size = wanted.abs()
+    assert guessing == pytest.approx(float(torch.where(size < 1, size.square() / 2, size - 0.5).mean()), rel=1e-5)
     np.testing.assert_allclose(found.ravel(), [np.mean(values) for values in errors], rtol=1e-5)
 
 
 def test_the_model_is_not_changed_by_being_asked() -> None:
     model, sample = jepa(), clip(slab())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first = token_surprise(model, sample, windows=2, seed=0)
-    assert np.array_equal(first, token_surprise(model, sample, windows=2, seed=0))
+    first = token_surprise(model, sample, windows=2, seed=0).errors
+    assert np.array_equal(first, token_surprise(model, sample, windows=2, seed=0).errors)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

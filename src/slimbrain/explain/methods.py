@@ -220,8 +220,9 @@ class _Surprise:
         assert self.model.provenance is not None
         windows = self.windows[info.key]
         clip = read_clip(self.store, info, windows, self.model.provenance.window.frames)
-        errors = by_window(token_surprise(self.model, clip, len(windows), self.seed), len(windows), self.model.encoder.token_frames)
-        facts = {"mean": float(errors.mean()), "times_hidden": TIMES_HIDDEN}
+        found = token_surprise(self.model, clip, len(windows), self.seed)
+        errors = by_window(found.errors, len(windows), self.model.encoder.token_frames)
+        facts = {"mean": float(errors.mean()), "guessing": found.guessing, "times_hidden": TIMES_HIDDEN}
         return Explanation(paint_units(errors, clip.grid), facts)
 
 

@@ -41,7 +41,6 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from nilearn import plotting
 
     size = np.abs(values)
     top = float(np.percentile(size, BRIGHTEST)) or 1.0
@@ -49,23 +48,9 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
     signed = bool((values < 0).any())
     figure = pyplot.figure(figsize=(11, 7), facecolor="white")
     try:
-        for row, (axis, cuts) in enumerate(CUTS_MM.items()):
-            place = figure.add_axes((0.01, 0.615 - 0.31 * row, 0.86, 0.305))
-            plotting.plot_stat_map(
-                image,
-                display_mode=axis,
-                cut_coords=list(cuts),
-                figure=figure,
-                axes=place,
-                threshold=bottom,
-                vmax=top,
-                vmin=-top if signed else bottom,
-                cmap=SIGNED_COLOURS if signed else UNSIGNED_COLOURS,
-                colorbar=False,
-                black_bg=False,
-                resampling_interpolation="nearest",
-                draw_cross=False,
-            )
+        for row, axis in enumerate(CUTS_MM):
+            place = figure.add_axes((0.01, 0.63 - 0.31 * row, 0.86, 0.30))
+            _draw_row(image, figure, place, axis, bottom, top, signed)
         figure.text(0.02, 0.965, title, fontsize=13, weight="bold")
         drawn = f"drawn: the strongest {SHOWN_SHARE:.0%} of brain voxels; left is left"
         figure.text(0.02, 0.935, f"{note}; {drawn}" if note else drawn, fontsize=9)
@@ -73,6 +58,27 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
         return write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=DOTS_PER_INCH))
     finally:
         pyplot.close(figure)
+
+
+def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, bottom: float, top: float, signed: bool) -> None:
+    """The slices along one axis, of values whose size is over `bottom`."""
+    from nilearn import plotting
+
+    plotting.plot_stat_map(
+        image,
+        display_mode=axis,
+        cut_coords=list(CUTS_MM[axis]),
+        figure=figure,
+        axes=place,
+        threshold=bottom,
+        vmax=top,
+        vmin=-top if signed else bottom,
+        cmap=SIGNED_COLOURS if signed else UNSIGNED_COLOURS,
+        colorbar=False,
+        black_bg=False,
+        resampling_interpolation="nearest",
+        draw_cross=False,
+    )
 
 
 def _colour_bar(figure: Any, bottom: float, top: float, signed: bool, unit: str) -> None:

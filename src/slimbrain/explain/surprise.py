@@ -7,23 +7,37 @@ layer-normalised tokens, less what place and time alone tell of them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from slimbrain.grid import Grid
 from slimbrain.masking import sample_jepa_mask, seen_together
-from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.jepa import TARGET_EPSILON, HieraJEPA
 from slimbrain.models.packing import Clip
 
 TIMES_HIDDEN = 4
 """How often every unit is a target at every time, at the least; errors are averaged."""
 
 
+class Surprise(NamedTuple):
+    """Prediction errors of the tokens of a clip.
+
+    Attributes
+    ----------
+    errors : (S, U) by step of the encoder and 16-voxel unit of the grid.
+    guessing : mean error of who always says the mean; a model whose errors are no smaller has foreseen nothing.
+    """
+
+    errors: NDArray[np.float64]
+    guessing: float
+
+
 @torch.no_grad()
-def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_hidden: int = TIMES_HIDDEN) -> NDArray[np.float64]:
+def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_hidden: int = TIMES_HIDDEN) -> Surprise:
     """Mean prediction error of every token of a clip.
 
     Parameters
@@ -31,10 +45,6 @@ def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_
     windows : windows in the clip.
     seed : of the masks.
     times_hidden : at least so often is every token predicted.
-
-    Returns
-    -------
-    (S, U) by step of the encoder and 16-voxel unit of the grid.
     """
     encoder, frames = model.context, len(clip.seconds) // windows
     places = (clip.grid.regions if model.config.unit == "region" else clip.grid.units).mm
@@ -50,7 +60,9 @@ def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_
         error = model.prediction_error(encoder([clip], [mask.context]), target, contents, hidden)
         total[hidden] += error.double().cpu()
         count[hidden] += 1
-    return (total / count).view(-1, len(clip.grid.units)).numpy()
+    wanted = layer_norm(contents.float(), contents.shape[-1:], eps=TARGET_EPSILON)
+    guessing = float(smooth_l1_loss(torch.zeros_like(wanted), wanted))
+    return Surprise((total / count).view(-1, len(clip.grid.units)).numpy(), guessing)
 
 
 def by_window(errors: NDArray[np.float64], windows: int, token_frames: int) -> NDArray[Any]:
