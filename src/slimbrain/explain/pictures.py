@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ SIGNED_COLOURS, UNSIGNED_COLOURS = "PuOr_r", "viridis"
 """Orange for, purple against; dark to bright. Both keep their order without colour."""
 
 SHOWN_SHARE = 0.25
-"""Of the brain's voxels: those with the strongest values are drawn, so that the template can be seen under the others."""
+"""Of the brain's voxels, where values have signs: the strongest are drawn, so that the template can be seen under the others.
+
+Of values that are never below zero all are drawn: the least of a quarter would look like the least of all.
+"""
 
 BRIGHTEST = 99.5
 """Percentile of the absolute values at which colours end: a single voxel does not darken all the others."""
@@ -42,26 +46,47 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    size = np.abs(values)
-    top = float(np.percentile(size, BRIGHTEST)) or 1.0
-    bottom = min(float(np.quantile(size, 1 - SHOWN_SHARE)), 0.999 * top)
-    signed = bool((values < 0).any())
+    scale = _scale(values)
     figure = pyplot.figure(figsize=(11, 7), facecolor="white")
     try:
         for row, axis in enumerate(CUTS_MM):
             place = figure.add_axes((0.01, 0.63 - 0.31 * row, 0.86, 0.30))
-            _draw_row(image, figure, place, axis, bottom, top, signed)
+            _draw_row(image, figure, place, axis, scale)
         figure.text(0.02, 0.965, title, fontsize=13, weight="bold")
-        drawn = f"drawn: the strongest {SHOWN_SHARE:.0%} of brain voxels; left is left"
+        which = f"the strongest {SHOWN_SHARE:.0%} of brain voxels" if scale.signed else "all brain voxels"
+        drawn = f"drawn: {which}; left is left"
         figure.text(0.02, 0.935, f"{note}; {drawn}" if note else drawn, fontsize=9)
-        _colour_bar(figure, bottom, top, signed, unit)
+        _colour_bar(figure, scale, unit)
         return write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=DOTS_PER_INCH))
     finally:
         pyplot.close(figure)
 
 
-def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, bottom: float, top: float, signed: bool) -> None:
-    """The slices along one axis, of values whose size is over `bottom`."""
+@dataclass(frozen=True)
+class _Scale:
+    """Ends of the colours, the size from which values are drawn, and whether they have signs."""
+
+    low: float
+    high: float
+    threshold: float
+    signed: bool
+
+    @property
+    def colours(self) -> str:
+        return SIGNED_COLOURS if self.signed else UNSIGNED_COLOURS
+
+
+def _scale(values: NDArray[Any]) -> _Scale:
+    size = np.abs(values)
+    high = float(np.percentile(size, BRIGHTEST)) or 1.0
+    if (values < 0).any():
+        return _Scale(-high, high, min(float(np.quantile(size, 1 - SHOWN_SHARE)), 0.999 * high), True)
+    # Zero is what lies outside the brain.
+    return _Scale(min(float(np.percentile(size, 100 - BRIGHTEST)), 0.999 * high), high, float(np.finfo(np.float32).tiny), False)
+
+
+def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, scale: _Scale) -> None:
+    """The slices along one axis."""
     from nilearn import plotting
 
     plotting.plot_stat_map(
@@ -70,10 +95,10 @@ def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, bottom: f
         cut_coords=list(CUTS_MM[axis]),
         figure=figure,
         axes=place,
-        threshold=bottom,
-        vmax=top,
-        vmin=-top if signed else bottom,
-        cmap=SIGNED_COLOURS if signed else UNSIGNED_COLOURS,
+        threshold=scale.threshold,
+        vmax=scale.high,
+        vmin=scale.low,
+        cmap=scale.colours,
         colorbar=False,
         black_bg=False,
         resampling_interpolation="nearest",
@@ -81,11 +106,11 @@ def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, bottom: f
     )
 
 
-def _colour_bar(figure: Any, bottom: float, top: float, signed: bool, unit: str) -> None:
+def _colour_bar(figure: Any, scale: _Scale, unit: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    scale = ScalarMappable(Normalize(-top if signed else bottom, top), SIGNED_COLOURS if signed else UNSIGNED_COLOURS)
-    bar = figure.colorbar(scale, cax=figure.add_axes((0.885, 0.2, 0.02, 0.6)), extend="both" if signed else "max")
+    colours = ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
+    bar = figure.colorbar(colours, cax=figure.add_axes((0.885, 0.2, 0.02, 0.6)), extend="both")
     bar.set_label(unit)
     bar.formatter.set_powerlimits((-2, 3))
