@@ -113,6 +113,9 @@ def test_surprise_and_channels(root: Path, tmp_path: Path) -> None:
     assert explain(root, tmp_path, "--method", "surprise", "--pictures", "none") == 0
     assert explain(root, tmp_path, "--method", "channels", "--pictures", "none", model="temporal") == 0
     assert explain(root, tmp_path, "--method", "channels", "--task", "column:sex", "--pictures", "none", model="temporal") == 0
+    assert (tmp_path / "group_desc-channelsContrast_map.json").exists()
+    assert explain(root, tmp_path, "--method", "channels", "--pictures", "none", model="temporal") == 0
+    assert not (tmp_path / "group_desc-channelsContrast_map.json").exists(), "an average of other settings must not stay"
     found = {entry.method: entry for entry in list_maps(tmp_path) if not entry.session}
     assert found.keys() == {"surprise", "channels"}
     grid = Store(root / "store").grid

@@ -82,7 +82,11 @@ class MapFolder:
         return fresh
 
     def finish(self, refused: Mapping[str, str], picture: bool) -> None:
-        """Write the averages over the sessions added."""
+        """Write the averages over the sessions added; those of other settings that were there go."""
+        for suffix in (MEAN, MAGNITUDE, CONTRAST):
+            name = group_map(self.out, f"{self.request.method}{suffix}")
+            for path in (name.record, name.image, name.regions, name.picture):
+                path.unlink(missing_ok=True)
         if self._voxels:
             for suffix, values in self._voxels.maps().items():
                 self._write_average(suffix, values, len(self._voxels.codes), refused, picture)
@@ -151,7 +155,6 @@ class MapFolder:
 
     def _write_average(self, suffix: str, values: Values, count: int, refused: Mapping[str, str], picture: bool) -> None:
         name, grid = group_map(self.out, f"{self.request.method}{suffix}"), self.store.grid
-        name.record.unlink(missing_ok=True)
         values = smooth(values, grid, self.output.fwhm_mm)
         write_map(name.image, values, grid)
         assert self.atlas is not None

@@ -125,8 +125,9 @@ def open_method(store: Store, model: Model, source: str | Path, request: Request
     frames = model.provenance.window.frames
     model.provenance.contract.require(store.contract, f"the model {source}", f"the store {store.root}")
     if isinstance(model, TemporalExtractor):
-        kept = [info for info in sessions if info.n_windows(model.window_frames) >= 2]
-        refused = {info.key: f"{info.n_frames} frames do not hold two windows" for info in sessions if info not in kept}
+        enough = {info.key: info.n_windows(model.window_frames) >= 2 for info in sessions}
+        kept = [info for info in sessions if enough[info.key]]
+        refused = {info.key: f"{info.n_frames} frames do not hold two windows" for info in sessions if not enough[info.key]}
         probes = _probes(store.only([info.key for info in kept]), model, None, target, request) if target else None
         return Opened(_Channels(store, model.to(device), probes), kept, refused, probes, target, model.window_frames)
     windows, refused = _windows(store, sessions, model, request)
