@@ -102,7 +102,8 @@ def half_masks(model: TemporalExtractor, series: Tensor, places: Tensor, passes:
     series, places, n = scorable(model, series, places)
     visible = np.random.default_rng(seed).random((passes, n)) < 0.5
     nothing = torch.zeros(1, n, dtype=torch.bool)
-    errors = window_errors(model, series, places, TR, torch.cat((nothing, torch.from_numpy(visible)))).absolute
+    anything = torch.zeros(n, dtype=torch.int64)
+    errors = window_errors(model, series, places, TR, torch.cat((nothing, torch.from_numpy(visible))), anything).absolute
     gain = 1 - errors[1:] / errors[0]
     informativeness, novelty = np.zeros(n), np.zeros(n)
     for j in range(n):
@@ -155,7 +156,7 @@ def exact_seconds(model: TemporalExtractor, series: Tensor, places: Tensor, whol
         return seconds(lambda: exact_scores(model, series, places, TR), 1), passes
     scored, places, n = scorable(model, series, places)
     visible = ~torch.eye(n, dtype=torch.bool)[:TIMED_PASSES]
-    return seconds(lambda: window_errors(model, scored, places, TR, visible), 1) * passes / len(visible), len(visible)
+    return seconds(lambda: window_errors(model, scored, places, TR, visible, torch.arange(n)), 1) * passes / len(visible), len(visible)
 
 
 def timing(threads: int, quick: bool, whole: bool) -> None:

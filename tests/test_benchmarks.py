@@ -120,12 +120,24 @@ def test_saliency_benchmark_prints_its_cases() -> None:
 @pytest.mark.slow
 def test_selection_benchmark_prints_a_line_for_each_selector() -> None:
     cases = run_quick("selection.py", "--threads", "1")
-    names = ("ours", "ours_fast", "ours_by_score_alone", "ours_without_dvars", "informativeness", "published")
+    names = (
+        "events_known",
+        "response_known",
+        "ours",
+        "ours_fast",
+        "ours_by_score_alone",
+        "ours_without_dvars",
+        "informativeness",
+        "published",
+    )
     names += ("uniform", "highest_variance", "highest_dvars")
     assert list(cases) == [f"selection/recall_{name}_seed_3" for name in names]
     for case in cases.values():
         assert list(case) == KEYS and case["against"] == "random" and case["against_value"] == 0.2
         assert 0 <= case["value"] <= 1 and 0 <= case["detail"]["share_of_chosen_with_a_spike"] <= 1
+        # Six events peak in six of the windows, of which five are taken.
+        assert case["value"] <= cases["selection/recall_events_known_seed_3"]["value"] == pytest.approx(5 / 6, abs=1e-3)
+    assert cases["selection/recall_response_known_seed_3"]["ratio"] > 3
 
 
 @pytest.mark.slow

@@ -133,13 +133,13 @@ class SaliencyConfig(Config):
 
     Score = z(informativeness) + novelty_weight * z(novelty) + explained_weight * z(explained) - dvars_weight * z(dvars), the first two
     as in DESIGN section 7. Novelty alone prefers motion spikes, which nothing rebuilds, and with it the chosen windows held fewer planted
-    events than random ones; energy that the rest rebuilds is high in events and not in spikes. docs/saliency.md has the numbers; the
-    preset `paper` has the weights 1, 0, 0 and takes windows by score alone.
+    events than random ones; energy that the rest rebuilds somewhere is high in events and not in spikes. docs/saliency.md has the numbers;
+    the preset `paper` has the weights 1, 0, 0 and takes windows by score alone.
     """
 
     novelty_weight: float = 0.0
-    explained_weight: float = 1.0
-    dvars_weight: float = 0.5
+    explained_weight: float = 2.0
+    dvars_weight: float = 2.0
     method: Literal["exact", "fast"] = Field("exact", description="2 N + 1 masked reconstructions, or as many for any number of windows")
     order: Literal["score", "apart", "diverse"] = Field("apart", description="windows by score alone, apart in time, or unlike each other")
     min_distance_s: float = Field(11.0, ge=0, description="least time between onsets where windows are to be apart; a response takes 12 s")

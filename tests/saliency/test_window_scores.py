@@ -43,14 +43,21 @@ def by_definition(series: NDArray[np.float64]) -> tuple[list[float], list[float]
     series = (series - series.mean(0)) / series.std(0)
     windows = [series[4 * i : 4 * i + 4] for i in range(len(series) // 4)]
 
-    def error(j: int, visible: list[int], power: int = 1) -> float:
+    def off(j: int, visible: list[int]) -> NDArray[np.float64]:
         rebuilt = np.mean([windows[v] for v in visible], axis=0) / 2 if visible else np.full(windows[0].shape, 0.1)
-        return float(np.mean(np.abs(rebuilt - windows[j]) ** power))
+        return np.abs(rebuilt - windows[j])
+
+    def error(j: int, visible: list[int]) -> float:
+        return float(np.mean(off(j, visible)))
+
+    def energy(j: int, visible: list[int], channel: int) -> float:
+        return float(np.mean(off(j, visible)[:, channel] ** 2))
 
     everything = range(len(windows))
     informativeness = [np.mean([1 - error(j, [i]) / error(j, []) for j in everything if j != i]) for i in everything]
     novelty = [error(i, [j for j in everything if j != i]) / error(i, []) for i in everything]
-    explained = [error(i, [], 2) - error(i, [j for j in everything if j != i], 2) for i in everything]
+    gains = [[energy(i, [], c) - energy(i, [j for j in everything if j != i], c) for c in range(3)] for i in everything]
+    explained = [float(np.mean([max(0.0, gain) ** 8 for gain in own]) ** (1 / 8)) for own in gains]
     change = [0.0, *(float(np.sqrt(np.mean((late - early) ** 2))) for early, late in pairwise(series))]
     dvars = [max(change[4 * i : 4 * i + 4]) for i in everything]
     return [float(value) for value in informativeness], novelty, explained, dvars

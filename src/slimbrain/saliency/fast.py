@@ -19,6 +19,7 @@ from slimbrain.saliency.scores import (
     WindowParts,
     WindowScores,
     combine,
+    explained,
     scorable,
     window_dvars,
     window_errors,
@@ -58,14 +59,15 @@ def fast_scores(
     shown = torch.from_numpy(window[None] % show_every == first_shown[:, None])
     hidden = torch.from_numpy(window[None] % hide_every == first_hidden[:, None])
     visible = torch.cat((torch.zeros(1, n, dtype=torch.bool), shown, ~hidden))
-    errors = window_errors(model, series, coordinates, tr, visible, batch)
+    hiding = len(first_shown) + window % hide_every
+    errors = window_errors(model, series, coordinates, tr, visible, torch.from_numpy(1 + hiding), batch)
     ratio = errors.absolute[1:] / np.maximum(errors.absolute[0], SMALLEST_ERROR)
-    nearest, hiding = _nearest_shown(n, show_every, first_shown), len(first_shown) + window % hide_every
+    nearest = _nearest_shown(n, show_every, first_shown)
     gain = np.where(nearest == window, 0.0, 1 - ratio[: len(first_shown)])
     parts = WindowParts(
         informativeness=np.bincount(nearest.ravel(), gain.ravel(), minlength=n) / (n - 1),
         novelty=ratio[hiding, window],
-        explained=errors.squared[0] - errors.squared[1 + hiding, window],
+        explained=explained(errors.rebuilt),
         dvars=window_dvars(series, model.window_frames),
     )
     return combine(parts, model.window_frames * tr, weights or SaliencyConfig())

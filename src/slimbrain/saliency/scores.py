@@ -20,6 +20,10 @@ from slimbrain.models.temporal import cut_windows, standardise
 
 FloatArray = NDArray[np.float64]
 
+EXPLAINED_NORM = 8
+"""Order of the mean over channels of the energy that the rest rebuilds. Events happen somewhere: an even mean (1) dilutes them with the
+channels where nothing does. docs/saliency.md has orders from 1 to 16."""
+
 SMALLEST_ERROR = 1e-8
 """Floor of the error with nothing visible, so that a window without any signal gives a ratio and not NaN."""
 
@@ -42,10 +46,16 @@ class Reconstructor(Protocol):
 
 @dataclass(frozen=True)
 class WindowErrors:
-    """Mean absolute and mean squared reconstruction error of N windows under each of M patterns of visible windows, (M, N) each."""
+    """Reconstruction errors of N windows.
+
+    Attributes
+    ----------
+    absolute : (M, N) mean over frames and channels under each of M patterns of visible windows.
+    rebuilt : (N, C) mean squared error of every channel with nothing visible, less that in the pattern that hides the window.
+    """
 
     absolute: FloatArray
-    squared: FloatArray
+    rebuilt: FloatArray
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class WindowParts:
     ----------
     informativeness : how well the window lets the rest be rebuilt.
     novelty : how badly the rest rebuilds the window.
-    explained : how much of the window's energy the rest rebuilds, in squared standard deviations of a channel.
+    explained : how much of the window's energy the rest rebuilds, in squared standard deviations of a channel; channels where it is much
+        count for more.
     dvars : largest change from one frame to the next, root mean square over channels, in the same standard deviations.
     """
 
@@ -94,23 +105,35 @@ def z(values: ArrayLike) -> FloatArray:
 
 
 @torch.no_grad()
-def window_errors(model: Reconstructor, series: Tensor, coordinates: Tensor, tr: float, visible: Tensor, batch: int = 16) -> WindowErrors:
+def window_errors(
+    model: Reconstructor, series: Tensor, coordinates: Tensor, tr: float, visible: Tensor, hiding: Tensor, batch: int = 16
+) -> WindowErrors:
     """Reconstruction errors of every window under each of M patterns of visible windows.
 
     Parameters
     ----------
     series : (T, C) standardised; a channel without signal should have been left out, it would dilute the errors.
     coordinates : (C, 3) in MNI mm.
-    visible : (M, N) bool.
+    visible : (M, N) bool; nothing is visible in the first pattern.
+    hiding : (N,) number of the pattern that hides each window and shows what it is to be rebuilt from.
     batch : patterns a pass.
     """
     target = cut_windows(series[None], model.window_frames)
-    absolute, squared = [], []
-    for patterns in visible.to(series.device).split(batch):
-        error = model(series[None], coordinates, tr, visible=patterns).reconstruction - target
+    visible, hiding = visible.to(series.device), hiding.to(series.device)
+    absolute, rebuilt = [], torch.zeros_like(target[0, :, 0])
+    for first in range(0, len(visible), batch):
+        error = model(series[None], coordinates, tr, visible=visible[first : first + batch]).reconstruction - target
         absolute.append(error.abs().mean((2, 3)))
-        squared.append(error.square().mean((2, 3)))
-    return WindowErrors(*(torch.cat(parts).double().cpu().numpy() for parts in (absolute, squared)))
+        if first == 0:
+            rebuilt += error[0].square().mean(1)
+        here = torch.nonzero((hiding >= first) & (hiding < first + len(error)))[:, 0]
+        rebuilt[here] -= error[hiding[here] - first, here].square().mean(1)
+    return WindowErrors(*(values.double().cpu().numpy() for values in (torch.cat(absolute), rebuilt)))
+
+
+def explained(rebuilt: FloatArray) -> FloatArray:
+    """(N,) mean of order `EXPLAINED_NORM` over channels of the energy rebuilt (N, C); a channel that is made worse counts as 0."""
+    return np.asarray((np.maximum(rebuilt, 0) ** EXPLAINED_NORM).mean(1) ** (1 / EXPLAINED_NORM))
 
 
 def exact_scores(
@@ -118,10 +141,10 @@ def exact_scores(
 ) -> WindowScores:
     """Score every window of a session by 2 N + 1 masked reconstructions.
 
-    With E(j | S) the mean absolute error of window j when the windows S are visible, E2 the mean squared one:
+    With E(j | S) the mean absolute error of window j when the windows S are visible, E2(j, c | S) the mean squared one of channel c:
     informativeness of i = mean over j != i of 1 - E(j | only i) / E(j | nothing);
     novelty of i = E(i | all others) / E(i | nothing);
-    explained of i = E2(i | nothing) - E2(i | all others).
+    explained of i = (mean over c of max(0, E2(i, c | nothing) - E2(i, c | all others))^8)^(1/8).
     These are this package's definitions (DESIGN section 7): the paper publishes no formula available to us.
 
     Parameters
@@ -141,13 +164,13 @@ def exact_scores(
     series, coordinates, n = scorable(model, series, coordinates)
     one = torch.eye(n, dtype=torch.bool)
     visible = torch.cat((torch.zeros(1, n, dtype=torch.bool), ~one, one))
-    errors = window_errors(model, series, coordinates, tr, visible, batch)
+    errors = window_errors(model, series, coordinates, tr, visible, torch.arange(1, n + 1), batch)
     ratio = errors.absolute[1:] / np.maximum(errors.absolute[0], SMALLEST_ERROR)
     gain = 1 - ratio[n:]
     parts = WindowParts(
         informativeness=(gain.sum(1) - gain.diagonal()) / (n - 1),
         novelty=ratio[:n].diagonal().copy(),
-        explained=errors.squared[0] - errors.squared[1 : n + 1].diagonal(),
+        explained=explained(errors.rebuilt),
         dvars=window_dvars(series, model.window_frames),
     )
     return combine(parts, model.window_frames * tr, weights or SaliencyConfig())
