@@ -29,7 +29,7 @@ import torch
 from case import Case
 from torch.utils.data import DataLoader, Dataset
 
-from slimbrain import store as store_module
+from slimbrain import manifest as manifest_module
 from slimbrain.config import load_preset
 from slimbrain.data import ClipDraws, read_clip
 from slimbrain.grid import Grid
@@ -260,7 +260,7 @@ def many_cases(folder: Path, size: Size) -> Iterator[Case]:
     write_manifest(root, rows)
 
     def opened_anew() -> list[SessionInfo]:
-        store_module._parsed_manifest.cache_clear()  # a process parses a manifest that has not changed only once
+        manifest_module._parse_once.cache_clear()  # a process parses a manifest that has not changed only once
         return Store(root).sessions
 
     opened, walked = in_turns([opened_anew, lambda: walk(root)], size.slow_repeats + 2)

@@ -172,7 +172,8 @@ def test_files_carry_what_the_page_says(root: Path) -> None:
         sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         assert sidecar["DataBytes"] == path.stat().st_size
         assert sidecar["DataSha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert sidecar["SessionRow"] == {name: cell for name, cell in row.items() if cell != "n/a"}
+        terms = ("cohort", "licence", "consent", "governance")
+        assert sidecar["SessionRow"] == {name: cell for name, cell in row.items() if cell != "n/a" and name not in terms}
         assert Path(row["path"]).name == f"{row['session']}_desc-slimbrain_bold.safetensors"
 
 

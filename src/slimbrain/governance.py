@@ -23,6 +23,7 @@ from slimbrain.claims import claim, locked
 from slimbrain.config import Config
 from slimbrain.errors import InputError, StoreError
 from slimbrain.manifest import LEDGER_COLUMNS, MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
+from slimbrain.parts import add_to_part, read_part
 from slimbrain.terms import UNKNOWN, Terms, canonical_licence, canonical_scopes, terms_of
 from slimbrain.tsv import MISSING
 
@@ -199,19 +200,26 @@ def record_of(root: Path, info: SessionInfo) -> Governance | None:
     return record
 
 
-def assign(root: Path, chosen: Mapping[str, Governance]) -> None:
+def assign(root: Path, chosen: Mapping[str, Governance], part: str = "") -> None:
     """Put sessions under records; holds for all of them at one moment.
 
     Parameters
     ----------
     chosen : the record of each session, by key; sessions that are no longer there are passed over.
+    part : name of a part whose sessions are meant as well (`slimbrain.parts`).
     """
+
+    def under_records(listed: Mapping[str, SessionInfo]) -> dict[str, SessionInfo]:
+        return {key: replace(listed[key], qc={**listed[key].qc, **chosen[key].cells()}) for key in chosen.keys() & listed.keys()}
+
     keep_records(root, chosen.values())
     with locked(root):
         sessions = read_manifest(root / MANIFEST_FILE)
-        for key in chosen.keys() & sessions.keys():
-            sessions[key] = replace(sessions[key], qc={**sessions[key].qc, **chosen[key].cells()})
+        sessions |= under_records(sessions)
         write_text(root / MANIFEST_FILE, manifest_text([sessions[key] for key in sorted(sessions)]))
+    if part:
+        for info in under_records(read_part(root, part)).values():
+            add_to_part(root, part, info)
 
 
 def merged(before: Governance, new: Governance, given: Collection[str]) -> Governance:

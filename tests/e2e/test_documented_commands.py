@@ -188,6 +188,8 @@ def smaller(words: list[str]) -> list[str]:
         return [*words, *(word for setting in (*SMALL_NETWORKS, *SHORT_RUNS) for word in ("--set", setting))]
     if words[0] == "simulate":
         return [*words, "--frames", "150"]
+    if words[0] == "explain":
+        return [*words, "--k", "1", *(() if "--method" in words else ("--steps", "1"))]
     if words[0] == "doctor":
         return [*words, *(word for setting in SMALL_NETWORKS for word in ("--set", setting))]
     return words

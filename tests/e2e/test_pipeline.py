@@ -179,12 +179,17 @@ def test_real_recordings_without_a_tr(shared_data: Path, tmp_path: Path, capsys:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_default_recipe_keeps_its_rank_over_500_steps(outputs: Path, tmp_path: Path) -> None:
-    """With the guard's floors in place; the published objective's std fell to a tenth in 140 steps (docs/collapse.md)."""
+    """With the guard's floors in place; the published objective's std fell to a tenth in 140 steps (docs/collapse.md).
+
+    While the learning rate is at its highest the rank falls somewhat, then rises above where it began: 8.2, 5.4 at step 80, 16 at the end.
+    """
     sizes = ("train_voxel.steps=500", "train_voxel.batch=1", "window.k=2", "voxel.depths=[1,1,1,1]", "train_voxel.log_every=20")
     changes = [word for size in sizes for word in ("--set", size)]
     words = ("pretrain", "voxel", outputs / "store", "--windows", outputs / "windows.tsv", "--preset", "tiny", "--out", tmp_path / "run")
     assert run(*words, *changes) == 0
     lines = read_metrics(tmp_path / "run")
-    settled = [line for line in lines if line["step"] >= 100]
-    assert min(line["effective_rank"] for line in settled) > 0.8 * lines[0]["effective_rank"]
-    assert min(line["content_std"] for line in settled) > 0.4
+    ranks = [line["effective_rank"] for line in lines]
+    assert min(ranks) > 0.5 * ranks[0]
+    assert min(rank for line, rank in zip(lines, ranks, strict=True) if line["step"] >= 200) > 0.8 * ranks[0]
+    assert min(ranks[-5:]) > 1.2 * ranks[0]
+    assert min(line["content_std"] for line in lines if line["step"] >= 100) > 0.4

@@ -57,6 +57,16 @@ def test_a_shard_done_again_skips_what_it_did_before_and_after_collecting(cohort
     assert first.prepared and [row.file for row in again.skipped] == [row.file for row in last.skipped] == [r.file for r in first.prepared]
 
 
+def test_a_shard_done_again_renews_terms_of_sessions_that_no_one_else_lists_yet(cohort: Path, mask8: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    for licence in ("", "CC0-1.0"):
+        (cohort / "governance.yaml").write_text(f"cohort: study\nlicense: {licence or 'unknown'}\n")
+        assert run(cohort, out, mask8, "2/2").exit_code == 0
+    assert Store(out).sessions == []
+    collect(out)
+    assert {Store(out).governance(info).licence for info in Store(out).sessions} == {"CC0-1.0"}
+
+
 def test_the_whole_command_collects_what_shards_did(cohort: Path, mask8: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     done = run(cohort, out, mask8, "2/2")

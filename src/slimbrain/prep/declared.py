@@ -100,14 +100,18 @@ def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declar
     return Declared(whole, frozenset(record.model_fields_set | said.keys()))
 
 
-def renew(out: Path, keys: Sequence[str], declared: Declared) -> dict[str, str]:
+def renew(out: Path, keys: Sequence[str], declared: Declared, part: str = "") -> dict[str, str]:
     """Put stored sessions under what is said now, all at one moment; what nobody says now stays.
+
+    Parameters
+    ----------
+    part : name under which this process lists its sessions, where it does (`Store`).
 
     Returns
     -------
     Sessions whose terms clash with it, each with the reason.
     """
-    store, changed, clashes, kept = Store(out), dict[str, Governance](), dict[str, str](), 0
+    store, changed, clashes, kept = Store(out, part), dict[str, Governance](), dict[str, str](), 0
     for key in keys if declared.given else ():
         info = store.session(key)
         told = store.governance(info)
@@ -120,7 +124,7 @@ def renew(out: Path, keys: Sequence[str], declared: Declared) -> dict[str, str]:
         if terms.name != info.qc.get("governance"):
             changed[key] = terms
     if changed:
-        assign(out, changed)
+        assign(out, changed, part)
     if kept:
         what = f"{kept} sessions stay under stricter terms set before; `slimbrain ledger {out} --set FILE` is what loosens them."
         print(f"{out}: {what}", file=sys.stderr)

@@ -202,7 +202,7 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     for outcome in track(outcomes(jobs, _work, _died, waits, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
-    _renew_terms(out, summary, declared)
+    _renew_terms(out, summary, declared, part)
     for rows in _all(summary):
         rows.sort(key=lambda row: row.file)
     with claim(out, EXCLUDED_FILE, wait=True):
@@ -468,9 +468,9 @@ def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failu
     return list(first.values()), failures
 
 
-def _renew_terms(out: Path, summary: PrepSummary, declared: Declared) -> None:
+def _renew_terms(out: Path, summary: PrepSummary, declared: Declared, part: str) -> None:
     """Put what was there already under what is said now; a session whose terms clash with it is a failure."""
-    clashes = renew(out, [row.key for row in summary.skipped], declared)
+    clashes = renew(out, [row.key for row in summary.skipped], declared, part)
     for row in [row for row in summary.skipped if row.key in clashes]:
         summary.skipped.remove(row)
         summary.failures.append(Failure(row.file, f"{row.file}: {clashes[row.key]}"))
