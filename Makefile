@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
-BENCHMARKS := cli prep store stage2 plan saliency selection
+BENCHMARKS := cli prep store stage2 plan saliency selection probe scale mixtures
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -17,7 +17,7 @@ SUITE_PACKAGE := brainmarks==0.1.1
 PRINT_SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint bench brainmarks docs clean
+.PHONY: help .venv demo test lint bench brainmarks brainmarks-if-possible docs clean
 
 help:
 	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
@@ -58,6 +58,12 @@ bench: $(READY)
 
 brainmarks: $(SUITE)/.ready
 	$(SUITE)/bin/python -m pytest tests/brainmarks_plugin $(TESTS)
+
+# For CI: the suite is other people's, and a package index that cannot give it today says nothing of this project. What the plugin does
+# without it is part of `make test`, so that its two commands alone run here.
+brainmarks-if-possible:
+	@if $(MAKE) $(SUITE)/.ready; then $(MAKE) brainmarks TESTS='-k "suite_commands and not cls"'; \
+	else echo "SKIPPED brainmarks: the suite and what it imports could not be installed (see above); its two commands were not run"; fi
 
 $(SUITE)/.ready: $(READY)
 	$(BIN)/python -m venv $(SUITE) >&2

@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from store_samples import make_store
 
 from slimbrain.config import HieraConfig
 from slimbrain.grid import LATTICES, Grid
@@ -69,6 +70,31 @@ def test_cli_benchmark_prints_its_case() -> None:
     assert cases["cli/help_seconds"]["ratio"] > 1
 
 
+def test_scale_benchmark_prints_its_cases() -> None:
+    cases = run_quick("scale.py")
+    paces = {f"scale/clips_per_second_{name}" for name in ("1_a100", "8_h100", "64_h100")}
+    assert cases.keys() == {*paces, "scale/list_ms", "scale/find_ms"}
+    for name, case in cases.items():
+        assert_schema(case)
+        if name in paces:
+            # Nothing is faster than the devices alone, and the file system's pace is not exceeded.
+            assert case["ratio"] <= 1.001 and case["detail"]["servers_busy"] <= 1.05
+
+
+def test_scale_counts_the_bytes_that_a_store_holds(benchmark_module: Any, grid8: Grid, tmp_path: Path) -> None:
+    scale = benchmark_module("scale")
+    store = make_store(tmp_path / "store", grid8, subjects=1, frames=60)
+    (info,) = store.sessions
+    assert scale.session_bytes(grid8, 60) == pytest.approx((store.root / info.path).stat().st_size, rel=0.01)
+
+
+def test_probe_benchmark_prints_its_case() -> None:
+    cases = run_quick("probe.py")
+    assert cases.keys() == {"probe/path_seconds_38_sessions"}
+    assert_schema(cases["probe/path_seconds_38_sessions"])
+    assert cases["probe/path_seconds_38_sessions"]["detail"]["largest_error_of_a_probability"] < 1e-5
+
+
 @pytest.mark.slow
 def test_stage2_benchmark_prints_its_cases() -> None:
     cases = run_quick("stage2.py", "--threads", "1", "--repeats", "1")
@@ -112,6 +138,17 @@ def test_selection_benchmark_prints_a_line_for_each_selector() -> None:
         # Six events peak in six of the windows, of which five are taken.
         assert case["value"] <= cases["selection/recall_events_known_seed_3"]["value"] == pytest.approx(5 / 6, abs=1e-3)
     assert cases["selection/recall_response_known_seed_3"]["ratio"] > 3
+
+
+@pytest.mark.slow
+def test_mixtures_benchmark_prints_what_a_mixture_costs() -> None:
+    cases = run_quick("mixtures.py", "--only", "cost")
+    names = ("plan_seconds", "manifest_seconds", "sampler_seconds_every_5", "adaptive_seconds_every_5")
+    assert list(cases) == [f"mixtures/{name}" for name in names]
+    for case in cases.values():
+        assert_schema(case)
+    # Four clips for each five steps of four: less than a third, whatever the machine.
+    assert cases["mixtures/adaptive_seconds_every_5"]["ratio"] < 1 and cases["mixtures/sampler_seconds_every_5"]["ratio"] < 0.05
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import shutil
 import warnings
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimbrain.checkpoint import load_state, save_state, saved_steps
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, StoreError
 
 
 class Small(nn.Module):
@@ -143,3 +144,19 @@ def test_saving_and_loading_warn_of_nothing(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         save_state(tmp_path, 1, *make(), keep=1)
         load_state(tmp_path, 1, *make())
+
+
+def test_a_disk_without_room_is_one_sentence_and_costs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = make()
+    save_state(tmp_path, 1, *state, keep=2)
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"step-00000002: cannot be written \(.*No space left on device.*--resume auto"):
+        save_state(tmp_path, 2, *state, keep=2)
+    monkeypatch.setattr(os, "fsync", real)
+    assert saved_steps(tmp_path) == [1]
+    load_state(tmp_path, 1, *make(seed=1))

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 import typer
 from store_samples import make_store
 
@@ -22,10 +23,27 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
 COMMANDS = (
-    *("demo", "simulate", "prep", "pretrain", "convert", "plan", "rank", "embed", "evaluate", "report", "inspect", "doctor"),
+    "demo",
+    "simulate",
+    "prep",
+    "pretrain",
+    "convert",
+    "plan",
+    "rank",
+    "embed",
+    "group",
+    "evaluate",
+    "predict",
+    "explain",
+    "report",
+    "ledger",
+    "withdraw",
+    "inspect",
+    "doctor",
+    "launch",
     "store",
 )
-STORE_COMMANDS = ("verify", "merge", "subset")
+STORE_COMMANDS = ("verify", "collect", "merge", "subset")
 SETTINGS = (
     *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
     *("temporal.groups=4", "train_temporal.steps=2", "train_temporal.batch=1", "train_temporal.log_every=1"),
@@ -180,7 +198,8 @@ def test_an_error_is_one_sentence_on_standard_error(
 
 def test_the_program_prints_no_traceback_but_with_debug() -> None:
     refused = program("inspect", "nowhere")
-    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", "slimbrain: nowhere: does not exist; check the path.\n")
+    sentence = f"slimbrain: nowhere: does not exist, {Path.cwd()} does; check the path.\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", sentence)
     for words in (("--debug", "inspect", "nowhere"), ("inspect", "nowhere", "--debug")):
         shown = program(*words)
         assert shown.returncode == 1 and "Traceback" in shown.stderr and "InputError: nowhere" in shown.stderr
@@ -209,7 +228,35 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr("slimbrain.doctor.inspect_path", interrupt)
     assert run_command(["inspect", "."]) == 130
-    assert "run the same command again" in capsys.readouterr().err
+    assert "run the same command again to go on" in capsys.readouterr().err
+    monkeypatch.setattr("slimbrain.config.load_preset", interrupt)
+    words = ["pretrain", "temporal", "store", "--out", "run"]
+    assert run_command(words) == 130
+    assert "run the same command again with --resume auto to go on" in capsys.readouterr().err
+    assert run_command([*words, "--resume", "auto"]) == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")]
+)
+def test_want_of_memory_is_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("slimbrain.doctor.inspect_path", fail)
+    assert run_command(["inspect", "."]) == 1
+    said = capsys.readouterr().err
+    assert "needs more memory" in said and "slimbrain plan" in said and said.count("\n") == 1
+
+
+def test_other_faults_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("slimbrain.doctor.inspect_path", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_command(["inspect", "."])
 
 
 def test_a_place_one_may_not_write_to_is_named(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,9 +329,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "run": {"kind": "pretraining run", "stage": "temporal", "preset": "tiny", "seed": 0},
     "run/model": {"kind": "model (TemporalExtractor)", "lattice": "mni-8mm-24-p2", "steps": 2, "subjects": 3},
     "image.nii.gz": {"kind": "NIfTI", "shape": [4, 5, 6, 7], "voxel mm": [3, 3, 3], "orientation": "LAS"},
-    "session.safetensors": {"kind": "safetensors", "voxels": "F16 (20, 468, 8)", "coarse": "F32 (20, 87)"},
-    "windows.tsv": {"rows": 14},
-    "embeddings.npz": {"kind": "npz", "embedding": "float32 (3, 32)"},
+    "session.safetensors": {"kind": "session of a store", "voxels": "F16 (20, 468, 8)", "coarse": "F32 (20, 87)"},
+    "windows.tsv": {"kind": "window table", "rows": 14, "sessions": 3},
+    "embeddings.npz": {"kind": "embeddings", "sessions": 3, "embedding": "float32 (3, 32)"},
 }
 
 
@@ -306,10 +353,3 @@ def test_inspect_refuses_what_is_none_of_these(name: str, tmp_path: Path, capsys
     assert run_command(["inspect", str(path)]) == 1
     captured = capsys.readouterr()
     assert str(path) in captured.err and captured.err.count("\n") == 1
-
-
-def test_doctor_names_the_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimbrain.doctor._step_seconds", lambda: 0.25)
-    assert run_command(["doctor", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["slimbrain"] == __version__ and facts["cores"] == os.cpu_count() and "0.25 s" in facts["one tiny stage 2 step"]

@@ -185,3 +185,16 @@ def test_an_unknown_preset_names_those_there_are(name: str) -> None:
 def test_numbers_of_yaml_and_of_numpy_are_alike() -> None:
     """YAML reads 1e-3, without a dot, as text; a learning rate may still be written so."""
     assert load_preset("tiny", ["train_voxel.lr=1e-3"]).train_voxel.lr == np.float64("1e-3")
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("train_voxel.step=3", "there is no setting train_voxel.step; the nearest is train_voxel.steps."),
+        ("train_voxl.steps=3", "there is no setting train_voxl; the nearest is train_voxel."),
+        ("window.xyz=3", "there is no setting window.xyz; choose one of frames, k, pool."),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(override: str, hint: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"tiny: {hint}")):
+        load_preset("tiny", [override])

@@ -13,11 +13,12 @@ import torch
 from store_samples import TR_S, make_store, network_series, write_run
 from torch.utils.data import DataLoader
 
+from slimbrain.channels import Channels
 from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.data import ClipDraws, MaskedClip, Series, SeriesDraws, read_clip
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 
 WINDOW = WindowConfig(frames=8, k=3)
 

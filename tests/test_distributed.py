@@ -67,7 +67,7 @@ if name == "temporal":  # it takes series as they are stored
     single = draws.__getitem__
     def double(self, draw):
         series = single(self, draw)
-        return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw)
+        return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw, series.key)
     draws.__getitem__ = double
 config = preset.train_temporal if name == "temporal" else preset.train_voxel
 def compute():
@@ -230,6 +230,9 @@ def test_another_number_of_processes_sees_the_same_samples(
     weights, others = (load_file(path / "model" / "model.safetensors") for path in (run, whole["ddp"]))
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
+    # Seven steps of two micro-batches of one sample: no step that the kill cost is counted, none is left out.
+    times, other = (json.loads((path / "model" / "config.json").read_text())["training"]["times_seen"] for path in (run, whole["ddp"]))
+    assert times == other and sum(times.values()) == 7 * 2
 
 
 def test_torchrun_trains_from_the_command_line(store: Store, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from mutations import BYTE_VALUES, Mutate, byte_edits, cell_edits, fuzzing, json_edits, little_memory
 from store_samples import SPACE, TR_S, entities, make_store
 
+from slimbrain.channels import Channels
 from slimbrain.errors import SlimbrainError
 from slimbrain.grid import MASK_FILE, Grid
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 from slimbrain.verify import verify
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"

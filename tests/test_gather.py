@@ -11,11 +11,12 @@ import pytest
 from store_samples import SPACE, TR_S, entities, make_store, write_run
 
 from slimbrain import gather
+from slimbrain.channels import Channels
 from slimbrain.cli import run_command
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.gather import Choice, choose_sessions, merge, merge_participants, subset
 from slimbrain.grid import Grid
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 from slimbrain.verify import verify
 
 

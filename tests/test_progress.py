@@ -48,6 +48,13 @@ def test_a_given_total_counts(clock: None, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.splitlines()[0] == "prep: 3/6, about 12 s left"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (119, "119 s"), (121, "2 min"), (3700, "62 min"), (7199, "120 min"), (9000, "2.5 h")]
+)
+def test_long_times_are_told_in_minutes_and_hours(seconds: float, words: str) -> None:
+    assert progress.in_words(seconds) == words
+
+
 def test_items_are_drawn_one_at_a_time() -> None:
     drawn: list[int] = []
 

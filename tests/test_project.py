@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,24 @@ def documented_calls(program: str) -> list[tuple[str, list[str]]]:
     ]
 
 
-def unknown_word(words: list[str]) -> str | None:
-    """The first subcommand or option among `words` that the command line does not have."""
+@cache
+def command_line() -> Any:
+    """The whole command line, which takes a while to be put together."""
     import typer
 
     from slimbrain.cli import app
 
-    command: Any = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+def unknown_word(words: list[str]) -> str | None:
+    """The first subcommand or option among `words` that the command line does not have."""
+    from slimbrain.launch.commands import COMMANDS
+
+    command = command_line()
+    if words[:1] == ["launch"] and (start := next((place for place, word in enumerate(words) if word in COMMANDS), None)):
+        # The cluster's options, then a whole command, which has them too.
+        words = [*words[start:], *words[1:start]]
     options = {"--help"}
     for word in (word.strip("[]") for word in words):
         if word.startswith("-"):
@@ -202,6 +214,19 @@ def test_documented_commands_exist() -> None:
     assert {"demo", "prep"} <= {words[0] for _, words in calls}
     wrong = [f"{document}: slimbrain {shlex.join(words)}: {word}" for document, words in calls if (word := unknown_word(words))]
     assert wrong == []
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    import slimbrain
+
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"(?:class|function):: slimbrain\.(\w+)$", page, flags=re.MULTILINE))
+    assert documented == set(slimbrain.__all__) - {"__version__"}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
+    assert sorted(page.stem for page in (ROOT / "docs").glob("*.md") if page.stem not in ("index", *index)) == []
 
 
 def test_documented_make_targets_exist() -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_samples import TR_S, make_store, write_run
 
 from slimbrain.errors import InputError
-from slimbrain.grid import Grid
-from slimbrain.samplers import PERIOD, apportion, cohorts_of, mix, schedule, spread_windows
-from slimbrain.store import Store
+from slimbrain.samplers import PERIOD, Pace, apportion, limited, mix, spread_windows
 
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=6)
 
@@ -42,17 +39,84 @@ def test_any_thousand_draws_hold_the_weights(weights: list[int], start: int, see
 
 
 @given(WEIGHTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_cohorts_are_spread_evenly_from_the_first_draw_on(weights: list[int]) -> None:
-    """After any number of draws each cohort has had its share to less than one; counted with fractions."""
+    """After any number of draws each cohort has had its share to less than one; counted in whole numbers."""
+    labels = labels_of([2] * len(weights))
+    mixture = mix(labels, 0, {f"c{cohort}": float(weight) for cohort, weight in enumerate(weights)})
     quotas = apportion(weights, PERIOD)
-    cohort_at, turn_at = schedule(quotas)
     had = [0] * len(weights)
-    for draw, (cohort, turn) in enumerate(zip(cohort_at, turn_at, strict=True)):
-        assert turn == had[cohort]
-        had[cohort] += 1
-        assert all(abs(count - Fraction(quota * (draw + 1), PERIOD)) < 1 for count, quota in zip(had, quotas, strict=True))
-    assert tuple(had) == quotas
+    for draw in range(PERIOD):
+        had[int(labels[mixture.session(draw)][1:])] += 1
+        assert all(abs(count * PERIOD - quota * (draw + 1)) < PERIOD for count, quota in zip(had, quotas, strict=True))
+    assert tuple(had) == quotas == mixture.had(PERIOD)
+
+
+SCHEDULES = st.lists(st.dictionaries(st.integers(0, 120), st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+@given(SCHEDULES, st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_a_schedule_is_met_to_less_than_one_draw_after_every_draw(schedules: list[dict[int, int]], per_step: int) -> None:
+    """Also where weights jump, fall to 0 and rise again; the sum of weights is counted with whole numbers."""
+    weights: dict[str, Any] = {f"c{cohort}": schedule for cohort, schedule in enumerate(schedules)} | {"always": 1.0}
+    labels = [*labels_of([2] * len(schedules)), "always"]
+    steps = 130
+    try:
+        mixture = mix(labels, 0, weights, Pace(per_step, steps))
+    except InputError as error:
+        assert "has none" not in str(error)
+        return
+    had, due = dict.fromkeys(mixture.cohorts, 0), dict.fromkeys(mixture.cohorts, 0)
+    for draw in range(steps * per_step):
+        quotas = apportion([interpolated(weights[name], draw // per_step) for name in mixture.cohorts], PERIOD)
+        for name, quota in zip(mixture.cohorts, quotas, strict=True):
+            due[name] += quota
+        had[labels[mixture.session(draw)]] += 1
+        assert all(abs(had[name] * PERIOD - due[name]) < PERIOD for name in mixture.cohorts)
+
+
+def interpolated(weight: dict[int, int] | float, step: int) -> float:
+    """Straight lines between the points on both sides, by hand."""
+    if not isinstance(weight, dict):
+        return weight
+    before, after = [at for at in weight if at <= step], [at for at in weight if at >= step]
+    if not before or not after:
+        return float(weight[min(after) if after else max(before)])
+    left, right = max(before), min(after)
+    return float(weight[left]) if left == right else (weight[right] - weight[left]) / (right - left) * (step - left) + weight[left]
+
+
+@given(st.lists(st.lists(st.integers(1, 20), min_size=4, max_size=4), min_size=1, max_size=8), st.integers(4, 60))
+@settings(max_examples=60, deadline=None)
+def test_weights_given_interval_by_interval_are_met_to_less_than_one_draw(intervals: list[list[int]], draws: int) -> None:
+    """As of an interval's whole draws after every draw, and of the weights themselves at the end of every interval."""
+    labels = labels_of([3, 1, 4, 2])
+    mixture = mix(labels, 0, interval=draws)
+    owed, due, wanted, had = [0.0] * 4, [0.0] * 4, [0.0] * 4, [0] * 4
+    for number, weights in enumerate(intervals):
+        # The adaptive floor: at least one draw an interval.
+        weights = [weight + sum(weights) / draws * 2 for weight in weights]
+        if draws < 2 * len(weights):
+            return
+        quotas = apportion(weights, draws, owed)
+        exact = [weight / sum(weights) * draws for weight in weights]
+        owed = [debt + share - quota for debt, share, quota in zip(owed, exact, quotas, strict=True)]
+        wanted = [sum(pair) for pair in zip(wanted, exact, strict=True)]
+        mixture.extend(draws, quotas)
+        for draw in range(number * draws, (number + 1) * draws):
+            had[int(labels[mixture.session(draw)][1:])] += 1
+            due = [so_far + quota / draws for so_far, quota in zip(due, quotas, strict=True)]
+            assert all(abs(count - value) < 1 + 1e-9 for count, value in zip(had, due, strict=True))
+        assert all(abs(count - value) < 1 + 1e-9 for count, value in zip(had, wanted, strict=True))
+
+
+def test_weights_that_are_not_known_yet_are_not_guessed() -> None:
+    mixture = mix(labels_of([2, 2]), 0, interval=10)
+    mixture.extend(10, (7, 3))
+    assert sum(mixture.session(draw) < 2 for draw in range(10)) == 7
+    with pytest.raises(InputError, match="draw 10 is asked for before its weights are known"):
+        mixture.session(10)
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=8), st.integers(1, 2000))
@@ -78,7 +142,7 @@ def test_each_cohort_goes_through_its_sessions_epoch_by_epoch(sizes: list[int], 
     weights = {f"c{cohort}": float(data.draw(st.integers(1, 9))) for cohort in range(len(sizes))}
     labels = labels_of(sizes)
     mixture = mix(labels, 5, weights)
-    drawn = [mixture.session(draw) for draw in range(2500)]
+    drawn = [mixture.session(draw) for draw in range(1200)]
     for cohort, size in enumerate(sizes):
         own = [number for number in drawn if labels[number] == f"c{cohort}"]
         for start in range(0, len(own) - size + 1, size):
@@ -96,13 +160,18 @@ def test_epochs_have_orders_of_their_own_and_so_have_seeds() -> None:
     assert len(epochs) == 10
 
 
-def test_far_draws_cost_no_replay() -> None:
-    mixture = mix(labels_of([3, 5]), 0, {"c0": 2.0, "c1": 1.0})
-    far = 10**15 + 1
-    assert 0 <= mixture.session(far) < 8
-    cohort_at, turn_at = schedule(mixture.quotas)
-    cohort, turn = cohort_at[far % PERIOD], far // PERIOD * mixture.quotas[cohort_at[far % PERIOD]] + turn_at[far % PERIOD]
-    assert mixture.session(far) in mixture.members[cohort] and turn > 10**14
+def test_far_draws_of_fixed_weights_cost_no_replay() -> None:
+    """A period later the cohorts come in the same order, so that draws beyond all that could be replayed can be checked."""
+    labels = labels_of([3, 5])
+    mixture = mix(labels, 0, {"c0": 2.0, "c1": 1.0})
+    cohorts = [labels[mixture.session(draw)] for draw in range(PERIOD)]
+    far = [mixture.session(PERIOD * 10**12 + draw) for draw in range(PERIOD)]
+    assert [labels[number] for number in far] == cohorts
+    # 333 of c1 a period: 333 * 10**12 is no multiple of 5, so that a pass was begun before.
+    own = [number for number in far if number >= 3][(-333 * 10**12) % 5 :]
+    assert all(len(set(own[start : start + 5])) == 5 for start in range(0, 300, 5))
+    # And back again.
+    assert [labels[mixture.session(draw)] for draw in range(PERIOD)] == cohorts
 
 
 def test_without_cohorts_the_order_is_one_shuffle_an_epoch() -> None:
@@ -137,28 +206,46 @@ def test_weights_that_do_not_fit_are_refused(weights: dict[str, float], words: s
         mix(["a", "b"], 0, weights)
 
 
-# --- which cohort
+# --- how often one session
 
 
-def test_cohorts_come_from_the_manifest_or_the_participants(grid8: Grid, tmp_path: Path) -> None:
-    store = Store.create(tmp_path, grid8, TR_S)
-    write_run(store, frames=16, subject="01", scanner="one")
-    write_run(store, frames=16, subject="02", scanner="two")
-    (tmp_path / "participants.tsv").write_text("participant_id\tsite\tscanner\nsub-01\tA\tx\nsub-02\tn/a\ty\n")
-    store = Store(tmp_path)
-    assert cohorts_of(store, store.sessions, None) == ["", ""]
-    assert cohorts_of(store, store.sessions, "scanner") == ["one", "two"], "the session's own value counts first"
-    assert cohorts_of(store, store.sessions, "task") == ["rest", "rest"]
-    with pytest.raises(InputError, match="1 session has no site, first sub-02"):
-        cohorts_of(store, store.sessions, "site")
-    with pytest.raises(InputError, match="has a column diagnosis"):
-        cohorts_of(store, store.sessions, "diagnosis")
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 20)), min_size=1, max_size=5), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_no_session_comes_more_often_in_an_epoch_than_the_cap(cohorts: list[tuple[int, int]], cap: int) -> None:
+    """And weights, lowered to what the cap allows, are still met to less than two draws."""
+    labels = labels_of([size for size, _ in cohorts])
+    mixture = mix(labels, 0, {f"c{number}": float(weight) for number, (_, weight) in enumerate(cohorts)}, cap=cap)
+    epoch, had = len(labels), [0] * len(cohorts)
+    for start in range(0, 12 * epoch, epoch):
+        drawn = [mixture.session(draw) for draw in range(start, start + epoch)]
+        assert max(Counter(drawn).values()) <= cap
+        for place, number in enumerate(drawn):
+            had[int(labels[number][1:])] += 1
+            due = [Fraction(quota * (start + place + 1), PERIOD) for quota in mixture.plan.quotas[0]]
+            assert all(abs(count - value) < 2 for count, value in zip(had, due, strict=True))
 
 
-def test_cohorts_of_a_store_without_participants(grid8: Grid, tmp_path: Path) -> None:
-    store = make_store(tmp_path, grid8, subjects=2, frames=16)
-    with pytest.raises(InputError, match="has a column site"):
-        cohorts_of(store, store.sessions, "site")
+def test_what_a_cap_takes_goes_to_the_others_by_weight() -> None:
+    # 10 of 100 sessions may have 2 * 10 of 100 draws; the other two share 80 as 3 to 1.
+    assert limited([0.6, 0.3, 0.1], [10, 45, 45], 2) == pytest.approx([0.2, 0.6, 0.2])
+    # The second is over its limit only once it has got what the first lost: 2 * 20 of 100.
+    assert limited([0.6, 0.3, 0.1], [10, 20, 70], 2) == pytest.approx([0.2, 0.4, 0.4])
+    assert limited([3, 1], [5, 5], None) == [0.75, 0.25]
+
+
+def test_a_cap_that_leaves_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(InputError, match="most_repeats 1 leaves too few draws where only 5 of 10 sessions have a weight above 0"):
+        mix(labels_of([5, 5]), 0, {"c0": 1.0, "c1": {0: 0.0, 10: 1.0}}, Pace(2, 20), cap=1)
+    # All of the draws, to the last.
+    mixture = mix(labels_of([5, 5]), 0, {"c0": 1.0, "c1": {0: 0.0, 9: 0.0, 10: 1.0}}, Pace(2, 20), cap=2)
+    assert [sum(mixture.session(draw) == number for draw in range(10)) for number in range(10)] == [2] * 5 + [0] * 5
+
+
+def test_a_cap_of_one_is_one_pass_an_epoch() -> None:
+    labels = labels_of([2, 5])
+    mixture = mix(labels, 0, {"c0": 1.0, "c1": 1.0}, cap=1)
+    for start in range(0, 70, 7):
+        assert sorted(mixture.session(draw) for draw in range(start, start + 7)) == list(range(7))
 
 
 # --- which windows

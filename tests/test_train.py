@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from store_samples import TR_S, make_store, write_run
 
+from slimbrain.channels import Channels
 from slimbrain.checkpoint import load_state, saved_steps
 from slimbrain.config import Preset, TrainConfig, load_preset
 from slimbrain.data import ClipDraws
@@ -27,7 +28,7 @@ from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import Person, people_in
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 from slimbrain.train import Loop, TemporalStage, VoxelStage, learning_rate, pick_device, pretrain, read_metrics
 from slimbrain.train import loop as loop_module
 
@@ -75,6 +76,8 @@ def assert_same_run(first: Path, second: Path) -> None:
     weights, others = (load_file(run / "model" / "model.safetensors") for run in (first, second))
     assert weights.keys() == others.keys()
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    told, other = (json.loads((run / "model" / "config.json").read_text())["training"] for run in (first, second))
+    assert (told["ledger"], told["times_seen"]) == (other["ledger"], other["times_seen"])
 
 
 # --- resuming

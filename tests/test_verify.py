@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from store_samples import SPACE, TR_S, entities, make_store
 
+from slimbrain.channels import Channels
 from slimbrain.claims import claim
 from slimbrain.cli import run_command
 from slimbrain.errors import StoreError
 from slimbrain.grid import MASK_FILE, Grid
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 from slimbrain.verify import Verdict, sweep, verify
 
 KEY = f"sub-02_task-rest_run-1_space-{SPACE}"

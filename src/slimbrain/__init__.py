@@ -12,6 +12,7 @@ _HOMES = {
     "Store": "slimbrain.store",
     "TemporalExtractor": "slimbrain.models.temporal",
     "HieraJEPA": "slimbrain.models.jepa",
+    "SeenInTrainingWarning": "slimbrain.errors",
     "SlimBrainEncoder": "slimbrain.evaluate.encoder",
     "from_pretrained": "slimbrain.models.hub",
     "save_pretrained": "slimbrain.models.hub",
@@ -22,6 +23,7 @@ _HOMES = {
 __all__ = [
     "Grid",
     "HieraJEPA",
+    "SeenInTrainingWarning",
     "SlimBrainEncoder",
     "Store",
     "TemporalExtractor",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from slimbrain.errors import SeenInTrainingWarning
     from slimbrain.evaluate.encoder import SlimBrainEncoder
     from slimbrain.evaluate.publish import add_evaluation
     from slimbrain.grid import Grid

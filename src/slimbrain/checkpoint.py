@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from slimbrain.atomic import write_json
 from slimbrain.distributed import rank, wait, world_size
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, StoreError
 
 STATE_PATTERN = re.compile(r"step-(\d{8})")
 
@@ -43,8 +43,14 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, 
         shutil.rmtree(temporary, ignore_errors=True)
     wait()
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    with _quietly_alone():
-        save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary, no_dist=world_size() == 1)
+    try:
+        with _quietly_alone():
+            save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=temporary, no_dist=world_size() == 1)
+    except CheckpointException as error:
+        reason = next((str(failure[0]) for failure in error.failures.values()), str(error))
+        raise StoreError(
+            f"{final}: cannot be written ({reason}); free space, then go on from the state before with --resume auto."
+        ) from error
     wait()
     if rank() == 0:
         write_json(temporary / EXTRA_FILE, dict(extra or {}))

@@ -55,6 +55,14 @@ def claim(root: Path, name: str, wait: bool = False) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the store's lock, so that two processes never write one manifest over the other's."""
+    with open(root / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def _take(path: Path, wait: bool) -> int | None:
     """Descriptor of the locked file; None if another process has it."""
     path.parent.mkdir(exist_ok=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,14 +33,16 @@ class WindowConfig(Config):
     pool: int = Field(1, ge=1, description="stage 2 draws its k windows from the pool * k best; 1 is the published choice")
 
 
-class SamplingConfig(Config):
-    """What training draws: sessions by cohort, and, for stage 2, windows of a session."""
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Schedule = Annotated[dict[Annotated[int, Field(ge=0)], Weight], Field(min_length=1)]
+"""A weight by step: straight lines between the steps named, level before the first and after the last."""
 
-    windows: Literal["auto", "saliency", "uniform", "random"] = Field(
-        "auto", description="the best of a window table, evenly spread, or any; auto: saliency with a table, random without"
-    )
+
+class CohortConfig(Config):
+    """Cohorts by the values of one column."""
+
     by: str | None = Field(None, description="column of sessions.tsv or participants.tsv that names cohorts")
-    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+    weights: dict[str, Weight | Schedule] | None = Field(
         None, description="draws by cohort, relative to each other; alike if not given, 0 leaves a cohort out"
     )
 
@@ -54,9 +57,63 @@ class SamplingConfig(Config):
         return values
 
     @model_validator(mode="after")
-    def _weights_of_something(self) -> SamplingConfig:
+    def _weights_of_something(self) -> Self:
         if self.weights is not None and self.by is None:
             raise ValueError("weights need `by`, the column that names cohorts")
+        return self
+
+
+class ComponentConfig(Config):
+    """Part of a mixture: the sessions that pass a filter, and how often they are drawn."""
+
+    filter: str = Field(description="comparisons of columns with numbers and texts, joined by and, or, not (docs/mixtures.md)")
+    weight: Weight | Schedule | Literal["sessions"] = Field(description="relative to the others; `sessions`: as many as it has")
+
+
+class AdaptiveConfig(Config):
+    """Weights that follow each component's held-out loss and the inner products of the components' gradients (docs/mixtures.md)."""
+
+    every: int = Field(100, ge=1, description="steps an interval; at its end weights are adjusted, for the interval after the next")
+    held_out: float = Field(0.1, gt=0, lt=1, description="share of each component's participants that is never trained on, at least one")
+    floor: float = Field(0.02, gt=0, lt=1, description="least share of draws of any component")
+    rate: float = Field(1.0, gt=0, description="how far one adjustment goes")
+    signal: Literal["both", "loss", "alignment"] = "both"
+
+
+class MixtureConfig(CohortConfig):
+    """What `--mixture` reads: named parts of a store, and how often each is drawn."""
+
+    components: dict[str, ComponentConfig] | None = None
+    table: str | None = Field(None, description="TSV with a column `session`, whose other columns filters and `by` may name")
+    overlap: Literal["refuse", "first"] = Field("refuse", description="a session of two components: refuse, or take the first of them")
+    rest: Literal["leave_out", "refuse"] = Field("leave_out", description="sessions of no component")
+    most_repeats: Count | None = Field(None, description="how often one session may be drawn in an epoch, as many draws as sessions")
+    adaptive: AdaptiveConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.components is None) == (self.by is None):
+            raise ValueError("give either `components` or `by`")
+        if self.components is not None and not self.components:
+            raise ValueError("components: there are none")
+        weights = [part.weight for part in (self.components or {}).values()] + list((self.weights or {}).values())
+        if self.adaptive and any(isinstance(weight, dict) for weight in weights):
+            raise ValueError("adaptive: weights cannot follow both steps and losses; give each component one number")
+        return self
+
+
+class SamplingConfig(CohortConfig):
+    """What training draws: sessions by cohort, and, for stage 2, windows of a session."""
+
+    windows: Literal["auto", "saliency", "uniform", "random"] = Field(
+        "auto", description="the best of a window table, evenly spread, or any; auto: saliency with a table, random without"
+    )
+    mixture: MixtureConfig | None = Field(None, description="what `--mixture` gives, in place of `by` and `weights`")
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> Self:
+        if self.mixture is not None and self.by is not None:
+            raise ValueError("give either `by` or `mixture`")
         return self
 
 
@@ -214,9 +271,53 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "preset"
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
         raise InputError(
             f"{source}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted."
         ) from error
+
+
+def _nearest(kind: type[Config], place: tuple[int | str, ...]) -> str:
+    """Which setting a name that does not exist was most likely meant to be."""
+    *sections, name = map(str, place)
+    for section in sections:
+        inner = kind.model_fields[section].annotation
+        if not (isinstance(inner, type) and issubclass(inner, Config)):
+            return "leave it out"
+        kind = inner
+    known = list(kind.model_fields)
+    close = get_close_matches(name, known, n=1)
+    return f"the nearest is {'.'.join([*sections, close[0]])}" if close else f"choose one of {', '.join(known)}"
+
+
+def load_mixture(path: Path) -> MixtureConfig:
+    """Read a mixture.yaml; a `table` in it is looked for beside it.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or a name or value in it is not accepted.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; name a mixture.yaml (docs/mixtures.md).")
+    values = _parse(_yaml_text(path), str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: does not hold names and values; write `components:` or `by:` (docs/mixtures.md).")
+    config = checked(MixtureConfig, values, str(path))
+    return config if config.table is None else config.model_copy(update={"table": str(path.parent / config.table)})
+
+
+def with_mixture(preset: Preset, mixture: MixtureConfig) -> Preset:
+    """The preset with a mixture in its `sampling`.
+
+    Raises
+    ------
+    InputError
+        If the preset or `--set` mixes cohorts already.
+    """
+    values = {**preset.sampling.model_dump(exclude_unset=True), "mixture": mixture.model_dump()}
+    return preset.model_copy(update={"sampling": checked(SamplingConfig, values, "--mixture")})
 
 
 def _preset_text(name: str | Path) -> str:
@@ -225,10 +326,14 @@ def _preset_text(name: str | Path) -> str:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"{name} is neither a preset ({', '.join(PRESETS)}) nor a YAML file; name one of these.")
+    return _yaml_text(path)
+
+
+def _yaml_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: cannot be read as text ({error}); name a YAML file or one of {', '.join(PRESETS)}.") from error
+        raise InputError(f"{path}: cannot be read as text ({error}); name a YAML file.") from error
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -56,7 +56,7 @@ class Contract:
             if ours != its:
                 raise ContractError(
                     f"{mine} has {name} {ours[:24]} but {theirs} has {its[:24]}: "
-                    f"prepare the data with the same lattice and mask (`slimbrain prep --mask`), or use a model trained on it."
+                    f"prepare the data with the same lattice and mask (`slimbrain prep --resolution --mask`), or use a model trained on it."
                 )
         if not same_tr(self.tr, other.tr):
             raise ContractError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from slimbrain.channels import Channels
 from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
-from slimbrain.masking import JepaMask, sample_jepa_mask
+from slimbrain.masking import JepaMask, sample_jepa_mask, seen_together
+from slimbrain.mixture import divide
 from slimbrain.models.packing import Clip
-from slimbrain.samplers import cohorts_of, mix, spread_windows
-from slimbrain.store import Channels, Store
+from slimbrain.samplers import Pace, mix, spread_windows
+from slimbrain.store import Store
 
 IntArray = npt.NDArray[np.int64]
 
@@ -55,54 +57,83 @@ class Series:
     mm : (C, 3) float32 places of the channels in MNI mm.
     tr : seconds a frame.
     draw : number of the draw, the seed of whatever is random about it.
+    key : the session.
     """
 
     values: Tensor
     mm: Tensor
     tr: float
     draw: int
+    key: str
 
 
 @dataclass(frozen=True)
 class MaskedClip:
-    """One clip as stage 2 learns from it."""
+    """One clip as stage 2 learns from it, and the key of the session it is of."""
 
     clip: Clip
     mask: JepaMask
+    key: str
+
+
+class Pick(NamedTuple):
+    """A draw whose session is decided, so that a process that reads ahead need not know the weights."""
+
+    draw: int
+    session: int
+
+
+HELD_OUT = 2**40
+"""Number of the first draw of a session that is held out: no training gets there, so that no randomness is shared."""
 
 
 class Draws(Dataset[object]):
-    """Sessions in shuffled order, epoch after epoch, cohorts by weight; draw n depends on the seed and n alone.
+    """Sessions in shuffled order, epoch after epoch, cohorts by weight; draw n depends on the seed, the weights and n alone.
 
     Parameters
     ----------
     store : where sessions are.
-    sessions : what to draw from; those of cohorts without weight are left out.
+    sessions : what to draw from; those of cohorts without weight, or of no component of a mixture, are left out.
     seed : of the shuffling.
-    sampling : cohorts and their weights.
+    sampling : cohorts, or a mixture, and their weights.
+    pace : how draws fall on steps, where weights change.
 
     Attributes
     ----------
-    sessions : what is drawn.
+    sessions, cohorts : what is drawn, and as what.
+    held_out, held_out_cohorts : what is not, but measured on.
+    notes : what the user should read about the mixture.
     """
 
-    def __init__(self, store: Store, sessions: Sequence[SessionInfo], seed: int, sampling: SamplingConfig) -> None:
+    def __init__(
+        self, store: Store, sessions: Sequence[SessionInfo], seed: int, sampling: SamplingConfig, pace: Pace | None = None
+    ) -> None:
         if not sessions:
             raise InputError(
                 "there is no session to train on: each is shorter than one window, or prep refused it or left it out; "
                 "see failures.tsv and excluded.tsv of the store."
             )
-        self.store, self.seed = store, seed
-        cohorts = cohorts_of(store, sessions, sampling.by)
-        weights = sampling.weights or {}
-        drawn = [(info, cohort) for info, cohort in zip(sessions, cohorts, strict=True) if weights.get(cohort, 1) > 0]
-        self.sessions = [info for info, _ in drawn]
-        self.cohorts = [cohort for _, cohort in drawn]
-        self.mixture = mix(self.cohorts, seed, sampling.weights)
+        self.store, self.seed, self.sampling = store, seed, sampling
+        division, config = divide(store, sessions, sampling, seed), sampling.mixture
+        self.sessions, self.cohorts = [info for info, _ in division.trained], [name for _, name in division.trained]
+        self.held_out, self.held_out_cohorts = [info for info, _ in division.held_out], [name for _, name in division.held_out]
+        self.weights, self.notes, self.pace = division.weights, division.notes, pace or Pace(1, 1)
+        interval = config.adaptive.every * self.pace.per_step if config and config.adaptive else None
+        self.mixture = mix(self.cohorts, seed, division.weights, self.pace, config.most_repeats if config else None, interval)
 
-    def session_of(self, draw: int) -> SessionInfo:
-        """The session that draw number `draw` takes."""
-        return self.sessions[self.mixture.session(draw)]
+    def pick(self, draw: int | Pick) -> Pick:
+        """Draw number `draw` with its session."""
+        return draw if isinstance(draw, Pick) else Pick(draw, self.mixture.session(draw))
+
+    def pick_held_out(self, cohort: str, number: int) -> Pick:
+        """Held-out draw `number` of a cohort: its sessions in turn, each time with a choice of windows and masks of its own."""
+        own = [place for place, name in enumerate(self.held_out_cohorts) if name == cohort]
+        return Pick(HELD_OUT + number, len(self.sessions) + own[number % len(own)])
+
+    def session_of(self, draw: int | Pick) -> SessionInfo:
+        """The session that a draw takes."""
+        number = self.pick(draw).session
+        return self.sessions[number] if number < len(self.sessions) else self.held_out[number - len(self.sessions)]
 
     def generator(self, draw: int) -> np.random.Generator:
         """Randomness of one draw."""
@@ -117,17 +148,20 @@ class SeriesDraws(Draws):
     store : where they are.
     window : sessions shorter than two windows are left out, since one window has nothing to be rebuilt from.
     seed : of order and masks.
-    sampling : cohorts and their weights.
+    sampling, pace : as of `Draws`.
     """
 
-    def __init__(self, store: Store, window: WindowConfig, seed: int, sampling: SamplingConfig | None = None) -> None:
+    def __init__(
+        self, store: Store, window: WindowConfig, seed: int, sampling: SamplingConfig | None = None, pace: Pace | None = None
+    ) -> None:
         long = [info for info in store.sessions if info.n_windows(window.frames) >= 2]
-        super().__init__(store, long, seed, sampling or SamplingConfig())
+        super().__init__(store, long, seed, sampling or SamplingConfig(), pace)
 
-    def __getitem__(self, draw: int) -> Series:
-        info = self.session_of(draw)
+    def __getitem__(self, draw: int | Pick) -> Series:
+        pick = self.pick(draw)
+        info = self.session_of(pick)
         mm = torch.tensor(self.store.channels(info.key).mm, dtype=torch.float32)
-        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, draw)
+        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, pick.draw, info.key)
 
 
 class ClipDraws(Draws):
@@ -141,7 +175,7 @@ class ClipDraws(Draws):
     unit, unit_frames : the encoder's mask unit.
     context_fraction : share of the clip that the context sees.
     ranked : windows of each session, best first.
-    sampling : cohorts and their weights, and how windows are chosen.
+    sampling, pace : as of `Draws`; also how windows are chosen.
     """
 
     def __init__(
@@ -154,6 +188,7 @@ class ClipDraws(Draws):
         context_fraction: float,
         ranked: Mapping[str, Sequence[int]] | None = None,
         sampling: SamplingConfig | None = None,
+        pace: Pace | None = None,
     ) -> None:
         sampling = sampling or SamplingConfig()
         if sampling.windows == "saliency" and ranked is None:
@@ -162,19 +197,18 @@ class ClipDraws(Draws):
         if self.choice != "saliency":
             ranked = None
         sessions = [info for info in store.sessions if info.n_windows(window.frames) >= window.k]
-        super().__init__(store, sessions if ranked is None else _with_windows(sessions, ranked, window.k), seed, sampling)
+        super().__init__(store, sessions if ranked is None else _with_windows(sessions, ranked, window.k), seed, sampling, pace)
         self.window, self.ranked = window, ranked
         self.unit_frames, self.context_fraction = unit_frames, context_fraction
         self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
 
-    def __getitem__(self, draw: int) -> MaskedClip:
-        info, generator = self.session_of(draw), self.generator(draw)
+    def __getitem__(self, draw: int | Pick) -> MaskedClip:
+        pick = self.pick(draw)
+        info, generator = self.session_of(pick), self.generator(pick.draw)
         clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
-        # A time unit that spans two windows cannot be seen in part, so then time units take the place of windows.
-        whole = self.window.frames % self.unit_frames == 0
-        times = len(clip.seconds) // self.unit_frames
-        windows, units_per_window = (self.window.k, times // self.window.k) if whole else (times, 1)
-        return MaskedClip(clip, sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator))
+        windows, units_per_window = seen_together(self.window.k, self.window.frames, self.unit_frames)
+        mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
+        return MaskedClip(clip, mask, info.key)
 
     def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
         n_windows, k = info.n_windows(self.window.frames), self.window.k

@@ -53,11 +53,13 @@ def run_demo(out: Path, seed: int, run_command: Callable[[Sequence[str]], int]) 
     run("rank", store, "--temporal", temporal / "model", "--method", "fast", "--out", windows)
     run("pretrain", "voxel", store, "--windows", windows, "--out", voxel, *common)
     model = ("--model", voxel / "model", "--windows", windows, "--k", WINDOWS_EMBEDDED)
-    run("embed", store, *model, "--out", out / "embeddings.npz")
+    embeddings = out / "embeddings.npz"
+    run("embed", store, *model, "--out", embeddings)
     pieces: list[object] = ["--store", store, "--windows", windows, "--run", temporal, "--run", voxel]
     for task in TASKS:
         result = out / f"{task}.json"
-        run("evaluate", store, "--task", f"column:{task}", *model, "--model", temporal / "model", "--participants", new, "--out", result)
+        known_vectors = ("--embeddings", embeddings, "--participants", new)
+        run("evaluate", store, "--task", f"column:{task}", *model, "--model", temporal / "model", *known_vectors, "--out", result)
         pieces += ["--evaluation", result]
     run("report", *pieces, "--truth", cohort / "truth.json", "--title", "slimbrain demo", "--out", report)
     print(f"Done in {time.monotonic() - started:.0f} s. Open {report}", flush=True)

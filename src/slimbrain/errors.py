@@ -19,5 +19,9 @@ class ContractError(SlimbrainError):
     """Two things that must share a lattice, mask, space, TR or window length do not."""
 
 
+class SeenInTrainingWarning(UserWarning):
+    """Sessions are embedded of participants whom the model was trained on: what is predicted of them says little of others."""
+
+
 class CollapseError(SlimbrainError):
     """An encoder says the same of everything it sees; training it further would only hide that."""

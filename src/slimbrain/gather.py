@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +15,12 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim
 from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError, StoreError
+from slimbrain.governance import keep_records, record_of
 from slimbrain.manifest import SessionInfo, manifest_row
 from slimbrain.progress import track
-from slimbrain.store import DATA_SHA256, PARTICIPANTS_FILE, Store, sha256
+from slimbrain.purge import finish_withdrawals
+from slimbrain.store import DATA_SHA256, PARTICIPANTS_FILE, Store, sha256, told_cohort
+from slimbrain.tombstones import Withdrawn, bury, withdrawn
 from slimbrain.tsv import MISSING, format_tsv
 from slimbrain.verify import sweep
 
@@ -75,7 +78,7 @@ def merge(out: str | Path, stores: Sequence[Store], keep: Keep | None = None, li
         for info in store.sessions:
             _weigh(chosen, _Pick(store, info), keep, failures)
     target = _target(out, stores)
-    rows = [row for store in stores for row in store.participants.values()]
+    rows = [row for store in stores for row in _rows(store, target.root, store.participants)]
     return _gather(target, chosen, rows, keep, link, failures)
 
 
@@ -92,9 +95,9 @@ def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], lin
     InputError
         If `out` has a session of one of these names with different data.
     """
-    wanted = {info.subject for info in sessions}
-    rows = [row for name, row in store.participants.items() if name in wanted]
-    return _gather(_target(out, [store]), {info.key: _Pick(store, info) for info in sessions}, rows, None, link, [])
+    target = _target(out, [store])
+    rows = _rows(store, target.root, {info.subject for info in sessions})
+    return _gather(target, {info.key: _Pick(store, info) for info in sessions}, rows, None, link, [])
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,34 @@ def _target(out: str | Path, stores: Sequence[Store]) -> Store:
     sources = list(dict.fromkeys(str(source["URL"]) for source in listed if isinstance(source, dict) and "URL" in source))
     target = Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
     sweep(target.root)
-    return target
+    finish_withdrawals(target.root)
+    _carry_withdrawals(target, stores)
+    return Store(out)
+
+
+def _carry_withdrawals(target: Store, stores: Sequence[Store]) -> None:
+    """Who was withdrawn from one of the stores is withdrawn from what is made of them.
+
+    Raises
+    ------
+    InputError
+        If the target holds data of one of them: nobody asked for these to be deleted.
+    """
+    stones = [stone for store in stores for stone in withdrawn(store.root).active]
+    coming = Withdrawn(stones)
+    held = sorted({info.subject for info in target.sessions if coming and coming.find(info.subject, target.cohort(info))})
+    if held:
+        raise InputError(
+            f"{target.root}: holds data of {len(held)} participants who were withdrawn from the stores to read, first {held[0]}; "
+            f"run `slimbrain withdraw {target.root} {held[0]}` first."
+        )
+    bury(target.root, [replace(stone, removed=stone.removed or stone.date) for stone in stones])
+
+
+def _rows(store: Store, root: Path, names: Collection[str]) -> list[dict[str, str]]:
+    """Rows of a store's participants, but for those who were withdrawn from the store at `root`."""
+    gone, cohorts = withdrawn(root), {info.subject: told_cohort(info) for info in store.sessions}
+    return [row for name, row in store.participants.items() if name in names and not (gone and gone.find(name, cohorts.get(name, "")))]
 
 
 def _weigh(chosen: dict[str, _Pick], pick: _Pick, keep: Keep | None, failures: list[str]) -> None:
@@ -191,6 +221,8 @@ def _copy(pick: _Pick, target: Store, link: bool) -> None:
 
     if not pick.path.is_file():
         raise StoreError(f"{pick.path}: is gone; restore it, or run `slimbrain prep` again for {pick.info.subject}.")
+    if record := record_of(pick.store.root, pick.info):
+        keep_records(target.root, [record])
     target.place(pick.info, transfer, pick.store.sidecar(pick.info.key))
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import StoreError
-from slimbrain.tsv import MISSING, format_tsv, read_tsv
+from slimbrain.tsv import BEYOND, MISSING, format_tsv, insert_row, read_columns, read_tsv
 
 MANIFEST_FILE = "sessions.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
+LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
+"""Columns that say under what terms a session may be used (`slimbrain.governance`), for filters; stores of before have none of them."""
+
 KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
 DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
 SESSION_ROW = "SessionRow"
-"""Field of the sidecar that repeats the row of the manifest."""
+"""Field of the sidecar that repeats the row of the manifest, but for the terms, which may change when nothing else does."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,11 @@ def manifest_row(info: SessionInfo) -> dict[str, str]:
     return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
 
 
+def row_to_repeat(info: SessionInfo) -> dict[str, str]:
+    """What the sidecar repeats of a session's row; cells without a value may come from columns that only other sessions have."""
+    return {name: value for name, value in manifest_row(info).items() if value != MISSING and name not in LEDGER_COLUMNS}
+
+
 def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:
     """Columns of the manifest that say other than the session's sidecar, which repeats its row."""
     row, told = manifest_row(info), sidecar.get(SESSION_ROW, {})
@@ -84,9 +94,20 @@ def manifest_text(sessions: Sequence[SessionInfo]) -> str:
     return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
 
 
-def manifest_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
-    """One row of a table that has these columns, with its end."""
-    return format_tsv(columns, [row]).split("\n", 1)[1]
+def manifest_with(path: Path, info: SessionInfo) -> str:
+    """The table in a file with one session more, or with its row replaced; other rows are not read where that can be helped.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be read, or must be made anew and a row is damaged.
+    """
+    row = manifest_row(info)
+    text = insert_row(_read_text(path), info.key, row, lambda columns: format_tsv(columns, [row]).split("\n", 1)[1])
+    if text is not None:
+        return text
+    listed = _parse(path) | {info.key: info}
+    return manifest_text([listed[key] for key in sorted(listed)])
 
 
 def read_manifest(path: Path) -> dict[str, SessionInfo]:
@@ -110,23 +131,62 @@ def _parse_once(path: Path, signature: tuple[int, int, int]) -> dict[str, Sessio
 
 
 def _parse(path: Path) -> dict[str, SessionInfo]:
-    return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+    columns, rows = read_columns(path)
+    further = columns[len(MANIFEST_COLUMNS) :]
+    if columns[: len(MANIFEST_COLUMNS)] != list(MANIFEST_COLUMNS) or BEYOND in further:
+        return {info.key: info for info in map(_info_from_row, read_tsv(path))}
+    own = len(MANIFEST_COLUMNS)
+    with _without_collector():
+        infos = (_info(cells[:own], dict(zip(further, cells[own:], strict=True))) for cells in rows)
+        return {info.key: info for info in infos}
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python looks for cycles again and again while many objects are made; rows have none, and took half as long again with it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            return handle.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
 
 def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
+    """A row of a table whose columns were moved, or are not all there."""
     try:
-        values = {name: "" if row[name] == MISSING else row[name] for name in MANIFEST_COLUMNS}
-        qc = {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS}
-        key, subject, session, task, run, space, n_frames, tr, path = (values[name] for name in MANIFEST_COLUMNS)
+        cells = [row[name] for name in MANIFEST_COLUMNS]
+    except KeyError as error:
+        raise _damaged(dict(row), error) from error
+    return _info(cells, {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS})
+
+
+def _info(cells: Sequence[str], qc: dict[str, str]) -> SessionInfo:
+    """Cells of `MANIFEST_COLUMNS` as a session; a store of 100,000 asks for each of these lines 100,000 times."""
+    try:
+        key, subject, session, task, run, space, n_frames, tr, path = ["" if cell == MISSING else cell for cell in cells]
         if not (key and subject and space and path):
             raise ValueError("a cell that must be filled is empty")
-        if Path(path).is_absolute() or ".." in Path(path).parts:
+        if path[0] == "/" or (".." in path and ".." in Path(path).parts):
             raise ValueError("its path leaves the store")
-        if "\0" in path or {"/", "\0"} & set(key):
+        if "\0" in path or "/" in key or "\0" in key:
             raise ValueError("its name could not be that of a file")
-        info = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
-        if info.n_frames < 1 or not 0 < info.tr < math.inf:
+        frames, seconds = int(n_frames), float(tr)
+        if frames < 1 or not 0 < seconds < math.inf:
             raise ValueError("frames and TR must be positive")
-        return info
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); delete it and run `slimbrain prep` again.") from error
+        return SessionInfo(key, subject, session, task, run, space, frames, seconds, path, qc)
+    except (TypeError, ValueError) as error:
+        raise _damaged({**dict(zip(MANIFEST_COLUMNS, cells, strict=True)), **qc}, error) from error
+
+
+def _damaged(row: Mapping[str, str], error: Exception) -> StoreError:
+    return StoreError(f"{MANIFEST_FILE}: row {dict(row)} is damaged ({error}); delete it and run `slimbrain prep` again.")

@@ -81,6 +81,20 @@ def sample_jepa_mask(
     return JepaMask(np.repeat(window_seen, units_per_window), ~_compact_places(places_mm, hidden, generator))
 
 
+def seen_together(windows: int, frames: int, unit_frames: int) -> tuple[int, int]:
+    """How many stretches of a clip are seen or hidden as a whole, and the time units in each.
+
+    A time unit that spans two windows cannot be seen in part, so then time units take the place of windows.
+
+    Parameters
+    ----------
+    windows, frames : of the clip, and of each window.
+    unit_frames : frames a time unit.
+    """
+    times = windows * frames // unit_frames
+    return (windows, times // windows) if frames % unit_frames == 0 else (times, 1)
+
+
 def typical_mask(grid: Grid, preset: Preset, frames: int) -> tuple[JepaMask, float]:
     """A mask to measure or plan with: of some as in pretraining, the one whose context is nearest to `jepa.context_fraction`.
 

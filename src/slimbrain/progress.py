@@ -40,6 +40,13 @@ def _track_plain(items: Iterable[Item], label: str, total: int | None) -> Iterat
         now = time.monotonic()
         if now - last >= PLAIN_LINE_SECONDS:
             last = now
-            left = f", about {(now - started) / done * (total - done):.0f} s left" if total else ""
+            left = f", about {in_words((now - started) / done * (total - done))} left" if total else ""
             print(f"{label}: {done}{f'/{total}' if total else ''}{left}", file=sys.stderr, flush=True)
-    print(f"{label}: {done} done in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+    print(f"{label}: {done} done in {in_words(time.monotonic() - started, '.1f')}", file=sys.stderr, flush=True)
+
+
+def in_words(seconds: float, digits: str = ".0f") -> str:
+    """Seconds, minutes from two of them on, hours from two of them on: nobody thinks in thousands of seconds."""
+    if seconds < 120:
+        return f"{seconds:{digits}} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,65 +1,341 @@
-"""Which session and which windows draw number n takes: computed from n and a seed, with nothing to replay.
+"""Which session draw number n takes: computed from a seed, weights and n, the same for any number of processes and workers.
 
-A run that stops in the middle of an epoch, a second process, and a worker that reads ahead all ask for draw n, and get the same.
+What is exact, and in which sense: draws are whole, so weights are first rounded to whole draws in `PERIOD` (fixed weights, and each step of
+a schedule) or in an interval (adaptive weights), by the largest remainder. Those rounded weights are then met to less than one draw
+after *every* draw: |draws of a cohort - sum of its weights so far| < 1. So over any stretch it is less than two off, and with fixed weights
+any `PERIOD` draws in a row hold exactly the rounded weights. Only a cap on repeats may shift a draw for a while (`Mixture`).
 """
 
 from __future__ import annotations
 
+import bisect
 import math
+from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
-from slimbrain.manifest import SessionInfo
-from slimbrain.store import Store
-from slimbrain.tsv import MISSING
 
 IntArray = npt.NDArray[np.int64]
+Weight = float | Mapping[int, float]
+"""A number, or one by step: straight lines between, level before the first and after the last."""
 
 PERIOD = 1000
-"""Draws after which the mixture of cohorts repeats: over any so many in a row, each cohort has its share to the draw."""
+"""Draws to which weights are rounded."""
 
-WHOLE = ("",)
-"""The one cohort of a mixture that does not tell cohorts apart."""
+FAR = 20 * PERIOD
+"""Draws that are computed one after the other before a jump is worth it."""
+
+NEVER = 2**62
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Sessions in shuffled order, cohort by cohort, the cohorts interleaved by weight.
+class Pace:
+    """How draws fall on steps: `per_step` draws each, for `steps` steps."""
 
-    Each cohort goes through its sessions epoch after epoch, every session once an epoch, in an order of the epoch's own; a
-    cohort with more weight than sessions starts its next epoch sooner. Draws of a cohort are spread evenly: after any number
-    of draws each cohort is within one of its share.
+    per_step: int
+    steps: int
+
+
+# --- weights
+
+
+def weight_at(weight: Weight, step: int) -> float:
+    """A weight at a training step."""
+    if not isinstance(weight, Mapping):
+        return float(weight)
+    steps = sorted(weight)
+    return float(np.interp(step, steps, [weight[known] for known in steps]))
+
+
+def ever_drawn(weight: Weight) -> bool:
+    """Whether a weight is above 0 at any step."""
+    return any(value > 0 for value in weight.values()) if isinstance(weight, Mapping) else weight > 0
+
+
+def apportion(weights: Sequence[float], total: int, owed: Sequence[float] | None = None) -> tuple[int, ...]:
+    """Whole shares of a total in proportion to weights, by the largest remainder; the first of equals wins.
+
+    Parameters
+    ----------
+    owed : what rounding kept from each before, which is added to its share; their sum is 0.
+    """
+    # In whole numbers, so that equal weights have equal remainders.
+    parts, kept = _whole(weights), _whole([*(owed or [0.0] * len(weights)), 1.0])
+    whole = sum(parts) * kept[-1]
+    exact = [part * total * kept[-1] + debt * sum(parts) for part, debt in zip(parts, kept, strict=False)]
+    shares = [max(0, value // whole) for value in exact]
+    remainders = [value - share * whole for value, share in zip(exact, shares, strict=True)]
+    for cohort in sorted(range(len(parts)), key=lambda cohort: -remainders[cohort])[: total - sum(shares)]:
+        shares[cohort] += 1
+    return tuple(shares)
+
+
+def _whole(numbers: Sequence[float]) -> list[int]:
+    """Whole numbers in exactly the proportion of these."""
+    ratios = [number.as_integer_ratio() for number in numbers]
+    common = max(below for _, below in ratios)
+    # What is below is a power of two, for whatever float.
+    return [above * (common // below) for above, below in ratios]
+
+
+def limited(weights: Sequence[float], sizes: Sequence[int], cap: int | None) -> list[float]:
+    """Shares of draws, sum 1, of which none asks for its sessions more than `cap` times in an epoch of sum(sizes) draws.
+
+    What a share loses goes to those that still have room, in proportion to their weights.
+
+    Raises
+    ------
+    InputError
+        If all that have weight together have too few sessions.
+    """
+    shares = [weight / math.fsum(weights) for weight in weights]
+    if cap is None:
+        return shares
+    drawn = sum(size for size, weight in zip(sizes, weights, strict=True) if weight)
+    if cap * drawn < sum(sizes):
+        raise InputError(
+            f"sampling.mixture: most_repeats {cap} leaves too few draws where only {drawn} of {sum(sizes)} sessions have a weight above 0; "
+            "raise it, or give the others some weight there."
+        )
+    most = [cap * size / sum(sizes) for size in sizes]
+    full: set[int] = set()
+    while over := {cohort for cohort, share in enumerate(shares) if share > most[cohort]} - full:
+        full |= over
+        room = 1 - math.fsum(most[cohort] for cohort in full)
+        rest = math.fsum(weights[cohort] for cohort in range(len(weights)) if cohort not in full)
+        shares = [most[cohort] if cohort in full else weight / rest * room for cohort, weight in enumerate(weights)]
+    return shares
+
+
+@dataclass
+class Plan:
+    """Weights over draws, as whole parts of a draw.
 
     Attributes
     ----------
-    cohorts : their names, sorted.
-    members : for each, the numbers of its sessions.
-    quotas : for each, how many of `PERIOD` draws it has.
-    seed : of the shuffling.
+    unit : parts a draw.
+    starts : first draw of each stretch of equal weights; the last one goes on for ever.
+    quotas : for each stretch, the parts of each cohort; their sum is `unit`.
+    horizon : draws for which weights are known; None if all are.
     """
 
-    cohorts: tuple[str, ...]
-    members: tuple[tuple[int, ...], ...]
-    quotas: tuple[int, ...]
-    seed: int
+    unit: int
+    starts: list[int]
+    quotas: list[tuple[int, ...]]
+    horizon: int | None = None
+
+    @classmethod
+    def fixed(cls, weights: Sequence[float]) -> Plan:
+        return cls(PERIOD, [0], [apportion(weights, PERIOD)])
+
+    @classmethod
+    def scheduled(cls, by_step: Sequence[Sequence[float]], per_step: int) -> Plan:
+        """Weights that change from step to step.
+
+        Parameters
+        ----------
+        by_step : for each step, the weight of each cohort.
+        per_step : draws a step.
+        """
+        plan = cls.fixed(by_step[0])
+        for step, weights in enumerate(by_step):
+            plan.append(step * per_step, apportion(weights, PERIOD))
+        return plan
+
+    def append(self, start: int, quotas: tuple[int, ...]) -> None:
+        """From draw `start` on, other weights."""
+        if quotas != self.quotas[-1]:
+            self.starts.append(start)
+            self.quotas.append(quotas)
+
+    def extend(self, draws: int, quotas: tuple[int, ...]) -> None:
+        """Weights of the next `draws` draws of a plan with a horizon; their quotas are whole draws of these."""
+        assert self.horizon is not None and sum(quotas) == draws == self.unit
+        if self.horizon:
+            self.append(self.horizon, quotas)
+        else:
+            self.starts, self.quotas = [0], [quotas]
+        self.horizon += draws
+
+
+# --- draws
+
+
+class Mixture:
+    """Sessions in shuffled order, cohort by cohort, the cohorts interleaved by weight.
+
+    Draw m goes, of the cohorts that would not run ahead of their weights by one, to the one that falls behind first (Tijdeman 1980, the
+    chairman assignment problem), so that after m draws each has had its weight to less than one. This holds for weights that change,
+    as long as they are known ahead: cohort i's draw number j may be made once its weights have passed j and must be made before they pass
+    j + 1, the intervals of no stretch ask for more draws than it has, and serving the earliest deadline first meets them all.
+    An interval of adaptive weights begins and ends with every cohort having had its due, so that it need not know of the next one.
+
+    Each cohort goes through its sessions pass after pass, every session once a pass, in an order of the pass's own; a cohort with more
+    weight than sessions starts its next pass sooner.
+
+    With a cap, no session is drawn more than `cap` times in an epoch, which is as many draws as there are sessions: one that has been
+    waits until the next epoch, and a cohort all of whose sessions have been gives way for what is left of the epoch and catches up
+    afterwards. Weights must leave room for it (`limited`); what then gives way is a draw or two at the end of an epoch.
+
+    Parameters
+    ----------
+    cohorts : their names.
+    members : for each, the numbers of its sessions.
+    plan : weights.
+    seed : of the shuffling.
+    cap : most draws of one session in an epoch.
+    """
+
+    def __init__(self, cohorts: Sequence[str], members: Sequence[Sequence[int]], plan: Plan, seed: int, cap: int | None = None) -> None:
+        self.cohorts, self.members, self.plan, self.seed, self.cap = tuple(cohorts), tuple(map(tuple, members)), plan, seed, cap
+        self._restart(0)
 
     def session(self, draw: int) -> int:
-        """The number of the session that draw number `draw` takes."""
-        period, slot = divmod(draw, PERIOD)
-        cohort_at, turn_at = schedule(self.quotas)
-        cohort = int(cohort_at[slot])
-        turn = period * self.quotas[cohort] + int(turn_at[slot])
-        epoch, place = divmod(turn, len(self.members[cohort]))
-        return self.members[cohort][int(_order(self.seed, self.cohorts[cohort], epoch, len(self.members[cohort]))[place])]
+        """The number of the session that draw number `draw` takes.
+
+        Raises
+        ------
+        InputError
+            If weights are not known so far ahead.
+        """
+        if self.plan.horizon is not None and draw >= self.plan.horizon:
+            raise InputError(
+                f"mixture: draw {draw} is asked for before its weights are known, {self.plan.horizon} are; "
+                "raise adaptive.every, or use fewer --workers, which read ahead."
+            )
+        if not self._first <= draw <= self._first + len(self._drawn) + FAR:
+            self._restart(draw)
+        while len(self._drawn) <= draw - self._first:
+            self._draw()
+        return self._drawn[draw - self._first]
+
+    def shares_at(self, draw: int) -> dict[str, float]:
+        """Weights in force at a draw, by cohort; their sum is 1."""
+        stretch = bisect.bisect_right(self.plan.starts, draw) - 1
+        return {name: quota / self.plan.unit for name, quota in zip(self.cohorts, self.plan.quotas[stretch], strict=True)}
+
+    @property
+    def changes(self) -> bool:
+        """Whether weights change from step to step."""
+        return len(self.plan.starts) > 1 or self.plan.horizon is not None
+
+    def had(self, draws: int) -> tuple[int, ...]:
+        """How often each cohort comes among the first `draws` draws."""
+        if draws:
+            self.session(draws - 1)
+        of_session = {number: cohort for cohort, numbers in enumerate(self.members) for number in numbers}
+        counts = list(self._had_before)
+        for number in self._drawn[: draws - self._first]:
+            counts[of_session[number]] += 1
+        return tuple(counts)
+
+    def extend(self, draws: int, quotas: tuple[int, ...]) -> None:
+        """Weights of the next interval; see `Plan.extend`."""
+        self.plan.extend(draws, quotas)
+        self._deadlines = [self._deadline(cohort) for cohort in range(len(self.cohorts))]
+
+    def _restart(self, draw: int) -> None:
+        """Go back to the beginning, or, where weights never change, to the period that holds a draw: no draw before it matters then."""
+        periods = draw // self.plan.unit if not self.changes and self.cap is None else 0
+        self._first, self._drawn, self._stretch = periods * self.plan.unit, array("q"), 0
+        self._had = [periods * quota for quota in self.plan.quotas[0]]
+        self._had_before = tuple(self._had)
+        self._due = [0] * len(self.cohorts)
+        self._passes = [had // len(numbers) for had, numbers in zip(self._had, self.members, strict=True)]
+        self._decks: list[deque[int]] = [deque() for _ in self.cohorts]
+        for cohort, numbers in enumerate(self.members):
+            place = self._had[cohort] % len(numbers)
+            if place:
+                self._next_pass(cohort)
+                for _ in range(place):
+                    self._decks[cohort].popleft()
+        self._seen: dict[int, int] = {}
+        self._deadlines = [self._deadline(cohort) for cohort in range(len(self.cohorts))]
+
+    def _draw(self) -> None:
+        """Make the next draw."""
+        draw = self._first + len(self._drawn)
+        while self._stretch + 1 < len(self.plan.starts) and self.plan.starts[self._stretch + 1] <= draw:
+            self._stretch += 1
+        due, quotas = self._due, self.plan.quotas[self._stretch]
+        for cohort, quota in enumerate(quotas):
+            due[cohort] += quota
+        candidates = range(len(due)) if self.cap is None else self._with_room(draw)
+        ready = [cohort for cohort in candidates if due[cohort] > 0] or candidates
+        chosen = min(ready, key=self._deadlines.__getitem__)
+        self._drawn.append(self._take(chosen))
+        due[chosen] -= self.plan.unit
+        self._had[chosen] += 1
+        self._deadlines[chosen] = self._deadline(chosen, draw + 1)
+
+    def _with_room(self, draw: int) -> list[int]:
+        """Cohorts that have sessions left in this epoch."""
+        assert self.cap is not None
+        if draw % sum(map(len, self.members)) == 0:
+            self._seen, self._left = {}, [self.cap * len(numbers) for numbers in self.members]
+        return [cohort for cohort, left in enumerate(self._left) if left]
+
+    def _take(self, cohort: int) -> int:
+        """The next session of a cohort that may still be drawn in this epoch."""
+        deck = self._decks[cohort]
+        if self.cap is None:
+            if not deck:
+                self._next_pass(cohort)
+            return deck.popleft()
+        self._left[cohort] -= 1
+        place = 0
+        while True:
+            if place == len(deck):
+                self._next_pass(cohort)
+            if self._seen.get(deck[place], 0) < self.cap:
+                break
+            place += 1
+        number = deck[place]
+        del deck[place]
+        self._seen[number] = self._seen.get(number, 0) + 1
+        return number
+
+    def _next_pass(self, cohort: int) -> None:
+        """Put a cohort's sessions into its deck once more; by its name, so that another cohort beside it changes nothing."""
+        numbers = self.members[cohort]
+        generator = np.random.default_rng((self.seed, 0, self._passes[cohort], *self.cohorts[cohort].encode()))
+        self._decks[cohort].extend(numbers[place] for place in generator.permutation(len(numbers)).tolist())
+        self._passes[cohort] += 1
+
+    def _deadline(self, cohort: int, done: int | None = None) -> int:
+        """After how many draws a cohort's next one must have been made: when its weights reach one draw more than it had.
+
+        Parameters
+        ----------
+        done : draws made.
+        """
+        plan = self.plan
+        done = self._first + len(self._drawn) if done is None else done
+        missing = plan.unit - self._due[cohort]
+        for stretch in range(self._stretch, len(plan.starts)):
+            quota = plan.quotas[stretch][cohort]
+            start = max(done, plan.starts[stretch])
+            length = plan.starts[stretch + 1] - start if stretch + 1 < len(plan.starts) else NEVER
+            if quota and -(-missing // quota) <= length:
+                return start + -(-missing // quota)
+            if length > 0:
+                missing -= quota * length
+        return NEVER
 
 
-def mix(labels: Sequence[str], seed: int, weights: Mapping[str, float] | None = None) -> Mixture:
+def mix(
+    labels: Sequence[str],
+    seed: int,
+    weights: Mapping[str, Weight] | None = None,
+    pace: Pace | None = None,
+    cap: int | None = None,
+    interval: int | None = None,
+) -> Mixture:
     """Interleave cohorts.
 
     Parameters
@@ -67,6 +343,9 @@ def mix(labels: Sequence[str], seed: int, weights: Mapping[str, float] | None = 
     labels : the cohort of each session.
     seed : of the shuffling.
     weights : how often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
+    pace : draws a step and steps, where weights change from step to step.
+    cap : most draws of one session in an epoch.
+    interval : draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
 
     Raises
     ------
@@ -76,96 +355,40 @@ def mix(labels: Sequence[str], seed: int, weights: Mapping[str, float] | None = 
     present = sorted(set(labels))
     weights = dict.fromkeys(present, 1.0) if weights is None else weights
     _require_same(present, weights)
-    cohorts = tuple(name for name in present if weights[name] > 0)
+    cohorts = tuple(name for name in present if ever_drawn(weights[name]))
     if not cohorts:
         raise InputError("sampling.weights: all are 0, so there is nothing to draw; give a cohort some weight.")
-    quotas = apportion([weights[name] for name in cohorts], PERIOD)
-    if 0 in quotas:
-        name = cohorts[quotas.index(0)]
-        raise InputError(f"sampling.weights: {name} would have under one in {PERIOD} draws; give it more weight, or 0 to leave it out.")
-    members = tuple(tuple(number for number, label in enumerate(labels) if label == name) for name in cohorts)
-    return Mixture(cohorts, members, quotas, seed)
+    numbers: dict[str, list[int]] = {name: [] for name in cohorts}
+    for number, label in enumerate(labels):
+        if label in numbers:
+            numbers[label].append(number)
+    members = list(numbers.values())
+    if interval is not None:
+        return Mixture(cohorts, members, Plan(interval, [0], [(0,) * len(cohorts)], horizon=0), seed, cap)
+    plan = _plan([weights[name] for name in cohorts], [len(own) for own in members], pace or Pace(1, 1), cap)
+    if rare := [name for name, quotas in zip(cohorts, zip(*plan.quotas, strict=True), strict=True) if not any(quotas)]:
+        raise InputError(f"sampling.weights: {rare[0]} would have under one in {PERIOD} draws; give it more weight, or 0 to leave it out.")
+    return Mixture(cohorts, members, plan, seed, cap)
 
 
-def _require_same(present: Sequence[str], weights: Mapping[str, float]) -> None:
+def _plan(weights: Sequence[Weight], sizes: Sequence[int], pace: Pace, cap: int | None) -> Plan:
+    if not any(isinstance(weight, Mapping) for weight in weights):
+        # Without a cap as they were given: dividing by their sum would cost the last digit.
+        plain = [weight_at(weight, 0) for weight in weights]
+        return Plan.fixed(plain if cap is None else limited(plain, sizes, cap))
+    last = max(max(weight) for weight in weights if isinstance(weight, Mapping))
+    by_step = [[weight_at(weight, step) for weight in weights] for step in range(min(last + 1, pace.steps))]
+    if empty := [step for step, parts in enumerate(by_step) if not any(parts)]:
+        raise InputError(f"sampling.weights: all are 0 at step {empty[0]}; give a cohort some weight there.")
+    return Plan.scheduled([parts if cap is None else limited(parts, sizes, cap) for parts in by_step], pace.per_step)
+
+
+def _require_same(present: Sequence[str], weights: Mapping[str, Weight]) -> None:
     there = ", ".join(present)
     if missing := sorted(set(present) - set(weights)):
         raise InputError(f"sampling.weights: has none for cohort {missing[0]}; give one to each of {there} (0 leaves it out).")
-    if unknown := sorted(name for name in set(weights) - set(present) if weights[name] > 0):
+    if unknown := sorted(name for name in set(weights) - set(present) if ever_drawn(weights[name])):
         raise InputError(f"sampling.weights: no session that can be trained on is of cohort {unknown[0]}; there are {there}.")
-
-
-def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
-    """Whole shares of a total in proportion to weights, by the largest remainder; the first of equals wins."""
-    # Exact, so that equal weights have equal remainders.
-    parts = [Fraction(weight) for weight in weights]
-    exact = [part * total / sum(parts) for part in parts]
-    shares = [math.floor(value) for value in exact]
-    for cohort in sorted(range(len(parts)), key=lambda cohort: shares[cohort] - exact[cohort])[: total - sum(shares)]:
-        shares[cohort] += 1
-    return tuple(shares)
-
-
-@lru_cache(maxsize=16)
-def schedule(quotas: tuple[int, ...]) -> tuple[IntArray, IntArray]:
-    """Spread the draws of cohorts evenly over a period.
-
-    Draw m goes, of the cohorts that would not run ahead of their share by one, to the one that falls behind first (Tijdeman
-    1980, the chairman assignment problem), so that after m draws each has had its share to less than one.
-
-    Parameters
-    ----------
-    quotas : draws of each cohort; their sum is the period.
-
-    Returns
-    -------
-    For each draw, its cohort, and how many draws that cohort had before it.
-    """
-    period = sum(quotas)
-    had = [0] * len(quotas)
-    cohort_at, turn_at = np.empty(period, np.int64), np.empty(period, np.int64)
-    for draw in range(period):
-        # In whole numbers, so that no rounding decides.
-        ready = [cohort for cohort, quota in enumerate(quotas) if had[cohort] * period < (draw + 1) * quota]
-        chosen = min(ready, key=lambda cohort: (-(-(had[cohort] + 1) * period // quotas[cohort]), cohort))
-        cohort_at[draw], turn_at[draw] = chosen, had[chosen]
-        had[chosen] += 1
-    return cohort_at, turn_at
-
-
-@lru_cache(maxsize=64)
-def _order(seed: int, cohort: str, epoch: int, count: int) -> IntArray:
-    """Order of a cohort's sessions in one of its epochs; by the cohort's name, so that another cohort beside it changes nothing."""
-    return np.random.default_rng((seed, 0, epoch, *cohort.encode())).permutation(count)
-
-
-def cohorts_of(store: Store, sessions: Sequence[SessionInfo], column: str | None) -> list[str]:
-    """The cohort of each session: its value in a column of `sessions.tsv`, else its participant's in `participants.tsv`.
-
-    Raises
-    ------
-    InputError
-        If neither table has the column, or a session has no value there.
-    """
-    if column is None:
-        return [WHOLE[0]] * len(sessions)
-    found = [_cell(store, info, column) for info in sessions]
-    if all(value is None for value in found):
-        raise InputError(
-            f"sampling.by: neither sessions.tsv nor participants.tsv of {store.root} has a column {column}; name one of theirs."
-        )
-    lacking = [info.key for info, value in zip(sessions, found, strict=True) if value in (None, "", MISSING)]
-    if lacking:
-        count = f"{len(lacking)} sessions have" if len(lacking) > 1 else "1 session has"
-        raise InputError(
-            f"sampling.by: {count} no {column}, first {lacking[0]}; fill it in, or leave the participant out (--participants)."
-        )
-    return [str(value) for value in found]
-
-
-def _cell(store: Store, info: SessionInfo, column: str) -> str | None:
-    row = {"task": info.task, "run": info.run, "space": info.space, "session_id": info.session, "participant_id": info.subject, **info.qc}
-    return row.get(column, store.participants.get(info.subject, {}).get(column))
 
 
 def spread_windows(n_windows: int, k: int, generator: np.random.Generator) -> IntArray:

@@ -7,13 +7,10 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,28 +19,34 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.channels import Channels, cell_channels
+from slimbrain.claims import locked
 from slimbrain.contract import ROI, Contract, same_tr
+from slimbrain.description import DESCRIPTION_FILE, describe, read_object
 from slimbrain.errors import ContractError, InputError, StoreError
+from slimbrain.governance import Governance, record_of
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
     SESSION_ROW,
     SessionInfo,
-    manifest_line,
-    manifest_row,
     manifest_text,
+    manifest_with,
     read_manifest,
     row_differences,
+    row_to_repeat,
     session_key,
     session_path,
 )
+from slimbrain.parts import add_to_part, read_part, take_from_part
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
-from slimbrain.tsv import MISSING, insert_row, read_tsv
+from slimbrain.terms import UNKNOWN, canonical_licence
+from slimbrain.tombstones import Tombstone, Withdrawn, refusal, withdrawn
+from slimbrain.tsv import MISSING, read_tsv
 
 FloatArray = npt.NDArray[Any]
 
-DESCRIPTION_FILE = "dataset_description.json"
 PARTICIPANTS_FILE = "participants.tsv"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of the sidecar that tell whether the data file is still what was written."""
@@ -61,31 +64,14 @@ WRITE_BLOCK_BYTES = 32 * 2**20
 """How much of a session's voxels is in memory at once while it is written."""
 
 
-@dataclass(frozen=True)
-class Channels:
-    """Names and places of the columns of `coarse`: cells of the grid, or parcels.
-
-    Attributes
-    ----------
-    names : C names.
-    mm : (C, 3) MNI mm.
-    """
-
-    names: tuple[str, ...]
-    mm: FloatArray
-
-
-def cell_channels(grid: Grid) -> Channels:
-    """The cells of a grid as channels."""
-    return Channels(tuple(f"cell-{index:04d}" for index in range(grid.n_cells)), grid.cells.mm)
-
-
 class Store:
     """A folder of prepared sessions.
 
     Parameters
     ----------
     root : folder that `Store.create` or `slimbrain prep` made.
+    part : name under which this process lists what it writes, until `collect_parts` brings it into the manifest; it sees these
+        sessions, others do not yet. Empty: the manifest itself.
 
     Raises
     ------
@@ -93,9 +79,12 @@ class Store:
         If it is not a store.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        description = _read_json(self.root / DESCRIPTION_FILE)
+    def __init__(self, root: str | Path, part: str = "") -> None:
+        self.root, self.part = Path(root), part
+        if not (self.root / DESCRIPTION_FILE).is_file():
+            what = f"has no {DESCRIPTION_FILE}" if self.root.is_dir() else "is no folder"
+            raise StoreError(f"{self.root}: is not a store, it {what}; point at the output of `slimbrain prep`.")
+        description = read_object(self.root / DESCRIPTION_FILE)
         if "Slimbrain" not in description:
             raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
         self.description = description
@@ -149,12 +138,15 @@ class Store:
 
     @property
     def sessions(self) -> list[SessionInfo]:
-        """All sessions, sorted by key."""
+        """All sessions, sorted by key; none of a participant who was withdrawn."""
         return [self._sessions[key] for key in sorted(self._sessions)]
 
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
-        return read_manifest(self.root / MANIFEST_FILE)
+        listed, gone = read_manifest(self.root / MANIFEST_FILE), withdrawn(self.root)
+        if self.part:
+            listed |= read_part(self.root, self.part)
+        return {key: info for key, info in listed.items() if not self._tombstone(info, gone)} if gone else listed
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -175,6 +167,7 @@ class Store:
         """
         missing = sorted(set(subjects) - {info.subject for info in self.sessions})
         if missing:
+            self._refuse_withdrawn(missing[0], "")
             raise InputError(
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
@@ -194,14 +187,55 @@ class Store:
         return view
 
     def session(self, key: str) -> SessionInfo:
-        """The manifest row called `key`."""
+        """The manifest row called `key`.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or its participant was withdrawn, be it since the store was opened.
+        """
         if key not in self._sessions:
+            self._refuse_withdrawn(key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
-        return self._sessions[key]
+        info, gone = self._sessions[key], withdrawn(self.root)
+        if stone := gone and self._tombstone(info, gone):
+            raise StoreError(refusal(self.root, info.subject, stone))
+        return info
+
+    def cohort(self, info: SessionInfo) -> str:
+        """The study that a session's participant is one of; empty where nobody knows."""
+        return told_cohort(info) or str(self.sidecar(info.key).get(COHORT) or "")
+
+    def governance(self, info: SessionInfo) -> Governance:
+        """Under what terms a session may be used; `unknown` for what an older store does not say.
+
+        Raises
+        ------
+        StoreError
+            If the manifest names terms that are not there.
+        """
+        told = record_of(self.root, info)
+        if told is not None:
+            return told
+        try:
+            licence = canonical_licence(str(self.description.get("License") or UNKNOWN))
+        except ValueError:
+            licence = UNKNOWN
+        return Governance(cohort=self.cohort(info) or UNKNOWN, licence=licence)
+
+    def _tombstone(self, info: SessionInfo, gone: Withdrawn) -> Tombstone | None:
+        told = told_cohort(info)
+        stone = gone.find(info.subject, told)
+        # An older row names no cohort, its sidecar may: another's data are not to be hidden for an equal label.
+        return gone.find(info.subject, recorded_cohort((self.root / info.path).with_suffix(".json"))) if stone and not told else stone
+
+    def _refuse_withdrawn(self, subject: str, cohort: str) -> None:
+        if stone := withdrawn(self.root).find(subject, cohort):
+            raise StoreError(refusal(self.root, subject, stone))
 
     def sidecar(self, key: str) -> dict[str, Any]:
         """Everything recorded when the session was prepared."""
-        return _read_json((self.root / self.session(key).path).with_suffix(".json"))
+        return read_object((self.root / self.session(key).path).with_suffix(".json"))
 
     def is_whole(self, key: str) -> bool:
         """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data."""
@@ -388,10 +422,13 @@ class Store:
             If its files cannot be deleted.
         """
         path = self.root / session_path(entities)
+        self.__dict__.pop("_sessions", None)
+        if self.part:
+            take_from_part(self.root, self.part, session_key(entities))
         with locked(self.root):
-            self.__dict__.pop("_sessions", None)
-            if self._sessions.pop(session_key(entities), None) is not None:
-                write_text(self.root / MANIFEST_FILE, manifest_text(self.sessions))
+            listed = read_manifest(self.root / MANIFEST_FILE)
+            if listed.pop(session_key(entities), None) is not None:
+                write_text(self.root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
         try:
             for file in (path, path.with_suffix(".json")):
                 file.unlink(missing_ok=True)
@@ -417,6 +454,8 @@ class Store:
         """
         path = self.root / info.path
         beside = path.with_suffix(".json")
+        cohort = told_cohort(info) or str(sidecar.get(COHORT) or "")
+        self._refuse_withdrawn(info.subject, cohort)
 
         seal: dict[str, Any] = {}
 
@@ -430,25 +469,29 @@ class Store:
 
         try:
             write_atomic(path, write_alone)
-            # Cells without a value may come from columns that only other sessions of a table have.
-            row = {name: value for name, value in manifest_row(info).items() if value != MISSING}
-            write_json(beside, {**sidecar, **seal, SESSION_ROW: row})
-            self._record(info)
+            write_json(beside, {**sidecar, **seal, SESSION_ROW: row_to_repeat(info)})
+            self._record(info, cohort)
         except OSError as error:
             raise StoreError(
                 f"{path}: cannot be written ({error.strerror or error}); "
                 "free space or choose another folder, then run the same command again."
             ) from error
 
-    def _record(self, info: SessionInfo) -> None:
+    def _record(self, info: SessionInfo, cohort: str) -> None:
         with locked(self.root):
+            try:
+                # A withdrawal that began meanwhile did not find what was not there yet.
+                self._refuse_withdrawn(info.subject, cohort)
+            except StoreError:
+                for file in (path := self.root / info.path, path.with_suffix(".json")):
+                    file.unlink(missing_ok=True)
+                raise
             self.__dict__.pop("_sessions", None)
-            path, row = self.root / MANIFEST_FILE, manifest_row(info)
-            text = insert_row(_read_text(path), info.key, row, lambda columns: manifest_line(columns, row))
-            if text is None:
-                text = manifest_text(sorted((self._sessions | {info.key: info}).values(), key=lambda session: session.key))
-                self.__dict__.pop("_sessions")
-            write_text(path, text)
+            if not self.part:
+                write_text(self.root / MANIFEST_FILE, manifest_with(self.root / MANIFEST_FILE, info))
+        if self.part:
+            # Outside the lock, which whoever collects the parts takes after them.
+            add_to_part(self.root, self.part, info)
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
@@ -460,6 +503,20 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
+
+
+def told_cohort(info: SessionInfo) -> str:
+    """The cohort that a session's row names; empty where it names none."""
+    told = info.qc.get("cohort", MISSING)
+    return "" if told in ("", MISSING, UNKNOWN) else told
+
+
+def recorded_cohort(sidecar: Path) -> str:
+    """The cohort that a sidecar names; empty where it names none, or is not there."""
+    try:
+        return str(read_object(sidecar).get(COHORT) or "")
+    except StoreError:
+        return ""
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
@@ -480,7 +537,7 @@ def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[s
         grid.save_mask(root / MASK_FILE)
     write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
     # Last, since its presence says that the store is whole.
-    write_json(root / DESCRIPTION_FILE, _description(contract, sources))
+    write_json(root / DESCRIPTION_FILE, describe(contract, sources))
 
 
 def sha256(path: Path) -> str:
@@ -489,45 +546,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _description(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
-    return {
-        "Name": "slimbrain store",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "slimbrain", "Version": __version__}],
-        "SourceDatasets": [{"URL": source} for source in sources],
-        "Slimbrain": contract.to_dict(),
-    }
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8", newline="") as handle:
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); point at the output of `slimbrain prep`."
-        ) from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
-    return value
-
-
 def _cell(value: object) -> str:
     """A BIDS table has no way to write a tab or a line break in a cell."""
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()) or MISSING
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the store's lock, so that two processes never write one manifest over the other's."""
-    with open(root / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimbrain.atomic import TEMPORARY_PREFIX
-from slimbrain.claims import CLAIM_SUFFIX, CLAIMS_FOLDER, claim
+from slimbrain.claims import CLAIM_SUFFIX, CLAIMS_FOLDER, claim, locked
 from slimbrain.contract import ROI
 from slimbrain.errors import SlimbrainError, StoreError
+from slimbrain.governance import records
 from slimbrain.manifest import DATA_SUFFIX, MANIFEST_FILE, SessionInfo, row_differences
 from slimbrain.progress import track
-from slimbrain.store import DATA_BYTES, DATA_SHA256, Store, locked, sha256
+from slimbrain.store import DATA_BYTES, DATA_SHA256, Store, sha256
+from slimbrain.tombstones import WITHDRAWN_FILE, withdrawn
 
 SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")
 TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\d+-(?P<target>.+)", re.DOTALL)
@@ -81,7 +83,7 @@ def verify(root: str | Path) -> Verdict:
     try:
         sessions = store.sessions
     except StoreError as error:
-        return Verdict(problems=[Problem(MANIFEST_FILE, "damaged", str(error))])
+        return Verdict(problems=[Problem(WITHDRAWN_FILE if WITHDRAWN_FILE in str(error) else MANIFEST_FILE, "damaged", str(error))])
     verdict = Verdict(len(sessions), problems=_store_files(store))
     for info in track(sessions, "verify"):
         problems = _session(store, info)
@@ -97,7 +99,7 @@ def verify(root: str | Path) -> Verdict:
 
 def _store_files(store: Store) -> list[Problem]:
     problems = []
-    for look in (lambda: store.contract.lattice == ROI or store.grid, lambda: store.participants):
+    for look in (lambda: store.contract.lattice == ROI or store.grid, lambda: store.participants, lambda: records(store.root)):
         try:
             look()
         except SlimbrainError as error:
@@ -134,6 +136,7 @@ def _compare(store: Store, info: SessionInfo, sidecar: dict[str, Any]) -> None:
     if sidecar.get(DATA_SHA256) not in (None, sha256(path)):
         raise StoreError(f"{path}: is not what was written, its SHA-256 differs from its sidecar's; {again}")
     store.contract.require(store.session_contract(info.key), str(path), f"the store {store.root}")
+    store.governance(info)
     # Cheap, but for voxels: those are read only where no checksum speaks for them.
     store.channels(info.key)
     store.coarse(info.key)
@@ -169,7 +172,7 @@ def _unlisted(store: Store) -> list[Problem]:
     problems = []
     for path in session_files(store.root):
         if path not in listed and _nobody_writes(store.root, path):
-            problems.append(_problem(store, path, "unlisted", f"has no row in {MANIFEST_FILE}; {_advice(path)}.", _session_of(path.name)))
+            problems.append(_problem(store, path, "unlisted", _stray(store.root, path), session_of(path.name)))
     for path in temporaries(store.root):
         if _nobody_writes(store.root, path):
             reason = "was left by a process that was killed; the next `slimbrain prep` removes it."
@@ -177,10 +180,14 @@ def _unlisted(store: Store) -> list[Problem]:
     return problems
 
 
-def _advice(path: Path) -> str:
+def _stray(root: Path, path: Path) -> str:
+    """What is to be said of a file that no row lists."""
+    label = session_of(path.name).split("_", 1)[0]
+    if withdrawn(root).find(label, ""):
+        return "is of a participant who was withdrawn; run `slimbrain withdraw` again, which goes on where it stopped."
     if path.suffix == ".json" and not path.with_suffix(".safetensors").exists():
-        return "it stands without data, and the next `slimbrain prep` removes it"
-    return "run `slimbrain prep` again on its source, or delete it"
+        return f"has no row in {MANIFEST_FILE}; it stands without data, and the next `slimbrain prep` removes it."
+    return f"has no row in {MANIFEST_FILE}; run `slimbrain prep` again on its source, or delete it."
 
 
 def _nobody_writes(root: Path, path: Path) -> bool:
@@ -211,7 +218,7 @@ def _files(root: Path) -> Iterator[Path]:
             yield from (Path(place) / name for name in sorted(names))
 
 
-def _session_of(name: str) -> str:
+def session_of(name: str) -> str:
     """The key in the name of a data file, its sidecar, or a temporary of one of them; empty for other files."""
     matched = TEMPORARY.fullmatch(name)
     target = matched["target"] if matched else name
@@ -221,7 +228,7 @@ def _session_of(name: str) -> str:
 
 def _claim_name(path: Path) -> str:
     matched = TEMPORARY.fullmatch(path.name)
-    return _session_of(path.name) or (matched["target"] if matched else path.name)
+    return session_of(path.name) or (matched["target"] if matched else path.name)
 
 
 def sweep(root: Path) -> None:

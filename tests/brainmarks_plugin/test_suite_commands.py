@@ -31,6 +31,8 @@ BRAIN_FRONT = 55
 
 pytestmark = [
     pytest.mark.slow,
+    # A quarter of a minute each, but for a machine with much else to do.
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(
         find_spec("brainmarks.main_logistic") is None, reason="brainmarks is not installed; `make brainmarks` installs it and runs this"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from slimbrain import Grid, Store, from_pretrained
 from slimbrain.config import WindowConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate.features import embed_store
+from slimbrain.models.hub import save_pretrained
+from slimbrain.models.provenance import REMEMBERED, people_in, remember
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.saliency import select_uniform
 
@@ -191,8 +194,26 @@ def test_participants_of_the_pretraining_are_refused(
     stage2, stage1 = (str(path) for path in save_models(tmp_path, small_grid, seen=["sub-HCA001"]))
     planted, other = (sample(noise(12), brain, sub=subject) for subject in ("HCA_001", "HCA_002"))
     transform, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source))
-    with pytest.raises(InputError, match=r"sub-HCA001: the model was pretrained on this participant.*allow_seen=true"):
+    with pytest.raises(InputError, match=r"sub-HCA001: the model was trained on this participant.*allow_seen=true"):
         transform(planted)
     assert transform(other)["frames"] == 12
     allowed, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source), allow_seen=True)
     assert allowed(planted)["frames"] == 12
+
+
+def test_a_recording_of_the_pretraining_is_known_under_another_name(
+    plugin: Any, brain: Array, mask_source: Path, small_grid: Grid, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Prepared by `slimbrain prep` there and by the plugin here; another recording of the same length is not refused."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed; it is part of the extra dev")
+    row = sample(drifting(40), brain, tr=1.4)
+    write_row(tmp_path / "x.arrow", row)
+    prepare(tmp_path / "x.arrow", tmp_path / "store", PrepOptions(mask=mask_source, resolution="8mm", mask_source=mask_source))
+    people = people_in(Store(tmp_path / "store"))
+    model = from_pretrained(models[0])
+    assert model.provenance is not None
+    seen = save_pretrained(model, tmp_path / "model", replace(model.provenance, training={REMEMBERED: remember(people)}))
+    transform, _ = plugin.slimbrain(str(seen), mask_path=str(mask_source))
+    with pytest.raises(InputError, match=r"sub-other: the model was trained on this participant or recording"):
+        transform({**row, "sub": "other"})
+    assert transform({**sample(noise(40, 7), brain, tr=1.4), "sub": "other"})["frames"] == 12

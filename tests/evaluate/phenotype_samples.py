@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from slimbrain.store import Channels, Store
+from slimbrain.channels import Channels
+from slimbrain.store import Store
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "hcp": ("Subject", "Release", "Acquisition", "Gender", "Age", "3T_Full_MR_Compl", "3T_RS-fMRI_PctCompl", "QC_Issue"),
+    "hcp-restricted": (
+        *("Subject", "Age_in_Yrs", "HasGT", "ZygositySR", "ZygosityGT", "Family_ID", "Mother_ID", "Father_ID", "TestRetestInterval"),
+        *("Race", "Ethnicity", "Handedness", "SSAGA_Employ", "SSAGA_Income", "SSAGA_Educ", "Height", "Weight", "BMI"),
+    ),
     "adni": ("RID", "COLPROT", "ORIGPROT", "PTID", "SITE", "VISCODE", "EXAMDATE", "DX_bl", "AGE", "PTGENDER", "APOE4", "DX"),
     "adhd200": (
         *("ScanDir ID", "Site", "Gender", "Age", "Handedness", "DX", "Secondary Dx ", "ADHD Measure", "ADHD Index", "Inattentive"),

@@ -15,11 +15,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import (
     PopulationTangent,
     TangentSpace,
-    channel_series,
     channel_statistics,
     confounds,
     connectivity,
@@ -29,9 +29,10 @@ from slimbrain.evaluate.baselines import (
     store_baselines,
 )
 from slimbrain.evaluate.probe import SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 
 
 def networks(n: int, t: int, c: int, seed: int = 0) -> list[np.ndarray]:
@@ -205,14 +206,14 @@ def test_confounds_by_hand() -> None:
 
 def test_many_cells_become_units(tmp_path: Path, grid8: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit's series is the mean over all of its voxels, counted out one by one."""
-    monkeypatch.setattr("slimbrain.evaluate.baselines.MAX_CHANNELS", 20)
+    monkeypatch.setattr("slimbrain.evaluate.series.MAX_CHANNELS", 20)
     grid = grid8
     store = Store.create(tmp_path, grid, tr=0.72)
     rng = np.random.default_rng(0)
     voxels = np.where(grid.voxel_mask, rng.normal(size=(6, grid.n_patches, grid.voxels_per_patch)), 0).astype(np.float16)
     zeros = np.zeros(voxels.shape[1:])
     info = store.write_session({"sub": "01", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, zeros, zeros, 0.72)
-    series = channel_series(store, info.key)
+    series = ChannelSeries(store).channels(info.key)
     assert series.shape == (6, grid.n_units)
     for unit in range(grid.n_units):
         inside = grid.voxel_mask & (grid.patch_unit == unit)[:, None]

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.compare import evaluate, to_markdown
 from slimbrain.evaluate.probe import SplitPolicy
 from slimbrain.evaluate.tasks import get_task
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 
 KEYS = {
-    "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference",
-    "differences", "published", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
+    "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
+    "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
 }  # fmt: skip
 N_SUBJECTS = 24
 

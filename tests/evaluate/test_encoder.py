@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from slimbrain.evaluate.encoder import SlimBrainEncoder
 from slimbrain.evaluate.features import choose_windows
 from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained, save_pretrained
-from slimbrain.models.provenance import Provenance
+from slimbrain.models.provenance import REMEMBERED, Provenance, people_in, remember
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.saliency import rank_store, trained_saliency, write_window_table
@@ -57,6 +59,31 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, grid: Grid) -> Cohort:
 def vectors(cohort: Cohort) -> np.ndarray:
     """(16, 192) of the whole store."""
     return SlimBrainEncoder(cohort.voxel).fit().transform(cohort.store)
+
+
+# --- whom the model has seen
+
+
+def test_participants_of_the_training_are_warned_of_once(cohort: Cohort, grid: Grid, tmp_path: Path) -> None:
+    """Three of eight by name and recording; as images, which have no cohort, by the recording alone."""
+    store, model = Store(cohort.store), from_pretrained(cohort.voxel)
+    known = store.select({"sub-00", "sub-01", "sub-02"})
+    assert model.provenance is not None
+    training = {REMEMBERED: remember(people_in(known))}
+    folder = save_pretrained(model, tmp_path / "model", replace(model.provenance, training=training))
+    encoder = SlimBrainEncoder(folder).fit()
+    with pytest.warns(slimbrain.SeenInTrainingWarning, match=r"trained on 3 of the 8 participants to be embedded, first sub-00") as caught:
+        encoder.transform(store)
+    assert len(caught) == 1
+    renamed = [shutil.copy(cohort.images[place], tmp_path / f"{place}.nii.gz") for place in (0, 15)]
+    with pytest.warns(slimbrain.SeenInTrainingWarning, match="trained on 1 of the 2 images"):
+        encoder.transform(renamed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.transform(store.select({"sub-03", "sub-07"}))
+        encoder.transform(cohort.images[14:])
+        warnings.simplefilter("ignore", slimbrain.SeenInTrainingWarning)
+        encoder.transform(cohort.images[:1])
 
 
 # --- the same numbers, whatever the way in

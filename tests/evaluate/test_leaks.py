@@ -11,6 +11,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
+from slimbrain.channels import Channels
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
@@ -20,8 +21,8 @@ from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, req
 from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_validate
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
-from slimbrain.models.provenance import COHORT, REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.store import Channels, Store, sha256
+from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.store import COHORT, Store, sha256
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12
@@ -63,7 +64,7 @@ def embed(store: Store) -> dict[str, np.ndarray]:
 def test_subjects_of_pretraining_are_refused_or_counted(store: Store) -> None:
     people = people_in(store)
     model = model_trained_on(people[:3])
-    with pytest.raises(InputError, match=r"^run/model: was pretrained on 3 of the 12 participants to be evaluated, first sub-00; "):
+    with pytest.raises(InputError, match=r"^run/model: was trained on 3 of the 12 participants to be evaluated, first sub-00; "):
         require_unseen({"run/model": model}, people, allow=False)
     assert require_unseen({"run/model": model, "other": None}, people, allow=True) == 3
     assert require_unseen({"run/model": model}, people[3:], allow=False) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError
-from slimbrain.evaluate.methods import Options, choose_methods, evaluate_models
+from slimbrain.evaluate import methods
+from slimbrain.evaluate.compare import to_markdown
+from slimbrain.evaluate.methods import Options, Tuning, choose_methods, evaluate_models
 from slimbrain.evaluate.tasks import get_task
+from slimbrain.evaluate.tuned import load_tuned
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
@@ -75,7 +79,7 @@ def test_every_method_stands_beside_every_baseline(store: Store, models: dict[st
     out = tmp_path / "group.json"
     asked = [word for name in ("attention", "probe", "finetune") for word in ("--method", name)]
     arguments = ["evaluate", str(store.root), "--task", "column:group", "--model", str(models["voxel"]), "--out", str(out)]
-    assert run_command([*arguments, *asked, "--epochs", "1"]) == 0
+    assert run_command([*arguments, *asked, "--epochs", "1", "--save", str(tmp_path / "tuned")]) == 0
     result = json.loads(out.read_text())
     there = rows_of(result)
     ours = [("slimbrain voxel", name) for name in ("attention probe", "linear probe", "fine-tuning")]
@@ -89,6 +93,7 @@ def test_every_method_stands_beside_every_baseline(store: Store, models: dict[st
     assert result["best_baseline"]["model"] != "slimbrain voxel" and len(result["seeds"]) == 3
     table = out.with_suffix(".md").read_text()
     assert sum("the best baseline," in line for line in table.splitlines()) == 3
+    assert load_tuned(tmp_path / "tuned").head.classes == ("a", "b")
     # 3 seeds of 5 folds, two encoders.
     assert len(list(out.with_suffix(".folds").glob("*.npz"))) == 30
 
@@ -125,3 +130,54 @@ def test_what_does_not_go_together_is_refused(store: Store, models: dict[str, Pa
     assert choose_methods(["probe", "attention", "probe"], get_task("column:group")) == ("probe", "attention")
     with pytest.raises(InputError, match="fine-tuning is for stage 2"):
         evaluate_models(store, "column:group", [models["temporal"]], Options(methods=["finetune"]))
+    with pytest.raises(InputError, match="only a fine-tuned model is saved"):
+        evaluate_models(store, "column:group", [models["voxel"]], Options(tuning=Tuning(save=Path("tuned"))))
+
+
+def test_the_result_names_its_weights_and_reads_each_series_once(
+    store: Store, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    plain = Store.coarse
+    monkeypatch.setattr(Store, "coarse", lambda self, key: read.append(key) or plain(self, key))
+    result = evaluate_models(store, "column:group", [models["voxel"]])
+    assert sorted(read) == [info.key for info in store.sessions]
+    weights = hashlib.sha256((models["voxel"] / "model.safetensors").read_bytes()).hexdigest()
+    assert result["models"] == [{"name": "slimbrain voxel", "weights_sha256": weights}]
+    assert f"Weights (SHA-256): slimbrain voxel {weights[:12]}." in to_markdown(result)
+
+
+def test_embeddings_made_before_give_the_same_table(
+    store: Store, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "x.npz"
+    words = [str(store.root), "--model", str(models["voxel"]), "--k", "3"]
+    assert run_command(["embed", *words, "--out", str(made)]) == 0
+    task = ["evaluate", *words, "--task", "column:group"]
+    assert run_command([*task, "--out", str(tmp_path / "plain.json")]) == 0
+    embedded: list[str] = []
+    plain = methods.embed_store
+    monkeypatch.setattr(methods, "embed_store", lambda *given, label: embedded.append(label) or plain(*given, label=label))
+    assert run_command([*task, "--embeddings", str(made), "--out", str(tmp_path / "again.json")]) == 0
+    assert embedded == ["embed with untrained"]
+    assert (tmp_path / "plain.json").read_text() == (tmp_path / "again.json").read_text()
+
+
+def test_embeddings_of_something_else_are_refused(store: Store, models: dict[str, Path], tmp_path: Path) -> None:
+    def evaluated(model: str, file: Path, k: int) -> None:
+        evaluate_models(store, "column:group", [models[model]], Options(k=k, embeddings=[file]))
+
+    def embedded(*more: str) -> Path:
+        words = ["embed", str(store.root), "--model", str(models["voxel"]), "--out", str(tmp_path / "x.npz"), *more]
+        assert run_command(words) == 0
+        return tmp_path / "x.npz"
+
+    with pytest.raises(InputError, match="was made by none of the models"):
+        evaluated("temporal", embedded("--k", "2"), 2)
+    with pytest.raises(InputError, match=r"has no vector of sub-00_ses-1.*, or of other frames; embed again with the same --windows"):
+        evaluated("voxel", embedded("--k", "2"), 3)
+    with pytest.raises(InputError, match="is pooled by mean, and a probe reads moments"):
+        evaluated("voxel", embedded("--k", "2", "--pooling", "mean"), 2)
+    (tmp_path / "x.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="does not hold what `slimbrain embed` writes now"):
+        evaluated("voxel", tmp_path / "x.npz", 2)

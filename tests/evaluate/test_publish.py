@@ -95,3 +95,12 @@ def test_what_is_no_result_is_refused_and_the_card_stays(content: str, folder: P
 def test_what_is_no_model_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a model folder"):
         add_evaluation(tmp_path / "nothing", result())
+
+
+def test_a_result_of_other_weights_is_refused(folder: Path) -> None:
+    provenance = from_pretrained(folder).provenance
+    assert provenance is not None
+    mine = {"name": "slimbrain voxel", "weights_sha256": provenance.weights_sha256}
+    add_evaluation(folder, {**result(), "models": [mine]})
+    with pytest.raises(InputError, match="is about other weights than those of"):
+        add_evaluation(folder, {**result(), "models": [{**mine, "weights_sha256": "0" * 64}]})

@@ -17,9 +17,10 @@ from slimbrain.cli import run_command
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import store_baselines
 from slimbrain.evaluate.labels import visit_month
+from slimbrain.evaluate.leaks import require_apart
 from slimbrain.evaluate.listing import as_markdown, as_records
 from slimbrain.evaluate.phenotypes import column_key
-from slimbrain.evaluate.probe import outer_splits
+from slimbrain.evaluate.probe import Split, outer_splits
 from slimbrain.evaluate.registry import ENTRIES
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.evaluate.tasks import Target, get_task, primary_metric, read_target
@@ -49,6 +50,38 @@ def test_hcp_sex(tmp_path: Path) -> None:
     assert labels_of(target) == {"sub-100307": "F", "sub-100408": "M"} and target.kind == "classification"
     assert target.excluded == {"Gender missing": 1, "not in the phenotype file": 1}
     assert target.strata is None and target.known == ({"age": "28", "sex": "F"}, {"age": "33", "sex": "M"})
+
+
+def test_hcp_families_stay_on_one_side(tmp_path: Path) -> None:
+    """Twins, siblings and half-siblings of 14 mothers; one person of whom nothing is known."""
+    people = [str(100 + number) for number in range(41)]
+    public = [{"Subject": name, "Gender": "FM"[number % 2], "Age": "26-30"} for number, name in enumerate(people)]
+    families: list[dict[str, object]] = []
+    for number, name in enumerate(people[:40]):
+        mother, father = 50 + number // 3, 80 + number // 3
+        if number == 5:
+            # A half-sibling: the next family's father, so that both families are one.
+            father += 1
+        line = {"Subject": name, "Family_ID": f"{mother}_{father}", "Mother_ID": mother, "Father_ID": father}
+        families.append({**line, "ZygositySR": "NotMZ" if number % 3 else "NotTwin", "Age_in_Yrs": 27})
+    files = [write_phenotypes(tmp_path / "RESTRICTED_x.csv", "hcp-restricted", families)]
+    files.append(write_phenotypes(tmp_path / "unrestricted_x.csv", "hcp", public))
+    store = write_store(tmp_path / "store", [(name,) for name in people])
+    task = get_task("hcp-sex", phenotypes=files)
+    target = read_target(task, store)
+    assert len(target.keys) == 41 and target.known[0] == {"age": "28", "sex": "F"}
+    assert target.bound == {"by": "Family_ID, Mother_ID, Father_ID", "count": 14} and target.groups is not None
+    together = dict(zip(target.subjects.tolist(), target.groups.tolist(), strict=True))
+    assert len({together[f"sub-{100 + number}"] for number in range(3, 9)}) == 1 and together["sub-140"] == "sub-140"
+    for seed in task.policy.seeds:
+        (split,) = outer_splits(target.subjects, target.labels, target.kind, task.policy, seed, target.strata, target.groups)
+        sides = [{together[name] for name in target.subjects[rows].tolist()} for rows in (split.train, split.valid, split.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2]) and all(sides)
+        require_apart(target, split)
+    with pytest.raises(InputError, match="is in train and in test"):
+        require_apart(target, Split(np.arange(1, 41), np.arange(0), np.arange(1)))
+    alone = read_target(get_task("hcp-sex", phenotypes=files[1:]), store)
+    assert alone.groups is None and alone.bound == {"by": "Family_ID, Mother_ID, Father_ID", "count": None}
 
 
 def test_adni_takes_the_diagnosis_of_the_visit(tmp_path: Path) -> None:

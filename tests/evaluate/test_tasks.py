@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.tasks import Task, get_task, primary_metric, read_target
-from slimbrain.store import Channels, Store
+from slimbrain.store import Store
 
 COLUMNS = {
     "sex": ["F", "M", "F", "M", "F", "n/a", ""],

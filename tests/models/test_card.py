@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 from torch import nn
 
-from slimbrain.models.card import Measured, cohort_rows, model_card
+from slimbrain.models.card import Measured, model_card
 
 CONTRACT = {"lattice": "mni-2mm-96-p4", "mask": "a" * 64, "space": "MNI152", "tr": 0.72, "normalisation": "z-score", "window_frames": 8}
 
@@ -52,11 +52,12 @@ def test_evaluations_are_metadata_and_text() -> None:
 
 def test_cohorts_are_a_table() -> None:
     rows = [
-        {"name": "HCP|A", "subjects": 7, "sessions": 9, "licence": "CC0"},
+        {"name": "HCP|A", "subjects": 7, "sessions": 9, "licence": "CC0-1.0"},
         {"name": "unknown", "subjects": 2, "sessions": 2, "licence": "unknown"},
     ]
     text = card({"cohorts": rows})
-    assert "| HCP/A | 7 | 9 | CC0 |\n| **unknown** | 2 | 2 | **unknown** |" in text
+    rest = "| **unknown** | **unknown** |"
+    assert f"| HCP/A | 7 | 9 {rest} CC0-1.0 | **unknown** |\n| **unknown** | 2 | 2 {rest} **unknown** | **unknown** |" in text
     assert "**The licence of training data is unknown.**" in text
     assert "licence of training data is unknown" not in card({"cohorts": rows[:1]})
 
@@ -64,9 +65,25 @@ def test_cohorts_are_a_table() -> None:
 @pytest.mark.parametrize("cohorts", [None, [], "HCP", [1]])
 def test_a_model_that_does_not_say_whom_it_saw_says_so_loudly(cohorts: object) -> None:
     training = {"subjects": 5, "sessions": 6, "cohorts": cohorts}
-    assert cohort_rows(training) == [{"name": "unknown", "subjects": 5, "sessions": 6, "licence": "unknown"}]
     text = card(training)
-    assert "| **unknown** | 5 | 6 | **unknown** |" in text and "**Who was seen in pretraining is unknown**" in text
+    assert f"| **unknown** | 5 | 6 {4 * '| **unknown** '}|" in text and "**Who was seen in pretraining is unknown**" in text
+
+
+def test_the_strictest_terms_of_all_cohorts_hold() -> None:
+    counts = {"subjects": 2, "sessions": 3, "seconds": 5400.0, "times_seen": 12}
+    rows = [
+        {"cohort": "open", "licence": "CC0-1.0", "consent": ["broad-research"], **counts},
+        {"cohort": "closed", "licence": "CC-BY-NC-SA-4.0", "consent": ["broad-research"], "not_for": ["insurers"], **counts},
+    ]
+    text = card({"ledger": rows})
+    assert "| open | 2 | 3 | 1.50 | 12 | CC0-1.0 | broad-research |" in text
+    said = text.split("## What the terms of the data allow")[1].split("##")[0]
+    assert "not legal advice" in said
+    assert "- Commercial use: no (closed: CC-BY-NC-SA-4.0)." in said and "- Derivatives: yes." in said
+    assert "- Sources must be named: yes." in said and "- Must be passed on under CC-BY-NC-SA-4.0 alone." in said
+    assert "- In the way: not for insurers." in said
+    free = card({"ledger": rows[:1]}).split("## What the terms of the data allow")[1].split("##")[0]
+    assert "- Commercial use: yes." in free and "In the way" not in free
 
 
 def test_who_was_seen_is_counted_and_not_named() -> None:
@@ -82,6 +99,7 @@ def test_every_card_says_what_it_is_for() -> None:
         *(
             "## What it reads",
             "## What it was trained on",
+            "## What the terms of the data allow",
             "## Who was seen",
             "## Intended use",
             "## Out of scope",

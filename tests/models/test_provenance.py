@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slimbrain.channels import Channels
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.models.fingerprint import signature
-from slimbrain.models.provenance import COHORT, OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember, subject_hash
-from slimbrain.store import Channels, Store
+from slimbrain.models.provenance import OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.store import COHORT, Store
+from slimbrain.subjects import subject_hash
 
 
 def model_of(**training: Any) -> Provenance:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from brainmarks.models.base import Embeddings
 from brainmarks.models.registry import register_model
+from slimbrain.channels import Channels, cell_channels
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.data import read_clip
@@ -29,6 +30,7 @@ from slimbrain.evaluate.features import window_choice
 from slimbrain.evaluate.pooling import pool_tokens
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
+from slimbrain.models.fingerprint import signature
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.packing import Clip
@@ -38,7 +40,6 @@ from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, mas
 from slimbrain.prep.runs import as_label
 from slimbrain.prep.source import repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
-from slimbrain.store import Channels, cell_channels
 
 FloatArray = npt.NDArray[Any]
 
@@ -140,8 +141,8 @@ class SlimBrainTransform:
         InputError
             If the sample is of another space, has no TR, does not change over time, or is of a participant of the pretraining.
         """
-        self._require_unseen(sample)
         session = self.session(sample)
+        self._require_unseen(sample, session)
         temporal = self.temporal if session.info.n_windows(self.window.frames) > 1 else None
         chosen = window_choice(temporal, session, self.unit_frames, self.window)(session.info)
         clip = read_clip(session, session.info, chosen, self.window.frames)
@@ -155,13 +156,16 @@ class SlimBrainTransform:
             "frames": frames,
         }
 
-    def _require_unseen(self, sample: Mapping[str, Any]) -> None:
+    def _require_unseen(self, sample: Mapping[str, Any], session: SampleSession) -> None:
+        if not self.trained:
+            return
         # As `slimbrain prep` names the participant of a row.
         subject = f"sub-{as_label(str(sample.get('sub', '')).removeprefix('sub-'))}"
-        if any(provenance.seen([Person(subject)]) for provenance in self.trained):
+        person = Person(subject, recordings=(signature(session.coarse(session.info.key)),))
+        if any(provenance.seen([person]) for provenance in self.trained):
             raise InputError(
-                f"{subject}: the model was pretrained on this participant, or on one of the same name; evaluate on others, or say that "
-                "you know with `model_kwargs.allow_seen=true`."
+                f"{subject}: the model was trained on this participant or recording, or on a participant of the same name; evaluate on "
+                "others, or say that you know with `model_kwargs.allow_seen=true`."
             )
 
     def session(self, sample: Mapping[str, Any]) -> SampleSession:

@@ -13,8 +13,11 @@ from slimbrain import __version__
 from slimbrain.cli import options
 from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
-from slimbrain.cli.models import convert, embed, plan, pretrain, rank
-from slimbrain.cli.results import evaluate, report
+from slimbrain.cli.launch import launch, launchable
+from slimbrain.cli.ledger import ledger, withdraw
+from slimbrain.cli.maps import explain
+from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
+from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
 
@@ -25,12 +28,37 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, prep, pretrain, convert, plan, rank, embed, evaluate, report, inspect, doctor):
+for command in (
+    demo,
+    simulate,
+    launchable(prep),
+    launchable(pretrain),
+    convert,
+    plan,
+    rank,
+    launchable(embed),
+    group,
+    launchable(evaluate),
+    predict,
+    explain,
+    report,
+    ledger,
+    withdraw,
+    inspect,
+    doctor,
+):
     app.command()(command)
+# What follows the command to launch is that command's.
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(launch)
 app.add_typer(store_commands, name="store")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
+
+OUT_OF_MEMORY = (
+    "needs more memory than this machine, or its device, has left; lower train_temporal.batch or train_voxel.batch and raise "
+    "accumulate by as much (`slimbrain plan` says what fits), or end other programs."
+)
 
 
 def main() -> None:
@@ -45,14 +73,26 @@ def run_command(arguments: Sequence[str]) -> int:
         app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain")
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
-            print("slimbrain: interrupted; run the same command again to go on where it stopped.", file=sys.stderr)
+            # `pretrain` alone wants to be told that the run which is there is to be gone on with.
+            more = " with --resume auto" if "pretrain" in arguments and "--resume" not in arguments else ""
+            print(f"slimbrain: interrupted; run the same command again{more} to go on where it stopped.", file=sys.stderr)
         return int(leaving.code or 0)
     except (SlimbrainError, OSError) as error:
         if "--debug" in arguments:
             raise
         print(f"slimbrain: {_sentence(error)}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if "--debug" in arguments or not _wants_memory(error):
+            raise
+        print(f"slimbrain: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _wants_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether there was no room: torch has a class of its own for devices, and words alone for the processor."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _sentence(error: SlimbrainError | OSError) -> str:

@@ -7,11 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from slimbrain.cli.options import SEED, typed_command
+from slimbrain.cli.options import SEED, one_of, typed_command
 from slimbrain.errors import InputError
-
-REPORT_FILE = "report.html"
-"""What `slimbrain prep` writes into the store."""
 
 
 def simulate(
@@ -22,6 +19,7 @@ def simulate(
     tr: Annotated[float, typer.Option(help="Seconds a frame.")] = 0.72,
     voxel_mm: Annotated[float, typer.Option(help="Voxel size in mm.")] = 8.0,
     orientation: Annotated[str, typer.Option(help="RAS or LAS.")] = "RAS",
+    first: Annotated[int, typer.Option(min=1, help="Number of the first participant, so that two cohorts can be merged.")] = 1,
     seed: SEED = 0,
 ) -> None:
     """Write a synthetic cohort with known truth, as fMRIPrep would.
@@ -34,6 +32,7 @@ def simulate(
 
     values = {
         "subjects": subjects,
+        "first": first,
         "sessions": sessions,
         "frames": frames,
         "tr": tr,
@@ -49,11 +48,20 @@ def simulate(
     print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
 
 
+def layout_names(incomplete: str) -> list[str]:
+    """Shell completion for `--layout`."""
+    from slimbrain.prep.layouts import AUTO, LAYOUTS
+
+    return one_of(AUTO, *LAYOUTS)(incomplete)
+
+
 def prep(
     source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
-    layout: Annotated[str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.", autocompletion=layout_names)
+    ] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
@@ -74,6 +82,14 @@ def prep(
     nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
+    shard: Annotated[str | None, typer.Option(help="Only this part of the runs, e.g. 3/16; then `slimbrain store collect`.")] = None,
+    governance: Annotated[Path | None, typer.Option(help="Terms of the data; governance.yaml at the source's root if not given.")] = None,
+    cohort: Annotated[str | None, typer.Option(help="Study that the participants are of.")] = None,
+    source_id: Annotated[str | None, typer.Option(help="Where the data were got, e.g. a DOI.")] = None,
+    license_name: Annotated[str | None, typer.Option("--license", help="SPDX id, or a use agreement such as ABCD-DUC.")] = None,
+    consent: Annotated[list[str] | None, typer.Option(help="broad-research, disease-specific, no-commercial, no-derivatives, ...")] = None,
+    not_for: Annotated[list[str] | None, typer.Option(help="Who may not see the data; repeat for several.")] = None,
+    readmit: Annotated[list[str] | None, typer.Option(help="A participant who was withdrawn and agreed anew; repeat for several.")] = None,
 ) -> None:
     """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
 
@@ -83,12 +99,8 @@ def prep(
     """
     from pydantic import ValidationError
 
-    from slimbrain.claims import claim
-    from slimbrain.prep.exclusion import EXCLUDED_FILE
-    from slimbrain.prep.run import FAILURES_FILE, PrepOptions, prepare
-    from slimbrain.report.inputs import ReportInputs
-    from slimbrain.report.page import write_report
-    from slimbrain.store import Store
+    from slimbrain.prep.run import PrepOptions, prepare
+    from slimbrain.report.data_page import write_data_page
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -109,7 +121,9 @@ def prep(
         "min_template_overlap": min_template_overlap,
         "denoise": denoise,
     }
-    values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force}
+    values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
+    values |= {"consent": consent or [], "not_for": not_for or [], "readmit": readmit or []}
+    values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
     try:
         options = PrepOptions.model_validate(values)
@@ -118,12 +132,11 @@ def prep(
             f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`."
         ) from error
     summary = prepare(source, out, options)
-    store = Store(out)
-    if store.sessions or summary.failures or summary.excluded:
-        failures, excluded = out / FAILURES_FILE, out / EXCLUDED_FILE
-        inputs = ReportInputs(store=store, failures=failures, excluded=excluded, commands=(typed_command(),), title="Data")
-        with claim(out, REPORT_FILE, wait=True):
-            write_report(out / REPORT_FILE, inputs)
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
-    print(f"{counts}, {len(summary.failures)} refused; see {out / REPORT_FILE}")
+    gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
+    if shard is None:
+        where = f"see {write_data_page(out, typed_command())}"
+    else:
+        where = f"`slimbrain store collect {out}` lists them once all shards are done"
+    print(f"{counts}, {len(summary.failures)} refused{gone}; {where}")
     raise typer.Exit(summary.exit_code)

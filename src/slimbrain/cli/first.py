@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import OUT, SEED, THREADS, print_facts, set_threads
+from slimbrain.cli.options import OUT, PRESET, SEED, THREADS, one_of, print_facts, set_threads
 
 
 def demo(out: OUT = Path("demo-run"), seed: SEED = 0, threads: THREADS = None) -> None:
@@ -23,10 +23,12 @@ def demo(out: OUT = Path("demo-run"), seed: SEED = 0, threads: THREADS = None) -
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Store, model folder, run, NIfTI, safetensors or window table.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="Store, run, model, training state, image, or a file that slimbrain wrote.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a file or folder is and what it holds.
+    """Say what a file or folder is, what it holds, and which command reads it.
 
     Example: `slimbrain inspect store/`
     """
@@ -35,11 +37,33 @@ def inspect(
     print_facts(inspect_path(path), as_json)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Say whether this machine is fit: versions, devices, memory, disk, and a training step that is timed.
+def doctor(
+    store: Annotated[Path | None, typer.Argument(help="Store to check from end to end and to time with.", show_default=False)] = None,
+    preset: Annotated[str, PRESET] = "tiny",
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            help="Lattice to time with: 2mm, 4mm or 8mm; the store's, or the one the preset is for, if not given.",
+            autocompletion=one_of("2mm", "4mm", "8mm"),
+        ),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))] = "auto",
+    threads: THREADS = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether this machine, and a store, are fit, how fast a preset trains here, and how long its steps would take.
 
-    Example: `slimbrain doctor`
+    Exit code 1, with the reason, if something is unfit.
+
+    Example: `slimbrain doctor store/ --preset small`
     """
+    from slimbrain.config import load_preset
     from slimbrain.doctor import examine
 
-    print_facts(examine(), as_json)
+    set_threads(threads)
+    found = examine(load_preset(preset, overrides), store, device, resolution)
+    print_facts(found.to_dict() if as_json else found.facts, as_json)
+    if not as_json:
+        print("\n".join(f"unfit: {problem}" for problem in found.problems) or "fit")
+    raise typer.Exit(1 if found.problems else 0)

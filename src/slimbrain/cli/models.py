@@ -8,17 +8,37 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import OUT, PARTICIPANTS, SEED, STORE, THREADS, TOP, WINDOWS, open_store, print_facts, set_threads, typed_command
+from slimbrain.cli.options import (
+    OUT,
+    PARTICIPANTS,
+    PRESET,
+    SEED,
+    STORE,
+    THREADS,
+    TOP,
+    WINDOWS,
+    one_of,
+    open_store,
+    print_facts,
+    set_threads,
+    typed_command,
+)
 from slimbrain.errors import InputError
 
 
 def pretrain(
-    stage: Annotated[str, typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False)],
+    stage: Annotated[
+        str,
+        typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False, autocompletion=one_of("temporal", "voxel")),
+    ],
     store: STORE,
     out: OUT,
-    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "small",
+    preset: Annotated[str, PRESET] = "small",
     windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
-    resume: Annotated[str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.")] = "never",
+    mixture: Annotated[Path | None, typer.Option(help="mixture.yaml: parts of the store and how often each is drawn.")] = None,
+    resume: Annotated[
+        str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.", autocompletion=one_of("auto", "never"))
+    ] = "never",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
     participants: PARTICIPANTS = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -36,7 +56,7 @@ def pretrain(
         raise InputError(f"{stage}: there is no such stage; write `temporal` or `voxel`.")
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
-    from slimbrain.config import load_preset
+    from slimbrain.config import load_mixture, load_preset, with_mixture
     from slimbrain.distributed import rank as process_number
     from slimbrain.evaluate.features import ranked_windows
     from slimbrain.train import MODEL_FOLDER
@@ -44,6 +64,8 @@ def pretrain(
 
     set_threads(threads)
     chosen = load_preset(preset, overrides)
+    if mixture is not None:
+        chosen = with_mixture(chosen, load_mixture(mixture))
     opened = open_store(store, participants)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command())
@@ -65,9 +87,10 @@ def convert(
     """
     from slimbrain.models.hub import save_pretrained
     from slimbrain.models.published import as_model, load_published
+    from slimbrain.store import Store
 
     published = load_published(checkpoint)
-    model = as_model(published, open_store(store, None))
+    model = as_model(published, Store(store))
     assert model.provenance is not None
     save_pretrained(model, out, model.provenance)
     rest = f"; {len(published.left_out)} tensors that are not the encoder's were left out" if published.left_out else ""
@@ -75,7 +98,7 @@ def convert(
 
 
 def plan(
-    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a YAML file.")] = "base",
+    preset: Annotated[str, PRESET] = "base",
     batch: Annotated[int, typer.Option(min=1, help="Clips a micro-batch.")] = 1,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip; the preset's if not given.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the preset's if not given.")] = None,
@@ -137,10 +160,9 @@ def rank(
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
     from slimbrain.saliency import rank_store, trained_saliency, write_window_table
-    from slimbrain.store import Store
 
     set_threads(threads)
-    opened = Store(store)
+    opened = open_store(store, None)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
     choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
     choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
@@ -162,18 +184,51 @@ def embed(
     k: TOP = None,
     pooling: Annotated[str, typer.Option(help="mean, moments, or units (every unit by itself).")] = "moments",
     participants: PARTICIPANTS = None,
+    shard: Annotated[str | None, typer.Option(help="Only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,
     threads: THREADS = None,
 ) -> None:
     """Turn every session into a vector.
 
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
-    from slimbrain.evaluate.features import embed_store
+    from slimbrain.evaluate.features import embed_store, require_npz
+    from slimbrain.evaluate.joining import part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
+    from slimbrain.shards import Shard
 
+    require_npz(out)
     set_threads(threads)
     opened = open_store(store, participants)
+    if shard is not None:
+        part = Shard.parse(shard)
+        opened, out = sessions_of(opened, part), part_path(out, part)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     embeddings.save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
+
+
+def group(
+    store: STORE,
+    temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
+    out: OUT,
+    k: Annotated[int, typer.Option("--k", min=2, help="Groups.")] = 8,
+    participants: PARTICIPANTS = None,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Sort sessions into groups by what stage 1 makes of them, for a mixture (`by: group`, `table: groups.tsv`).
+
+    Example: `slimbrain group store/ --temporal runs/temporal/model --k 8 --out groups.tsv`
+    """
+    from slimbrain.evaluate.clusters import group_sessions, write_groups
+    from slimbrain.models.hub import from_pretrained, require_model
+    from slimbrain.models.temporal import TemporalExtractor
+
+    set_threads(threads)
+    opened = open_store(store, participants)
+    model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
+    groups = group_sessions(opened, model, k, seed)
+    write_groups(out, groups)
+    sizes = ", ".join(f"{name} {list(groups.values()).count(name)}" for name in sorted(set(groups.values())))
+    print(f"{len(groups)} sessions in {k} groups ({sizes}), in {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,24 @@ from slimbrain.errors import InputError
 if TYPE_CHECKING:
     from slimbrain.store import Store
 
+
+def one_of(*words: str) -> Callable[[str], list[str]]:
+    """Shell completion for an option with a few values; where none of them fits, the shell offers files."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def preset_names(incomplete: str) -> list[str]:
+    """Shell completion for `--preset`."""
+    from slimbrain.config import PRESETS
+
+    return one_of(*PRESETS)(incomplete)
+
+
+PRESET = typer.Option(help="tiny, small, base, paper, or a YAML file.", autocompletion=preset_names)
 OUT = Annotated[Path, typer.Option("--out", help="Where to write.")]
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
 SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numbers.")]
@@ -30,17 +49,19 @@ arguments: list[str] = []
 
 
 def open_store(root: Path, participants: Path | None) -> Store:
-    """A store; of the participants in a table alone, if one is given."""
+    """A store that has sessions; of the participants in a table alone, named with or without `sub-`, if one is given."""
     from slimbrain.store import Store
     from slimbrain.tsv import read_tsv
 
     store = Store(root)
+    if not store.sessions:
+        raise InputError(f"{root}: holds no session; run `slimbrain prep`, or see in its failures.tsv and excluded.tsv why none came in.")
     if participants is None:
         return store
     rows = read_tsv(participants)
     if not rows or "participant_id" not in rows[0]:
         raise InputError(f"{participants}: has no column participant_id; give a table with one, such as participants.tsv.")
-    return store.select({row["participant_id"] for row in rows})
+    return store.select({f"sub-{row['participant_id'].removeprefix('sub-')}" for row in rows})
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:

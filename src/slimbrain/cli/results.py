@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import OUT, PARTICIPANTS, STORE, THREADS, TOP, WINDOWS, arguments, open_store, set_threads, typed_command
+from slimbrain.cli.options import (
+    OUT,
+    PARTICIPANTS,
+    STORE,
+    THREADS,
+    TOP,
+    WINDOWS,
+    arguments,
+    open_store,
+    set_threads,
+    typed_command,
+)
+from slimbrain.errors import InputError
 
 METHOD = Annotated[
     list[str] | None,
@@ -33,10 +46,15 @@ def evaluate(
     method: METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
+    embeddings: Annotated[
+        list[Path] | None, typer.Option(help="From `slimbrain embed` with the same --windows and --k, not to be made again; repeat.")
+    ] = None,
     epochs: EPOCHS = None,
+    save: Annotated[Path | None, typer.Option(help="With finetune: folder for the first model, tuned on all that have a label.")] = None,
     device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,
     phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
+    group: Annotated[str, typer.Option(help="Column of participants.tsv: who shares a value (a family) stays on one side.")] = "",
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Also participants seen in pretraining; the table says so.")] = False,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -55,42 +73,92 @@ def evaluate(
 
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
-    options = Options(windows, k, method or (), phenotypes or (), allow_seen, Tuning(config, device, out.with_suffix(".folds")))
+    tuning = Tuning(config, device, out.with_suffix(".folds"), save)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_json(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result, indent=2) if as_json else to_markdown(result))
 
 
-def report(
+def predict(
+    store: STORE,
+    model: Annotated[str, typer.Option(help="Folder of `slimbrain evaluate --method finetune --save`, or a hub id.")],
     out: OUT,
+    windows: WINDOWS = None,
+    k: TOP = None,
+    participants: PARTICIPANTS = None,
+    threads: THREADS = None,
+) -> None:
+    """Predict a label for every session by a fine-tuned model; writes a table. For research: nothing here is a diagnosis.
+
+    Example: `slimbrain predict store/ --model tuned/ --windows windows.tsv --out predictions.tsv`
+    """
+    from slimbrain.atomic import write_text
+    from slimbrain.evaluate.tuned import SEEN, load_tuned, predict_store
+    from slimbrain.tsv import format_tsv
+
+    set_threads(threads)
+    rows = predict_store(open_store(store, participants), load_tuned(model), windows, k)
+    write_text(out, format_tsv(list(rows[0]), rows))
+    seen = sum(row[SEEN] == "yes" for row in rows)
+    print(f"{len(rows)} sessions in {out}" + (f", {seen} of them of participants whom the model was trained on" if seen else ""))
+
+
+def report(
+    found_in: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders and files to look through: a demo, stores, runs, results.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; report.html in the first folder if not given.")] = None,
     store: Annotated[Path | None, typer.Option(help="Store, for data and QC.")] = None,
     windows: Annotated[Path | None, typer.Option(help="Window table from `slimbrain rank`.")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a pretraining run; repeat for several.")] = None,
     evaluation: Annotated[list[Path] | None, typer.Option(help="JSON from `slimbrain evaluate`; repeat for several.")] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.json of a simulated cohort.")] = None,
+    maps: Annotated[list[Path] | None, typer.Option("--map", help="NIfTI map in MNI space, for the viewer; repeat for several.")] = None,
     participants: PARTICIPANTS = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "slimbrain report",
 ) -> None:
-    """Write one HTML page about data, windows, training and results; it needs no network.
+    """Write one HTML page about data, windows, training, results and maps; it needs no network.
 
-    Example: `slimbrain report --store store/ --windows windows.tsv --run runs/voxel --evaluation sex.json --out report.html`
+    Name folders, and what lies in them is found; options add to that, or say which one is meant.
+
+    Example: `slimbrain report demo-run/`, or `slimbrain report --store store/ --run runs/voxel --evaluation sex.json --out report.html`
     """
     from slimbrain.prep.exclusion import EXCLUDED_FILE
     from slimbrain.prep.run import FAILURES_FILE
+    from slimbrain.report.discover import all_of, discover, only
     from slimbrain.report.inputs import ReportInputs
     from slimbrain.report.page import write_report
+    from slimbrain.store import Store
 
+    sources = found_in or []
+    found = discover(sources)
+    for line in found.lines():
+        typer.echo(line, err=True)
+    store = store or only(found.stores, "stores", "--store")
     failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
-        store=open_store(store, participants) if store else None,
-        windows=windows,
-        runs=tuple(run or ()),
-        evaluations=tuple(evaluation or ()),
+        store=None if store is None else open_store(store, participants) if participants else Store(store),
+        windows=windows or only(found.windows, "window tables", "--windows"),
+        runs=all_of(run, found.runs),
+        evaluations=all_of(evaluation, found.evaluations),
         failures=failures,
         excluded=excluded,
-        truth=truth,
+        truth=truth or only(found.truths, "truths", "--truth"),
+        maps=all_of(maps, found.maps),
         commands=(typed_command(),),
         title=title,
     )
-    print(write_report(out, inputs))
+    print(write_report(out or _beside(sources), inputs))
+
+
+def _beside(sources: Sequence[Path]) -> Path:
+    """report.html in the first folder that was named."""
+    from slimbrain.report.data_page import REPORT_FILE
+
+    folder = next((path for path in sources if path.is_dir()), None)
+    if folder is None:
+        raise InputError("report: does not know where to write; give --out, or name a folder to report on.")
+    return folder / REPORT_FILE

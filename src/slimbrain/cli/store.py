@@ -44,6 +44,20 @@ def verify(
 
 
 @commands.command()
+def collect(store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]) -> None:
+    """List in sessions.tsv, at once, what the shards of `slimbrain prep` prepared, and write the report.
+
+    Example: `slimbrain store collect store/`
+    """
+    from slimbrain.cli.options import typed_command
+    from slimbrain.prep.run import collect as bring_together
+    from slimbrain.report.data_page import write_data_page
+
+    listed = bring_together(store)
+    print(f"{listed} sessions listed; see {write_data_page(store, typed_command())}")
+
+
+@commands.command()
 def merge(
     out: Annotated[Path, typer.Argument(help="Store to make or to add to.", show_default=False)],
     stores: Annotated[list[Path], typer.Argument(help="Stores to read.", show_default=False)],

@@ -16,25 +16,23 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slimbrain.contract import ROI
 from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
 from slimbrain.models.fingerprint import standardised
+from slimbrain.progress import track
 from slimbrain.store import Store
-
-MAX_CHANNELS = 200
-"""More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""
 
 NUMERIC_CONFOUNDS = ("age", "fd_mean")
 CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
 
 CONNECTIVITY = "connectivity"
 GEOMETRIC_MEAN_STEPS = 50
-GEOMETRIC_MEAN_STEP = 0.7
-"""Step of the descent: the cost curves upward faster than a parabola of curvature 1 where matrices are spread, so the usual step of 1
-overshoots (12 iterations against 4 on 94 real sessions of 122 channels)."""
+GEOMETRIC_MEAN_STEP, GEOMETRIC_MEAN_STEP_BOUNDS = 0.7, (0.1, 1.5)
+"""First step of the descent, and bounds of the others: the cost curves upward faster than a parabola of curvature 1 where matrices are
+spread, so the usual step of 1 overshoots (12 iterations against 4 on 94 real sessions of 122 channels)."""
 GEOMETRIC_MEAN_TOLERANCE = 1e-3
 """Root mean square of the log-eigenvalues by which the mean may be off: a tenth of a percent, far under sampling error."""
 EIGENVALUE_FLOOR = 1e-10
@@ -52,6 +50,7 @@ def store_baselines(
     seen: Mapping[str, NDArray[np.int64]] | None = None,
     exclude: Sequence[str] = (),
     known: Sequence[Mapping[str, str]] = (),
+    listened: ChannelSeries | None = None,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -60,8 +59,10 @@ def store_baselines(
     seen : frames of each session that the model saw; adds connectivity and channel statistics on these alone.
     exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
     known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
+    listened : the store's series, where they were read before.
     """
-    series = [channel_series(store, key) for key in keys]
+    listened = listened or ChannelSeries(store)
+    series = [listened.channels(key) for key in track(keys, "read for baselines")]
     sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
     if seen is not None:
         cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]
@@ -69,22 +70,6 @@ def store_baselines(
     rows = _confound_rows(store, keys)
     confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
-
-
-def channel_series(store: Store, key: str) -> Floats:
-    """(T, C) series of one session with a tractable number of channels.
-
-    A session with more than `MAX_CHANNELS` cells is brought to units: the mean over a unit's voxels, which is the mean
-    of its cells weighted by their voxels.
-    """
-    coarse = store.coarse(key).astype(np.float64)
-    if coarse.shape[1] <= MAX_CHANNELS or store.session(key).space == ROI:
-        return coarse
-    grid = store.grid
-    weights = np.zeros((grid.n_cells, grid.n_units))
-    weights[np.arange(grid.n_cells), grid.cell_unit] = grid.cell_voxels
-    units: Floats = coarse @ (weights / weights.sum(axis=0))
-    return units
 
 
 def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
@@ -177,38 +162,53 @@ class TangentSpace(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Floats, y: object = None) -> TangentSpace:
         """Find the geometric mean of X (N, C, C)."""
-        mean = geometric_mean(np.asarray(X, dtype=np.float64))
-        self.whitening_ = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
+        self.fit_transform(X)
         return self
 
+    def fit_transform(self, X: Floats, y: object = None) -> Floats:
+        """`fit`, then `transform` of the same X, whose logarithms the search for the mean ends with."""
+        self.whitening_, logs = _whitened_logs(np.asarray(X, dtype=np.float64))
+        return _tangent_vectors(logs)
+
     def transform(self, X: Floats) -> Floats:
-        """(N, C (C + 1) / 2): logarithm of the whitened matrices, off-diagonal entries times sqrt(2), which keeps distances."""
-        logs = _log(self.whitening_ @ np.asarray(X, dtype=np.float64) @ self.whitening_)
-        rows, columns = np.tril_indices(logs.shape[-1])
-        vectors: Floats = logs[:, rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2))
-        return vectors
+        """(N, C (C + 1) / 2) logarithms of the whitened matrices."""
+        return _tangent_vectors(_log(self.whitening_ @ np.asarray(X, dtype=np.float64) @ self.whitening_))
 
 
 def geometric_mean(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE) -> Floats:
-    """Fréchet mean of (N, C, C) positive definite matrices under the affine-invariant metric.
+    """Fréchet mean of (N, C, C) positive definite matrices under the affine-invariant metric."""
+    whitening, _ = _whitened_logs(matrices, tolerance)
+    return _map_eigenvalues(whitening, lambda values: values**-2.0)
 
-    Gradient descent (Pennec, Fillard and Ayache 2006) from the log-Euclidean mean, which is close; the step is halved whenever the
-    gradient grows.
+
+def _whitened_logs(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE) -> tuple[Floats, Floats]:
+    """(C, C) inverse root of the geometric mean, and (N, C, C) logarithms of the matrices that it whitens.
+
+    Gradient descent (Pennec, Fillard and Ayache 2006) from the log-Euclidean mean, which is close. After the first step, its length is
+    that of the curvature seen between the last two gradients (Barzilai and Borwein 1988), which saves one iteration of four.
     """
     mean = _map_eigenvalues(_log(matrices).mean(axis=0), np.exp)
-    step, last = GEOMETRIC_MEAN_STEP, np.inf
-    for _ in range(GEOMETRIC_MEAN_STEPS):
-        root = _map_eigenvalues(mean, np.sqrt)
-        inverse = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
-        gradient = _log(inverse @ matrices @ inverse).mean(axis=0)
-        size = float(np.linalg.norm(gradient) / np.sqrt(len(gradient)))
-        if size < tolerance:
+    step, last = GEOMETRIC_MEAN_STEP, np.zeros_like(mean)
+    for iteration in range(GEOMETRIC_MEAN_STEPS):
+        whitening = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
+        logs = _log(whitening @ matrices @ whitening)
+        gradient = logs.mean(axis=0)
+        if np.linalg.norm(gradient) < tolerance * np.sqrt(len(gradient)):
             break
-        step = step / 2 if size > last else step
-        last = size
+        if iteration:
+            change = last - gradient
+            step = float(np.clip(step * (last * change).sum() / (change**2).sum(), *GEOMETRIC_MEAN_STEP_BOUNDS))
+        last, root = gradient, _map_eigenvalues(mean, np.sqrt)
         mean = root @ _map_eigenvalues(step * gradient, np.exp) @ root
         mean = (mean + mean.T) / 2
-    return mean
+    return whitening, logs
+
+
+def _tangent_vectors(logs: Floats) -> Floats:
+    """(N, C (C + 1) / 2): entries under and on the diagonal, those under it times sqrt(2), which keeps distances."""
+    rows, columns = np.tril_indices(logs.shape[-1])
+    vectors: Floats = logs[:, rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2))
+    return vectors
 
 
 def _log(matrices: Floats) -> Floats:

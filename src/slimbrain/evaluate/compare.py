@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from slimbrain import __version__
 from slimbrain.errors import InputError
@@ -18,6 +18,7 @@ from slimbrain.evaluate.baselines import CONNECTIVITY, majority, store_baselines
 from slimbrain.evaluate.identify import identify, pair_sessions
 from slimbrain.evaluate.leaks import require_no_duplicates, scoring_record
 from slimbrain.evaluate.probe import ATTENTION, FINETUNE, IDENTIFY, PROBE, FeatureSet, Predictor, cross_validate
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import (
     LOWER_IS_BETTER,
     N_RESAMPLES,
@@ -37,6 +38,9 @@ UNTRAINED = "untrained"
 OUR_METHODS = frozenset({PROBE, ATTENTION, FINETUNE, IDENTIFY})
 """How trained models are read; a row that has another method is a baseline."""
 
+
+SHOWN_DIGITS = 12
+"""Of a SHA-256, in the table; the result file has all of it."""
 
 Contender = TypeVar("Contender", bound=Predictor)
 
@@ -59,6 +63,8 @@ def evaluate(
     n_resamples: int = N_RESAMPLES,
     pretraining_unknown: Sequence[str] = (),
     others: Sequence[Callable[[Sequence[str]], Predictor]] = (),
+    models: Sequence[Mapping[str, str]] = (),
+    listened: ChannelSeries | None = None,
 ) -> dict[str, Any]:
     """Score models on a task, next to all baselines the store allows.
 
@@ -70,6 +76,8 @@ def evaluate(
     seen_in_pretraining : subjects of this cohort that the model was pretrained on, which the result states.
     pretraining_unknown : models of which nobody knows whom they were pretrained on, which it states too.
     others : further predictors, each made for the keys of the sessions that have a label; they stand after the probes.
+    models : `name` in the table and `weights_sha256` of each trained model, which the result states.
+    listened : the store's series, where they were read before.
 
     Returns
     -------
@@ -84,20 +92,22 @@ def evaluate(
     if not others:
         _require_trained(list(embeddings))
     target = read_target(task, store)
-    require_no_duplicates(store, target)
+    listened = listened or ChannelSeries(store)
+    require_no_duplicates(store, target, listened)
     if task.identification:
-        result = _identified(store, task, target, embeddings, seen, n_resamples)
+        result = _identified(store, task, target, embeddings, seen, n_resamples, listened)
     else:
         sets = [embedding_set(model, vectors, target.keys) for model, vectors in embeddings.items()]
         contenders: list[Predictor] = [*sets, *(make(target.keys) for make in others)]
         ours, untrained = _divided(contenders)
-        baselines = store_baselines(store, target.keys, seen, exclude=task.hidden, known=target.known)
+        baselines = store_baselines(store, target.keys, seen, exclude=task.hidden, known=target.known, listened=listened)
         result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
     return {
         **result,
         "cohort": store.root.name,
         "seen_in_pretraining": seen_in_pretraining,
         "pretraining_unknown": list(pretraining_unknown),
+        "models": [dict(model) for model in models],
         "contract": store.contract.to_dict(),
     }
 
@@ -109,13 +119,14 @@ def _identified(
     embeddings: Mapping[str, Mapping[str, NDArray[Any]]],
     seen: Mapping[str, NDArray[np.int64]] | None,
     n_resamples: int,
+    listened: ChannelSeries,
 ) -> dict[str, Any]:
     """Tell subjects by their sessions, next to all baselines."""
     pairing = pair_sessions(store, task.occasions, target.keys)
     ours, untrained = _divided([embedding_set(model, vectors, pairing.flat, IDENTIFY) for model, vectors in embeddings.items()])
     # Nothing varies in a constant: it shows what guessing scores.
     guess = FeatureSet("chance", "everybody alike", majority(len(pairing.flat)).data)
-    known = [features for features in store_baselines(store, pairing.flat, seen) if features.model != "majority"]
+    known = [features for features in store_baselines(store, pairing.flat, seen, listened=listened) if features.model != "majority"]
     mine, theirs = (
         [Entry(part.model, part.method, identify(part, pairing)) for part in side] for side in (ours, [*untrained, *known, guess])
     )
@@ -136,9 +147,10 @@ def compare(
     the first of `ours` minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
     """
     record = scoring_record(target, task.policy)
-    # The matrices are so small that BLAS loses more by sharing one among threads than it gains.
+    threads = max((library["num_threads"] for library in threadpool_info()), default=1)
+    # The matrices are so small that BLAS loses more by sharing one among threads than it gains; predictors share them instead.
     with threadpool_limits(1):
-        entries = _entries([*ours, *baselines], target, task)
+        entries = _entries([*ours, *baselines], target, task, threads)
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
     facts = {
         "n_subjects": target.n_subjects,
@@ -146,6 +158,7 @@ def compare(
         "split": task.policy.describe(),
         "seeds": list(task.policy.seeds),
         "excluded": dict(target.excluded),
+        "groups": target.bound,
         "test_scored": record,
     }
     return _result(task, mine, theirs, primary_metric(task, target), n_resamples, facts)
@@ -169,7 +182,9 @@ def _result(
         "differences": gaps,
         "published": dict(task.published),
         "seen_in_pretraining": 0,
+        "groups": facts.get("groups"),
         "pretraining_unknown": [],
+        "models": [],
         "test_scored": {**facts["test_scored"], "predictors": len(mine) + len(theirs)},
         "contract": {},
         "version": __version__,
@@ -225,6 +240,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result["published"].items()) + ".")
     if result["excluded"]:
         lines.append("Sessions left out: " + ", ".join(f"{count} ({reason})" for reason, count in result["excluded"].items()) + ".")
+    if bound := result.get("groups"):
+        lines.append(_togetherness(bound))
     if result["seen_in_pretraining"]:
         seen = f"{result['seen_in_pretraining']} of these subjects were seen in pretraining"
         lines.append(f"{seen} (--allow-seen): the model's figures are optimistic.")
@@ -236,7 +253,17 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             f"Test: every subject {times} a seed ({record['seeds']}) and predictor ({record['predictors']}); "
             f"tuned on {record['tuned_on']}, fitted on {record['fitted_on']}."
         )
+    if models := result.get("models"):
+        weights = "; ".join(f"{model['name']} {model['weights_sha256'][:SHOWN_DIGITS]}" for model in models)
+        lines.append(f"Weights (SHA-256): {weights}.")
     return lines
+
+
+def _togetherness(bound: Mapping[str, Any]) -> str:
+    """Whether subjects who belong together were kept together."""
+    if bound["count"] is None:
+        return f"Which subjects are relatives is not known (no {bound['by']}): they may stand on two sides of a split, and figures profit."
+    return f"Subjects who share {bound['by']} are on one side of every split: {bound['count']} groups."
 
 
 def _verdict(gap: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]], several: bool) -> str:
@@ -262,20 +289,29 @@ def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequenc
     return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
-def _entries(predictors: Sequence[Predictor], target: Target, task: Task) -> list[Entry]:
-    """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time."""
+def _entries(predictors: Sequence[Predictor], target: Target, task: Task, threads: int = 1) -> list[Entry]:
+    """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time.
+
+    Linear models take turns on `threads` threads: most of their time goes into decompositions, which let other threads run.
+    """
     linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet)]
     slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet)]
-    done = {}
-    for predictor in chain(slow, track(linear, f"evaluate {task.name}")):
-        done[id(predictor)] = _entry(predictor, target, task)
+    done = {id(predictor): _entry(predictor, target, task) for predictor in slow}
+    pool = ThreadPoolExecutor(threads)
+    running = [pool.submit(_entry, predictor, target, task) for predictor in linear]
+    try:
+        for predictor, future in track(list(zip(linear, running, strict=True)), f"evaluate {task.name}"):
+            done[id(predictor)] = future.result()
+    finally:
+        # After an error, or Ctrl-C, the others are not waited for.
+        pool.shutdown(cancel_futures=True)
     return [done[id(predictor)] for predictor in predictors]
 
 
 def _entry(predictor: Predictor, target: Target, task: Task) -> Entry:
     if target.kind == "identification":
         raise InputError(f"{task.name}: is identification, which no probe does; use --method identify.")
-    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata)
+    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata, target.groups)
     return Entry(predictor.model, predictor.method, predictions)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from slimbrain.data import Sessions
-from slimbrain.errors import InputError
-from slimbrain.evaluate.features import UNIFORM, FloatArray, embed_store, feature_names, open_windows
+from slimbrain.errors import InputError, SeenInTrainingWarning
+from slimbrain.evaluate.features import UNIFORM, Embeddings, FloatArray, embed_store, feature_names, open_windows
 from slimbrain.evaluate.pooling import POOLINGS
 from slimbrain.models.hub import from_pretrained
-from slimbrain.models.provenance import Provenance
+from slimbrain.models.provenance import Person, Provenance, people_in
 from slimbrain.store import Store
+from slimbrain.terms import UNKNOWN
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -34,7 +36,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     """Sessions in, vectors out: the frozen model over the windows chosen, pooled.
 
     Nothing is learnt from the data, so a score by cross-validation does not depend on what `fit` saw; what the model itself was
-    pretrained on is in `model_.provenance`.
+    pretrained on is in `model_.provenance`, and sessions of those it was trained on are warned of (`SeenInTrainingWarning`).
 
     Parameters
     ----------
@@ -106,11 +108,17 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
             If X is none of these, or one of the sessions cannot be read.
         ContractError
             If the data do not fit the model.
+
+        Warns
+        -----
+        SeenInTrainingWarning
+            If the model was trained on some of these participants.
         """
         check_is_fitted(self)
         self._reload()
         sessions, keys = self._sessions(X)
         embedded = embed_store(sessions, self.model_, self.windows_, self.k, pooling=self.pooling)
+        _warn_of_seen(embedded, sessions, self.model_.provenance)
         rows = embedded.by_session()
         return embedded.values if keys is None else np.stack([rows[key] for key in keys])
 
@@ -166,6 +174,27 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         # Vectors are float32 whatever comes in.
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _warn_of_seen(embedded: Embeddings, sessions: Sessions, provenance: Provenance | None) -> None:
+    """One warning with the count of participants whom the model was trained on, by name or by a recording."""
+    if provenance is None or not embedded.signatures:
+        return
+    signatures = dict(zip(embedded.keys, embedded.signatures, strict=True))
+    if isinstance(sessions, Store):
+        people = people_in(sessions, signature_of=signatures.__getitem__)
+    else:
+        # An image does not say of which study it is, and `sub-01` is in many: its recording alone decides.
+        people = [Person(f"image {key}", UNKNOWN, (heard,)) for key, heard in signatures.items()]
+    if seen := provenance.seen(people):
+        what = "participants" if isinstance(sessions, Store) else "images"
+        warnings.warn(
+            f"The model was trained on {len(seen)} of the {len(people)} {what} to be embedded, first {seen[0]}: scores on them are "
+            "optimistic. Leave them out, or say that you know with "
+            'warnings.simplefilter("ignore", slimbrain.SeenInTrainingWarning).',
+            SeenInTrainingWarning,
+            stacklevel=4,
+        )
 
 
 def _items(X: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from slimbrain.data import Sessions, read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.pooling import pool_tokens, pooled_names
 from slimbrain.manifest import SessionInfo
+from slimbrain.models.fingerprint import signature
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
@@ -44,6 +46,8 @@ class Embeddings:
     values : (N, D) float32.
     seen : frames of each session that the model saw.
     contract : of the store they are from.
+    signatures : of each session, by which a model remembers recordings; empty where it remembers nobody.
+    weights_sha256, pooling : of the model that made them, and how it pooled.
     """
 
     keys: tuple[str, ...]
@@ -51,23 +55,74 @@ class Embeddings:
     values: FloatArray
     seen: Mapping[str, IntArray] = field(repr=False)
     contract: Contract
+    signatures: tuple[str, ...] = field(default=(), repr=False)
+    weights_sha256: str = ""
+    pooling: str = ""
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
 
     def save(self, path: str | Path, model: str) -> Path:
-        """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`."""
-        path = Path(path)
-        if path.suffix != ".npz":
-            raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+        """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`, `seen` (JSON).
+
+        `seen` has the frames that the model saw of each session, as [first, one after the last] of every stretch.
+        """
+        path = require_npz(path)
         arrays: dict[str, Any] = {
             "session": np.array(self.keys),
             "subject": np.array(self.subjects),
             "embedding": self.values,
             "contract": json.dumps(self.contract.to_dict()),
             "model": model,
+            "weights_sha256": self.weights_sha256,
+            "pooling": self.pooling,
+            "seen": json.dumps({key: _stretches(frames) for key, frames in self.seen.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def require_npz(path: str | Path) -> Path:
+    """A name for embeddings, refused before the work and not after it.
+
+    Raises
+    ------
+    InputError
+        If it does not end in .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+    return path
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read what `Embeddings.save` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is nothing of the kind, or was written before embeddings named their weights.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            stretches: dict[str, list[tuple[int, int]]] = json.loads(str(arrays["seen"]))
+            return Embeddings(
+                tuple(arrays["session"].tolist()),
+                tuple(arrays["subject"].tolist()),
+                arrays["embedding"],
+                {key: np.concatenate([np.arange(*stretch) for stretch in parts]) for key, parts in stretches.items()},
+                Contract.from_dict(json.loads(str(arrays["contract"]))),
+                weights_sha256=str(arrays["weights_sha256"]),
+                pooling=str(arrays["pooling"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error
+
+
+def _stretches(frames: IntArray) -> list[tuple[int, int]]:
+    """Runs of frames that follow each other, as (first, one after the last)."""
+    parts = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
 
 
 def embed_store(
@@ -103,7 +158,7 @@ def embed_store(
     trained = model.provenance.window
     cut = trained.model_copy(update={"k": k or trained.k})
     choose = window_choice(windows, store, model.config.unit_frames, cut) if isinstance(model, HieraJEPA) else None
-    values, seen = [], {}
+    values, seen, signatures = [], {}, []
     for info in track(store.sessions, label):
         if isinstance(model, TemporalExtractor):
             values.append(_embed_series(store, info, model))
@@ -113,9 +168,19 @@ def embed_store(
             chosen = choose(info)
             values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
             seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
+        if model.provenance.remembers:
+            # Here, since an image is prepared once and the last one kept.
+            signatures.append(signature(store.coarse(info.key)))
     sessions = store.sessions
     return Embeddings(
-        tuple(info.key for info in sessions), tuple(info.subject for info in sessions), np.stack(values), seen, store.contract
+        tuple(info.key for info in sessions),
+        tuple(info.subject for info in sessions),
+        np.stack(values),
+        seen,
+        store.contract,
+        tuple(signatures),
+        model.provenance.weights_sha256,
+        pooling,
     )
 
 

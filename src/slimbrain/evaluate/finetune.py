@@ -132,8 +132,7 @@ class FineTuning:
         if path and path.exists():
             with np.load(path) as kept:
                 return Fitted(kept["scores"], float(kept["scale"]), float(kept["loss"]))
-        inner = inner_splits(problem, split, seed)
-        fit, held = inner[0] if inner else (split.train, split.train[:0])
+        fit, held = self._parts(problem, split, seed)
         tuned, loss = self.tune(problem, fit, held, seed)
         centre, scale = problem.scaling(fit)
         scores = self._predict(tuned, problem, split.test) * scale + centre
@@ -142,6 +141,24 @@ class FineTuning:
             arrays: dict[str, Any] = {"scores": fitted.scores, "scale": fitted.scale, "loss": fitted.loss}
             write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
         return fitted
+
+    def tune_on_all(self, problem: Problem, seed: int) -> tuple[TunedEncoder, tuple[float, float]]:
+        """The encoder tuned as in a fold whose training subjects are all, and the scaling of the target that it learnt."""
+        fit, held = self._parts(problem, self._everybody(), seed)
+        return self.tune(problem, fit, held, seed)[0], problem.scaling(fit)
+
+    def fingerprint_of_all(self, problem: Problem, seed: int) -> str:
+        """Of everything that decides what `tune_on_all` gives."""
+        return self._fingerprint(problem, self._everybody(), seed)
+
+    def _everybody(self) -> Split:
+        rows = np.arange(len(self.keys))
+        return Split(rows, rows[:0], rows[:0])
+
+    def _parts(self, problem: Problem, split: Split, seed: int) -> tuple[Ints, Ints]:
+        """Rows to fit and rows to stop by; none of the latter where the training subjects are too few to be divided."""
+        inner = inner_splits(problem, split, seed)
+        return inner[0] if inner else (split.train, split.train[:0])
 
     def tune(self, problem: Problem, fit: Ints, held: Ints, seed: int) -> tuple[TunedEncoder, float]:
         """The encoder at the epoch that was best on the held-out rows (the last, where there are none), and its summed loss there."""
@@ -205,6 +222,7 @@ class FineTuning:
         views = [(key, self.views[key].scored, self.views[key].drawn_from) for key in self.keys]
         rows = [part.tolist() for part in (split.train, split.valid, split.test)]
         facts = [views, rows, seed, problem.classes, problem.target.tolist(), list(map(str, problem.subjects))]
+        facts += [] if problem.groups is None else [list(map(str, problem.groups))]
         settings = [self.config.model_dump(), self.frames, str(self.store.root.resolve()), self.store.contract.to_dict()]
         digest.update(json.dumps([facts, settings]).encode())
         return digest.hexdigest()[:24]

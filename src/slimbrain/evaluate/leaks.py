@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.probe import Split, SplitPolicy, outer_splits
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import Target, Task, read_target
-from slimbrain.models.fingerprint import sketch, standardised
+from slimbrain.models.fingerprint import standardised
 from slimbrain.models.provenance import Person, Provenance, people_in
 from slimbrain.store import DATA_SHA256, Store
 
@@ -27,18 +28,23 @@ Pair = tuple[str, str, str]
 """Two session keys and what shows that they are one recording."""
 
 
-def screen(store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool) -> tuple[int, list[str]]:
-    """Look at who is to be evaluated before hours of embedding: can the labels be read, and were these people seen?
+def screen(
+    store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool, listened: ChannelSeries | None = None
+) -> tuple[int, list[str]]:
+    """Look at who is to be evaluated before hours of embedding: can they be labelled and divided, and were these people seen?
 
     Parameters
     ----------
     models, allow : as for `require_unseen`.
+    listened : the store's series; what is read here need not be read again.
 
     Returns
     -------
     How many were seen in pretraining, and the models of which nobody knows whom they were pretrained on.
     """
-    people = people_in(store, [store.session(key) for key in read_target(task, store).keys])
+    target, signature_of = read_target(task, store), (listened or ChannelSeries(store)).signature
+    scoring_record(target, task.policy)
+    people = people_in(store, [store.session(key) for key in target.keys], signature_of)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
     return require_unseen(models, people, allow), unknown
 
@@ -61,13 +67,13 @@ def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Per
     for name, labels in seen.items():
         if labels and not allow:
             raise InputError(
-                f"{name}: was pretrained on {len(labels)} of the {len({person.label for person in people})} participants to be evaluated, "
+                f"{name}: was trained on {len(labels)} of the {len({person.label for person in people})} participants to be evaluated, "
                 f"first {labels[0]}; evaluate on others (--participants), or add --allow-seen, which the table then states."
             )
     return max((len(labels) for labels in seen.values()), default=0)
 
 
-def require_no_duplicates(store: Store, target: Target) -> None:
+def require_no_duplicates(store: Store, target: Target, listened: ChannelSeries | None = None) -> None:
     """Refuse a recording that stands under two participants, who could fall on both sides of a split.
 
     For identification, one that stands there twice for one participant counts too: nothing is easier to find again.
@@ -79,7 +85,7 @@ def require_no_duplicates(store: Store, target: Target) -> None:
     """
     owner = dict(zip(target.keys, target.subjects, strict=True))
     within = target.kind == "identification"
-    pairs = [pair for pair in duplicates(store, target.keys) if within or owner[pair[0]] != owner[pair[1]]]
+    pairs = [pair for pair in duplicates(store, target.keys, listened) if within or owner[pair[0]] != owner[pair[1]]]
     if not pairs:
         return
     first, second, evidence = pairs[0]
@@ -90,7 +96,7 @@ def require_no_duplicates(store: Store, target: Target) -> None:
     )
 
 
-def duplicates(store: Store, keys: Sequence[str]) -> list[Pair]:
+def duplicates(store: Store, keys: Sequence[str], listened: ChannelSeries | None = None) -> list[Pair]:
     """Pairs of sessions with the same data file, or whose channel series correlate above `DUPLICATE_CORRELATION`.
 
     Every series is read once and kept as a sketch of a few numbers; only pairs of like sketches are compared in full, over the frames
@@ -103,7 +109,8 @@ def duplicates(store: Store, keys: Sequence[str]) -> list[Pair]:
             by_content.setdefault(str(content), []).append(key)
     for same in by_content.values():
         found |= {pair: "their data files are the same" for pair in combinations(same, 2)}
-    sketches = np.stack([sketch(store.coarse(key)) for key in keys]) if keys else np.zeros((0, 1))
+    listened = listened or ChannelSeries(store)
+    sketches = np.stack([listened[key].sketch for key in keys]) if keys else np.zeros((0, 1))
     for row, column in _like(sketches):
         pair = keys[row], keys[column]
         if pair not in found and (r := correlation(store.coarse(pair[0]), store.coarse(pair[1]))) > DUPLICATE_CORRELATION:
@@ -137,7 +144,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
         return {"times_a_seed": 1, "seeds": 1, "tuned_on": "nothing is tuned", "fitted_on": "nothing is fitted"}
     most = 0
     for seed in policy.seeds:
-        splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata)
+        splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups)
         tested = np.zeros(len(target.keys), dtype=np.int64)
         for split in splits:
             require_apart(target, split)
@@ -150,14 +157,15 @@ def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
 
 
 def require_apart(target: Target, split: Split) -> None:
-    """Refuse a split that has a subject on two sides.
+    """Refuse a split that has a subject, or subjects of one group, on two sides.
 
     Raises
     ------
     InputError
         If there is one.
     """
-    sides = {name: set(target.subjects[rows]) for name, rows in vars(split).items()}
+    names = target.subjects if target.groups is None else target.groups
+    sides = {name: set(names[rows]) for name, rows in vars(split).items()}
     for (one, first), (other, second) in combinations(sides.items(), 2):
         if both := first & second:
             raise InputError(f"{min(both)}: is in {one} and in {other} of one split; this is a fault of slimbrain, report it.")

@@ -24,6 +24,7 @@ def as_records() -> list[dict[str, Any]]:
             "columns": columns_read(entry),
             "excluded": list(entry.exclusions),
             "split": split_of(entry),
+            "relatives": {"columns": list(entry.cohort.relatives), "file": entry.cohort.relatives_file} if binds(entry) else None,
             "seeds": list(entry.seeds),
             "metrics": list(entry.metrics),
             "primary": entry.primary,
@@ -47,6 +48,7 @@ def as_text() -> str:
             *_line("file", f"{entry.cohort.file}, columns {', '.join(columns_read(entry))}" if entry.columns else "none is read"),
             *_line("left out", "; ".join(entry.exclusions)),
             *_line("split", split_of(entry)),
+            *_line("relatives", relatives_of(entry) if binds(entry) else ""),
             *_line("metrics", f"{', '.join(entry.metrics)}; ranked by {entry.primary}"),
             *_line("published", published_values(entry)),
             *_line("not said", entry.unsaid),
@@ -80,6 +82,7 @@ def _section(entry: Entry) -> str:
         "Label": entry.made,
         "Left out, counted by reason": "; ".join(entry.exclusions),
         "Split": split_of(entry),
+        **({"Relatives": relatives_of(entry)} if binds(entry) else {}),
         "What the paper does not say": entry.unsaid,
         "Data": f"{entry.cohort.title}: {entry.cohort.where}",
         "Terms": entry.cohort.terms,
@@ -106,6 +109,20 @@ def split_of(entry: Entry) -> str:
         return "none: nothing is trained on the participants"
     balanced = f"label and {entry.cohort.site}" if entry.cohort.site else "label"
     return f"70/10/20 by participant, balanced over {balanced}, seeds {', '.join(map(str, entry.seeds))}"
+
+
+def binds(entry: Entry) -> bool:
+    """Whether the cohort tells relatives, and splits have to keep them together."""
+    return bool(entry.cohort.relatives) and entry.kind != "identification"
+
+
+def relatives_of(entry: Entry) -> str:
+    """How relatives are kept on one side of every split, in words."""
+    cohort = entry.cohort
+    return (
+        f"who shares {', '.join(cohort.relatives[:-1])} or {cohort.relatives[-1]} stays on one side; these are in {cohort.relatives_file}: "
+        "give it as a second --phenotypes"
+    )
 
 
 def published_values(entry: Entry) -> str:

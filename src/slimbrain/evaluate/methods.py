@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from slimbrain.data import read_clip
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate
-from slimbrain.evaluate.features import Model, choose_windows, embed_store, untrained, window_order
+from slimbrain.evaluate.features import Model, choose_windows, embed_store, read_embeddings, untrained, window_order
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
 from slimbrain.evaluate.probe import Predictor
-from slimbrain.evaluate.tasks import IDENTITY, Task, get_task
-from slimbrain.models.hub import from_pretrained
+from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.tasks import IDENTITY, Task, get_task, read_target
+from slimbrain.evaluate.tuned import save_tuned
+from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
@@ -29,6 +31,9 @@ from slimbrain.store import Store
 from slimbrain.train import pick_device
 
 METHODS = ("probe", "attention", "finetune", "identify")
+POOLING = "moments"
+"""What a probe reads of stage 2."""
+
 Maker = Callable[[Sequence[str]], Predictor]
 
 
@@ -40,11 +45,13 @@ class Tuning:
     ----------
     device : as of `pick_device`.
     folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next; nowhere if None.
+    save : where the first model goes, tuned once more on everybody with a label; nowhere if None.
     """
 
     config: FinetuneConfig = field(default_factory=FinetuneConfig)
     device: str = "auto"
     folder: Path | None = None
+    save: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class Options:
     methods : some of `METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
         told apart, if empty.
     phenotypes : the benchmark's phenotype files.
+    group : as for `get_task`.
+    embeddings : files of `slimbrain embed`, made by these models of the very frames that they are to see; others are refused.
     allow_seen : evaluate on participants that a model was pretrained on, too; the result counts them.
     """
 
@@ -64,17 +73,25 @@ class Options:
     k: int | None = None
     methods: Sequence[str] = ()
     phenotypes: Sequence[str | Path] = ()
+    group: str = ""
+    embeddings: Sequence[str | Path] = ()
     allow_seen: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model under the name it has in the table, and what it sees of each session."""
+    """A model under the name it has in the table, what it sees of each session, and vectors that were made before."""
 
     name: str
     model: Model
     views: Mapping[str, Views]
+    embedded: Mapping[str, NDArray[Any]] | None = None
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the file that they were read from."""
+        return self.model.provenance.weights_sha256 if self.model.provenance else ""
 
     @property
     def window_frames(self) -> int:
@@ -105,29 +122,43 @@ def evaluate_models(
         If there is no such method, or the task cannot be done by it.
     """
     options = options or Options()
-    wanted = get_task(task, phenotypes=options.phenotypes)
+    wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
     chosen = choose_methods(options.methods, wanted)
+    if options.tuning.save and "finetune" not in chosen:
+        raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
     if "finetune" in chosen:
         for source, model in zip(models, loaded, strict=True):
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
-    known, unknown = screen(store, wanted, provenances, options.allow_seen)
+    listened = ChannelSeries(store)
+    known, unknown = screen(store, wanted, provenances, options.allow_seen, listened)
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
     trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
+    trained = _with_embeddings(store, trained, options.embeddings)
     contenders = [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
     seen = _frames_seen(store, trained[0])
+    named = [{"name": entry.name, "weights_sha256": entry.weights} for entry in trained]
     if wanted.identification:
         vectors = {entry.name: _vectors(store, entry) for entry in contenders}
-        return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown)
+        return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown, models=named, listened=listened)
     makers: dict[str, Callable[[_Contender], Maker]] = {
         "probe": lambda entry: _probe(store, entry),
         "attention": lambda entry: _attention(store, entry),
         "finetune": lambda entry: _finetune(store, entry, options.tuning),
     }
     others = [makers[method](entry) for method in chosen for entry in contenders]
-    return evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others)
+    result = evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others, models=named, listened=listened)
+    if options.tuning.save:
+        _save(store, wanted, trained[0], options.tuning, options.tuning.save)
+    return result
+
+
+def _save(store: Store, task: Task, entry: _Contender, tuning: Tuning, folder: Path) -> None:
+    target, model = read_target(task, store), require_model(entry.model, HieraJEPA, entry.name)
+    fine = _tuning_of(store, entry, tuning, target.keys)
+    save_tuned(folder, model, fine, target, task.name)
 
 
 def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
@@ -165,7 +196,34 @@ def _frames_seen(store: Store, entry: _Contender) -> dict[str, NDArray[np.int64]
     return {key: np.concatenate([number * len(window) + window for number in views.scored]) for key, views in entry.views.items()}
 
 
-def _vectors(store: Store, entry: _Contender) -> dict[str, NDArray[Any]]:
+def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequence[str | Path]) -> list[_Contender]:
+    """Give each model the vectors that it made before.
+
+    Raises
+    ------
+    InputError
+        If a file is of none of these models, or of other data, frames or pooling than they are to be evaluated on.
+    """
+    found: dict[str, Mapping[str, NDArray[Any]]] = {}
+    for path in paths:
+        made = read_embeddings(path)
+        entry = next((entry for entry in trained if entry.weights == made.weights_sha256), None)
+        if entry is None:
+            raise InputError(f"{path}: was made by none of the models; give --model the folder that `slimbrain embed` had, or embed again.")
+        made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
+        frames = _frames_seen(store, entry)
+        other = [key for key in frames if key not in made.seen or not np.array_equal(made.seen[key], frames[key])]
+        if other or made.pooling != POOLING:
+            frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
+            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {POOLING}"
+            raise InputError(f"{path}: {what}; embed again with the same --windows and --k, or leave --embeddings out.")
+        found[entry.name] = made.by_session()
+    return [replace(entry, embedded=found.get(entry.name)) for entry in trained]
+
+
+def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
+    if entry.embedded is not None:
+        return entry.embedded
     windows = {key: views.scored for key, views in entry.views.items()}
     return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
 
@@ -179,8 +237,12 @@ def _attention(store: Store, entry: _Contender) -> Maker:
 
 
 def _finetune(store: Store, entry: _Contender, tuning: Tuning) -> Maker:
+    return lambda keys: _tuning_of(store, entry, tuning, keys)
+
+
+def _tuning_of(store: Store, entry: _Contender, tuning: Tuning, keys: Sequence[str]) -> FineTuning:
     encoder, device = require_encoder(entry.model, entry.name), pick_device(tuning.device)
-    return lambda keys: FineTuning(entry.name, encoder, store, keys, entry.views, entry.window_frames, tuning.config, device, tuning.folder)
+    return FineTuning(entry.name, encoder, store, keys, entry.views, entry.window_frames, tuning.config, device, tuning.folder)
 
 
 @torch.inference_mode()

@@ -40,6 +40,8 @@ class Cohort:
     ids : columns that hold a participant's identifier, in any of the forms in use.
     prefixes : what may stand before the identifier in `sub-XXXX` (`ADNI` in `sub-ADNI002S0413`), lower case, longest first.
     site, age, sex : columns of these, empty where there is none.
+    relatives : columns by which relatives are known: who shares a value in one of them stays on one side of every split.
+    relatives_file : where these are, if not in `file`.
     where : where to get the data.
     terms : under which terms.
     sources : where the columns were looked up.
@@ -53,6 +55,8 @@ class Cohort:
     site: str = ""
     age: str = ""
     sex: str = ""
+    relatives: tuple[str, ...] = ()
+    relatives_file: str = ""
     where: str = ""
     terms: str = ""
     sources: tuple[str, ...] = ()

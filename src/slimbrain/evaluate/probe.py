@@ -1,24 +1,22 @@
 """Linear probes on frozen features: split by subject, every statistic fitted on the training subjects, tuned inside them.
 
 Features are standardised and divided by the square root of their number, so that a sample has a norm near 1 and one
-grid of penalties fits an embedding of 64 numbers as well as 7,626 connections. Where there are more features than
-samples they are rotated onto the principal components of the training set, all of them: the penalised linear models
-give the same predictions, many times faster.
+grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.groups import deal_groups
+from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
@@ -74,11 +72,13 @@ class Problem:
     target : (N,) class numbers or values.
     subjects : (N,) who each session belongs to.
     classes : their names; empty for regression.
+    groups : (N,) which subjects must stay together in every split, relatives say; each by itself if None.
     """
 
     target: Floats
     subjects: Labels
     classes: tuple[str, ...]
+    groups: Labels | None = None
 
     @property
     def kind(self) -> Kind:
@@ -111,6 +111,20 @@ class Fitted:
     scores: Floats
     scale: float
     loss: float
+
+
+@dataclass(frozen=True)
+class LinearRule:
+    """A fitted probe as an affine map of raw features.
+
+    Attributes
+    ----------
+    weight : (K, D).
+    bias : (K,). `weight @ features + bias` are the logits of the K classes, or (K = 1) the value in the target's own unit.
+    """
+
+    weight: Floats
+    bias: Floats
 
 
 class Predictor(Protocol):
@@ -160,6 +174,7 @@ def cross_validate(
     kind: Kind,
     policy: SplitPolicy = DEFAULT_POLICY,
     strata: Labels | None = None,
+    groups: Labels | None = None,
 ) -> OutOfFold:
     """Fit and tune on the training subjects of every split, and predict the left-out ones.
 
@@ -174,6 +189,7 @@ def cross_validate(
     kind : of the labels; a `FeatureSet` gets a logistic regression or a ridge.
     policy : folds and seeds.
     strata : (N,) further grouping (site, say) that the folds balance, besides the label.
+    groups : (N,) which subjects stay on one side of every split, inner ones too; each by itself if None.
 
     Raises
     ------
@@ -181,12 +197,12 @@ def cross_validate(
         If lengths differ, features are not finite, or there are too few subjects (of a class) to split.
     """
     _check(features, labels, subjects)
-    classes, target = _encode(labels, kind)
-    problem = Problem(target, subjects, classes)
+    problem = pose(labels, subjects, kind, groups)
+    target, classes = problem.target, problem.classes
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
-    splits = [outer_splits(subjects, labels, kind, policy, seed, strata) for seed in policy.seeds]
+    splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups) for seed in policy.seeds]
     runs = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
     for place, number, split in runs if isinstance(features, FeatureSet) else track(runs, f"{features.model}, {features.method}: folds"):
@@ -197,20 +213,60 @@ def cross_validate(
     return _average_sessions(sessions)
 
 
-def outer_splits(subjects: Labels, labels: Labels, kind: Kind, policy: SplitPolicy, seed: int, strata: Labels | None = None) -> list[Split]:
-    """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`.
+def outer_splits(
+    subjects: Labels,
+    labels: Labels,
+    kind: Kind,
+    policy: SplitPolicy,
+    seed: int,
+    strata: Labels | None = None,
+    groups: Labels | None = None,
+) -> list[Split]:
+    """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`; `groups` stay whole.
 
     With fewer subjects in the smallest class than folds, there are as many folds as that class has subjects.
     """
     _, row_subject = np.unique(subjects, return_inverse=True)
     rows = np.arange(len(row_subject))
     if policy.kind == "70/10/20":
-        tenth = _deal(row_subject, labels, kind, 10, seed, strata)[row_subject]
+        tenth = _deal(row_subject, labels, kind, 10, seed, strata, groups)[row_subject]
         if tenth.max() < 9:
             raise InputError("Too few subjects (of the smallest class) for a 70/10/20 split, which needs ten; use k-fold.")
         return [Split(rows[tenth > 2], rows[tenth == 2], rows[tenth < 2])]
-    part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata)[row_subject]
+    part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata, groups)[row_subject]
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
+
+
+def fit_linear(data: Floats, problem: Problem, split: Split, seed: int) -> LinearRule:
+    """The linear model by which a `FeatureSet` predicts the test rows of a split, as one affine map of the features as they are.
+
+    Parameters
+    ----------
+    data : (N, D) one frozen vector a session.
+
+    Raises
+    ------
+    InputError
+        If a class has no training row.
+    """
+    rows = data[split.train]
+    centre, scale = problem.scaling(split.train)
+    y = (problem.target[split.train] - centre) / scale
+    strength, _ = _tuned_strength(rows, data[split.valid], problem, split, seed)
+    width = rows.shape[1]
+    # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
+    train, (origin, axes) = coordinates(rows, [np.zeros((1, width)), np.eye(width)])
+    if problem.kind == "regression":
+        (at_origin,), at_axes = (ridge_path(train, y, part, (strength,))[0] * scale for part in (origin, axes))
+        return LinearRule((at_axes - at_origin)[None], np.array([at_origin + centre]))
+    if len(np.unique(y)) < problem.n_outputs:
+        raise InputError(f"Of the classes {', '.join(problem.classes)} one has no session to learn from; leave it out, or give it more.")
+    *along, intercept = logistic_weights(train, y.astype(np.int64), (strength,))[0]
+    weight, bias = np.transpose((axes - origin) @ along), origin[0] @ along + intercept
+    if problem.n_outputs == 2:
+        # Two classes have one weight a feature, for the second against none of the first.
+        weight, bias = np.concatenate((np.zeros_like(weight), weight)), np.concatenate((np.zeros_like(bias), bias))
+    return LinearRule(weight, bias)
 
 
 def inner_splits(problem: Problem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:
@@ -221,7 +277,7 @@ def inner_splits(problem: Problem, split: Split, seed: int) -> list[tuple[Ints, 
     if len(split.valid):
         return [(split.train, split.valid)]
     try:
-        part = _inner_parts(problem.target[split.train], problem.subjects[split.train], problem.kind, seed)
+        part = _inner_parts(problem, split.train, seed)
     except InputError:
         return []
     return [(split.train[part != number], split.train[part == number]) for number in range(part.max() + 1)]
@@ -233,6 +289,18 @@ def summed_loss(said: Floats, y: Floats, kind: Kind) -> float:
         return float(((said[:, 0] - y) ** 2).sum())
     chosen = said[np.arange(len(said)), y.astype(np.int64)]
     return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).sum())
+
+
+def pose(labels: Labels, subjects: Labels, kind: str, groups: Labels | None = None) -> Problem:
+    """The problem of predicting these labels.
+
+    Raises
+    ------
+    InputError
+        If all are the same class.
+    """
+    classes, target = _encode(labels, "regression" if kind == "regression" else "classification")
+    return Problem(target, subjects, classes, groups)
 
 
 def _check(features: Predictor, labels: Labels, subjects: Labels) -> None:
@@ -255,11 +323,14 @@ def _encode(labels: Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
     return tuple(str(name) for name in names), numbers.astype(np.float64)
 
 
-def _deal(row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int, strata: Labels | None) -> Ints:
+def _deal(
+    row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int, strata: Labels | None, groups: Labels | None = None
+) -> Ints:
     """(subjects,) the part each subject falls in: sorted by label, then stratum, then chance, and dealt out like cards.
 
     So the parts differ by at most one subject, in all and in every class; for regression, every run of `n_parts`
-    neighbours in the target is spread over all parts. Where labels differ within subjects there is nothing to balance.
+    neighbours in the target is spread over all parts. Where labels differ within subjects there is nothing to balance. Subjects of one
+    group fall in one part, and the parts are then as equal as that allows.
     """
     first = np.unique(row_subject, return_index=True)[1]
     labels, n_subjects = np.asarray(labels), len(first)
@@ -275,6 +346,9 @@ def _deal(row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int
         raise InputError("A class, or the whole cohort, has one subject, who cannot be both trained on and tested; leave that class out.")
     stratum = np.zeros(n_subjects) if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
+    if groups is not None and len(np.unique(groups)) < n_subjects:
+        cell = np.unique(np.column_stack([group, stratum]), axis=0, return_inverse=True)[1].reshape(-1)
+        return deal_groups(np.unique(np.asarray(groups)[first], return_inverse=True)[1], cell, n_parts, rng)
     order = np.lexsort((rng.random(n_subjects), stratum, group))
     part = np.empty(n_subjects, dtype=np.int64)
     part[order] = (np.arange(n_subjects) + rng.integers(n_parts)) % n_parts
@@ -282,85 +356,66 @@ def _deal(row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int
 
 
 def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int) -> Fitted:
-    target, n_outputs, kind = problem.target, problem.n_outputs, problem.kind
     fit_rows, test = features.data[split.train], features.data[split.test]
     valid = features.data[split.valid]
     if features.transform is not None:
-        transform: Any = clone(features.transform).fit(fit_rows)
-        fit_rows, test = transform.transform(fit_rows), transform.transform(test)
+        transform: Any = clone(features.transform)
+        fit_rows, test = transform.fit_transform(fit_rows), transform.transform(test)
         valid = transform.transform(valid) if len(valid) else valid
     centre, scale = problem.scaling(split.train)
-    y = (target[split.train] - centre) / scale
+    y = (problem.target[split.train] - centre) / scale
+    strength, loss = _tuned_strength(fit_rows, valid, problem, split, seed)
+    (scores,) = _predict(fit_rows, y, test, (strength,), problem.n_outputs, problem.kind)
+    return Fitted(scores * scale + centre, scale, loss)
+
+
+def _tuned_strength(fit_rows: Floats, valid: Floats, problem: Problem, split: Split, seed: int) -> tuple[float, float]:
+    """The inverse penalty that did best on the split's validation rows, or in an inner split, and its mean loss there; inf if untuned."""
+    centre, scale = problem.scaling(split.train)
+    y = (problem.target[split.train] - centre) / scale
     if len(split.valid):
-        y_valid = (target[split.valid] - centre) / scale
-        losses = _losses(fit_rows, y, valid, y_valid, n_outputs, kind) / len(y_valid)
+        y_valid = (problem.target[split.valid] - centre) / scale
+        losses = _losses(fit_rows, y, valid, y_valid, problem.n_outputs, problem.kind) / len(y_valid)
     else:
-        losses = _inner_losses(fit_rows, y, problem.subjects[split.train], n_outputs, kind, seed)
+        losses = _inner_losses(fit_rows, y, problem, split.train, seed)
     best = int(losses.argmin())
-    strength = STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH
-    train, (test,) = _standardise(fit_rows, [test])
-    scores = _predict(train, y, test, strength, n_outputs, kind)
-    return Fitted(scores * scale + centre, scale, float(losses[best]))
+    return STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH, float(losses[best])
 
 
-def _inner_losses(x: Floats, y: Floats, subjects: Labels, n_outputs: int, kind: Kind, seed: int) -> Floats:
+def _inner_losses(x: Floats, y: Floats, problem: Problem, rows: Ints, seed: int) -> Floats:
     """(strengths,) mean loss over an inner split by subject; inf where the subjects are too few to split again."""
     try:
-        part = _inner_parts(y, subjects, kind, seed)
+        part = _inner_parts(problem, rows, seed)
     except InputError:
         # The outer split stood, so this is a cohort of a handful: it is fitted untuned.
         return np.full(len(STRENGTHS), np.inf)
     total = np.zeros(len(STRENGTHS))
     for number in range(part.max() + 1):
         held = part == number
-        total += _losses(x[~held], y[~held], x[held], y[held], n_outputs, kind)
+        total += _losses(x[~held], y[~held], x[held], y[held], problem.n_outputs, problem.kind)
     return total / len(y)
 
 
-def _inner_parts(y: Floats, subjects: Labels, kind: Kind, seed: int) -> Ints:
+def _inner_parts(problem: Problem, rows: Ints, seed: int) -> Ints:
     """(rows,) the part of the inner split that each training row falls in, by subject."""
-    _, row_subject = np.unique(subjects, return_inverse=True)
-    return _deal(row_subject, y, kind, INNER_SPLITS, seed, None)[row_subject]
+    _, row_subject = np.unique(problem.subjects[rows], return_inverse=True)
+    groups = None if problem.groups is None else problem.groups[rows]
+    return _deal(row_subject, problem.target[rows], problem.kind, INNER_SPLITS, seed, None, groups)[row_subject]
 
 
 def _losses(x: Floats, y: Floats, x_held: Floats, y_held: Floats, n_outputs: int, kind: Kind) -> Floats:
     """(strengths,) summed log-loss or squared error on held-out rows: smooth where accuracy of a few rows would tie."""
-    train, (held,) = _standardise(x, [x_held])
-    said = [_predict(train, y, held, strength, n_outputs, kind) for strength in STRENGTHS]
-    return np.array([summed_loss(values, y_held, kind) for values in said])
+    return np.array([summed_loss(said, y_held, kind) for said in _predict(x, y, x_held, STRENGTHS, n_outputs, kind)])
 
 
-def _standardise(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
-    """Centre, scale and (where features outnumber samples) rotate by what `x` alone shows."""
-    scaler = StandardScaler().fit(x)
-    width = np.sqrt(x.shape[1])
-    parts = [scaler.transform(part) / width for part in (x, *others)]
-    if x.shape[1] > len(x):
-        axes = _principal_axes(parts[0])
-        parts = [part @ axes for part in parts]
-    return parts[0], parts[1:]
-
-
-def _principal_axes(x: Floats) -> Floats:
-    """(D, rank) orthonormal axes of all that centred x (N, D) spans, from the small matrix of inner products (N, N)."""
-    values, vectors = np.linalg.eigh(x @ x.T)
-    kept = values > values[-1] * len(x) * np.finfo(np.float64).eps
-    if not kept.any():
-        return np.eye(x.shape[1], 1)
-    return x.T @ (vectors[:, kept] / np.sqrt(values[kept]))
-
-
-def _predict(x: Floats, y: Floats, x_held: Floats, strength: float, n_outputs: int, kind: Kind) -> Floats:
-    """(rows, K) predicted probabilities of every class, or (rows, 1) predicted values."""
+def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n_outputs: int, kind: Kind) -> Floats:
+    """(strengths, rows, K) predicted probabilities of every class, or (strengths, rows, 1) predicted values."""
+    train, (held,) = coordinates(x, [x_held])
     if kind == "regression":
-        ridge = Ridge(alpha=1 / strength).fit(x, y)
-        return cast(Floats, ridge.predict(x_held)[:, None])
-    seen = np.unique(y).astype(np.int64)
-    said = np.zeros((len(x_held), n_outputs))
-    if len(seen) == 1:
-        said[:, seen] = 1.0
-    else:
-        said[:, seen] = LogisticRegression(C=strength, max_iter=2000).fit(x, y).predict_proba(x_held)
+        return ridge_path(train, y, held, strengths)[..., None]
+    seen, numbers = np.unique(y.astype(np.int64), return_inverse=True)
+    said = np.zeros((len(strengths), len(x_held), n_outputs))
+    said[..., seen] = 1.0 if len(seen) == 1 else logistic_path(train, numbers, held, strengths)
     return said
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from slimbrain.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.evaluate.compare import to_markdown
-from slimbrain.models.card import UNKNOWN, Measured
+from slimbrain.evaluate.features import Model
+from slimbrain.models.card import Measured
 from slimbrain.models.hub import EVALUATIONS_FILE, from_pretrained, write_card
+from slimbrain.terms import UNKNOWN
 
 
 def add_evaluation(folder: str | Path, result: str | Path | Mapping[str, Any]) -> Path:
@@ -19,7 +21,7 @@ def add_evaluation(folder: str | Path, result: str | Path | Mapping[str, Any]) -
 
     Parameters
     ----------
-    folder : model folder; the evaluation must have had it as its first `--model`, which the result does not say.
+    folder : model folder that the evaluation had as its first `--model`.
     result : JSON file of `slimbrain evaluate`, or what is in it.
 
     Returns
@@ -29,7 +31,7 @@ def add_evaluation(folder: str | Path, result: str | Path | Mapping[str, Any]) -
     Raises
     ------
     InputError
-        If one of the two is not what it should be.
+        If one of the two is not what it should be, or the result is of other weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -38,6 +40,7 @@ def add_evaluation(folder: str | Path, result: str | Path | Mapping[str, Any]) -
     name = "the result" if isinstance(result, Mapping) else str(result)
     new = result if isinstance(result, Mapping) else _read(Path(result))
     added = _measured(name, new)
+    _require_same_weights(folder, model, name, new)
     known = _read(folder / EVALUATIONS_FILE) if (folder / EVALUATIONS_FILE).exists() else []
     if not isinstance(known, list):
         raise InputError(f"{folder / EVALUATIONS_FILE}: is not a list of results; delete it and add them again.")
@@ -52,6 +55,14 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); give what `slimbrain evaluate --out` wrote.") from error
+
+
+def _require_same_weights(folder: Path, model: Model, name: str, result: Mapping[str, Any]) -> None:
+    """Results of before they named their weights are taken as they are."""
+    first: Mapping[str, Any] = next(iter(result.get("models") or []), {})
+    found = model.provenance.weights_sha256 if model.provenance else ""
+    if first.get("weights_sha256", found) != found:
+        raise InputError(f"{name}: is about other weights than those of {folder}; give the folder that was the first --model.")
 
 
 def _measured(name: str, result: Mapping[str, Any]) -> Measured:

@@ -74,11 +74,14 @@ HCP = Cohort(
     prefixes=("hcp",),
     age="Age",
     sex="Gender",
+    relatives=("Family_ID", "Mother_ID", "Father_ID"),
+    relatives_file="RESTRICTED_*.csv",
     where="https://db.humanconnectome.org (WU-Minn HCP Data, 1200 Subjects: behavioural data, open access)",
     terms="account, and the WU-Minn HCP Open Access Data Use Terms accepted; age in years and family are restricted",
     sources=(
         "https://www.humanconnectome.org/study/hcp-young-adult/document/quick-reference-open-access-vs-restricted-data",
         "https://jese11.github.io/HCP-wiki-public/docs/How%20to%20Access%20Data%20on%20ConnectomeDB.html",
+        "https://github.com/nicholst/HCPutils (Family_ID, Mother_ID, Father_ID, ZygositySR, ZygosityGT)",
     ),
 )
 ADNI = Cohort(
@@ -156,7 +159,7 @@ _ENTRIES = (
         metrics=CLASSIFIED,
         published={"accuracy": 0.911, "macro_f1": 0.911, "accuracy, frozen": 0.906, "macro_f1, frozen": 0.905},
         unsaid="Whether relatives were kept on one side: HCP is made of families, and who belongs to which is restricted data. Here they "
-        "are not, since the public file does not tell; figures may profit from twins on both sides.",
+        "are where the restricted file is given, too; without it the result says that figures may profit from twins on both sides.",
         hides=("sex", "gender"),
     ),
     Entry(

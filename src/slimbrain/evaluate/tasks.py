@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.groups import bound_together
 from slimbrain.evaluate.labels import Labelled, LeftOut
 from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
 from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
@@ -50,6 +51,7 @@ class Task:
     published : values from the literature, by metric, for the table.
     entry : the benchmark, which says how labels are made; None for a column.
     phenotypes : the benchmark's phenotype files; `participants.tsv` is read if there are none.
+    group : column of `participants.tsv` whose values bind participants together; for a benchmark the cohort says which.
     occasions : the two sessions that identification compares, such as `task-rest_run-1`; those that most subjects have if empty.
     """
 
@@ -62,6 +64,7 @@ class Task:
     published: Mapping[str, float] = field(default_factory=dict)
     entry: Entry | None = None
     phenotypes: tuple[Path, ...] = ()
+    group: str = ""
     occasions: tuple[str, ...] = ()
 
     @property
@@ -87,6 +90,9 @@ class Target:
     strata : (N,) str, or None.
     excluded : sessions left out, by reason.
     known : age, sex and site of each session's participant where a phenotype file tells them; empty for a column.
+    groups : (N,) str, which participants stay on one side of every split; None where nothing binds them.
+    bound : `by` which columns they are bound, and the `count` of groups, None where these columns are not known; None where nothing
+        binds participants.
     """
 
     keys: tuple[str, ...]
@@ -96,26 +102,31 @@ class Target:
     strata: NDArray[np.str_] | None
     excluded: Mapping[str, int]
     known: tuple[Mapping[str, str], ...] = ()
+    groups: NDArray[np.str_] | None = None
+    bound: Mapping[str, Any] | None = None
 
     @property
     def n_subjects(self) -> int:
         return len(np.unique(self.subjects))
 
 
-def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[str | Path] = ()) -> Task:
+def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[str | Path] = (), group: str = "") -> Task:
     """The task called `name`.
 
     Parameters
     ----------
     policy : how subjects are divided; five folds for a column and the published 70/10/20 for a benchmark by default.
     phenotypes : files of the benchmark's cohort.
+    group : column of `participants.tsv` whose values bind participants together, family say; for tasks on a column.
 
     Raises
     ------
     InputError
-        If there is none, or it reads no phenotype file.
+        If there is none, or it reads no phenotype file, or takes no groups.
     """
     paths = tuple(Path(path) for path in phenotypes)
+    if group and not name.startswith(COLUMN_PREFIX):
+        raise InputError(f"{name}: takes no --group: who belongs together is in the phenotype files, or nothing is split; leave it out.")
     if entry := ENTRIES.get(name):
         if paths and not entry.columns:
             raise InputError(f"{name}: reads no phenotype file; leave --phenotypes out.")
@@ -134,7 +145,7 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
             f"{name}: no such task; name a column of participants.tsv, for example {COLUMN_PREFIX}sex, ask for {IDENTITY}, "
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
         )
-    return Task(name, column, policy=policy or DEFAULT_POLICY)
+    return Task(name, column, policy=policy or DEFAULT_POLICY, group=group)
 
 
 def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> Target:
@@ -159,15 +170,18 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
 
 def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
     columns = sorted({name for row in store.participants.values() for name in row} - {"participant_id"})
-    if task.column not in columns:
-        there = f"has {', '.join(columns)}" if columns else "is missing or empty"
-        raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {task.column}.")
+    for column in filter(None, (task.column, task.group)):
+        if column not in columns:
+            there = f"has {', '.join(columns)}" if columns else "is missing or empty"
+            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}.")
     cells = [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
     unlisted = sum(cell is None for cell in cells)
     labelled = [(session, cell) for session, cell in zip(sessions, cells, strict=True) if cell is not None and not is_missing(cell)]
     excluded = {"not in participants.tsv": unlisted, f"{task.column} missing": len(sessions) - unlisted - len(labelled)}
     subjects = _subjects(store, [session for session, _ in labelled], f"a value in {task.column}")
     kind, labels = _labels(task, [cell.strip() for _, cell in labelled])
+    marks = {subject: [mark] for subject in subjects if not is_missing(mark := store.participants[subject].get(task.group, ""))}
+    groups, bound = _groups(subjects, marks, task.group)
     return Target(
         keys=tuple(session.key for session, _ in labelled),
         subjects=subjects,
@@ -175,7 +189,21 @@ def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> T
         kind=kind,
         strata=_strata(task, store, [session for session, _ in labelled]),
         excluded={reason: count for reason, count in excluded.items() if count},
+        groups=groups,
+        bound=bound,
     )
+
+
+def _groups(
+    subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: str
+) -> tuple[NDArray[np.str_] | None, dict[str, Any] | None]:
+    """The group of every session's participant, and what the result says of it; nothing where nothing could bind them."""
+    if not by:
+        return None, None
+    if not any(marks.values()):
+        return None, {"by": by, "count": None}
+    groups = np.array(bound_together(subjects.tolist(), marks), dtype=np.str_)
+    return groups, {"by": by, "count": len(np.unique(groups))}
 
 
 def _read_identities(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
@@ -202,7 +230,8 @@ def _read_benchmark(task: Task, entry: Entry, store: Store, sessions: Sequence[S
     excluded: Counter[str] = Counter()
     first: dict[str, Labelled] = {}
     for session in sessions:
-        rows = table.of(session.subject)
+        # A file of relatives has lines of the same participants, without the columns of the label.
+        rows = [row for row in table.of(session.subject) if any(column_key(name) in row for name in entry.columns)]
         label = entry.label(rows, session) if rows else LeftOut("not in the phenotype file")
         if not isinstance(label, LeftOut) and label != first.setdefault(session.subject, label):
             label = LeftOut("label differs from that of the participant's first session")
@@ -214,6 +243,8 @@ def _read_benchmark(task: Task, entry: Entry, store: Store, sessions: Sequence[S
     infos = [session for session, _, _ in kept]
     subjects = _subjects(store, infos, f"a label for {task.name}", told)
     sites = [cell(row, entry.cohort.site) for _, _, row in kept]
+    marks = {subject: _marks(entry, table.of(subject)) for subject in np.unique(subjects).tolist()}
+    groups, bound = _groups(subjects, marks, ", ".join(entry.cohort.relatives))
     return Target(
         keys=tuple(info.key for info in infos),
         subjects=subjects,
@@ -222,7 +253,14 @@ def _read_benchmark(task: Task, entry: Entry, store: Store, sessions: Sequence[S
         strata=np.array(sites, dtype=np.str_) if any(sites) else None,
         excluded=dict(excluded),
         known=tuple(_known(entry, row) for _, _, row in kept),
+        groups=groups,
+        bound=bound,
     )
+
+
+def _marks(entry: Entry, rows: Sequence[Row]) -> list[str]:
+    """What a participant may share with relatives."""
+    return [f"{column} {value}" for column in entry.cohort.relatives for row in rows if (value := cell(row, column))]
 
 
 def _phenotypes(task: Task, entry: Entry, store: Store) -> Phenotypes:

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from slimbrain.models.provenance import count_remembered
-
-UNKNOWN = "unknown"
-"""What a card says where nobody knows; the hub takes it for a licence, too."""
+from slimbrain.ledger import Entry, entries_from, terms_lines
+from slimbrain.models.provenance import PRETRAINING_UNKNOWN, count_remembered
+from slimbrain.terms import UNKNOWN
 
 STAGES = {"temporal": "temporal extractor (stage 1)", "voxel": "Hiera-JEPA voxel encoder (stage 2)"}
 
@@ -52,6 +51,7 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
     measured : evaluations to show.
     """
     contract, training = config["contract"], config.get("training", {})
+    entries = entries_from(training)
     stage = STAGES[config["kind"]]
     lines = [
         *("---", _front_matter(f"slimbrain {stage}", measured), "---"),
@@ -68,10 +68,11 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
         "",
         "## What it was trained on",
         "",
-        *_cohorts(training),
+        *_data(entries),
         "",
         *(f"- {name}: {value}" for name, value in training.items() if not isinstance(value, (dict, list))),
         "",
+        *("## What the terms of the data allow", "", *_terms(entries), ""),
         "## Who was seen",
         "",
         _leakage(training),
@@ -83,14 +84,6 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
         *("## Evaluation", "", *(_evaluation(measured))),
     ]
     return "\n".join(lines) + "\n"
-
-
-def cohort_rows(training: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name, subjects, sessions and licence of each training cohort; one unknown row where the model does not say."""
-    rows = training.get("cohorts")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        rows = [{name: training[name] for name in ("subjects", "sessions") if name in training}]
-    return [{**{name: UNKNOWN for name in ("name", "subjects", "sessions", "licence")}, **row} for row in rows]
 
 
 def _front_matter(title: str, measured: Sequence[Measured]) -> str:
@@ -119,13 +112,27 @@ def _front_matter(title: str, measured: Sequence[Measured]) -> str:
     return data.to_yaml().strip()
 
 
-def _cohorts(training: Mapping[str, Any]) -> list[str]:
-    rows = cohort_rows(training)
-    lines = ["| cohort | participants | sessions | licence |", "|---|---|---|---|"]
-    lines += [f"| {_cell(row['name'])} | {_cell(row['subjects'])} | {_cell(row['sessions'])} | {_cell(row['licence'])} |" for row in rows]
-    if any(row["licence"] == UNKNOWN for row in rows):
+def _data(entries: Sequence[Entry]) -> list[str]:
+    lines = ["| cohort | participants | sessions | hours | times seen | licence | consent |", "|---|---|---|---|---|---|---|"]
+    for entry in entries:
+        said = entry.governance
+        hours = UNKNOWN if entry.seconds is None else f"{entry.seconds / 3600:.2f}"
+        counts = [UNKNOWN if value is None else value for value in (entry.subjects, entry.sessions, hours, entry.times_seen)]
+        cells = map(_cell, (said.cohort, *counts, said.licence, ", ".join(said.consent)))
+        lines.append(f"| {' | '.join(cells)} |")
+    if any(entry.governance.licence == UNKNOWN for entry in entries):
         lines += ["", "**The licence of training data is unknown.** Find it out before you share the weights, or what is made with them."]
     return lines
+
+
+def _terms(entries: Sequence[Entry]) -> list[str]:
+    """The strictest terms of all data hold for the whole."""
+    return [
+        "Of every cohort above the strictest answer holds, for the weights and for what is made with them. Read from a table of what",
+        "licences and agreements say, conservatively; this is not legal advice.",
+        "",
+        *(f"- {line.replace('|', '/')}" for line in terms_lines(entries)),
+    ]
 
 
 def _cell(value: object) -> str:
@@ -135,13 +142,18 @@ def _cell(value: object) -> str:
 
 def _leakage(training: Mapping[str, Any]) -> str:
     count = count_remembered(training)
+    if training.get(PRETRAINING_UNKNOWN):
+        return (
+            f"**Who was seen in pretraining is {UNKNOWN}.** `config.json` carries salted hashes of the {count} participants of "
+            "fine-tuning alone; `slimbrain evaluate` refuses to score on these."
+        )
     if not count:
         return (
             f"**Who was seen in pretraining is {UNKNOWN}**: the model carries no hashes of its participants, so nobody can tell whether an "
             "evaluation is on people it knows."
         )
     return (
-        f"`config.json` carries salted hashes of the {count} participants seen in pretraining, no names. `slimbrain evaluate` looks "
+        f"`config.json` carries salted hashes of the {count} participants seen in training, no names. `slimbrain evaluate` looks "
         "for them among those it is to score, and refuses to score on them unless `--allow-seen` is given, which the table then says."
     )
 

@@ -57,7 +57,11 @@ def signature(series: NDArray[np.floating]) -> str:
 
     Empty for a series that never changes, which is like every other such.
     """
-    values = sketch(series)
+    return signs(sketch(series))
+
+
+def signs(values: Floats) -> str:
+    """The signature of a recording from its sketch."""
     return np.packbits(values > 0).tobytes().hex() if values.any() else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,13 @@ from slimbrain.store import sha256
 Kind = TypeVar("Kind", bound=nn.Module)
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "config.json", "README.md", "evaluations.json"
-MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE, MASK_FILE)
+HEAD_FILE = "head.safetensors"
+"""Of a fine-tuned model: what predicts a label from its vectors."""
+
+OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
+"""Files that other weights make worthless."""
+
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MASK_FILE, *OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
 
 NORMALISATION = "voxelwise z-score over the session"
@@ -41,7 +48,7 @@ def save_pretrained(
 ) -> Path:
     """Write a model folder; each file appears whole or not at all, config.json last.
 
-    Evaluations of other weights that the folder held are dropped; `slimbrain.add_evaluation` adds those of these.
+    Evaluations, and a head, of other weights that the folder held are dropped; `slimbrain.add_evaluation` adds those of these.
 
     Parameters
     ----------
@@ -58,7 +65,8 @@ def save_pretrained(
         raise InputError(f"{folder}: the model does not say what it was trained on; give its provenance.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomic(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
-    (folder / EVALUATIONS_FILE).unlink(missing_ok=True)
+    for name in OF_THESE_WEIGHTS:
+        (folder / name).unlink(missing_ok=True)
     if provenance.grid:
         provenance.grid.save_mask(folder / MASK_FILE)
     config = {
@@ -96,27 +104,35 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     ContractError
         If the data do not fit the model.
     """
-    folder = _resolve(source, revision)
+    folder = model_folder(source, revision)
     config = _read_config(folder)
     model = _build(config, folder)
-    model.provenance = provenance = _provenance(config, folder)
+    provenance = _provenance(config, folder)
     if contract:
         provenance.contract.require(contract, f"the model {source}", "the data")
     try:
-        _require_unchanged(folder, config)
+        found = _unchanged(folder, config)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{folder / WEIGHTS_FILE}: does not hold the weights that {CONFIG_FILE} describes ({reason}); export the model again."
         ) from error
+    model.provenance = replace(provenance, weights_sha256=found)
     return model.eval()
 
 
-def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the weights are not those that were written; models of before this was recorded have no hash."""
-    if config.get("weights_sha256", "") not in ("", sha256(folder / WEIGHTS_FILE)):
+def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
+    """The SHA-256 of the weights; ValueError if they are not those that were written. Models of before this was recorded have none."""
+    found = sha256(folder / WEIGHTS_FILE)
+    if config.get("weights_sha256", "") not in ("", found):
         raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
+    return found
+
+
+def weights_sha256(source: str | Path, revision: str | None = None) -> str:
+    """SHA-256 of a model's weights, by which a result names them; `source` and `revision` as of `from_pretrained`."""
+    return sha256(model_folder(source, revision) / WEIGHTS_FILE)
 
 
 def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:
@@ -158,7 +174,7 @@ def push_to_hub(
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
     from_pretrained(folder)
-    stale = [] if (folder / EVALUATIONS_FILE).exists() else [EVALUATIONS_FILE]
+    stale = [name for name in OF_THESE_WEIGHTS if not (folder / name).exists()]
     return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
 
 
@@ -167,7 +183,28 @@ def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Seq
     return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
 
 
-def _resolve(source: str | Path, revision: str | None) -> Path:
+def read_training(source: str | Path) -> dict[str, Any]:
+    """What a model folder, or a model on the hub, says of its training; the weights are not read.
+
+    Raises
+    ------
+    InputError
+        If it is no model.
+    """
+    training = _read_config(model_folder(source)).get("training", {})
+    if not isinstance(training, dict):
+        raise InputError(f"{source}: its {CONFIG_FILE} does not say what it was trained on; export the model again.")
+    return training
+
+
+def model_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of a model: as it is, or fetched from the hub.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it has a pickle in place of safetensors.
+    """
     folder = Path(source)
     if folder.is_dir():
         if revision is not None:
@@ -195,6 +232,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if config["kind"] in ("temporal", "voxel"):
             return config
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if (folder / "model" / CONFIG_FILE).is_file():
+            raise InputError(f"{folder}: is the folder of a run; give {folder / 'model'}.") from error
         raise InputError(
             f"{folder / CONFIG_FILE}: is not a slimbrain model's configuration ({error}); give RUN/model of a pretraining run."
         ) from error

@@ -134,7 +134,7 @@ class HieraJEPA(nn.Module):
         """The encoder to use downstream: the target, a running mean of the context encoder."""
         return self.target
 
-    def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> JepaOutput:
+    def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask], penalties: bool = True) -> JepaOutput:
         """One forward pass of pretraining.
 
         The loss is the mean over clips and kinds of smooth-L1 between predictions and layer-normalised targets, plus the
@@ -143,22 +143,30 @@ class HieraJEPA(nn.Module):
         Parameters
         ----------
         clips, masks : B of each.
+        penalties : False leaves the regularisers out, and the loss is the prediction error alone.
         """
         with torch.no_grad():
             target = self.target(clips)
         context = self.context(clips, [mask.context for mask in masks])
         kind = self._kinds(clips, masks)
-        hidden = kind > 0
-        asked = torch.nonzero(hidden)[:, 0].to(target.values.device)
-        predicted = self.predictor(context, target, hidden).float()
-        values = target.values if self.baseline is None else self.baseline(target)
-        wanted = functional.layer_norm(values[asked].float(), values.shape[-1:], eps=TARGET_EPSILON)
-        error = functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
+        error = self.prediction_error(context, target, self.contents(target), kind > 0)
         loss, parts = self._by_clip_and_kind(error, kind, target.lengths)
-        if self.jepa.variance_weight or self.jepa.covariance_weight:
+        if penalties and (self.jepa.variance_weight or self.jepa.covariance_weight):
             variance, covariance = spread_penalties(context)
             loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
         return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, target)
+
+    @torch.no_grad()
+    def contents(self, target: Tokens) -> Tensor:
+        """(L, D) what is to be predicted of the target encoder's tokens: all of them, or what place and time alone do not tell."""
+        return target.values if self.baseline is None else self.baseline(target)
+
+    def prediction_error(self, context: Tokens, target: Tokens, contents: Tensor, hidden: Tensor) -> Tensor:
+        """(H,) mean smooth-L1, over dimensions, of each token marked `hidden` (L,): predicted, and layer-normalised as it is."""
+        asked = torch.nonzero(hidden)[:, 0].to(target.values.device)
+        predicted = self.predictor(context, target, hidden).float()
+        wanted = functional.layer_norm(contents[asked].float(), contents.shape[-1:], eps=TARGET_EPSILON)
+        return functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
 
     def _by_clip_and_kind(self, error: Tensor, kind: Tensor, lengths: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of means, so that each clip and each of its kinds of target counts alike; and the mean of each kind.

@@ -6,8 +6,7 @@ session. A signature of each recording (`models.fingerprint`) knows it again und
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,19 +16,22 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
 from slimbrain.models.fingerprint import SIGNATURE_BITS_APART, SIGNATURE_DIGITS, nearest, signature
-from slimbrain.store import COHORT, Store
+from slimbrain.progress import track
+from slimbrain.store import Store
+from slimbrain.subjects import HASH_DIGITS, is_hash, subject_hash
 
 OLD_HASHES = "subject_hashes"
 """Field of older checkpoints: hashes of labels alone."""
-
-HASH_DIGITS = 16
-HEX = frozenset("0123456789abcdef")
 
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
 
 
-@dataclass(frozen=True)
+PRETRAINING_UNKNOWN = "pretraining_unknown"
+"""Field of `training` of a model that was fine-tuned here and pretrained nobody knows on whom."""
+
+
+@dataclass(frozen=True, order=True)
 class Person:
     """One participant of a store.
 
@@ -55,20 +57,22 @@ class Provenance:
     window : how sessions were cut.
     grid : the mask itself, so that the model can prepare new images; None for region-of-interest stores.
     training : counts, seed, steps, losses, as they stand in config.json.
+    weights_sha256 : of the file that the weights were read from; empty before they were saved.
     """
 
     contract: Contract
     window: WindowConfig
     grid: Grid | None
     training: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
 
     @property
     def remembers(self) -> bool:
-        """Whether anything is known of whom the model was pretrained on; nothing is of the published weights."""
-        return bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
+        """Whether it is known whom the model was pretrained on; it is not of the published weights, fine-tuned or not."""
+        return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
 
     def seen(self, people: Collection[Person]) -> list[str]:
-        """Labels of these participants whom the model was pretrained on, sorted.
+        """Labels of these participants whom the model was pretrained or fine-tuned on, sorted.
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
         known on one of the two sides, as in older checkpoints, equal labels count: better a false alarm than a leak.
@@ -78,17 +82,22 @@ class Provenance:
         InputError
             If what the model remembers is damaged.
         """
-        memory = _memory(self.training)
-        full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
-        unplaced |= set(memory.get(OLD_HASHES, ()))
-        heard = _heard(people, memory.get("recordings", []))
-        return sorted(
-            person.label
-            for person in people
-            if person.label in heard
-            or subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced)
-            or (person.cohort and subject_hash(person.label, person.cohort) in full)
-        )
+        return seen_in(self.training, people)
+
+
+def seen_in(training: Mapping[str, Any], people: Collection[Person]) -> list[str]:
+    """As `Provenance.seen`, from what a checkpoint's config.json says of its training."""
+    memory = _memory(training)
+    full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
+    unplaced |= set(memory.get(OLD_HASHES, ()))
+    heard = _heard(people, memory.get("recordings", []))
+    return sorted(
+        person.label
+        for person in people
+        if person.label in heard
+        or subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced)
+        or (person.cohort and subject_hash(person.label, person.cohort) in full)
+    )
 
 
 def remember(people: Sequence[Person]) -> dict[str, list[str]]:
@@ -107,6 +116,18 @@ def remember(people: Sequence[Person]) -> dict[str, list[str]]:
     }
 
 
+def remember_also(training: Mapping[str, Any], people: Sequence[Person]) -> dict[str, list[str]]:
+    """What a checkpoint keeps once it was trained on these people as well.
+
+    Raises
+    ------
+    InputError
+        If what the model remembers is damaged.
+    """
+    before = _memory(training)
+    return {name: sorted({*before.get(name, ()), *values}) for name, values in remember(people).items()}
+
+
 def count_remembered(training: Mapping[str, Any]) -> int:
     """How many participants a model remembers; 0 if it does not say.
 
@@ -119,22 +140,35 @@ def count_remembered(training: Mapping[str, Any]) -> int:
     return len(memory.get("persons", ())) + len(memory.get("unplaced", ())) or len(memory.get(OLD_HASHES, ()))
 
 
-def people_in(store: Store, sessions: Sequence[SessionInfo] | None = None) -> list[Person]:
+def remembered_hashes(training: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Hashes of a checkpoint's participants: one each (of cohort and label, or of the label where no cohort is known), and of all labels.
+
+    Raises
+    ------
+    InputError
+        If what the model remembers is damaged.
+    """
+    memory = _memory(training)
+    old = memory.get(OLD_HASHES, ())
+    return frozenset([*memory.get("persons", ()), *memory.get("unplaced", ()), *old]), frozenset([*memory.get("labels", ()), *old])
+
+
+def people_in(
+    store: Store, sessions: Sequence[SessionInfo] | None = None, signature_of: Callable[[str], str] | None = None
+) -> list[Person]:
     """Participants of these sessions, of all by default, with the signature of every session; reads the channel series, never voxels.
 
     A participant whose sessions name several cohorts (a merged store) stands there once for each.
+
+    Parameters
+    ----------
+    signature_of : the signature of a session by its key, where its series was read before.
     """
+    signature_of = signature_of or (lambda key: signature(store.coarse(key)))
     recordings: dict[tuple[str, str], list[str]] = {}
-    for info in store.sessions if sessions is None else sessions:
-        cohort = str(store.sidecar(info.key).get(COHORT) or "")
-        recordings.setdefault((info.subject, cohort), []).append(signature(store.coarse(info.key)))
+    for info in track(store.sessions if sessions is None else sessions, "signatures"):
+        recordings.setdefault((info.subject, store.cohort(info)), []).append(signature_of(info.key))
     return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]
-
-
-def subject_hash(label: str, cohort: str = "") -> str:
-    """A salted hash by which a checkpoint remembers a participant without naming it; of the label alone if no cohort is given."""
-    text = f"slimbrain:{cohort}:{_plain(label)}" if cohort else f"slimbrain:{label}"
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -143,18 +177,9 @@ def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
     fields = {**(kept if isinstance(kept, dict) else {REMEMBERED: kept}), OLD_HASHES: training.get(OLD_HASHES, [])}
     for name, values in fields.items():
         width = SIGNATURE_DIGITS if name == "recordings" else HASH_DIGITS
-        whole = isinstance(values, list) and all(
-            isinstance(value, str) and len(value) == width and HEX.issuperset(value) for value in values
-        )
-        if not whole:
+        if not isinstance(values, list) or not all(is_hash(value, width) for value in values):
             raise InputError(f"config.json: {name}, by which the model remembers its participants, is damaged; export the model again.")
     return fields
-
-
-def _plain(label: str) -> str:
-    """`sub-0051` and `sub-51` are one participant of a cohort: layouts differ in how they pad."""
-    name = label.removeprefix("sub-").casefold()
-    return name.lstrip("0") or "0" if name.isdecimal() else name
 
 
 def _heard(people: Collection[Person], recordings: list[str]) -> set[str]:

@@ -262,7 +262,11 @@ class TemporalExtractor(nn.Module):
         A window's embedding is the mean of its group tokens; a session's, the mean of its windows beside their
         standard deviation, since how much a brain moves between states is a trait as well as where it dwells.
         """
-        series, n = standardise(series), series.shape[1] // self.window_frames
+        return self.embed_standardised(standardise(series), coordinates, tr)
+
+    def embed_standardised(self, series: Tensor, coordinates: Tensor, tr: float | Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` of a series that is standardised already, and which a gradient can be taken by."""
+        n = series.shape[1] // self.window_frames
         live = series.ne(0).any(1)[:, None].expand(-1, n, -1)
         windows = self(series, coordinates, tr, channel_visible=live).tokens.mean(2)
         return torch.cat((windows.mean(1), windows.std(1, correction=0)), -1), windows

@@ -88,8 +88,11 @@ def _choose(candidates: Sequence[Version], filters: Filters) -> Version:
     if filters.space:
         usable = [(path, entities) for path, entities in usable if entities["space"] == filters.space]
     if not usable:
+        way_out = "have fMRIPrep write it (--output-spaces MNI152NLin2009cAsym), or normalise it"
+        if filters.space:
+            way_out = f"choose another --space, or {way_out}"
         wanted = filters.space or "the MNI152 family (MNI152NLin6Asym, MNI152NLin2009cAsym, ...)"
-        raise InputError(f"{candidates[0][0]}: the run is in {present}, not in {wanted}; normalise it, or choose another --space.")
+        raise InputError(f"{candidates[0][0]}: the run is in {present}, not in {wanted}; {way_out}.")
     wanted_versions = [(path, entities) for path, entities in usable if is_wanted_version(entities, filters)]
     if not wanted_versions:
         names = ", ".join(path.name for path, _ in usable)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.channels import Channels, cell_channels
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
@@ -24,7 +25,6 @@ from slimbrain.prep.run import PrepOptions
 from slimbrain.prep.runs import Run, require_mni152
 from slimbrain.prep.source import Source, open_source, repetition_time, source_of
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
-from slimbrain.store import Channels, cell_channels
 
 FloatArray = npt.NDArray[Any]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,30 +15,42 @@ from pydantic import Field
 
 from slimbrain.atomic import write_text
 from slimbrain.claims import claim
+from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.gather import PARTICIPANT, merge_participants
+from slimbrain.governance import Governance, keep_records
 from slimbrain.grid import Grid
+from slimbrain.ledger import entries_of, warning
 from slimbrain.manifest import SessionInfo, session_key
+from slimbrain.parts import collect_parts
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
-from slimbrain.prep.cohort import cohort_of
+from slimbrain.prep.declared import Declared, declare, readmit, renew
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
 from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, Limits, drop_record, judge, read_record, write_record, write_table
 from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Layout, Request
 from slimbrain.prep.likeness import template_likeness
-from slimbrain.prep.quality import Quality, assess
+from slimbrain.prep.quality import assess
 from slimbrain.prep.roi import prepare_roi
 from slimbrain.prep.runs import Failure, Filters, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
-from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.prep.volume import TARGET_TR_S, TimeAxis, prepare_image, require_length
 from slimbrain.progress import track
-from slimbrain.store import COHORT, DESCRIPTION_FILE, PARTICIPANTS_FILE, Store
+from slimbrain.purge import finish_withdrawals
+from slimbrain.shards import Shard
+from slimbrain.store import COHORT, PARTICIPANTS_FILE, Store, sha256
+from slimbrain.subjects import with_prefix
+from slimbrain.tombstones import refusal, withdrawn
 from slimbrain.tsv import format_tsv, read_tsv
 from slimbrain.verify import sweep
 
 FAILURES_FILE = "failures.tsv"
+SOURCE_SHA256 = "SourceSha256"
+"""Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file
+would tell whose it is."""
+
 MAX_NAMED = 5
 """Channels that a warning names; the rest it counts."""
 
@@ -65,6 +78,14 @@ class PrepOptions(Limits):
     denoise: Strategy = Field("none", description="nuisance regression with fMRIPrep's confounds")
     nprocs: int = Field(1, ge=1, description="runs worked on at once")
     force: bool = Field(False, description="prepare again what the store already has")
+    shard: str | None = Field(None, description="only this part of the runs, such as 3/16; `collect` lists what all parts prepared")
+    governance: Path | None = Field(None, description="governance.yaml of the source; the one at its root if not given")
+    cohort: str | None = Field(None, description="study that the participants are of")
+    source_id: str | None = Field(None, description="where the data were got, for example a DOI")
+    license: str | None = Field(None, description="SPDX id of the licence, or the name of a use agreement")
+    consent: tuple[str, ...] = Field((), description="scopes of the participants' consent")
+    not_for: tuple[str, ...] = Field((), description="who may not see the data")
+    readmit: tuple[str, ...] = Field((), description="participants who were withdrawn and agreed anew, with or without `sub-`")
 
 
 @dataclass(frozen=True)
@@ -85,17 +106,21 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class PrepSummary:
-    """What became of every run: now in the store, already there, left out by a limit on quality, or refused."""
+    """What became of every run: now in the store, already there, left out by a limit on quality, or refused.
+
+    Runs of participants who were withdrawn are refused as well, and stand apart: no table of the store may name them.
+    """
 
     prepared: list[PreparedRun] = field(default_factory=list)
     skipped: list[PreparedRun] = field(default_factory=list)
     excluded: list[ExcludedRun] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    withdrawn: list[Failure] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
         """1 if a run could not be used; one that the user's limits leave out is what was asked for."""
-        return 1 if self.failures else 0
+        return 1 if self.failures or self.withdrawn else 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,17 @@ class _Job:
     out: Path
     run: Run
     options: PrepOptions
+    declared: Declared
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        return session_key(self.run.entities)
+
+    @property
+    def terms(self) -> Governance:
+        """What is said of the run's terms now."""
+        return self.declared.of(self.root, self.run.record.get("Layout", ""))
 
     @property
     def file(self) -> str:
@@ -112,7 +148,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    kind: Literal["prepared", "skipped", "excluded", "failures"]
+    kind: Literal["prepared", "skipped", "excluded", "failures", "withdrawn"]
     value: PreparedRun | ExcludedRun | Failure
 
 
@@ -123,6 +159,7 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     an interrupted batch. Several processes may work on one store: each takes runs that no other has in hand, and waits for
     those at the end. What cannot be used is listed in `OUT/failures.tsv` and on standard error, what a limit on quality leaves
     out in `OUT/excluded.tsv`. Limits hold for the whole store: a stored session that is beyond one is taken out of it.
+    With `shard`, only that part of the runs is prepared, and `collect` has to list the sessions of all parts.
 
     Parameters
     ----------
@@ -139,13 +176,25 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     source, out, options = Path(source), Path(out), options or PrepOptions()
     layout = choose_layout(source, options.layout)
     found = find_recordings(source, layout, _request(options))
+    said = {"cohort": options.cohort, "source": options.source_id, "licence": options.license}
+    declared = declare(found.root, options.governance, {**said, "consent": options.consent, "not_for": options.not_for})
     _open_store(out, layout, options, found.root)
-    sweep(out)
     runs, doubles = _without_doubles(found.root, found.runs)
-    summary = PrepSummary(failures=[*found.failures, *doubles, *_merge_participants(found.root, out, found.participants)])
+    shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
+    if shard.of > 1:
+        runs = shard.take(runs, [_bytes(run) for run in runs])
+    else:
+        collect(out)
+    # Who does a shard lists its sessions by themselves.
+    part = shard.name if shard.of > 1 else ""
+    jobs = [_Job(found.root, out, run, options, declared, part) for run in runs]
+    readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs})
+    summary = PrepSummary()
+    if shard.number == 1:
+        # What concerns no single run is the first shard's.
+        summary.failures.extend([*found.failures, *doubles, *_merge_participants(found.root, out, found.participants, jobs)])
     for failure in summary.failures:
         _say(failure.reason)
-    jobs = [_Job(found.root, out, run, options) for run in runs]
 
     def waits(number: int) -> None:
         _say(f"{out}: another process prepares {number} of these runs; waiting for it.")
@@ -153,13 +202,38 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     for outcome in track(outcomes(jobs, _work, _died, waits, options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
-    rows: list[Any]
-    for rows in (summary.prepared, summary.skipped, summary.excluded, summary.failures):
+    _renew_terms(out, summary, declared)
+    for rows in _all(summary):
         rows.sort(key=lambda row: row.file)
     with claim(out, EXCLUDED_FILE, wait=True):
         write_table(out)
     _record_failures(found.root, out, summary)
+    store = Store(out, part)
+    if unknown := warning(entries_of(store, store.sessions)):
+        _say(unknown)
     return summary
+
+
+def collect(out: Path) -> int:
+    """List the sessions that shards prepared in the store's manifest, and remove what killed ones left; how many were listed.
+
+    Raises
+    ------
+    StoreError
+        If `out` is no store, or cannot be written.
+    """
+    listed = collect_parts(Store(out).root)
+    sweep(out)
+    finish_withdrawals(out)
+    return listed
+
+
+def _bytes(run: Run) -> int:
+    """What a run weighs when shards are made: its image, since reading it is most of the work."""
+    try:
+        return run.image.stat().st_size
+    except OSError:
+        return 0
 
 
 def _request(options: PrepOptions) -> Request:
@@ -212,7 +286,9 @@ def _work(job: _Job, wait: bool) -> _Outcome | None:
 
 def _work_claimed(job: _Job) -> _Outcome:
     """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
-    store, key = Store(job.out), session_key(job.run.entities)
+    store, key, subject = Store(job.out, job.part), job.key, f"sub-{job.run.entities['sub']}"
+    if stone := withdrawn(job.out).find(subject, job.terms.known_cohort):
+        return _Outcome("withdrawn", Failure(job.file, refusal(job.out, subject, stone)))
     fingerprint = _fingerprint(job)
     stored = _stored(store, job, fingerprint)
     known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
@@ -268,14 +344,33 @@ def _stored(store: Store, job: _Job, fingerprint: dict[str, Any]) -> SessionInfo
 def _prepare_run(job: _Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
     source = job.run.reader(job.run)
     tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
-    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: cohort_of(job.root, job.run.record.get("Layout", ""))}
+    terms = job.declared.for_new(store, job.key, job.terms)
+    keep_records(store.root, [terms])
+    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}
+    said[SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
     warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
-        return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings)
-    return _prepare_image(job, store, source, {**said, **fingerprint}, warnings)
+        return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings, terms)
+    return _prepare_image(job, store, source, {**said, **fingerprint}, warnings, terms)
 
 
-def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str]) -> PreparedRun | ExcludedRun:
+def _checksum(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _checksum_once(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fetch or restore it.") from error
+
+
+@lru_cache(maxsize=16)
+def _checksum_once(path: Path, size: int, modified: int) -> str:
+    """One file may hold thousands of recordings, which are prepared one after the other."""
+    return sha256(path)
+
+
+def _prepare_image(
+    job: _Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str], terms: Governance
+) -> PreparedRun | ExcludedRun:
     run, options, tr = job.run, job.options, known["SourceRepetitionTime"]
     times = TimeAxis(source.n_frames, tr)
     require_length(source.path, times, options.window_frames)
@@ -297,11 +392,14 @@ def _prepare_image(job: _Job, store: Store, source: Source, known: dict[str, Any
     }
     if (excluded := _exclude(job, store, sidecar)) is not None:
         return excluded
-    info = _write(store, run, prepared, sidecar, quality, len(warnings))
+    qc = {**quality.scalars, "n_warnings": len(warnings), **terms.cells()}
+    info = store.write_session(run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
 
-def _prepare_regions(job: _Job, store: Store, source: RoiSeries, known: dict[str, Any], warnings: list[str]) -> PreparedRun:
+def _prepare_regions(
+    job: _Job, store: Store, source: RoiSeries, known: dict[str, Any], warnings: list[str], terms: Governance
+) -> PreparedRun:
     run = job.run
     if job.options.denoise != "none":
         raise InputError(f"{run.name}: --denoise {job.options.denoise} needs the image and its confounds; use --denoise none.")
@@ -314,15 +412,9 @@ def _prepare_regions(job: _Job, store: Store, source: RoiSeries, known: dict[str
     moments = {"ChannelMean": prepared.mean.tolist(), "ChannelStd": prepared.std.tolist()}
     described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}
     sidecar = {**described, **_time_record(times), **known, **moments, "Warnings": warnings}
-    info = store.write_roi_session(
-        run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc={"n_warnings": len(warnings)}
-    )
+    qc = {"n_warnings": len(warnings), **terms.cells()}
+    info = store.write_roi_session(run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc=qc)
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
-
-
-def _write(store: Store, run: Run, prepared: Prepared, sidecar: dict[str, Any], quality: Quality, n_warnings: int) -> SessionInfo:
-    qc = {**quality.scalars, "n_warnings": n_warnings}
-    return store.write_session(run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
 
 
 def _provenance(run: Run, source: Source) -> dict[str, Any]:
@@ -376,18 +468,31 @@ def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failu
     return list(first.values()), failures
 
 
-def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None) -> list[Failure]:
+def _renew_terms(out: Path, summary: PrepSummary, declared: Declared) -> None:
+    """Put what was there already under what is said now; a session whose terms clash with it is a failure."""
+    clashes = renew(out, [row.key for row in summary.skipped], declared)
+    for row in [row for row in summary.skipped if row.key in clashes]:
+        summary.skipped.remove(row)
+        summary.failures.append(Failure(row.file, f"{row.file}: {clashes[row.key]}"))
+        _say(summary.failures[-1].reason)
+
+
+def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None, jobs: Sequence[_Job]) -> list[Failure]:
     """Add the source's participants and their columns to the store's; a table that cannot be read costs itself alone.
 
     Parameters
     ----------
     rows : what the layout says of participants; the source's own table is read if None.
+    jobs : the source's runs, which tell its cohort: who was withdrawn is not added.
     """
     source = root / PARTICIPANTS_FILE
     if rows is None and not source.is_file():
         return []
+    gone, cohort = withdrawn(out), jobs[0].terms.known_cohort if jobs else ""
     try:
-        merge_participants(out, read_table(source) if rows is None else rows)
+        told = read_table(source) if rows is None else rows
+        living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), cohort)]
+        merge_participants(out, living)
     except KeyError:
         return [Failure(PARTICIPANTS_FILE, f"{source}: has no column {PARTICIPANT}; add it, or remove the table.")]
     except InputError as error:
@@ -395,9 +500,13 @@ def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | N
     return []
 
 
+def _all(summary: PrepSummary) -> list[list[Any]]:
+    return [summary.prepared, summary.skipped, summary.excluded, summary.failures, summary.withdrawn]
+
+
 def _record_failures(root: Path, out: Path, summary: PrepSummary) -> None:
     """Write the table of failures; rows of this source that another command, or process, met and this one did not look at stay."""
-    seen = {row.file for rows in (summary.prepared, summary.skipped, summary.excluded, summary.failures) for row in rows}
+    seen = {row.file for rows in _all(summary) for row in rows}
     with claim(out, FAILURES_FILE, wait=True):
         earlier = read_tsv(out / FAILURES_FILE) if (out / FAILURES_FILE).is_file() else []
         others = [row for row in earlier if (file := row.get("file")) and file not in seen and _is_there(root, file)]

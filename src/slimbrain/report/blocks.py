@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from markupsafe import Markup
 
@@ -50,12 +50,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption."""
+    """A table with its caption; the reader may sort what has several rows, but for rows marked `total`, which stay last."""
 
     kind: ClassVar[str] = "table"
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def sortable(self) -> bool:
+        return sum(row.mark != "total" for row in self.rows) > 2
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,50 @@ class Figure:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy."""
+    """Lines to copy; `prose` is wrapped and set as text."""
 
     kind: ClassVar[str] = "code"
     caption: str
     lines: tuple[str, ...]
+    prose: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """JSON that the page's script reads by its id; the reader sees nothing of it."""
+
+    kind: ClassVar[str] = "data"
+    id: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A figure over time along which a reader moves from window to window.
+
+    Attributes
+    ----------
+    id : unique on the page.
+    figure : drawn with `figures.TIME_MARGINS`.
+    label : the session.
+    value : what the script tells of each window (`explorer.describe`).
+    has_maps : whether `value` has a mean map of each window.
+    """
+
+    kind: ClassVar[str] = "explorer"
+    id: str
+    figure: Figure
+    label: str
+    value: Mapping[str, Any]
+    has_maps: bool
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The slice viewer; its maps are the data called `ID-maps`."""
+
+    kind: ClassVar[str] = "viewer"
+    id: str
 
 
 @dataclass(frozen=True)
@@ -91,10 +134,10 @@ class Fold:
 
     kind: ClassVar[str] = "fold"
     title: str
-    blocks: tuple[Figure | Table | Prose, ...]
+    blocks: tuple[Figure | Table | Prose | Explorer, ...]
 
 
-Block = Prose | Verdict | Table | Figure | Code | Heading | Fold
+Block = Prose | Verdict | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
 
 
 @dataclass(frozen=True)

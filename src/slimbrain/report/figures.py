@@ -16,16 +16,23 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from slimbrain.grid import Grid
-from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, Margins, drawing, to_svg
+from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, WIDTH_IN, Margins, drawing, to_svg
 from slimbrain.saliency import WindowRow
 
 FloatArray = npt.NDArray[Any]
+Trace = tuple[FloatArray, FloatArray]
+"""Seconds and values."""
+
+FD_LABEL = "FD (mm)"
 
 CARPET_STD = 2.0
 """Cells are z-scored means; black and white lie at this many of their own standard deviations."""
-CARPET_ROWS, CARPET_COLUMNS = 160, 600
+CARPET_ROWS, CARPET_COLUMNS = 128, 512
 """A carpet is averaged down to this size: more could not be seen, and noise does not compress."""
-CARPET_SHADES = 48
+CARPET_SHADES = 32
+
+TRACE_STRETCHES = 200
+"""Longer traces than twice this many values are thinned; a figure is about 420 points wide."""
 
 CUTS, OUTLINE_MM = 6, 2.0
 VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
@@ -33,6 +40,12 @@ VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 
 TIME_MARGINS = Margins(left=1.6, bottom=0.5)
 """Alike for all figures over time, so that times lie under each other down the page."""
+
+
+def time_axis_span() -> tuple[float, float]:
+    """Where the time axis begins and ends, as shares of a figure's width."""
+    return TIME_MARGINS.left / WIDTH_IN, 1 - TIME_MARGINS.right / WIDTH_IN
+
 
 MARK_ROW_IN = 0.17
 """Height of a line of marks."""
@@ -65,7 +78,7 @@ def carpet(
     series: FloatArray,
     height_mm: FloatArray,
     tr: float,
-    traces: Mapping[str, tuple[FloatArray, FloatArray]],
+    traces: Mapping[str, Trace],
     marks: Marks,
     name: str,
     alt: str,
@@ -84,7 +97,7 @@ def carpet(
     with drawing(sum(heights) * 1.05, TIME_MARGINS, hspace=0.12) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axis, (label, (times, values)), colour in zip(axes, traces.items(), (ORANGE, PURPLE, GREEN, BLUE), strict=False):
-            axis.plot(times, values, color=colour, linewidth=0.9)
+            axis.plot(*thinned(times, values), color=colour, linewidth=0.9)
             if label in marks.levels:
                 axis.axhline(marks.levels[label], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             _name_row(axis, label)
@@ -103,6 +116,23 @@ def carpet(
         return to_svg(figure, name, alt)
 
 
+def thinned(times: FloatArray, values: FloatArray) -> Trace:
+    """A long trace as the lowest and the highest value of each stretch, in order of time: no spike is lost that could be seen.
+
+    Parameters
+    ----------
+    times, values : (N,); values may be NaN, and a stretch of nothing else stays a gap.
+    """
+    if len(values) <= 2 * TRACE_STRETCHES:
+        return times, values
+    kept = []
+    for stretch in np.array_split(np.arange(len(values)), TRACE_STRETCHES):
+        known = stretch[np.isfinite(values[stretch])]
+        ends = {int(known[np.argmin(values[known])]), int(known[np.argmax(values[known])])} if len(known) else {int(stretch[0])}
+        kept += sorted(ends)
+    return times[kept], values[kept]
+
+
 def _without_times(axis: Axes) -> None:
     axis.spines["bottom"].set_visible(False)
     axis.tick_params(bottom=False, labelbottom=False)
@@ -112,10 +142,17 @@ def _mark_rows(axis: Axes, marks: Marks) -> None:
     """Ticks at flagged frames, bars over chosen windows, one line each."""
     lines = {label: -line for line, label in enumerate(marks.rows)}
     if "flagged" in lines:
-        axis.vlines(marks.flagged, lines["flagged"] - 0.38, lines["flagged"] + 0.38, color=ORANGE, linewidth=1.2)
+        _ticks(axis, marks.flagged, lines["flagged"], ORANGE, 1.2)
     if "chosen" in lines:
         axis.broken_barh(list(marks.chosen), (lines["chosen"] - 0.25, 0.5), facecolors=BLUE, linewidth=0)
     _label_lines(axis, marks.rows)
+
+
+def _ticks(axis: Axes, seconds: FloatArray, line: float, colour: str, width: float) -> None:
+    """Upright ticks as one path: one a tick would be most of the page."""
+    times = np.repeat(np.asarray(seconds, np.float64), 3)
+    times[2::3] = np.nan
+    axis.plot(times, np.tile((line - 0.38, line + 0.38, np.nan), len(seconds)), color=colour, linewidth=width, solid_capstyle="butt")
 
 
 def _label_lines(axis: Axes, labels: Sequence[str]) -> None:
@@ -194,7 +231,9 @@ def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis:
     panel.set_axis_off()
 
 
-def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str) -> Markup:
+def window_scores(
+    rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str, motion: Trace | None = None
+) -> Markup:
     """Informativeness, novelty, energy explained and score of a session's windows over time, the chosen ones shaded.
 
     Parameters
@@ -202,17 +241,23 @@ def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatAr
     rows : one a window, in order of time.
     k : windows chosen.
     ticks : label -> seconds to mark below.
+    motion : seconds, and framewise displacement in mm; left out if None.
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
-    heights = [0.62, 0.62, 0.62, 0.72, *([MARK_ROW_IN * len(marks)] if marks else [])]
+    parts = ("informativeness", "novelty", "explained", "score")
+    heights = [0.62, 0.62, 0.62, 0.72, *([0.45] if motion else []), *([MARK_ROW_IN * len(marks)] if marks else [])]
     with drawing(sum(heights) * 1.12, TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
-        for axis, part, colour in zip(axes, ("informativeness", "novelty", "explained", "score"), (PURPLE, GREEN, BLUE, INK), strict=False):
+        for axis, part, colour in zip(axes, parts, (PURPLE, GREEN, BLUE, INK), strict=False):
             axis.stairs([getattr(row, part) for row in rows], edges, baseline=None, color=colour, linewidth=1.3)
             _name_row(axis, part)
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.grid(axis="y")
+        if motion:
+            axes[len(parts)].plot(*thinned(*motion), color=ORANGE, linewidth=0.9)
+            _name_row(axes[len(parts)], FD_LABEL)
+            axes[len(parts)].yaxis.set_major_locator(MaxNLocator(2))
         for axis in axes:
             for row in rows:
                 if row.among(k):
@@ -227,7 +272,7 @@ def window_scores(rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatAr
 def _tick_rows(axis: Axes, marks: Mapping[str, FloatArray]) -> None:
     """One line of ticks a label, from the top down."""
     for line, (seconds, colour) in enumerate(zip(marks.values(), (BLUE, INK, ORANGE), strict=False)):
-        axis.vlines(seconds, -line - 0.38, -line + 0.38, color=colour, linewidth=1.6)
+        _ticks(axis, seconds, -line, colour, 1.6)
     _label_lines(axis, list(marks))
 
 

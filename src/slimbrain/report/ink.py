@@ -6,6 +6,7 @@ light, dark and print; text stays text, so that it can be read aloud, searched a
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 THEME = {
     "ink": ("#1c2128", "#e8eaed"),
@@ -115,6 +118,9 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     body = re.sub(r"^.*?<svg\b[^>]*>", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # Hundredths of a point cannot be seen, and paths are most of the page.
+    body = re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), body)
+    body = re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda match: _grey_png(match[0]), body)
     used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', body))
     named = {one or other for one, other in used}
     # Groups have ids that nothing refers to, some of them twice.
@@ -127,6 +133,17 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
     head = Markup('<svg class="drawing" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}">').format(alt, width, height)
     # Markup as it is: matplotlib escapes the texts it writes.
     return head + Markup(body)
+
+
+def _grey_png(text: str) -> str:
+    """A PNG as base64 text, grey alone where it is grey and opaque: matplotlib writes four channels, three times the bytes."""
+    image = Image.open(io.BytesIO(base64.b64decode(text)))
+    pixels = np.asarray(image.convert("RGBA"))
+    if (pixels[..., 3] != 255).any() or (pixels[..., :3] != pixels[..., :1]).any():
+        return text
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[..., 0])).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def theme_css(place: int) -> Markup:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import rankdata
 
 from slimbrain.config import WindowConfig
@@ -44,6 +45,7 @@ class ReportInputs:
     failures : table of refused runs that `slimbrain prep` wrote.
     excluded : table of runs that a limit on quality left out, which it wrote as well.
     truth : truth.json of a simulated cohort; its events are marked under the scores.
+    maps : NIfTI files for the slice viewer.
     commands : command lines to show after those that the runs recorded.
     title : heading of the page.
     """
@@ -55,6 +57,7 @@ class ReportInputs:
     failures: Path | None = None
     excluded: Path | None = None
     truth: Path | None = None
+    maps: tuple[Path, ...] = ()
     commands: tuple[str, ...] = ()
     title: str = "slimbrain report"
 
@@ -68,12 +71,16 @@ class SessionFacts:
     label : shortest name that tells it from the others.
     qc : measures that are numbers.
     warnings : sentences.
+    denoise : strategy of nuisance regression; empty if it was not recorded.
+    resampling : how the series was brought to the store's TR; empty if it was not recorded.
     """
 
     info: SessionInfo
     label: str
     qc: Mapping[str, float]
     warnings: tuple[str, ...]
+    denoise: str = ""
+    resampling: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,6 +189,11 @@ def has_voxels(store: Store) -> bool:
     return store.contract.lattice != ROI
 
 
+def floats(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    """A recorded series as numbers, NaN where prep wrote None."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
 def read_run(folder: Path) -> RunRecord:
     """A run folder's run.json and metrics.jsonl."""
     settings = _read_object(folder / RUN_FILE, "a pretraining run, name a folder that `slimbrain pretrain` wrote")
@@ -228,7 +240,8 @@ def _facts(store: Store, info: SessionInfo, label: str) -> SessionFacts:
     """QC from the sidecar, which keeps all digits, over that of the manifest."""
     sidecar = store.sidecar(info.key)
     qc = {**_numbers(info.qc), **_numbers(sidecar.get("QC", {}))}
-    return SessionFacts(info, label, qc, tuple(map(str, sidecar.get("Warnings", ()))))
+    denoise, resampling = (sidecar.get("Denoise") or {}).get("Strategy", ""), sidecar.get("TimeResampling", "")
+    return SessionFacts(info, label, qc, tuple(map(str, sidecar.get("Warnings", ()))), str(denoise), str(resampling))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from slimbrain import __version__
 from slimbrain.atomic import write_text
 from slimbrain.errors import StoreError
-from slimbrain.report import evaluation, provenance, quality, summary, training, windows
+from slimbrain.report import evaluation, maps, methods, provenance, quality, summary, training, windows
 from slimbrain.report.blocks import Section
 from slimbrain.report.ink import theme_css
 from slimbrain.report.inputs import Material, ReportInputs, read_material
 
 Builder = Callable[[Material], Section]
 
-BUILDERS: tuple[Builder, ...] = (summary.build, quality.build, windows.build, training.build, evaluation.build, provenance.build)
+BUILDERS: tuple[Builder, ...] = (
+    summary.build,
+    quality.build,
+    windows.build,
+    training.build,
+    evaluation.build,
+    maps.build,
+    methods.build,
+    provenance.build,
+)
 """One a section, in the order of the page."""
 
 TEMPLATE = "page.html.jinja"
 
+SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "start")
+"""Files of `templates/script/`, in the order in which they need each other."""
+
 
 def write_report(out: Path, inputs: ReportInputs) -> Path:
-    """Write one HTML page that needs nothing beside itself: no network, no script, no other file.
+    """Write one HTML page that needs nothing beside itself: no network, no other file, and for reading no script.
 
     Parameters
     ----------
@@ -45,14 +61,30 @@ def write_report(out: Path, inputs: ReportInputs) -> Path:
 
 
 def render(material: Material) -> str:
-    """The page as HTML text; everything but the drawings is escaped."""
+    """The page as HTML text; everything but the drawings and the script is escaped."""
     loader = PackageLoader("slimbrain.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    script = page_script()
     return environment.get_template(TEMPLATE).render(
         title=material.inputs.title,
         sections=[build(material) for build in BUILDERS],
         light=theme_css(0),
         dark=theme_css(1),
+        script=script,
+        script_hash=content_hash(script),
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def page_script() -> Markup:
+    """All scripts as one, whose names are its own."""
+    folder = resources.files("slimbrain.report") / "templates" / "script"
+    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return Markup('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
+
+
+def content_hash(script: str) -> str:
+    """What a content security policy calls a script: nothing that was not written here can run on the page."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,7 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nibabel", "nilearn")
 
 def build(material: Material) -> Section:
     """Software, contract, runs, commands."""
-    blocks: list[Block] = [_versions(material)]
+    blocks: list[Block] = [_versions(material), _files(material)]
     if material.store is not None:
         blocks.append(_contract(material))
     if material.runs:
@@ -50,6 +51,26 @@ def _versions(material: Material) -> Table:
     return table.build()
 
 
+def _files(material: Material) -> Table:
+    inputs = material.inputs
+    kinds: tuple[tuple[str, Iterable[Path | None]], ...] = (
+        ("store", [inputs.store.root if inputs.store else None]),
+        ("window table", [inputs.windows]),
+        ("run", inputs.runs),
+        ("evaluation", inputs.evaluations),
+        ("truth", [inputs.truth]),
+        ("refused runs", [inputs.failures]),
+        ("runs left out", [inputs.excluded]),
+        ("map", inputs.maps),
+    )
+    columns = (Column("what"), Column("path"), Column("SHA-256 of the file"))
+    table = TableBuilder("What this page was made from; folders have no hash of their own", columns)
+    for kind, paths in kinds:
+        for path in filter(None, paths):
+            table.add([kind, str(path), _sha256(path) if path.is_file() else MISSING])
+    return table.build()
+
+
 def _contract(material: Material) -> Table:
     assert material.store is not None
     contract = material.store.contract
@@ -74,7 +95,9 @@ def _runs(material: Material) -> Table:
 
 def _digest(run: RunRecord) -> str:
     path: Path = run.folder / MODEL_FOLDER / WEIGHTS_FILE
-    if not path.is_file():
-        return "not exported yet"
+    return _sha256(path) if path.is_file() else "not exported yet"
+
+
+def _sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.ledger import entries_of, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
-from slimbrain.report.figures import Marks, carpet, mosaic
-from slimbrain.report.inputs import N_WORST, Material, SessionFacts, has_voxels
+from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
+from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
 from slimbrain.store import Store
 
 FloatArray = npt.NDArray[Any]
@@ -33,7 +34,6 @@ MEASURES = (
     Field("template_overlap", "overlap with template", 2),
 )
 
-FD_LABEL = "FD (mm)"
 TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
 
 
@@ -43,7 +43,7 @@ def build(material: Material) -> Section:
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
         return Section("data", TITLE, (*_excluded(material), *_failures(material)), absent=reason)
-    blocks: list[Block] = []
+    blocks: list[Block] = [Prose(summary(entries_of(store, [session.info for session in material.sessions])))]
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
     blocks += [_sessions(material), *_warnings(material), *_excluded(material), *_failures(material)]
@@ -148,9 +148,7 @@ def _carpets(store: Store, material: Material) -> list[Block]:
     if material.windows:
         intro += f" Chosen: the {material.k} windows that stage 1 ranks first."
     if len(shown) < len(material.sessions):
-        intro += (
-            f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; `slimbrain report --participants` shows others."
-        )
+        intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; slimbrain report --participants shows others."
     figures = [_carpet(store, material, session, place) for place, session in enumerate(shown)]
     folded = figures[N_OPEN:]
     more = [Fold(f"Carpet plots of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
@@ -174,19 +172,15 @@ def _carpet(store: Store, material: Material, session: SessionFacts, place: int)
 
 
 def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any]) -> Marks:
-    times = _floats(recorded.get("time_s", ()))
+    times = floats(recorded.get("time_s", ()))
     flagged = [frame for frame in recorded.get("flagged", ()) if frame < len(times)]
     windows = material.windows.get(session.info.key, ())
-    chosen = [(row.onset_s, row.duration_s) for row in windows if row.rank <= material.k]
+    chosen = [(row.onset_s, row.duration_s) for row in windows if row.among(material.k)]
     return Marks(times[flagged] if flagged else np.empty(0), chosen, {FD_LABEL: FD_THRESHOLD_MM})
 
 
 def _traces(series: dict[str, Any]) -> dict[str, tuple[FloatArray, FloatArray]]:
     """The recorded traces that have any value, with their times; prep writes None where a value is undefined."""
-    times = _floats(series.get("time_s", ()))
-    found = {label: _floats(series[name]) for name, label in TRACES if name in series}
+    times = floats(series.get("time_s", ()))
+    found = {label: floats(series[name]) for name, label in TRACES if name in series}
     return {label: (times, values) for label, values in found.items() if len(values) == len(times) and np.isfinite(values).any()}
-
-
-def _floats(values: Sequence[float | None]) -> FloatArray:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

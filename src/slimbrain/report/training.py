@@ -10,7 +10,7 @@ from slimbrain.report.blocks import MISSING, Block, Column, Figure, Heading, Pro
 from slimbrain.report.figures import Curve, curves
 from slimbrain.report.inputs import Material, RunRecord
 
-TITLE = "Training"
+TITLE = "Training of both stages"
 
 STAGES = {"temporal": "Stage 1, temporal extractor", "voxel": "Stage 2, voxel encoder"}
 

@@ -8,10 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.report.blocks import Block, Column, Figure, Fold, Prose, Section, Table, TableBuilder, count, number, probability
+from slimbrain.contract import ROI
+from slimbrain.report.blocks import (
+    Block,
+    Column,
+    Data,
+    Explorer,
+    Figure,
+    Fold,
+    Prose,
+    Section,
+    Table,
+    TableBuilder,
+    count,
+    number,
+    probability,
+)
+from slimbrain.report.explorer import Happened, describe, event_names
 from slimbrain.report.figures import window_scores
-from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material
+from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material, floats, has_voxels
 from slimbrain.report.recall import Recall, pooled, session_recall
+from slimbrain.report.window_maps import choose_blocks, encode_windows, fits
 from slimbrain.simulate import SessionTruth
 
 FloatArray = npt.NDArray[Any]
@@ -22,6 +39,11 @@ N_OPEN = 4
 """Sessions whose scores are shown at once; the rest can be unfolded."""
 
 EVENTS, PLANTED, FLAGGED = "events", "planted peaks", "flagged"
+WINDOW_BLOCKS = "window-blocks"
+"""Id on the page of where the cubes of the mean maps lie."""
+
+HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see what lies under a window."
+
 MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or left out by scrubbing"
 
 
@@ -103,36 +125,69 @@ def _score_blocks(material: Material) -> list[Block]:
         keys = (ranked or keys)[:N_WORST]
         note = f" Of {len(material.windows)} sessions, {len(keys)} are shown: those with the worst quality."
     intro = (
-        f"Blue shading marks the {material.k} chosen windows. Below the scores, where known: {EVENTS} at their onset, as recorded; "
-        f"{PLANTED} of simulated responses; {FLAGGED}, that is, {MOTION_WORDS}.{note}"
+        f"Blue shading marks the {material.k} chosen windows. Below the scores, where known: framewise displacement (FD); {EVENTS} at "
+        f"their onset, as recorded; {PLANTED} of simulated responses; {FLAGGED}, that is, {MOTION_WORDS}.{note}"
     )
-    figures = [_scores(material, key, place) for place, key in enumerate(keys)]
-    folded = figures[N_OPEN:]
-    blocks: list[Block] = [Prose(intro), *figures[:N_OPEN]]
-    return [*blocks, Fold(f"Scores of {count(len(folded), 'more session')}", tuple(folded))] if folded else blocks
+    blocks, maps = _maps(material, keys)
+    explorers = [_explorer(material, key, place, maps.get(key)) for place, key in enumerate(keys)]
+    folded = explorers[N_OPEN:]
+    more = [Fold(f"Scores of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
+    return [Prose(intro), Prose(HOW_TO_MOVE), *blocks, *explorers[:N_OPEN], *more]
 
 
-def _scores(material: Material, key: str, place: int) -> Figure:
-    rows, label = material.windows[key], material.labels[key]
+def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[str, dict[str, Any]]]:
+    """Mean maps of the windows of sessions with images, and the words and data that go with them."""
+    store, known = material.store, {session.info.key: session.info for session in material.sessions}
+    windows = {key: rows for key in keys if key in known and known[key].space != ROI and fits(rows := material.windows[key], known[key])}
+    if store is None or not windows or not has_voxels(store):
+        return [], {}
+    blocks = choose_blocks(store, windows)
+    maps = dict(encode_windows(store, blocks, windows))
+    words = (
+        f"The small maps are the mean signal of the window under the cursor, in cubes of {blocks.edge_mm:g} mm. Voxels are z-scored over "
+        "their session: red lies above a place's own mean, blue below it; each session has a scale of its own, in standard deviations (SD)."
+    )
+    without = len(keys) - len(maps)
+    why = "to keep the page small, or because the store lacks their frames"
+    left_out = f" {count(without, 'session has', 'sessions have')} no maps here, {why}." if without else ""
+    return [Prose(words + left_out), Data(WINDOW_BLOCKS, blocks.to_json())], maps
+
+
+def _explorer(material: Material, key: str, place: int, maps: Mapping[str, Any] | None) -> Explorer:
+    rows, label, sidecar = material.windows[key], material.labels[key], _sidecar(material, key)
+    ticks, happened = _ticks(material, key, sidecar), _happened(material, key, sidecar)
     chosen = ", ".join(f"{row.onset_s:.0f}" for row in rows if row.among(material.k))
-    ticks = _ticks(material, key)
     marks = "; ".join(f"{len(seconds)} {name}" for name, seconds in ticks.items() if len(seconds))
     alt = f"Scores of {len(rows)} windows of {label}; chosen windows begin at {chosen} s{'; ticks: ' + marks if marks else ''}."
     caption = f"{label}: {len(rows)} windows of {rows[0].duration_s:.2f} s, chosen those that begin at {chosen} s."
-    return Figure(window_scores(rows, material.k, ticks, f"scores-{place}", alt), caption, alt)
+    motion = (happened.times, happened.fd) if len(happened.fd) else None
+    figure = Figure(window_scores(rows, material.k, ticks, f"scores-{place}", alt, motion), caption, alt)
+    value = describe(label, rows, material.k, happened)
+    return Explorer(f"explorer-{place}", figure, label, value | ({"maps": maps} if maps else {}), maps is not None)
 
 
-def _ticks(material: Material, key: str) -> dict[str, FloatArray]:
+def _happened(material: Material, key: str, sidecar: Mapping[str, Any]) -> Happened:
+    series, planted = sidecar.get("Series", {}), material.planted(key)
+    times, fd = floats(series.get("time_s", ())), floats(series.get("fd", ()))
+    known = len(fd) == len(times) and np.isfinite(fd).any()
+    peaks = [(event.peak_s, f"planted {event.kind}, peak") for event in planted.events] if planted else []
+    events = [*event_names(sidecar.get("Events") or ()), *peaks]
+    return Happened(times if known else times[:0], fd if known else fd[:0], _flagged(series), events)
+
+
+def _ticks(material: Material, key: str, sidecar: Mapping[str, Any]) -> dict[str, FloatArray]:
     """Seconds to mark: recorded events, peaks of planted ones, and flagged frames, as far as they are known."""
-    sidecar = _sidecar(material, key)
-    series = sidecar.get("Series", {})
-    times = series.get("time_s", ())
     planted = material.planted(key)
     return {
         EVENTS: _seconds([event["onset"] for event in sidecar.get("Events") or ()]),
         PLANTED: _seconds(_peaks(planted)),
-        FLAGGED: _seconds([times[frame] for frame in series.get("flagged", ()) if frame < len(times)]),
+        FLAGGED: _flagged(sidecar.get("Series", {})),
     }
+
+
+def _flagged(series: Mapping[str, Any]) -> FloatArray:
+    times = series.get("time_s", ())
+    return _seconds([times[frame] for frame in series.get("flagged", ()) if frame < len(times)])
 
 
 def _sidecar(material: Material, key: str) -> dict[str, Any]:

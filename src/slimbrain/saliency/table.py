@@ -107,7 +107,8 @@ def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
         try:
             row = _parse_row(cells)
         except (KeyError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            missing = [name for name in COLUMNS if name not in cells]
+            reason = f"it has no column {missing[0]}" if missing else f"{type(error).__name__}: {error}"
             raise InputError(f"{path}, line {line}: is no row of a window table ({reason}); run `slimbrain rank` again.") from error
         sessions.setdefault(row.session, []).append(row)
     return sessions

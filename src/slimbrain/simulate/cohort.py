@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ class CohortSpec(Config):
     """What to simulate. The same values give the same files; subject i does not depend on how many there are."""
 
     subjects: int = Field(default=24, ge=1, le=999)
+    first: int = Field(default=1, ge=1, le=9000, description="number of the first participant, so that cohorts can be merged")
     sessions: int = Field(default=2, ge=1, le=99)
     frames: int = Field(default=200, ge=8)
     tr: float = Field(default=0.72, gt=0, description="seconds")
@@ -194,7 +196,7 @@ def _draw_subject(spec: CohortSpec, number: int) -> SubjectTruth:
     score = float(np.round(np.clip(rng.standard_normal(), -2.5, 2.5), 3))
     side, graded = spec.trait_strength * (2 * group - 1), spec.trait_strength * float(np.tanh(score))
     return SubjectTruth(
-        subject=f"sub-{number + 1:03d}",
+        subject=f"sub-{number + spec.first:03d}",
         site=f"site{site + 1}",
         group="B" if group else "A",
         score=score,
@@ -217,14 +219,14 @@ def _planted_cutoff(strength: float) -> float:
 
 def _draw_session(spec: CohortSpec, number: int, visit: int) -> SessionTruth:
     rng = stream(spec.seed, SCHEDULE, number, visit)
-    entities = {"sub": f"{number + 1:03d}", "task": TASK, "space": SPACE}
+    entities = {"sub": f"{number + spec.first:03d}", "task": TASK, "space": SPACE}
     if spec.sessions > 1:
         entities["ses"] = str(visit + 1)
     key = session_key(entities)
     events = _draw_events(spec, rng, key)
     spikes = _draw_spikes(spec, events, rng, key)
     session = f"ses-{visit + 1}" if spec.sessions > 1 else ""
-    return SessionTruth(key=key, subject=f"sub-{number + 1:03d}", session=session, events=events, spikes=spikes)
+    return SessionTruth(key=key, subject=f"sub-{number + spec.first:03d}", session=session, events=events, spikes=spikes)
 
 
 def _draw_events(spec: CohortSpec, rng: np.random.Generator, key: str) -> tuple[Event, ...]:
@@ -234,9 +236,10 @@ def _draw_events(spec: CohortSpec, rng: np.random.Generator, key: str) -> tuple[
         return ()
     slack = spec.frames * spec.tr - RESPONSE_SECONDS - EVENT_GAP_SECONDS * (count - 1)
     if slack <= 0:
+        needed = math.floor(spec.frames - slack / spec.tr) + 1
         raise InputError(
             f"{key}: {count} events, {EVENT_GAP_SECONDS:g} s apart, do not fit into {spec.frames} frames of {spec.tr:g} s; "
-            "ask for fewer events or more frames."
+            f"ask for at least {needed} frames (--frames {needed})."
         )
     onsets = np.sort(rng.uniform(0, slack, count)) + EVENT_GAP_SECONDS * np.arange(count)
     times = np.arange(0, RESPONSE_SECONDS, 0.01)

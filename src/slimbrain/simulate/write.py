@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from slimbrain import __version__
 from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.errors import InputError
+from slimbrain.governance import GOVERNANCE_FILE
 from slimbrain.progress import track
 from slimbrain.simulate.cohort import SPACE, TASK, CohortSpec, SessionTruth, Truth, draw_truth
 from slimbrain.simulate.signals import Brain, Person, compose, draw_person, frames, load_brain
@@ -46,6 +47,12 @@ CONFOUNDS = {
     "dvars": {"Description": "Root mean square over the mask of the change since the frame before"},
     "std_dvars": {"Description": "dvars over its median"},
 }
+GOVERNANCE = """# What may be done with these data, for `slimbrain prep` (docs/ledger.md).
+cohort: simulated cohort, seed {seed}
+source: slimbrain simulate --seed {seed}
+license: CC0-1.0
+consent: [broad-research]
+"""
 README = """# A simulated cohort
 
 Not recordings: made by `slimbrain simulate`. The images carry planted identities, traits, events, motion spikes and site
@@ -139,12 +146,13 @@ def _write_description(out: Path, truth: Truth) -> None:
             "GeneratedBy": [{"Name": "slimbrain simulate", "Version": __version__}],
         },
     )
+    write_text(out / GOVERNANCE_FILE, GOVERNANCE.format(seed=truth.spec.seed))
     columns = tuple(PARTICIPANTS)
     rows = [{**subject.model_dump(), "participant_id": subject.subject} for subject in truth.subjects]
     write_text(out / "participants.tsv", format_tsv(columns, rows))
     write_json(out / "participants.json", PARTICIPANTS)
     write_text(out / "README.md", README)
-    write_text(out / ".bidsignore", f"{TRUTH_FILE}\n")
+    write_text(out / ".bidsignore", f"{TRUTH_FILE}\n{GOVERNANCE_FILE}\n")
 
 
 def _write_session(out: Path, truth: Truth, person: Person, session: SessionTruth, brain: Brain, place: tuple[int, int]) -> None:

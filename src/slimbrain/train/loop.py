@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -23,9 +23,11 @@ from slimbrain.data import ClipDraws
 from slimbrain.distributed import add_up_named, from_first, gradients_later, rank, spread, world_size
 from slimbrain.errors import CollapseError, InputError
 from slimbrain.progress import track
+from slimbrain.train.adapt import Adapter
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
+from slimbrain.train.seen import Seen
 from slimbrain.train.stages import Stage
 
 STATE_FOLDER = "state"
@@ -65,6 +67,8 @@ class Loop:
             _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.seen = Seen(self._keys, [0] * len(self._keys))
+        self.adapter = _adapter(stage, config, self._precision)
         self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
 
     def fit(self) -> dict[str, float] | None:
@@ -109,6 +113,8 @@ class Loop:
         started = time.perf_counter()
         sums = self._step(step, batches)
         ema = self.stage.after_step(step / self.config.steps)
+        if self.adapter is not None:
+            self.adapter.after_step(step)
         sums = add_up_named({**sums, "told to stop": float(bool(came))}, self.device)
         stop = sums.pop("told to stop") > 0
         if not math.isfinite(sums["loss"]):
@@ -126,9 +132,10 @@ class Loop:
         matrices["weight_decay"] = weight_decay(step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         sums = {f"{name}{of}": 0.0 for name in ("loss", *self.stage.parts) for of in ("", " count")}
-        share = self.config.accumulate // world_size()
+        share, keys = self.config.accumulate // world_size(), []
         for micro in range(share):
             batch = next(batches)
+            keys += [sample.key for sample in batch]
             with gradients_later(self.model, micro + 1 < share):
                 with self._precision():
                     loss, parts = self.model(batch)
@@ -140,6 +147,7 @@ class Loop:
         nn.utils.clip_grad_norm_(self.stage.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.seen.add(keys)
         return sums
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -150,11 +158,17 @@ class Loop:
     def _batches(self, done: int) -> Iterator[Sequence[Any]]:
         """Process r of W computes micro-batches r, r + W, ... of each step: which draws a step sees does not depend on W."""
         size, micros = self.config.batch, range(done * self.config.accumulate, self.config.steps * self.config.accumulate)
-        mine = [list(range(micro * size, (micro + 1) * size)) for micro in micros[rank() :: world_size()]]
+        draws = self.stage.draws
+        # One by one as they are needed, since adaptive weights are not known from the start; workers are told the session.
+        mine = ([draws.pick(draw) for draw in range(micro * size, (micro + 1) * size)] for micro in micros[rank() :: world_size()])
         init = _leave_signals if self.workers else None
-        return iter(DataLoader(self.stage.draws, batch_sampler=mine, collate_fn=list, num_workers=self.workers, worker_init_fn=init))
+        return iter(DataLoader(draws, batch_sampler=mine, collate_fn=list, num_workers=self.workers, worker_init_fn=init))
 
     # --- bookkeeping
+
+    @property
+    def _keys(self) -> list[str]:
+        return [info.key for info in self.stage.draws.sessions]
 
     def _line(self, step: int, ema: float | None) -> dict[str, Any]:
         """Means since the last line, and what holds at this step; the first process's health and memory, on all."""
@@ -167,10 +181,19 @@ class Loop:
             "weight_decay": weight_decay(step, self.config),
             "ema": ema,
             **self.stage.health(),
+            **self._mixture(step),
             "windows_per_second": windows / seconds,
             "peak_mib": _peak_mib(self.device),
         }
         return from_first(line)
+
+    def _mixture(self, step: int) -> dict[str, float]:
+        """Weights in force, where they change, and what they follow."""
+        draws = self.stage.draws
+        if not draws.mixture.changes:
+            return {}
+        weights = {f"weight_{name}": share for name, share in draws.mixture.shares_at(step * draws.pace.per_step).items()}
+        return weights | (self.adapter.measured if self.adapter else {})
 
     def _windows(self) -> float:
         """Windows that one sample holds: k clips for stage 2, the mean session for stage 1."""
@@ -202,17 +225,24 @@ class Loop:
             "processes": world_size(),
             "tally": self.tally.sums,
             "bad_lines": self.guard.bad_lines,
+            "seen": self.seen.counts(self.device),
             "scaler": self.scaler.state_dict(),
+            "mixture": self.adapter.state() if self.adapter else None,
         }
         save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, extra)
 
     def _restore(self) -> int:
         steps = from_first(saved_steps(self.run / STATE_FOLDER))
         if not steps:
+            if self.adapter:
+                self.adapter.begin()
             return 0
         extra = load_state(self.run / STATE_FOLDER, steps[-1], self.stage.model, self.optimizer)
         self.tally, self.guard.bad_lines = Tally(extra["tally"]), extra["bad_lines"]
+        self.seen = Seen(self._keys, extra.get("seen"))
         self.scaler.load_state_dict(extra["scaler"])
+        if self.adapter:
+            self.adapter.load(extra["mixture"])
         before, now = extra["processes"], world_size()
         change = "" if before == now else f", in {now} processes (was {before}); the order of samples is the same"
         if rank() == 0:
@@ -229,6 +259,15 @@ class _Micro(nn.Module):
 
     def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         return self.stage.loss(batch)
+
+
+def _adapter(stage: Stage, config: TrainConfig, precision: Callable[[], AbstractContextManager[object]]) -> Adapter | None:
+    mixture = stage.draws.sampling.mixture
+    if mixture is None or mixture.adaptive is None:
+        return None
+    if config.parallel == "fsdp2":
+        raise InputError("mixture: adaptive weights need whole gradients, which parallel: fsdp2 has not; set it to ddp.")
+    return Adapter(stage, mixture.adaptive, precision)
 
 
 def _leave_signals(_: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from slimbrain.config import Preset
 from slimbrain.data import ClipDraws, Draws
 from slimbrain.distributed import from_first, local_device, process_group, rank, wait, world_size
 from slimbrain.errors import InputError
-from slimbrain.models.card import UNKNOWN
+from slimbrain.ledger import LEDGER, TIMES, entries_of, times_by_person
 from slimbrain.models.hub import save_pretrained
-from slimbrain.models.provenance import REMEMBERED, Provenance, people_in, remember
-from slimbrain.store import COHORT, Store
+from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.store import Store
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 
@@ -88,41 +89,63 @@ def _train(
         "sessions": len(stage.draws.sessions),
         "training_set": _training_set(stage.draws),
     }
-    if refusal := from_first(_claim(run, settings, resume, command) if rank() == 0 else None):
+    settings["mixture"] = described(stage.draws)
+    if rank() == 0:
+        for note in stage.draws.notes:
+            print(note, file=sys.stderr)
+    people = {Person(info.subject, store.cohort(info)) for info in (*stage.draws.sessions, *stage.draws.held_out)}
+    if refusal := from_first(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
         raise InputError(refusal)
-    last = Loop(stage, config, run, device, workers).fit()
+    loop = Loop(stage, config, run, device, workers)
+    last = loop.fit()
     if last is None:
         return None
-    weights = whole_weights(stage.model)
+    weights, seen = whole_weights(stage.model), loop.seen.by_key(device)
     if rank() == 0:
-        save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last), weights)
+        save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last, seen), weights)
     wait()
     return last
 
 
-def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float]) -> Provenance:
+def _provenance(
+    stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], seen: Mapping[str, int] | None
+) -> Provenance:
     """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
-    people = people_in(store, stage.draws.sessions)
+    # Those held out have shaped the mixture, though no gradient: an evaluation on them would be no clean one either.
+    sessions = [*stage.draws.sessions, *stage.draws.held_out]
+    people = people_in(store, sessions)
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
     counts = {"sessions": len(stage.draws.sessions), "subjects": len(people), "steps": config.steps}
     training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, REMEMBERED: remember(people)}
-    training["cohorts"] = _cohorts(stage.draws, store)
+    drawn = None if seen is None else {info.key: seen.get(info.key, 0) for info in sessions}
+    training[LEDGER] = [entry.to_dict() for entry in entries_of(store, sessions, drawn)]
+    training[TIMES] = None if drawn is None else times_by_person(store, sessions, drawn)
+    if components := described(stage.draws):
+        had = stage.draws.mixture.had(config.steps * stage.draws.pace.per_step)
+        draws = dict(zip(stage.draws.mixture.cohorts, had, strict=True))
+        training["mixture"] = [{**component, "draws": draws[component["name"]]} for component in components]
     if stage.name == "temporal":
         training["saliency"] = preset.saliency.model_dump()
     grid = None if store.contract.lattice == "roi" else store.grid
     return Provenance(store.contract, preset.window, grid, training)
 
 
-def _cohorts(draws: Draws, store: Store) -> list[dict[str, Any]]:
-    """Who was trained on, for the card: by the cohorts that `sampling.by` names, else by those that `prep` recorded."""
-    licence = str(store.description.get("License") or UNKNOWN)
-    by_cohort: dict[str, list[str]] = {}
-    for info, name in zip(draws.sessions, draws.cohorts, strict=True):
-        by_cohort.setdefault(name or str(store.sidecar(info.key).get(COHORT) or UNKNOWN), []).append(info.subject)
-    return [
-        {"name": name, "subjects": len(set(subjects)), "sessions": len(subjects), "licence": licence}
-        for name, subjects in sorted(by_cohort.items())
-    ]
+def described(draws: Draws) -> list[dict[str, Any]] | None:
+    """The components of the mixture as run.json and the model have them; None where cohorts are not told apart."""
+    config = draws.sampling.mixture or draws.sampling
+    if config.by is None and draws.sampling.mixture is None:
+        return None
+    named = draws.sampling.mixture.components if draws.sampling.mixture else None
+    rows = []
+    for name in draws.mixture.cohorts:
+        own, aside = (
+            [info for info, component in zip(sessions, names, strict=True) if component == name]
+            for sessions, names in ((draws.sessions, draws.cohorts), (draws.held_out, draws.held_out_cohorts))
+        )
+        counts = {"sessions": len(own), "subjects": len({info.subject for info in own}), "held_out_sessions": len(aside)}
+        which = {"filter": named[name].filter} if named else {"by": config.by}
+        rows.append({"name": name, **which, "weight": (draws.weights or {}).get(name, 1.0), **counts})
+    return rows
 
 
 def pick_device(name: str) -> torch.device:
@@ -143,8 +166,13 @@ def _training_set(draws: Draws) -> str:
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
 
 
-def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str) -> str | None:
-    """Write run.json, or see that it belongs to the same run; why not, in one sentence."""
+def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, remembered: Mapping[str, Any]) -> str | None:
+    """Write run.json, or see that it belongs to the same run; why not, in one sentence.
+
+    Parameters
+    ----------
+    remembered : participants by hash, for whoever must know whom a run saw that never came to a model.
+    """
     path = run / RUN_FILE
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -157,6 +185,6 @@ def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str) -
             )
         return None
     versions = {"slimbrain": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    how = {"command": command, "versions": versions, "threads": torch.get_num_threads(), "processes": world_size()}
+    how = {"command": command, "versions": versions, "threads": torch.get_num_threads(), "processes": world_size(), REMEMBERED: remembered}
     write_json(path, {**settings, **how})
     return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,14 +12,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slimbrain.config import Preset
+from slimbrain.config import Preset, TrainConfig
 from slimbrain.data import ClipDraws, Draws, MaskedClip, Series, SeriesDraws
 from slimbrain.distributed import add_up
 from slimbrain.masking import TARGET_KINDS
 from slimbrain.models.health import spread, token_health
-from slimbrain.models.hiera import HieraBlock, Tokens
+from slimbrain.models.hiera import HieraBlock
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
+from slimbrain.samplers import Pace
 from slimbrain.store import Store
 from slimbrain.train.schedule import momentum
 
@@ -34,6 +36,7 @@ class Stage(ABC):
     parts : names of the parts of the loss that the log shows.
     floors : values of `health` under which the model counts as collapsing.
     shards : modules that are worth spreading over processes by themselves.
+    probed : weights whose gradients tell whether components of a mixture help each other; the last ones, whose gradients are cheap.
     """
 
     name: Literal["temporal", "voxel"]
@@ -42,6 +45,8 @@ class Stage(ABC):
     parts: tuple[str, ...] = ()
     floors: Mapping[str, float] = MappingProxyType({})
     shards: tuple[nn.Module, ...] = ()
+    probed: tuple[nn.Parameter, ...] = ()
+    _last: Any = None
 
     @abstractmethod
     def loss(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,6 +55,17 @@ class Stage(ABC):
     @abstractmethod
     def health(self) -> dict[str, float]:
         """`std`, `effective_rank` and the like of what the last micro-batch became."""
+
+    def held_out_loss(self, batch: Sequence[Any]) -> Tensor:
+        """Prediction error of sessions that are not trained on."""
+        return self.loss(batch)[0]
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Losses computed within leave no trace in the stage."""
+        last = self._last
+        yield
+        self._last = last
 
     def after_step(self, progress: float) -> float | None:
         """Do what follows an optimiser step at `progress` 0 to 1; the EMA momentum if there is one."""
@@ -64,8 +80,9 @@ class TemporalStage(Stage):
     def __init__(self, store: Store, preset: Preset, seed: int) -> None:
         torch.manual_seed(seed)
         self.model: TemporalExtractor = TemporalExtractor(preset.temporal)
-        self.draws = SeriesDraws(store, preset.window, seed, preset.sampling)
-        self._last: Series | None = None
+        self.draws = SeriesDraws(store, preset.window, seed, preset.sampling, _pace(preset.train_temporal))
+        model = self.model
+        self.probed = _parameters(model.blocks[-1], model.norm, model.write, model.scatter)
 
     def loss(self, batch: Sequence[Series]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sessions of one length are computed together; each counts alike."""
@@ -93,6 +110,14 @@ def _shape(series: Series) -> tuple[int, int, float]:
     return (*series.values.shape, series.tr)
 
 
+def _pace(config: TrainConfig) -> Pace:
+    return Pace(config.batch * config.accumulate, config.steps)
+
+
+def _parameters(*modules: nn.Module) -> tuple[nn.Parameter, ...]:
+    return tuple(parameter for module in modules for parameter in module.parameters() if parameter.requires_grad)
+
+
 class VoxelStage(Stage):
     """Stage 2: Hiera-JEPA on clips of the chosen windows."""
 
@@ -112,18 +137,34 @@ class VoxelStage(Stage):
         # The published objective kept a rank of 12 while its tokens' std fell to 0.08, and without a covariance term all
         # dimensions may say the same at a std of 1: each floor sees what the others do not (docs/collapse.md).
         self.floors = {"effective_rank": jepa.rank_floor, "std": jepa.std_floor, "content_std": jepa.std_floor}
-        choice = (ranked, preset.sampling)
+        choice = (ranked, preset.sampling, _pace(preset.train_voxel))
         self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa.context_fraction, *choice)
-        self._last: Tokens | None = None
+        context = self.model.context
+        self.probed = _parameters(*context.blocks[-voxel.depths[-1] :], context.norm, self.model.predictor)
 
     def loss(self, batch: Sequence[MaskedClip]) -> tuple[Tensor, dict[str, Tensor]]:
         output = self.model([sample.clip for sample in batch], [sample.mask for sample in batch])
         self._last = output.target
         return output.loss, {f"loss_{kind}": value for kind, value in output.by_kind.items()}
 
+    def held_out_loss(self, batch: Sequence[MaskedClip]) -> Tensor:
+        """Without the regularisers, which are statistics of a batch and say nothing of one clip."""
+        return self.model([sample.clip for sample in batch], [sample.mask for sample in batch], penalties=False).loss
+
     def health(self) -> dict[str, float]:
         assert self._last is not None
         return token_health(self._last)
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Nor does the position baseline take in what it would remember of a step."""
+        baseline = self.model.baseline
+        news = [] if baseline is None else [baseline.new_gram, baseline.new_moment]
+        before = [new.clone() for new in news]
+        with super().unseen():
+            yield
+        for new, value in zip(news, before, strict=True):
+            new.copy_(value)
 
     def after_step(self, progress: float) -> float:
         """The target follows the context, and the position baseline takes in what all processes saw in this step."""

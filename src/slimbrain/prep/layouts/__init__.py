@@ -40,6 +40,11 @@ def choose_layout(source: Path, name: str = AUTO) -> Layout:
     if name != AUTO:
         return LAYOUTS[name]
     matching = [layout for layout in LAYOUTS.values() if layout.matches(source)]
+    if not matching and source.name.startswith("sub-"):
+        what = "an image" if source.is_file() else "the folder of one participant"
+        raise InputError(
+            f"{source}: is {what}; name the folder that holds sub-*, and choose with --participant-label, or list images in a table."
+        )
     if not matching:
         looked = "; ".join(f"{layout.name}: {layout.looks_for}" for layout in LAYOUTS.values())
         raise InputError(f"{source}: holds nothing that is known. Looked for {looked}. Name another folder, or list the images in a table.")

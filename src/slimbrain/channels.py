@@ -1,0 +1,31 @@
+"""What the columns of a session's channel series are: cells of the grid, or parcels, with names and places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from slimbrain.grid import Grid
+
+FloatArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Names and places of the columns of `coarse`: cells of the grid, or parcels.
+
+    Attributes
+    ----------
+    names : C names.
+    mm : (C, 3) MNI mm.
+    """
+
+    names: tuple[str, ...]
+    mm: FloatArray
+
+
+def cell_channels(grid: Grid) -> Channels:
+    """The cells of a grid as channels."""
+    return Channels(tuple(f"cell-{index:04d}" for index in range(grid.n_cells)), grid.cells.mm)

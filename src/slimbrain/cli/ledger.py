@@ -1,0 +1,112 @@
+"""`slimbrain ledger` and `withdraw`: whose data, under what terms, and out again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slimbrain.errors import InputError, SlimbrainError
+
+NO, CANNOT_TELL = 1, 2
+"""Exit codes of a question, as grep has them: 0 is yes."""
+
+COHORT = Annotated[str | None, typer.Option(help="Study that the participant is of, where labels alone do not tell.")]
+
+
+def ledger(
+    path: Annotated[str, typer.Argument(help="Store, model folder, run, or hub id of a model.", show_default=False)],
+    contains: Annotated[str | None, typer.Option(help="Is this participant in it? A label or a hash. Exit code 0 yes, 1 no.")] = None,
+    cohort: COHORT = None,
+    compatible_with: Annotated[str | None, typer.Option(help="May what is made from it be given away so? Exit code 0 yes, 1 no.")] = None,
+    diff: Annotated[str | None, typer.Option(help="Another store or model to compare with. Exit code 0 alike, 1 not.")] = None,
+    set_file: Annotated[Path | None, typer.Option("--set", help="governance.yaml to put sessions of a store under.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="With --set: only sessions that meet COLUMN=VALUE and the like.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whose data a store holds or a model saw, under what terms; answer questions with exit code 0 yes, 1 no, 2 cannot tell.
+
+    Not legal advice.
+
+    Example: `slimbrain ledger store/ --compatible-with CC-BY-4.0`
+    """
+    if sum(option is not None for option in (contains, compatible_with, diff, set_file)) > 1:
+        raise InputError("slimbrain ledger: one question at a time; give one of --contains, --compatible-with, --diff and --set.")
+    if set_file is not None:
+        _set(path, set_file, where or [])
+    if where:
+        raise InputError("--where: belongs to --set; leave it out.")
+    try:
+        answer, text, facts = _ask(path, contains, cohort or "", compatible_with, diff)
+    except SlimbrainError as error:
+        if contains is None and compatible_with is None and diff is None:
+            raise
+        typer.echo(f"slimbrain: {error}", err=True)
+        raise typer.Exit(CANNOT_TELL) from error
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
+    raise typer.Exit(0 if answer else NO)
+
+
+def _ask(path: str, contains: str | None, cohort: str, compatible_with: str | None, diff: str | None) -> tuple[bool, str, dict[str, Any]]:
+    """The answer to the question that was asked, in words, and as JSON."""
+    from slimbrain import questions
+
+    opened = questions.open_ledger(path)
+    if contains is not None:
+        found = questions.contains(opened, contains, cohort)
+        return found.found, found.how, {"path": path, "contains": found.found, "how": found.how}
+    if compatible_with is not None:
+        verdict = questions.compatibility(opened, compatible_with)
+        return verdict["compatible"], questions.compatibility_text(verdict), verdict
+    if diff is not None:
+        differs = questions.difference(opened, questions.open_ledger(diff))
+        alike = not any(differs[name] for name in ("only_first", "only_second", "changed"))
+        return (
+            alike and not any(differs["participants"][f"only_{one}"] for one in ("first", "second")),
+            (questions.difference_text(differs)),
+            differs,
+        )
+    return True, questions.as_text(opened), opened.to_dict()
+
+
+def _set(path: str, file: Path, where: list[str]) -> None:
+    from slimbrain.questions import set_governance
+    from slimbrain.store import Store
+
+    print(f"{set_governance(Store(path), file, where)} sessions are under the terms of {file} now")
+    raise typer.Exit
+
+
+def withdraw(
+    store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
+    subject: Annotated[str, typer.Argument(help="Participant, with or without sub-.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why, for the tombstone; name nobody.")] = "",
+    cohort: COHORT = None,
+    checkpoints: Annotated[list[Path] | None, typer.Option(help="Folder to search for what saw the participant; repeat for more.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Delete all data of a participant from a store, leave a tombstone without a name, and list what else has something of them.
+
+    Cut short, the same command goes on. Checkpoints and files elsewhere are listed, not changed.
+
+    Example: `slimbrain withdraw store/ sub-03 --reason moved --checkpoints runs/`
+    """
+    from slimbrain.withdraw import withdraw as take_out
+
+    done = take_out(store, subject, reason, cohort or "", checkpoints or [])
+    if as_json:
+        print(json.dumps(done.to_dict(), indent=2, ensure_ascii=False))
+        return
+    for note in done.notes:
+        print(note)
+    print(f"{done.label}: {len(done.sessions)} sessions deleted from {store}; withdrawn.tsv holds a tombstone without a name")
+    for path in done.linked:
+        print(f"hard link: the content of {path} lies in another store as well; withdraw it there, too")
+    for trace in done.traces:
+        print(f"{trace.kind}: {trace.path} ({trace.how})")
+    if not checkpoints:
+        print("not searched: no --checkpoints were given; what was trained on or made from these data is not listed")
+    elif not done.traces:
+        print("nothing of them was found in the folders searched")

@@ -1,0 +1,47 @@
+"""`slimbrain explain`: where in the brain, and when, a model looked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimbrain.cli.options import OUT, PARTICIPANTS, SEED, STORE, THREADS, TOP, WINDOWS, open_store, set_threads, typed_command
+
+
+def explain(
+    store: STORE,
+    model: Annotated[str, typer.Option(help="Model folder or hub id: of stage 2, or of stage 1 for `channels`.")],
+    out: OUT,
+    method: Annotated[str, typer.Option(help="gradient, integrated, occlusion, surprise or channels.")] = "integrated",
+    task: Annotated[str | None, typer.Option(help="What is decided, as in `slimbrain evaluate`; for all but `surprise`.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class whose log-odds are explained; the second of two if not given.")] = None,
+    windows: WINDOWS = None,
+    k: TOP = None,
+    participants: PARTICIPANTS = None,
+    phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
+    atlas: Annotated[Path | None, typer.Option(help="NIfTI of numbered regions in MNI space; the encoder's units if not given.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Names of its regions: TSV with index and name, or a text file.")] = None,
+    by_window: Annotated[bool, typer.Option("--by-window", help="Also a 4D image a session, one volume a window.")] = False,
+    pictures: Annotated[str, typer.Option(help="PNG mosaics of: group, all (sessions too) or none.")] = "group",
+    fwhm: Annotated[float, typer.Option(min=0, help="Smooth averages by so many mm.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of integrated gradients; as many as it takes for 1 % if not given.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Write maps of what moved a model: NIfTI, region tables, pictures, of every session and their average; goes on where it stopped.
+
+    A decision is explained by a probe that did not see the subject. Exit code 1 if a session could not be explained.
+
+    Example: `slimbrain explain store/ --model runs/voxel/model --task column:sex --windows windows.tsv --out maps/sex`
+    """
+    from slimbrain.explain import Output, Request, explain_store
+
+    set_threads(threads)
+    request = Request(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
+    output = Output(atlas, labels, by_window, pictures, fwhm, typed_command())
+    summary = explain_store(open_store(store, participants), model, request, output, out, device)
+    print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}")
+    raise typer.Exit(1 if summary.refused else 0)

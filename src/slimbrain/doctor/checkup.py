@@ -1,0 +1,139 @@
+"""Is this machine, and a store on it, fit for the work, and how long will the work take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimbrain.config import Preset, TrainConfig
+from slimbrain.contract import ROI
+from slimbrain.doctor import machine
+from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
+from slimbrain.errors import SlimbrainError
+from slimbrain.grid import Grid
+from slimbrain.store import Store
+from slimbrain.train import pick_device
+from slimbrain.verify import verify
+
+TYPICAL_FRAMES = 300
+"""Frames of a session where no store says otherwise: 3.6 minutes."""
+
+TYPICAL_SESSIONS = 1000
+"""Sessions to estimate for where no store says otherwise."""
+
+RESOLUTION = {"tiny": "8mm"}
+"""Lattice that a preset is meant for; 2 mm where none is named here."""
+
+ESTIMATE = "the measured rate times the work, one sample at a time; reading, logging and saving come on top"
+
+
+@dataclass
+class Checkup:
+    """What `slimbrain doctor` found.
+
+    Attributes
+    ----------
+    facts : name and value of everything that was looked at, in order.
+    rates : windows a second of each kind of work that was timed.
+    problems : what makes the machine or the store unfit, one sentence each.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.facts, "windows_per_second": self.rates, "fit": not self.problems, "problems": self.problems}
+
+
+def examine(preset: Preset, store: Path | None = None, device: str = "auto", resolution: str | None = None) -> Checkup:
+    """Look at versions, memory, disk, devices and a store, and time a training step of both stages.
+
+    Parameters
+    ----------
+    preset : whose networks are timed, and whose steps the estimates are for.
+    store : checked from end to end, and timed with, if given.
+    device : auto, cpu or cuda.
+    resolution : lattice to time with where no store says; the one that the preset is meant for if None.
+
+    Raises
+    ------
+    InputError
+        If there is no such device or lattice.
+    """
+    chosen = pick_device(device)
+    found = Checkup()
+    found.facts, found.problems = machine.versions()
+    for name, (fact, problems) in {"memory": machine.memory(), "disk": machine.disk(store or Path())}.items():
+        found.facts[name] = fact
+        found.problems += problems
+    found.facts |= {"cores": machine.cores(), **machine.devices()}
+    opened = _look_at_store(found, store, preset) if store else None
+    try:
+        _time(found, preset, opened, chosen, resolution or RESOLUTION.get(preset.name, "2mm"))
+    except SlimbrainError as error:
+        found.problems.append(str(error))
+    return found
+
+
+def _look_at_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
+    """Check every session's SHA-256 and contract; the store, unless it is none."""
+    try:
+        store, verdict = Store(root), verify(root)
+        sessions = store.sessions
+    except SlimbrainError as error:
+        found.problems.append(str(error))
+        return None
+    sealed = len(sessions) - len(verdict.unsealed)
+    found.facts["store"] = f"{len(sessions)} sessions, {sealed} with a checksum, {len(verdict.problems)} problems"
+    found.facts |= {f"store's {name}": value for name, value in store.contract.to_dict().items()}
+    found.problems += [problem.reason for problem in verdict.problems]
+    # Series without voxels are for stage 1, which needs one window and not k.
+    least = preset.window.frames * (1 if store.contract.lattice == ROI else preset.window.k)
+    if short := [info.key for info in sessions if info.n_frames < least]:
+        found.facts["too short"] = f"{len(short)} sessions under {least} frames, first {short[0]}"
+    if len(short) == len(sessions):
+        found.problems.append(f"{root}: has no session of {least} frames, which preset {preset.name} needs; prepare longer runs into it.")
+    return store
+
+
+def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.device, resolution: str) -> None:
+    frames, channels, grid = TYPICAL_FRAMES, 0, None
+    if store and store.sessions:
+        frames = round(sum(info.n_frames for info in store.sessions) / len(store.sessions))
+        channels = len(store.channels(store.sessions[0].key).names)
+    if store is None or store.contract.lattice != ROI:
+        grid = store.grid if store else Grid.mni152(resolution)
+    where = f"{grid.lattice.id}, {grid.n_voxels} voxels" if grid else f"{channels} channels"
+    found.facts["timed with"] = f"preset {preset.name} on {device}, {where}"
+    frames = max(frames, preset.window.frames)
+    temporal = temporal_rate(preset, channels or (grid.n_cells if grid else 1), frames, device)
+    _tell(found, "temporal", temporal, preset.train_temporal)
+    if grid:
+        training, embedding = voxel_rates(preset, grid, device)
+        _tell(found, "voxel", training, preset.train_voxel)
+        sessions = len(store.sessions) if store else TYPICAL_SESSIONS
+        windows, found.rates["embed"] = sessions * preset.window.k, embedding.per_second
+        found.facts["embed"] = f"{embedding.seconds:.3g} s a clip, {embedding.per_second:.3g} windows a second"
+        found.facts["embed, estimate"] = f"{_duration(embedding.hours(windows))} for {sessions:,} sessions, {windows:,} windows"
+    found.facts["estimates are"] = ESTIMATE
+
+
+def _tell(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
+    """Say what was measured of a stage, and what the preset's own number of steps would take."""
+    name, size = f"pretrain {stage}", config.batch * config.accumulate
+    windows, found.rates[name] = config.steps * size * rate.windows, rate.per_second
+    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows a second ({config.precision})"
+    work = f"{config.steps:,} steps of {size} sessions, {windows:,} windows"
+    found.facts[f"{name}, estimate"] = f"{_duration(rate.hours(windows))} for {work}"
+
+
+def _duration(hours: float) -> str:
+    """Hours in words that do not promise more digits than an estimate has."""
+    if hours < 1:
+        minutes = round(hours * 60)
+        return "about a minute" if minutes < 2 else f"about {minutes} minutes"
+    return f"about {hours:.1f} hours" if hours < 10 else f"about {float(f'{hours:.2g}'):,.0f} hours"

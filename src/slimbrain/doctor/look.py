@@ -1,0 +1,147 @@
+"""What is this file or folder, what does it hold, and which command reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from slimbrain.doctor.files import describe_file
+from slimbrain.errors import InputError, SlimbrainError
+
+Facts = dict[str, Any]
+
+
+def inspect_path(path: Path) -> Facts:
+    """Name, kind and contents of anything that slimbrain reads or writes.
+
+    Folders: store, run, training state(s), model, recordings to prepare. Files: see `slimbrain.doctor.files`.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or damaged.
+    """
+    if not path.exists():
+        # A path with a typo is most often wrong in one part of it only.
+        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        raise InputError(f"{path}: does not exist, {there} does; check the path.")
+    if not path.is_dir():
+        return {"path": str(path), **describe_file(path)}
+    for says in (_store, _run, _states, _state, _model, _recordings):
+        if facts := says(path):
+            return {"path": str(path), **facts}
+    raise InputError(
+        f"{path}: is a folder of nothing slimbrain reads; give a store, a run, a model, a training state, or recordings (docs/inputs.md)."
+    )
+
+
+def _store(path: Path) -> Facts | None:
+    from slimbrain.description import DESCRIPTION_FILE
+    from slimbrain.ledger import entries_of, summary
+    from slimbrain.store import Store
+
+    if not (path / DESCRIPTION_FILE).is_file() or "Slimbrain" not in (path / DESCRIPTION_FILE).read_text(encoding="utf-8"):
+        return None
+    store = Store(path)
+    sessions = store.sessions
+    lengths = sorted(info.n_frames for info in sessions)
+    facts: Facts = {"kind": "store", "sessions": len(sessions), "participants": len({info.subject for info in sessions})}
+    facts["frames"] = sum(lengths)
+    if sessions:
+        facts["frames a session"] = f"{lengths[0]} to {lengths[-1]}"
+        facts["tasks"] = ", ".join(sorted({info.task for info in sessions if info.task})) or "none named"
+        facts["spaces"] = ", ".join(sorted({info.space for info in sessions}))
+        facts["first session"] = sessions[0].key
+    columns = [name for name in next(iter(store.participants.values()), {}) if name != "participant_id"]
+    facts["columns of participants"] = ", ".join(columns) or "none"
+    facts["ledger"] = summary(entries_of(store, sessions))
+    return {**facts, **store.contract.to_dict(), "read by": "slimbrain pretrain, rank, embed, evaluate, report, doctor, store verify"}
+
+
+def _run(path: Path) -> Facts | None:
+    from slimbrain.train import MODEL_FOLDER, RUN_FILE, STATE_FOLDER, read_metrics
+
+    if not (path / RUN_FILE).is_file():
+        return None
+    from slimbrain.checkpoint import saved_steps
+
+    try:
+        run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        lines, stage = read_metrics(path), run["stage"]
+        steps = run["preset"][f"train_{stage}"]["steps"]
+        facts = {"kind": "pretraining run", "stage": stage, "preset": run["preset"]["name"], "seed": run["seed"], "command": run["command"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its {RUN_FILE} or metrics are damaged ({error}); restore them, or train into another folder.") from error
+    last = lines[-1] if lines else {}
+    done = last["step"] + 1 if last else 0
+    facts |= {"steps": f"{done} of {steps} logged", "states": saved_steps(path / STATE_FOLDER), "last": last}
+    finished = (path / MODEL_FOLDER / "config.json").is_file()
+    facts["model"] = str(path / MODEL_FOLDER) if finished else "not yet; the same command with --resume auto goes on"
+    return facts
+
+
+def _states(path: Path) -> Facts | None:
+    from slimbrain.checkpoint import saved_steps
+
+    steps = saved_steps(path)
+    if not steps:
+        return None
+    return {"kind": "training states", "steps": steps, "read by": f"slimbrain pretrain ... --out {path.absolute().parent} --resume auto"}
+
+
+def _state(path: Path) -> Facts | None:
+    from slimbrain.checkpoint import EXTRA_FILE, STATE_PATTERN
+
+    if not STATE_PATTERN.fullmatch(path.name):
+        return None
+    try:
+        extra = json.loads((path / EXTRA_FILE).read_text(encoding="utf-8"))
+        facts = {"kind": "training state", "step": int(path.name.removeprefix("step-")), "processes": extra["processes"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is half a training state ({error}); delete it, the one before is used then.") from error
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return {**facts, "MiB": round(size / 2**20, 1), "read by": "slimbrain pretrain --resume auto; the model for use is RUN/model"}
+
+
+def _model(path: Path) -> Facts | None:
+    if not (path / "config.json").is_file():
+        return None
+    from slimbrain.ledger import LEDGER, TIMES, entries_from, summary
+    from slimbrain.models.hub import from_pretrained
+    from slimbrain.models.provenance import OLD_HASHES, REMEMBERED
+
+    model = from_pretrained(path)
+    assert model.provenance is not None
+    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED, TIMES)}
+    training[LEDGER] = summary(entries_from(training))
+    facts = {"kind": f"model ({type(model).__name__})", "parameters": sum(parameter.numel() for parameter in model.parameters())}
+    window = {"frames a window": model.provenance.window.frames, "windows": model.provenance.window.k}
+    temporal = facts["kind"] == "model (TemporalExtractor)"
+    commands = "slimbrain rank --temporal, embed --model, evaluate --model" if temporal else "slimbrain embed --model, evaluate --model"
+    return {**facts, **window, **model.provenance.contract.to_dict(), **training, "read by": commands}
+
+
+def _recordings(path: Path) -> Facts | None:
+    """A folder that `slimbrain prep` would take; it is listed and not opened."""
+    from slimbrain.prep.layouts import LAYOUTS, find_recordings
+    from slimbrain.prep.layouts.base import Request
+
+    layouts = [layout for layout in LAYOUTS.values() if layout.matches(path)]
+    if not layouts:
+        return None
+    if len(layouts) > 1:
+        return {
+            "kind": "recordings in several layouts",
+            "layouts": [layout.name for layout in layouts],
+            "read by": "slimbrain prep --layout",
+        }
+    try:
+        found = find_recordings(path, layouts[0], Request())
+    except SlimbrainError as error:
+        return {"kind": "recordings", "layout": layouts[0].name, "usable runs": 0, "first reason": str(error)}
+    people = {run.entities["sub"] for run in found.runs}
+    facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(found.runs), "participants": len(people)}
+    if found.failures:
+        facts |= {"refused": len(found.failures), "first reason": found.failures[0].reason}
+    return {**facts, "read by": "slimbrain prep"}

@@ -1,0 +1,169 @@
+"""What a machine is: versions, processors, memory, disk, and which precisions its devices compute in, and how fast."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimbrain import __version__
+
+GIB = 2**30
+
+LEAST_FREE_GIB = 1.0
+"""One session of 1,200 frames on the 2 mm lattice takes 0.7 GiB in a store."""
+
+LEAST_MEMORY_GIB = 1.5
+"""Preparing 1,200 frames at 2 mm takes 0.5 GiB, a step of preset `base` 0.8 GiB (docs/performance.md), the system the rest."""
+
+EDGE_CPU, EDGE_CUDA = 512, 4096
+"""Side of the matrices whose product is timed: 0.3 GFLOP, which a processor that emulates a type still ends in a second; 137 GFLOP."""
+
+TF32_CAPABILITY = 8
+"""CUDA devices from Ampere on multiply in TF32."""
+
+
+def versions() -> tuple[dict[str, str], list[str]]:
+    """Version of slimbrain, Python and every package that slimbrain needs; and a sentence for each one that is missing."""
+    found, problems = {"slimbrain": __version__, "python": platform.python_version(), "system": platform.platform()}, []
+    for name in _needed():
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{name}: is not installed; install slimbrain again (docs/install.md).")
+    return found, problems
+
+
+def _needed() -> list[str]:
+    """Names of the packages that slimbrain asks for, without those of its extras."""
+    try:
+        lines = metadata.requires("slimbrain") or []
+    except metadata.PackageNotFoundError:
+        # Run from a source tree that nobody installed: torch is here, or this module would not be.
+        lines = ["torch"]
+    return [matched.group() for line in lines if "extra ==" not in line and (matched := re.match(r"[\w.-]+", line))]
+
+
+def memory_gib() -> tuple[float, float]:
+    """All memory that this process may use, and what of it is free, in GiB; a container's limit counts."""
+    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    told = Path("/proc/meminfo")
+    if told.exists():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", told.read_text(encoding="ascii"), flags=re.MULTILINE)
+        free = int(found.group(1)) * 1024 / GIB if found else total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        total = min(total, int(text) / GIB)
+    return total, min(free, total)
+
+
+def cores() -> str:
+    """Cores that this process may use, and how many there are."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} of {os.cpu_count()}"
+
+
+def disk(place: Path) -> tuple[str, list[str]]:
+    """What is free on the disk of `place`, and what keeps slimbrain from writing there."""
+    if not place.is_dir():
+        return f"{place} is not there", []
+    free = shutil.disk_usage(place).free / GIB
+    problems = []
+    if free < LEAST_FREE_GIB:
+        problems.append(f"{place}: has {free:.2f} GiB free, a session can take as much; free space, or work in a folder on another disk.")
+    try:
+        with tempfile.TemporaryFile(dir=place) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        state = "can be written, has file locks"
+    except OSError as error:
+        state = f"cannot be written or has no file locks ({error.strerror})"
+    return f"{free:.1f} GiB free, {state}", problems
+
+
+def memory() -> tuple[str, list[str]]:
+    """Memory in words, and whether it is too little."""
+    total, free = memory_gib()
+    short = [
+        f"memory: {free:.1f} GiB are free, {LEAST_MEMORY_GIB:g} GiB are needed to prepare and train at 2 mm; "
+        "end other programs, or use another machine."
+    ]
+    return f"{free:.1f} of {total:.1f} GiB free", short if free < LEAST_MEMORY_GIB else []
+
+
+def devices() -> dict[str, str]:
+    """Every device that can compute, with its memory and the speed of a matrix product in each precision."""
+    found = {f"cpu ({torch.get_num_threads()} threads)": precisions(torch.device("cpu"))}
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        name = f"cuda:{number} ({properties.name}, {properties.total_memory / GIB:.0f} GiB)"
+        found[name] = precisions(torch.device("cuda", number))
+    return found
+
+
+def precisions(device: torch.device) -> str:
+    """Each precision with what a product of two matrices reaches in it; one slower than float32 is called so."""
+    edge = EDGE_CUDA if device.type == "cuda" else EDGE_CPU
+    speeds = {
+        "float32": _speed(device, torch.float32, edge),
+        "tf32": _tf32(device, edge),
+        "bfloat16": _speed(device, torch.bfloat16, edge),
+        "float16": _speed(device, torch.float16, edge),
+    }
+    plain = speeds["float32"] or 0.0
+    return ", ".join(_in_words(name, speed, plain) for name, speed in speeds.items())
+
+
+def _in_words(name: str, speed: float | None, plain: float) -> str:
+    if speed is None:
+        return f"{name} no"
+    return f"{name} {speed:.3g} GFLOP/s{' (slower than float32: use that)' if name != 'float32' and speed < plain else ''}"
+
+
+def _tf32(device: torch.device, edge: int) -> float | None:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < TF32_CAPABILITY:
+        return None
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return _speed(device, torch.float32, edge)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _speed(device: torch.device, dtype: torch.dtype, edge: int) -> float | None:
+    """GFLOP/s of a matrix product; None if the device has none in this type."""
+    try:
+        matrix = torch.randn(edge, edge, device=device).to(dtype)
+        seconds = min(timed(lambda: matrix @ matrix, device) for _ in range(3))
+    except RuntimeError:
+        return None
+    return 2 * edge**3 / seconds / 1e9
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that `work` takes, to the end of what it left to a device."""
+    with _settled(device):
+        started = time.perf_counter()
+        work()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _settled(device: torch.device) -> Iterator[None]:
+    """Let a device end what it was given before, and after; a processor is never behind."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

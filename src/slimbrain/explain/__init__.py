@@ -1,0 +1,28 @@
+"""Where in the brain, and when in the scan, a model looked: maps of decisions, of surprise and of what stage 1 reads."""
+
+from slimbrain.explain.files import MapEntry, list_maps
+from slimbrain.explain.folder import Output
+from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
+from slimbrain.explain.heads import Head, LinearHead, tuned_head
+from slimbrain.explain.methods import TITLES, Request
+from slimbrain.explain.occlusion import occlude_units
+from slimbrain.explain.run import Summary, explain_store
+from slimbrain.explain.surprise import token_surprise
+
+__all__ = [
+    "TITLES",
+    "Attribution",
+    "Head",
+    "LinearHead",
+    "MapEntry",
+    "Output",
+    "Request",
+    "Summary",
+    "explain_store",
+    "gradient_input",
+    "integrated_gradients",
+    "list_maps",
+    "occlude_units",
+    "token_surprise",
+    "tuned_head",
+]

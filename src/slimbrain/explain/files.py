@@ -1,0 +1,152 @@
+"""Maps on disk: NIfTI, region table, picture, and a JSON record that comes last and so vouches for the image; and what a folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.errors import InputError
+from slimbrain.explain.regions import COLUMNS
+from slimbrain.grid import Grid
+from slimbrain.tsv import format_tsv, read_tsv
+
+GROUP = "group"
+"""What stands in place of a session's key in the names of the average's files."""
+
+SESSIONS_FOLDER = "sessions"
+
+
+@dataclass(frozen=True)
+class MapName:
+    """The files of one map.
+
+    Attributes
+    ----------
+    folder : that they lie in.
+    stem : `<session key or group>_desc-<method>`.
+    """
+
+    folder: Path
+    stem: str
+
+    @property
+    def image(self) -> Path:
+        return self.folder / f"{self.stem}_map.nii.gz"
+
+    @property
+    def by_window(self) -> Path:
+        """4D, one volume a window."""
+        return self.folder / f"{self.stem}_windows.nii.gz"
+
+    @property
+    def regions(self) -> Path:
+        return self.folder / f"{self.stem}_regions.tsv"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / f"{self.stem}_map.png"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.stem}_map.json"
+
+
+def session_map(out: Path, key: str, method: str) -> MapName:
+    return MapName(out / SESSIONS_FOLDER, f"{key}_desc-{method}")
+
+
+def group_map(out: Path, method: str) -> MapName:
+    return MapName(out, f"{GROUP}_desc-{method}")
+
+
+def write_map(path: Path, values: NDArray[Any], grid: Grid) -> Path:
+    """Write (P, V) or (W, P, V) values as float32 NIfTI with the lattice's affine, whose space is marked as MNI."""
+    image: Any = grid.to_nifti(values)
+    image.header.set_xyzt_units("mm")
+    for place in (image.set_sform, image.set_qform):
+        place(grid.lattice.affine, code="mni")
+    return write_atomic(path, image.to_filename)
+
+
+def read_map(path: Path, grid: Grid) -> NDArray[Any]:
+    """(P, V) values of a 3D map that `write_map` wrote."""
+    import nibabel
+
+    image: Any = nibabel.load(path)
+    return grid.pack(np.asarray(image.dataobj))
+
+
+def write_regions(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    return write_text(path, format_tsv(COLUMNS, rows))
+
+
+def write_record(path: Path, facts: Mapping[str, Any]) -> Path:
+    return write_json(path, facts)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A map's record; None if there is none that can be read."""
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return facts
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class MapEntry:
+    """One map of a folder, for a report.
+
+    Attributes
+    ----------
+    title : one line.
+    method : as `slimbrain explain --method`.
+    session : key; empty for the average.
+    unit : of the values.
+    image, picture : NIfTI and PNG; None where there is none.
+    rows : of the region table, the largest share first.
+    record : everything known of it.
+    """
+
+    title: str
+    method: str
+    session: str
+    unit: str
+    image: Path | None
+    picture: Path | None
+    rows: tuple[dict[str, str], ...]
+    record: Mapping[str, Any]
+
+
+def list_maps(folder: str | Path) -> list[MapEntry]:
+    """What `slimbrain explain --out` left in a folder: averages first, then sessions by key.
+
+    Raises
+    ------
+    InputError
+        If there is no map.
+    """
+    folder = Path(folder)
+    records = [*sorted(folder.glob(f"{GROUP}_desc-*_map.json")), *sorted((folder / SESSIONS_FOLDER).glob("*_desc-*_map.json"))]
+    entries = [entry for path in records if (entry := _entry(path))]
+    if not entries:
+        raise InputError(f"{folder}: holds no map; give the folder of `slimbrain explain --out`.")
+    return entries
+
+
+def _entry(path: Path) -> MapEntry | None:
+    record = read_record(path)
+    if record is None:
+        return None
+    name = MapName(path.parent, path.name.removesuffix("_map.json"))
+    image, picture = (found if found.exists() else None for found in (name.image, name.picture))
+    rows = tuple(read_tsv(name.regions)) if name.regions.exists() else ()
+    title, method, session, unit = (str(record.get(part, "")) for part in ("title", "method", "session", "unit"))
+    return MapEntry(title or name.stem, method, session, unit, image, picture, rows, record)

@@ -1,0 +1,212 @@
+"""A folder of maps: what is there is kept, what is new is added, and averages are taken over all of it at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbrain.channels import Channels
+from slimbrain.contract import ROI
+from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, Averages, Values, smooth
+from slimbrain.explain.files import MapName, group_map, read_map, read_record, session_map, write_map, write_record, write_regions
+from slimbrain.explain.methods import TITLES, Opened, Request
+from slimbrain.explain.pictures import draw_mosaic
+from slimbrain.explain.regions import Atlas, channel_rows, region_rows
+from slimbrain.manifest import SessionInfo
+from slimbrain.store import DATA_SHA256, Store
+from slimbrain.tsv import read_tsv
+
+PICTURES = ("group", "all", "none")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written beside the maps.
+
+    Attributes
+    ----------
+    atlas, labels : as of `read_atlas`; the encoder's units if None.
+    by_window : also a 4D image a session, one volume a window.
+    pictures : one of `PICTURES`.
+    fwhm_mm : width to smooth averages by; 0 for none.
+    command : for the record.
+    """
+
+    atlas: Path | None = None
+    labels: Path | None = None
+    by_window: bool = False
+    pictures: str = "group"
+    fwhm_mm: float = 0.0
+    command: str = ""
+
+
+class MapFolder:
+    """Writes the maps of one request.
+
+    Parameters
+    ----------
+    out : the folder.
+    atlas : regions; None where channels are parcels.
+    facts : what every record says.
+    output : what is written beside the maps.
+    """
+
+    def __init__(
+        self, store: Store, out: Path, request: Request, opened: Opened, atlas: Atlas | None, facts: Mapping[str, Any], output: Output
+    ) -> None:
+        self.store, self.out, self.request, self.opened = store, out, request, opened
+        self.atlas, self.output = atlas, output
+        self.facts = {"method": request.method, "unit": opened.explainer.unit, **facts, "atlas": atlas.name if atlas else "channels"}
+        self._voxels: Averages | None = None
+        self._parcels: tuple[Channels, Averages] | None = None
+
+    def add(self, info: SessionInfo, picture: bool) -> bool:
+        """Explain a session, or take the map of it that is there; True if it was explained."""
+        name, settings = session_map(self.out, info.key, self.request.method), self._settings(info)
+        before = read_record(name.record)
+        fresh = before is None or before.get("settings") != settings or not self._whole(name, info)
+        record = self._explain(info, name, settings) if fresh else before
+        assert record is not None
+        if info.space == ROI:
+            self._add_parcels(info, name)
+        else:
+            self._add_voxels(info, name, record, picture)
+        return fresh
+
+    def finish(self, refused: Mapping[str, str], picture: bool) -> None:
+        """Write the averages over the sessions added; those of other settings that were there go."""
+        for suffix in (MEAN, MAGNITUDE, CONTRAST):
+            name = group_map(self.out, f"{self.request.method}{suffix}")
+            for path in (name.record, name.image, name.regions, name.picture):
+                path.unlink(missing_ok=True)
+        if self._voxels:
+            for suffix, values in self._voxels.maps().items():
+                self._write_average(suffix, values, len(self._voxels.codes), refused, picture)
+        if self._parcels:
+            channels, averages = self._parcels
+            for suffix, values in averages.maps().items():
+                name = group_map(self.out, f"{self.request.method}{suffix}")
+                write_regions(name.regions, channel_rows(values, channels.names, channels.mm))
+                write_record(name.record, self._average_record(suffix, len(averages.codes), refused))
+
+    def _explain(self, info: SessionInfo, name: MapName, settings: str) -> dict[str, Any]:
+        # Whatever is there belongs to other settings; without its record nobody takes it for ours.
+        name.record.unlink(missing_ok=True)
+        found = self.opened.explainer.explain(info)
+        mean = found.values.mean(axis=0)
+        if info.space == ROI:
+            channels = self.store.channels(info.key)
+            write_regions(name.regions, channel_rows(mean, channels.names, channels.mm))
+        else:
+            write_map(name.image, mean, self.store.grid)
+            if self.output.by_window:
+                write_map(name.by_window, found.values, self.store.grid)
+        record = {
+            "title": self._title(f"{info.key}, mean over windows"),
+            "session": info.key,
+            **self.facts,
+            **self._seen(info),
+            **found.facts,
+        }
+        record |= {"sums": found.values.reshape(len(found.values), -1).sum(axis=1).tolist(), "settings": settings}
+        write_record(name.record, record)
+        return record
+
+    def _seen(self, info: SessionInfo) -> dict[str, Any]:
+        """Which windows the model saw, and when they began."""
+        windows = self.opened.explainer.windows.get(info.key)
+        if windows is None:
+            return {"windows": "all"}
+        return {"windows": list(windows), "onsets_s": [round(number * self.opened.window_frames * info.tr, 3) for number in windows]}
+
+    def _whole(self, name: MapName, info: SessionInfo) -> bool:
+        needed = [name.regions] if info.space == ROI else [name.image, *([name.by_window] if self.output.by_window else [])]
+        return all(path.exists() for path in needed)
+
+    def _add_voxels(self, info: SessionInfo, name: MapName, record: Mapping[str, Any], picture: bool) -> None:
+        values = read_map(name.image, self.store.grid)
+        assert self.atlas is not None
+        write_regions(name.regions, region_rows(values, self.atlas, self.store.grid))
+        if picture:
+            self._draw(name, values, str(record["title"]))
+        self._voxels = self._voxels or Averages(values.shape)
+        self._voxels.add(values, self._code(info))
+
+    def _add_parcels(self, info: SessionInfo, name: MapName) -> None:
+        """Sessions of the parcellation that the first one has are averaged; others have tables of their own alone."""
+        channels = self.store.channels(info.key)
+        rows = {row["region"]: float(row["mean"]) for row in read_tsv(name.regions)}
+        if self._parcels is None:
+            self._parcels = channels, Averages((len(channels.names),))
+        first, averages = self._parcels
+        if first.names == channels.names:
+            averages.add(np.array([rows[channel] for channel in first.names]), self._code(info))
+
+    def _code(self, info: SessionInfo) -> float:
+        return self.opened.probes.code[info.key] if self.opened.probes else 0.0
+
+    def _write_average(self, suffix: str, values: Values, count: int, refused: Mapping[str, str], picture: bool) -> None:
+        name, grid = group_map(self.out, f"{self.request.method}{suffix}"), self.store.grid
+        values = smooth(values, grid, self.output.fwhm_mm)
+        write_map(name.image, values, grid)
+        assert self.atlas is not None
+        write_regions(name.regions, region_rows(values, self.atlas, grid))
+        record = self._average_record(suffix, count, refused)
+        if picture:
+            self._draw(name, values, str(record["title"]))
+        write_record(name.record, record)
+
+    def _average_record(self, suffix: str, count: int, refused: Mapping[str, str]) -> dict[str, Any]:
+        contrast = self.opened.probes.contrast if self.opened.probes else ""
+        what = {MEAN: "mean", MAGNITUDE: "mean of absolute maps", CONTRAST: contrast}[suffix]
+        smoothed = f", smoothed by {self.output.fwhm_mm:g} mm" if self.output.fwhm_mm else ""
+        title = self._title(f"{what}, {count} sessions{smoothed}")
+        return {
+            "title": title,
+            "session": "",
+            **self.facts,
+            "average": what,
+            "fwhm_mm": self.output.fwhm_mm,
+            "sessions": count,
+            "left_out": dict(refused),
+        }
+
+    def _title(self, of: str) -> str:
+        task = f", {self.request.task}" if self.request.task else ""
+        return f"{TITLES[self.request.method]}{task}: {of}"
+
+    def _draw(self, name: MapName, values: NDArray[Any], title: str) -> None:
+        grid, probe = self.store.grid, self.facts["probe"]
+        note = "" if probe is None else f"held-out {probe['metric']} {probe['mean']:.2f} [{probe['low']:.2f}, {probe['high']:.2f}]"
+        draw_mosaic(grid.to_nifti(values), values[grid.voxel_mask], title, note, str(self.facts["unit"]), name.picture)
+
+    def _settings(self, info: SessionInfo) -> str:
+        """A hash of all that decides what a session's map is."""
+        request, probes = self.request, self.opened.probes
+        windows = list(self.opened.explainer.windows.get(info.key, ()))
+        facts = [request.method, request.task, request.target, request.steps, request.seed, windows, self._data(info.key)]
+        learnt = self._learnt_from if probes else ""
+        digest = json.dumps([facts, learnt, self.facts["model"]["weights_sha256"], self.store.contract.to_dict(), self.facts["version"]])
+        return hashlib.sha256(digest.encode()).hexdigest()[:24]
+
+    @cached_property
+    def _learnt_from(self) -> str:
+        """A hash of the sessions and labels that the probes were fitted on."""
+        target = self.opened.target
+        assert target is not None
+        windows = self.opened.explainer.windows
+        rows = [
+            [key, self._data(key), str(label), list(windows.get(key, ()))] for key, label in zip(target.keys, target.labels, strict=True)
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def _data(self, key: str) -> str:
+        return str(self.store.sidecar(key).get(DATA_SHA256, ""))

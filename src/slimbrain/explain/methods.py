@@ -1,0 +1,257 @@
+"""The ways to explain, opened on a store: each turns one session into a map by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimbrain.contract import ROI
+from slimbrain.data import read_clip
+from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.evaluate.features import Ranker, embed_store, window_choice
+from slimbrain.evaluate.finetune import require_encoder
+from slimbrain.evaluate.tasks import Target, get_task, read_target
+from slimbrain.explain.channels import decision_shares, rebuilding_shares
+from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
+from slimbrain.explain.heads import Probes, fit_probes
+from slimbrain.explain.occlusion import occlude_units
+from slimbrain.explain.surprise import TIMES_HIDDEN, by_window, paint_units, token_surprise
+from slimbrain.manifest import SessionInfo
+from slimbrain.models.hub import require_model
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.progress import track
+from slimbrain.store import Store
+
+Model = HieraJEPA | TemporalExtractor
+
+TITLES = {
+    "gradient": "Gradient x input",
+    "integrated": "Integrated gradients",
+    "occlusion": "Occlusion by unit",
+    "surprise": "JEPA surprise",
+    "channels": "Stage 1 channel importance",
+}
+"""The methods there are."""
+
+DECIDING = ("gradient", "integrated", "occlusion")
+"""Methods that explain a decision, and so need a task."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a method says of one session.
+
+    Attributes
+    ----------
+    values : (W, P, V) by window, or (W, C) where the session has parcels and no voxels; W is 1 where windows are not told apart.
+    facts : what else the record of the session should hold.
+    """
+
+    values: NDArray[Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Explainer(Protocol):
+    """A method, ready to be asked."""
+
+    @property
+    def unit(self) -> str:
+        """What values are counted in."""
+        ...
+
+    @property
+    def windows(self) -> Mapping[str, Sequence[int]]:
+        """Windows of every session that can be explained, by key; empty where all are seen."""
+        ...
+
+    def explain(self, info: SessionInfo) -> Explanation: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be explained, and how.
+
+    Attributes
+    ----------
+    method : one of `TITLES`.
+    task, target : as `slimbrain evaluate --task`, and the class whose log-odds are explained; see `fit_probes`.
+    windows, k : which windows stage 2 sees, as for `embed_store`.
+    steps : of integrated gradients; as many as it takes if None.
+    seed : of the folds, and of the masks of surprise.
+    """
+
+    method: str
+    task: str | None = None
+    target: str | None = None
+    windows: Ranker = None
+    k: int | None = None
+    steps: int | None = None
+    seed: int = 0
+    phenotypes: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A method on a store: the sessions it can explain, those it cannot and why, and the probes, where it explains a decision."""
+
+    explainer: Explainer
+    sessions: list[SessionInfo]
+    refused: dict[str, str]
+    probes: Probes | None
+    target: Target | None
+    window_frames: int
+
+
+def open_method(store: Store, model: Model, source: str | Path, request: Request, device: torch.device) -> Opened:
+    """Choose windows, fit probes where a decision is to be explained, and make the method ready.
+
+    Raises
+    ------
+    InputError
+        If there is no such method, it is not for this model, or it lacks a task.
+    """
+    _check(request, model, source)
+    target = read_target(get_task(request.task, phenotypes=request.phenotypes), store) if request.task else None
+    sessions = [store.session(key) for key in target.keys] if target else store.sessions
+    assert model.provenance is not None
+    frames = model.provenance.window.frames
+    model.provenance.contract.require(store.contract, f"the model {source}", f"the store {store.root}")
+    if isinstance(model, TemporalExtractor):
+        enough = {info.key: info.n_windows(model.window_frames) >= 2 for info in sessions}
+        kept = [info for info in sessions if enough[info.key]]
+        refused = {info.key: f"{info.n_frames} frames do not hold two windows" for info in sessions if not enough[info.key]}
+        probes = _probes(store.only([info.key for info in kept]), model, None, target, request) if target else None
+        return Opened(_Channels(store, model.to(device), probes), kept, refused, probes, target, model.window_frames)
+    windows, refused = _windows(store, sessions, model, request)
+    kept = [info for info in sessions if info.key in windows]
+    probes = _probes(store.only(list(windows)), model, windows, target, request) if target else None
+    if request.method == "surprise":
+        return Opened(_Surprise(store, windows, model.to(device), request.seed), kept, refused, probes, target, frames)
+    assert probes is not None
+    encoder = deepcopy(require_encoder(model, source)).requires_grad_(False).to(device)
+    decide: dict[str, Callable[[Any, Any, Any], Attribution | NDArray[Any]]] = {
+        "gradient": gradient_input,
+        "integrated": lambda encoder, head, clip: integrated_gradients(encoder, head, clip, request.steps),
+        "occlusion": occlude_units,
+    }
+    return Opened(_Decision(store, windows, frames, encoder, probes, decide[request.method]), kept, refused, probes, target, frames)
+
+
+def _check(request: Request, model: Model, source: str | Path) -> None:
+    if request.method not in TITLES:
+        raise InputError(f"--method {request.method}: there is no such method; choose from {', '.join(TITLES)}.")
+    if request.method in DECIDING and not request.task:
+        raise InputError(f"--method {request.method}: explains a decision; name it with --task, for example column:sex.")
+    if request.method == "surprise" and request.task:
+        raise InputError("--method surprise: explains no decision, but what the model did not foresee; leave --task out.")
+    require_model(model, TemporalExtractor if request.method == "channels" else HieraJEPA, source)
+
+
+def _windows(
+    store: Store, sessions: Sequence[SessionInfo], model: HieraJEPA, request: Request
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The windows of each session that stage 2 sees, and why some sessions have none."""
+    assert model.provenance is not None
+    trained = model.provenance.window
+    cut = trained.model_copy(update={"k": request.k or trained.k})
+    choose = window_choice(request.windows, store, model.config.unit_frames, cut)
+    windows, refused = {}, {}
+    for info in track(sessions, "choose windows") if request.windows else sessions:
+        try:
+            windows[info.key] = tuple(choose(info))
+        except SlimbrainError as error:
+            refused[info.key] = str(error)
+    return windows, refused
+
+
+def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: Request) -> Probes:
+    vectors = embed_store(store, model, windows, label="embed").by_session()
+    kept = [key for key in target.keys if key in vectors]
+    if len(kept) < len(target.keys):
+        target = read_target(get_task(request.task or "", phenotypes=request.phenotypes), store, kept)
+    return fit_probes(vectors, target, request.target, request.seed)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Gradients and occlusion of the held-out probe of each session."""
+
+    store: Store
+    windows: Mapping[str, Sequence[int]]
+    frames: int
+    encoder: Any
+    probes: Probes
+    decide: Callable[[Any, Any, Any], Attribution | NDArray[Any]]
+
+    @property
+    def unit(self) -> str:
+        return self.probes.unit
+
+    def explain(self, info: SessionInfo) -> Explanation:
+        windows = self.windows[info.key]
+        clip = read_clip(self.store, info, windows, self.frames)
+        found = self.decide(self.encoder, self.probes.heads[info.key], clip)
+        facts = {"fold": self.probes.fold[info.key]}
+        if not isinstance(found, Attribution):
+            return Explanation(paint_units(found[None], clip.grid, self.encoder.config.unit), facts)
+        values = found.values.reshape(len(windows), self.frames, *found.values.shape[1:]).sum(axis=1)
+        numbers = {"decision": found.decision, "at_baseline": found.at_baseline, "steps": found.steps, "gap": found.gap}
+        return Explanation(values, {**facts, **numbers})
+
+
+@dataclass(frozen=True)
+class _Surprise:
+    """Prediction errors of stage 2."""
+
+    store: Store
+    windows: Mapping[str, Sequence[int]]
+    model: HieraJEPA
+    seed: int
+    unit: str = "smooth-L1 to the layer-normalised target"
+
+    def explain(self, info: SessionInfo) -> Explanation:
+        assert self.model.provenance is not None
+        windows = self.windows[info.key]
+        clip = read_clip(self.store, info, windows, self.model.provenance.window.frames)
+        found = token_surprise(self.model, clip, len(windows), self.seed)
+        errors = by_window(found.errors, len(windows), self.model.encoder.token_frames)
+        facts = {"mean": float(errors.mean()), "guessing": found.guessing, "times_hidden": TIMES_HIDDEN}
+        return Explanation(paint_units(errors, clip.grid), facts)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """What channels are worth to stage 1."""
+
+    store: Store
+    model: TemporalExtractor
+    probes: Probes | None
+    windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        return self.probes.unit if self.probes else "rebuilt energy, squared SD of a channel"
+
+    def explain(self, info: SessionInfo) -> Explanation:
+        device = self.model.anchors.device
+        series = torch.from_numpy(self.store.coarse(info.key)).to(device)
+        mm = torch.tensor(np.asarray(self.store.channels(info.key).mm), dtype=torch.float32, device=device)
+        if self.probes:
+            values = decision_shares(self.model, self.probes.heads[info.key], series, mm, info.tr)
+            facts: dict[str, Any] = {"fold": self.probes.fold[info.key]}
+        else:
+            values, facts = rebuilding_shares(self.model, series, mm, info.tr), {}
+        if info.space == ROI:
+            return Explanation(values, facts)
+        # A cell's share is spread evenly over its voxels, so that shares still add up.
+        grid = self.store.grid
+        spread = (values / grid.cell_voxels)[:, grid.patch_cell, None]
+        return Explanation(np.where(grid.voxel_mask, spread, 0.0), facts)

@@ -1,0 +1,99 @@
+"""Explain a store: maps of every session and their average, kept where they were made with the same settings before."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slimbrain import __version__
+from slimbrain.contract import ROI
+from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.explain.folder import PICTURES, MapFolder, Output
+from slimbrain.explain.methods import Model, Opened, Request, open_method
+from slimbrain.explain.regions import Atlas, read_atlas, unit_atlas
+from slimbrain.models.hub import from_pretrained, weights_sha256
+from slimbrain.models.provenance import people_in
+from slimbrain.progress import track
+from slimbrain.store import Store
+from slimbrain.train import pick_device
+
+
+@dataclass
+class Summary:
+    """Sessions explained, taken as they were, and refused, with the reason."""
+
+    made: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def explain_store(store: Store, source: str | Path, request: Request, output: Output, out: Path, device: str = "auto") -> Summary:
+    """Write maps of every session of a store, and their average, to a folder.
+
+    Parameters
+    ----------
+    source : model folder or hub id.
+    out : folder; a session whose map is there, made with the same settings, is not explained again.
+
+    Returns
+    -------
+    What was done. A session that cannot be explained does not stop the others.
+
+    Raises
+    ------
+    InputError
+        If no session can be explained, or the settings, the model or the atlas do not fit.
+    """
+    if output.pictures not in PICTURES:
+        raise InputError(f"--pictures {output.pictures}: choose one of {', '.join(PICTURES)}.")
+    if output.by_window and request.method == "occlusion":
+        raise InputError("--by-window: occlusion deletes a unit in all windows at once, so it has no map by window; leave it out.")
+    model = from_pretrained(source, store.contract)
+    atlas = _atlas(store, output)
+    opened = open_method(store, model, source, request, pick_device(device))
+    folder = MapFolder(store, out, request, opened, atlas, _facts(store, model, source, request, output, opened), output)
+    summary = Summary(refused=dict(opened.refused))
+    for info in track(opened.sessions, f"explain by {request.method}"):
+        try:
+            fresh = folder.add(info, picture=output.pictures == "all")
+            (summary.made if fresh else summary.kept).append(info.key)
+        except (SlimbrainError, OSError) as error:
+            summary.refused[info.key] = str(error)
+    for key, reason in summary.refused.items():
+        print(f"{key}: left out: {reason}", file=sys.stderr)
+    if not summary.made and not summary.kept:
+        raise InputError(f"{store.root}: no session could be explained; the reasons stand above.")
+    folder.finish(summary.refused, picture=output.pictures != "none")
+    return summary
+
+
+def _atlas(store: Store, output: Output) -> Atlas | None:
+    """Regions of the store's voxels; None where it has parcels, which are regions themselves."""
+    if all(info.space == ROI for info in store.sessions):
+        if output.atlas:
+            raise InputError(f"{output.atlas}: {store.root} has parcels and no voxels; its channels are the regions, leave --atlas out.")
+        return None
+    if output.atlas is None:
+        if output.labels:
+            raise InputError(f"{output.labels}: names the regions of an atlas; give that with --atlas.")
+        return unit_atlas(store.grid)
+    return read_atlas(output.atlas, output.labels, store.grid)
+
+
+def _facts(store: Store, model: Model, source: str | Path, request: Request, output: Output, opened: Opened) -> dict[str, Any]:
+    """What every record of the folder says."""
+    assert model.provenance is not None
+    explained = people_in(store, opened.sessions)
+    return {
+        "model": {"source": str(source), "kind": type(model).__name__, "weights_sha256": weights_sha256(source)},
+        "store": {"name": store.root.name, "contract": store.contract.to_dict()},
+        "task": request.task,
+        "probe": opened.probes and {**opened.probes.score, "folds": len(set(opened.probes.fold.values()))},
+        "participants": len(explained),
+        "seen_in_pretraining": len(model.provenance.seen(explained)),
+        "seed": request.seed,
+        "version": __version__,
+        "command": output.command,
+    }

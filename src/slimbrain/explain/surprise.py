@@ -1,0 +1,77 @@
+"""Surprise: how badly what happens at a place and time is predicted from the rest of the clip.
+
+Masks are drawn as in pretraining, until every mask unit has been hidden, at every time, as often as asked for. The context encoder
+sees what a mask leaves, the predictor fills in the rest, and the error is that of pretraining: smooth-L1 to the target encoder's
+layer-normalised tokens, less what place and time alone tell of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import layer_norm, smooth_l1_loss
+
+from slimbrain.grid import Grid
+from slimbrain.masking import sample_jepa_mask, seen_together
+from slimbrain.models.jepa import TARGET_EPSILON, HieraJEPA
+from slimbrain.models.packing import Clip
+
+TIMES_HIDDEN = 4
+"""How often every unit is a target at every time, at the least; errors are averaged."""
+
+
+class Surprise(NamedTuple):
+    """Prediction errors of the tokens of a clip.
+
+    Attributes
+    ----------
+    errors : (S, U) by step of the encoder and 16-voxel unit of the grid.
+    guessing : mean error of who always says the mean; a model whose errors are no smaller has foreseen nothing.
+    """
+
+    errors: NDArray[np.float64]
+    guessing: float
+
+
+@torch.no_grad()
+def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_hidden: int = TIMES_HIDDEN) -> Surprise:
+    """Mean prediction error of every token of a clip.
+
+    Parameters
+    ----------
+    windows : windows in the clip.
+    seed : of the masks.
+    times_hidden : at least so often is every token predicted.
+    """
+    encoder, frames = model.context, len(clip.seconds) // windows
+    places = (clip.grid.regions if model.config.unit == "region" else clip.grid.units).mm
+    cut = seen_together(windows, frames, model.config.unit_frames)
+    generator = np.random.default_rng(seed)
+    target = model.target([clip])
+    contents = model.contents(target)
+    total = torch.zeros(len(target.values), dtype=torch.float64)
+    count = torch.zeros(len(target.values), dtype=torch.int64)
+    while int(count.min()) < times_hidden:
+        mask = sample_jepa_mask(places, *cut, model.jepa.context_fraction, generator)
+        hidden = torch.from_numpy(encoder.per_token(clip, ~mask.context).ravel())
+        error = model.prediction_error(encoder([clip], [mask.context]), target, contents, hidden)
+        total[hidden] += error.double().cpu()
+        count[hidden] += 1
+    wanted = layer_norm(contents.float(), contents.shape[-1:], eps=TARGET_EPSILON)
+    guessing = float(smooth_l1_loss(torch.zeros_like(wanted), wanted))
+    return Surprise((total / count).view(-1, len(clip.grid.units)).numpy(), guessing)
+
+
+def by_window(errors: NDArray[np.float64], windows: int, token_frames: int) -> NDArray[Any]:
+    """(W, U) mean over the frames of each window of (S, U) errors of steps, which may straddle two windows."""
+    by_frame = np.repeat(errors, token_frames, axis=0)
+    return by_frame.reshape(windows, -1, errors.shape[1]).mean(axis=1)
+
+
+def paint_units(values: NDArray[Any], grid: Grid, unit: str = "unit") -> NDArray[Any]:
+    """Give every brain voxel the value of the mask unit it lies in: (..., U) -> (..., P, V), 0 outside the mask."""
+    level = grid.regions if unit == "region" else grid.units
+    return np.where(grid.voxel_mask, values[..., level.of_patch, None], 0.0)

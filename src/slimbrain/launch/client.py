@@ -1,0 +1,175 @@
+"""Submit what is missing, wait for it, try once more what failed, gather: the same call again goes on wherever it was left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slimbrain.atomic import write_text
+from slimbrain.claims import claim
+from slimbrain.errors import InputError
+from slimbrain.launch.cluster import Cluster
+from slimbrain.launch.folder import FINAL, TABLE_FILE, LaunchFolder, Plan, ShardState, Submitted
+from slimbrain.launch.resources import Resources
+from slimbrain.launch.work import Work
+from slimbrain.tsv import format_tsv
+
+TRIES = 2
+"""How often a shard is submitted by one call: nodes fail, files do not mend themselves."""
+
+POLL_S, ASK_S = 1.0, 5.0
+"""Between looks at the folder, and between questions to the queue, which hundreds of users ask."""
+
+TELL_S = 30.0
+
+TABLE_COLUMNS = ("shard", "state", "tries", "requeues", "exit_code", "node", "seconds", "job")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a launch.
+
+    Attributes
+    ----------
+    states : of each shard.
+    table : one line a shard that is not done, or an empty string.
+    line : what gathering said.
+    waiting : jobs are still on their way, since nobody waited for them.
+    """
+
+    states: Mapping[str, ShardState]
+    table: str
+    line: str = ""
+    waiting: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.waiting or all(state.state == "done" for state in self.states.values()) else 1
+
+
+def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFolder, wait: bool = True) -> Outcome:
+    """Run all shards of a command, and gather what they made.
+
+    The same call again submits only what is not done and not on its way. One that finished starts anew.
+
+    Parameters
+    ----------
+    wait : until all shards have ended; else return once they are submitted.
+
+    Raises
+    ------
+    InputError
+        If another process waits for the same launch, or the folder holds another command.
+    """
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with claim(folder.root, "client") as mine:
+        if not mine:
+            raise InputError(f"{folder.root}: another process looks after this launch; wait for it, or end it.")
+        plan = _plan(work, resources, folder)
+        _submit_missing(plan, cluster, folder, ("failed", "stopped", "lost"))
+        if not wait:
+            return Outcome(_states(plan, folder), "", waiting=True)
+        _wait(plan, cluster, folder)
+        if _failed(plan, folder):
+            _submit_missing(plan, cluster, folder, ("failed", "lost"))
+            _wait(plan, cluster, folder)
+        return _gather(work, plan, folder)
+
+
+def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
+    plan = Plan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s)
+    before = folder.read_plan()
+    if before is not None and not before.finished and (before.command, dict(before.shards)) != (plan.command, dict(plan.shards)):
+        raise InputError(
+            f"{folder.root}: holds an unfinished launch of another command, or of as many other shards; "
+            "finish it with the same options, choose another --launch-folder, or delete it once none of its jobs is queued."
+        )
+    if before is not None and before.finished:
+        folder.forget()
+    folder.write_plan(plan)
+    return plan
+
+
+def _states(plan: Plan, folder: LaunchFolder) -> dict[str, ShardState]:
+    return {shard: folder.read(shard) for shard in plan.shards}
+
+
+def _failed(plan: Plan, folder: LaunchFolder) -> bool:
+    return any(state.state in ("failed", "lost") for state in _states(plan, folder).values())
+
+
+def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: Collection[str]) -> None:
+    """Submit shards that never were, that are on no way any more, or that ended in one of the states `again`."""
+    jobs, states = folder.read_jobs(), _states(plan, folder)
+    alive = cluster.alive([each.job for each in jobs.values()]) if jobs else set()
+    open_shards = [shard for shard, state in states.items() if state.state in again or state.state not in FINAL]
+    missing = [shard for shard in open_shards if jobs.get(shard, Submitted()).job not in alive]
+    if not missing:
+        return
+    for shard in missing:
+        folder.update(shard, state="waiting", exit_code=None)
+    for shard, job in zip(missing, cluster.submit(folder, missing), strict=True):
+        jobs[shard] = Submitted(job, jobs.get(shard, Submitted()).tries + 1)
+    folder.write_jobs(jobs)
+    print(f"{folder.root}: {len(missing)} of {len(plan.shards)} shards submitted", file=sys.stderr, flush=True)
+
+
+def _wait(plan: Plan, cluster: Cluster, folder: LaunchFolder) -> None:
+    """Return once every shard has ended, well or not."""
+    jobs = folder.read_jobs()
+    asked = told = time.monotonic()
+    gone: set[str] = set()
+    while open_jobs := {jobs[shard].job: shard for shard, state in _states(plan, folder).items() if state.state not in FINAL}:
+        now = time.monotonic()
+        if now - asked > ASK_S:
+            asked, missing = now, set(open_jobs) - cluster.alive(open_jobs)
+            # Twice, since a job leaves the queue a moment before its last words can be read on this machine.
+            for job in missing & gone:
+                folder.update(open_jobs[job], state="lost")
+            gone = missing
+        if now - told > TELL_S:
+            told = now
+            print(f"{folder.root}: {_counts(_states(plan, folder))}", file=sys.stderr, flush=True)
+        time.sleep(POLL_S)
+
+
+def _counts(states: Mapping[str, ShardState]) -> str:
+    counts: dict[str, int] = {}
+    for state in states.values():
+        counts[state.state] = counts.get(state.state, 0) + 1
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+def _gather(work: Work, plan: Plan, folder: LaunchFolder) -> Outcome:
+    states, jobs = _states(plan, folder), folder.read_jobs()
+    rows = [{"shard": shard, **vars(state), **vars(jobs[shard])} for shard, state in states.items()]
+    write_text(folder.root / TABLE_FILE, format_tsv(TABLE_COLUMNS, rows))
+    done = all(state.state == "done" for state in states.values())
+    line = work.gather(done)
+    if done:
+        folder.write_plan(replace(plan, finished=True))
+    table = "\n".join(_line(folder, shard, state, jobs[shard]) for shard, state in states.items() if state.state != "done")
+    return Outcome(states, table, line)
+
+
+def _line(folder: LaunchFolder, shard: str, state: ShardState, job: Submitted) -> str:
+    """What became of a shard that is not done."""
+    reasons = {"stopped": "by a signal, and not queued again", "lost": "without a word: killed, or out of memory"}
+    why = reasons.get(state.state, f"exit code {state.exit_code}")
+    return f"{shard}: {state.state} ({why}) after {job.tries} tries, on {state.node or 'no node'}; see {_log(folder, job)}"
+
+
+def _log(folder: LaunchFolder, job: Submitted) -> Path:
+    return folder.logs / f"{job.job}_0_log.err"
+
+
+def describe(shards: Mapping[str, Sequence[str]], n_shown: int = 3) -> str:
+    """The first commands that the shards run, for `--dry-run`."""
+    import shlex
+
+    shown = [f"# {name}: slimbrain {shlex.join(words)}" for name, words in list(shards.items())[:n_shown]]
+    rest = [f"# ... {len(shards) - n_shown} more"] if len(shards) > n_shown else []
+    return "\n".join([*shown, *rest])

@@ -1,0 +1,82 @@
+"""How each command is cut up: per-session work into shards by bytes, the rest into one job that goes on where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from slimbrain.errors import InputError
+from slimbrain.launch.work import Words, Work, cut
+
+Given = Mapping[str, Any]
+"""Options of a command by parameter, as its function would get them."""
+
+
+def prep(command: Words, given: Given, shards: int) -> Work:
+    """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is."""
+    import shlex
+
+    out = Path(given["out"])
+    if given.get("shard"):
+        raise InputError(f"--shard {given['shard']}: is chosen for each job; leave it out, and say how many with --shards.")
+
+    def gather(_: bool) -> str:
+        from slimbrain.prep.run import collect
+        from slimbrain.report.data_page import write_data_page
+
+        if not out.exists():
+            return ""
+        listed = collect(out)
+        return f"{listed} sessions listed; see {write_data_page(out, shlex.join(['slimbrain', *command]))}"
+
+    return cut(command, out, shards, gather)
+
+
+def embed(command: Words, given: Given, shards: int) -> Work:
+    """Shards of sessions, whose vectors are joined once all are there."""
+    from slimbrain.evaluate.joining import join_embeddings, part_path
+    from slimbrain.gather import PARTICIPANT
+    from slimbrain.shards import Shard
+    from slimbrain.store import Store
+    from slimbrain.tsv import read_tsv
+
+    out, store = Path(given["out"]), Store(given["store"])
+    if given.get("participants"):
+        store = store.select({row[PARTICIPANT] for row in read_tsv(given["participants"])})
+    keys = [info.key for info in store.sessions]
+    parts = max(1, min(shards, len(keys)))
+
+    def gather(done: bool) -> str:
+        if not done:
+            return f"{out} is not written: some sessions are missing; the same command again embeds them."
+        if parts > 1:
+            join_embeddings(out, [part_path(out, Shard(number, parts)) for number in range(1, parts + 1)], keys)
+        return f"{len(keys)} sessions in {out}"
+
+    return cut(command, out, parts, gather)
+
+
+def pretrain(command: Words, given: Given, _: int) -> Work:
+    """One job on all nodes, which saves when it is told to and goes on from there."""
+    out = Path(given["out"])
+
+    def gather(done: bool) -> str:
+        from slimbrain.train import MODEL_FOLDER
+
+        return f"the model is in {out / MODEL_FOLDER}" if done else ""
+
+    return Work(command, out, {"all": (*command, "--resume", "auto")}, distributed=True, saves=True, gather=gather)
+
+
+def evaluate(command: Words, given: Given, _: int) -> Work:
+    """One job: everything is compared on the same folds. Fine-tuning goes on where it was stopped."""
+    out = Path(given["out"])
+
+    def gather(done: bool) -> str:
+        return out.with_suffix(".md").read_text(encoding="utf-8") if done else ""
+
+    return Work(command, out, {"all": command}, gather=gather)
+
+
+COMMANDS: Mapping[str, Callable[[Words, Given, int], Work]] = {"prep": prep, "embed": embed, "pretrain": pretrain, "evaluate": evaluate}

@@ -1,0 +1,133 @@
+"""The folder of a launch: what was cut, what became of each shard, and the logs. The client and the jobs meet here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from slimbrain.atomic import write_json
+from slimbrain.errors import StoreError
+
+PLAN_FILE, JOBS_FILE, TABLE_FILE = "launch.json", "jobs.json", "table.tsv"
+SHARDS_FOLDER, LOGS_FOLDER = "shards", "logs"
+
+State = Literal["waiting", "running", "requeued", "done", "failed", "stopped", "lost"]
+FINAL: tuple[State, ...] = ("done", "failed", "stopped", "lost")
+"""`stopped` by a signal and not queued again; `lost` without a word. Only the client calls a shard lost."""
+
+
+@dataclass(frozen=True)
+class ShardState:
+    """What a shard's job says of itself.
+
+    Attributes
+    ----------
+    state : see `State`.
+    requeues : how often it was stopped, saved and queued again.
+    exit_code : of the command, once it has ended.
+    node : where it ran last.
+    seconds : that its last run took.
+    """
+
+    state: State = "waiting"
+    requeues: int = 0
+    exit_code: int | None = None
+    node: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What the client knows of a shard; in a file of its own, since the job may write at the same moment.
+
+    Attributes
+    ----------
+    job : its number in the queue, or of its process; empty before it was submitted.
+    tries : how often it was submitted.
+    """
+
+    job: str = ""
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the jobs need to know.
+
+    Attributes
+    ----------
+    command : words after `slimbrain`, as they were typed.
+    shards : words after `slimbrain` of each shard.
+    distributed, saves : as of `Work`.
+    processes : that `torchrun` starts on each node.
+    grace_s : seconds that a command has to save, once it is told to.
+    finished : everything was done and gathered; the same command starts anew.
+    """
+
+    command: tuple[str, ...]
+    shards: Mapping[str, tuple[str, ...]]
+    distributed: bool
+    saves: bool
+    processes: int
+    grace_s: int
+    finished: bool = False
+
+
+class LaunchFolder:
+    """Reads and writes the files of a launch."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def logs(self) -> Path:
+        return self.root / LOGS_FOLDER
+
+    def read_plan(self) -> Plan | None:
+        """What was launched here before; None if nothing was."""
+        record = _read(self.root / PLAN_FILE)
+        if record is None:
+            return None
+        shards = {name: tuple(words) for name, words in record["shards"].items()}
+        return Plan(**{**record, "command": tuple(record["command"]), "shards": shards})
+
+    def write_plan(self, plan: Plan) -> None:
+        write_json(self.root / PLAN_FILE, asdict(plan))
+
+    def read(self, shard: str) -> ShardState:
+        record = _read(self._path(shard))
+        return ShardState(**record) if record else ShardState()
+
+    def update(self, shard: str, **changes: Any) -> ShardState:
+        """Change what is known of a shard."""
+        state = replace(self.read(shard), **changes)
+        write_json(self._path(shard), asdict(state))
+        return state
+
+    def read_jobs(self) -> dict[str, Submitted]:
+        """What was submitted, by shard."""
+        return {shard: Submitted(**record) for shard, record in (_read(self.root / JOBS_FILE) or {}).items()}
+
+    def write_jobs(self, jobs: Mapping[str, Submitted]) -> None:
+        write_json(self.root / JOBS_FILE, {shard: asdict(submitted) for shard, submitted in jobs.items()})
+
+    def forget(self) -> None:
+        """Drop all states; logs stay."""
+        (self.root / JOBS_FILE).unlink(missing_ok=True)
+        for path in (self.root / SHARDS_FOLDER).glob("*.json"):
+            path.unlink()
+
+    def _path(self, shard: str) -> Path:
+        return self.root / SHARDS_FOLDER / f"{shard}.json"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); delete the folder {path.parent}, and launch again.") from error

@@ -1,0 +1,98 @@
+"""What is asked of a cluster for each shard, and how Slurm and submitit are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slimbrain.errors import InputError
+
+MINUTES_A_FIELD = {
+    "M": r"(?P<minutes>\d+)",
+    "M:S": r"(?P<minutes>\d+):(?P<seconds>\d+)",
+    "H:M:S": r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+    "D-H": r"(?P<days>\d+)-(?P<hours>\d+)",
+    "D-H:M": r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+)",
+    "D-H:M:S": r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+}
+"""Forms of a time that sbatch knows."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each shard gets.
+
+    Attributes
+    ----------
+    partition, account, constraint, memory : as for sbatch; the cluster's own choice if None. `memory` is of a node.
+    time : limit, in one of sbatch's forms.
+    gpus, cpus : of a node; `cpus` of the one task there.
+    nodes : of pretraining.
+    processes : of pretraining, on a node; one a GPU if None.
+    sbatch : further lines, `qos=high` or `exclusive`, with or without `--`.
+    parallel : shards that run at once, at most.
+    grace_s : seconds before the limit at which the job is told to save.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+    memory: str | None = None
+    time: str = "24:00:00"
+    gpus: int = 0
+    cpus: int | None = None
+    nodes: int = 1
+    processes: int | None = None
+    sbatch: tuple[str, ...] = ()
+    parallel: int = 256
+    grace_s: int = 120
+
+    @property
+    def processes_a_node(self) -> int:
+        return self.processes or max(1, self.gpus)
+
+    @property
+    def minutes(self) -> float:
+        """The time limit.
+
+        Raises
+        ------
+        InputError
+            If it has none of sbatch's forms.
+        """
+        for form in MINUTES_A_FIELD.values():
+            if matched := re.fullmatch(form, self.time):
+                given = {name: int(value) for name, value in matched.groupdict().items()}
+                hours = given.get("days", 0) * 24 + given.get("hours", 0)
+                return hours * 60 + given.get("minutes", 0) + given.get("seconds", 0) / 60
+        raise InputError(f"--time {self.time}: is no time; write one as {', '.join(MINUTES_A_FIELD)}, such as 24:00:00 or 2-12.")
+
+    def for_slurm(self, name: str) -> dict[str, Any]:
+        """Parameters of submitit's executor for Slurm: one task a node, told to save by SIGUSR1, queued again if its node dies."""
+        _ = self.minutes
+        given: dict[str, Any] = {"partition": self.partition, "account": self.account, "constraint": self.constraint, "mem": self.memory}
+        given |= {"cpus_per_task": self.cpus, "gpus_per_node": self.gpus or None}
+        lines: dict[str, Any] = {"time": self.time, "signal": f"USR1@{self.grace_s}", "requeue": True, **_lines(self.sbatch)}
+        parameters: dict[str, Any] = {"job_name": name, "nodes": self.nodes, "ntasks_per_node": 1, "wckey": None}
+        if self.nodes > 1:
+            # A node that fails must not leave the others waiting for it until the time limit.
+            parameters["srun_args"] = ["--kill-on-bad-exit=1"]
+        parameters |= {"array_parallelism": self.parallel, "additional_parameters": lines}
+        return parameters | {option: value for option, value in given.items() if value is not None}
+
+    def for_processes(self) -> dict[str, Any]:
+        """Parameters of submitit's executor for this machine."""
+        return {"timeout_min": self.minutes, "signal_delay_s": self.grace_s, "gpus_per_node": self.gpus}
+
+
+def _lines(sbatch: tuple[str, ...]) -> Mapping[str, Any]:
+    """`qos=high` and `exclusive` as names and values, which submitit writes as `#SBATCH` lines."""
+    lines: dict[str, Any] = {}
+    for line in sbatch:
+        name, equals, value = line.removeprefix("#SBATCH").strip().lstrip("-").partition("=")
+        if not re.fullmatch(r"[a-z][a-z-]*", name):
+            raise InputError(f"--sbatch {line}: is no option of sbatch; write it by its long name, such as qos=high or exclusive.")
+        lines[name] = value if equals else True
+    return lines

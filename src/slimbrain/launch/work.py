@@ -1,0 +1,45 @@
+"""What is launched: a command as shards of itself, and what is left to do once they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Words = tuple[str, ...]
+
+
+def nothing_left(_: bool) -> str:
+    """What to do at the end where the shards write everything themselves."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command, cut up.
+
+    Attributes
+    ----------
+    command : its words after `slimbrain`, as they were typed.
+    out : what it writes; logs and the state of shards lie beside it.
+    shards : by name, the words after `slimbrain` that do a part of it, each of which could be typed.
+    distributed : its one shard is started by `torchrun`, on every node.
+    saves : a signal makes it save what it has, and it goes on from there; others start their shard again and skip what is done.
+    gather : called once no shard is on its way; told whether all are done, returns a line to print.
+    """
+
+    command: Words
+    out: Path
+    shards: Mapping[str, Words]
+    distributed: bool = False
+    saves: bool = False
+    gather: Callable[[bool], str] = nothing_left
+
+
+def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str]) -> Work:
+    """A command that has an option `--shard`, in so many parts."""
+    from slimbrain.shards import Shard
+
+    all_parts = [Shard(number, parts) for number in range(1, parts + 1)]
+    shards = {shard.name: (*command, "--shard", str(shard)) for shard in all_parts} if parts > 1 else {"all": command}
+    return Work(command, out, shards, gather=gather)

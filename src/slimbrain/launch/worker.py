@@ -1,0 +1,183 @@
+"""What a job does: one shard, as a program of its own; stopped in time, queued again, and written down.
+
+Slurm tells a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; it tells a cancelled
+one with SIGTERM too. Both are passed on. What becomes of the job is asked of Slurm: one that still counts as running is queued again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from slimbrain.claims import claim
+from slimbrain.launch.folder import LaunchFolder, Plan
+
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+"""SIGUSR2 is what submitit's processes on this machine get before their limit."""
+
+POLL_S, REMIND_S = 0.2, 5.0
+"""A command that is still importing does not hear the signal to save: it is told again."""
+
+FIRST_PORT, PORTS = 20000, 20000
+LOCAL_REQUEUE_CODE = 144
+"""Exit code at which submitit's processes on this machine start again."""
+
+REQUEUED_CODE = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
+MAX_REQUEUES = 200
+"""A job that never gets anywhere within its time must end some day; 200 days of 24 hours are longer than any training."""
+
+
+def run_shard(root: str, shard: str) -> None:
+    """Run one shard of the launch in folder `root`.
+
+    Raises
+    ------
+    SystemExit
+        With the command's exit code if it failed, so that Slurm knows; or if it was stopped, saved and perhaps queued again.
+    """
+    folder, first = LaunchFolder(Path(root)), _number("SLURM_PROCID") == 0
+    plan = folder.read_plan()
+    assert plan is not None
+    with claim(folder.root, f"{shard}-{_number('SLURM_PROCID')}") as mine:
+        if not mine:
+            print(f"{shard}: another job works on this shard.", file=sys.stderr)
+            return
+        if first:
+            folder.update(shard, state="running", node=_node(), exit_code=None)
+        started = time.monotonic()
+        code, stopped_by = _run(plan, shard)
+        ended = {"seconds": round(time.monotonic() - started, 1), "node": _node(), "exit_code": code}
+        # Of several nodes that were stopped since one failed, none is queued again.
+        if stopped_by is not None and folder.read(shard).state != "failed":
+            if first:
+                _requeue(folder, shard, stopped_by, ended)
+            raise SystemExit(0)
+        if first or code:
+            folder.update(shard, state="failed" if code else "done", **ended)
+        if code:
+            raise SystemExit(code)
+
+
+def _run(plan: Plan, shard: str) -> tuple[int, int | None]:
+    """Exit code of the shard's command, and the number of the signal that ended it, if one did."""
+    with _signals() as came:
+        process = _start(plan, shard)
+        told = -REMIND_S
+        while process.poll() is None:
+            if came and time.monotonic() - told >= REMIND_S:
+                told = time.monotonic()
+                _tell(process, plan.saves)
+            time.sleep(POLL_S)
+    # Slurm signals every process of a job: the command may have died of it before this one looked.
+    died_of = -process.returncode if -process.returncode in STOP_SIGNALS else None
+    return process.returncode, came[0] if came else died_of
+
+
+def _start(plan: Plan, shard: str) -> subprocess.Popen[bytes]:
+    program = ["-m", "slimbrain", *plan.shards[shard]]
+    nodes = _number("SLURM_JOB_NUM_NODES", 1)
+    if plan.distributed and nodes * plan.processes > 1:
+        program = ["-m", "torch.distributed.run", *_rendezvous(nodes, plan.processes), *program]
+    # torchrun must live on while its processes save, and must not end them after its own 30 seconds: signals go to them alone.
+    environment = {**os.environ, "PET_SIGNALS_TO_HANDLE": "SIGINT"} if plan.distributed else None
+    with _ignoring(STOP_SIGNALS if plan.saves else ()):
+        return subprocess.Popen([sys.executable, *program], env=environment)
+
+
+def _rendezvous(nodes: int, processes: int) -> list[str]:
+    """How `torchrun` finds the other nodes, from what Slurm says: the first node starts the job, and so its address is known to all."""
+    if nodes == 1:
+        return ["--standalone", f"--nproc-per-node={processes}"]
+    port = FIRST_PORT + _number("SLURM_JOB_ID") % PORTS
+    address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+    where = [f"--master-addr={address}", f"--master-port={port}"]
+    return [f"--nnodes={nodes}", f"--node-rank={_number('SLURM_NODEID')}", f"--nproc-per-node={processes}", *where]
+
+
+def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
+    """Ask the command to save, or to end where what it finished is saved already."""
+    for number in [process.pid, *_descendants(process.pid)] if saves else [process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGUSR1 if saves else signal.SIGTERM)
+
+
+def _descendants(parent: int) -> Iterator[int]:
+    """Processes that a process started, and those that they started; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name of a program, in brackets, may hold anything.
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    waiting = [parent]
+    while waiting:
+        found = children.get(waiting.pop(), [])
+        waiting += found
+        yield from found
+
+
+def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:
+    """Queue the job of a shard that was stopped again, unless somebody cancelled it or its time is over."""
+    local, requeues = os.environ.get("SUBMITIT_EXECUTOR") == "local", folder.read(shard).requeues
+    wanted = stopped_by != signal.SIGTERM if local else _counts_as_running()
+    again = wanted and requeues < MAX_REQUEUES
+    # Written before Slurm is asked, which ends this process as soon as it hears.
+    folder.update(shard, state="requeued" if again else "stopped", requeues=requeues + again, **ended)
+    if again and local:
+        raise SystemExit(LOCAL_REQUEUE_CODE)
+    if again:
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        raise SystemExit(REQUEUED_CODE)
+
+
+def _counts_as_running() -> bool:
+    """Whether Slurm has not ended this job: a cancelled one, or one beyond its limit, is completing."""
+    try:
+        asked = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T"]
+        answer = subprocess.run(asked, check=False, capture_output=True, text=True)
+    except OSError:
+        return False
+    return answer.stdout.strip() in ("RUNNING", "SIGNALING")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives the signals that ask to stop."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ignoring(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Programs started in this block ignore these signals until they say what to do with them: so `torchrun`, and Python's imports."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _number(variable: str, otherwise: int = 0) -> int:
+    return int(os.environ.get(variable, otherwise))
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -1,0 +1,81 @@
+"""Lists of sessions that many processes write each for itself, so that none rewrites the one manifest for every session it adds.
+
+A manifest of N rows is N rows to write for every session; with hundreds of writers behind one lock that would take longer than
+preparing (docs/scale.md). Each part is a manifest of its own, written by one process and seen by it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from slimbrain.atomic import write_text
+from slimbrain.claims import claim, locked
+from slimbrain.errors import StoreError
+from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, manifest_with, read_manifest
+
+PARTS_FOLDER = ".parts"
+
+
+def read_part(root: Path, name: str) -> dict[str, SessionInfo]:
+    """Sessions by key that a part lists; none if it does not exist yet, or no longer."""
+    path = _path(root, name)
+    return read_manifest(path) if path.exists() else {}
+
+
+def add_to_part(root: Path, name: str, info: SessionInfo) -> None:
+    """Add or replace a session in a part."""
+    path = _path(root, name)
+    with claim(root, _claim(name), wait=True):
+        write_text(path, manifest_with(path, info) if path.exists() else manifest_text([info]))
+
+
+def take_from_part(root: Path, name: str, key: str) -> None:
+    """Take a session out of a part, if it is there."""
+    with claim(root, _claim(name), wait=True):
+        listed = read_part(root, name)
+        if listed.pop(key, None) is not None:
+            write_text(_path(root, name), manifest_text(list(listed.values())))
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[list[Path]]:
+    """All parts of a store, held for as long as the block lasts: who adds to one waits."""
+    with ExitStack() as held:
+        paths = sorted((root / PARTS_FOLDER).glob("*.tsv"))
+        for path in paths:
+            held.enter_context(claim(root, _claim(path.stem), wait=True))
+        # Another process may have collected some of them meanwhile.
+        yield [path for path in paths if path.exists()]
+
+
+def collect_parts(root: Path) -> int:
+    """Bring the sessions that processes listed each for itself (`Store(root, part)`) into the manifest, in one write; how many.
+
+    Raises
+    ------
+    StoreError
+        If the manifest cannot be written.
+    """
+    with _held(root) as parts:
+        if not parts:
+            return 0
+        added = {key: info for path in parts for key, info in read_manifest(path).items()}
+        try:
+            with locked(root):
+                listed = read_manifest(root / MANIFEST_FILE) | added
+                write_text(root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
+            for path in parts:
+                path.unlink()
+        except OSError as error:
+            raise StoreError(f"{root / MANIFEST_FILE}: cannot be written ({error.strerror}); free space, then collect again.") from error
+        return len(added)
+
+
+def _path(root: Path, name: str) -> Path:
+    return root / PARTS_FOLDER / f"{name}.tsv"
+
+
+def _claim(name: str) -> str:
+    return f"{PARTS_FOLDER}-{name}"

@@ -1,0 +1,148 @@
+"""What is said of the terms of the data that are prepared: a governance.yaml, options, and what the source itself tells."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from slimbrain.errors import InputError
+from slimbrain.governance import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
+from slimbrain.prep.cohort import DOI, cohort_of
+from slimbrain.store import Store
+from slimbrain.subjects import with_prefix
+from slimbrain.terms import UNKNOWN
+from slimbrain.tombstones import mark, withdrawn
+
+OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
+"""The option that gives each entry of a record."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What somebody said.
+
+    Attributes
+    ----------
+    record : with `unknown` for what nobody said.
+    given : entries that somebody gave.
+    """
+
+    record: Governance
+    given: frozenset[str] = frozenset()
+
+    def of(self, root: Path, layout: str) -> Governance:
+        """The same, with the cohort that the source tells by itself, and its DOI, where nobody gave them."""
+        told = cohort_of(root, layout)
+        found = {"cohort": told, "source": f"doi:{told}" if DOI.fullmatch(told) else ""}
+        gaps = {name: value for name, value in found.items() if value and getattr(self.record, name) == UNKNOWN}
+        return self.record.model_copy(update=gaps)
+
+    def for_new(self, store: Store, key: str, found: Governance) -> Governance:
+        """The record of a session that is prepared now.
+
+        What was set earlier of a session of the same name and cohort stays where nothing is given. Of another cohort it says nothing, nor
+        where no cohort is known: the name alone may be another participant's.
+
+        Parameters
+        ----------
+        found : what is said now, from `of`.
+        """
+        before = next((info for info in store.sessions if info.key == key), None)
+        told = record_of(store.root, before) if before else None
+        if told is None or found.cohort == UNKNOWN or told.cohort != found.cohort:
+            return found
+        return self.renewed(told)
+
+    def renewed(self, told: Governance) -> Governance:
+        """A record of before with what is given now, where that fills a gap or is stricter; nothing is loosened in passing.
+
+        Raises
+        ------
+        InputError
+            If its cohort would become another.
+        """
+        wanted = self.wanted(told)
+        gaps = {name: getattr(wanted, name) for name in OPTIONS if getattr(told, name) in (UNKNOWN, (UNKNOWN,))}
+        filled = told.model_copy(update=gaps)
+        return wanted if filled.terms.permits(wanted.terms) else filled
+
+    def wanted(self, told: Governance) -> Governance:
+        """A record of before with all that is given now."""
+        return merged(told, self.record, self.given)
+
+
+def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declared:
+    """Read what is said of a source; options stand over its governance.yaml.
+
+    Parameters
+    ----------
+    root : folder of the source; a governance.yaml there, or in the raw dataset around `RAW/derivatives/PIPELINE`, is read.
+    file : a governance.yaml elsewhere.
+    options : entries given as options; None where one was not.
+
+    Raises
+    ------
+    InputError
+        If an entry is not accepted.
+    """
+    around = [root.parents[1]] if root.parent.name == "derivatives" and len(root.parents) > 1 else []
+    places = [file] if file else [path for folder in (root, *around) if (path := folder / GOVERNANCE_FILE).is_file()]
+    record = read_governance(places[0]) if places else Governance()
+    said = {name: value for name, value in options.items() if value}
+    for name, value in said.items():
+        checked_governance({name: value}, OPTIONS[name])
+    # Through the model again, since an option may not fit what the file says.
+    whole = checked_governance({**record.model_dump(), **said}, str(places[0]) if places else "options")
+    return Declared(whole, frozenset(record.model_fields_set | said.keys()))
+
+
+def renew(out: Path, keys: Sequence[str], declared: Declared) -> dict[str, str]:
+    """Put stored sessions under what is said now, all at one moment; what nobody says now stays.
+
+    Returns
+    -------
+    Sessions whose terms clash with it, each with the reason.
+    """
+    store, changed, clashes, kept = Store(out), dict[str, Governance](), dict[str, str](), 0
+    for key in keys if declared.given else ():
+        info = store.session(key)
+        told = store.governance(info)
+        try:
+            terms = declared.renewed(told)
+        except InputError as error:
+            clashes[key] = str(error)
+            continue
+        kept += terms != declared.wanted(told)
+        if terms.name != info.qc.get("governance"):
+            changed[key] = terms
+    if changed:
+        assign(out, changed)
+    if kept:
+        what = f"{kept} sessions stay under stricter terms set before; `slimbrain ledger {out} --set FILE` is what loosens them."
+        print(f"{out}: {what}", file=sys.stderr)
+    return clashes
+
+
+def readmit(out: Path, labels: Sequence[str], cohorts: Mapping[str, str]) -> None:
+    """Let participants who were withdrawn be prepared again; each by name, so that nobody comes back unmeant.
+
+    Parameters
+    ----------
+    cohorts : of the participants who have runs here, empty where it is not known.
+
+    Raises
+    ------
+    InputError
+        If one has no run here, or was not withdrawn.
+    """
+    for label in map(with_prefix, labels):
+        if label not in cohorts:
+            raise InputError(f"--readmit {label}: has no run here; name a participant of this source.")
+        stone = withdrawn(out).find(label, cohorts[label])
+        if stone is None:
+            raise InputError(f"--readmit {label}: was not withdrawn from {out}; leave the option out.")
+        mark(out, stone.who, readmitted=date.today().isoformat())

@@ -1,0 +1,137 @@
+"""What there is to report on in the folders and files that a user names: stores, runs, results, window tables, maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimbrain.description import DESCRIPTION_FILE
+from slimbrain.errors import InputError
+from slimbrain.report.blocks import count
+from slimbrain.report.inputs import RESULT_KEYS, read_run
+from slimbrain.report.nifti import MAP_SUFFIXES
+from slimbrain.saliency.table import COLUMNS
+from slimbrain.train import RUN_FILE
+
+TRUTH_FILE = "truth.json"
+
+STAGES = ("temporal", "voxel")
+"""In the order in which runs are shown."""
+
+LARGEST_RESULT = 16 * 2**20
+"""Bytes of a JSON file beyond which it is not opened to see whether it is a result."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Paths by what they are, in the order of the page."""
+
+    stores: tuple[Path, ...]
+    windows: tuple[Path, ...]
+    runs: tuple[Path, ...]
+    evaluations: tuple[Path, ...]
+    truths: tuple[Path, ...]
+    maps: tuple[Path, ...]
+
+    def lines(self) -> list[str]:
+        """One a kind that there is, for the terminal."""
+        named = (
+            (self.stores, "store", ""),
+            (self.windows, "window table", ""),
+            (self.runs, "run", ""),
+            (self.evaluations, "evaluation", ""),
+            (self.truths, "truth of a simulated cohort", "truths of simulated cohorts"),
+            (self.maps, "map", ""),
+        )
+        return [f"found {count(len(paths), one, several)}: {', '.join(map(str, paths))}" for paths, one, several in named if paths]
+
+
+def discover(paths: Sequence[Path]) -> Found:
+    """Sort named files, named stores and runs, and what lies in named folders and in the folders within them.
+
+    Raises
+    ------
+    InputError
+        If a path does not exist, or holds nothing to report on.
+    """
+    found: list[tuple[str, Path]] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: does not exist; name a folder that holds a store, runs or results.")
+        here = list(_look(path))
+        if not here:
+            raise InputError(f"{path}: holds no store, run, window table, result or map; name a folder that slimbrain wrote.")
+        found += here
+    # What is named twice, or lies in a folder that is named as well, is shown once.
+    unique = list(dict.fromkeys(found))
+    of_kind = {name: tuple(path for kind, path in unique if kind == name) for name in ("store", "windows", "evaluation", "truth", "map")}
+    runs = sorted((path for kind, path in unique if kind == "run"), key=_stage_and_name)
+    return Found(of_kind["store"], of_kind["windows"], tuple(runs), of_kind["evaluation"], of_kind["truth"], of_kind["map"])
+
+
+def only(paths: Sequence[Path], what: str, option: str) -> Path | None:
+    """The one path, or None.
+
+    Raises
+    ------
+    InputError
+        If there are several: a page shows one.
+    """
+    if len(paths) > 1:
+        raise InputError(f"{paths[0]} and {paths[1]}: are two {what}, and a page shows one; name it with {option}.")
+    return paths[0] if paths else None
+
+
+def _look(path: Path) -> Iterator[tuple[str, Path]]:
+    kind = _kind(path)
+    if kind:
+        yield kind, path
+    elif path.is_dir():
+        entries = sorted(path.iterdir())
+        yield from ((kind, entry) for entry in entries if (kind := _kind(entry)))
+        # A cohort is not for the report, but for what it knows.
+        yield from (("truth", entry / TRUTH_FILE) for entry in entries if (entry / TRUTH_FILE).is_file())
+
+
+def _kind(path: Path) -> str:
+    """What a path is; empty for what a report does not show."""
+    if path.is_dir():
+        if (path / RUN_FILE).is_file():
+            return "run"
+        return "store" if "Slimbrain" in _json_object(path / DESCRIPTION_FILE) else ""
+    if path.name == TRUTH_FILE:
+        return "truth"
+    if path.name.endswith(MAP_SUFFIXES):
+        return "map"
+    if path.suffix == ".tsv":
+        return "windows" if set(COLUMNS) <= set(_first_line(path).split("\t")) else ""
+    return "evaluation" if path.suffix == ".json" and _json_object(path).keys() >= set(RESULT_KEYS) else ""
+
+
+def _first_line(path: Path) -> str:
+    with open(path, encoding="utf-8-sig", errors="replace") as handle:
+        return handle.readline().rstrip("\r\n")
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where it is no JSON object: this only looks whether it is of interest."""
+    try:
+        if path.stat().st_size > LARGEST_RESULT:
+            return {}
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _stage_and_name(run: Path) -> tuple[int, str]:
+    stage = read_run(run).stage
+    return STAGES.index(stage) if stage in STAGES else len(STAGES), str(run)
+
+
+def all_of(given: Iterable[Path] | None, found: Sequence[Path]) -> tuple[Path, ...]:
+    """What options name, and what was found, each once."""
+    return tuple(dict.fromkeys([*(given or ()), *found]))

@@ -1,0 +1,162 @@
+"""The section to paste into a paper: what was done, from what the files record, and whom to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from slimbrain import __version__
+from slimbrain.contract import ROI
+from slimbrain.report.blocks import Block, Code, Prose, Section, count
+from slimbrain.report.evaluation import ours_in
+from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.references import FD, HIERA, JEPA, LEDOIT, PAPER, SKLEARN, SOFTWARE, TEMPLATE, TORCH, Reference
+
+TITLE = "Methods, to paste"
+
+Part = tuple[str, tuple[Reference, ...]]
+"""Sentences, and what they cite."""
+
+
+def build(material: Material) -> Section:
+    """One paragraph and its references, for as much as was given."""
+    parts = [part for part in (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material)) if part[0]]
+    if not parts:
+        return Section("methods", TITLE, absent="Nothing was given to report on, so there is no method to describe.")
+    text = " ".join(words for words, _ in parts)
+    cited = list(dict.fromkeys([PAPER, SOFTWARE, *(reference for _, references in parts for reference in references)]))
+    blocks: list[Block] = [
+        Prose(
+            "Written from what the files record. Read it before it goes into a paper: how participants were recruited, scanned and "
+            "preprocessed before slimbrain is not known here."
+        ),
+        Code("Methods", (text,), prose=True),
+        Code("References, BibTeX", tuple("\n".join(reference.bibtex() for reference in cited).split("\n"))),
+    ]
+    return Section("methods", TITLE, tuple(blocks))
+
+
+def _data(material: Material) -> Part:
+    store = material.store
+    if store is None or not material.sessions:
+        return "", ()
+    subjects = {session.info.subject for session in material.sessions}
+    tasks = _listed({session.info.task.removeprefix("task-") for session in material.sessions} - {""})
+    who = f"{count(len(material.sessions), 'functional MRI session')} of {count(len(subjects), 'participant')}"
+    words = [f"We analysed {who}{f' (task {tasks})' if tasks else ''} with slimbrain {__version__} ({SOFTWARE.cite}), "]
+    words[0] += f"an independent implementation of SLIM-Brain ({PAPER.cite})."
+    cited: list[Reference] = []
+    if store.contract.lattice == ROI:
+        words.append(f"Series of regions of interest were taken at a repetition time of {store.contract.tr:g} s.")
+    else:
+        words.append(_space(material))
+        cited.append(TEMPLATE)
+    words.append(_time(material))
+    if motion := [session.qc["fd_mean"] for session in material.sessions if "fd_mean" in session.qc]:
+        spread = f" (SD {np.std(motion, ddof=1):.2f})" if len(motion) > 1 else ""
+        words.append(f"Mean framewise displacement ({FD.cite}) was {np.mean(motion):.2f} mm{spread}.")
+        cited.append(FD)
+    if material.excluded:
+        measures = _listed({row["measure"].replace("_", " ") for row in material.excluded})
+        left_out = len({row["session"] for row in material.excluded})
+        words.append(f"{count(left_out, 'run was', 'runs were')} left out by a threshold on {measures}.")
+    if material.failures:
+        words.append(f"{count(len(material.failures), 'run', 'runs')} could not be used.")
+    return " ".join(words), tuple(cited)
+
+
+def _space(material: Material) -> str:
+    assert material.store is not None
+    grid, templates = material.store.grid, _listed({session.info.space for session in material.sessions} - {ROI})
+    lattice = grid.lattice
+    return (
+        f"Images normalised to {templates} ({TEMPLATE.cite}) were brought to a lattice of {lattice.edge} voxels of {lattice.voxel_mm:g} mm "
+        f"a side, of which {grid.n_voxels:,} lie within the brain mask."
+    )
+
+
+def _time(material: Material) -> str:
+    """Resampling in time, nuisance regression, z-scores; each as recorded, with how many sessions where they differ."""
+    assert material.store is not None
+    resampled = sum(session.resampling not in ("", "none") for session in material.sessions)
+    denoised = {session.denoise for session in material.sessions} - {"", "none"}
+    parts = []
+    if resampled:
+        how = _listed({session.resampling for session in material.sessions} - {"", "none"})
+        parts.append(f"{count(resampled, 'series was', 'series were')} brought to {material.store.contract.tr:g} s a frame by {how}")
+    if denoised:
+        n = sum(session.denoise in denoised for session in material.sessions)
+        parts.append(f"confounds were regressed out of {count(n, 'session')} (nilearn's strategy {_listed(denoised)})")
+    elif all(session.denoise == "none" for session in material.sessions):
+        parts.append("no confounds were regressed out")
+    if material.store.contract.lattice != ROI:
+        parts.append("each voxel's series was z-scored over time")
+    text = _listed(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _run(run: RunRecord) -> Part:
+    preset: Mapping[str, Any] = run.settings.get("preset", {})
+    if run.stage == "temporal":
+        what = f"A temporal extractor (stage 1 of {PAPER.cite}) was trained by masked reconstruction of whole sessions at low resolution"
+        cited: tuple[Reference, ...] = (TORCH,)
+    elif run.stage == "voxel":
+        what = (
+            f"A four-dimensional hierarchical encoder ({HIERA.cite}) was trained with a joint-embedding predictive objective ({JEPA.cite})"
+        )
+        cited = (HIERA, JEPA, TORCH)
+    else:
+        return "", ()
+    train = preset.get(f"train_{run.stage}", {})
+    steps = run.series("loss")[0]
+    facts = [
+        f"{count(int(run.settings['sessions']), 'session')}" if "sessions" in run.settings else "",
+        f"{count(int(steps[-1]) + 1, 'step')}" if steps else "",
+        f"{train['batch'] * train.get('accumulate', 1)} sessions a step" if "batch" in train else "",
+        f"AdamW, peak learning rate {train['lr']:g}" if "lr" in train else "",
+        f"preset {preset['name']}" if preset.get("name") else "",
+        f"seed {run.settings['seed']}" if "seed" in run.settings else "",
+    ]
+    told = "; ".join(fact for fact in facts if fact)
+    return f"{what}{f' ({told})' if told else ''}, in PyTorch ({TORCH.cite}).", cited
+
+
+def _windows(material: Material) -> Part:
+    if not material.windows:
+        return "", ()
+    seconds = _listed({f"{rows[0].duration_s:.2f}" for rows in material.windows.values()})
+    n_windows = sum(map(len, material.windows.values()))
+    words = (
+        f"{count(n_windows, 'window')} of {seconds} s of {count(len(material.windows), 'session')} were scored by mutual masked "
+        f"reconstruction, and the {material.k} that rank first of each session were used."
+    )
+    return words, ()
+
+
+def _evaluations(material: Material) -> Part:
+    if not material.evaluations:
+        return "", ()
+    words = []
+    for result in material.evaluations:
+        metric = result["rows"][0]["metric"].replace("_", " ")
+        what = f"{result['task'].removeprefix('column:')} was predicted by {result['rows'][0]['method']}"
+        setting = f"{count(result['n_subjects'], 'participant')} ({result['split']}; metric {metric})"
+        words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
+    text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
+    connectivity = any(row["model"] == "connectivity" for result in material.evaluations for row in result["rows"])
+    covariance = f" Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite})." if connectivity else ""
+    fitted = f" Linear models and their folds are those of scikit-learn ({SKLEARN.cite}); intervals are 95 % over resampled participants."
+    return text + covariance + fitted, (*((LEDOIT,) if connectivity else ()), SKLEARN)
+
+
+def _n_baselines(result: Mapping[str, Any]) -> int:
+    ours = ours_in(result)
+    return len({(row["model"], row["method"]) for row in result["rows"] if row["model"] not in ours})
+
+
+def _listed(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; a set is sorted."""
+    listed = sorted(words) if isinstance(words, (set, frozenset)) else list(words)
+    return " and ".join([", ".join(listed[:-1]), listed[-1]]) if len(listed) > 1 else "".join(listed)

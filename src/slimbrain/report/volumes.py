@@ -1,0 +1,140 @@
+"""Volumes small enough to travel in the page: one byte a voxel, cropped to what there is, deflated, as text.
+
+A byte of 0 says that a voxel has no value; the others are equal steps from `low` to `high`. Where values lie beyond, they are
+shown as the end of the scale, and the page says "at least". The script in `templates/script/` reads them back.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[Any]
+
+STEPS = 254
+"""Steps of a byte's scale: 0 is taken for "no value", and an even number has 0 in the middle of a signed scale."""
+
+CLIP_PERCENT, CLIP_RATIO = 99.9, 2.0
+"""Where values may be clipped and the largest magnitude is over this many times that percentile (of all but 0), the percentile ends the
+scale: one wild voxel at the rim of the brain must not fade all others."""
+
+TEMPLATE_SHADES = 62
+"""Shades of grey of the template; more cannot be told apart under a map, and do not compress."""
+
+TEMPLATE_STEP = 2
+"""Every second millimetre of nilearn's 1 mm template."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Values on a lattice whose axes are those of MNI space.
+
+    Attributes
+    ----------
+    values : (X, Y, Z), NaN where there is no value.
+    origin_mm : (3,) centre of voxel (0, 0, 0) in MNI mm.
+    step_mm : (3,) millimetres from one voxel to the next, positive: x to the right, y to the front, z up.
+    """
+
+    values: FloatArray
+    origin_mm: FloatArray
+    step_mm: FloatArray
+
+    def cropped(self) -> Volume:
+        """The smallest box that holds all values; the volume itself if it has none."""
+        places = np.argwhere(np.isfinite(self.values))
+        if not len(places):
+            return self
+        first, last = places.min(axis=0), places.max(axis=0) + 1
+        box = tuple(slice(start, stop) for start, stop in zip(first, last, strict=True))
+        return Volume(self.values[box], self.origin_mm + first * self.step_mm, self.step_mm)
+
+    def halved(self) -> Volume:
+        """Means of blocks of 2 x 2 x 2 voxels, over those that have a value: an eighth of the bytes."""
+        padding = [(0, size % 2) for size in self.values.shape]
+        padded = np.pad(self.values.astype(np.float64), padding, constant_values=np.nan)
+        x, y, z = (size // 2 for size in padded.shape)
+        blocks = padded.reshape(x, 2, y, 2, z, 2)
+        known = np.isfinite(blocks)
+        counts = known.sum(axis=(1, 3, 5))
+        sums = np.where(known, blocks, 0).sum(axis=(1, 3, 5))
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        return Volume(means, self.origin_mm + self.step_mm / 2, self.step_mm * 2)
+
+    def peak(self) -> tuple[list[float], float]:
+        """Place in mm, and value, of the largest magnitude; of several, the one nearest to their middle. Needs one value at least."""
+        size = np.abs(self.values)
+        places = np.argwhere(size == np.nanmax(size))
+        place = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+        return rounded(self.origin_mm + place * self.step_mm), float(self.values[tuple(place)])
+
+
+def encode(volume: Volume, steps: int = STEPS, clip: bool = False) -> dict[str, Any]:
+    """The volume as JSON for the page's script; `clip` lets a few wild values lie beyond the scale."""
+    volume = volume.cropped()
+    low, high = scale_of(volume.values, clip)
+    mm, value = volume.peak() if np.isfinite(volume.values).any() else ([0.0, 0.0, 0.0], 0.0)
+    return {
+        "shape": list(volume.values.shape),
+        "origin": rounded(volume.origin_mm),
+        "step": rounded(volume.step_mm),
+        "peak": {"mm": mm, "value": float(f"{value:.4g}")},
+        **encode_values(volume.values, low, high, steps),
+    }
+
+
+def encode_values(values: FloatArray, low: float, high: float, steps: int = STEPS) -> dict[str, Any]:
+    """Values of any shape, NaN where there is none, as bytes in C order with their scale."""
+    known = np.isfinite(values)
+    share = (np.where(known, values, low) - low) / (high - low)
+    codes = np.where(known, 1 + np.round(np.clip(share, 0, 1) * steps), 0).astype(np.uint8)
+    clipped = bool((np.abs(values[known]) > 1.001 * max(-low, high)).any())
+    return {
+        "low": low,
+        "high": high,
+        "steps": steps,
+        "clipped": clipped,
+        "data": base64.b64encode(zlib.compress(codes.tobytes(), 9)).decode("ascii"),
+    }
+
+
+def decode_values(encoded: Mapping[str, Any]) -> FloatArray:
+    """The values back, (N,), NaN where there is none: what the page's script does."""
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(encoded["data"])), np.uint8).astype(np.float64)
+    values = encoded["low"] + (codes - 1) / encoded["steps"] * (encoded["high"] - encoded["low"])
+    return np.where(codes > 0, values, np.nan)
+
+
+def scale_of(values: FloatArray, clip: bool = False) -> tuple[float, float]:
+    """Ends of the scale: even about 0 where values have both signs, else from 0 to the top."""
+    known = np.abs(values[np.isfinite(values) & (values != 0)])
+    top, most = (float(np.percentile(known, percent)) for percent in (100, CLIP_PERCENT)) if len(known) else (1.0, 1.0)
+    top = float(f"{most if clip and top > CLIP_RATIO * most else top:.4g}")
+    signed, negative = (values < 0).any(), not (values > 0).any()
+    return (-top, 0.0) if signed and negative else (-top, top) if signed else (0.0, top)
+
+
+@lru_cache(maxsize=1)
+def template() -> dict[str, Any]:
+    """The MNI152 T1 template that nilearn carries, without skull, to draw maps on; nothing is fetched."""
+    import nibabel
+    from nilearn.datasets import MNI152_FILE_PATH
+
+    image = nibabel.nifti1.load(MNI152_FILE_PATH)
+    step = TEMPLATE_STEP
+    values = np.asarray(image.dataobj)[::step, ::step, ::step].astype(np.float64)
+    spacing = np.diag(image.affine)[:3] * step
+    volume = Volume(np.where(values > 0, values, np.nan), image.affine[:3, 3].astype(np.float64), spacing)
+    return encode(volume, TEMPLATE_SHADES)
+
+
+def rounded(values: FloatArray) -> list[float]:
+    """As JSON, without digits that no scanner has."""
+    return [round(float(value), 3) for value in values]

@@ -1,0 +1,239 @@
+"""The client, the job and what lies between them, without a cluster; `tests/slurm` has a real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+from slimbrain.cli import run_command
+from slimbrain.cli.launch import typed_without_cluster
+from slimbrain.errors import InputError
+from slimbrain.launch import Outcome, Resources, Work, client, launch
+from slimbrain.launch.folder import LaunchFolder, Plan
+from slimbrain.launch.worker import LOCAL_REQUEUE_CODE, run_shard
+
+SHARDS = {"a": ("--version",), "b": ("--version",), "c": ("--version",)}
+
+
+class Scripted:
+    """Stands in for a cluster: each submission of a shard ends as the next word of its script says; `queued` ones never do."""
+
+    def __init__(self, **scripts: Sequence[str]) -> None:
+        self.scripts = {shard: list(script) for shard, script in scripts.items()}
+        self.submitted: list[list[str]] = []
+        self.queue: set[str] = set()
+
+    def submit(self, folder: LaunchFolder, shards: Sequence[str]) -> list[str]:
+        self.submitted.append(list(shards))
+        jobs = []
+        for shard in shards:
+            end = self.scripts.get(shard, ["done"]).pop(0) if self.scripts.get(shard) else "done"
+            job = f"{len(self.submitted)}_{shard}"
+            if end == "queued":
+                self.queue.add(job)
+            elif end != "lost":
+                folder.update(shard, state=end, exit_code=0 if end == "done" else 1, node="somewhere")
+            jobs.append(job)
+        return jobs
+
+    def alive(self, jobs: Collection[str]) -> set[str]:
+        return self.queue & set(jobs)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "POLL_S", 0.001)
+    monkeypatch.setattr(client, "ASK_S", 0.002)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LaunchFolder:
+    return LaunchFolder(tmp_path / "x.launch")
+
+
+def run(folder: LaunchFolder, cluster: Scripted, shards: dict[str, tuple[str, ...]] = SHARDS, wait: bool = True) -> Outcome:
+    work = Work(("prep",), Path("x"), shards, gather=lambda done: f"gathered, {'all' if done else 'not all'}")
+    return launch(work, Resources(), cluster, folder, wait)
+
+
+# --- the client
+
+
+def test_what_fails_is_tried_once_more_and_the_rest_is_not(folder: LaunchFolder) -> None:
+    cluster = Scripted(b=["failed", "done"])
+    outcome = run(folder, cluster)
+    assert cluster.submitted == [["a", "b", "c"], ["b"]]
+    assert (outcome.exit_code, outcome.table, outcome.line) == (0, "", "gathered, all")
+
+
+def test_what_fails_twice_is_named_and_gone_on_with(folder: LaunchFolder) -> None:
+    cluster = Scripted(b=["failed", "failed", "done"])
+    outcome = run(folder, cluster)
+    assert outcome.exit_code == 1 and outcome.line == "gathered, not all"
+    assert outcome.table == f"b: failed (exit code 1) after 2 tries, on somewhere; see {folder.logs / '2_b_0_log.err'}"
+    rows = [line.split("\t")[:3] for line in (folder.root / "table.tsv").read_text().splitlines()]
+    assert rows == [["shard", "state", "tries"], ["a", "done", "1"], ["b", "failed", "2"], ["c", "done", "1"]]
+    assert run(folder, cluster).exit_code == 0
+    assert cluster.submitted == [["a", "b", "c"], ["b"], ["b"]]
+
+
+def test_what_ends_without_a_word_is_tried_again(folder: LaunchFolder) -> None:
+    cluster = Scripted(c=["lost", "lost"])
+    outcome = run(folder, cluster)
+    assert cluster.submitted == [["a", "b", "c"], ["c"]] and "c: lost (without a word" in outcome.table
+
+
+def test_what_somebody_cancelled_is_not_tried_again_by_itself(folder: LaunchFolder) -> None:
+    cluster = Scripted(a=["stopped", "done"])
+    assert "a: stopped" in run(folder, cluster).table and cluster.submitted == [["a", "b", "c"]]
+    assert run(folder, cluster).exit_code == 0 and cluster.submitted[1:] == [["a"]]
+
+
+def test_what_is_on_its_way_is_not_submitted_again(folder: LaunchFolder) -> None:
+    cluster = Scripted(a=["queued"], b=["failed", "done"])
+    assert run(folder, cluster, wait=False).waiting
+    assert run(folder, cluster, wait=False).waiting
+    assert cluster.submitted == [["a", "b", "c"], ["b"]]
+    folder.update("a", state="done", exit_code=0)
+    assert run(folder, cluster).exit_code == 0 and len(cluster.submitted) == 2
+
+
+def test_a_finished_launch_starts_anew(folder: LaunchFolder) -> None:
+    cluster = Scripted()
+    run(folder, cluster)
+    run(folder, cluster, {"a": ("inspect",)})
+    assert cluster.submitted == [["a", "b", "c"], ["a"]]
+
+
+def test_another_command_does_not_take_over_an_unfinished_launch(folder: LaunchFolder) -> None:
+    run(folder, Scripted(a=["failed", "failed"]))
+    with pytest.raises(InputError, match=r"unfinished launch of another command.*delete it"):
+        run(folder, Scripted(), {"a": ("--version",)})
+
+
+def test_a_launch_has_one_client(folder: LaunchFolder) -> None:
+    from slimbrain.claims import claim
+
+    folder.root.mkdir()
+    with claim(folder.root, "client"), pytest.raises(InputError, match="another process looks after this launch"):
+        run(folder, Scripted())
+
+
+# --- a job
+
+
+def plan(folder: LaunchFolder, words: tuple[str, ...], saves: bool = False) -> None:
+    folder.write_plan(Plan(words, {"a": words}, False, saves, 1, 5))
+
+
+def test_a_job_writes_down_that_its_command_is_done(folder: LaunchFolder) -> None:
+    plan(folder, ("--version",))
+    run_shard(str(folder.root), "a")
+    assert (folder.read("a").state, folder.read("a").exit_code) == ("done", 0)
+
+
+def test_a_job_writes_down_that_its_command_failed_and_fails(folder: LaunchFolder) -> None:
+    plan(folder, ("no-such-command",))
+    with pytest.raises(SystemExit) as left:
+        run_shard(str(folder.root), "a")
+    assert (folder.read("a").state, folder.read("a").exit_code, left.value.code) == ("failed", 2, 2)
+
+
+LONG = ("simulate", "cohort", "--subjects", "500")
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "code", "requeues"), [(signal.SIGUSR2, "requeued", LOCAL_REQUEUE_CODE, 1), (signal.SIGTERM, "stopped", 0, 0)]
+)
+def test_a_job_that_is_told_to_stop_ends_its_command(
+    number: int, state: str, code: int, requeues: int, folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In processes of this machine: the time limit sends SIGUSR2, a user SIGTERM."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.chdir(tmp_path)
+    plan(folder, LONG)
+    when_it_works = threading.Thread(target=kill_when, args=(lambda: (tmp_path / "cohort").exists(), number))
+    when_it_works.start()
+    with pytest.raises(SystemExit) as left:
+        run_shard(str(folder.root), "a")
+    when_it_works.join()
+    found = folder.read("a")
+    assert (left.value.code, found.state, found.requeues) == (code, state, requeues)
+    assert found.exit_code == -signal.SIGTERM
+
+
+def kill_when(holds: Callable[[], bool], number: int) -> None:
+    while not holds():
+        threading.Event().wait(0.05)
+    os.kill(os.getpid(), number)
+
+
+# --- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("1:30", 1.5), ("24:00:00", 1440), ("2-12", 3600), ("1-01:30", 1530), ("1-00:00:30", 1440.5)],
+)
+def test_times_are_read_as_sbatch_reads_them(text: str, minutes: float) -> None:
+    assert Resources(time=text).minutes == minutes
+
+
+@pytest.mark.parametrize(("given", "cause"), [({"time": "soon"}, "--time soon"), ({"sbatch": ("Q 1",)}, "--sbatch Q 1")])
+def test_what_sbatch_would_not_understand_is_refused(given: dict[str, object], cause: str) -> None:
+    with pytest.raises(InputError, match=cause):
+        Resources(**given).for_slurm("x")  # type: ignore[arg-type]
+
+
+def test_the_commands_words_are_kept_and_the_clusters_are_not() -> None:
+    words = [
+        "prep",
+        "in",
+        "out",
+        "--slurm",
+        "--partition",
+        "--odd",
+        "--nprocs",
+        "4",
+        "--sbatch=qos=high",
+        "--time",
+        "60",
+        "--task-id",
+        "rest",
+    ]
+    assert typed_without_cluster(words) == ("prep", "in", "out", "--nprocs", "4", "--task-id", "rest")
+
+
+def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("submitit")
+    asked = ["--partition", "cpu", "--account", "lab", "--time", "2-12", "--memory", "32G", "--gpus", "2", "--constraint", "a100"]
+    asked += ["--sbatch", "qos=high", "--sbatch", "--exclusive", "--shards", "3", "--parallel", "2", "--grace", "300", "--dry-run"]
+    assert run_command(["launch", *asked, "prep", str(tmp_path / "in"), str(tmp_path / "out"), "--nprocs", "4"]) == 0
+    script = capsys.readouterr().out
+    lines = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert lines >= {"partition=cpu", "account=lab", "time=2-12", "mem=32G", "gpus-per-node=2", "constraint=a100", "qos=high", "exclusive"}
+    assert lines >= {"array=0-2%2", "signal=USR1@300", "requeue", "cpus-per-task=4", "ntasks-per-node=1", "nodes=1"}
+    assert f"slimbrain prep {tmp_path / 'in'} {tmp_path / 'out'} --nprocs 4 --shard 2/3" in script
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["prep", "in", "out", "--partition", "cpu"], "--partition: is for a cluster; add --slurm or --local"),
+        (["prep", "in", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
+        (["pretrain", "voxel", "in", "--out", "out", "--local", "--nodes", "2"], "--local has one machine"),
+        (["prep", "in", "out", "--slurm", "--shard", "1/2"], "leave it out"),
+        (["launch", "--partition", "cpu", "report", "--out", "x"], "no command to launch"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_in_a_sentence(words: list[str], cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("submitit")
+    assert run_command(words) == 1
+    said = capsys.readouterr().err
+    assert cause in said and "Traceback" not in said

@@ -1,0 +1,80 @@
+"""`slimbrain report FOLDER`: what is found, what is not taken, and where the page goes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from report_samples import SECTIONS, Page
+
+from slimbrain.cli import run_command
+from slimbrain.errors import InputError
+from slimbrain.report import ReportInputs
+from slimbrain.report.discover import discover, only
+
+
+@pytest.fixture
+def run_folder(inputs: ReportInputs, tmp_path: Path) -> Path:
+    """Everything in one folder, as `slimbrain demo` leaves it, beside things that are not for the report."""
+    assert inputs.store is not None and inputs.windows is not None and inputs.truth is not None
+    root = tmp_path / "run"
+    shutil.copytree(inputs.store.root, root / "store")
+    for run, name in zip(inputs.runs, ("a-stage-one", "0-stage-two"), strict=True):
+        shutil.copytree(run, root / name)
+    for path in (inputs.windows, *inputs.evaluations, *inputs.maps):
+        shutil.copy(path, root)
+    (root / "cohort").mkdir()
+    shutil.copy(inputs.truth, root / "cohort" / "truth.json")
+    (root / "demo.json").write_text('{"seed": 0}')
+    (root / "broken.json").write_text("{")
+    (root / "participants.tsv").write_text("participant_id\nsub-001\n")
+    (root / "embeddings.npz").write_bytes(b"")
+    return root
+
+
+def test_a_folder_is_looked_through_and_runs_come_by_stage(run_folder: Path) -> None:
+    found = discover([run_folder])
+    assert found.stores == (run_folder / "store",) and found.windows == (run_folder / "windows.tsv",)
+    assert [run.name for run in found.runs] == ["a-stage-one", "0-stage-two"]
+    assert [path.name for path in (*found.evaluations, *found.truths, *found.maps)] == ["group.json", "truth.json", "planted.nii.gz"]
+    assert found.lines()[0] == f"found 1 store: {run_folder / 'store'}" and len(found.lines()) == 6
+
+
+def test_what_is_named_twice_is_taken_once(run_folder: Path) -> None:
+    assert discover([run_folder, run_folder / "store", run_folder / "group.json"]) == discover([run_folder])
+
+
+def test_the_command_says_what_it_found_and_writes_beside_it(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["report", str(run_folder)]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(run_folder / "report.html")
+    assert "found 2 runs: " in said.err and "found 1 store: " in said.err
+    page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
+    assert [section["id"] for section in page.named("section")] == SECTIONS
+    assert not [one for one in page.named("p") if one.get("class") == "absent" and not one.get("id")]
+    assert page.words.count("planted.nii.gz") >= 2
+
+
+def test_an_option_says_which_of_two_is_meant(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run_folder / "store", run_folder / "store-2")
+    assert run_command(["report", str(run_folder)]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("slimbrain: ") and "are two stores" in message and message.endswith("name it with --store.")
+    out = tmp_path / "page.html"
+    assert run_command(["report", str(run_folder / "group.json"), "--store", str(run_folder / "store"), "--out", str(out)]) == 0
+    assert str(run_folder / "store") in out.read_text(encoding="utf-8")
+
+
+def test_what_holds_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        discover([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="holds no store"):
+        discover([tmp_path])
+    (tmp_path / "other.json").write_text(json.dumps({"task": 1}))
+    with pytest.raises(InputError, match="holds no store"):
+        discover([tmp_path / "other.json"])
+    assert only([], "stores", "--store") is None
+    assert run_command(["report"]) == 1
+    assert "does not know where to write" in capsys.readouterr().err
