@@ -288,12 +288,12 @@ def main() -> None:
     sizes = (20,) if options.quick else (5, 10, 20, 40) if halves else (20, 40, 80, 160)
     with threadpool_limits(options.threads):
         if "identify" in options.only:
-            identify(cohort, folds, sizes, min(draws, 3) if halves else draws)
+            identify(cohort, folds, sizes, draws)
         if "variants" in options.only:
             other = song25() if halves else rpn122()
             variants(cohort, other, sizes[:1] if options.quick else sizes[:2], min(draws, 3), min(steps, VARIANT_STEPS), options.keep)
         if "windows" in options.only:
-            windows(cohort, folds, sizes[-2:] if halves else sizes[:3], min(draws, 3) if halves else draws)
+            windows(cohort, folds, sizes[-2:] if halves else sizes[:3], draws)
         if "separation" in options.only and not halves:
             separation(cohort, folds)
         if "states" in options.only and not halves:

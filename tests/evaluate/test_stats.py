@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,19 @@ def test_classification_metrics_are_those_of_scikit_learn(k: int, seed: int) -> 
     }
     for name, value in expected.items():
         assert score(classified(truth, scores), name)[0] == pytest.approx(value, abs=1e-12), name
+
+
+def test_a_resample_draws_relatives_together() -> None:
+    """Twins who are alike in everything add nothing: the interval is that of one of each pair."""
+    truth, scores = random_classes(0, 30, 2)
+    alone = classified(truth, scores)
+    twins = classified(np.repeat(truth, 2), np.repeat(scores, 2, axis=0))
+    family = replace(twins, group=np.repeat(np.arange(30).astype(str), 2))
+    for metric in alone.metrics:
+        assert bootstrap(family, metric) == bootstrap(alone, metric)
+        assert bootstrap_difference(family, family, metric).high == 0
+        narrow, wide = bootstrap(twins, metric), bootstrap(family, metric)
+        assert narrow.high - narrow.low < 0.9 * (wide.high - wide.low)
 
 
 def test_regression_metrics_are_those_of_scikit_learn_and_scipy() -> None:

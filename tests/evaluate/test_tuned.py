@@ -139,6 +139,21 @@ def test_a_repeated_command_does_not_tune_again(store: Store, model: HieraJEPA, 
         save_tuned(folder, model, replace(tuning, config=FinetuneConfig()), target, "column:group")
 
 
+def test_who_is_stopped_while_saving_starts_again(store: Store, model: HieraJEPA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning, target = tuning_and_target(store, model)
+    quick = replace(tuning, config=QUICK.model_copy(update={"epochs": 1}))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("slimbrain.evaluate.tuned.write_atomic", stop)
+        save_tuned(tmp_path / "tuned", model, quick, target, "column:group")
+    assert not (tmp_path / "tuned").exists()
+    load_tuned(save_tuned(tmp_path / "tuned", model, quick, target, "column:group"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+
+
 def test_a_head_of_other_weights_or_none_is_refused(model: HieraJEPA, folder: Path, tmp_path: Path) -> None:
     other = save_pretrained(model, tmp_path / "other")
     with pytest.raises(InputError, match=r"has no head\.safetensors, so it predicts no label"):

@@ -218,7 +218,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         f"## {result['task']} ({result['cohort']})" if result["cohort"] else f"## {result['task']}",
         "",
         f"{result['n_subjects']} subjects, {result['n_sessions']} sessions; {result['split']}; "
-        "95 % intervals over resampled subjects; p: labels dealt out at random.",
+        f"95 % intervals over resampled {resampling_unit(result)}; p: labels dealt out at random.",
         "",
         "| model | method | " + " | ".join(metrics) + f" | p ({metrics[0]}) |",
         "|" + "---|" * (len(metrics) + 3),
@@ -228,6 +228,12 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         figures = " | ".join(by_metric[metric] for metric in metrics)
         lines.append(f"| {model} | {method} | {figures} | {'n/a' if p is None else f'{p:.3f}'} |")
     return "\n".join([*lines, "", *remarks(result)]) + "\n"
+
+
+def resampling_unit(result: Mapping[str, Any]) -> str:
+    """What the intervals of a result are over."""
+    bound = result.get("groups")
+    return "groups of subjects" if bound and bound["count"] is not None else "subjects"
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:

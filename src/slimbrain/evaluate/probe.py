@@ -209,7 +209,8 @@ def cross_validate(
         fitted = features.fit_predict(problem, split, policy.seeds[place])
         scores[place, split.test] = fitted.scores
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
-    sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes)
+    together = None if groups is None else np.asarray(groups, dtype=np.str_)
+    sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together)
     return _average_sessions(sessions)
 
 
@@ -437,4 +438,5 @@ def _average_sessions(sessions: OutOfFold) -> OutOfFold:
         sessions.scale[:, first],
         sessions.inner_loss[:, first],
         sessions.classes,
+        group=None if sessions.group is None else sessions.group[first],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -106,15 +107,18 @@ def save_tuned(folder: str | Path, model: HieraJEPA, tuning: FineTuning, target:
     for part in (whole.context, whole.target):
         part.load_state_dict(tuned.encoder.state_dict())
     assert model.provenance is not None
-    save_pretrained(whole, folder, _provenance(model.provenance, tuning, target, task))
-    weights = from_pretrained(folder).provenance
+    # Beside it until all is there: who is stopped in between finds no half of a model in the way.
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    save_pretrained(whole, beside, _provenance(model.provenance, tuning, target, task))
+    weights = from_pretrained(beside).provenance
     assert weights is not None
     cohort = tuning.store.root.name
     head = Head(task, cohort, problem.kind, problem.classes, centre, scale, weights.weights_sha256, made_by)
     values = {"weight": tuned.head.weight, "bias": tuned.head.bias, "centre": tuned.centre, "spread": tuned.spread}
     tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
-    write_atomic(folder / HEAD_FILE, lambda path: save_file(tensors, path, metadata={"head": json.dumps(asdict(head))}))
-    return folder
+    write_atomic(beside / HEAD_FILE, lambda path: save_file(tensors, path, metadata={"head": json.dumps(asdict(head))}))
+    return beside.replace(folder)
 
 
 def load_tuned(source: str | Path, revision: str | None = None) -> Tuned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimbrain.evaluate.compare import OUR_METHODS, UNTRAINED, remarks
+from slimbrain.evaluate.compare import OUR_METHODS, UNTRAINED, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -67,7 +67,7 @@ def _table(result: Result) -> Table:
     rows: Sequence[Result] = result["rows"]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     table = TableBuilder(
-        f"{result['task']}: mean over seeds and 95 % interval over resampled subjects; "
+        f"{result['task']}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; "
         f"p for {_words(metrics[0])}, labels dealt out at random",
         (Column("model"), Column("method"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True)),
     )

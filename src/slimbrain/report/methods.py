@@ -9,6 +9,7 @@ import numpy as np
 
 from slimbrain import __version__
 from slimbrain.contract import ROI
+from slimbrain.evaluate.compare import resampling_unit
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
 from slimbrain.report.evaluation import ours_in
 from slimbrain.report.inputs import Material, RunRecord
@@ -147,7 +148,9 @@ def _evaluations(material: Material) -> Part:
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
     connectivity = any(row["model"] == "connectivity" for result in material.evaluations for row in result["rows"])
     covariance = f" Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite})." if connectivity else ""
-    fitted = f" Linear models and their folds are those of scikit-learn ({SKLEARN.cite}); intervals are 95 % over resampled participants."
+    units = sorted({resampling_unit(result) for result in material.evaluations}, reverse=True)
+    intervals = f"intervals are 95 % over resampled {' or '.join(units)}"
+    fitted = f" Linear models and their folds are those of scikit-learn ({SKLEARN.cite}); {intervals}."
     return text + covariance + fitted, (*((LEDOIT,) if connectivity else ()), SKLEARN)
 
 
