@@ -44,7 +44,7 @@ demo: $(READY)
 	@echo "The report is at $(CURDIR)/$(DEMO_OUT)/report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -290,7 +290,8 @@ def peak_case(size: Size) -> Case:
 
 
 def _peak_of(who: str, size: Size) -> float:
-    command = [sys.executable, __file__, "--peak-of", who, *(["--quick"] if size.quick else [])]
+    threads = ("--threads", str(torch.get_num_threads()))
+    command = [sys.executable, __file__, "--peak-of", who, *threads, *(["--quick"] if size.quick else [])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(done.stdout)["mib"])
 

@@ -24,6 +24,13 @@ torch.set_num_threads(1)
 BRAINMARKS_SHAPE, BRAINMARKS_VOXELS = (91, 109, 91), 228_483
 BRAINMARKS_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: processes that take whole files would wait for the last long one (`make test`)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
