@@ -208,7 +208,7 @@ def test_an_exception_nobody_thought_of_costs_its_own_run(tree: Path, mask8: Pat
         if "good" in str(run):
             raise RuntimeError("out of luck.\nReally.")
 
-    monkeypatch.setattr("slimbrain.prep.run.load_confounds", surprise)
+    monkeypatch.setattr("slimbrain.prep.session.load_confounds", surprise)
     summary = prepare(tree, tmp_path / "store", PrepOptions(mask=mask8, resolution="8mm"))
     (failure,) = summary.failures
     assert failure.reason.startswith(f"{image_path(tree, 'good')}: ") and "RuntimeError out of luck. Really)" in failure.reason

@@ -17,7 +17,7 @@ from test_train import comparable, settings, small_preset
 
 from slimbrain.cli import run_command
 from slimbrain.launch.folder import LaunchFolder
-from slimbrain.prep.run import PrepOptions, prepare
+from slimbrain.prep import PrepOptions, prepare
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import Store
 from slimbrain.train import pretrain

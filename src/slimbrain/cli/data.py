@@ -99,7 +99,8 @@ def prep(
     """
     from pydantic import ValidationError
 
-    from slimbrain.prep.run import PrepOptions, prepare
+    from slimbrain.prep.options import PrepOptions
+    from slimbrain.prep.run import prepare
     from slimbrain.report.data_page import write_data_page
 
     if level != "participant":
