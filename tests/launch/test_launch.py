@@ -211,6 +211,9 @@ def test_the_commands_words_are_kept_and_the_clusters_are_not() -> None:
 
 def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
+    image = tmp_path / "in" / "sub-01" / "func" / "sub-01_task-rest_space-MNI152Lin_bold.nii"
+    image.parent.mkdir(parents=True)
+    image.touch()
     asked = ["--partition", "cpu", "--account", "lab", "--time", "2-12", "--memory", "32G", "--gpus", "2", "--constraint", "a100"]
     asked += ["--sbatch", "qos=high", "--sbatch", "--exclusive", "--shards", "3", "--parallel", "2", "--grace", "300", "--dry-run"]
     assert run_command(["launch", *asked, "prep", str(tmp_path / "in"), str(tmp_path / "out"), "--nprocs", "4"]) == 0
@@ -218,15 +221,17 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: 
     lines = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
     assert lines >= {"partition=cpu", "account=lab", "time=2-12", "mem=32G", "gpus-per-node=2", "constraint=a100", "qos=high", "exclusive"}
     assert lines >= {"array=0-2%2", "signal=USR1@300", "requeue", "cpus-per-task=4", "ntasks-per-node=1", "nodes=1"}
-    assert f"slimbrain prep {tmp_path / 'in'} {tmp_path / 'out'} --nprocs 4 --shard 2/3" in script
-    assert list(tmp_path.iterdir()) == []
+    assert f"slimbrain prep {tmp_path / 'in'} {tmp_path / 'out'} --nprocs 4 --layout bids --shard 2/3" in script
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
         (["prep", "in", "out", "--partition", "cpu"], "--partition: is for a cluster; add --slurm or --local"),
-        (["prep", "in", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
+        (["evaluate", "in", "--task", "x", "--model", "m", "--out", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
+        (["prep", "nowhere", "out", "--slurm"], "nowhere: does not exist"),
+        (["prep", "in", "out", "--slurm", "--readmit", "01"], "happens once"),
         (["pretrain", "voxel", "in", "--out", "out", "--local", "--nodes", "2"], "--local has one machine"),
         (["prep", "in", "out", "--slurm", "--shard", "1/2"], "leave it out"),
         (["launch", "--partition", "cpu", "report", "--out", "x"], "no command to launch"),

@@ -14,12 +14,22 @@ Given = Mapping[str, Any]
 
 
 def prep(command: Words, given: Given, shards: int) -> Work:
-    """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is."""
+    """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is.
+
+    The layout is recognised once, here: that looks into every folder of the source.
+    """
     import shlex
+
+    from slimbrain.prep.layouts import AUTO, choose_layout
 
     out = Path(given["out"])
     if given.get("shard"):
         raise InputError(f"--shard {given['shard']}: is chosen for each job; leave it out, and say how many with --shards.")
+    if given.get("readmit"):
+        raise InputError(
+            f"--readmit {given['readmit'][0]}: happens once and not in every shard; run the command on this machine with it and with "
+            f"--participant-label {given['readmit'][0]}, then without it on the cluster."
+        )
 
     def gather(_: bool) -> str:
         from slimbrain.prep.run import collect
@@ -30,7 +40,8 @@ def prep(command: Words, given: Given, shards: int) -> Work:
         listed = collect(out)
         return f"{listed} sessions listed; see {write_data_page(out, shlex.join(['slimbrain', *command]))}"
 
-    return cut(command, out, shards, gather)
+    named = () if given["layout"] != AUTO else ("--layout", choose_layout(Path(given["source"])).name)
+    return cut(command, out, shards, gather, named)
 
 
 def embed(command: Words, given: Given, shards: int) -> Work:

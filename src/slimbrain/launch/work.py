@@ -36,10 +36,10 @@ class Work:
     gather: Callable[[bool], str] = nothing_left
 
 
-def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str]) -> Work:
-    """A command that has an option `--shard`, in so many parts."""
+def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str], found: Words = ()) -> Work:
+    """A command that has an option `--shard`, in so many parts; `found` are further options, so that they need not find out the same."""
     from slimbrain.shards import Shard
 
     all_parts = [Shard(number, parts) for number in range(1, parts + 1)]
-    shards = {shard.name: (*command, "--shard", str(shard)) for shard in all_parts} if parts > 1 else {"all": command}
+    shards = {shard.name: (*command, *found, "--shard", str(shard)) for shard in all_parts} if parts > 1 else {"all": command}
     return Work(command, out, shards, gather=gather)

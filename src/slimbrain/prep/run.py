@@ -25,7 +25,7 @@ from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.declared import Declared, declare, readmit, renew
 from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, write_table
 from slimbrain.prep.layouts import choose_layout, find_recordings
-from slimbrain.prep.layouts.base import Layout, Request
+from slimbrain.prep.layouts.base import Found, Layout, Request
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.runs import Failure, Filters, Run
 from slimbrain.prep.session import Job, Outcome, PreparedRun, died, file_of, work
@@ -91,20 +91,17 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     said = {"cohort": options.cohort, "source": options.source_id, "licence": options.license}
     declared = declare(found.root, options.governance, {**said, "consent": options.consent, "not_for": options.not_for})
     _open_store(out, layout, options, found.root)
-    runs, doubles = _without_doubles(found.root, found.runs)
     shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
-    if shard.of > 1:
-        runs = shard.take(runs, [_bytes(run) for run in runs])
-    else:
+    if shard.of == 1:
         collect(out)
+    runs, unusable = own_runs(layout, found, shard)
     # Who does a shard lists its sessions by themselves.
     part = shard.name if shard.of > 1 else ""
     jobs = [Job(found.root, out, run, options, declared, part) for run in runs]
     readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs})
-    summary = PrepSummary()
+    summary = PrepSummary(failures=unusable)
     if shard.number == 1:
-        # What concerns no single run is the first shard's.
-        summary.failures.extend([*found.failures, *doubles, *_merge_participants(found.root, out, found.participants, jobs)])
+        summary.failures.extend(_merge_participants(found.root, out, found.participants, jobs))
     for failure in summary.failures:
         _say(failure.reason)
 
@@ -138,6 +135,16 @@ def collect(out: Path) -> int:
     sweep(out)
     finish_withdrawals(out)
     return listed
+
+
+def own_runs(layout: Layout, found: Found, shard: Shard) -> tuple[list[Run], list[Failure]]:
+    """The runs of this part of the batch with all that belongs to them, and what cannot be used."""
+    runs, doubles = _without_doubles(found.root, found.runs)
+    if shard.of > 1:
+        runs = shard.take(runs, [_bytes(run) for run in runs])
+    described, damaged = layout.describe(found.root, runs)
+    # What is nobody's own is the first shard's.
+    return described, [*damaged, *([*found.failures, *doubles] if shard.number == 1 else ())]
 
 
 def _bytes(run: Run) -> int:
