@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ class Scripted:
             if end == "queued":
                 self.queue.add(job)
             elif end != "lost":
-                folder.update(shard, state=end, exit_code=0 if end == "done" else 1, node="somewhere")
+                failed = {"failures": 2, "exit_code": 1} if end == "failed" else {"exit_code": 0}
+                folder.update(shard, state=end, node="somewhere", **failed)
             jobs.append(job)
         return jobs
 
@@ -64,22 +66,23 @@ def run(folder: LaunchFolder, cluster: Scripted, shards: dict[str, tuple[str, ..
 # --- the client
 
 
-def test_what_fails_is_tried_once_more_and_the_rest_is_not(folder: LaunchFolder) -> None:
+def test_what_its_job_gave_up_is_named_and_gone_on_with(folder: LaunchFolder) -> None:
+    """The client does not try it again, since the job has."""
     cluster = Scripted(b=["failed", "done"])
     outcome = run(folder, cluster)
-    assert cluster.submitted == [["a", "b", "c"], ["b"]]
-    assert (outcome.exit_code, outcome.table, outcome.line) == (0, "", "gathered, all")
-
-
-def test_what_fails_twice_is_named_and_gone_on_with(folder: LaunchFolder) -> None:
-    cluster = Scripted(b=["failed", "failed", "done"])
-    outcome = run(folder, cluster)
     assert outcome.exit_code == 1 and outcome.line == "gathered, not all"
-    assert outcome.table == f"b: failed (exit code 1) after 2 tries, on somewhere; see {folder.logs / '2_b_0_log.err'}"
-    rows = [line.split("\t")[:3] for line in (folder.root / "table.tsv").read_text().splitlines()]
-    assert rows == [["shard", "state", "tries"], ["a", "done", "1"], ["b", "failed", "2"], ["c", "done", "1"]]
-    assert run(folder, cluster).exit_code == 0
-    assert cluster.submitted == [["a", "b", "c"], ["b"], ["b"]]
+    log = folder.logs / "1_b_0_log.err"
+    assert outcome.table == f"b: failed (exit code 1, 2 times), last on somewhere, submitted 1 times; see {log}"
+    rows = [line.split("\t")[:4] for line in (folder.root / "table.tsv").read_text().splitlines()]
+    assert rows == [
+        ["shard", "state", "submissions", "failures"],
+        ["a", "done", "1", "0"],
+        ["b", "failed", "1", "2"],
+        ["c", "done", "1", "0"],
+    ]
+    again = run(folder, cluster)
+    assert (again.exit_code, again.table, again.line) == (0, "", "gathered, all")
+    assert cluster.submitted == [["a", "b", "c"], ["b"]] and folder.read("b").failures == 0
 
 
 def test_what_ends_without_a_word_is_tried_again(folder: LaunchFolder) -> None:
@@ -137,11 +140,43 @@ def test_a_job_writes_down_that_its_command_is_done(folder: LaunchFolder) -> Non
     assert (folder.read("a").state, folder.read("a").exit_code) == ("done", 0)
 
 
-def test_a_job_writes_down_that_its_command_failed_and_fails(folder: LaunchFolder) -> None:
+def test_a_job_that_fails_is_run_once_more_and_then_given_up(folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     plan(folder, ("no-such-command",))
-    with pytest.raises(SystemExit) as left:
+    for state, failures, code in (("retried", 1, LOCAL_REQUEUE_CODE), ("failed", 2, 2)):
+        with pytest.raises(SystemExit) as left:
+            run_shard(str(folder.root), "a")
+        found = folder.read("a")
+        assert (found.state, found.failures, found.exit_code, left.value.code) == (state, failures, 2, code)
+
+
+@pytest.mark.parametrize(("answer", "state"), [(0, "retried"), (1, "failed"), (-signal.SIGTERM, "retried")])
+def test_a_job_that_slurm_does_not_queue_again_has_failed(
+    answer: int, state: str, folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm ends the whole job when it queues it again, scontrol with it."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    asked: list[list[str]] = []
+
+    def scontrol(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, answer)
+
+    monkeypatch.setattr(subprocess, "run", scontrol)
+    plan(folder, ("no-such-command",))
+    with pytest.raises(SystemExit):
         run_shard(str(folder.root), "a")
-    assert (folder.read("a").state, folder.read("a").exit_code, left.value.code) == ("failed", 2, 2)
+    assert (folder.read("a").state, asked) == (state, [["scontrol", "requeue", "7"]])
+
+
+def test_of_two_nodes_that_fail_together_one_counts(folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    plan(folder, ("no-such-command",))
+    for process in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", process)
+        with pytest.raises(SystemExit):
+            run_shard(str(folder.root), "a")
+    assert (folder.read("a").state, folder.read("a").failures) == ("retried", 1)
 
 
 LONG = ("simulate", "cohort", "--subjects", "500")

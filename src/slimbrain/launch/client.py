@@ -1,4 +1,7 @@
-"""Submit what is missing, wait for it, try once more what failed, gather: the same call again goes on wherever it was left."""
+"""Submit what is missing, wait for it, submit once more what was lost, gather: the same call again goes on wherever it was left.
+
+What fails is not tried again here but by its own job (`worker`), so that it holds where nobody waits.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,12 @@ from slimbrain.launch.resources import Resources
 from slimbrain.launch.work import Work
 from slimbrain.tsv import format_tsv
 
-TRIES = 2
-"""How often a shard is submitted by one call: nodes fail, files do not mend themselves."""
-
 POLL_S, ASK_S = 1.0, 5.0
 """Between looks at the folder, and between questions to the queue, which hundreds of users ask."""
 
 TELL_S = 30.0
 
-TABLE_COLUMNS = ("shard", "state", "tries", "requeues", "exit_code", "node", "seconds", "job")
+TABLE_COLUMNS = ("shard", "state", "submissions", "failures", "requeues", "exit_code", "node", "seconds", "job")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
         if not wait:
             return Outcome(_states(plan, folder), "", waiting=True)
         _wait(plan, cluster, folder)
-        if _failed(plan, folder):
-            _submit_missing(plan, cluster, folder, ("failed", "lost"))
+        if any(state.state == "lost" for state in _states(plan, folder).values()):
+            # Its job cannot try again: nothing is left of it.
+            _submit_missing(plan, cluster, folder, ("lost",))
             _wait(plan, cluster, folder)
         return _gather(work, plan, folder)
 
@@ -97,10 +98,6 @@ def _states(plan: Plan, folder: LaunchFolder) -> dict[str, ShardState]:
     return {shard: folder.read(shard) for shard in plan.shards}
 
 
-def _failed(plan: Plan, folder: LaunchFolder) -> bool:
-    return any(state.state in ("failed", "lost") for state in _states(plan, folder).values())
-
-
 def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: Collection[str]) -> None:
     """Submit shards that never were, that are on no way any more, or that ended in one of the states `again`."""
     jobs, states = folder.read_jobs(), _states(plan, folder)
@@ -110,9 +107,9 @@ def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: C
     if not missing:
         return
     for shard in missing:
-        folder.update(shard, state="waiting", exit_code=None)
+        folder.update(shard, state="waiting", exit_code=None, failures=0)
     for shard, job in zip(missing, cluster.submit(folder, missing), strict=True):
-        jobs[shard] = Submitted(job, jobs.get(shard, Submitted()).tries + 1)
+        jobs[shard] = Submitted(job, jobs.get(shard, Submitted()).submissions + 1)
     folder.write_jobs(jobs)
     print(f"{folder.root}: {len(missing)} of {len(plan.shards)} shards submitted", file=sys.stderr, flush=True)
 
@@ -158,8 +155,8 @@ def _gather(work: Work, plan: Plan, folder: LaunchFolder) -> Outcome:
 def _line(folder: LaunchFolder, shard: str, state: ShardState, job: Submitted) -> str:
     """What became of a shard that is not done."""
     reasons = {"stopped": "by a signal, and not queued again", "lost": "without a word: killed, or out of memory"}
-    why = reasons.get(state.state, f"exit code {state.exit_code}")
-    return f"{shard}: {state.state} ({why}) after {job.tries} tries, on {state.node or 'no node'}; see {_log(folder, job)}"
+    why = reasons.get(state.state, f"exit code {state.exit_code}, {state.failures} times")
+    return f"{shard}: {state.state} ({why}), last on {state.node or 'no node'}, submitted {job.submissions} times; see {_log(folder, job)}"
 
 
 def _log(folder: LaunchFolder, job: Submitted) -> Path:
