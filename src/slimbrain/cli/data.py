@@ -101,7 +101,6 @@ def prep(
 
     from slimbrain.prep.options import PrepOptions
     from slimbrain.prep.run import prepare
-    from slimbrain.report.data_page import write_data_page
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -136,6 +135,9 @@ def prep(
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
     if shard is None:
+        # Only here, since it loads torch: shards would each wait for that.
+        from slimbrain.report.data_page import write_data_page
+
         where = f"see {write_data_page(out, typed_command())}"
     else:
         where = f"`slimbrain store collect {out}` lists them once all shards are done"
