@@ -106,6 +106,24 @@ def test_what_is_on_its_way_is_not_submitted_again(folder: LaunchFolder) -> None
     assert run(folder, cluster).exit_code == 0 and len(cluster.submitted) == 2
 
 
+def test_what_ended_but_is_still_in_the_queue_is_waited_for_and_submitted_again(folder: LaunchFolder) -> None:
+    cluster = Scripted(b=["failed", "done"])
+    run(folder, cluster)
+    cluster.queue.add("1_b")
+    asked: list[Collection[str]] = []
+    alive = cluster.alive
+
+    def until_the_third_time(jobs: Collection[str]) -> set[str]:
+        asked.append(jobs)
+        if len(asked) == 3:
+            cluster.queue.clear()
+        return alive(jobs)
+
+    cluster.alive = until_the_third_time  # type: ignore[method-assign]
+    assert run(folder, cluster).exit_code == 0
+    assert cluster.submitted == [["a", "b", "c"], ["b"]] and len(asked) == 3
+
+
 def test_a_finished_launch_starts_anew(folder: LaunchFolder) -> None:
     cluster = Scripted()
     run(folder, cluster)
@@ -154,8 +172,9 @@ def test_a_job_that_fails_is_run_once_more_and_then_given_up(folder: LaunchFolde
 def test_a_job_that_slurm_does_not_queue_again_has_failed(
     answer: int, state: str, folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slurm ends the whole job when it queues it again, scontrol with it."""
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    """Slurm ends the whole job when it queues it again, scontrol with it. The last element of an array has the array's own number."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
     asked: list[list[str]] = []
 
     def scontrol(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -166,7 +185,7 @@ def test_a_job_that_slurm_does_not_queue_again_has_failed(
     plan(folder, ("no-such-command",))
     with pytest.raises(SystemExit):
         run_shard(str(folder.root), "a")
-    assert (folder.read("a").state, asked) == (state, [["scontrol", "requeue", "7"]])
+    assert (folder.read("a").state, asked) == (state, [["scontrol", "requeue", "7_1"]])
 
 
 def test_of_two_nodes_that_fail_together_one_counts(folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,13 +232,20 @@ def kill_when(holds: Callable[[], bool], number: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("90", 90), ("1:30", 1.5), ("24:00:00", 1440), ("2-12", 3600), ("1-01:30", 1530), ("1-00:00:30", 1440.5)],
+    [("90", 90), ("2:30", 2.5), ("24:00:00", 1440), ("2-12", 3600), ("1-01:30", 1530), ("1-00:00:30", 1440.5)],
 )
 def test_times_are_read_as_sbatch_reads_them(text: str, minutes: float) -> None:
     assert Resources(time=text).minutes == minutes
 
 
-@pytest.mark.parametrize(("given", "cause"), [({"time": "soon"}, "--time soon"), ({"sbatch": ("Q 1",)}, "--sbatch Q 1")])
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ({"time": "soon"}, "--time soon"),
+        ({"time": "2", "grace_s": 120}, "--time 2: leaves no time"),
+        ({"sbatch": ("Q 1",)}, "--sbatch Q 1"),
+    ],
+)
 def test_what_sbatch_would_not_understand_is_refused(given: dict[str, object], cause: str) -> None:
     with pytest.raises(InputError, match=cause):
         Resources(**given).for_slurm("x")  # type: ignore[arg-type]

@@ -102,6 +102,10 @@ def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: C
     """Submit shards that never were, that are on no way any more, or that ended in one of the states `again`."""
     jobs, states = folder.read_jobs(), _states(plan, folder)
     alive = cluster.alive([each.job for each in jobs.values()]) if jobs else set()
+    while any(state.state in again and jobs.get(shard, Submitted()).job in alive for shard, state in states.items()):
+        # It has said its last word, and may hold its locks until it has left the queue.
+        time.sleep(POLL_S)
+        alive = cluster.alive(alive)
     open_shards = [shard for shard, state in states.items() if state.state in again or state.state not in FINAL]
     missing = [shard for shard in open_shards if jobs.get(shard, Submitted()).job not in alive]
     if not missing:

@@ -60,7 +60,8 @@ def run_shard(root: str, shard: str) -> None:
         started = time.monotonic()
         code, stopped_by = _run(plan, shard)
         ended = {"seconds": round(time.monotonic() - started, 1), "node": _node(), "exit_code": code}
-        if stopped_by is not None:
+        # What does not save, and ended well nevertheless, was done before it heard.
+        if stopped_by is not None and (code or plan.saves):
             # Of several nodes, those that are stopped since one failed leave it to that one.
             if first and folder.read(shard).state == "running":
                 _requeue(folder, shard, stopped_by, ended)
@@ -160,7 +161,7 @@ def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
     """End this process and have its job run once more; where Slurm refuses that, the shard is in the state `refused`."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         raise SystemExit(LOCAL_REQUEUE_CODE)
-    asked = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+    asked = subprocess.run(["scontrol", "requeue", _job()], check=False)
     # A negative code is that of the signal with which Slurm ends all of the job, so it was heard.
     if asked.returncode > 0:
         folder.update(shard, state=refused)
@@ -170,11 +171,17 @@ def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
 def _counts_as_running() -> bool:
     """Whether Slurm has not ended this job: a cancelled one, or one beyond its limit, is completing."""
     try:
-        asked = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T"]
+        asked = ["squeue", "--noheader", "--jobs", _job(), "--format", "%T"]
         answer = subprocess.run(asked, check=False, capture_output=True, text=True)
     except OSError:
         return False
     return answer.stdout.strip() in ("RUNNING", "SIGNALING")
+
+
+def _job() -> str:
+    """This job as Slurm's commands name it: the number of an array's last element alone is that of the whole array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 @contextmanager
