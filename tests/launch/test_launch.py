@@ -124,6 +124,36 @@ def test_what_ended_but_is_still_in_the_queue_is_waited_for_and_submitted_again(
     assert cluster.submitted == [["a", "b", "c"], ["b"]] and len(asked) == 3
 
 
+def test_what_the_shards_share_out_may_change_before_and_while_they_run(folder: LaunchFolder) -> None:
+    """A file that comes moves others to other shards, also to some that are done."""
+    cluster, source = Scripted(b=["failed", "done"]), ["x"]
+
+    def again() -> Outcome:
+        work = Work(("prep",), Path("x"), SHARDS, gather=str, inputs=lambda: ",".join(source))
+        return launch(work, Resources(), cluster, folder)
+
+    assert again().exit_code == 1
+    source.append("y")
+    assert again().exit_code == 0
+    assert cluster.submitted == [["a", "b", "c"], ["a", "b", "c"]]
+
+    cluster.submitted.clear()
+    alive = cluster.alive
+    cluster.scripts["a"] = ["queued"]
+
+    def come_while_it_runs(jobs: Collection[str]) -> set[str]:
+        source.append("z")
+        folder.update("a", state="done")
+        return alive(jobs)
+
+    cluster.alive = come_while_it_runs  # type: ignore[method-assign]
+    outcome = again()
+    assert (outcome.exit_code, outcome.changed) == (1, True) and outcome.line.startswith("False\n") and "source changed" in outcome.line
+    cluster.alive = alive  # type: ignore[method-assign]
+    cluster.queue.clear()
+    assert (again().exit_code, cluster.submitted) == (0, [["a", "b", "c"], ["a", "b", "c"]])
+
+
 def test_a_finished_launch_starts_anew(folder: LaunchFolder) -> None:
     cluster = Scripted()
     run(folder, cluster)

@@ -38,16 +38,19 @@ class Outcome:
     table : one line a shard that is not done, or an empty string.
     line : what gathering said.
     waiting : jobs are still on their way, since nobody waited for them.
+    changed : what the shards shared out became another meanwhile, so some of it may be in no shard.
     """
 
     states: Mapping[str, ShardState]
     table: str
     line: str = ""
     waiting: bool = False
+    changed: bool = False
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.waiting or all(state.state == "done" for state in self.states.values()) else 1
+        done = all(state.state == "done" for state in self.states.values())
+        return 0 if self.waiting or (done and not self.changed) else 1
 
 
 def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFolder, wait: bool = True) -> Outcome:
@@ -81,7 +84,7 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
 
 
 def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
-    plan = Plan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s)
+    plan = Plan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s, work.inputs())
     before = folder.read_plan()
     if before is not None and not before.finished and (before.command, dict(before.shards)) != (plan.command, dict(plan.shards)):
         raise InputError(
@@ -90,6 +93,10 @@ def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
         )
     if before is not None and before.finished:
         folder.forget()
+    elif before is not None and before.inputs != plan.inputs:
+        # A file that came or grew moves others to other shards. What is done already costs the new ones little.
+        for shard in plan.shards:
+            folder.update(shard, state="waiting")
     folder.write_plan(plan)
     return plan
 
@@ -148,12 +155,14 @@ def _gather(work: Work, plan: Plan, folder: LaunchFolder) -> Outcome:
     states, jobs = _states(plan, folder), folder.read_jobs()
     rows = [{"shard": shard, **vars(state), **vars(jobs[shard])} for shard, state in states.items()]
     write_text(folder.root / TABLE_FILE, format_tsv(TABLE_COLUMNS, rows))
-    done = all(state.state == "done" for state in states.values())
-    line = work.gather(done)
-    if done:
+    done, changed = all(state.state == "done" for state in states.values()), work.inputs() != plan.inputs
+    line = work.gather(done and not changed)
+    if changed:
+        line = f"{line}\n{folder.root}: the source changed since this was submitted; the same command again takes in what came."
+    elif done:
         folder.write_plan(replace(plan, finished=True))
     table = "\n".join(_line(folder, shard, state, jobs[shard]) for shard, state in states.items() if state.state != "done")
-    return Outcome(states, table, line)
+    return Outcome(states, table, line, changed=changed)
 
 
 def _line(folder: LaunchFolder, shard: str, state: ShardState, job: Submitted) -> str:

@@ -67,6 +67,7 @@ class Plan:
     distributed, saves : as of `Work`.
     processes : that `torchrun` starts on each node.
     grace_s : seconds that a command has to save, once it is told to.
+    inputs : checksum of what the shards share out (`Work`).
     finished : everything was done and gathered; the same command starts anew.
     """
 
@@ -76,6 +77,7 @@ class Plan:
     saves: bool
     processes: int
     grace_s: int
+    inputs: str = ""
     finished: bool = False
 
 

@@ -87,7 +87,7 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     """
     source, out, options = Path(source), Path(out), options or PrepOptions()
     layout = choose_layout(source, options.layout)
-    found = find_recordings(source, layout, _request(options))
+    found = find_recordings(source, layout, request_of(options))
     said = {"cohort": options.cohort, "source": options.source_id, "licence": options.license}
     declared = declare(found.root, options.governance, {**said, "consent": options.consent, "not_for": options.not_for})
     _open_store(out, layout, options, found.root)
@@ -141,13 +141,13 @@ def own_runs(layout: Layout, found: Found, shard: Shard) -> tuple[list[Run], lis
     """The runs of this part of the batch with all that belongs to them, and what cannot be used."""
     runs, doubles = _without_doubles(found.root, found.runs)
     if shard.of > 1:
-        runs = shard.take(runs, [_bytes(run) for run in runs])
+        runs = shard.take(runs, [bytes_of(run) for run in runs])
     described, damaged = layout.describe(found.root, runs)
     # What is nobody's own is the first shard's.
     return described, [*damaged, *([*found.failures, *doubles] if shard.number == 1 else ())]
 
 
-def _bytes(run: Run) -> int:
+def bytes_of(run: Run) -> int:
     """What a run weighs when shards are made: its image, since reading it is most of the work."""
     try:
         return run.image.stat().st_size
@@ -155,7 +155,8 @@ def _bytes(run: Run) -> int:
         return 0
 
 
-def _request(options: PrepOptions) -> Request:
+def request_of(options: PrepOptions) -> Request:
+    """What the options ask of a layout."""
     entities = read_bids_filter(options.bids_filter_file) if options.bids_filter_file else {}
     filters = Filters(options.participant_label, options.session_id, options.task_id, options.space, options.res, entities)
     return Request(filters, options.mask_source, options.channels)
