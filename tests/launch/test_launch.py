@@ -322,6 +322,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: 
         (["prep", "in", "out", "--partition", "cpu"], "--partition: is for a cluster; add --slurm or --local"),
         (["evaluate", "in", "--task", "x", "--model", "m", "--out", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
         (["prep", "nowhere", "out", "--slurm"], "nowhere: does not exist"),
+        (["prep", ".", "out", "--slurm", "--layout", "bids", "--min-coverage", "7"], "--min-coverage: Input should be"),
         (["prep", "in", "out", "--slurm", "--readmit", "01"], "happens once"),
         (["pretrain", "voxel", "in", "--out", "out", "--local", "--nodes", "2"], "--local has one machine"),
         (["prep", "in", "out", "--slurm", "--shard", "1/2"], "leave it out"),

@@ -22,7 +22,7 @@ def prep(command: Words, given: Given, shards: int) -> Work:
     import shlex
 
     from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
-    from slimbrain.prep.options import PrepOptions
+    from slimbrain.prep.options import PrepOptions, checked_options
     from slimbrain.prep.run import bytes_of, request_of
 
     out = Path(given["out"])
@@ -45,7 +45,7 @@ def prep(command: Words, given: Given, shards: int) -> Work:
 
     source = Path(given["source"])
     layout = choose_layout(source, given["layout"])
-    options = PrepOptions.model_validate({name: given[name] for name in PrepOptions.model_fields.keys() & given if given[name] is not None})
+    options = checked_options({name: given[name] for name in PrepOptions.model_fields if given.get(name) is not None})
 
     def inputs() -> str:
         found = find_recordings(source, layout, request_of(options))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from slimbrain.errors import InputError
 from slimbrain.prep.denoise import Strategy
 from slimbrain.prep.exclusion import Limits
 from slimbrain.prep.layouts import AUTO
@@ -40,3 +42,18 @@ class PrepOptions(Limits):
     consent: tuple[str, ...] = Field((), description="scopes of the participants' consent")
     not_for: tuple[str, ...] = Field((), description="who may not see the data")
     readmit: tuple[str, ...] = Field((), description="participants who were withdrawn and agreed anew, with or without `sub-`")
+
+
+def checked_options(values: Mapping[str, Any]) -> PrepOptions:
+    """What was typed, by the names of the options.
+
+    Raises
+    ------
+    InputError
+        If a value is not accepted.
+    """
+    try:
+        return PrepOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}; see `slimbrain prep --help`.") from error
