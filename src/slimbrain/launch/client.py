@@ -94,7 +94,8 @@ def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
     if before is not None and before.finished:
         folder.forget()
     elif before is not None and before.inputs != plan.inputs:
-        # A file that came or grew moves others to other shards. What is done already costs the new ones little.
+        # A file that came or grew moves others to other shards, which find what is done once it is gathered.
+        work.gather(False)
         for shard in plan.shards:
             folder.update(shard, state="waiting")
     folder.write_plan(plan)
