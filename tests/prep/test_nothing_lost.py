@@ -272,7 +272,7 @@ def prep_command(batch: Path, out: Path, mask8: Path, capfd: pytest.CaptureFixtu
 @pytest.fixture
 def plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report without drawings."""
-    monkeypatch.setattr("slimbrain.report.page.write_report", lambda path, inputs: write_text(path, str(inputs.store.sessions)))
+    monkeypatch.setattr("slimbrain.report.data_page.write_report", lambda path, inputs: write_text(path, str(inputs.store.sessions)))
 
 
 @pytest.mark.usefixtures("plain_page")
