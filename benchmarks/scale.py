@@ -11,7 +11,6 @@ it is from.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -23,11 +22,15 @@ import numpy as np
 from case import Case
 from readers import Seen, Storage, Training, simulate
 
+from slimbrain import placing
 from slimbrain.atomic import write_text
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text
 from slimbrain.parts import collect_parts
-from slimbrain.prep.bids import find_runs
+from slimbrain.prep.layouts import LAYOUTS, find_recordings
+from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.run import own_runs
+from slimbrain.shards import Shard
 from slimbrain.store import Store
 
 COHORTS = (4_129, 50_000, 500_000)
@@ -178,27 +181,30 @@ def listing_case(rows: int, added: int, quick: bool) -> Case:
 
 
 def finding_case(runs: int, quick: bool) -> Case:
-    """Milliseconds of processor to find a run, which every shard does for all of them, against a walk over the same files."""
+    """Milliseconds of processor for each run of a source until one shard of 64 has its own, against one process that has them all."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
             place = Path(folder) / f"sub-{number:06d}" / "func"
             place.mkdir(parents=True)
             stem = f"sub-{number:06d}_task-rest_space-MNI152NLin6Asym_desc-preproc_bold"
-            (place / f"{stem}.nii.gz").touch()
+            (place / f"{stem}.nii.gz").write_bytes(b"image")
             (place / f"{stem}.json").write_text('{"RepetitionTime": 0.72}', encoding="utf-8")
-        find_runs(folder)  # imports nilearn
-        started = time.process_time()
-        find_runs(folder)
-        found = time.process_time()
-        n_files = sum(len(names) for _, _, names in os.walk(folder))
-        walked = time.process_time()
-    detail = {"quick": quick, "runs": runs, "files": n_files}
-    return Case("scale/find_ms", (found - started) / runs * 1e3, "ms", "walk", (walked - found) / runs * 1e3, detail)
+        _find(Path(folder), Shard(1, 1))  # imports nilearn, and the folders are in memory
+        (own, seconds), (every, all_seconds) = _find(Path(folder), Shard(1, 64)), _find(Path(folder), Shard(1, 1))
+    detail = {"quick": quick, "runs": runs, "own": own, "all": every}
+    return Case("scale/find_ms", seconds / runs * 1e3, "ms", "all-described", all_seconds / runs * 1e3, detail)
+
+
+def _find(folder: Path, shard: Shard) -> tuple[int, float]:
+    """How many runs a shard has, and the seconds of processor to find them."""
+    started, layout = time.process_time(), LAYOUTS["bids"]
+    runs, _ = own_runs(layout, find_recordings(folder, layout, Request()), shard)
+    return len(runs), time.process_time() - started
 
 
 def _list(store: Store, numbers: range) -> None:
     for number in numbers:
-        store._record(_session(number), "")
+        placing._list(store.root, _session(number), "", store.part)
 
 
 def _session(number: int) -> SessionInfo:
@@ -258,7 +264,7 @@ def main() -> None:
     for case in pace_cases(grid, assumed, steps, asked.quick):
         case.print()
     listing_case(*((200, 20, True) if asked.quick else (20_000, 200, False))).print()
-    finding_case(*((20, True) if asked.quick else (400, False))).print()
+    finding_case(*((64, True) if asked.quick else (6_400, False))).print()
 
 
 if __name__ == "__main__":

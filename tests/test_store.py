@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from store_samples import PEAK_KIB, SPACE, TR_S, entities, make_store, network_series, write_run
 
+from slimbrain import placing
 from slimbrain import store as store_module
 from slimbrain.channels import Channels
 from slimbrain.contract import Contract, same_tr
@@ -281,7 +282,7 @@ def test_a_failed_write_leaves_no_session(stage: str, grid8: Grid, tmp_path: Pat
 
 def test_a_write_killed_before_its_manifest_row_is_not_listed(grid8: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path, grid8, 1)
-    monkeypatch.setattr(store, "_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(placing, "_list", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_run(store, subject="02")
     assert [info.key for info in Store(tmp_path).sessions] == [KEY]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ledger_samples import CLOSED, OPEN, make, write
 
+from slimbrain import placing
 from slimbrain.cli import run_command
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
@@ -100,13 +101,13 @@ def test_writing_them_again_is_refused_even_while_the_withdrawal_runs(store: Sto
 
 def test_a_session_that_was_being_written_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tombstone comes after the writer looked and before its row."""
-    record = Store._record
+    list_it = placing._list
 
-    def late(self: Store, *arguments: object) -> None:
+    def late(*arguments: object) -> None:
         bury(store.root, [new_tombstone("sub-04", "open study", "2030-01-01", "")])
-        record(self, *arguments)  # type: ignore[arg-type]
+        list_it(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "_record", late)
+    monkeypatch.setattr(placing, "_list", late)
     with pytest.raises(StoreError, match="sub-04 was withdrawn"):
         write(store, "04", "1", OPEN)
     assert not list((store.root / "sub-04").rglob("*_bold.*")) and verify(store.root).problems == []

@@ -17,9 +17,10 @@ from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError, StoreError
 from slimbrain.governance import keep_records, record_of
 from slimbrain.manifest import SessionInfo, manifest_row
+from slimbrain.placing import DATA_SHA256, sha256, told_cohort
 from slimbrain.progress import track
 from slimbrain.purge import finish_withdrawals
-from slimbrain.store import DATA_SHA256, PARTICIPANTS_FILE, Store, sha256, told_cohort
+from slimbrain.store import PARTICIPANTS_FILE, Store
 from slimbrain.tombstones import Withdrawn, bury, withdrawn
 from slimbrain.tsv import MISSING, format_tsv
 from slimbrain.verify import sweep

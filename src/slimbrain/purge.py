@@ -15,7 +15,8 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
 from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
-from slimbrain.store import PARTICIPANTS_FILE, recorded_cohort, told_cohort
+from slimbrain.placing import recorded_cohort, told_cohort
+from slimbrain.store import PARTICIPANTS_FILE
 from slimbrain.subjects import subject_hash
 from slimbrain.tombstones import WITHDRAWN_FILE, Tombstone, mark, withdrawn
 from slimbrain.tsv import format_tsv, read_tsv

@@ -7,7 +7,6 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from slimbrain import __version__
-from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.atomic import write_json, write_text
 from slimbrain.channels import Channels, cell_channels
 from slimbrain.claims import locked
 from slimbrain.contract import ROI, Contract, same_tr
@@ -29,17 +28,14 @@ from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
-    SESSION_ROW,
     SessionInfo,
-    manifest_text,
-    manifest_with,
     read_manifest,
     row_differences,
-    row_to_repeat,
     session_key,
     session_path,
 )
-from slimbrain.parts import add_to_part, read_part, take_from_part
+from slimbrain.parts import read_part
+from slimbrain.placing import COHORT, DATA_BYTES, put_in_place, recorded_cohort, refuse_withdrawn, take_out, told_cohort
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
 from slimbrain.terms import UNKNOWN, canonical_licence
 from slimbrain.tombstones import Tombstone, Withdrawn, refusal, withdrawn
@@ -48,11 +44,6 @@ from slimbrain.tsv import MISSING, read_tsv
 FloatArray = npt.NDArray[Any]
 
 PARTICIPANTS_FILE = "participants.tsv"
-DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
-"""Fields of the sidecar that tell whether the data file is still what was written."""
-
-COHORT = "Cohort"
-"""Field of the sidecar that says which study a participant is one of: `sub-01` of another is another person."""
 
 TENSORS = {"voxels": (3, "float16"), "mean": (2, "float32"), "std": (2, "float32"), "coarse": (2, "float32"), "coordinates": (2, "float32")}
 """Number of axes, and type, of each tensor of a session."""
@@ -167,7 +158,7 @@ class Store:
         """
         missing = sorted(set(subjects) - {info.subject for info in self.sessions})
         if missing:
-            self._refuse_withdrawn(missing[0], "")
+            refuse_withdrawn(self.root, missing[0], "")
             raise InputError(
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
@@ -195,7 +186,7 @@ class Store:
             If there is none, or its participant was withdrawn, be it since the store was opened.
         """
         if key not in self._sessions:
-            self._refuse_withdrawn(key.split("_", 1)[0], "")
+            refuse_withdrawn(self.root, key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
         info, gone = self._sessions[key], withdrawn(self.root)
         if stone := gone and self._tombstone(info, gone):
@@ -228,10 +219,6 @@ class Store:
         stone = gone.find(info.subject, told)
         # An older row names no cohort, its sidecar may: another's data are not to be hidden for an equal label.
         return gone.find(info.subject, recorded_cohort((self.root / info.path).with_suffix(".json"))) if stone and not told else stone
-
-    def _refuse_withdrawn(self, subject: str, cohort: str) -> None:
-        if stone := withdrawn(self.root).find(subject, cohort):
-            raise StoreError(refusal(self.root, subject, stone))
 
     def sidecar(self, key: str) -> dict[str, Any]:
         """Everything recorded when the session was prepared."""
@@ -421,77 +408,13 @@ class Store:
         StoreError
             If its files cannot be deleted.
         """
-        path = self.root / session_path(entities)
         self.__dict__.pop("_sessions", None)
-        if self.part:
-            take_from_part(self.root, self.part, session_key(entities))
-        with locked(self.root):
-            listed = read_manifest(self.root / MANIFEST_FILE)
-            if listed.pop(session_key(entities), None) is not None:
-                write_text(self.root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
-        try:
-            for file in (path, path.with_suffix(".json")):
-                file.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be deleted ({error.strerror}); delete it and its .json, no table lists them.") from error
+        take_out(self.root, entities, self.part)
 
     def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
-        """Put a session's data in place, then the sidecar that vouches for them, then the row of the manifest.
-
-        At no moment does a sidecar stand beside data that it does not describe: a process that is killed in between leaves
-        a session that `is_whole` does not take for one.
-
-        Parameters
-        ----------
-        info : the row to add or replace.
-        write : fills the file it is given with the data.
-        sidecar : what to record; the row, and size and SHA-256 of the data, are added. If it brings these two, they must hold.
-
-        Raises
-        ------
-        StoreError
-            If something cannot be written, or the data are not those of the sidecar.
-        """
-        path = self.root / info.path
-        beside = path.with_suffix(".json")
-        cohort = told_cohort(info) or str(sidecar.get(COHORT) or "")
-        self._refuse_withdrawn(info.subject, cohort)
-
-        seal: dict[str, Any] = {}
-
-        def write_alone(temporary: Path) -> None:
-            write(temporary)
-            seal.update({DATA_BYTES: temporary.stat().st_size, DATA_SHA256: sha256(temporary)})
-            if any(sidecar.get(name, value) != value for name, value in seal.items()):
-                raise StoreError(f"{path}: would not be what was written once, the data are damaged at their source; prepare them again.")
-            # Not before: a full disk is found while writing, and the old session then stays whole.
-            beside.unlink(missing_ok=True)
-
-        try:
-            write_atomic(path, write_alone)
-            write_json(beside, {**sidecar, **seal, SESSION_ROW: row_to_repeat(info)})
-            self._record(info, cohort)
-        except OSError as error:
-            raise StoreError(
-                f"{path}: cannot be written ({error.strerror or error}); "
-                "free space or choose another folder, then run the same command again."
-            ) from error
-
-    def _record(self, info: SessionInfo, cohort: str) -> None:
-        with locked(self.root):
-            try:
-                # A withdrawal that began meanwhile did not find what was not there yet.
-                self._refuse_withdrawn(info.subject, cohort)
-            except StoreError:
-                for file in (path := self.root / info.path, path.with_suffix(".json")):
-                    file.unlink(missing_ok=True)
-                raise
-            self.__dict__.pop("_sessions", None)
-            if not self.part:
-                write_text(self.root / MANIFEST_FILE, manifest_with(self.root / MANIFEST_FILE, info))
-        if self.part:
-            # Outside the lock, which whoever collects the parts takes after them.
-            add_to_part(self.root, self.part, info)
+        """Add or replace a session whose data somebody else writes (`slimbrain.placing.put_in_place`)."""
+        put_in_place(self.root, info, write, sidecar, self.part)
+        self.__dict__.pop("_sessions", None)
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
@@ -503,20 +426,6 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
-
-
-def told_cohort(info: SessionInfo) -> str:
-    """The cohort that a session's row names; empty where it names none."""
-    told = info.qc.get("cohort", MISSING)
-    return "" if told in ("", MISSING, UNKNOWN) else told
-
-
-def recorded_cohort(sidecar: Path) -> str:
-    """The cohort that a sidecar names; empty where it names none, or is not there."""
-    try:
-        return str(read_object(sidecar).get(COHORT) or "")
-    except StoreError:
-        return ""
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
@@ -538,12 +447,6 @@ def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[s
     write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
     # Last, since its presence says that the store is whole.
     write_json(root / DESCRIPTION_FILE, describe(contract, sources))
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _cell(value: object) -> str:

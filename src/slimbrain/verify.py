@@ -15,8 +15,9 @@ from slimbrain.contract import ROI
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.governance import records
 from slimbrain.manifest import DATA_SUFFIX, MANIFEST_FILE, SessionInfo, row_differences
+from slimbrain.placing import DATA_BYTES, DATA_SHA256, sha256
 from slimbrain.progress import track
-from slimbrain.store import DATA_BYTES, DATA_SHA256, Store, sha256
+from slimbrain.store import Store
 from slimbrain.tombstones import WITHDRAWN_FILE, withdrawn
 
 SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")

@@ -3,7 +3,8 @@
 A page is covered by being listed in `COVERED`, with what it expects to find: things that the README's own commands made, or a tree in
 another layout. Blocks of a covered page (```sh, ```console after its prompt, ```python) run in order in one folder, and an error fails the
 test. A block that cannot run here stands after `<!-- not run: REASON -->`. So that all pages take a minute and not a day, commands of
-slimbrain get further options that make them smaller (`smaller`), and evaluations two folds; nothing else is changed.
+slimbrain get further options that make them smaller (`smaller`), and evaluations two folds; what is for Slurm prints its batch script and
+submits nothing (`--dry-run`). Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/quality.md": (),
     "docs/real_data.md": (),
     "docs/saliency.md": (only("store", "runs"),),
+    "docs/scale.md": (),
     "docs/scikit_learn.md": (),
+    "docs/slurm.md": (only("fmriprep", "store", "runs", "windows.tsv", "others.tsv"),),
     "docs/store_format.md": (),
     "docs/store_tools.md": (two_stores,),
     "docs/tasks.md": (),
@@ -178,7 +181,9 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
 
 
 def smaller(words: list[str]) -> list[str]:
-    """A command of slimbrain with options that make it small, and in one process."""
+    """A command of slimbrain with options that make it small, and in one process of this machine."""
+    if "--slurm" in words:
+        return [*words, "--dry-run"]
     if "--nprocs" in words:
         place = words.index("--nprocs") + 1
         words = [*words[:place], "1", *words[place + 1 :]]

@@ -22,7 +22,8 @@ from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_valid
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.store import COHORT, Store, sha256
+from slimbrain.placing import COHORT, sha256
+from slimbrain.store import Store
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ class Scripted:
             if end == "queued":
                 self.queue.add(job)
             elif end != "lost":
-                folder.update(shard, state=end, exit_code=0 if end == "done" else 1, node="somewhere")
+                failed = {"failures": 2, "exit_code": 1} if end == "failed" else {"exit_code": 0}
+                folder.update(shard, state=end, node="somewhere", **failed)
             jobs.append(job)
         return jobs
 
@@ -64,22 +66,23 @@ def run(folder: LaunchFolder, cluster: Scripted, shards: dict[str, tuple[str, ..
 # --- the client
 
 
-def test_what_fails_is_tried_once_more_and_the_rest_is_not(folder: LaunchFolder) -> None:
+def test_what_its_job_gave_up_is_named_and_gone_on_with(folder: LaunchFolder) -> None:
+    """The client does not try it again, since the job has."""
     cluster = Scripted(b=["failed", "done"])
     outcome = run(folder, cluster)
-    assert cluster.submitted == [["a", "b", "c"], ["b"]]
-    assert (outcome.exit_code, outcome.table, outcome.line) == (0, "", "gathered, all")
-
-
-def test_what_fails_twice_is_named_and_gone_on_with(folder: LaunchFolder) -> None:
-    cluster = Scripted(b=["failed", "failed", "done"])
-    outcome = run(folder, cluster)
     assert outcome.exit_code == 1 and outcome.line == "gathered, not all"
-    assert outcome.table == f"b: failed (exit code 1) after 2 tries, on somewhere; see {folder.logs / '2_b_0_log.err'}"
-    rows = [line.split("\t")[:3] for line in (folder.root / "table.tsv").read_text().splitlines()]
-    assert rows == [["shard", "state", "tries"], ["a", "done", "1"], ["b", "failed", "2"], ["c", "done", "1"]]
-    assert run(folder, cluster).exit_code == 0
-    assert cluster.submitted == [["a", "b", "c"], ["b"], ["b"]]
+    log = folder.logs / "1_b_0_log.err"
+    assert outcome.table == f"b: failed (exit code 1, 2 times), last on somewhere, submitted 1 times; see {log}"
+    rows = [line.split("\t")[:4] for line in (folder.root / "table.tsv").read_text().splitlines()]
+    assert rows == [
+        ["shard", "state", "submissions", "failures"],
+        ["a", "done", "1", "0"],
+        ["b", "failed", "1", "2"],
+        ["c", "done", "1", "0"],
+    ]
+    again = run(folder, cluster)
+    assert (again.exit_code, again.table, again.line) == (0, "", "gathered, all")
+    assert cluster.submitted == [["a", "b", "c"], ["b"]] and folder.read("b").failures == 0
 
 
 def test_what_ends_without_a_word_is_tried_again(folder: LaunchFolder) -> None:
@@ -101,6 +104,54 @@ def test_what_is_on_its_way_is_not_submitted_again(folder: LaunchFolder) -> None
     assert cluster.submitted == [["a", "b", "c"], ["b"]]
     folder.update("a", state="done", exit_code=0)
     assert run(folder, cluster).exit_code == 0 and len(cluster.submitted) == 2
+
+
+def test_what_ended_but_is_still_in_the_queue_is_waited_for_and_submitted_again(folder: LaunchFolder) -> None:
+    cluster = Scripted(b=["failed", "done"])
+    run(folder, cluster)
+    cluster.queue.add("1_b")
+    asked: list[Collection[str]] = []
+    alive = cluster.alive
+
+    def until_the_third_time(jobs: Collection[str]) -> set[str]:
+        asked.append(jobs)
+        if len(asked) == 3:
+            cluster.queue.clear()
+        return alive(jobs)
+
+    cluster.alive = until_the_third_time  # type: ignore[method-assign]
+    assert run(folder, cluster).exit_code == 0
+    assert cluster.submitted == [["a", "b", "c"], ["b"]] and len(asked) == 3
+
+
+def test_what_the_shards_share_out_may_change_before_and_while_they_run(folder: LaunchFolder) -> None:
+    """A file that comes moves others to other shards, also to some that are done."""
+    cluster, source = Scripted(b=["failed", "done"]), ["x"]
+
+    def again() -> Outcome:
+        work = Work(("prep",), Path("x"), SHARDS, gather=str, inputs=lambda: ",".join(source))
+        return launch(work, Resources(), cluster, folder)
+
+    assert again().exit_code == 1
+    source.append("y")
+    assert again().exit_code == 0
+    assert cluster.submitted == [["a", "b", "c"], ["a", "b", "c"]]
+
+    cluster.submitted.clear()
+    alive = cluster.alive
+    cluster.scripts["a"] = ["queued"]
+
+    def come_while_it_runs(jobs: Collection[str]) -> set[str]:
+        source.append("z")
+        folder.update("a", state="done")
+        return alive(jobs)
+
+    cluster.alive = come_while_it_runs  # type: ignore[method-assign]
+    outcome = again()
+    assert (outcome.exit_code, outcome.changed) == (1, True) and outcome.line.startswith("False\n") and "source changed" in outcome.line
+    cluster.alive = alive  # type: ignore[method-assign]
+    cluster.queue.clear()
+    assert (again().exit_code, cluster.submitted) == (0, [["a", "b", "c"], ["a", "b", "c"]])
 
 
 def test_a_finished_launch_starts_anew(folder: LaunchFolder) -> None:
@@ -137,11 +188,44 @@ def test_a_job_writes_down_that_its_command_is_done(folder: LaunchFolder) -> Non
     assert (folder.read("a").state, folder.read("a").exit_code) == ("done", 0)
 
 
-def test_a_job_writes_down_that_its_command_failed_and_fails(folder: LaunchFolder) -> None:
+def test_a_job_that_fails_is_run_once_more_and_then_given_up(folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     plan(folder, ("no-such-command",))
-    with pytest.raises(SystemExit) as left:
+    for state, failures, code in (("retried", 1, LOCAL_REQUEUE_CODE), ("failed", 2, 2)):
+        with pytest.raises(SystemExit) as left:
+            run_shard(str(folder.root), "a")
+        found = folder.read("a")
+        assert (found.state, found.failures, found.exit_code, left.value.code) == (state, failures, 2, code)
+
+
+@pytest.mark.parametrize(("answer", "state"), [(0, "retried"), (1, "failed"), (-signal.SIGTERM, "retried")])
+def test_a_job_that_slurm_does_not_queue_again_has_failed(
+    answer: int, state: str, folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm ends the whole job when it queues it again, scontrol with it. The last element of an array has the array's own number."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    asked: list[list[str]] = []
+
+    def scontrol(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, answer)
+
+    monkeypatch.setattr(subprocess, "run", scontrol)
+    plan(folder, ("no-such-command",))
+    with pytest.raises(SystemExit):
         run_shard(str(folder.root), "a")
-    assert (folder.read("a").state, folder.read("a").exit_code, left.value.code) == ("failed", 2, 2)
+    assert (folder.read("a").state, asked) == (state, [["scontrol", "requeue", "7_1"]])
+
+
+def test_of_two_nodes_that_fail_together_one_counts(folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    plan(folder, ("no-such-command",))
+    for process in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", process)
+        with pytest.raises(SystemExit):
+            run_shard(str(folder.root), "a")
+    assert (folder.read("a").state, folder.read("a").failures) == ("retried", 1)
 
 
 LONG = ("simulate", "cohort", "--subjects", "500")
@@ -178,13 +262,20 @@ def kill_when(holds: Callable[[], bool], number: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("90", 90), ("1:30", 1.5), ("24:00:00", 1440), ("2-12", 3600), ("1-01:30", 1530), ("1-00:00:30", 1440.5)],
+    [("90", 90), ("2:30", 2.5), ("24:00:00", 1440), ("2-12", 3600), ("1-01:30", 1530), ("1-00:00:30", 1440.5)],
 )
 def test_times_are_read_as_sbatch_reads_them(text: str, minutes: float) -> None:
     assert Resources(time=text).minutes == minutes
 
 
-@pytest.mark.parametrize(("given", "cause"), [({"time": "soon"}, "--time soon"), ({"sbatch": ("Q 1",)}, "--sbatch Q 1")])
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ({"time": "soon"}, "--time soon"),
+        ({"time": "2", "grace_s": 120}, "--time 2: leaves no time"),
+        ({"sbatch": ("Q 1",)}, "--sbatch Q 1"),
+    ],
+)
 def test_what_sbatch_would_not_understand_is_refused(given: dict[str, object], cause: str) -> None:
     with pytest.raises(InputError, match=cause):
         Resources(**given).for_slurm("x")  # type: ignore[arg-type]
@@ -211,6 +302,9 @@ def test_the_commands_words_are_kept_and_the_clusters_are_not() -> None:
 
 def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
+    image = tmp_path / "in" / "sub-01" / "func" / "sub-01_task-rest_space-MNI152Lin_bold.nii"
+    image.parent.mkdir(parents=True)
+    image.touch()
     asked = ["--partition", "cpu", "--account", "lab", "--time", "2-12", "--memory", "32G", "--gpus", "2", "--constraint", "a100"]
     asked += ["--sbatch", "qos=high", "--sbatch", "--exclusive", "--shards", "3", "--parallel", "2", "--grace", "300", "--dry-run"]
     assert run_command(["launch", *asked, "prep", str(tmp_path / "in"), str(tmp_path / "out"), "--nprocs", "4"]) == 0
@@ -218,15 +312,18 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: 
     lines = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
     assert lines >= {"partition=cpu", "account=lab", "time=2-12", "mem=32G", "gpus-per-node=2", "constraint=a100", "qos=high", "exclusive"}
     assert lines >= {"array=0-2%2", "signal=USR1@300", "requeue", "cpus-per-task=4", "ntasks-per-node=1", "nodes=1"}
-    assert f"slimbrain prep {tmp_path / 'in'} {tmp_path / 'out'} --nprocs 4 --shard 2/3" in script
-    assert list(tmp_path.iterdir()) == []
+    assert f"slimbrain prep {tmp_path / 'in'} {tmp_path / 'out'} --nprocs 4 --layout bids --shard 2/3" in script
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
         (["prep", "in", "out", "--partition", "cpu"], "--partition: is for a cluster; add --slurm or --local"),
-        (["prep", "in", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
+        (["evaluate", "in", "--task", "x", "--model", "m", "--out", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
+        (["prep", "nowhere", "out", "--slurm"], "nowhere: does not exist"),
+        (["prep", ".", "out", "--slurm", "--layout", "bids", "--min-coverage", "7"], "--min-coverage: Input should be"),
+        (["prep", "in", "out", "--slurm", "--readmit", "01"], "happens once"),
         (["pretrain", "voxel", "in", "--out", "out", "--local", "--nodes", "2"], "--local has one machine"),
         (["prep", "in", "out", "--slurm", "--shard", "1/2"], "leave it out"),
         (["launch", "--partition", "cpu", "report", "--out", "x"], "no command to launch"),

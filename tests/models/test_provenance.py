@@ -14,7 +14,8 @@ from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.models.fingerprint import signature
 from slimbrain.models.provenance import OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.store import COHORT, Store
+from slimbrain.placing import COHORT
+from slimbrain.store import Store
 from slimbrain.subjects import subject_hash
 
 

@@ -196,7 +196,7 @@ def test_a_run_that_is_a_link_is_prepared_again_when_its_content_changes(tree: P
 
 
 def test_the_command_leaves_with_1(tree: Path, mask8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimbrain.report.page.write_report", lambda *_: None)
+    monkeypatch.setattr("slimbrain.report.data_page.write_report", lambda *_: None)
     words = ["prep", str(tree), str(tmp_path / "store"), "participant", "--mask", str(mask8), "--resolution", "8mm"]
     assert run_command(words) == 0
     BAD["cut50"][0](image_path(tree, "bad"))
@@ -208,7 +208,7 @@ def test_an_exception_nobody_thought_of_costs_its_own_run(tree: Path, mask8: Pat
         if "good" in str(run):
             raise RuntimeError("out of luck.\nReally.")
 
-    monkeypatch.setattr("slimbrain.prep.run.load_confounds", surprise)
+    monkeypatch.setattr("slimbrain.prep.session.load_confounds", surprise)
     summary = prepare(tree, tmp_path / "store", PrepOptions(mask=mask8, resolution="8mm"))
     (failure,) = summary.failures
     assert failure.reason.startswith(f"{image_path(tree, 'good')}: ") and "RuntimeError out of luck. Really)" in failure.reason

@@ -100,6 +100,19 @@ def test_metadata_is_inherited_and_the_nearest_wins(tmp_path: Path) -> None:
     assert len(run.sidecars) == 4
 
 
+def test_a_folder_that_many_runs_share_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each run would list all participants, and the time to find runs would grow with their square."""
+    for sub in range(20):
+        touch(tmp_path, f"sub-{sub:02d}/func/sub-{sub:02d}_task-rest_space-MNI152Lin_desc-preproc_bold.nii.gz")
+    listed: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: listed.append(self) or glob(self, pattern))
+    runs, _ = find_runs(tmp_path)
+    assert len(runs) == 20
+    # Once for metadata, once for events.
+    assert listed.count(tmp_path) == 2
+
+
 def test_confounds_and_events_of_this_run_are_found(tmp_path: Path) -> None:
     for run in ("1", "2"):
         stem = f"sub-01/func/sub-01_task-rest_run-{run}"

@@ -16,7 +16,7 @@ from prep_samples import head_series
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
-from slimbrain.prep import run as run_module
+from slimbrain.prep import session as session_module
 from slimbrain.prep.exclusion import LIMITS, Limits, judge
 from slimbrain.store import Store
 
@@ -128,7 +128,7 @@ def test_what_was_left_out_is_not_read_again(write_run: WriteRun, prep: Prep, ou
     prep(max_fd_mean=0.2)
     before = (out / "excluded.tsv").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "prepare_image", lambda *_, **__: pytest.fail("read again"))
+        patch.setattr(session_module, "prepare_image", lambda *_, **__: pytest.fail("read again"))
         again = prep(max_fd_mean=0.2)
         assert (len(again.skipped), len(again.excluded), again.exit_code) == (1, 1, 0)
         assert (out / "excluded.tsv").read_bytes() == before

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from slimbrain import store as store_module
+from slimbrain import placing
 from slimbrain.atomic import TEMPORARY_PREFIX, write_text
 from slimbrain.claims import claim
 from slimbrain.cli import run_command
 from slimbrain.prep import PrepOptions, prepare
-from slimbrain.prep import run as run_module
+from slimbrain.prep import session as session_module
 from slimbrain.store import Store
 from slimbrain.verify import verify
 
@@ -142,14 +142,14 @@ def test_a_prep_killed_after_the_data_does_not_leave_them_beside_words_about_oth
     source, other = (next((batch / f"sub-{number}").rglob("*.nii.gz")) for number in (0, 1))
     kept, times = source.read_bytes(), source.stat()
     source.write_bytes(other.read_bytes())
-    write_json = store_module.write_json
+    write_json = placing.write_json
 
     def die_before_the_sidecar(path: Path, value: Any) -> Path:
         if path.name.endswith("_bold.json"):
             raise KeyboardInterrupt
         return write_json(path, value)
 
-    monkeypatch.setattr(store_module, "write_json", die_before_the_sidecar)
+    monkeypatch.setattr(placing, "write_json", die_before_the_sidecar)
     with pytest.raises(KeyboardInterrupt):
         prepare(batch, out, options)
     monkeypatch.undo()
@@ -196,7 +196,7 @@ def test_two_preps_on_one_store_never_work_on_the_same_run_at_once(
     inside: list[str] = []
     done: list[str] = []
     both = threading.Barrier(2)
-    work = run_module._prepare_run
+    work = session_module._prepare_run
 
     def watched(job: Any, *rest: Any) -> Any:
         assert job.file not in inside
@@ -210,7 +210,7 @@ def test_two_preps_on_one_store_never_work_on_the_same_run_at_once(
             inside.remove(job.file)
             done.append(job.file)
 
-    monkeypatch.setattr(run_module, "_prepare_run", watched)
+    monkeypatch.setattr(session_module, "_prepare_run", watched)
     options = {"mask": mask8, "resolution": "8mm", "force": force}
     pairs = [prepared_by(batch, tmp_path / "store", **options) for _ in range(2)]
     for thread, _ in pairs:
@@ -272,7 +272,7 @@ def prep_command(batch: Path, out: Path, mask8: Path, capfd: pytest.CaptureFixtu
 @pytest.fixture
 def plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report without drawings."""
-    monkeypatch.setattr("slimbrain.report.page.write_report", lambda path, inputs: write_text(path, str(inputs.store.sessions)))
+    monkeypatch.setattr("slimbrain.report.data_page.write_report", lambda path, inputs: write_text(path, str(inputs.store.sessions)))
 
 
 @pytest.mark.usefixtures("plain_page")

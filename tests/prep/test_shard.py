@@ -75,6 +75,18 @@ def test_the_whole_command_collects_what_shards_did(cohort: Path, mask8: Path, t
     assert len(Store(out).sessions) == 5
 
 
+def test_a_damaged_sidecar_is_named_by_the_shard_whose_run_it_is(cohort: Path, mask8: Path, tmp_path: Path) -> None:
+    """Sidecars are looked for once it is known whose run each is; the store says the same as one process' does."""
+    (cohort / "sub-02" / "func" / "sub-02_task-rest_bold.json").write_text("{")
+    whole = run(cohort, tmp_path / "alone", mask8)
+    found = [run(cohort, tmp_path / "shared", mask8, f"{number}/3") for number in (3, 1, 2)]
+    assert [row for each in found for row in each.failures if "cannot be read as JSON" in row.reason] == [
+        row for row in whole.failures if "cannot be read as JSON" in row.reason
+    ]
+    assert collect(tmp_path / "shared") == len(whole.prepared) == 4
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
 def test_what_is_no_shard_is_refused(cohort: Path, mask8: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--shard 4/3: is no part"):
         run(cohort, tmp_path / "store", mask8, "4/3")

@@ -43,6 +43,7 @@ SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 SlurmdParameters=config_overrides
 SlurmdTimeout=6
+MessageTimeout=4
 KillWait=5
 ReturnToService=2
 MpiDefault=none
@@ -50,7 +51,8 @@ NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs=1 RealMe
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=1 RealMemory=1000
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 """
-"""One processor a node: one shard at a time. A job that is queued again waits for its credential to expire."""
+"""One processor a node: one shard at a time. A job that is queued again waits for its credential to expire; a node that is gone counts as
+down once several messages, each for MessageTimeout, had no answer."""
 
 
 def missing_program() -> str | None:
@@ -67,6 +69,8 @@ class SlurmCluster:
     def __init__(self, root: Path) -> None:
         self.root, self.configuration = root, root / "slurm.conf"
         self._environment = {**ENVIRONMENT, "SLURM_CONF": str(self.configuration)}
+        # In the environment of all that this cluster runs, and of nothing that another one does, whose nodes may be called the same.
+        self._mark = f"SLURM_CONF={self.configuration}"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         (root / "state").mkdir(parents=True)
         # munge distrusts a path on which others may write.
@@ -99,7 +103,7 @@ class SlurmCluster:
     def kill_node(self, node: str) -> None:
         """As when its power goes: its daemon and everything that it started are gone at once, and nobody is told."""
         self._daemons.pop(node).kill()
-        _kill(_processes_of(node))
+        _kill(self._processes_of(node))
 
     def say(self, *command: str) -> str:
         """What a command of Slurm prints; empty if it fails, as it may while a daemon starts."""
@@ -122,7 +126,16 @@ class SlurmCluster:
         for daemon in self._daemons.values():
             daemon.wait()
         # What would go on telling a controller that is gone how its job ended.
-        _kill(_processes_with(f"SLURM_CONF={self.configuration}"))
+        _kill(_processes_with(self._mark))
+
+    def _processes_of(self, node: str) -> Iterator[int]:
+        """What runs in jobs on a node, and the daemons that started these."""
+        for process in _processes_with(self._mark, f"SLURMD_NODENAME={node}"):
+            with suppress(OSError):
+                parent = int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+                if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+                    yield parent
+            yield process
 
     def _daemon(self, name: str, *command: str) -> None:
         with open(self.root / f"{name}.out", "ab") as said:
@@ -162,19 +175,10 @@ def _kill(processes: Iterable[int]) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def _processes_with(variable: str) -> Iterator[int]:
-    """Processes that were started with `NAME=value` in their environment, but for this one."""
+def _processes_with(*variables: str) -> Iterator[int]:
+    """Processes that were started with each `NAME=value` in their environment, but for this one."""
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if f"{variable}\0".encode() in (path / "environ").read_bytes() and int(path.name) != os.getpid():
+            given = (path / "environ").read_bytes().split(b"\0")
+            if all(variable.encode() in given for variable in variables) and int(path.name) != os.getpid():
                 yield int(path.name)
-
-
-def _processes_of(node: str) -> Iterator[int]:
-    """What runs in jobs on a node, and the daemons that started these."""
-    for process in _processes_with(f"SLURMD_NODENAME={node}"):
-        with suppress(OSError):
-            parent = int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
-                yield parent
-        yield process

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from slurm_cluster import SlurmCluster
-from store_samples import make_store
-from test_train import comparable, settings, small_preset
+from test_train import assert_same_run, comparable, settings, small_preset
 
 from slimbrain.cli import run_command
-from slimbrain.launch.folder import LaunchFolder
-from slimbrain.prep.run import PrepOptions, prepare
+from slimbrain.launch import client
+from slimbrain.launch.folder import LaunchFolder, ShardState
+from slimbrain.prep import PrepOptions, prepare
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import Store
 from slimbrain.train import pretrain
+from slimbrain.tsv import read_tsv
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TIME_LIMIT = "SLIMBRAIN_TEST_TIME_LIMIT"
+TRAINED, HELD_OUT = ("sub-001",), ("sub-002", "sub-003", "sub-004")
 
 
 def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
@@ -30,6 +35,15 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def impatient() -> Iterator[None]:
+    """The queue is ours alone, and may be asked as often as one likes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "POLL_S", 0.1)
+        patch.setattr(client, "ASK_S", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +54,29 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def serial(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process makes of the cohort."""
+def serial(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that one process makes of the cohort."""
     out = tmp_path_factory.mktemp("serial") / "store"
     prepare(cohort, out, PrepOptions(resolution="8mm"))
-    return contents(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    """Tables of the participants to train on, and of those to evaluate on."""
+    folder = tmp_path_factory.mktemp("tables")
+    paths = {people: folder / f"{people[0]}.tsv" for people in (TRAINED, HELD_OUT)}
+    for people, path in paths.items():
+        path.write_text("\n".join(["participant_id", *people]) + "\n")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def alone(serial: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that one process trains."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    pretrain("voxel", Store(serial).select(TRAINED), small_preset(), run, seed=3, device="cpu")
+    return run
 
 
 def contents(store: Path) -> dict[str, bytes]:
@@ -57,35 +89,52 @@ def prep_array(cohort: Path, out: Path, *options: str) -> int:
     return run_command(["prep", str(cohort), str(out), "--resolution", "8mm", "--slurm", "--shards", "2", *options])
 
 
+def launch_folder(out: Path) -> LaunchFolder:
+    return LaunchFolder(Path(f"{out}.launch"))
+
+
 def jobs_of(out: Path) -> list[str]:
-    return [each.job for each in LaunchFolder(Path(f"{out}.launch")).read_jobs().values()]
+    return [each.job for each in launch_folder(out).read_jobs().values()]
+
+
+def shards_of(out: Path) -> list[ShardState]:
+    plan = launch_folder(out).read_plan()
+    assert plan is not None
+    return [launch_folder(out).read(shard) for shard in plan.shards]
 
 
 def states_of(out: Path) -> list[str]:
-    folder = LaunchFolder(Path(f"{out}.launch"))
-    plan = folder.read_plan()
-    assert plan is not None
-    return [folder.read(shard).state for shard in plan.shards]
+    return [shard.state for shard in shards_of(out)]
+
+
+def starts_of(out: Path) -> list[int]:
+    """How often each shard was begun, by the logs of its jobs."""
+    logs = [launch_folder(out).logs / f"{job}_0_log.out" for job in jobs_of(out)]
+    return [log.read_text().count("Starting with JobEnvironment") for log in logs]
+
+
+def table_of(out: Path) -> list[dict[str, str]]:
+    return read_tsv(launch_folder(out).root / "table.tsv")
 
 
 def sidecars(out: Path) -> list[Path]:
     return list(out.glob("sub-*/**/*_bold.json"))
 
 
+# --- arrays
+
+
 def test_a_prep_array_equals_one_process_byte_for_byte(
-    slurm: SlurmCluster, cohort: Path, serial: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slurm: SlurmCluster, cohort: Path, serial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "store"
     assert prep_array(cohort, out) == 0
     assert "8 sessions listed" in capsys.readouterr().out
-    assert contents(out) == serial and (out / "report.html").exists()
-    nodes = {row.split("\t")[5] for row in (Path(f"{out}.launch") / "table.tsv").read_text().splitlines()[1:]}
-    assert nodes == {"node1", "node2"}
+    assert contents(out) == contents(serial) and (out / "report.html").exists()
+    assert {row["node"] for row in table_of(out)} == {"node1", "node2"}
 
 
-def test_a_cancelled_array_is_gone_on_with_and_nothing_is_lost(
-    slurm: SlurmCluster, cohort: Path, serial: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_a_cancelled_array_is_gone_on_with_and_nothing_is_lost(slurm: SlurmCluster, cohort: Path, serial: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     assert prep_array(cohort, out, "--no-wait") == 0
     until(lambda: len(sidecars(out)) >= 2, "two sessions")
@@ -94,11 +143,101 @@ def test_a_cancelled_array_is_gone_on_with_and_nothing_is_lost(
     before = {path: path.stat().st_mtime_ns for path in sidecars(out)}
     assert 2 <= len(before) < 8 and "done" not in states_of(out)
     assert prep_array(cohort, out) == 0
-    assert contents(out) == serial
+    assert contents(out) == contents(serial)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_node_that_goes_down_costs_only_time(slurm: SlurmCluster, cohort: Path, serial: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unwatched(slurm: SlurmCluster, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs of which one is damaged, and a store; its array runs beside the next tests, and nobody waits for it."""
+    source, out = tmp_path_factory.mktemp("damaged"), tmp_path_factory.mktemp("unwatched") / "store"
+    for subject in HELD_OUT[:2]:
+        shutil.copytree(cohort / subject / "ses-1", source / subject / "ses-1")
+    next((source / HELD_OUT[0]).rglob("*_bold.nii.gz")).write_bytes(b"no image")
+    assert prep_array(source, out, "--no-wait") == 0
+    return source, out
+
+
+def test_embed_and_evaluate_on_nodes_give_what_one_process_gives(
+    slurm: SlurmCluster, unwatched: tuple[Path, Path], serial: Path, alone: Path, tables: dict[tuple[str, ...], Path], tmp_path: Path
+) -> None:
+    given = [str(serial), "--participants", str(tables[HELD_OUT]), "--model", str(alone / "model")]
+    embed = ["embed", *given, "--out"]
+    assert run_command([*embed, str(tmp_path / "here.npz")]) == 0
+    assert run_command([*embed, str(tmp_path / "there.npz"), "--slurm", "--shards", "2"]) == 0
+    assert (tmp_path / "there.npz").read_bytes() == (tmp_path / "here.npz").read_bytes()
+    assert states_of(tmp_path / "there.npz") == ["done", "done"]
+    evaluate = ["evaluate", *given, "--task", "identity", "--out"]
+    assert run_command([*evaluate, str(tmp_path / "here.json")]) == 0
+    assert run_command([*evaluate, str(tmp_path / "there.json"), "--slurm"]) == 0
+    for name in ("json", "md"):
+        assert (tmp_path / f"there.{name}").read_bytes() == (tmp_path / f"here.{name}").read_bytes()
+
+
+def test_a_shard_that_fails_is_tried_once_more_where_nobody_waits(slurm: SlurmCluster, unwatched: tuple[Path, Path]) -> None:
+    source, out = unwatched
+    until(lambda: sorted(states_of(out)) == ["done", "failed"], "the shard to be given up")
+    # The other shard of the array is left alone.
+    assert sorted(zip((shard.failures for shard in shards_of(out)), starts_of(out), strict=True)) == [(0, 1), (2, 2)]
+    assert {each.submissions for each in launch_folder(out).read_jobs().values()} == {1}
+    damaged, sound = (next((source / subject).rglob("*_bold.nii.gz")) for subject in HELD_OUT[:2])
+    (before,) = sidecars(out)
+    written = before.stat().st_mtime_ns
+    # Mended, it weighs something else, so that the shards have to be made anew; what was done is not done again.
+    shutil.copy(sound, damaged)
+    assert prep_array(source, out) == 0
+    assert len(Store(out).sessions) == 2 and before.stat().st_mtime_ns == written
+    assert [(row["submissions"], row["failures"]) for row in table_of(out)] == [("2", "0"), ("2", "0")]
+
+
+# --- two nodes
+
+
+def test_two_nodes_train_what_one_process_trains_also_if_they_are_told_to_save(
+    slurm: SlurmCluster, serial: Path, alone: Path, tables: dict[tuple[str, ...], Path], tmp_path: Path
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+
+    def on_two_nodes(run: Path, *options: str) -> int:
+        words = ["pretrain", "voxel", str(serial), "--participants", str(tables[TRAINED]), "--preset", "tiny", "--out", str(run)]
+        changed = [part for override in settings() for part in ("--set", override)]
+        return run_command([*words, "--seed", "3", "--device", "cpu", *changed, "--slurm", "--nodes", "2", *options])
+
+    assert on_two_nodes(stopped, "--no-wait") == 0
+    until(lambda: (stopped / "state" / "step-00000003").exists(), "the first state")
+    # What `--signal` has Slurm send before the time limit.
+    subprocess.run(["scancel", "--signal=USR1", jobs_of(stopped)[0]], check=True)
+    until(lambda: "requeued" in states_of(stopped), "the job to be queued again")
+    assert not (stopped / "model").exists()
+    # It has to wait a while, which leaves the nodes to the other.
+    assert on_two_nodes(whole) == 0 and on_two_nodes(stopped) == 0
+    assert [shard.requeues for shard in (*shards_of(whole), *shards_of(stopped))] == [0, 1]
+    assert json.loads((whole / "run.json").read_text())["processes"] == 2
+    assert_same_run(stopped, whole)
+    # Sums are added up in another order, so the last digits differ; gradients agree to 1e-10 in float64 (test_distributed.py).
+    for line, other in zip(comparable(whole), comparable(alone), strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    weights, others = (load_file(path / "model" / "model.safetensors") for path in (whole, alone))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(TIME_LIMIT not in os.environ, reason=f"takes minutes, since a limit is one at least; set {TIME_LIMIT}=1 to run it")
+def test_a_real_time_limit_costs_only_time(slurm: SlurmCluster, serial: Path, tables: dict[tuple[str, ...], Path], tmp_path: Path) -> None:
+    """Slurm tells the job half a minute before, within which it is queued again; many times, until all steps are done."""
+    words = ["pretrain", "voxel", str(serial), "--participants", str(tables[TRAINED]), "--preset", "tiny", "--seed", "3", "--device", "cpu"]
+    words += ["--set", "train_voxel.steps=150", "--out"]
+    assert run_command([*words, str(tmp_path / "whole")]) == 0
+    assert run_command([*words, str(tmp_path / "limited"), "--slurm", "--time", "1", "--grace", "10"]) == 0
+    (shard,) = shards_of(tmp_path / "limited")
+    assert shard.requeues >= 1, "was done before its limit; give it more steps"
+    assert_same_run(tmp_path / "limited", tmp_path / "whole")
+
+
+# --- last, since it costs a node
+
+
+def test_a_node_that_goes_down_costs_only_time(slurm: SlurmCluster, cohort: Path, serial: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     assert prep_array(cohort, out, "--no-wait") == 0
     until(lambda: states_of(out) == ["running", "running"] and len(sidecars(out)) >= 1, "both shards at work")
@@ -108,40 +247,6 @@ def test_a_node_that_goes_down_costs_only_time(slurm: SlurmCluster, cohort: Path
     finally:
         slurm.start_node("node2")
         slurm.wait_idle()
-    assert contents(out) == serial
-    rows = [row.split("\t") for row in (Path(f"{out}.launch") / "table.tsv").read_text().splitlines()[1:]]
+    assert contents(out) == contents(serial)
     # Slurm queued the lost job again by itself: nobody had to submit it a second time.
-    assert {(row[2], row[5]) for row in rows} == {("1", "node1")}
-
-
-@pytest.fixture(scope="module")
-def store(grid8: object, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_store(tmp_path_factory.mktemp("store"), grid8, frames=12)  # type: ignore[arg-type]
-
-
-def pretrain_on_two_nodes(store: Store, run: Path, *options: str) -> int:
-    changed = [part for override in settings() for part in ("--set", override)]
-    words = ["pretrain", "voxel", str(store.root), "--preset", "tiny", "--out", str(run), "--seed", "3", "--device", "cpu"]
-    return run_command([*words, *changed, "--slurm", "--nodes", "2", *options])
-
-
-def test_two_nodes_told_to_save_are_queued_again_and_train_what_one_process_trains(
-    slurm: SlurmCluster, store: Store, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    assert pretrain_on_two_nodes(store, run, "--no-wait") == 0
-    until(lambda: (run / "state" / "step-00000003").exists(), "the first state")
-    # What `--signal` has Slurm send before the time limit.
-    subprocess.run(["scancel", "--signal=USR1", jobs_of(run)[0]], check=True)
-    until(lambda: "requeued" in states_of(run), "the job to be queued again")
-    assert not (run / "model").exists()
-    assert pretrain_on_two_nodes(store, run) == 0
-    assert LaunchFolder(Path(f"{run}.launch")).read("all").requeues == 1
-    assert json.loads((run / "run.json").read_text())["processes"] == 2
-    pretrain("voxel", store, small_preset(), tmp_path / "alone", seed=3, device="cpu")
-    # Sums are added up in another order, so the last digits differ; gradients agree to 1e-10 in float64 (test_distributed.py).
-    for line, other in zip(comparable(run), comparable(tmp_path / "alone"), strict=True):
-        assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
-    weights, others = (load_file(path / "model" / "model.safetensors") for path in (run, tmp_path / "alone"))
-    for name, tensor in weights.items():
-        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
+    assert {(row["submissions"], row["node"]) for row in table_of(out)} == {("1", "node1")}

@@ -97,10 +97,8 @@ def prep(
 
     Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
     """
-    from pydantic import ValidationError
-
-    from slimbrain.prep.run import PrepOptions, prepare
-    from slimbrain.report.data_page import write_data_page
+    from slimbrain.prep.options import checked_options
+    from slimbrain.prep.run import prepare
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -125,16 +123,13 @@ def prep(
     values |= {"consent": consent or [], "not_for": not_for or [], "readmit": readmit or []}
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
-    try:
-        options = PrepOptions.model_validate(values)
-    except ValidationError as error:
-        raise InputError(
-            f"--{str(error.errors()[0]['loc'][0]).replace('_', '-')}: {error.errors()[0]['msg']}; see `slimbrain prep --help`."
-        ) from error
-    summary = prepare(source, out, options)
+    summary = prepare(source, out, checked_options(values))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
     if shard is None:
+        # Only here, since it loads torch: shards would each wait for that.
+        from slimbrain.report.data_page import write_data_page
+
         where = f"see {write_data_page(out, typed_command())}"
     else:
         where = f"`slimbrain store collect {out}` lists them once all shards are done"

@@ -138,10 +138,11 @@ def _recordings(path: Path) -> Facts | None:
         }
     try:
         found = find_recordings(path, layouts[0], Request())
+        runs, damaged = layouts[0].describe(found.root, found.runs)
     except SlimbrainError as error:
         return {"kind": "recordings", "layout": layouts[0].name, "usable runs": 0, "first reason": str(error)}
-    people = {run.entities["sub"] for run in found.runs}
-    facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(found.runs), "participants": len(people)}
-    if found.failures:
-        facts |= {"refused": len(found.failures), "first reason": found.failures[0].reason}
+    people, refused = {run.entities["sub"] for run in runs}, [*found.failures, *damaged]
+    facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(runs), "participants": len(people)}
+    if refused:
+        facts |= {"refused": len(refused), "first reason": refused[0].reason}
     return {**facts, "read by": "slimbrain prep"}

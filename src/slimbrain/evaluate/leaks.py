@@ -15,7 +15,8 @@ from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import Target, Task, read_target
 from slimbrain.models.fingerprint import standardised
 from slimbrain.models.provenance import Person, Provenance, people_in
-from slimbrain.store import DATA_SHA256, Store
+from slimbrain.placing import DATA_SHA256
+from slimbrain.store import Store
 
 DUPLICATE_CORRELATION = 0.999
 """Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""

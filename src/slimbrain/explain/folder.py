@@ -21,7 +21,8 @@ from slimbrain.explain.methods import TITLES, Opened, Request
 from slimbrain.explain.pictures import draw_mosaic
 from slimbrain.explain.regions import Atlas, channel_rows, region_rows
 from slimbrain.manifest import SessionInfo
-from slimbrain.store import DATA_SHA256, Store
+from slimbrain.placing import DATA_SHA256
+from slimbrain.store import Store
 from slimbrain.tsv import read_tsv
 
 PICTURES = ("group", "all", "none")

@@ -1,4 +1,7 @@
-"""Submit what is missing, wait for it, try once more what failed, gather: the same call again goes on wherever it was left."""
+"""Submit what is missing, wait for it, submit once more what was lost, gather: the same call again goes on wherever it was left.
+
+What fails is not tried again here but by its own job (`worker`), so that it holds where nobody waits.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,12 @@ from slimbrain.launch.resources import Resources
 from slimbrain.launch.work import Work
 from slimbrain.tsv import format_tsv
 
-TRIES = 2
-"""How often a shard is submitted by one call: nodes fail, files do not mend themselves."""
-
 POLL_S, ASK_S = 1.0, 5.0
 """Between looks at the folder, and between questions to the queue, which hundreds of users ask."""
 
 TELL_S = 30.0
 
-TABLE_COLUMNS = ("shard", "state", "tries", "requeues", "exit_code", "node", "seconds", "job")
+TABLE_COLUMNS = ("shard", "state", "submissions", "failures", "requeues", "exit_code", "node", "seconds", "job")
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,19 @@ class Outcome:
     table : one line a shard that is not done, or an empty string.
     line : what gathering said.
     waiting : jobs are still on their way, since nobody waited for them.
+    changed : what the shards shared out became another meanwhile, so some of it may be in no shard.
     """
 
     states: Mapping[str, ShardState]
     table: str
     line: str = ""
     waiting: bool = False
+    changed: bool = False
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.waiting or all(state.state == "done" for state in self.states.values()) else 1
+        done = all(state.state == "done" for state in self.states.values())
+        return 0 if self.waiting or (done and not self.changed) else 1
 
 
 def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFolder, wait: bool = True) -> Outcome:
@@ -73,14 +76,15 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
         if not wait:
             return Outcome(_states(plan, folder), "", waiting=True)
         _wait(plan, cluster, folder)
-        if _failed(plan, folder):
-            _submit_missing(plan, cluster, folder, ("failed", "lost"))
+        if any(state.state == "lost" for state in _states(plan, folder).values()):
+            # Its job cannot try again: nothing is left of it.
+            _submit_missing(plan, cluster, folder, ("lost",))
             _wait(plan, cluster, folder)
         return _gather(work, plan, folder)
 
 
 def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
-    plan = Plan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s)
+    plan = Plan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s, work.inputs())
     before = folder.read_plan()
     if before is not None and not before.finished and (before.command, dict(before.shards)) != (plan.command, dict(plan.shards)):
         raise InputError(
@@ -89,6 +93,11 @@ def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
         )
     if before is not None and before.finished:
         folder.forget()
+    elif before is not None and before.inputs != plan.inputs:
+        # A file that came or grew moves others to other shards, which find what is done once it is gathered.
+        work.gather(False)
+        for shard in plan.shards:
+            folder.update(shard, state="waiting")
     folder.write_plan(plan)
     return plan
 
@@ -97,22 +106,22 @@ def _states(plan: Plan, folder: LaunchFolder) -> dict[str, ShardState]:
     return {shard: folder.read(shard) for shard in plan.shards}
 
 
-def _failed(plan: Plan, folder: LaunchFolder) -> bool:
-    return any(state.state in ("failed", "lost") for state in _states(plan, folder).values())
-
-
 def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: Collection[str]) -> None:
     """Submit shards that never were, that are on no way any more, or that ended in one of the states `again`."""
     jobs, states = folder.read_jobs(), _states(plan, folder)
     alive = cluster.alive([each.job for each in jobs.values()]) if jobs else set()
+    while any(state.state in again and jobs.get(shard, Submitted()).job in alive for shard, state in states.items()):
+        # It has said its last word, and may hold its locks until it has left the queue.
+        time.sleep(POLL_S)
+        alive = cluster.alive(alive)
     open_shards = [shard for shard, state in states.items() if state.state in again or state.state not in FINAL]
     missing = [shard for shard in open_shards if jobs.get(shard, Submitted()).job not in alive]
     if not missing:
         return
     for shard in missing:
-        folder.update(shard, state="waiting", exit_code=None)
+        folder.update(shard, state="waiting", exit_code=None, failures=0)
     for shard, job in zip(missing, cluster.submit(folder, missing), strict=True):
-        jobs[shard] = Submitted(job, jobs.get(shard, Submitted()).tries + 1)
+        jobs[shard] = Submitted(job, jobs.get(shard, Submitted()).submissions + 1)
     folder.write_jobs(jobs)
     print(f"{folder.root}: {len(missing)} of {len(plan.shards)} shards submitted", file=sys.stderr, flush=True)
 
@@ -147,19 +156,21 @@ def _gather(work: Work, plan: Plan, folder: LaunchFolder) -> Outcome:
     states, jobs = _states(plan, folder), folder.read_jobs()
     rows = [{"shard": shard, **vars(state), **vars(jobs[shard])} for shard, state in states.items()]
     write_text(folder.root / TABLE_FILE, format_tsv(TABLE_COLUMNS, rows))
-    done = all(state.state == "done" for state in states.values())
-    line = work.gather(done)
-    if done:
+    done, changed = all(state.state == "done" for state in states.values()), work.inputs() != plan.inputs
+    line = work.gather(done and not changed)
+    if changed:
+        line = f"{line}\n{folder.root}: the source changed since this was submitted; the same command again takes in what came."
+    elif done:
         folder.write_plan(replace(plan, finished=True))
     table = "\n".join(_line(folder, shard, state, jobs[shard]) for shard, state in states.items() if state.state != "done")
-    return Outcome(states, table, line)
+    return Outcome(states, table, line, changed=changed)
 
 
 def _line(folder: LaunchFolder, shard: str, state: ShardState, job: Submitted) -> str:
     """What became of a shard that is not done."""
     reasons = {"stopped": "by a signal, and not queued again", "lost": "without a word: killed, or out of memory"}
-    why = reasons.get(state.state, f"exit code {state.exit_code}")
-    return f"{shard}: {state.state} ({why}) after {job.tries} tries, on {state.node or 'no node'}; see {_log(folder, job)}"
+    why = reasons.get(state.state, f"exit code {state.exit_code}, {state.failures} times")
+    return f"{shard}: {state.state} ({why}), last on {state.node or 'no node'}, submitted {job.submissions} times; see {_log(folder, job)}"
 
 
 def _log(folder: LaunchFolder, job: Submitted) -> Path:

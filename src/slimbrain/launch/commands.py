@@ -7,19 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import InputError
-from slimbrain.launch.work import Words, Work, cut
+from slimbrain.launch.work import Words, Work, checksum, cut
+from slimbrain.manifest import SessionInfo
 
 Given = Mapping[str, Any]
 """Options of a command by parameter, as its function would get them."""
 
 
 def prep(command: Words, given: Given, shards: int) -> Work:
-    """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is."""
+    """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is.
+
+    The layout is recognised once, here: that looks into every folder of the source.
+    """
     import shlex
+
+    from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
+    from slimbrain.prep.options import PrepOptions, checked_options
+    from slimbrain.prep.run import bytes_of, request_of
 
     out = Path(given["out"])
     if given.get("shard"):
         raise InputError(f"--shard {given['shard']}: is chosen for each job; leave it out, and say how many with --shards.")
+    if given.get("readmit"):
+        raise InputError(
+            f"--readmit {given['readmit'][0]}: happens once and not in every shard; run the command on this machine with it and with "
+            f"--participant-label {given['readmit'][0]}, then without it on the cluster."
+        )
 
     def gather(_: bool) -> str:
         from slimbrain.prep.run import collect
@@ -30,7 +43,15 @@ def prep(command: Words, given: Given, shards: int) -> Work:
         listed = collect(out)
         return f"{listed} sessions listed; see {write_data_page(out, shlex.join(['slimbrain', *command]))}"
 
-    return cut(command, out, shards, gather)
+    source = Path(given["source"])
+    layout = choose_layout(source, given["layout"])
+    options = checked_options({name: given[name] for name in PrepOptions.model_fields if given.get(name) is not None})
+
+    def inputs() -> str:
+        found = find_recordings(source, layout, request_of(options))
+        return checksum((run.name, bytes_of(run)) for run in found.runs)
+
+    return cut(command, out, shards, gather, inputs, ("--layout", layout.name) if given["layout"] == AUTO else ())
 
 
 def embed(command: Words, given: Given, shards: int) -> Work:
@@ -41,10 +62,13 @@ def embed(command: Words, given: Given, shards: int) -> Work:
     from slimbrain.store import Store
     from slimbrain.tsv import read_tsv
 
-    out, store = Path(given["out"]), Store(given["store"])
-    if given.get("participants"):
-        store = store.select({row[PARTICIPANT] for row in read_tsv(given["participants"])})
-    keys = [info.key for info in store.sessions]
+    def sessions() -> list[SessionInfo]:
+        store = Store(given["store"])
+        if given.get("participants"):
+            store = store.select({row[PARTICIPANT] for row in read_tsv(given["participants"])})
+        return store.sessions
+
+    out, keys = Path(given["out"]), [info.key for info in sessions()]
     parts = max(1, min(shards, len(keys)))
 
     def gather(done: bool) -> str:
@@ -54,7 +78,10 @@ def embed(command: Words, given: Given, shards: int) -> Work:
             join_embeddings(out, [part_path(out, Shard(number, parts)) for number in range(1, parts + 1)], keys)
         return f"{len(keys)} sessions in {out}"
 
-    return cut(command, out, parts, gather)
+    def inputs() -> str:
+        return checksum((info.key, info.n_frames) for info in sessions())
+
+    return cut(command, out, parts, gather, inputs)
 
 
 def pretrain(command: Words, given: Given, _: int) -> Work:

@@ -14,9 +14,10 @@ from slimbrain.errors import StoreError
 PLAN_FILE, JOBS_FILE, TABLE_FILE = "launch.json", "jobs.json", "table.tsv"
 SHARDS_FOLDER, LOGS_FOLDER = "shards", "logs"
 
-State = Literal["waiting", "running", "requeued", "done", "failed", "stopped", "lost"]
+State = Literal["waiting", "running", "requeued", "retried", "done", "failed", "stopped", "lost"]
 FINAL: tuple[State, ...] = ("done", "failed", "stopped", "lost")
-"""`stopped` by a signal and not queued again; `lost` without a word. Only the client calls a shard lost."""
+"""`requeued` after a signal and `retried` after a failure are in the queue again. `stopped` by a signal and not queued again; `lost`
+without a word. Only the client calls a shard lost."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ShardState:
     ----------
     state : see `State`.
     requeues : how often it was stopped, saved and queued again.
+    failures : how often its command failed since it was submitted last.
     exit_code : of the command, once it has ended.
     node : where it ran last.
     seconds : that its last run took.
@@ -34,6 +36,7 @@ class ShardState:
 
     state: State = "waiting"
     requeues: int = 0
+    failures: int = 0
     exit_code: int | None = None
     node: str = ""
     seconds: float = 0.0
@@ -46,11 +49,11 @@ class Submitted:
     Attributes
     ----------
     job : its number in the queue, or of its process; empty before it was submitted.
-    tries : how often it was submitted.
+    submissions : how often it was submitted.
     """
 
     job: str = ""
-    tries: int = 0
+    submissions: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Plan:
     distributed, saves : as of `Work`.
     processes : that `torchrun` starts on each node.
     grace_s : seconds that a command has to save, once it is told to.
+    inputs : checksum of what the shards share out (`Work`).
     finished : everything was done and gathered; the same command starts anew.
     """
 
@@ -73,6 +77,7 @@ class Plan:
     saves: bool
     processes: int
     grace_s: int
+    inputs: str = ""
     finished: bool = False
 
 

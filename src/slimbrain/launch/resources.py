@@ -60,14 +60,15 @@ class Resources:
         Raises
         ------
         InputError
-            If it has none of sbatch's forms.
+            If it has none of sbatch's forms, or is over before a job would be told to save.
         """
-        for form in MINUTES_A_FIELD.values():
-            if matched := re.fullmatch(form, self.time):
-                given = {name: int(value) for name, value in matched.groupdict().items()}
-                hours = given.get("days", 0) * 24 + given.get("hours", 0)
-                return hours * 60 + given.get("minutes", 0) + given.get("seconds", 0) / 60
-        raise InputError(f"--time {self.time}: is no time; write one as {', '.join(MINUTES_A_FIELD)}, such as 24:00:00 or 2-12.")
+        minutes = _minutes(self.time)
+        if minutes * 60 <= self.grace_s:
+            raise InputError(
+                f"--time {self.time}: leaves no time before the last {self.grace_s} s (--grace), when a job is told to save; "
+                "give more time, or less grace."
+            )
+        return minutes
 
     def for_slurm(self, name: str) -> dict[str, Any]:
         """Parameters of submitit's executor for Slurm: one task a node, told to save by SIGUSR1, queued again if its node dies."""
@@ -85,6 +86,15 @@ class Resources:
     def for_processes(self) -> dict[str, Any]:
         """Parameters of submitit's executor for this machine."""
         return {"timeout_min": self.minutes, "signal_delay_s": self.grace_s, "gpus_per_node": self.gpus}
+
+
+def _minutes(time: str) -> float:
+    for form in MINUTES_A_FIELD.values():
+        if matched := re.fullmatch(form, time):
+            given = {name: int(value) for name, value in matched.groupdict().items()}
+            hours = given.get("days", 0) * 24 + given.get("hours", 0)
+            return hours * 60 + given.get("minutes", 0) + given.get("seconds", 0) / 60
+    raise InputError(f"--time {time}: is no time; write one as {', '.join(MINUTES_A_FIELD)}, such as 24:00:00 or 2-12.")
 
 
 def _lines(sbatch: tuple[str, ...]) -> Mapping[str, Any]:

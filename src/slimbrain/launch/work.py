@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 Words = tuple[str, ...]
+
+
+def always_the_same() -> str:
+    """What a command reads, where it has one shard."""
+    return ""
 
 
 def nothing_left(_: bool) -> str:
@@ -26,6 +32,7 @@ class Work:
     distributed : its one shard is started by `torchrun`, on every node.
     saves : a signal makes it save what it has, and it goes on from there; others start their shard again and skip what is done.
     gather : called once no shard is on its way; told whether all are done, returns a line to print.
+    inputs : tells by a checksum what the shards share out among themselves. If that changes, so may what is whose, and no shard is done.
     """
 
     command: Words
@@ -34,12 +41,18 @@ class Work:
     distributed: bool = False
     saves: bool = False
     gather: Callable[[bool], str] = nothing_left
+    inputs: Callable[[], str] = always_the_same
 
 
-def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str]) -> Work:
-    """A command that has an option `--shard`, in so many parts."""
+def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str], inputs: Callable[[], str], found: Words = ()) -> Work:
+    """A command that has an option `--shard`, in so many parts; `found` are further options, so that they need not find out the same."""
     from slimbrain.shards import Shard
 
     all_parts = [Shard(number, parts) for number in range(1, parts + 1)]
-    shards = {shard.name: (*command, "--shard", str(shard)) for shard in all_parts} if parts > 1 else {"all": command}
-    return Work(command, out, shards, gather=gather)
+    shards = {shard.name: (*command, *found, "--shard", str(shard)) for shard in all_parts} if parts > 1 else {"all": command}
+    return Work(command, out, shards, gather=gather, inputs=inputs)
+
+
+def checksum(items: Iterable[tuple[str, int]]) -> str:
+    """Of names and sizes that are shared out."""
+    return hashlib.sha256("\n".join(f"{name}\t{size}" for name, size in items).encode()).hexdigest()

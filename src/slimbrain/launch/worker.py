@@ -1,4 +1,4 @@
-"""What a job does: one shard, as a program of its own; stopped in time, queued again, and written down.
+"""What a job does: one shard, as a program of its own; stopped in time or failed, queued again, and written down.
 
 Slurm tells a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; it tells a cancelled
 one with SIGTERM too. Both are passed on. What becomes of the job is asked of Slurm: one that still counts as running is queued again.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.claims import claim
-from slimbrain.launch.folder import LaunchFolder, Plan
+from slimbrain.launch.folder import LaunchFolder, Plan, State
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 """SIGUSR2 is what submitit's processes on this machine get before their limit."""
@@ -32,6 +32,9 @@ LOCAL_REQUEUE_CODE = 144
 
 REQUEUED_CODE = 75
 """EX_TEMPFAIL of sysexits.h."""
+
+TRIES = 2
+"""How often a shard may fail until it is given up: nodes fail, files do not mend themselves."""
 
 MAX_REQUEUES = 200
 """A job that never gets anywhere within its time must end some day; 200 days of 24 hours are longer than any training."""
@@ -57,15 +60,17 @@ def run_shard(root: str, shard: str) -> None:
         started = time.monotonic()
         code, stopped_by = _run(plan, shard)
         ended = {"seconds": round(time.monotonic() - started, 1), "node": _node(), "exit_code": code}
-        # Of several nodes that were stopped since one failed, none is queued again.
-        if stopped_by is not None and folder.read(shard).state != "failed":
-            if first:
+        # What does not save, and ended well nevertheless, was done before it heard.
+        if stopped_by is not None and (code or plan.saves):
+            # Of several nodes, those that are stopped since one failed leave it to that one.
+            if first and folder.read(shard).state == "running":
                 _requeue(folder, shard, stopped_by, ended)
             raise SystemExit(0)
-        if first or code:
-            folder.update(shard, state="failed" if code else "done", **ended)
         if code:
+            _fail(folder, shard, ended)
             raise SystemExit(code)
+        if first:
+            folder.update(shard, state="done", **ended)
 
 
 def _run(plan: Plan, shard: str) -> tuple[int, int | None]:
@@ -135,21 +140,48 @@ def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[s
     again = wanted and requeues < MAX_REQUEUES
     # Written before Slurm is asked, which ends this process as soon as it hears.
     folder.update(shard, state="requeued" if again else "stopped", requeues=requeues + again, **ended)
-    if again and local:
-        raise SystemExit(LOCAL_REQUEUE_CODE)
     if again:
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
-        raise SystemExit(REQUEUED_CODE)
+        _queue_again(folder, shard, "stopped")
+
+
+def _fail(folder: LaunchFolder, shard: str, ended: Mapping[str, Any]) -> None:
+    """Queue the job of a shard that failed again, perhaps on another node, unless that was its last try."""
+    with claim(folder.root, f"{shard}-end", wait=True):
+        state = folder.read(shard)
+        if state.state in ("retried", "failed"):
+            # Another node's process has said so: one that fails takes the others with it.
+            return
+        failures = state.failures + 1
+        folder.update(shard, state="retried" if failures < TRIES else "failed", failures=failures, **ended)
+    if failures < TRIES:
+        _queue_again(folder, shard, "failed")
+
+
+def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
+    """End this process and have its job run once more; where Slurm refuses that, the shard is in the state `refused`."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        raise SystemExit(LOCAL_REQUEUE_CODE)
+    asked = subprocess.run(["scontrol", "requeue", _job()], check=False)
+    # A negative code is that of the signal with which Slurm ends all of the job, so it was heard.
+    if asked.returncode > 0:
+        folder.update(shard, state=refused)
+    raise SystemExit(REQUEUED_CODE)
 
 
 def _counts_as_running() -> bool:
     """Whether Slurm has not ended this job: a cancelled one, or one beyond its limit, is completing."""
     try:
-        asked = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", "%T"]
+        asked = ["squeue", "--noheader", "--jobs", _job(), "--format", "%T"]
         answer = subprocess.run(asked, check=False, capture_output=True, text=True)
     except OSError:
         return False
     return answer.stdout.strip() in ("RUNNING", "SIGNALING")
+
+
+def _job() -> str:
+    """This job as Slurm's commands name it: the number of an array's last element alone is that of the whole array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 @contextmanager

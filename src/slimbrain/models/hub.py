@@ -23,7 +23,7 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import Provenance
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import sha256
+from slimbrain.placing import sha256
 
 Kind = TypeVar("Kind", bound=nn.Module)
 

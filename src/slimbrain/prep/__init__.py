@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from slimbrain.prep.exclusion import ExcludedRun
-from slimbrain.prep.run import PreparedRun, PrepOptions, PrepSummary, prepare
+from slimbrain.prep.options import PrepOptions
+from slimbrain.prep.run import PrepSummary, prepare
 from slimbrain.prep.runs import Failure
+from slimbrain.prep.session import PreparedRun
 
 __all__ = ["ExcludedRun", "Failure", "PrepOptions", "PrepSummary", "PreparedRun", "prepare"]

@@ -6,7 +6,8 @@ import csv
 import glob
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,29 @@ Version = tuple[Path, dict[str, str]]
 """An image of a run and the entities of its name."""
 
 
+class _Folders:
+    """Files by the end of their names, each folder looked into once: every run asks for those at the root, where all participants lie."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Path, str], list[Path]] = {}
+
+    def files(self, folder: Path, ending: str) -> list[Path]:
+        """Files called `ending`, or something and `_ending`."""
+        if (folder, ending) not in self._found:
+            found = [path for path in folder.glob(f"*{ending}") if path.name == ending or path.name.endswith(f"_{ending}")]
+            self._found[folder, ending] = found
+        return self._found[folder, ending]
+
+
 def find_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
-    """List the runs below `sub-*/[ses-*/]func/`, one image a run.
+    """The runs of a BIDS derivative with all that belongs to them: `list_runs`, then `describe_runs`."""
+    runs, failures = list_runs(bids_dir, filters)
+    described, damaged = describe_runs(Path(bids_dir), runs)
+    return described, [*failures, *damaged]
+
+
+def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
+    """List the runs below `sub-*/[ses-*/]func/`, one image a run, by the names of images alone.
 
     Of several images of one run the template decides (`SPACES`, then other MNI152), then `desc-preproc` over no `desc` over
     another, then 2 mm over the rest. Echoes of one run are one recording: their combination is taken, and echoes alone only
@@ -54,10 +76,26 @@ def find_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
     failures: list[Failure] = []
     for versions in recordings.values():
         try:
-            runs += [_describe(bids_dir, *_choose(candidates, filters)) for candidates in _by_echo(versions, filters)]
+            runs += [Run(*_choose(candidates, filters)) for candidates in _by_echo(versions, filters)]
         except InputError as error:
             failures.append(Failure(str(versions[0][0].relative_to(bids_dir)), str(error)))
     return sorted(runs, key=lambda run: run.image), failures
+
+
+def describe_runs(bids_dir: Path, runs: Sequence[Run]) -> tuple[list[Run], list[Failure]]:
+    """The runs with their metadata, confounds and events, which lie in folders that all have to be looked into.
+
+    Returns
+    -------
+    Runs in the order given, and those whose metadata cannot be read.
+    """
+    folders, described, failures = _Folders(), [], []
+    for run in runs:
+        try:
+            described.append(_describe(folders, bids_dir, run))
+        except InputError as error:
+            failures.append(Failure(str(run.image.relative_to(bids_dir)), str(error)))
+    return described, failures
 
 
 def _by_echo(versions: Sequence[Version], filters: Filters) -> list[list[Version]]:
@@ -111,15 +149,14 @@ def _preference(candidate: Version) -> tuple[int, int, int, str]:
     )
 
 
-def _describe(bids_dir: Path, image: Path, entities: dict[str, str]) -> Run:
-    sidecars = tuple(_inherited(bids_dir, image, entities, "bold.json"))
-    return Run(
-        image=image,
-        entities=entities,
+def _describe(folders: _Folders, bids_dir: Path, run: Run) -> Run:
+    sidecars = tuple(_inherited(folders, bids_dir, run.image, run.entities, "bold.json"))
+    return replace(
+        run,
         sidecar=_merged(sidecars),
         sidecars=sidecars,
-        confounds=next(iter(_confounds(image, entities)), None),
-        events=next(reversed(_inherited(bids_dir, image, entities, "events.tsv")), None),
+        confounds=next(iter(_confounds(folders, run.image, run.entities)), None),
+        events=next(reversed(_inherited(folders, bids_dir, run.image, run.entities, "events.tsv")), None),
     )
 
 
@@ -134,7 +171,7 @@ def describe_image(image: Path) -> Run:
         beside = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
         return Run(image=image, entities={}, sidecar=_merged([beside] if beside.is_file() else []))
     root = next((folder.parent for folder in image.parents if folder.name == f"sub-{entities['sub']}"), image.parent)
-    return Run(image=image, entities=entities, sidecar=_merged(_inherited(root, image, entities, "bold.json")))
+    return Run(image=image, entities=entities, sidecar=_merged(_inherited(_Folders(), root, image, entities, "bold.json")))
 
 
 def _merged(sidecars: Iterable[Path]) -> dict[str, Any]:
@@ -145,24 +182,24 @@ def _merged(sidecars: Iterable[Path]) -> dict[str, Any]:
     return merged
 
 
-def _inherited(bids_dir: Path, image: Path, entities: dict[str, str], ending: str) -> list[Path]:
+def _inherited(folders: _Folders, bids_dir: Path, image: Path, entities: Mapping[str, str], ending: str) -> list[Path]:
     """Files that hold for the image by BIDS' inheritance principle, most general first."""
     found: list[Path] = []
-    folders = [image.parent, *image.parent.parents]
-    for folder in reversed(folders[: folders.index(bids_dir) + 1]):
-        here = [path for path in folder.glob(f"*{ending}") if path.name == ending or path.name.endswith(f"_{ending}")]
-        found += sorted(_applicable(here, entities), key=lambda path: (len(parse_entities(path.name)), path.name))
+    above = [image.parent, *image.parent.parents]
+    for folder in reversed(above[: above.index(bids_dir) + 1]):
+        here = _applicable(folders.files(folder, ending), entities)
+        found += sorted(here, key=lambda path: (len(parse_entities(path.name)), path.name))
     return found
 
 
-def _applicable(paths: Iterable[Path], entities: dict[str, str]) -> list[Path]:
+def _applicable(paths: Iterable[Path], entities: Mapping[str, str]) -> list[Path]:
     return [path for path in paths if parse_entities(path.name).items() <= entities.items()]
 
 
-def _confounds(image: Path, entities: dict[str, str]) -> list[Path]:
+def _confounds(folders: _Folders, image: Path, entities: Mapping[str, str]) -> list[Path]:
     run = {name: value for name, value in entities.items() if name not in IMAGE_ENTITIES}
     # fMRIPrep called the table `regressors` before version 20.2.
-    tables = [path for ending in ("timeseries", "regressors") for path in image.parent.glob(f"*_desc-confounds_{ending}.tsv")]
+    tables = [path for ending in ("timeseries", "regressors") for path in folders.files(image.parent, f"desc-confounds_{ending}.tsv")]
     return sorted(_applicable(tables, {**run, "desc": "confounds"}), key=lambda path: (-len(parse_entities(path.name)), path.name))
 
 

@@ -20,8 +20,8 @@ from slimbrain.manifest import SessionInfo, session_key
 from slimbrain.prep.bids import describe_image
 from slimbrain.prep.exclusion import judge
 from slimbrain.prep.likeness import template_likeness
+from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.quality import assess
-from slimbrain.prep.run import PrepOptions
 from slimbrain.prep.runs import Run, require_mni152
 from slimbrain.prep.source import Source, open_source, repetition_time, source_of
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,11 @@ class Found:
     participants: list[Mapping[str, str]] | None = None
 
 
+def described_already(root: Path, runs: Sequence[Run]) -> tuple[list[Run], list[Failure]]:
+    """For layouts whose runs are listed with all that belongs to them."""
+    return list(runs), []
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which people keep preprocessed recordings.
@@ -55,6 +60,8 @@ class Layout:
     find : lists its runs; those that the filters leave out may be among them, unless `filters_itself`.
     filters_itself : the filters decide which image of a run is taken.
     regions : its recordings are region-of-interest series.
+    describe : adds to runs, in the folder that `Found` names, what has to be searched for; a part of a batch asks for its own runs alone.
+        Returns them and those for which it cannot be read.
     """
 
     name: str
@@ -63,6 +70,7 @@ class Layout:
     find: Callable[[Path, Request], Found]
     filters_itself: bool = False
     regions: bool = False
+    describe: Callable[[Path, Sequence[Run]], tuple[list[Run], list[Failure]]] = described_already
 
 
 def files_matching(root: Path, patterns: Iterable[str]) -> Iterable[Path]:

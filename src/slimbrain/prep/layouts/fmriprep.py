@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimbrain.prep.bids import SUFFIXES, find_runs
+from slimbrain.prep.bids import SUFFIXES, describe_runs, list_runs
 from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
 
 PATTERNS = tuple(f"{folder}/func/*_bold{suffix}" for folder in ("sub-*", "sub-*/ses-*") for suffix in SUFFIXES)
@@ -15,8 +15,8 @@ def _matches(source: Path) -> bool:
 
 
 def _find(source: Path, request: Request) -> Found:
-    runs, failures = find_runs(source, request.filters)
+    runs, failures = list_runs(source, request.filters)
     return Found(source, runs, failures)
 
 
-BIDS = Layout("bids", "sub-*/[ses-*/]func/*_bold.nii[.gz]", _matches, _find, filters_itself=True)
+BIDS = Layout("bids", "sub-*/[ses-*/]func/*_bold.nii[.gz]", _matches, _find, filters_itself=True, describe=describe_runs)

@@ -1,0 +1,294 @@
+"""One run becomes a session of the store, is found there unchanged, or is refused in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from slimbrain.claims import claim
+from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.governance import Governance, keep_records
+from slimbrain.manifest import SessionInfo, session_key
+from slimbrain.placing import COHORT, sha256
+from slimbrain.prep.bids import read_events
+from slimbrain.prep.declared import Declared
+from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
+from slimbrain.prep.exclusion import ExcludedRun, drop_record, judge, read_record, write_record
+from slimbrain.prep.likeness import template_likeness
+from slimbrain.prep.options import PrepOptions
+from slimbrain.prep.quality import assess
+from slimbrain.prep.roi import prepare_roi
+from slimbrain.prep.runs import Failure, RoiSeries, Run
+from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
+from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
+from slimbrain.store import Store
+from slimbrain.tombstones import refusal, withdrawn
+
+SOURCE_SHA256 = "SourceSha256"
+"""Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file
+would tell whose it is."""
+
+MAX_NAMED = 5
+"""Channels that a warning names; the rest it counts."""
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is in the store.
+
+    Attributes
+    ----------
+    file : its image, relative to the source.
+    key : its session in the store.
+    warnings : what the user should know about it.
+    """
+
+    file: str
+    key: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and all that is needed to prepare it, as it goes to a worker process.
+
+    Attributes
+    ----------
+    root, out : the source, and the store.
+    declared : what is said of the terms of the source's data.
+    part : under which sessions are listed (`Store`).
+    """
+
+    root: Path
+    out: Path
+    run: Run
+    options: PrepOptions
+    declared: Declared
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        return session_key(self.run.entities)
+
+    @property
+    def terms(self) -> Governance:
+        """What is said of the run's terms now."""
+        return self.declared.of(self.root, self.run.record.get("Layout", ""))
+
+    @property
+    def file(self) -> str:
+        return file_of(self.root, self.run)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: the list of the summary that it goes into, and what stands there."""
+
+    kind: Literal["prepared", "skipped", "excluded", "failures", "withdrawn"]
+    value: PreparedRun | ExcludedRun | Failure
+
+
+def died(job: Job) -> Outcome:
+    """What is said of a run that takes its worker process down."""
+    reason = f"{job.run.name}: its worker process died, most often for want of memory; use fewer --nprocs or a coarser --resolution."
+    return Outcome("failures", Failure(job.file, reason))
+
+
+def work(job: Job, wait: bool) -> Outcome | None:
+    """Prepare one run, unless it is there; None if another process has it in hand and `wait` is off."""
+    name = job.run.name
+    try:
+        with claim(job.out, session_key(job.run.entities), wait) as mine:
+            return _take_or_make(job) if mine else None
+    except SlimbrainError as error:
+        reason = str(error) if str(job.run.image) in str(error) else f"{name}: {error}"
+    except MemoryError:
+        reason = f"{name}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
+    except Exception as error:
+        # Whatever nobody thought of: it must not cost the other runs of a night.
+        what = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
+        reason = f"{name}: met a fault of slimbrain ({what}); leave the run out, and report this with the file's header."
+    return Outcome("failures", Failure(job.file, reason))
+
+
+def _take_or_make(job: Job) -> Outcome:
+    """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
+    store, key, subject = Store(job.out, job.part), job.key, f"sub-{job.run.entities['sub']}"
+    if stone := withdrawn(job.out).find(subject, job.terms.known_cohort):
+        return Outcome("withdrawn", Failure(job.file, refusal(job.out, subject, stone)))
+    fingerprint = _fingerprint(job)
+    stored = _stored(store, job, fingerprint)
+    known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
+    if known is not None and (excluded := _exclude(job, store, known)) is not None:
+        return Outcome("excluded", excluded)
+    if stored is not None:
+        return Outcome("skipped", PreparedRun(job.file, key))
+    drop_record(store.root, key)
+    made = _prepare_run(job, store, fingerprint)
+    return Outcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
+
+
+def _excluded_before(store: Store, job: Job, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured of the run when it was excluded, if nothing has changed since."""
+    record = None if job.options.force else read_record(store.root, session_key(job.run.entities))
+    return record if record and all(record.get(name) == value for name, value in fingerprint.items()) else None
+
+
+def _exclude(job: Job, store: Store, sidecar: dict[str, Any]) -> ExcludedRun | None:
+    """Write down the run and take its session, if there is one, out of the store, if a limit asks for it."""
+    measured = sidecar.get("QC")
+    breaches = judge(job.run.name, measured, job.options, measured.get("gap", "")) if measured else ()
+    if not breaches:
+        return None
+    excluded = ExcludedRun(job.file, session_key(job.run.entities), breaches)
+    write_record(store.root, excluded, sidecar)
+    store.remove_session(job.run.entities)
+    return excluded
+
+
+def _fingerprint(job: Job) -> dict[str, Any]:
+    """What must be unchanged for a stored session to stand: the files read and the options that shape the result."""
+    files = []
+    for path in job.run.files:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be opened ({error.strerror}); fetch or restore it.") from error
+        files.append({"Path": _relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
+    return {"SourceFiles": files, "Options": job.options.model_dump(include={"tr", "denoise"})}
+
+
+def _stored(store: Store, job: Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
+    key = session_key(job.run.entities)
+    info = next((info for info in store.sessions if info.key == key), None)
+    if info is None or job.options.force or not store.is_whole(key):
+        return None
+    sidecar = store.sidecar(key)
+    unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
+    return info if unchanged and info.n_frames >= job.options.window_frames else None
+
+
+def _prepare_run(job: Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
+    source = job.run.reader(job.run)
+    tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
+    terms = job.declared.for_new(store, job.key, job.terms)
+    keep_records(store.root, [terms])
+    said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}
+    said[SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
+    warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
+    if isinstance(source, RoiSeries):
+        return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings, terms)
+    return _prepare_image(job, store, source, {**said, **fingerprint}, warnings, terms)
+
+
+def _checksum(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _checksum_once(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fetch or restore it.") from error
+
+
+@lru_cache(maxsize=16)
+def _checksum_once(path: Path, size: int, modified: int) -> str:
+    """One file may hold thousands of recordings, which are prepared one after the other."""
+    return sha256(path)
+
+
+def _prepare_image(
+    job: Job, store: Store, source: Source, known: dict[str, Any], warnings: list[str], terms: Governance
+) -> PreparedRun | ExcludedRun:
+    run, options, tr = job.run, job.options, known["SourceRepetitionTime"]
+    times = TimeAxis(source.n_frames, tr)
+    require_length(source.path, times, options.window_frames)
+    confounds = load_confounds(run, options.denoise, source.n_frames)
+    prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
+    quality = assess(prepared, store.grid, run, times, options.warn_coverage, template_likeness(source), confounds)
+    events, event_warnings = _events(run)
+    warnings = [*quality.warnings, *warnings, *event_warnings]
+    sidecar = {
+        **_provenance(run, source),
+        **_time_record(times),
+        **known,
+        "Denoise": _denoise_record(options.denoise, confounds),
+        "QC": quality.record(),
+        "Series": quality.series,
+        "Events": events,
+        "EventsFile": _relative(job.root, run.events) if run.events else None,
+        "Warnings": warnings,
+    }
+    if (excluded := _exclude(job, store, sidecar)) is not None:
+        return excluded
+    qc = {**quality.scalars, "n_warnings": len(warnings), **terms.cells()}
+    info = store.write_session(run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
+    return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
+
+
+def _prepare_regions(
+    job: Job, store: Store, source: RoiSeries, known: dict[str, Any], warnings: list[str], terms: Governance
+) -> PreparedRun:
+    run = job.run
+    if job.options.denoise != "none":
+        raise InputError(f"{run.name}: --denoise {job.options.denoise} needs the image and its confounds; use --denoise none.")
+    times = TimeAxis(len(source.values), known["SourceRepetitionTime"])
+    require_length(source.path, times, job.options.window_frames)
+    prepared = prepare_roi(source, times)
+    if prepared.empty:
+        names = ", ".join(prepared.empty[:MAX_NAMED]) + (", ..." if len(prepared.empty) > MAX_NAMED else "")
+        warnings = [*warnings, f"{len(prepared.empty)} of {len(source.channels.names)} channels have no signal and are 0: {names}."]
+    moments = {"ChannelMean": prepared.mean.tolist(), "ChannelStd": prepared.std.tolist()}
+    described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}
+    sidecar = {**described, **_time_record(times), **known, **moments, "Warnings": warnings}
+    qc = {"n_warnings": len(warnings), **terms.cells()}
+    info = store.write_roi_session(run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc=qc)
+    return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
+
+
+def _provenance(run: Run, source: Source) -> dict[str, Any]:
+    return {
+        "TaskName": run.entities.get("task", ""),
+        "Space": run.entities["space"],
+        **run.record,
+        "SourceShape": list(source.shape),
+        "SourceVoxelSize": [round(float(size), 4) for size in source.voxel_mm],
+        "SourceOrientation": source.orientation,
+    }
+
+
+def _time_record(times: TimeAxis) -> dict[str, Any]:
+    return {"TimeResampling": "none" if times.keeps else "interpolating cubic B-spline"}
+
+
+def _denoise_record(strategy: Strategy, confounds: Confounds | None) -> dict[str, Any]:
+    if confounds is None:
+        return {"Strategy": strategy}
+    flagged = [frame for frame, kept in enumerate(confounds.kept) if not kept]
+    return {"Strategy": strategy, "Regressors": list(confounds.names), "FlaggedFrames": flagged}
+
+
+def _tr_warnings(source: Timed, tr: float, origin: str) -> list[str]:
+    if origin not in ("header", "--tr") and source.header_tr is not None and abs(source.header_tr - tr) > TR_TOLERANCE_S:
+        return [f"its header gives TR {source.header_tr:g} s where its {origin} gives {tr:g} s; the {origin} was believed."]
+    return []
+
+
+def _events(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
+    """The run's events; a table that cannot be read costs the events, not the run."""
+    if run.events is None:
+        return [], []
+    try:
+        return read_events(run.events), []
+    except InputError as error:
+        return [], [str(error)]
+
+
+def file_of(root: Path, run: Run) -> str:
+    """The run in tables: its image below the source's root, and its place there if the image holds several."""
+    return f"{_relative(root, run.image)}{f' ({run.place})' if run.place else ''}"
+
+
+def _relative(root: Path, path: Path) -> str:
+    """The path below the source's root, or whole where a table names one elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

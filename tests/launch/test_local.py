@@ -1,0 +1,59 @@
+"""The commands with --local, in processes of this machine: the same as without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from store_samples import make_store
+from test_train import comparable, settings, small_preset
+
+from slimbrain.cli import run_command
+from slimbrain.grid import Grid
+from slimbrain.launch import client
+from slimbrain.prep import PrepOptions, prepare
+from slimbrain.simulate import CohortSpec, simulate_cohort
+from slimbrain.train import pretrain
+from slimbrain.tsv import read_tsv
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(client, "POLL_S", 0.1)
+
+
+def test_two_shards_of_prep_make_the_store_of_one_process(tmp_path: Path) -> None:
+    cohort, out, alone = tmp_path / "cohort", tmp_path / "store", tmp_path / "alone"
+    simulate_cohort(cohort, CohortSpec(subjects=2, sessions=1, frames=130, seed=1))
+    assert run_command(["prep", str(cohort), str(out), "--resolution", "8mm", "--local", "--shards", "2"]) == 0
+    prepare(cohort, alone, PrepOptions(resolution="8mm"))
+
+    def contents(store: Path) -> dict[str, bytes]:
+        paths = [path for path in store.rglob("*") if path.is_file() and path.name not in ("report.html", ".lock")]
+        return {path.relative_to(store).as_posix(): path.read_bytes() for path in paths}
+
+    assert contents(out) == contents(alone)
+    rows = read_tsv(tmp_path / "store.launch" / "table.tsv")
+    assert [(row["state"], row["submissions"], row["failures"]) for row in rows] == [("done", "1", "0")] * 2
+    assert len({row["job"] for row in rows}) == 2
+
+
+def test_two_local_processes_train_what_one_trains(grid8: Grid, tmp_path: Path) -> None:
+    store, run, alone = make_store(tmp_path / "store", grid8, frames=12), tmp_path / "run", tmp_path / "alone"
+    words = ["pretrain", "voxel", str(store.root), "--preset", "tiny", "--out", str(run), "--seed", "3", "--device", "cpu"]
+    changed = [part for override in settings() for part in ("--set", override)]
+    assert run_command([*words, *changed, "--local", "--processes", "2"]) == 0
+    assert json.loads((run / "run.json").read_text())["processes"] == 2
+    pretrain("voxel", store, small_preset(), alone, seed=3, device="cpu")
+    # Sums are added up in another order, so the last digits differ; gradients agree to 1e-10 in float64 (test_distributed.py).
+    for line, other in zip(comparable(run), comparable(alone), strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    weights, others = (load_file(path / "model" / "model.safetensors") for path in (run, alone))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
