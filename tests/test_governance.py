@@ -112,13 +112,13 @@ def test_merge_and_subset_carry_the_terms(tmp_path: Path) -> None:
 def test_terms_are_set_afterwards_and_nothing_else_changes(tmp_path: Path) -> None:
     store = make(tmp_path / "store", {"01": None, "02": None})
     files = {path: path.read_bytes() for path in store.root.rglob("*_bold.*")}
-    count = set_governance(store, yaml_file(tmp_path, "license: MIT\nconsent: broad-research\ncohort: c\n"), ["participant_id=sub-02"])
+    count = set_governance(store.root, yaml_file(tmp_path, "license: MIT\nconsent: broad-research\ncohort: c\n"), ["participant_id=sub-02"])
     after = Store(store.root)
     assert count == 2 and [after.governance(info).licence for info in after.sessions] == 2 * ["unknown"] + 2 * ["MIT"]
     assert files == {path: path.read_bytes() for path in store.root.rglob("*_bold.*")}
     assert all(after.is_whole(info.key) for info in after.sessions) and verify(store.root).problems == []
     # What the file does not say stays.
-    set_governance(after, yaml_file(tmp_path, "not_for: [insurers]\n"), ["licence=MIT"])
+    set_governance(after.root, yaml_file(tmp_path, "not_for: [insurers]\n"), ["licence=MIT"])
     record = Store(store.root).governance(Store(store.root).sessions[-1])
     assert (record.licence, record.cohort, record.not_for) == ("MIT", "c", ("insurers",))
 
@@ -126,7 +126,7 @@ def test_terms_are_set_afterwards_and_nothing_else_changes(tmp_path: Path) -> No
 def test_a_cohort_that_is_known_does_not_become_another(tmp_path: Path) -> None:
     store = make(tmp_path / "store", {"01": OPEN})
     with pytest.raises(InputError, match="cohort other: these sessions are of cohort open study"):
-        set_governance(store, yaml_file(tmp_path, "cohort: other\nlicense: MIT\n"))
+        set_governance(store.root, yaml_file(tmp_path, "cohort: other\nlicense: MIT\n"))
     assert Store(store.root).governance(store.sessions[0]).licence == "CC0-1.0"
 
 

@@ -17,7 +17,11 @@ from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError, StoreError
 from slimbrain.gather import Choice, choose_sessions, merge, subset
+from slimbrain.manifest import SessionInfo
 from slimbrain.models.provenance import REMEMBERED, Person, people_in, remember
+from slimbrain.parts import PARTS_FOLDER, add_to_part
+from slimbrain.prep.run import collect
+from slimbrain.questions import as_text, contains, open_ledger, set_governance
 from slimbrain.store import Store
 from slimbrain.subjects import subject_hash
 from slimbrain.tombstones import WITHDRAWN_FILE, Tombstone, Withdrawn, bury, mark, new_tombstone, withdrawn
@@ -110,6 +114,68 @@ def test_a_session_that_was_being_written_leaves_nothing(store: Store, monkeypat
     with pytest.raises(StoreError, match="sub-04 was withdrawn"):
         write(store, "04", "1", OPEN)
     assert not list((store.root / "sub-04").rglob("*_bold.*")) and verify(store.root).problems == []
+
+
+# --- shards
+
+
+@pytest.fixture
+def sharded(store: Store) -> Store:
+    """Two shards, of which nobody collected the sessions: one more of sub-02, and two people who are in no table."""
+    for part, subject, session in (("0001-of-0002", "02", "5"), ("0001-of-0002", "06", "1"), ("0002-of-0002", "04", "1")):
+        write(Store(store.root, part), subject, session, OPEN)
+    return store
+
+
+def test_what_shards_prepared_and_nobody_collected_goes_as_well(sharded: Store) -> None:
+    assert len(naming(sharded.root / PARTS_FOLDER, "sub-02")) == 1
+    assert len(withdraw(sharded.root, "02").sessions) == 3 and naming(sharded.root, "sub-02") == []
+    # Who is nowhere but in a part can be taken out, too.
+    assert len(withdraw(sharded.root, "sub-04").sessions) == 1 and naming(sharded.root, "sub-04") == []
+    assert {info.subject for info in Store(sharded.root).sessions} == {"sub-01", "sub-03", "sub-06"} and verify(sharded.root).problems == []
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before its row", "after its row"])
+def test_a_shard_that_runs_during_a_withdrawal_leaves_nothing(before: bool, sharded: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_the_worst_moment(root: Path, part: str, info: SessionInfo) -> None:
+        if before:
+            withdraw(root, "sub-02")
+        add_to_part(root, part, info)
+        if not before:
+            withdraw(root, "sub-02")
+
+    monkeypatch.setattr("slimbrain.store.add_to_part", at_the_worst_moment)
+    with pytest.raises(StoreError, match="sub-02 was withdrawn"):
+        write(Store(sharded.root, "0002-of-0002"), "02", "7", OPEN)
+    assert naming(sharded.root, "sub-02") == [] and verify(sharded.root).problems == []
+
+
+def test_a_row_that_a_killed_shard_left_after_all_was_removed_is_removed(sharded: Store, tmp_path: Path) -> None:
+    row = Store(sharded.root).session(KEY)
+    withdraw(sharded.root, "sub-02")
+    add_to_part(sharded.root, "0002-of-0002", row)
+    (sharded.root / row.path).parent.mkdir(parents=True)
+    (sharded.root / row.path).write_bytes(b"data")
+    assert KEY not in {info.key for info in Store(sharded.root, "0002-of-0002").sessions}
+    collect(sharded.root)
+    assert naming(sharded.root, "sub-02") == [] and verify(sharded.root).problems == []
+
+
+def test_a_merge_sees_that_a_shard_holds_someone_withdrawn_elsewhere(sharded: Store, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", {"04": OPEN})
+    withdraw(other.root, "sub-04")
+    with pytest.raises(InputError, match=r"holds data of 1 participants who were withdrawn .*, first sub-04; run `slimbrain withdraw"):
+        merge(sharded.root, [Store(other.root)])
+
+
+def test_the_ledger_answers_for_what_shards_prepared(sharded: Store, tmp_path: Path) -> None:
+    opened = open_ledger(str(sharded.root))
+    assert opened.uncollected == 3 and sum(entry.sessions or 0 for entry in opened.entries) == 9
+    assert contains(opened, "sub-04").found and "3 of the sessions were prepared by shards" in as_text(opened)
+    (tmp_path / "strict.yaml").write_text("consent: no-commercial\n")
+    assert set_governance(sharded.root, tmp_path / "strict.yaml") == 9
+    assert {entry.governance.consent for entry in open_ledger(str(sharded.root)).entries} == {("no-commercial",)}
+    assert open_ledger(str(sharded.root)).uncollected == 0
 
 
 # --- one label, two people

@@ -17,6 +17,7 @@ from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError, StoreError
 from slimbrain.governance import keep_records, record_of
 from slimbrain.manifest import SessionInfo, manifest_row
+from slimbrain.parts import collect_parts, read_parts
 from slimbrain.progress import track
 from slimbrain.purge import finish_withdrawals
 from slimbrain.store import DATA_SHA256, PARTICIPANTS_FILE, Store, sha256, told_cohort
@@ -72,7 +73,7 @@ def merge(out: str | Path, stores: Sequence[Store], keep: Keep | None = None, li
     """
     for other in stores[1:]:
         stores[0].contract.require(other.contract, f"the store {stores[0].root}", f"the store {other.root}")
-    failures: list[str] = []
+    failures = [line for store in stores for line in _uncollected(store)]
     chosen: dict[str, _Pick] = {}
     for store in stores:
         for info in store.sessions:
@@ -97,7 +98,7 @@ def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], lin
     """
     target = _target(out, [store])
     rows = _rows(store, target.root, {info.subject for info in sessions})
-    return _gather(target, {info.key: _Pick(store, info) for info in sessions}, rows, None, link, [])
+    return _gather(target, {info.key: _Pick(store, info) for info in sessions}, rows, None, link, _uncollected(store))
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,19 @@ def _target(out: str | Path, stores: Sequence[Store]) -> Store:
         raise InputError(f"{out}: is also one of the stores to read from; choose another folder to write to.")
     listed = [source for store in stores for source in store.description.get("SourceDatasets") or []]
     sources = list(dict.fromkeys(str(source["URL"]) for source in listed if isinstance(source, dict) and "URL" in source))
-    target = Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
-    sweep(target.root)
-    finish_withdrawals(target.root)
-    _carry_withdrawals(target, stores)
+    Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
+    collect_parts(Path(out))
+    sweep(Path(out))
+    finish_withdrawals(Path(out))
+    _carry_withdrawals(Store(out), stores)
     return Store(out)
+
+
+def _uncollected(store: Store) -> list[str]:
+    """A sentence on sessions of a store that shards prepared and nobody gathered, which a copy of it would lack."""
+    count = len(read_parts(store.root).keys() - {info.key for info in store.sessions})
+    again = f"run `slimbrain store collect {store.root}`, then this again"
+    return [f"{store.root}: {count} sessions that shards prepared are not listed yet and were not copied; {again}."] if count else []
 
 
 def _carry_withdrawals(target: Store, stores: Sequence[Store]) -> None:

@@ -15,6 +15,7 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
 from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
+from slimbrain.parts import collect_parts, read_parts
 from slimbrain.store import PARTICIPANTS_FILE, recorded_cohort, told_cohort
 from slimbrain.subjects import subject_hash
 from slimbrain.tombstones import WITHDRAWN_FILE, Tombstone, mark, withdrawn
@@ -45,9 +46,16 @@ class Purged:
 
 
 def finish_withdrawals(root: Path) -> None:
-    """Go on with withdrawals that were cut short."""
-    for stone in withdrawn(root).active:
-        if not stone.removed:
+    """Go on with withdrawals that were cut short, and with those whose participant a shard listed when all seemed done."""
+    gone = withdrawn(root)
+    if not gone:
+        return
+    collect_parts(root)
+    listed = read_manifest(root / MANIFEST_FILE).values()
+    suspects = gone.suspects({info.subject for info in listed})
+    late = {gone.find(info.subject, _cohort(root, info)) for info in listed if info.subject in suspects}
+    for stone in gone.active:
+        if not stone.removed or stone in late:
             purge(root, stone)
 
 
@@ -60,6 +68,8 @@ def purge(root: Path, stone: Tombstone) -> Purged:
         If a file cannot be deleted.
     """
     purged = Purged()
+    # What a shard listed for itself before the tombstone stood; later ones are refused.
+    collect_parts(root)
     try:
         labels = {info.subject for info in _drop_rows(root, stone, purged)} | _labels(root, stone)
         for label in sorted(labels):
@@ -139,7 +149,8 @@ def _delete(root: Path, path: Path, purged: Purged) -> None:
 
 def _clean_tables(root: Path, label: str, purged: Purged) -> None:
     """Drop rows about the participant from the store's tables, unless somebody of another cohort has the same label there."""
-    if any(info.subject == label for info in read_manifest(root / MANIFEST_FILE).values()):
+    listed = {**read_manifest(root / MANIFEST_FILE), **read_parts(root)}
+    if any(info.subject == label for info in listed.values()):
         return
     for path in sorted(root.glob("*.tsv")):
         if path.name in (MANIFEST_FILE, WITHDRAWN_FILE):

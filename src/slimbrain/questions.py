@@ -14,6 +14,7 @@ from slimbrain.governance import Governance, assign, merged, read_governance
 from slimbrain.ledger import DISCLAIMER, TIMES, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines
 from slimbrain.models.hub import CONFIG_FILE, read_training
 from slimbrain.models.provenance import Person, remembered_hashes, seen_in
+from slimbrain.parts import collect_parts
 from slimbrain.store import Store
 from slimbrain.subjects import is_hash, same_label, subject_hash, with_prefix
 from slimbrain.terms import canonical_licence
@@ -36,6 +37,7 @@ class Ledger:
     labels : hashes of the labels of all participants.
     store : the store, if it is one.
     training : what the model says, if it is one.
+    uncollected : how many of the store's sessions shards prepared, and no reader sees yet.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Ledger:
     labels: frozenset[str] = frozenset()
     store: Store | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    uncollected: int = 0
 
     @property
     def n_withdrawn(self) -> int:
@@ -59,6 +62,7 @@ class Ledger:
             "unknown": gaps(self.entries),
             "participants": len(self.hashes),
             "withdrawn": self.n_withdrawn,
+            "uncollected": self.uncollected,
             "terms": {
                 **{name: getattr(terms, name).name.lower() for name in ("commercial", "derivatives", "redistribution")},
                 "attribution": terms.attribution,
@@ -79,11 +83,14 @@ def open_ledger(source: str) -> Ledger:
     """
     path = Path(source)
     if (path / DESCRIPTION_FILE).is_file():
-        store = Store(path)
+        listed = len(Store(path).sessions)
+        # Data that lie there are answered for, whether or not they are in use yet.
+        store = Store(path).with_uncollected()
         people = {(info.subject, store.cohort(info)) for info in store.sessions}
         hashes = frozenset(subject_hash(*person) for person in people)
         labels = frozenset(subject_hash(label) for label, _ in people)
-        return Ledger(source, "store", entries_of(store, store.sessions), hashes, labels, store)
+        uncollected = len(store.sessions) - listed
+        return Ledger(source, "store", entries_of(store, store.sessions), hashes, labels, store, uncollected=uncollected)
     if (path / "model" / CONFIG_FILE).is_file():
         source = str(path / "model")
     elif not path.is_dir() and source.count("/") != 1:
@@ -204,8 +211,10 @@ def _counts(entry: Entry) -> tuple[object, ...]:
     return entry.subjects, entry.sessions, entry.seconds
 
 
-def set_governance(store: Store, file: Path, where: Sequence[str] = ()) -> int:
+def set_governance(root: str | Path, file: Path, where: Sequence[str] = ()) -> int:
     """Put sessions of a store under the terms in a governance.yaml, all at one moment; what the file leaves out stays.
+
+    Sessions that shards prepared and nobody gathered yet are brought into the manifest first, so that none is left out.
 
     Parameters
     ----------
@@ -221,6 +230,8 @@ def set_governance(store: Store, file: Path, where: Sequence[str] = ()) -> int:
         If the file is not accepted, no session passes, or a cohort that is known would become another.
     """
     new = read_governance(file)
+    collect_parts(Store(root).root)
+    store = Store(root)
     chosen: dict[str, Governance] = {}
     for info in choose_sessions(store, Choice(where=where)):
         try:
@@ -242,6 +253,8 @@ def as_text(ledger: Ledger) -> str:
         lines += ["", *(f"UNKNOWN: the {name} of {count} sessions." for name, count in unknown.items())]
     if ledger.entries:
         lines += ["", f"Together ({DISCLAIMER}):", *(f"  {line}" for line in terms_lines(ledger.entries))]
+    if ledger.uncollected:
+        lines += ["", f"{ledger.uncollected} of the sessions were prepared by shards; `slimbrain store collect` brings them into use."]
     if ledger.n_withdrawn:
         lines += ["", f"{ledger.n_withdrawn} participants were withdrawn."]
     return "\n".join(lines)

@@ -39,7 +39,7 @@ from slimbrain.manifest import (
     session_key,
     session_path,
 )
-from slimbrain.parts import add_to_part, read_part, take_from_part
+from slimbrain.parts import add_to_part, read_part, read_parts, take_from_part
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
 from slimbrain.terms import UNKNOWN, canonical_licence
 from slimbrain.tombstones import Tombstone, Withdrawn, refusal, withdrawn
@@ -143,10 +143,14 @@ class Store:
 
     @cached_property
     def _sessions(self) -> dict[str, SessionInfo]:
-        listed, gone = read_manifest(self.root / MANIFEST_FILE), withdrawn(self.root)
-        if self.part:
-            listed |= read_part(self.root, self.part)
-        return {key: info for key, info in listed.items() if not self._tombstone(info, gone)} if gone else listed
+        listed = read_manifest(self.root / MANIFEST_FILE)
+        return self._living(listed | read_part(self.root, self.part) if self.part else listed)
+
+    def _living(self, listed: dict[str, SessionInfo]) -> dict[str, SessionInfo]:
+        """Sessions of participants who were not withdrawn."""
+        gone = withdrawn(self.root)
+        suspects = gone.suspects({info.subject for info in listed.values()}) if gone else ()
+        return {key: info for key, info in listed.items() if info.subject not in suspects or not self._tombstone(info, gone)}
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -184,6 +188,12 @@ class Store:
         """
         view = Store(self.root)
         view.__dict__["_sessions"] = {key: self.session(key) for key in keys}
+        return view
+
+    def with_uncollected(self) -> Store:
+        """The same store, showing also what shards prepared and nobody gathered yet (`slimbrain.parts`)."""
+        view = Store(self.root)
+        view.__dict__["_sessions"] = self._living({**read_manifest(self.root / MANIFEST_FILE), **read_parts(self.root)})
         return view
 
     def session(self, key: str) -> SessionInfo:
@@ -421,13 +431,16 @@ class Store:
         StoreError
             If its files cannot be deleted.
         """
-        path = self.root / session_path(entities)
+        self._take_out(session_key(entities), session_path(entities))
+
+    def _take_out(self, key: str, place: str | Path) -> None:
+        path = self.root / place
         self.__dict__.pop("_sessions", None)
         if self.part:
-            take_from_part(self.root, self.part, session_key(entities))
+            take_from_part(self.root, self.part, key)
         with locked(self.root):
             listed = read_manifest(self.root / MANIFEST_FILE)
-            if listed.pop(session_key(entities), None) is not None:
+            if listed.pop(key, None) is not None:
                 write_text(self.root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
         try:
             for file in (path, path.with_suffix(".json")):
@@ -478,20 +491,19 @@ class Store:
             ) from error
 
     def _record(self, info: SessionInfo, cohort: str) -> None:
-        with locked(self.root):
-            try:
-                # A withdrawal that began meanwhile did not find what was not there yet.
-                self._refuse_withdrawn(info.subject, cohort)
-            except StoreError:
-                for file in (path := self.root / info.path, path.with_suffix(".json")):
-                    file.unlink(missing_ok=True)
-                raise
-            self.__dict__.pop("_sessions", None)
-            if not self.part:
-                write_text(self.root / MANIFEST_FILE, manifest_with(self.root / MANIFEST_FILE, info))
+        self.__dict__.pop("_sessions", None)
         if self.part:
-            # Outside the lock, which whoever collects the parts takes after them.
+            # Outside the lock, which whoever collects the parts takes after them. A withdrawal that begins after this finds the row.
             add_to_part(self.root, self.part, info)
+        with locked(self.root):
+            # One that began meanwhile did not find what was not there yet.
+            stone = withdrawn(self.root).find(info.subject, cohort)
+            if stone is None:
+                if not self.part:
+                    write_text(self.root / MANIFEST_FILE, manifest_with(self.root / MANIFEST_FILE, info))
+                return
+        self._take_out(info.key, info.path)
+        raise StoreError(refusal(self.root, info.subject, stone))
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path

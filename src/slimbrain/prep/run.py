@@ -22,7 +22,7 @@ from slimbrain.governance import Governance, keep_records
 from slimbrain.grid import Grid
 from slimbrain.ledger import entries_of, warning
 from slimbrain.manifest import SessionInfo, session_key
-from slimbrain.parts import collect_parts
+from slimbrain.parts import collect_parts, part_names
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_events, read_table
 from slimbrain.prep.bids_filter import read_bids_filter
@@ -181,14 +181,16 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     _open_store(out, layout, options, found.root)
     runs, doubles = _without_doubles(found.root, found.runs)
     shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
-    if shard.of > 1:
-        runs = shard.take(runs, [_bytes(run) for run in runs])
-    else:
-        collect(out)
     # Who does a shard lists its sessions by themselves.
     part = shard.name if shard.of > 1 else ""
+    if not part or any(shard.of != Shard.of_name(name) for name in part_names(out)):
+        # What other shards than these listed would be prepared again, and its terms forgotten.
+        collect(out)
     jobs = [_Job(found.root, out, run, options, declared, part) for run in runs]
-    readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs})
+    if options.readmit:
+        readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs})
+    if part:
+        jobs = shard.take(jobs, [_bytes(job.run) for job in jobs])
     summary = PrepSummary()
     if shard.number == 1:
         # What concerns no single run is the first shard's.
