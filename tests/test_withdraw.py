@@ -18,7 +18,7 @@ from slimbrain.contract import Contract
 from slimbrain.errors import InputError, StoreError
 from slimbrain.gather import Choice, choose_sessions, merge, subset
 from slimbrain.manifest import SessionInfo
-from slimbrain.models.provenance import REMEMBERED, Person, people_in, remember
+from slimbrain.models.provenance import REMEMBERED, Person, people_in, remember, remember_beside
 from slimbrain.parts import PARTS_FOLDER, add_to_part
 from slimbrain.prep.run import collect
 from slimbrain.questions import as_text, contains, open_ledger, set_governance
@@ -332,6 +332,12 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     (runs / "d" / "run.json").write_text(json.dumps({REMEMBERED: remember([Person(p.label, p.cohort) for p in people])}))
     (runs / "windows.tsv").write_text(f"session\twindow\n{KEY}\t0\n{KEY}\t1\n{KEY.replace('sub-02', 'sub-01')}\t0\n")
     (runs / "other.tsv").write_text(f"session\twindow\n{KEY.replace('sub-02', 'sub-020')}\t0\n")
+    for folds, whose in (("theirs", theirs), ("others", others)):
+        remember_beside(runs / f"{folds}.folds", whose)
+    # A later evaluation into the same place, of others: what is there of them stays.
+    remember_beside(runs / "theirs.folds", others)
+    (runs / "old.folds").mkdir()
+    (runs / "old.folds" / "0123.npz").touch()
     np.savez(runs / "vectors.npz", session=np.array([KEY, "sub-01_x"]), subject=np.array(["sub-02", "sub-01"]), embedding=np.ones((2, 3)))
     np.savez(runs / "others.npz", session=np.array(["sub-01_x"]), subject=np.array(["sub-01"]), embedding=np.ones((1, 3)))
     (runs / "broken.npz").write_bytes(b"PK")
@@ -342,11 +348,12 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
         ("d", "run", "was trained on them"),
         ("windows.tsv", "table", "2 rows"),
         ("vectors.npz", "embeddings", "1 rows"),
+        ("theirs.folds", "folds", "were tuned or scored on them"),
     }
-    assert [Path(t.path).name for t in traces if t.kind == "unread"] == ["broken.npz"]
+    assert {Path(t.path).name for t in traces if t.kind == "unread"} == {"broken.npz", "0123.npz", "old.folds"}
     # Asked again, with nothing left to compare with, those that know the name are still listed.
     again = {Path(t.path).name for t in withdraw(store.root, "sub-02", folders=[runs]).traces}
-    assert again == {"model", "d", "windows.tsv", "vectors.npz", "broken.npz"}
+    assert again == {"model", "d", "windows.tsv", "vectors.npz", "broken.npz", "theirs.folds", "0123.npz", "old.folds"}
 
 
 def test_hard_links_elsewhere_are_named(store: Store, tmp_path: Path) -> None:

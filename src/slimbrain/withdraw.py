@@ -16,7 +16,7 @@ import numpy as np
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.ledger import TIMES
 from slimbrain.models.hub import CONFIG_FILE
-from slimbrain.models.provenance import Person, people_in, seen_in
+from slimbrain.models.provenance import FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
 from slimbrain.parts import collect_parts
 from slimbrain.purge import EXCLUDED_FOLDER, purge
 from slimbrain.store import Store
@@ -37,7 +37,7 @@ class Trace:
     Attributes
     ----------
     path : file or folder.
-    kind : `model` or `run` (trained on them), `table` or `embeddings` (rows of them), `unread` (could not be looked into).
+    kind : `model` or `run` (trained on them), `folds` (fine-tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (could not be looked into).
     how : in words.
     """
 
@@ -161,6 +161,8 @@ def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterat
                 found = Trace(str(path), "unread", f"could not be looked into ({' '.join(str(error).split())})")
             if found is not None:
                 yield found
+        if place.endswith(FOLDS_SUFFIX) and names and PEOPLE_FILE not in names:
+            yield Trace(place, "unread", "holds folds of fine-tuning and does not say of whom; delete it, `slimbrain evaluate` makes it again")
 
 
 def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
@@ -169,6 +171,8 @@ def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
         return _model(path.parent, training if isinstance(training, dict) else {}, person, "model")
     if path.name == RUN_FILE:
         return _model(path.parent, _json(path), person, "run")
+    if path.name == PEOPLE_FILE:
+        return Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
     if path.suffix == ".tsv":
         rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
         return Trace(str(path), "table", f"{len(rows)} rows") if rows else None
