@@ -37,7 +37,8 @@ class Trace:
     Attributes
     ----------
     path : file or folder.
-    kind : `model` or `run` (trained on them), `folds` (fine-tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (could not be looked into).
+    kind : `model` or `run` (trained on them), `folds` (fine-tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (could
+        not be looked into).
     how : in words.
     """
 
@@ -162,7 +163,7 @@ def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterat
             if found is not None:
                 yield found
         if place.endswith(FOLDS_SUFFIX) and names and PEOPLE_FILE not in names:
-            yield Trace(place, "unread", "holds folds of fine-tuning and does not say of whom; delete it, `slimbrain evaluate` makes it again")
+            yield Trace(place, "unread", "holds folds and does not say of whom; delete it, `slimbrain evaluate` makes it again")
 
 
 def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
