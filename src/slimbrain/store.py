@@ -196,6 +196,10 @@ class Store:
         view.__dict__["_sessions"] = self._living({**read_manifest(self.root / MANIFEST_FILE), **read_parts(self.root)})
         return view
 
+    def find(self, key: str) -> SessionInfo | None:
+        """The manifest row called `key`, if there is one of a participant who was not withdrawn."""
+        return self._sessions.get(key)
+
     def session(self, key: str) -> SessionInfo:
         """The manifest row called `key`.
 

@@ -37,8 +37,8 @@ class Trace:
     Attributes
     ----------
     path : file or folder.
-    kind : `model` or `run` (trained on them), `folds` (fine-tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (could
-        not be looked into).
+    kind : `model` or `run` (trained on them), `folds` (tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (nobody
+        could look into it).
     how : in words.
     """
 

@@ -51,7 +51,7 @@ class Declared:
         ----------
         found : what is said now, from `of`.
         """
-        before = next((info for info in store.sessions if info.key == key), None)
+        before = store.find(key)
         told = record_of(store.root, before) if before else None
         if told is None or found.cohort == UNKNOWN or told.cohort != found.cohort:
             return found
