@@ -214,11 +214,11 @@ def assign(root: Path, chosen: Mapping[str, Governance], part: str = "") -> None
 
     keep_records(root, chosen.values())
     with locked(root):
-        sessions = read_manifest(root / MANIFEST_FILE)
+        sessions = read_manifest(root / MANIFEST_FILE).by_key()
         sessions |= under_records(sessions)
         write_text(root / MANIFEST_FILE, manifest_text([sessions[key] for key in sorted(sessions)]))
     if part:
-        for info in under_records(read_part(root, part)).values():
+        for info in under_records(read_part(root, part).by_key()).values():
             add_to_part(root, part, info)
 
 

@@ -13,20 +13,20 @@ from pathlib import Path
 from slimbrain.atomic import TEMPORARY_PREFIX, write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
-from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, manifest_with, read_manifest
+from slimbrain.manifest import MANIFEST_FILE, SessionInfo, SessionTable, manifest_text, manifest_with, read_manifest
 
 PARTS_FOLDER = ".parts"
 
 
-def read_part(root: Path, name: str) -> dict[str, SessionInfo]:
-    """Sessions by key that a part lists; none if it does not exist yet, or no longer."""
+def read_part(root: Path, name: str) -> SessionTable:
+    """Sessions that a part lists; none if it does not exist yet, or no longer."""
     path = _path(root, name)
-    return read_manifest(path) if path.exists() else {}
+    return read_manifest(path) if path.exists() else SessionTable.of(())
 
 
 def read_parts(root: Path) -> dict[str, SessionInfo]:
     """Sessions by key that any part lists: prepared, and not yet brought into the manifest."""
-    return {key: info for name in part_names(root) for key, info in read_part(root, name).items()}
+    return {info.key: info for name in part_names(root) for info in read_part(root, name)}
 
 
 def part_names(root: Path) -> list[str]:
@@ -44,7 +44,7 @@ def add_to_part(root: Path, name: str, info: SessionInfo) -> None:
 def take_from_part(root: Path, name: str, key: str) -> None:
     """Take a session out of a part, if it is there."""
     with claim(root, part_claim(name), wait=True):
-        listed = read_part(root, name)
+        listed = read_part(root, name).by_key()
         if listed.pop(key, None) is not None:
             write_text(_path(root, name), manifest_text(list(listed.values())))
 
@@ -71,10 +71,10 @@ def collect_parts(root: Path) -> int:
     with _held(root) as parts:
         if not parts:
             return 0
-        added = {key: info for path in parts for key, info in read_manifest(path).items()}
+        added = {info.key: info for path in parts for info in read_manifest(path)}
         try:
             with locked(root):
-                listed = read_manifest(root / MANIFEST_FILE) | added
+                listed = read_manifest(root / MANIFEST_FILE).by_key() | added
                 write_text(root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
             for path in parts:
                 path.unlink()

@@ -51,8 +51,8 @@ def finish_withdrawals(root: Path) -> None:
     if not gone:
         return
     collect_parts(root)
-    listed = read_manifest(root / MANIFEST_FILE).values()
-    suspects = gone.suspects({info.subject for info in listed})
+    listed = read_manifest(root / MANIFEST_FILE)
+    suspects = gone.suspects(listed.subjects)
     late = {gone.find(info.subject, _cohort(root, info)) for info in listed if info.subject in suspects}
     for stone in gone.active:
         if not stone.removed or stone in late:
@@ -91,7 +91,7 @@ def purge(root: Path, stone: Tombstone) -> Purged:
 
 def rows_of(root: Path, stone: Tombstone) -> list[SessionInfo]:
     """Rows of the manifest that are the participant's, hidden from readers or not."""
-    return [info for info in read_manifest(root / MANIFEST_FILE).values() if stone.is_of(info.subject, _cohort(root, info))]
+    return [info for info in read_manifest(root / MANIFEST_FILE) if stone.is_of(info.subject, _cohort(root, info))]
 
 
 def _cohort(root: Path, info: SessionInfo) -> str:
@@ -103,8 +103,8 @@ def _drop_rows(root: Path, stone: Tombstone, purged: Purged) -> list[SessionInfo
         gone = rows_of(root, stone)
         if gone:
             keys = {info.key for info in gone}
-            left = read_manifest(root / MANIFEST_FILE)
-            write_text(root / MANIFEST_FILE, manifest_text([left[key] for key in sorted(left.keys() - keys)]))
+            left = [info for info in read_manifest(root / MANIFEST_FILE) if info.key not in keys]
+            write_text(root / MANIFEST_FILE, manifest_text(left))
             purged.sessions.extend(sorted(keys))
             purged.files.append(MANIFEST_FILE)
     return gone
@@ -121,7 +121,7 @@ def _labels(root: Path, stone: Tombstone) -> set[str]:
 
 def _files_of(root: Path, label: str, stone: Tombstone) -> Iterator[Path]:
     """Files of the participant that no row speaks for: data before the sidecar that tells whose they are."""
-    alive = {root / info.path for info in read_manifest(root / MANIFEST_FILE).values()}
+    alive = {root / info.path for info in read_manifest(root / MANIFEST_FILE)}
 
     def mine(path: Path) -> bool:
         return stone.is_of(label, recorded_cohort(path.with_suffix(".json")))
@@ -149,8 +149,7 @@ def _delete(root: Path, path: Path, purged: Purged) -> None:
 
 def _clean_tables(root: Path, label: str, purged: Purged) -> None:
     """Drop rows about the participant from the store's tables, unless somebody of another cohort has the same label there."""
-    listed = {**read_manifest(root / MANIFEST_FILE), **read_parts(root)}
-    if any(info.subject == label for info in listed.values()):
+    if any(info.subject == label for info in [*read_manifest(root / MANIFEST_FILE), *read_parts(root).values()]):
         return
     for path in sorted(root.glob("*.tsv")):
         if path.name in (MANIFEST_FILE, WITHDRAWN_FILE):

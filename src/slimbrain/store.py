@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from slimbrain.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
     SESSION_ROW,
+    SUBJECT,
     SessionInfo,
+    SessionTable,
     manifest_text,
     manifest_with,
     read_manifest,
@@ -136,21 +138,20 @@ class Store:
             )
         return grid
 
-    @property
-    def sessions(self) -> list[SessionInfo]:
-        """All sessions, sorted by key; none of a participant who was withdrawn."""
-        return [self._sessions[key] for key in sorted(self._sessions)]
-
     @cached_property
-    def _sessions(self) -> dict[str, SessionInfo]:
+    def sessions(self) -> SessionTable:
+        """All sessions, sorted by key; none of a participant who was withdrawn."""
         listed = read_manifest(self.root / MANIFEST_FILE)
-        return self._living(listed | read_part(self.root, self.part) if self.part else listed)
+        return self._living(_with(listed, read_part(self.root, self.part)) if self.part else listed)
 
-    def _living(self, listed: dict[str, SessionInfo]) -> dict[str, SessionInfo]:
+    def _living(self, listed: SessionTable) -> SessionTable:
         """Sessions of participants who were not withdrawn."""
         gone = withdrawn(self.root)
-        suspects = gone.suspects({info.subject for info in listed.values()}) if gone else ()
-        return {key: info for key, info in listed.items() if info.subject not in suspects or not self._tombstone(info, gone)}
+        suspects = gone.suspects(listed.subjects) if gone else ()
+        if not suspects:
+            return listed
+        people = enumerate(listed.column(SUBJECT))
+        return listed.take([place for place, who in people if who not in suspects or not self._tombstone(listed[place], gone)])
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -169,14 +170,14 @@ class Store:
         InputError
             If one of them has no session here.
         """
-        missing = sorted(set(subjects) - {info.subject for info in self.sessions})
+        missing = sorted(set(subjects) - self.sessions.subjects)
         if missing:
             self._refuse_withdrawn(missing[0], "")
             raise InputError(
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
             )
-        return self.only([info.key for info in self.sessions if info.subject in subjects])
+        return self._view(self.sessions.take([place for place, who in enumerate(self.sessions.column(SUBJECT)) if who in subjects]))
 
     def only(self, keys: Collection[str]) -> Store:
         """The same store, showing only these sessions.
@@ -186,19 +187,20 @@ class Store:
         StoreError
             If one of them is not here.
         """
-        view = Store(self.root)
-        view.__dict__["_sessions"] = {key: self.session(key) for key in keys}
-        return view
+        return self._view(SessionTable.of([self.session(key) for key in sorted(set(keys))]))
 
     def with_uncollected(self) -> Store:
         """The same store, showing also what shards prepared and nobody gathered yet (`slimbrain.parts`)."""
+        return self._view(self._living(_with(read_manifest(self.root / MANIFEST_FILE), read_parts(self.root).values())))
+
+    def _view(self, shown: SessionTable) -> Store:
         view = Store(self.root)
-        view.__dict__["_sessions"] = self._living({**read_manifest(self.root / MANIFEST_FILE), **read_parts(self.root)})
+        view.__dict__["sessions"] = shown
         return view
 
     def find(self, key: str) -> SessionInfo | None:
         """The manifest row called `key`, if there is one of a participant who was not withdrawn."""
-        return self._sessions.get(key)
+        return self.sessions.find(key)
 
     def session(self, key: str) -> SessionInfo:
         """The manifest row called `key`.
@@ -208,10 +210,11 @@ class Store:
         StoreError
             If there is none, or its participant was withdrawn, be it since the store was opened.
         """
-        if key not in self._sessions:
+        info = self.sessions.find(key)
+        if info is None:
             self._refuse_withdrawn(key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
-        info, gone = self._sessions[key], withdrawn(self.root)
+        gone = withdrawn(self.root)
         if stone := gone and self._tombstone(info, gone):
             raise StoreError(refusal(self.root, info.subject, stone))
         return info
@@ -439,11 +442,11 @@ class Store:
 
     def _take_out(self, key: str, place: str | Path) -> None:
         path = self.root / place
-        self.__dict__.pop("_sessions", None)
+        self.__dict__.pop("sessions", None)
         if self.part:
             take_from_part(self.root, self.part, key)
         with locked(self.root):
-            listed = read_manifest(self.root / MANIFEST_FILE)
+            listed = read_manifest(self.root / MANIFEST_FILE).by_key()
             if listed.pop(key, None) is not None:
                 write_text(self.root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
         try:
@@ -495,7 +498,7 @@ class Store:
             ) from error
 
     def _record(self, info: SessionInfo, cohort: str) -> None:
-        self.__dict__.pop("_sessions", None)
+        self.__dict__.pop("sessions", None)
         if self.part:
             # Outside the lock, which whoever collects the parts takes after them. A withdrawal that begins after this finds the row.
             add_to_part(self.root, self.part, info)
@@ -519,6 +522,12 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
+
+
+def _with(listed: SessionTable, others: Iterable[SessionInfo]) -> SessionTable:
+    """These and others, which count where both have one of a name."""
+    together = listed.by_key() | {info.key: info for info in others}
+    return SessionTable.of([together[key] for key in sorted(together)])
 
 
 def told_cohort(info: SessionInfo) -> str:
