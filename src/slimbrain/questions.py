@@ -12,8 +12,7 @@ from slimbrain.errors import InputError
 from slimbrain.gather import Choice, choose_sessions
 from slimbrain.governance import Governance, assign, merged, read_governance
 from slimbrain.ledger import DISCLAIMER, TIMES, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines
-from slimbrain.models.hub import CONFIG_FILE, read_training
-from slimbrain.models.provenance import Person, remembered_hashes, seen_in
+from slimbrain.models.provenance import CONFIG_FILE, Person, remembered_hashes, seen_in
 from slimbrain.parts import collect_parts
 from slimbrain.store import Store
 from slimbrain.subjects import is_hash, same_label, subject_hash, with_prefix
@@ -95,6 +94,9 @@ def open_ledger(source: str) -> Ledger:
         source = str(path / "model")
     elif not path.is_dir() and source.count("/") != 1:
         raise InputError(f"{source}: is neither a store nor a model; give one of `slimbrain prep`, RUN/model of a run, or a hub id.")
+    # Brings torch, which asking a store or a withdrawal does without.
+    from slimbrain.models.hub import read_training
+
     training = read_training(source)
     hashes, labels = remembered_hashes(training)
     return Ledger(source, "model", entries_from(training), hashes, labels, training=training)

@@ -15,8 +15,7 @@ import numpy as np
 
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.ledger import TIMES
-from slimbrain.models.hub import CONFIG_FILE
-from slimbrain.models.provenance import FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
+from slimbrain.models.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
 from slimbrain.parts import collect_parts
 from slimbrain.purge import EXCLUDED_FOLDER, purge
 from slimbrain.store import Store

@@ -29,6 +29,9 @@ OLD_HASHES = "subject_hashes"
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
 
+CONFIG_FILE = "config.json"
+"""Of a model folder: it holds what is said here, under `training`."""
+
 PEOPLE_FILE = "participants.json"
 """In a folder of results that are no model: whose they are, with the one field `REMEMBERED`."""
 
