@@ -325,6 +325,8 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     theirs, others = [p for p in people if p.label == "sub-02"], [p for p in people if p.label != "sub-02"]
     name = subject_hash("sub-02", "open study")
     model(runs / "a" / "model", {REMEMBERED: remember(people), "times_seen": {name: 7}})
+    model(runs / "tuned", {REMEMBERED: remember(people), "times_seen": {name: 0}, "fine_tuned_for": "column:sex"})
+    model(runs / "weighed", {REMEMBERED: remember(people), "times_seen": {name: 0}})
     model(runs / "b" / "model", {REMEMBERED: remember(others)})
     # Under another name in another cohort: known by the recording alone.
     model(runs / "c" / "model", {REMEMBERED: remember([Person("sub-77", "elsewhere", theirs[0].recordings)])})
@@ -345,6 +347,8 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     assert {(Path(t.path).relative_to(runs).as_posix(), t.kind, t.how) for t in traces if t.kind != "unread"} == {
         ("a/model", "model", "drew their recordings 7 times"),
         ("c/model", "model", "was trained on them"),
+        ("tuned", "model", "was pretrained or fine-tuned on them"),
+        ("weighed", "model", "held them out, to weigh its mixture by"),
         ("d", "run", "was trained on them"),
         ("windows.tsv", "table", "2 rows"),
         ("vectors.npz", "embeddings", "1 rows"),
@@ -353,7 +357,7 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     assert {Path(t.path).name for t in traces if t.kind == "unread"} == {"broken.npz", "0123.npz", "old.folds"}
     # Asked again, with nothing left to compare with, those that know the name are still listed.
     again = {Path(t.path).name for t in withdraw(store.root, "sub-02", folders=[runs]).traces}
-    assert again == {"model", "d", "windows.tsv", "vectors.npz", "broken.npz", "theirs.folds", "0123.npz", "old.folds"}
+    assert again == {"model", "d", "windows.tsv", "vectors.npz", "broken.npz", "theirs.folds", "0123.npz", "old.folds", "tuned", "weighed"}
 
 
 def test_hard_links_elsewhere_are_named(store: Store, tmp_path: Path) -> None:

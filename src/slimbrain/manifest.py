@@ -263,7 +263,7 @@ class _Cells(Mapping[str, Sequence["str | None"]]):
 
 
 def read_manifest(path: Path) -> SessionTable:
-    """Sessions by key; parsed again only once the file was replaced, since a batch opens its store for every run.
+    """Sessions in the order of their keys; parsed again only once the file was replaced, since a batch opens its store for every run.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError
 from slimbrain.gather import Choice, choose_sessions
 from slimbrain.governance import Governance, assign, merged, read_governance
-from slimbrain.ledger import DISCLAIMER, TIMES, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines
+from slimbrain.ledger import DISCLAIMER, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines, times_drawn
 from slimbrain.models.provenance import CONFIG_FILE, Person, remembered_hashes, seen_in
 from slimbrain.parts import collect_parts
 from slimbrain.store import Store
@@ -138,8 +138,7 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> Presence:
         return _in_store(ledger, ledger.store, label, cohort)
     if not seen_in(ledger.training, [Person(label, cohort)]):
         return Presence(False, f"{ledger.name}: was not trained on {label}{f' of {cohort}' if cohort else ''}.")
-    times = ledger.training.get(TIMES) or {}
-    count = times.get(subject_hash(label, cohort))
+    count = times_drawn(ledger.training, label, cohort)
     often = f", whose recordings were drawn {count} times" if count is not None else ""
     sure = "" if cohort else " (a participant of that label; give --cohort to tell cohorts apart)"
     return Presence(True, f"{ledger.name}: was trained on {label}{often}{sure}.")

@@ -170,14 +170,15 @@ class Store:
         InputError
             If one of them has no session here.
         """
-        missing = sorted(set(subjects) - self.sessions.subjects)
+        wanted = set(subjects)
+        missing = sorted(wanted - self.sessions.subjects)
         if missing:
             self._refuse_withdrawn(missing[0], "")
             raise InputError(
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
             )
-        return self._view(self.sessions.take([place for place, who in enumerate(self.sessions.column(SUBJECT)) if who in subjects]))
+        return self._view(self.sessions.take([place for place, who in enumerate(self.sessions.column(SUBJECT)) if who in wanted]))
 
     def only(self, keys: Collection[str]) -> Store:
         """The same store, showing only these sessions.

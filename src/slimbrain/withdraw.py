@@ -14,12 +14,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 from slimbrain.errors import InputError, SlimbrainError
-from slimbrain.ledger import TIMES
+from slimbrain.ledger import FINE_TUNED, times_drawn
 from slimbrain.models.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
 from slimbrain.parts import collect_parts
 from slimbrain.purge import EXCLUDED_FOLDER, purge
 from slimbrain.store import Store
-from slimbrain.subjects import subject_hash, with_prefix
+from slimbrain.subjects import with_prefix
 from slimbrain.tombstones import Tombstone, bury, new_tombstone, withdrawn
 from slimbrain.tsv import read_tsv
 from slimbrain.verify import sweep
@@ -185,10 +185,12 @@ def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
 def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> Trace | None:
     if not seen_in(training, [person]):
         return None
-    times = training.get(TIMES)
-    hashes = (subject_hash(person.label, person.cohort), subject_hash(person.label))
-    count = next((times[name] for name in hashes if name in times), None) if isinstance(times, dict) else None
-    return Trace(str(folder), kind, f"drew their recordings {count} times" if count is not None else "was trained on them")
+    count = times_drawn(training, person.label, person.cohort)
+    if count is None:
+        how = "was pretrained or fine-tuned on them" if FINE_TUNED in training else "was trained on them"
+    else:
+        how = f"drew their recordings {count} times" if count else "held them out, to weigh its mixture by"
+    return Trace(str(folder), kind, how)
 
 
 def _rows_of_npz(path: Path, label: str, keys: set[str]) -> int:
