@@ -15,6 +15,7 @@ from slimbrain.channels import Channels
 from slimbrain.cli import run_command
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.gather import Choice, choose_sessions, merge, merge_participants, subset
+from slimbrain.governance import Governance, assign
 from slimbrain.grid import Grid
 from slimbrain.store import Store
 from slimbrain.verify import verify
@@ -48,6 +49,84 @@ def second(grid8: Grid, tmp_path: Path) -> Store:
     store.write_roi_session(entities("04"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
     (tmp_path / "second" / "participants.tsv").write_text("participant_id\tsex\tage\nsub-02\tM\t\nsub-03\tF\t60\n")
     return Store(tmp_path / "second")
+
+
+# --- terms
+
+FREE = {"cohort": "study", "licence": "CC0-1.0", "consent": ["broad-research"]}
+STRICT = {"licence": "CC-BY-NC-4.0", "consent": ["no-commercial"]}
+
+
+def under(root: Path, copied: Store, **said: object) -> Store:
+    """A copy of a store, under other terms."""
+    merge(root, [copied])
+    assign(root, {info.key: Governance.model_validate({**FREE, **said}) for info in copied.sessions})
+    return Store(root)
+
+
+def licences(root: Path) -> set[str]:
+    return {Store(root).governance(info).licence for info in Store(root).sessions}
+
+
+@pytest.mark.parametrize("strict_first", [True, False])
+@pytest.mark.parametrize("into", ["a new store", "one of them"])
+def test_the_strictest_terms_hold_in_whatever_order_they_come(strict_first: bool, into: str, first: Store, tmp_path: Path) -> None:
+    free, strict = under(tmp_path / "free", first), under(tmp_path / "strict", first, **STRICT)
+    one, other = (strict, free) if strict_first else (free, strict)
+    out, sources = (tmp_path / "out", [one, other]) if into == "a new store" else (one.root, [other])
+    told = merge(out, sources)
+    assert licences(out) == {"CC-BY-NC-4.0"} and verify(out).problems == []
+    assert told.tightened == ([] if strict_first else keys(first))
+    # Of the copy under the looser terms nothing was changed.
+    assert licences(free.root) == {"CC-BY-NC-4.0" if free.root == out else "CC0-1.0"}
+    again = merge(out, sources)
+    assert again.copied == again.tightened == [] and licences(out) == {"CC-BY-NC-4.0"}
+
+
+def test_what_nobody_knows_is_not_permitted_and_what_one_knows_is_kept(first: Store, tmp_path: Path) -> None:
+    known = under(tmp_path / "known", first)
+    unknown = under(tmp_path / "unknown", first, cohort="unknown", licence="unknown", source="doi:1")
+    merge(unknown.root, [known])
+    record = Store(unknown.root).governance(Store(unknown.root).sessions[0])
+    assert (record.cohort, record.licence, record.source) == ("study", "unknown", "doi:1")
+    merge(known.root, [unknown])
+    assert licences(known.root) == {"unknown"}
+
+
+def test_terms_of_which_none_are_the_strictest_are_for_people_to_settle(first: Store, tmp_path: Path) -> None:
+    one, other = under(tmp_path / "one", first, licence="CC-BY-NC-4.0"), under(tmp_path / "other", first, licence="CC-BY-ND-4.0")
+    for out, sources in ((tmp_path / "out", [one, other]), (one.root, [other])):
+        with pytest.raises(
+            InputError, match=r"several terms \(CC-BY-N.*\), none of which are the strictest .* `slimbrain ledger .*--set FILE"
+        ):
+            merge(out, sources)
+    assert licences(one.root) == {"CC-BY-NC-4.0"} and keys(Store(tmp_path / "out")) == []
+    # A third that is stricter than both settles it.
+    third = under(tmp_path / "third", first, licence="CC-BY-NC-ND-4.0")
+    assert merge(tmp_path / "out", [one, other, third]).failures == [] and licences(tmp_path / "out") == {"CC-BY-NC-ND-4.0"}
+
+
+@pytest.mark.parametrize("cohort", ["study", "another study"])
+def test_a_session_that_is_replaced_keeps_its_participants_terms(cohort: str, grid8: Grid, tmp_path: Path) -> None:
+    """Prepared anew it is the same person's; of another cohort it is not."""
+    make_store(tmp_path / "one", grid8, 1, frames=8)
+    strict = under(tmp_path / "strict", Store(tmp_path / "one"), **STRICT)
+    make_store(tmp_path / "two", grid8, 1, frames=9)
+    free = under(tmp_path / "free", Store(tmp_path / "two"), cohort=cohort)
+    assert merge(strict.root, [free], "last").copied == keys(free)
+    assert licences(strict.root) == {"CC-BY-NC-4.0" if cohort == "study" else "CC0-1.0"}
+
+
+def test_a_subset_into_a_store_that_has_them_keeps_the_strictest_terms(first: Store, tmp_path: Path) -> None:
+    free, strict = under(tmp_path / "free", first), under(tmp_path / "strict", first, **STRICT)
+    assert subset(strict, free.root, strict.sessions[:1]).tightened == keys(first)[:1]
+    assert [free.governance(info).licence for info in Store(free.root).sessions] == ["CC-BY-NC-4.0", "CC0-1.0"]
+
+
+def test_the_command_says_whose_terms_changed(first: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free, strict = under(tmp_path / "free", first), under(tmp_path / "strict", first, **STRICT)
+    assert run_command(["store", "merge", str(free.root), str(strict.root)]) == 0
+    assert f"under stricter terms, which another store has for the same session: {key('01')} and 1 more" in capsys.readouterr().out
 
 
 # --- merge

@@ -7,16 +7,19 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ledger_samples import CLOSED, OPEN, make
 
 from slimbrain import governance
 from slimbrain.errors import InputError, StoreError
 from slimbrain.gather import Choice, choose_sessions, merge, subset
-from slimbrain.governance import RECORDS_FILE, Governance, assign, read_governance
+from slimbrain.governance import RECORDS_FILE, Governance, assign, read_governance, strictest_record
 from slimbrain.manifest import LEDGER_COLUMNS
 from slimbrain.prep.declared import declare
 from slimbrain.questions import set_governance
 from slimbrain.store import Store
+from slimbrain.terms import strictest
 from slimbrain.tsv import read_tsv
 from slimbrain.verify import verify
 
@@ -41,6 +44,20 @@ def test_a_file_is_read_whichever_way_it_is_written(tmp_path: Path) -> None:
         "not_for": ("insurers",),
     }
     assert record == read_governance(yaml_file(tmp_path, text.replace("license", "licence")))
+
+
+@given(st.permutations(range(4)), st.data())
+def test_the_strictest_of_several_records_is_as_strict_as_all_together(order: list[int], data: st.DataObject) -> None:
+    licences = st.sampled_from(["CC0-1.0", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0", "unknown"])
+    consents = st.sampled_from([["broad-research"], ["no-commercial"], ["no-commercial", "no-derivatives"], ["unknown"]])
+    said = st.builds(lambda licence, consent: Governance(cohort="c", licence=licence, consent=consent), licences, consents)
+    records = data.draw(st.lists(said, min_size=4, max_size=4))
+    found, turned = strictest_record(records), strictest_record([records[place] for place in order])
+    joint = strictest(record.terms for record in records)
+    if found is None:
+        assert turned is None and all(record.terms != joint for record in records)
+    else:
+        assert turned is not None and found.terms == turned.terms == joint
 
 
 @pytest.mark.parametrize(
@@ -112,13 +129,13 @@ def test_merge_and_subset_carry_the_terms(tmp_path: Path) -> None:
 def test_terms_are_set_afterwards_and_nothing_else_changes(tmp_path: Path) -> None:
     store = make(tmp_path / "store", {"01": None, "02": None})
     files = {path: path.read_bytes() for path in store.root.rglob("*_bold.*")}
-    count = set_governance(store, yaml_file(tmp_path, "license: MIT\nconsent: broad-research\ncohort: c\n"), ["participant_id=sub-02"])
+    count = set_governance(store.root, yaml_file(tmp_path, "license: MIT\nconsent: broad-research\ncohort: c\n"), ["participant_id=sub-02"])
     after = Store(store.root)
     assert count == 2 and [after.governance(info).licence for info in after.sessions] == 2 * ["unknown"] + 2 * ["MIT"]
     assert files == {path: path.read_bytes() for path in store.root.rglob("*_bold.*")}
     assert all(after.is_whole(info.key) for info in after.sessions) and verify(store.root).problems == []
     # What the file does not say stays.
-    set_governance(after, yaml_file(tmp_path, "not_for: [insurers]\n"), ["licence=MIT"])
+    set_governance(after.root, yaml_file(tmp_path, "not_for: [insurers]\n"), ["licence=MIT"])
     record = Store(store.root).governance(Store(store.root).sessions[-1])
     assert (record.licence, record.cohort, record.not_for) == ("MIT", "c", ("insurers",))
 
@@ -126,7 +143,7 @@ def test_terms_are_set_afterwards_and_nothing_else_changes(tmp_path: Path) -> No
 def test_a_cohort_that_is_known_does_not_become_another(tmp_path: Path) -> None:
     store = make(tmp_path / "store", {"01": OPEN})
     with pytest.raises(InputError, match="cohort other: these sessions are of cohort open study"):
-        set_governance(store, yaml_file(tmp_path, "cohort: other\nlicense: MIT\n"))
+        set_governance(store.root, yaml_file(tmp_path, "cohort: other\nlicense: MIT\n"))
     assert Store(store.root).governance(store.sessions[0]).licence == "CC0-1.0"
 
 

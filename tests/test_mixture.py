@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +13,7 @@ from slimbrain.config import MixtureConfig, SamplingConfig, load_mixture, load_p
 from slimbrain.data import Draws, SeriesDraws
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.grid import Grid
-from slimbrain.mixture import Columns, cohorts_of, divide
+from slimbrain.mixture import Columns, Division, cohorts_of, divide
 from slimbrain.samplers import Pace
 from slimbrain.store import Store
 
@@ -38,8 +36,8 @@ def sampling(text: str) -> SamplingConfig:
     return SamplingConfig(mixture=MixtureConfig.model_validate(yaml.safe_load(text)))
 
 
-def subjects(sessions: Sequence[Any]) -> dict[str, str]:
-    return {info.subject.removeprefix("sub-"): name for info, name in sessions}
+def subjects(division: Division) -> dict[str, str]:
+    return {info.subject.removeprefix("sub-"): name for info, name in zip(division.trained, division.drawn_as, strict=True)}
 
 
 TWO = """
@@ -51,7 +49,7 @@ components:
 
 def test_components_are_what_their_filters_say(store: Store) -> None:
     division = divide(store, store.sessions, sampling(TWO), 0)
-    assert subjects(division.trained) == {
+    assert subjects(division) == {
         **dict.fromkeys(("01", "02", "07"), "young"),
         **dict.fromkeys(("04", "05", "06", "08"), "old"),
     }
@@ -71,7 +69,7 @@ def test_every_table_can_be_filtered(store: Store, tmp_path: Path) -> None:
     def taken(text: str) -> str:
         config["components"]["it"]["filter"] = text  # type: ignore[index]
         division = divide(store, store.sessions, SamplingConfig(mixture=MixtureConfig.model_validate(config)), 0)
-        return " ".join(subjects(division.trained))
+        return " ".join(subjects(division))
 
     assert taken("site == 'X' and coverage > 0.91") == "02 03", "what is given with the mixture counts first"
     assert taken("age > 20 and coverage < 0.95") == "02 04"
@@ -80,7 +78,7 @@ def test_every_table_can_be_filtered(store: Store, tmp_path: Path) -> None:
     assert taken("session in ['sub-02_task-rest_run-1_space-MNI152NLin6Asym']") == "02"
     grouped = store.only([info.key for info in store.sessions[:6]])
     by_group = SamplingConfig(mixture=MixtureConfig(by="group", table=str(table)))
-    assert Counter(subjects(divide(grouped, grouped.sessions, by_group, 0).trained).values()) == {"g0": 3, "g1": 3}
+    assert Counter(subjects(divide(grouped, grouped.sessions, by_group, 0)).values()) == {"g0": 3, "g1": 3}
 
 
 OVERLAPPING = """
@@ -94,7 +92,7 @@ components:
 def test_a_session_of_two_components_is_refused_or_the_firsts(store: Store) -> None:
     with pytest.raises(InputError, match=r"2 sessions are in more than one component, first sub-04\S* in a and old; .* overlap: first"):
         divide(store, store.sessions, sampling(OVERLAPPING.replace("overlap: first", "")), 0)
-    assert subjects(divide(store, store.sessions, sampling(OVERLAPPING), 0).trained)["04"] == "a"
+    assert subjects(divide(store, store.sessions, sampling(OVERLAPPING), 0))["04"] == "a"
     swallowed = OVERLAPPING.replace("age >= 45", "age == 20")
     with pytest.raises(InputError, match="component old: all that pass its filter are taken by components before it"):
         divide(store, store.sessions, sampling(swallowed), 0)

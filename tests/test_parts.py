@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from store_samples import TR_S, entities, make_store, network_series
 
-from slimbrain.atomic import write_text
+from slimbrain.atomic import TEMPORARY_PREFIX, write_text
+from slimbrain.claims import claim
+from slimbrain.gather import merge
 from slimbrain.grid import Grid
 from slimbrain.manifest import MANIFEST_FILE
-from slimbrain.parts import PARTS_FOLDER, collect_parts
+from slimbrain.parts import PARTS_FOLDER, collect_parts, part_claim, read_parts
 from slimbrain.store import Store
+from slimbrain.verify import sweep, verify
 
 
 def add(root: Path, part: str, subject: str, seed: int = 0, **qc: object) -> None:
@@ -93,6 +96,41 @@ def test_a_session_taken_out_is_in_no_list(root: Path, subject: str) -> None:
     collect_parts(root)
     assert f"sub-{subject}" not in subjects(Store(root)) and len(Store(root).sessions) == 1
     assert not list(root.glob(f"sub-{subject}/**/*.safetensors"))
+
+
+def test_what_a_killed_process_began_to_write_is_no_part(root: Path) -> None:
+    add(root, "a", "02")
+    rest = root / PARTS_FOLDER / f"{TEMPORARY_PREFIX}99999-a.tsv"
+    rest.write_bytes((root / PARTS_FOLDER / "a.tsv").read_bytes()[:-40])
+    assert read_parts(root).keys() == {"sub-02_task-rest_run-1_space-MNI152NLin6Asym"}
+    assert collect_parts(root) == 1 and subjects(Store(root)) == ["sub-01", "sub-02"]
+    sweep(root)
+    assert list((root / PARTS_FOLDER).iterdir()) == []
+
+
+def test_what_is_being_written_is_not_swept_away(root: Path) -> None:
+    add(root, "a", "02")
+    (busy := root / PARTS_FOLDER / f"{TEMPORARY_PREFIX}99999-a.tsv").write_text("half")
+    with claim(root, part_claim("a")):
+        sweep(root)
+        assert busy.exists()
+
+
+def test_what_nobody_collected_is_named_as_such(root: Path) -> None:
+    add(root, "a", "02")
+    assert {problem.session for problem in verify(root).problems} == {"sub-02_task-rest_run-1_space-MNI152NLin6Asym"}
+    assert all("run `slimbrain store collect`" in problem.reason for problem in verify(root).problems)
+    (root / PARTS_FOLDER / "b.tsv").write_text("nonsense\n1\n")
+    assert any("is damaged" in problem.reason for problem in verify(root).problems)
+
+
+def test_a_copy_says_what_it_lacks(root: Path, tmp_path: Path) -> None:
+    add(root, "a", "02")
+    told = merge(tmp_path / "out", [Store(root)])
+    assert len(told.copied) == 1 and told.exit_code == 1 and "1 sessions that shards prepared are not listed yet" in told.failures[0]
+    collect_parts(root)
+    told = merge(tmp_path / "out", [Store(root)])
+    assert len(told.copied) == len(told.present) == 1 and told.exit_code == 0
 
 
 def test_a_damaged_part_is_named(root: Path) -> None:

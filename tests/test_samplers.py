@@ -45,11 +45,12 @@ def test_cohorts_are_spread_evenly_from_the_first_draw_on(weights: list[int]) ->
     labels = labels_of([2] * len(weights))
     mixture = mix(labels, 0, {f"c{cohort}": float(weight) for cohort, weight in enumerate(weights)})
     quotas = apportion(weights, PERIOD)
-    had = [0] * len(weights)
-    for draw in range(PERIOD):
-        had[int(labels[mixture.session(draw)][1:])] += 1
-        assert all(abs(count * PERIOD - quota * (draw + 1)) < PERIOD for count, quota in zip(had, quotas, strict=True))
-    assert tuple(had) == quotas == mixture.had(PERIOD)
+    drawn = np.array([int(labels[mixture.session(draw)][1:]) for draw in range(PERIOD)])
+    # (draws, cohorts) in whole numbers: what each has had after every draw, and what it was to have had.
+    had = np.cumsum(drawn[:, None] == np.arange(len(weights)), axis=0)
+    due = np.arange(1, PERIOD + 1)[:, None] * np.array(quotas)
+    assert (np.abs(had * PERIOD - due) < PERIOD).all()
+    assert tuple(had[-1].tolist()) == quotas == mixture.had(PERIOD)
 
 
 SCHEDULES = st.lists(st.dictionaries(st.integers(0, 120), st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=6)
@@ -68,12 +69,13 @@ def test_a_schedule_is_met_to_less_than_one_draw_after_every_draw(schedules: lis
         assert "has none" not in str(error)
         return
     had, due = dict.fromkeys(mixture.cohorts, 0), dict.fromkeys(mixture.cohorts, 0)
-    for draw in range(steps * per_step):
-        quotas = apportion([interpolated(weights[name], draw // per_step) for name in mixture.cohorts], PERIOD)
-        for name, quota in zip(mixture.cohorts, quotas, strict=True):
-            due[name] += quota
-        had[labels[mixture.session(draw)]] += 1
-        assert all(abs(had[name] * PERIOD - due[name]) < PERIOD for name in mixture.cohorts)
+    for step in range(steps):
+        quotas = apportion([interpolated(weights[name], step) for name in mixture.cohorts], PERIOD)
+        for draw in range(step * per_step, (step + 1) * per_step):
+            for name, quota in zip(mixture.cohorts, quotas, strict=True):
+                due[name] += quota
+            had[labels[mixture.session(draw)]] += 1
+            assert all(abs(had[name] * PERIOD - due[name]) < PERIOD for name in mixture.cohorts)
 
 
 def interpolated(weight: dict[int, int] | float, step: int) -> float:

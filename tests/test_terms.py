@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,8 +39,19 @@ BY_HAND = {
     "ODbL-1.0": (YES, YES, YES, True, {"ODbL-1.0"}),
     "MIT": (YES, YES, YES, True, set()),
     "LicenseRef-HCP-Open-Access-DUT": (MAYBE, YES, YES, True, {"LicenseRef-HCP-Open-Access-DUT"}),
+    "LicenseRef-HCP-Restricted-DUT": (MAYBE, MAYBE, NO, True, set()),
     "LicenseRef-ABCD-DUC": (MAYBE, MAYBE, NO, True, set()),
     "LicenseRef-UKB-MTA": (MAYBE, MAYBE, NO, True, set()),
+    "LicenseRef-ADNI-DUA": (MAYBE, MAYBE, NO, True, set()),
+    "LicenseRef-PPMI-DUA": (MAYBE, MAYBE, NO, True, set()),
+}
+# What agreements ask for besides, as docs/ledger.md tells where it was read.
+CONDITIONS = {
+    "LicenseRef-HCP-Restricted-DUT": "everyone who sees the data applies",
+    "LicenseRef-ABCD-DUC": "for the recipients it lists, who delete the data when it ends",
+    "LicenseRef-UKB-MTA": "downloaded data are deleted when it ends",
+    "LicenseRef-ADNI-DUA": "restricts the use of AI tools",
+    "LicenseRef-PPMI-DUA": "restricts the use of AI tools",
 }
 
 
@@ -46,7 +59,16 @@ BY_HAND = {
 def test_each_licence_permits_what_its_text_does(licence: str) -> None:
     terms = terms_of(licence, OPEN)
     assert (terms.commercial, terms.derivatives, terms.redistribution, terms.attribution, set(terms.share_alike)) == BY_HAND[licence]
-    assert not terms.limits
+    # Each names its agreement, so that a union of several says whose it is.
+    name = licence.removeprefix(AGREEMENT)
+    said = " ".join(terms.limits)
+    assert (name in said and CONDITIONS[licence] in said) if licence in CONDITIONS else not said
+
+
+def test_the_page_tells_of_every_agreement_where_it_was_read() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "ledger.md").read_text(encoding="utf-8").partition("### How far")[2]
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
+    assert AGREEMENTS.keys() <= rows.keys() and all("](https://" in rows[name] for name in AGREEMENTS)
 
 
 def test_the_table_spells_licences_as_spdx_does() -> None:

@@ -18,7 +18,11 @@ from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
 from slimbrain.errors import InputError, StoreError
 from slimbrain.gather import Choice, choose_sessions, merge, subset
-from slimbrain.models.provenance import REMEMBERED, Person, people_in, remember
+from slimbrain.manifest import SessionInfo
+from slimbrain.models.provenance import REMEMBERED, Person, people_in, remember, remember_beside
+from slimbrain.parts import PARTS_FOLDER, add_to_part
+from slimbrain.prep.run import collect
+from slimbrain.questions import as_text, contains, open_ledger, set_governance
 from slimbrain.store import Store
 from slimbrain.subjects import subject_hash
 from slimbrain.tombstones import WITHDRAWN_FILE, Tombstone, Withdrawn, bury, mark, new_tombstone, withdrawn
@@ -111,6 +115,68 @@ def test_a_session_that_was_being_written_leaves_nothing(store: Store, monkeypat
     with pytest.raises(StoreError, match="sub-04 was withdrawn"):
         write(store, "04", "1", OPEN)
     assert not list((store.root / "sub-04").rglob("*_bold.*")) and verify(store.root).problems == []
+
+
+# --- shards
+
+
+@pytest.fixture
+def sharded(store: Store) -> Store:
+    """Two shards, of which nobody collected the sessions: one more of sub-02, and two people who are in no table."""
+    for part, subject, session in (("0001-of-0002", "02", "5"), ("0001-of-0002", "06", "1"), ("0002-of-0002", "04", "1")):
+        write(Store(store.root, part), subject, session, OPEN)
+    return store
+
+
+def test_what_shards_prepared_and_nobody_collected_goes_as_well(sharded: Store) -> None:
+    assert len(naming(sharded.root / PARTS_FOLDER, "sub-02")) == 1
+    assert len(withdraw(sharded.root, "02").sessions) == 3 and naming(sharded.root, "sub-02") == []
+    # Who is nowhere but in a part can be taken out, too.
+    assert len(withdraw(sharded.root, "sub-04").sessions) == 1 and naming(sharded.root, "sub-04") == []
+    assert {info.subject for info in Store(sharded.root).sessions} == {"sub-01", "sub-03", "sub-06"} and verify(sharded.root).problems == []
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before its row", "after its row"])
+def test_a_shard_that_runs_during_a_withdrawal_leaves_nothing(before: bool, sharded: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_the_worst_moment(root: Path, part: str, info: SessionInfo) -> None:
+        if before:
+            withdraw(root, "sub-02")
+        add_to_part(root, part, info)
+        if not before:
+            withdraw(root, "sub-02")
+
+    monkeypatch.setattr("slimbrain.store.add_to_part", at_the_worst_moment)
+    with pytest.raises(StoreError, match="sub-02 was withdrawn"):
+        write(Store(sharded.root, "0002-of-0002"), "02", "7", OPEN)
+    assert naming(sharded.root, "sub-02") == [] and verify(sharded.root).problems == []
+
+
+def test_a_row_that_a_killed_shard_left_after_all_was_removed_is_removed(sharded: Store, tmp_path: Path) -> None:
+    row = Store(sharded.root).session(KEY)
+    withdraw(sharded.root, "sub-02")
+    add_to_part(sharded.root, "0002-of-0002", row)
+    (sharded.root / row.path).parent.mkdir(parents=True)
+    (sharded.root / row.path).write_bytes(b"data")
+    assert KEY not in {info.key for info in Store(sharded.root, "0002-of-0002").sessions}
+    collect(sharded.root)
+    assert naming(sharded.root, "sub-02") == [] and verify(sharded.root).problems == []
+
+
+def test_a_merge_sees_that_a_shard_holds_someone_withdrawn_elsewhere(sharded: Store, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", {"04": OPEN})
+    withdraw(other.root, "sub-04")
+    with pytest.raises(InputError, match=r"holds data of 1 participants who were withdrawn .*, first sub-04; run `slimbrain withdraw"):
+        merge(sharded.root, [Store(other.root)])
+
+
+def test_the_ledger_answers_for_what_shards_prepared(sharded: Store, tmp_path: Path) -> None:
+    opened = open_ledger(str(sharded.root))
+    assert opened.uncollected == 3 and sum(entry.sessions or 0 for entry in opened.entries) == 9
+    assert contains(opened, "sub-04").found and "3 of the sessions were prepared by shards" in as_text(opened)
+    (tmp_path / "strict.yaml").write_text("consent: no-commercial\n")
+    assert set_governance(sharded.root, tmp_path / "strict.yaml") == 9
+    assert {entry.governance.consent for entry in open_ledger(str(sharded.root)).entries} == {("no-commercial",)}
+    assert open_ledger(str(sharded.root)).uncollected == 0
 
 
 # --- one label, two people
@@ -260,6 +326,8 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     theirs, others = [p for p in people if p.label == "sub-02"], [p for p in people if p.label != "sub-02"]
     name = subject_hash("sub-02", "open study")
     model(runs / "a" / "model", {REMEMBERED: remember(people), "times_seen": {name: 7}})
+    model(runs / "tuned", {REMEMBERED: remember(people), "times_seen": {name: 0}, "fine_tuned_for": "column:sex"})
+    model(runs / "weighed", {REMEMBERED: remember(people), "times_seen": {name: 0}})
     model(runs / "b" / "model", {REMEMBERED: remember(others)})
     # Under another name in another cohort: known by the recording alone.
     model(runs / "c" / "model", {REMEMBERED: remember([Person("sub-77", "elsewhere", theirs[0].recordings)])})
@@ -267,6 +335,12 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     (runs / "d" / "run.json").write_text(json.dumps({REMEMBERED: remember([Person(p.label, p.cohort) for p in people])}))
     (runs / "windows.tsv").write_text(f"session\twindow\n{KEY}\t0\n{KEY}\t1\n{KEY.replace('sub-02', 'sub-01')}\t0\n")
     (runs / "other.tsv").write_text(f"session\twindow\n{KEY.replace('sub-02', 'sub-020')}\t0\n")
+    for folds, whose in (("theirs", theirs), ("others", others)):
+        remember_beside(runs / f"{folds}.folds", whose)
+    # A later evaluation into the same place, of others: what is there of them stays.
+    remember_beside(runs / "theirs.folds", others)
+    (runs / "old.folds").mkdir()
+    (runs / "old.folds" / "0123.npz").touch()
     np.savez(runs / "vectors.npz", session=np.array([KEY, "sub-01_x"]), subject=np.array(["sub-02", "sub-01"]), embedding=np.ones((2, 3)))
     np.savez(runs / "others.npz", session=np.array(["sub-01_x"]), subject=np.array(["sub-01"]), embedding=np.ones((1, 3)))
     (runs / "broken.npz").write_bytes(b"PK")
@@ -274,14 +348,17 @@ def test_everything_that_saw_them_is_listed_and_nothing_else(store: Store, tmp_p
     assert {(Path(t.path).relative_to(runs).as_posix(), t.kind, t.how) for t in traces if t.kind != "unread"} == {
         ("a/model", "model", "drew their recordings 7 times"),
         ("c/model", "model", "was trained on them"),
+        ("tuned", "model", "was pretrained or fine-tuned on them"),
+        ("weighed", "model", "held them out, to weigh its mixture by"),
         ("d", "run", "was trained on them"),
         ("windows.tsv", "table", "2 rows"),
         ("vectors.npz", "embeddings", "1 rows"),
+        ("theirs.folds", "folds", "were tuned or scored on them"),
     }
-    assert [Path(t.path).name for t in traces if t.kind == "unread"] == ["broken.npz"]
+    assert {Path(t.path).name for t in traces if t.kind == "unread"} == {"broken.npz", "0123.npz", "old.folds"}
     # Asked again, with nothing left to compare with, those that know the name are still listed.
     again = {Path(t.path).name for t in withdraw(store.root, "sub-02", folders=[runs]).traces}
-    assert again == {"model", "d", "windows.tsv", "vectors.npz", "broken.npz"}
+    assert again == {"model", "d", "windows.tsv", "vectors.npz", "broken.npz", "theirs.folds", "0123.npz", "old.folds", "tuned", "weighed"}
 
 
 def test_hard_links_elsewhere_are_named(store: Store, tmp_path: Path) -> None:

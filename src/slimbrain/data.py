@@ -38,7 +38,7 @@ class Sessions(Protocol):
     def grid(self) -> Grid: ...
 
     @property
-    def sessions(self) -> list[SessionInfo]: ...
+    def sessions(self) -> Sequence[SessionInfo]: ...
 
     def channels(self, key: str) -> Channels: ...
 
@@ -115,8 +115,8 @@ class Draws(Dataset[object]):
             )
         self.store, self.seed, self.sampling = store, seed, sampling
         division, config = divide(store, sessions, sampling, seed), sampling.mixture
-        self.sessions, self.cohorts = [info for info, _ in division.trained], [name for _, name in division.trained]
-        self.held_out, self.held_out_cohorts = [info for info, _ in division.held_out], [name for _, name in division.held_out]
+        self.sessions, self.cohorts = division.trained, division.drawn_as
+        self.held_out, self.held_out_cohorts = division.held_out, division.held_out_as
         self.weights, self.notes, self.pace = division.weights, division.notes, pace or Pace(1, 1)
         interval = config.adaptive.every * self.pace.per_step if config and config.adaptive else None
         self.mixture = mix(self.cohorts, seed, division.weights, self.pace, config.most_repeats if config else None, interval)
@@ -154,7 +154,7 @@ class SeriesDraws(Draws):
     def __init__(
         self, store: Store, window: WindowConfig, seed: int, sampling: SamplingConfig | None = None, pace: Pace | None = None
     ) -> None:
-        long = [info for info in store.sessions if info.n_windows(window.frames) >= 2]
+        long = store.sessions.of_windows(window.frames, 2)
         super().__init__(store, long, seed, sampling or SamplingConfig(), pace)
 
     def __getitem__(self, draw: int | Pick) -> Series:
@@ -196,7 +196,7 @@ class ClipDraws(Draws):
         self.choice = sampling.windows if sampling.windows != "auto" else "random" if ranked is None else "saliency"
         if self.choice != "saliency":
             ranked = None
-        sessions = [info for info in store.sessions if info.n_windows(window.frames) >= window.k]
+        sessions = store.sessions.of_windows(window.frames, window.k)
         super().__init__(store, sessions if ranked is None else _with_windows(sessions, ranked, window.k), seed, sampling, pace)
         self.window, self.ranked = window, ranked
         self.unit_frames, self.context_fraction = unit_frames, context_fraction

@@ -7,6 +7,7 @@ was refused: pandas alone would follow attributes, call methods and look up `@` 
 from __future__ import annotations
 
 import ast
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -35,7 +36,11 @@ MEMBERSHIPS = (ast.In, ast.NotIn)
 GRAMMAR = "write comparisons such as age >= 18 or site in ['A', 'B'], joined by and, or, not"
 
 
-def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows: int) -> BoolArray:
+Cells = tuple[Kind, npt.NDArray[Any], BoolArray]
+"""Kind of a column, its values, and which are filled."""
+
+
+def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows: int, known: dict[str, Cells] | None = None) -> BoolArray:
     """Where an expression holds: (N,) bool.
 
     A column is of numbers if every cell that is filled is one, else of texts. Numbers are compared with numbers and texts with texts. A
@@ -46,6 +51,7 @@ def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows
     expression : such as `cohort == 'hcp' and coverage >= 0.9`; also != < <= >, `in` and `not in` with a list, parentheses.
     columns : N cells of each column; only those named are read.
     rows : N.
+    known : columns that were read for another expression; those read now are added.
 
     Raises
     ------
@@ -60,8 +66,11 @@ def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows
     safe = {name: f"column_{number}" for number, name in enumerate(sorted(named))}
     values: dict[str, Any] = {}
     kinds: dict[str, Kind] = {}
+    known = {} if known is None else known
     for name in named:
-        kinds[name], values[safe[name]], values[f"has_{safe[name]}"] = _cells(columns[name])
+        if name not in known:
+            known[name] = _cells(columns[name])
+        kinds[name], values[safe[name]], values[f"has_{safe[name]}"] = known[name]
     return _evaluate(ast.unparse(_Checked(expression, kinds, safe).visit(tree)), values, rows)
 
 
@@ -159,19 +168,19 @@ def _literal(operand: ast.expr) -> Any:
     return operand.value if isinstance(operand, ast.Constant) else None
 
 
-def _cells(cells: Sequence[str | None]) -> tuple[Kind, npt.NDArray[Any], BoolArray]:
-    """Kind of a column, its values, and which are filled."""
-    texts = np.array([cell if cell is not None and cell != MISSING else "" for cell in cells], dtype=object)
-    filled = texts != ""
+def _cells(cells: Sequence[str | None]) -> Cells:
+    distinct = set(cells) - {None, "", MISSING}
+    texts = [cell if cell in distinct else "" for cell in cells]
+    filled = np.array(list(map(bool, texts)), dtype=bool)
     try:
-        numbers = np.full(len(texts), np.nan)
-        numbers[filled] = texts[filled].astype(float)
+        # Of each value once: columns have few.
+        numbers = {cell: float(cell or "") for cell in distinct}
         # `nan` and `inf` are words here, not numbers.
-        if np.isfinite(numbers[filled]).all():
-            return "numbers", numbers, filled
+        if all(map(math.isfinite, numbers.values())):
+            return "numbers", np.array([numbers.get(cell, math.nan) for cell in texts], dtype=float), filled
     except ValueError:
         pass
-    return "texts", texts, filled
+    return "texts", np.array(texts, dtype=object), filled
 
 
 def _evaluate(checked: str, values: Mapping[str, npt.NDArray[Any]], rows: int) -> BoolArray:

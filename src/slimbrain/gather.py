@@ -15,12 +15,14 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim
 from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError, StoreError
-from slimbrain.governance import keep_records, record_of
-from slimbrain.manifest import SessionInfo, manifest_row
+from slimbrain.governance import Governance, assign, keep_records, record_of, strictest_record
+from slimbrain.manifest import LEDGER_COLUMNS, MANIFEST_COLUMNS, SessionInfo, manifest_row
+from slimbrain.parts import collect_parts, read_parts
 from slimbrain.placing import DATA_SHA256, sha256, told_cohort
 from slimbrain.progress import track
 from slimbrain.purge import finish_withdrawals
 from slimbrain.store import PARTICIPANTS_FILE, Store
+from slimbrain.terms import UNKNOWN
 from slimbrain.tombstones import Withdrawn, bury, withdrawn
 from slimbrain.tsv import MISSING, format_tsv
 from slimbrain.verify import sweep
@@ -39,11 +41,13 @@ class Gathered:
     Attributes
     ----------
     copied, present : keys that were added, and keys that were there already with the same data.
+    tightened : keys of those that stand under stricter terms now than in the store that their data are of.
     failures : one sentence for each session that could not be copied.
     """
 
     copied: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
+    tightened: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -55,7 +59,8 @@ def merge(out: str | Path, stores: Sequence[Store], keep: Keep | None = None, li
     """Bring the sessions and participants of several stores into one, which may be there already.
 
     The same command again goes on where it stopped. Two sessions of one name are one if their data files hold the same
-    bytes; the first's sidecar stays. What another process is writing in `out` is waited for.
+    bytes; the first's sidecar stays. Of their terms the strictest hold, in whatever order they come. What another process is writing
+    in `out` is waited for.
 
     Parameters
     ----------
@@ -69,18 +74,20 @@ def merge(out: str | Path, stores: Sequence[Store], keep: Keep | None = None, li
     ContractError
         If the contracts differ.
     InputError
-        If one name stands for different data and `keep` is None; nothing is copied then.
+        If one name stands for different data and `keep` is None, or for terms of which none are the strictest; nothing is copied then.
     """
     for other in stores[1:]:
         stores[0].contract.require(other.contract, f"the store {stores[0].root}", f"the store {other.root}")
-    failures: list[str] = []
+    failures = [line for store in stores for line in _uncollected(store)]
     chosen: dict[str, _Pick] = {}
+    found: dict[str, list[_Pick]] = {}
     for store in stores:
         for info in store.sessions:
-            _weigh(chosen, _Pick(store, info), keep, failures)
+            found.setdefault(info.key, []).append(pick := _Pick(store, info))
+            _weigh(chosen, pick, keep, failures)
     target = _target(out, stores)
     rows = [row for store in stores for row in _rows(store, target.root, store.participants)]
-    return _gather(target, chosen, rows, keep, link, failures)
+    return _gather(target, _Request(chosen, found, keep, link), rows, failures)
 
 
 def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], link: bool = False) -> Gathered:
@@ -94,11 +101,13 @@ def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], lin
     Raises
     ------
     InputError
-        If `out` has a session of one of these names with different data.
+        If `out` has a session of one of these names with different data, or under terms of which none are the strictest.
     """
     target = _target(out, [store])
     rows = _rows(store, target.root, {info.subject for info in sessions})
-    return _gather(target, {info.key: _Pick(store, info) for info in sessions}, rows, None, link, [])
+    chosen = {info.key: _Pick(store, info) for info in sessions}
+    found = {key: [pick] for key, pick in chosen.items()}
+    return _gather(target, _Request(chosen, found, None, link), rows, _uncollected(store))
 
 
 @dataclass(frozen=True)
@@ -110,9 +119,24 @@ class _Pick:
     def path(self) -> Path:
         return self.store.root / self.info.path
 
+    @property
+    def cells(self) -> list[str | None]:
+        """What its row says of its terms."""
+        return [self.info.qc.get(name) for name in LEDGER_COLUMNS]
+
     def seal(self) -> str:
         """SHA-256 of the data as they were written; of the data as they are where that was not recorded."""
         return str(self.store.sidecar(self.info.key).get(DATA_SHA256) or sha256(self.path))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be brought together: the pick of each key, all picks of it, and how."""
+
+    chosen: Mapping[str, _Pick]
+    found: Mapping[str, Sequence[_Pick]]
+    keep: Keep | None
+    link: bool
 
 
 def _target(out: str | Path, stores: Sequence[Store]) -> Store:
@@ -121,11 +145,19 @@ def _target(out: str | Path, stores: Sequence[Store]) -> Store:
         raise InputError(f"{out}: is also one of the stores to read from; choose another folder to write to.")
     listed = [source for store in stores for source in store.description.get("SourceDatasets") or []]
     sources = list(dict.fromkeys(str(source["URL"]) for source in listed if isinstance(source, dict) and "URL" in source))
-    target = Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
-    sweep(target.root)
-    finish_withdrawals(target.root)
-    _carry_withdrawals(target, stores)
+    Store.create(out, None if first.contract.lattice == ROI else first.grid, first.contract.tr, sources)
+    collect_parts(Path(out))
+    sweep(Path(out))
+    finish_withdrawals(Path(out))
+    _carry_withdrawals(Store(out), stores)
     return Store(out)
+
+
+def _uncollected(store: Store) -> list[str]:
+    """A sentence on sessions of a store that shards prepared and nobody gathered, which a copy of it would lack."""
+    count = len(read_parts(store.root).keys() - {info.key for info in store.sessions})
+    again = f"run `slimbrain store collect {store.root}`, then this again"
+    return [f"{store.root}: {count} sessions that shards prepared are not listed yet and were not copied; {again}."] if count else []
 
 
 def _carry_withdrawals(target: Store, stores: Sequence[Store]) -> None:
@@ -171,34 +203,82 @@ def _weigh(chosen: dict[str, _Pick], pick: _Pick, keep: Keep | None, failures: l
         chosen[pick.info.key] = pick
 
 
-def _gather(
-    target: Store, chosen: dict[str, _Pick], participants: list[dict[str, str]], keep: Keep | None, link: bool, failures: list[str]
-) -> Gathered:
+def _gather(target: Store, request: _Request, participants: list[dict[str, str]], failures: list[str]) -> Gathered:
     result = Gathered(failures=failures)
-    # Every clash is known before anything is written.
-    for pick in chosen.values():
-        _wins(pick, target, keep)
+    # Every clash is known before anything is written, and terms are tightened before anything more comes under them.
+    terms = {key: _settle(key, request, target) for key in request.chosen}
+    if changed := {key: record for key, (wins, record) in terms.items() if record and not wins}:
+        assign(target.root, changed)
+        result.tightened.extend(sorted(changed))
     merge_participants(target.root, participants)
-    for key in track(sorted(chosen), "copy"):
+    for key in track(sorted(request.chosen), "copy"):
         try:
             with claim(target.root, key, wait=True):
                 # Opened again, since another process may have put the session there while this one waited.
                 now = Store(target.root)
-                wins = _wins(chosen[key], now, keep)
+                wins, record = _settle(key, request, now)
                 if wins:
-                    _copy(chosen[key], now, link)
+                    _copy(request.chosen[key], now, request.link, record)
+                elif record:
+                    assign(now.root, {key: record})
             (result.copied if wins else result.present).append(key)
+            result.tightened.extend([key] if record else [])
         except SlimbrainError as error:
             result.failures.append(str(error))
     return result
 
 
+def _settle(key: str, request: _Request, target: Store) -> tuple[bool, Governance | None]:
+    """Whether the pick is to be written, and under what record the session has to stand, where that is not the record it stands under."""
+    pick, there = request.chosen[key], target.find(key)
+    wins = _wins(pick, target, request.keep)
+    mine = [_Pick(target, there)] if there else []
+    return wins, _strictest(pick if wins else mine[0], [*mine, *request.found[key]])
+
+
+def _strictest(winner: _Pick, picks: Sequence[_Pick]) -> Governance | None:
+    """The strictest record of all that say something of one participant's session; None where it is the winner's own.
+
+    Raises
+    ------
+    InputError
+        If none is the strictest.
+    """
+    others = [pick for pick in picks if pick.cells != winner.cells]
+    if not others:
+        return None
+    told = winner.store.governance(winner.info)
+    records = [told]
+    for pick in others:
+        record = pick.store.governance(pick.info)
+        another = UNKNOWN not in (record.cohort, told.cohort) and record.cohort != told.cohort
+        # Other data of another cohort are another person's, whose terms went with them.
+        if not another or _same_data(pick, winner):
+            records.append(record)
+    held = strictest_record(records)
+    if held is None:
+        named = " and ".join(f"{record.licence}, {','.join(record.consent)}" for record in records[:2])
+        raise InputError(
+            f"{winner.path}: stands under several terms ({named}), none of which are the strictest in everything; say which hold with "
+            f"`slimbrain ledger {winner.store.root} --set FILE --where session={winner.info.key}`, in every store that has it."
+        )
+    return held if held != told else None
+
+
+def _same_data(one: _Pick, other: _Pick) -> bool:
+    try:
+        return one.seal() == other.seal()
+    except (SlimbrainError, OSError):
+        # Nobody can tell, and terms must not be lost for that; the copy says what is damaged.
+        return True
+
+
 def _wins(pick: _Pick, target: Store, keep: Keep | None) -> bool:
     """Whether `pick` is to be written: there is no whole session of its name in `target`, or it is preferred to that."""
-    listed = {info.key: info for info in target.sessions}
-    if pick.info.key not in listed or not target.is_whole(pick.info.key):
+    there = target.find(pick.info.key)
+    if there is None or not target.is_whole(there.key):
         return True
-    winner = {pick.info.key: _Pick(target, listed[pick.info.key])}
+    winner = {there.key: _Pick(target, there)}
     failures: list[str] = []
     _weigh(winner, pick, keep, failures)
     if failures:
@@ -206,8 +286,13 @@ def _wins(pick: _Pick, target: Store, keep: Keep | None) -> bool:
     return winner[pick.info.key] is pick
 
 
-def _copy(pick: _Pick, target: Store, link: bool) -> None:
-    """Copy or link one session; `Store.place` refuses data that are not what the sidecar says was written."""
+def _copy(pick: _Pick, target: Store, link: bool, record: Governance | None) -> None:
+    """Copy or link one session; `Store.place` refuses data that are not what the sidecar says was written.
+
+    Parameters
+    ----------
+    record : what it is to stand under; the record that it has, if None.
+    """
 
     def transfer(temporary: Path) -> None:
         if link:
@@ -222,9 +307,10 @@ def _copy(pick: _Pick, target: Store, link: bool) -> None:
 
     if not pick.path.is_file():
         raise StoreError(f"{pick.path}: is gone; restore it, or run `slimbrain prep` again for {pick.info.subject}.")
-    if record := record_of(pick.store.root, pick.info):
+    info = replace(pick.info, qc={**pick.info.qc, **record.cells()}) if record else pick.info
+    if record := record or record_of(pick.store.root, pick.info):
         keep_records(target.root, [record])
-    target.place(pick.info, transfer, pick.store.sidecar(pick.info.key))
+    target.place(info, transfer, pick.store.sidecar(pick.info.key))
 
 
 def merge_participants(root: Path, rows: Iterable[Mapping[str, str]]) -> None:
@@ -282,6 +368,7 @@ def choose_sessions(store: Store, choice: Choice) -> list[SessionInfo]:
     labels = {"session_id": ("ses-", choice.sessions), "task": ("task-", choice.tasks), "space": ("space-", choice.spaces)}
     for key in choice.keys or ():
         store.session(key)
+    _require_columns(store, conditions)
     chosen = []
     for info in store.sessions:
         row = {**store.participants.get(info.subject, {}), **manifest_row(info)}
@@ -290,11 +377,19 @@ def choose_sessions(store: Store, choice: Choice) -> list[SessionInfo]:
             not asked or row[column].removeprefix(prefix) in {label.removeprefix(prefix) for label in asked}
             for column, (prefix, asked) in labels.items()
         )
-        if named and labelled and all(condition.holds(row, store) for condition in conditions):
+        if named and labelled and all(condition.holds(row) for condition in conditions):
             chosen.append(info)
     if not chosen:
         raise InputError(f"{store.root}: no session passes these filters; `slimbrain inspect` and sessions.tsv show what there is.")
     return chosen
+
+
+def _require_columns(store: Store, conditions: Iterable[_Condition]) -> None:
+    columns = {*MANIFEST_COLUMNS, *(column for table in store.participants.values() for column in table)}
+    columns |= {column for info in store.sessions for column in info.qc}
+    for condition in conditions:
+        if condition.column not in columns:
+            raise InputError(f"{store.root}: has no column {condition.column}; there are {', '.join(sorted(columns))}.")
 
 
 @dataclass(frozen=True)
@@ -313,10 +408,7 @@ class _Condition:
             raise InputError(f"--where {text!r}: {condition.value!r} is no number to compare with; use = or !=.")
         return condition
 
-    def holds(self, row: Mapping[str, str], store: Store) -> bool:
-        columns = {column for table in store.participants.values() for column in table} | set(row)
-        if self.column not in columns:
-            raise InputError(f"{store.root}: has no column {self.column}; there are {', '.join(sorted(columns))}.")
+    def holds(self, row: Mapping[str, str]) -> bool:
         cell = row.get(self.column, MISSING)
         if cell in ("", MISSING):
             return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from slimbrain.config import Config
 from slimbrain.errors import InputError, StoreError
 from slimbrain.manifest import LEDGER_COLUMNS, MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
 from slimbrain.parts import add_to_part, read_part
-from slimbrain.terms import UNKNOWN, Terms, canonical_licence, canonical_scopes, terms_of
+from slimbrain.terms import UNKNOWN, Terms, canonical_licence, canonical_scopes, strictest, terms_of
 from slimbrain.tsv import MISSING
 
 GOVERNANCE_FILE = "governance.yaml"
@@ -214,12 +214,29 @@ def assign(root: Path, chosen: Mapping[str, Governance], part: str = "") -> None
 
     keep_records(root, chosen.values())
     with locked(root):
-        sessions = read_manifest(root / MANIFEST_FILE)
+        sessions = read_manifest(root / MANIFEST_FILE).by_key()
         sessions |= under_records(sessions)
         write_text(root / MANIFEST_FILE, manifest_text([sessions[key] for key in sorted(sessions)]))
     if part:
-        for info in under_records(read_part(root, part)).values():
+        for info in under_records(read_part(root, part).by_key()).values():
             add_to_part(root, part, info)
+
+
+def strictest_record(records: Sequence[Governance]) -> Governance | None:
+    """One record for data that stand under several: the first, under the terms of the one that is the strictest in everything.
+
+    Cohort and source stay the first's, or are of the first that knows them.
+
+    Returns
+    -------
+    None if no record is the strictest in everything: which one holds is for people to say, and not for a program to make up.
+    """
+    joint = strictest(record.terms for record in records)
+    deciding = next((record for record in records if record.terms == joint), None)
+    if deciding is None:
+        return None
+    said = {name: [value for record in records if (value := getattr(record, name)) != UNKNOWN] for name in ("cohort", "source")}
+    return deciding.model_copy(update={name: values[0] for name, values in said.items() if values})
 
 
 def merged(before: Governance, new: Governance, given: Collection[str]) -> Governance:

@@ -20,6 +20,9 @@ LEDGER = "ledger"
 TIMES = "times_seen"
 """Field of a checkpoint's `training`: how often recordings of each participant were drawn, by hash."""
 
+FINE_TUNED = "fine_tuned_for"
+"""Field of a checkpoint's `training`: the task, if it was fine-tuned."""
+
 ANSWERS = {NO: "no", YES: "yes"}
 DISCLAIMER = "read from a table of what licences say, conservatively; not legal advice"
 
@@ -85,6 +88,17 @@ def times_by_person(store: Store, sessions: Sequence[SessionInfo], seen: Mapping
         name = subject_hash(info.subject, store.cohort(info))
         times[name] = times.get(name, 0) + seen[info.key]
     return dict(sorted(times.items()))
+
+
+def times_drawn(training: Mapping[str, Any], label: str, cohort: str) -> int | None:
+    """How often training drew recordings of a participant, by what a checkpoint says; None if nobody counted, as in fine-tuning.
+
+    Not at all, if they were held out to weigh a mixture by.
+    """
+    times = training.get(TIMES)
+    if not isinstance(times, dict) or FINE_TUNED in training:
+        return None
+    return next((times[name] for name in (subject_hash(label, cohort), subject_hash(label)) if name in times), None)
 
 
 def entries_from(training: Mapping[str, Any]) -> list[Entry]:

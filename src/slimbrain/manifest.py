@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from slimbrain.errors import StoreError
-from slimbrain.tsv import BEYOND, MISSING, format_tsv, insert_row, read_columns, read_tsv
+from slimbrain.tsv import BEYOND, MISSING, format_tsv, insert_row, read_columns
 
 MANIFEST_FILE = "sessions.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
+FIELDS = dict(zip(MANIFEST_COLUMNS, ("key", "subject", "session", "task", "run", "space", "n_frames", "tr", "path"), strict=True))
+"""Columns of the format, and the fields of `SessionInfo` that they are."""
+
+KEY, SUBJECT, NEEDED = "session", "participant_id", ("session", "participant_id", "space", "path")
+"""The columns that name a session and its participant, and those that must be filled."""
+
 LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
 """Columns that say under what terms a session may be used (`slimbrain.governance`), for filters; stores of before have none of them."""
 
@@ -106,39 +114,8 @@ def manifest_with(path: Path, info: SessionInfo) -> str:
     text = insert_row(_read_text(path), info.key, row, lambda columns: format_tsv(columns, [row]).split("\n", 1)[1])
     if text is not None:
         return text
-    listed = _parse(path) | {info.key: info}
+    listed = _parse(path).by_key() | {info.key: info}
     return manifest_text([listed[key] for key in sorted(listed)])
-
-
-def read_manifest(path: Path) -> dict[str, SessionInfo]:
-    """Sessions by key; parsed again only once the file was replaced, since a batch opens its store for every run.
-
-    Raises
-    ------
-    StoreError
-        If the table is missing or a row is damaged.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return _parse(path)
-    return dict(_parse_once(path, (status.st_ino, status.st_size, status.st_mtime_ns)))
-
-
-@lru_cache(maxsize=4)
-def _parse_once(path: Path, signature: tuple[int, int, int]) -> dict[str, SessionInfo]:
-    return _parse(path)
-
-
-def _parse(path: Path) -> dict[str, SessionInfo]:
-    columns, rows = read_columns(path)
-    further = columns[len(MANIFEST_COLUMNS) :]
-    if columns[: len(MANIFEST_COLUMNS)] != list(MANIFEST_COLUMNS) or BEYOND in further:
-        return {info.key: info for info in map(_info_from_row, read_tsv(path))}
-    own = len(MANIFEST_COLUMNS)
-    with _without_collector():
-        infos = (_info(cells[:own], dict(zip(further, cells[own:], strict=True))) for cells in rows)
-        return {info.key: info for info in infos}
 
 
 @contextmanager
@@ -153,6 +130,208 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
+class SessionTable(Sequence[SessionInfo]):
+    """Sessions in the order of their keys, kept as columns: one becomes a `SessionInfo` when it is asked for.
+
+    A store of 100,000 sessions is opened, filtered and planned for by its columns, which takes a fraction of making so many objects.
+
+    Parameters
+    ----------
+    columns : cells of each column, those of `MANIFEST_COLUMNS` as `column` gives them.
+    rows : which rows of the columns, in this order; all of them if None.
+    made : sessions that were made already, by row.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Sequence[str | None]], rows: Sequence[int] | None = None, made: dict[int, SessionInfo] | None = None
+    ) -> None:
+        self._columns, self._made = columns, {} if made is None else made
+        self._whole, self._rows = rows is None, range(len(columns[KEY])) if rows is None else rows
+
+    @classmethod
+    def of(cls, sessions: Iterable[SessionInfo]) -> SessionTable:
+        """These sessions, in this order."""
+        if isinstance(sessions, SessionTable):
+            return sessions
+        infos = list(sessions)
+        return cls(_Cells(infos), made=dict(enumerate(infos)))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> SessionInfo: ...
+    @overload
+    def __getitem__(self, place: slice) -> SessionTable: ...
+    def __getitem__(self, place: int | slice) -> SessionInfo | SessionTable:
+        return self.take(range(len(self))[place]) if isinstance(place, slice) else self._session(self._rows[place])
+
+    def __iter__(self) -> Iterator[SessionInfo]:
+        with _without_collector():
+            self._make(self._rows)
+        return map(self._made.__getitem__, self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, (SessionTable, list)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"SessionTable of {len(self)} sessions"
+
+    def take(self, places: Iterable[int]) -> SessionTable:
+        """Those at these places."""
+        return SessionTable(self._columns, [self._rows[place] for place in places], self._made)
+
+    @cached_property
+    def further(self) -> list[str]:
+        """Columns that the format does not know: quality, terms, and whatever else."""
+        return [name for name in self._columns if name not in FIELDS]
+
+    def column(self, name: str) -> list[str | None]:
+        """Cells of a column as text, as `SessionInfo` has them: empty where a field has no value, None where a session lacks the column.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        """
+        cells = self._columns[name]
+        return list(cells) if self._whole else [cells[row] for row in self._rows]
+
+    def of_windows(self, frames: int, least: int) -> SessionTable:
+        """Those that have at least so many whole windows of `frames` frames."""
+        cells = self.column("n_frames")
+        short = {cell for cell in set(cells) if int(cell or 0) // frames < least}
+        return self.take([place for place, cell in enumerate(cells) if cell not in short]) if short else self
+
+    @property
+    def subjects(self) -> set[str]:
+        """Labels of all participants."""
+        return {cell or "" for cell in set(self.column(SUBJECT))}
+
+    def find(self, key: str) -> SessionInfo | None:
+        """The session called `key`, if it is here."""
+        row = self._row_of.get(key)
+        return None if row is None else self._session(row)
+
+    def by_key(self) -> dict[str, SessionInfo]:
+        """All sessions, for whoever writes the table anew."""
+        return {info.key: info for info in self}
+
+    @cached_property
+    def _row_of(self) -> dict[str | None, int]:
+        return dict(zip(self.column(KEY), self._rows, strict=True))
+
+    def _session(self, row: int) -> SessionInfo:
+        self._make([row])
+        return self._made[row]
+
+    def _make(self, rows: Iterable[int]) -> None:
+        lacking = [row for row in rows if row not in self._made]
+        if not lacking:
+            return
+        own, further = ([self._columns[name] for name in names] for names in (MANIFEST_COLUMNS, self.further))
+        for row in lacking:
+            key, subject, session, task, run, space, n_frames, tr, path = [cells[row] or "" for cells in own]
+            qc = dict(zip(self.further, [cells[row] or "" for cells in further], strict=True))
+            self._made[row] = SessionInfo(key, subject, session, task, run, space, int(n_frames), float(tr), path, qc)
+
+
+class _Cells(Mapping[str, Sequence["str | None"]]):
+    """Columns of sessions that were made one by one; each is put together when it is asked for."""
+
+    def __init__(self, infos: Sequence[SessionInfo]) -> None:
+        self._infos = infos
+
+    def __getitem__(self, name: str) -> Sequence[str | None]:
+        if name in FIELDS:
+            return [str(getattr(info, FIELDS[name])) for info in self._infos]
+        if name not in self._names:
+            raise KeyError(name)
+        return [info.qc.get(name) for info in self._infos]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @cached_property
+    def _names(self) -> dict[str, None]:
+        return dict.fromkeys([*MANIFEST_COLUMNS, *(name for info in self._infos for name in info.qc)])
+
+
+def read_manifest(path: Path) -> SessionTable:
+    """Sessions in the order of their keys; parsed again only once the file was replaced, since a batch opens its store for every run.
+
+    Raises
+    ------
+    StoreError
+        If the table is missing or a row is damaged.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _parse(path)
+    return _parse_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _parse_once(path: Path, signature: tuple[int, int, int]) -> SessionTable:
+    return _parse(path)
+
+
+def _parse(path: Path) -> SessionTable:
+    header, cells = read_columns(path)
+    in_order = header[: len(MANIFEST_COLUMNS)] == list(MANIFEST_COLUMNS)
+    named = {name: column for name, column in zip(header, cells, strict=True) if name != BEYOND}
+    own = dict(zip(MANIFEST_COLUMNS, cells, strict=False)) if in_order else {name: named[name] for name in FIELDS if name in named}
+    further = {name: column for name, column in named.items() if name not in FIELDS}
+    n_rows = len(cells[0]) if cells else 0
+    if n_rows and (len(own) < len(FIELDS) or not _surely_whole(own)):
+        _require_whole(own, further, n_rows)
+    own = {name: _as_fields(name, own.get(name, [])) for name in MANIFEST_COLUMNS}
+    keys = own[KEY]
+    if all(map(operator.lt, keys, islice(keys, 1, None))):
+        return SessionTable({**own, **further})
+    # The last of rows of one key counts.
+    rows = {key: row for row, key in enumerate(keys)}
+    return SessionTable({**own, **further}, [rows[key] for key in sorted(rows)])
+
+
+def _surely_whole(own: Mapping[str, Sequence[str]]) -> bool:
+    """Whether `_info` would take every row, as far as whole columns tell; where they do not, it has to be asked."""
+    if any(empty in own[name] for name in NEEDED for empty in ("", MISSING)):
+        return False
+    keys, paths = "\n".join(own[KEY]), "\n".join(["", *own["path"]])
+    if "/" in keys or "\0" in keys or "\n/" in paths or ".." in paths or "\0" in paths:
+        return False
+    try:
+        return min(map(int, set(own["n_frames"]))) >= 1 and all(0 < float(cell) < math.inf for cell in set(own["tr"]))
+    except ValueError:
+        return False
+
+
+def _require_whole(own: Mapping[str, Sequence[str]], further: Mapping[str, Sequence[str]], n_rows: int) -> None:
+    """Raise at the first row that is damaged."""
+    for row in range(n_rows):
+        qc = {name: column[row] for name, column in further.items()}
+        cells = {name: column[row] for name, column in own.items()}
+        if lacking := [name for name in MANIFEST_COLUMNS if name not in own]:
+            raise _damaged({**cells, **qc}, KeyError(lacking[0]))
+        _info(list(cells.values()), qc)
+
+
+def _as_fields(name: str, cells: list[str]) -> list[str]:
+    """Cells of a column of the format as the fields of a session: one way to write each number, and nothing for `n/a`."""
+    if name in ("n_frames", "tr"):
+        told = {cell: str(int(cell) if name == "n_frames" else float(cell)) for cell in set(cells)}
+    else:
+        told = {MISSING: ""} if MISSING in cells else {}
+    return [told.get(cell, cell) for cell in cells] if any(cell != written for cell, written in told.items()) else cells
+
+
 def _read_text(path: Path) -> str:
     try:
         with open(path, encoding="utf-8", newline="") as handle:
@@ -161,17 +340,8 @@ def _read_text(path: Path) -> str:
         raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
 
 
-def _info_from_row(row: Mapping[str, str]) -> SessionInfo:
-    """A row of a table whose columns were moved, or are not all there."""
-    try:
-        cells = [row[name] for name in MANIFEST_COLUMNS]
-    except KeyError as error:
-        raise _damaged(dict(row), error) from error
-    return _info(cells, {name: value for name, value in row.items() if name not in MANIFEST_COLUMNS})
-
-
 def _info(cells: Sequence[str], qc: dict[str, str]) -> SessionInfo:
-    """Cells of `MANIFEST_COLUMNS` as a session; a store of 100,000 asks for each of these lines 100,000 times."""
+    """Cells of `MANIFEST_COLUMNS` as a session."""
     try:
         key, subject, session, task, run, space, n_frames, tr, path = ["" if cell == MISSING else cell for cell in cells]
         if not (key and subject and space and path):

@@ -12,8 +12,8 @@ import numpy as np
 
 from slimbrain.config import MixtureConfig, SamplingConfig
 from slimbrain.errors import InputError
-from slimbrain.filters import rows_that
-from slimbrain.manifest import SessionInfo
+from slimbrain.filters import Cells, rows_that
+from slimbrain.manifest import KEY, SUBJECT, SessionInfo, SessionTable
 from slimbrain.samplers import Weight, ever_drawn, limited, weight_at
 from slimbrain.store import Store
 from slimbrain.tsv import MISSING, read_tsv
@@ -22,8 +22,7 @@ WHOLE = ""
 """The one cohort of a mixture that does not tell cohorts apart."""
 
 ROW = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr")
-FIELDS = dict(zip(ROW, ("key", "subject", "session", "task", "run", "space", "n_frames", "tr"), strict=True))
-"""Columns of `sessions.tsv` that `SessionInfo` has as fields."""
+"""Columns of the format that filters may name."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,16 @@ class Division:
 
     Attributes
     ----------
-    trained : those that are drawn.
-    held_out : those that only say how well a component is predicted.
+    trained, drawn_as : those that are drawn, and as what.
+    held_out, held_out_as : those that only say how well a component is predicted.
     weights : by name; alike if None.
     notes : what the user should read.
     """
 
-    trained: list[tuple[SessionInfo, str]]
-    held_out: list[tuple[SessionInfo, str]] = field(default_factory=list)
+    trained: SessionTable
+    drawn_as: list[str]
+    held_out: SessionTable = field(default_factory=lambda: SessionTable.of(()))
+    held_out_as: list[str] = field(default_factory=list)
     weights: dict[str, Weight] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -57,13 +58,13 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
         If columns, filters or weights do not fit the sessions.
     """
     config = sampling.mixture
+    columns = Columns(store, sessions, config.table if config else None)
     if config is None:
-        return _without_idle(sessions, cohorts_of(Columns(store, sessions), sampling.by), sampling.weights, [])
-    columns = Columns(store, sessions, config.table)
+        return _without_idle(columns.sessions, cohorts_of(columns, sampling.by), sampling.weights, [])
     if config.by is not None:
-        division = _without_idle(sessions, cohorts_of(columns, config.by), config.weights, [])
+        division = _without_idle(columns.sessions, cohorts_of(columns, config.by), config.weights, [])
     else:
-        division = _by_components(sessions, columns, config)
+        division = _by_components(columns, config)
     if config.adaptive is not None:
         division = _hold_out(division, config.adaptive.held_out, seed)
     if config.most_repeats is not None:
@@ -83,23 +84,23 @@ class Columns(Mapping[str, Sequence["str | None"]]):
     """
 
     def __init__(self, store: Store, sessions: Sequence[SessionInfo], table: str | None = None) -> None:
-        self.store, self.sessions = store, sessions
-        self._own = {name for info in sessions for name in info.qc}
+        self.store, self.sessions = store, SessionTable.of(sessions)
+        self._own = set(self.sessions.further)
         self._of_participants = {name for row in store.participants.values() for name in row}
         self._rows = {} if table is None else _rows_by_session(Path(table))
-        self._further = {name for row in self._rows.values() for name in row} - {"session"}
+        self._further = {name for row in self._rows.values() for name in row} - {KEY}
 
     def __getitem__(self, name: str) -> Sequence[str | None]:
         if name in self._further:
-            return [self._rows.get(info.key, {}).get(name) for info in self.sessions]
-        if name in FIELDS:
-            return [str(getattr(info, FIELDS[name])) for info in self.sessions]
-        if name not in self._own | self._of_participants:
-            raise KeyError(name)
+            return [self._rows.get(key or "", {}).get(name) for key in self.sessions.column(KEY)]
+        if name in ROW or (name in self._own and name not in self._of_participants):
+            return self.sessions.column(name)
         if name not in self._of_participants:
-            return [info.qc.get(name) for info in self.sessions]
-        people = self.store.participants
-        return [info.qc.get(name, people.get(info.subject, {}).get(name)) for info in self.sessions]
+            raise KeyError(name)
+        told = [self.store.participants.get(subject or "", {}).get(name) for subject in self.sessions.column(SUBJECT)]
+        if name not in self._own:
+            return told
+        return [own if own is not None else other for own, other in zip(self.sessions.column(name), told, strict=True)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*ROW, *sorted(self._own | self._of_participants | self._further)]))
@@ -132,28 +133,28 @@ def cohorts_of(columns: Columns, by: str | None) -> list[str]:
         raise InputError(
             f"sampling.by: neither sessions.tsv nor participants.tsv of {root} has a column {by}; name one of theirs."
         ) from error
-    lacking = [info.key for info, value in zip(columns.sessions, cells, strict=True) if value in (None, "", MISSING)]
-    if lacking:
+    if not {None, "", MISSING}.isdisjoint(cells):
+        lacking = [info.key for info, value in zip(columns.sessions, cells, strict=True) if value in (None, "", MISSING)]
         count = f"{len(lacking)} sessions have" if len(lacking) > 1 else "1 session has"
         raise InputError(f"sampling.by: {count} no {by}, first {lacking[0]}; fill it in, or leave the participant out (--participants).")
     return [str(value) for value in cells]
 
 
-def _without_idle(
-    sessions: Sequence[SessionInfo], names: Sequence[str], weights: Mapping[str, Weight] | None, notes: list[str]
-) -> Division:
+def _without_idle(sessions: SessionTable, names: list[str], weights: Mapping[str, Weight] | None, notes: list[str]) -> Division:
     """Sessions of what is ever drawn."""
     kept = dict(weights) if weights is not None else None
     idle = {name for name, weight in (kept or {}).items() if not ever_drawn(weight)}
-    drawn = list(zip(sessions, names, strict=True))
-    drawn = [(info, name) for info, name in drawn if name not in idle] if idle else drawn
-    return Division(drawn, weights=kept, notes=notes)
+    if idle:
+        drawn = [place for place, name in enumerate(names) if name not in idle]
+        sessions, names = sessions.take(drawn), [names[place] for place in drawn]
+    return Division(sessions, names, weights=kept, notes=notes)
 
 
-def _by_components(sessions: Sequence[SessionInfo], columns: Columns, config: MixtureConfig) -> Division:
+def _by_components(columns: Columns, config: MixtureConfig) -> Division:
     assert config.components is not None
-    names = list(config.components)
-    passes = np.stack([rows_that(component.filter, columns, len(sessions)) for component in config.components.values()])
+    sessions, names = columns.sessions, list(config.components)
+    known: dict[str, Cells] = {}
+    passes = np.stack([rows_that(component.filter, columns, len(sessions), known) for component in config.components.values()])
     for name, passed in zip(names, passes, strict=True):
         if not passed.any():
             raise InputError(f"mixture: component {name}: no session that can be trained on passes {config.components[name].filter!r}.")
@@ -180,7 +181,7 @@ def _by_components(sessions: Sequence[SessionInfo], columns: Columns, config: Mi
             raise InputError(f"mixture: component {name}: all that pass its filter are taken by components before it; put it first.")
         weights[name] = float(size) if component.weight == "sessions" else component.weight
     drawn_as = [names[place] for place in chosen.tolist()]
-    return _without_idle([sessions[place] for place in taken.tolist()], drawn_as, weights, notes)
+    return _without_idle(sessions if len(taken) == len(sessions) else sessions.take(taken.tolist()), drawn_as, weights, notes)
 
 
 def _count(sessions: int) -> str:
@@ -189,7 +190,7 @@ def _count(sessions: int) -> str:
 
 def _lowered(division: Division, cap: int) -> list[str]:
     """A sentence for each whose weight, where it is highest, asks for more repeats than are allowed."""
-    counts = Counter(name for _, name in division.trained)
+    counts = Counter(division.drawn_as)
     names, sizes = list(counts), list(counts.values())
     weights = [(division.weights or dict.fromkeys(names, 1.0))[name] for name in names]
     steps = sorted({0, *(step for weight in weights if isinstance(weight, Mapping) for step in weight)})
@@ -212,16 +213,25 @@ def _lowered(division: Division, cap: int) -> list[str]:
 def _hold_out(division: Division, share: float, seed: int) -> Division:
     """Set a share of each one's participants aside, at least one; all sessions of theirs, whatever they are drawn as."""
     people: dict[str, set[str]] = {}
-    for info, name in division.trained:
-        people.setdefault(name, set()).add(info.subject)
+    labels = division.trained.column(SUBJECT)
+    for subject, name in zip(labels, division.drawn_as, strict=True):
+        people.setdefault(name, set()).add(subject or "")
     aside: set[str] = set()
     for name, subjects in people.items():
         if len(subjects) < 2:
             raise InputError(f"mixture: {name} has one participant, so none can be held out; adaptive weights need two of each.")
         order = sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).digest())
         aside |= set(order[: min(len(order) - 1, max(1, round(share * len(order))))])
-    trained = [(info, name) for info, name in division.trained if info.subject not in aside]
-    if bare := sorted(set(people) - {name for _, name in trained}):
+    kept = [place for place, subject in enumerate(labels) if subject not in aside]
+    names = [division.drawn_as[place] for place in kept]
+    if bare := sorted(people.keys() - set(names)):
         raise InputError(f"mixture: all participants of {bare[0]} are held out for others; adaptive weights need participants of its own.")
-    held_out = [(info, name) for info, name in division.trained if info.subject in aside]
-    return Division(trained, held_out, division.weights, division.notes)
+    left = [place for place, subject in enumerate(labels) if subject in aside]
+    return Division(
+        division.trained.take(kept),
+        names,
+        division.trained.take(left),
+        [division.drawn_as[place] for place in left],
+        division.weights,
+        division.notes,
+    )

@@ -10,31 +10,41 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from slimbrain.atomic import write_text
+from slimbrain.atomic import TEMPORARY_PREFIX, write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
-from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, manifest_with, read_manifest
+from slimbrain.manifest import MANIFEST_FILE, SessionInfo, SessionTable, manifest_text, manifest_with, read_manifest
 
 PARTS_FOLDER = ".parts"
 
 
-def read_part(root: Path, name: str) -> dict[str, SessionInfo]:
-    """Sessions by key that a part lists; none if it does not exist yet, or no longer."""
+def read_part(root: Path, name: str) -> SessionTable:
+    """Sessions that a part lists; none if it does not exist yet, or no longer."""
     path = _path(root, name)
-    return read_manifest(path) if path.exists() else {}
+    return read_manifest(path) if path.exists() else SessionTable.of(())
+
+
+def read_parts(root: Path) -> dict[str, SessionInfo]:
+    """Sessions by key that any part lists: prepared, and not yet brought into the manifest."""
+    return {info.key: info for name in part_names(root) for info in read_part(root, name)}
+
+
+def part_names(root: Path) -> list[str]:
+    """Parts that nobody collected yet."""
+    return [path.stem for path in _paths(root)]
 
 
 def add_to_part(root: Path, name: str, info: SessionInfo) -> None:
     """Add or replace a session in a part."""
     path = _path(root, name)
-    with claim(root, _claim(name), wait=True):
+    with claim(root, part_claim(name), wait=True):
         write_text(path, manifest_with(path, info) if path.exists() else manifest_text([info]))
 
 
 def take_from_part(root: Path, name: str, key: str) -> None:
     """Take a session out of a part, if it is there."""
-    with claim(root, _claim(name), wait=True):
-        listed = read_part(root, name)
+    with claim(root, part_claim(name), wait=True):
+        listed = read_part(root, name).by_key()
         if listed.pop(key, None) is not None:
             write_text(_path(root, name), manifest_text(list(listed.values())))
 
@@ -43,9 +53,9 @@ def take_from_part(root: Path, name: str, key: str) -> None:
 def _held(root: Path) -> Iterator[list[Path]]:
     """All parts of a store, held for as long as the block lasts: who adds to one waits."""
     with ExitStack() as held:
-        paths = sorted((root / PARTS_FOLDER).glob("*.tsv"))
+        paths = _paths(root)
         for path in paths:
-            held.enter_context(claim(root, _claim(path.stem), wait=True))
+            held.enter_context(claim(root, part_claim(path.stem), wait=True))
         # Another process may have collected some of them meanwhile.
         yield [path for path in paths if path.exists()]
 
@@ -61,10 +71,10 @@ def collect_parts(root: Path) -> int:
     with _held(root) as parts:
         if not parts:
             return 0
-        added = {key: info for path in parts for key, info in read_manifest(path).items()}
+        added = {info.key: info for path in parts for info in read_manifest(path)}
         try:
             with locked(root):
-                listed = read_manifest(root / MANIFEST_FILE) | added
+                listed = read_manifest(root / MANIFEST_FILE).by_key() | added
                 write_text(root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
             for path in parts:
                 path.unlink()
@@ -73,9 +83,15 @@ def collect_parts(root: Path) -> int:
         return len(added)
 
 
+def _paths(root: Path) -> list[Path]:
+    # What a killed process began to write ends in the same letters.
+    return sorted(path for path in (root / PARTS_FOLDER).glob("*.tsv") if not path.name.startswith(TEMPORARY_PREFIX))
+
+
 def _path(root: Path, name: str) -> Path:
     return root / PARTS_FOLDER / f"{name}.tsv"
 
 
-def _claim(name: str) -> str:
+def part_claim(name: str) -> str:
+    """What a process holds while it changes a part."""
     return f"{PARTS_FOLDER}-{name}"

@@ -80,19 +80,18 @@ def put_in_place(root: Path, info: SessionInfo, write: Callable[[Path], object],
 
 
 def _list(root: Path, info: SessionInfo, cohort: str, part: str) -> None:
-    with locked(root):
-        try:
-            # A withdrawal that began meanwhile did not find what was not there yet.
-            refuse_withdrawn(root, info.subject, cohort)
-        except StoreError:
-            for file in (path := root / info.path, path.with_suffix(".json")):
-                file.unlink(missing_ok=True)
-            raise
-        if not part:
-            write_text(root / MANIFEST_FILE, manifest_with(root / MANIFEST_FILE, info))
     if part:
-        # Outside the lock, which whoever collects the parts takes after them.
+        # Outside the lock, which whoever collects the parts takes after them. A withdrawal that begins after this finds the row.
         add_to_part(root, part, info)
+    with locked(root):
+        # One that began meanwhile did not find what was not there yet.
+        stone = withdrawn(root).find(info.subject, cohort)
+        if stone is None:
+            if not part:
+                write_text(root / MANIFEST_FILE, manifest_with(root / MANIFEST_FILE, info))
+            return
+    _take_out(root, info.key, info.path, part)
+    raise StoreError(refusal(root, info.subject, stone))
 
 
 def take_out(root: Path, entities: Mapping[str, str], part: str = "") -> None:
@@ -109,12 +108,16 @@ def take_out(root: Path, entities: Mapping[str, str], part: str = "") -> None:
     StoreError
         If its files cannot be deleted.
     """
-    path = root / session_path(entities)
+    _take_out(root, session_key(entities), session_path(entities), part)
+
+
+def _take_out(root: Path, key: str, place: str | Path, part: str) -> None:
+    path = root / place
     if part:
-        take_from_part(root, part, session_key(entities))
+        take_from_part(root, part, key)
     with locked(root):
-        listed = read_manifest(root / MANIFEST_FILE)
-        if listed.pop(session_key(entities), None) is not None:
+        listed = read_manifest(root / MANIFEST_FILE).by_key()
+        if listed.pop(key, None) is not None:
             write_text(root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
     try:
         for file in (path, path.with_suffix(".json")):

@@ -15,6 +15,7 @@ from slimbrain.atomic import write_text
 from slimbrain.claims import claim, locked
 from slimbrain.errors import StoreError
 from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
+from slimbrain.parts import collect_parts, read_parts
 from slimbrain.placing import recorded_cohort, told_cohort
 from slimbrain.store import PARTICIPANTS_FILE
 from slimbrain.subjects import subject_hash
@@ -46,9 +47,16 @@ class Purged:
 
 
 def finish_withdrawals(root: Path) -> None:
-    """Go on with withdrawals that were cut short."""
-    for stone in withdrawn(root).active:
-        if not stone.removed:
+    """Go on with withdrawals that were cut short, and with those whose participant a shard listed when all seemed done."""
+    gone = withdrawn(root)
+    if not gone:
+        return
+    collect_parts(root)
+    listed = read_manifest(root / MANIFEST_FILE)
+    suspects = gone.suspects(listed.subjects)
+    late = {gone.find(info.subject, _cohort(root, info)) for info in listed if info.subject in suspects}
+    for stone in gone.active:
+        if not stone.removed or stone in late:
             purge(root, stone)
 
 
@@ -61,6 +69,8 @@ def purge(root: Path, stone: Tombstone) -> Purged:
         If a file cannot be deleted.
     """
     purged = Purged()
+    # What a shard listed for itself before the tombstone stood; later ones are refused.
+    collect_parts(root)
     try:
         labels = {info.subject for info in _drop_rows(root, stone, purged)} | _labels(root, stone)
         for label in sorted(labels):
@@ -82,7 +92,7 @@ def purge(root: Path, stone: Tombstone) -> Purged:
 
 def rows_of(root: Path, stone: Tombstone) -> list[SessionInfo]:
     """Rows of the manifest that are the participant's, hidden from readers or not."""
-    return [info for info in read_manifest(root / MANIFEST_FILE).values() if stone.is_of(info.subject, _cohort(root, info))]
+    return [info for info in read_manifest(root / MANIFEST_FILE) if stone.is_of(info.subject, _cohort(root, info))]
 
 
 def _cohort(root: Path, info: SessionInfo) -> str:
@@ -94,8 +104,8 @@ def _drop_rows(root: Path, stone: Tombstone, purged: Purged) -> list[SessionInfo
         gone = rows_of(root, stone)
         if gone:
             keys = {info.key for info in gone}
-            left = read_manifest(root / MANIFEST_FILE)
-            write_text(root / MANIFEST_FILE, manifest_text([left[key] for key in sorted(left.keys() - keys)]))
+            left = [info for info in read_manifest(root / MANIFEST_FILE) if info.key not in keys]
+            write_text(root / MANIFEST_FILE, manifest_text(left))
             purged.sessions.extend(sorted(keys))
             purged.files.append(MANIFEST_FILE)
     return gone
@@ -112,7 +122,7 @@ def _labels(root: Path, stone: Tombstone) -> set[str]:
 
 def _files_of(root: Path, label: str, stone: Tombstone) -> Iterator[Path]:
     """Files of the participant that no row speaks for: data before the sidecar that tells whose they are."""
-    alive = {root / info.path for info in read_manifest(root / MANIFEST_FILE).values()}
+    alive = {root / info.path for info in read_manifest(root / MANIFEST_FILE)}
 
     def mine(path: Path) -> bool:
         return stone.is_of(label, recorded_cohort(path.with_suffix(".json")))
@@ -140,7 +150,7 @@ def _delete(root: Path, path: Path, purged: Purged) -> None:
 
 def _clean_tables(root: Path, label: str, purged: Purged) -> None:
     """Drop rows about the participant from the store's tables, unless somebody of another cohort has the same label there."""
-    if any(info.subject == label for info in read_manifest(root / MANIFEST_FILE).values()):
+    if any(info.subject == label for info in [*read_manifest(root / MANIFEST_FILE), *read_parts(root).values()]):
         return
     for path in sorted(root.glob("*.tsv")):
         if path.name in (MANIFEST_FILE, WITHDRAWN_FILE):

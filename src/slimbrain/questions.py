@@ -11,9 +11,9 @@ from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError
 from slimbrain.gather import Choice, choose_sessions
 from slimbrain.governance import Governance, assign, merged, read_governance
-from slimbrain.ledger import DISCLAIMER, TIMES, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines
-from slimbrain.models.hub import CONFIG_FILE, read_training
-from slimbrain.models.provenance import Person, remembered_hashes, seen_in
+from slimbrain.ledger import DISCLAIMER, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines, times_drawn
+from slimbrain.models.provenance import CONFIG_FILE, Person, remembered_hashes, seen_in
+from slimbrain.parts import collect_parts
 from slimbrain.store import Store
 from slimbrain.subjects import is_hash, same_label, subject_hash, with_prefix
 from slimbrain.terms import canonical_licence
@@ -36,6 +36,7 @@ class Ledger:
     labels : hashes of the labels of all participants.
     store : the store, if it is one.
     training : what the model says, if it is one.
+    uncollected : how many of the store's sessions shards prepared, and no reader sees yet.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Ledger:
     labels: frozenset[str] = frozenset()
     store: Store | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    uncollected: int = 0
 
     @property
     def n_withdrawn(self) -> int:
@@ -59,6 +61,7 @@ class Ledger:
             "unknown": gaps(self.entries),
             "participants": len(self.hashes),
             "withdrawn": self.n_withdrawn,
+            "uncollected": self.uncollected,
             "terms": {
                 **{name: getattr(terms, name).name.lower() for name in ("commercial", "derivatives", "redistribution")},
                 "attribution": terms.attribution,
@@ -79,15 +82,21 @@ def open_ledger(source: str) -> Ledger:
     """
     path = Path(source)
     if (path / DESCRIPTION_FILE).is_file():
-        store = Store(path)
+        listed = len(Store(path).sessions)
+        # Data that lie there are answered for, whether or not they are in use yet.
+        store = Store(path).with_uncollected()
         people = {(info.subject, store.cohort(info)) for info in store.sessions}
         hashes = frozenset(subject_hash(*person) for person in people)
         labels = frozenset(subject_hash(label) for label, _ in people)
-        return Ledger(source, "store", entries_of(store, store.sessions), hashes, labels, store)
+        uncollected = len(store.sessions) - listed
+        return Ledger(source, "store", entries_of(store, store.sessions), hashes, labels, store, uncollected=uncollected)
     if (path / "model" / CONFIG_FILE).is_file():
         source = str(path / "model")
     elif not path.is_dir() and source.count("/") != 1:
         raise InputError(f"{source}: is neither a store nor a model; give one of `slimbrain prep`, RUN/model of a run, or a hub id.")
+    # Brings torch, which asking a store or a withdrawal does without.
+    from slimbrain.models.hub import read_training
+
     training = read_training(source)
     hashes, labels = remembered_hashes(training)
     return Ledger(source, "model", entries_from(training), hashes, labels, training=training)
@@ -129,8 +138,7 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> Presence:
         return _in_store(ledger, ledger.store, label, cohort)
     if not seen_in(ledger.training, [Person(label, cohort)]):
         return Presence(False, f"{ledger.name}: was not trained on {label}{f' of {cohort}' if cohort else ''}.")
-    times = ledger.training.get(TIMES) or {}
-    count = times.get(subject_hash(label, cohort))
+    count = times_drawn(ledger.training, label, cohort)
     often = f", whose recordings were drawn {count} times" if count is not None else ""
     sure = "" if cohort else " (a participant of that label; give --cohort to tell cohorts apart)"
     return Presence(True, f"{ledger.name}: was trained on {label}{often}{sure}.")
@@ -204,8 +212,10 @@ def _counts(entry: Entry) -> tuple[object, ...]:
     return entry.subjects, entry.sessions, entry.seconds
 
 
-def set_governance(store: Store, file: Path, where: Sequence[str] = ()) -> int:
+def set_governance(root: str | Path, file: Path, where: Sequence[str] = ()) -> int:
     """Put sessions of a store under the terms in a governance.yaml, all at one moment; what the file leaves out stays.
+
+    Sessions that shards prepared and nobody gathered yet are brought into the manifest first, so that none is left out.
 
     Parameters
     ----------
@@ -221,6 +231,8 @@ def set_governance(store: Store, file: Path, where: Sequence[str] = ()) -> int:
         If the file is not accepted, no session passes, or a cohort that is known would become another.
     """
     new = read_governance(file)
+    collect_parts(Store(root).root)
+    store = Store(root)
     chosen: dict[str, Governance] = {}
     for info in choose_sessions(store, Choice(where=where)):
         try:
@@ -242,6 +254,8 @@ def as_text(ledger: Ledger) -> str:
         lines += ["", *(f"UNKNOWN: the {name} of {count} sessions." for name, count in unknown.items())]
     if ledger.entries:
         lines += ["", f"Together ({DISCLAIMER}):", *(f"  {line}" for line in terms_lines(ledger.entries))]
+    if ledger.uncollected:
+        lines += ["", f"{ledger.uncollected} of the sessions were prepared by shards; `slimbrain store collect` brings them into use."]
     if ledger.n_withdrawn:
         lines += ["", f"{ledger.n_withdrawn} participants were withdrawn."]
     return "\n".join(lines)

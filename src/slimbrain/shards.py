@@ -43,6 +43,12 @@ class Shard:
         """The shard in names of files, which sort by number."""
         return f"{self.number:04d}-of-{self.of:04d}"
 
+    @staticmethod
+    def of_name(name: str) -> int:
+        """Into how many the whole was divided, from the `name` of a part; 0 if it is none."""
+        matched = re.fullmatch(r"\d+-of-(\d+)", name)
+        return int(matched[1]) if matched else 0
+
     def take(self, items: Sequence[Item], sizes: Sequence[int]) -> list[Item]:
         """The items that are this shard's, in the order given.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
+    SUBJECT,
     SessionInfo,
+    SessionTable,
     read_manifest,
     row_differences,
     session_key,
     session_path,
 )
-from slimbrain.parts import read_part
+from slimbrain.parts import read_part, read_parts
 from slimbrain.placing import COHORT, DATA_BYTES, put_in_place, recorded_cohort, refuse_withdrawn, take_out, told_cohort
 from slimbrain.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
 from slimbrain.terms import UNKNOWN, canonical_licence
@@ -127,17 +129,20 @@ class Store:
             )
         return grid
 
-    @property
-    def sessions(self) -> list[SessionInfo]:
-        """All sessions, sorted by key; none of a participant who was withdrawn."""
-        return [self._sessions[key] for key in sorted(self._sessions)]
-
     @cached_property
-    def _sessions(self) -> dict[str, SessionInfo]:
-        listed, gone = read_manifest(self.root / MANIFEST_FILE), withdrawn(self.root)
-        if self.part:
-            listed |= read_part(self.root, self.part)
-        return {key: info for key, info in listed.items() if not self._tombstone(info, gone)} if gone else listed
+    def sessions(self) -> SessionTable:
+        """All sessions, sorted by key; none of a participant who was withdrawn."""
+        listed = read_manifest(self.root / MANIFEST_FILE)
+        return self._living(_with(listed, read_part(self.root, self.part)) if self.part else listed)
+
+    def _living(self, listed: SessionTable) -> SessionTable:
+        """Sessions of participants who were not withdrawn."""
+        gone = withdrawn(self.root)
+        suspects = gone.suspects(listed.subjects) if gone else ()
+        if not suspects:
+            return listed
+        people = enumerate(listed.column(SUBJECT))
+        return listed.take([place for place, who in people if who not in suspects or not self._tombstone(listed[place], gone)])
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -156,14 +161,15 @@ class Store:
         InputError
             If one of them has no session here.
         """
-        missing = sorted(set(subjects) - {info.subject for info in self.sessions})
+        wanted = set(subjects)
+        missing = sorted(wanted - self.sessions.subjects)
         if missing:
             refuse_withdrawn(self.root, missing[0], "")
             raise InputError(
                 f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
                 "name participants that were prepared."
             )
-        return self.only([info.key for info in self.sessions if info.subject in subjects])
+        return self._view(self.sessions.take([place for place, who in enumerate(self.sessions.column(SUBJECT)) if who in wanted]))
 
     def only(self, keys: Collection[str]) -> Store:
         """The same store, showing only these sessions.
@@ -173,9 +179,20 @@ class Store:
         StoreError
             If one of them is not here.
         """
+        return self._view(SessionTable.of([self.session(key) for key in sorted(set(keys))]))
+
+    def with_uncollected(self) -> Store:
+        """The same store, showing also what shards prepared and nobody gathered yet (`slimbrain.parts`)."""
+        return self._view(self._living(_with(read_manifest(self.root / MANIFEST_FILE), read_parts(self.root).values())))
+
+    def _view(self, shown: SessionTable) -> Store:
         view = Store(self.root)
-        view.__dict__["_sessions"] = {key: self.session(key) for key in keys}
+        view.__dict__["sessions"] = shown
         return view
+
+    def find(self, key: str) -> SessionInfo | None:
+        """The manifest row called `key`, if there is one of a participant who was not withdrawn."""
+        return self.sessions.find(key)
 
     def session(self, key: str) -> SessionInfo:
         """The manifest row called `key`.
@@ -185,10 +202,11 @@ class Store:
         StoreError
             If there is none, or its participant was withdrawn, be it since the store was opened.
         """
-        if key not in self._sessions:
+        info = self.sessions.find(key)
+        if info is None:
             refuse_withdrawn(self.root, key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
-        info, gone = self._sessions[key], withdrawn(self.root)
+        gone = withdrawn(self.root)
         if stone := gone and self._tombstone(info, gone):
             raise StoreError(refusal(self.root, info.subject, stone))
         return info
@@ -408,13 +426,13 @@ class Store:
         StoreError
             If its files cannot be deleted.
         """
-        self.__dict__.pop("_sessions", None)
+        self.__dict__.pop("sessions", None)
         take_out(self.root, entities, self.part)
 
     def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
         """Add or replace a session whose data somebody else writes (`slimbrain.placing.put_in_place`)."""
         put_in_place(self.root, info, write, sidecar, self.part)
-        self.__dict__.pop("_sessions", None)
+        self.__dict__.pop("sessions", None)
 
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
         path = self.root / info.path
@@ -426,6 +444,12 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
+
+
+def _with(listed: SessionTable, others: Iterable[SessionInfo]) -> SessionTable:
+    """These and others, which count where both have one of a name."""
+    together = listed.by_key() | {info.key: info for info in others}
+    return SessionTable.of([together[key] for key in sorted(together)])
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:

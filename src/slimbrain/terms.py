@@ -95,24 +95,22 @@ def _creative_commons() -> dict[str, Terms]:
     return found
 
 
-def _agreement(name: str, commercial: Permission, derivatives: Permission, redistribution: Permission, alike: bool = False) -> Terms:
-    itself = f"{AGREEMENT}{name}"
-    return Terms(commercial, derivatives, redistribution, True, frozenset({itself} if alike else ()))
+def _agreement(commercial: Permission, derivatives: Permission, redistribution: Permission, limit: str) -> Terms:
+    return Terms(commercial, derivatives, redistribution, True, limits=frozenset({limit}))
 
 
+HCP_OPEN = "HCP-Open-Access-DUT"
+AI_TOOLS = "restricts the use of AI tools, generative and analytical models among them, and participants' data may not be passed on"
 AGREEMENTS = {
     # Point 4 of the text: original and derived data may be passed on under the same terms. Of commerce it says nothing.
-    "HCP-Open-Access-DUT": _agreement("HCP-Open-Access-DUT", MAYBE, YES, YES, alike=True),
-    # Every person who sees the data applies by name.
-    "HCP-Restricted-DUT": _agreement("HCP-Restricted-DUT", MAYBE, MAYBE, NO),
-    # Access for the recipients that the certification lists.
-    "ABCD-DUC": _agreement("ABCD-DUC", MAYBE, MAYBE, NO),
-    "UKB-MTA": _agreement("UKB-MTA", MAYBE, MAYBE, NO),
-    # Both forbid passing participants' data on; derived data go through the study.
-    "ADNI-DUA": _agreement("ADNI-DUA", MAYBE, MAYBE, NO),
-    "PPMI-DUA": _agreement("PPMI-DUA", MAYBE, MAYBE, NO),
+    HCP_OPEN: Terms(MAYBE, YES, YES, True, frozenset({f"{AGREEMENT}{HCP_OPEN}"})),
+    "HCP-Restricted-DUT": _agreement(MAYBE, MAYBE, NO, "HCP-Restricted-DUT: everyone who sees the data applies, each by name"),
+    "ABCD-DUC": _agreement(MAYBE, MAYBE, NO, "ABCD-DUC: for the recipients it lists, who delete the data when it ends"),
+    "UKB-MTA": _agreement(MAYBE, MAYBE, NO, "UKB-MTA: for one approved project, and downloaded data are deleted when it ends"),
+    "ADNI-DUA": _agreement(MAYBE, MAYBE, NO, f"ADNI-DUA {AI_TOOLS}"),
+    "PPMI-DUA": _agreement(MAYBE, MAYBE, NO, f"PPMI-DUA {AI_TOOLS}"),
 }
-"""Use agreements by name."""
+"""Use agreements by name; docs/ledger.md says where each was read, and how much of it. The user's own agreement decides."""
 
 NAMING = Terms(attribution=True)
 LICENCES = {

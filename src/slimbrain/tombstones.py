@@ -70,6 +70,15 @@ class Withdrawn:
     def __bool__(self) -> bool:
         return bool(self.active)
 
+    def suspects(self, labels: Iterable[str]) -> set[str]:
+        """Labels that are a withdrawn participant's in one cohort or another; of all others `find` finds nothing."""
+        cohorts = {stone.cohort for stone in self.active if stone.person}
+        return {
+            label
+            for label in labels
+            if subject_hash(label) in self._labels or any(subject_hash(label, cohort) in self._persons for cohort in cohorts)
+        }
+
     def find(self, label: str, cohort: str) -> Tombstone | None:
         """The tombstone of a participant, as `Tombstone.is_of` says; by look-up, for many."""
         plain = subject_hash(label)

@@ -27,12 +27,12 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     StoreError
         If the file is missing or not UTF-8.
     """
-    columns, rows = read_columns(path)
-    return [{name: cell for name, cell in zip(columns, cells, strict=True) if name != BEYOND} for cells in rows]
+    header, columns = read_columns(path)
+    return [{name: cell for name, cell in zip(header, cells, strict=True) if name != BEYOND} for cells in zip(*columns, strict=True)]
 
 
 def read_columns(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header of a tab-separated file, and the cells of each row, as many as the header has.
+    """Header of a tab-separated file, and the cells of each of its columns.
 
     Raises
     ------
@@ -40,18 +40,40 @@ def read_columns(path: Path) -> tuple[list[str], list[list[str]]]:
         If the file is missing or not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            text = handle.read()
-            # Without quotes a tab is a tab and a line a line, three times as fast.
-            lines = [line.split(TAB) for line in text.split(END)] if '"' not in text and "\r" not in text else None
-            table = [cells for cells in (lines or csv.reader(io.StringIO(text, newline=""), delimiter=TAB)) if cells not in ([], [""])]
+        text = path.read_bytes().decode("utf-8-sig")
+        return _cut(text) or _parse(text)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
+
+
+def _cut(text: str) -> tuple[list[str], list[list[str]]] | None:
+    """Header and columns of a table whose rows are all as long as its header; None if it is of another form.
+
+    Without quotes a tab is a tab and a line a line, so the whole can be cut at its tabs at once. The last cell of a row and the first
+    of the next then are one piece, with a line end between them, and every other piece has none.
+    """
+    tabs = text.partition(END)[0].count(TAB)
+    if '"' in text or "\r" in text or not tabs:
+        return None
+    pieces = text.split(TAB)
+    pieces[-1] = pieces[-1].removesuffix(END)
+    seams = pieces[tabs::tabs]
+    ends = END.join(seams).split(END)
+    if len(pieces) - 1 != tabs * len(seams) or len(ends) != 2 * len(seams) - 1 or not all(END in seam for seam in seams[:-1]):
+        return None
+    if text.count(END) - text.endswith(END) != len(seams) - 1:
+        return None
+    return [*pieces[:tabs], ends[0]], [ends[1::2], *(pieces[tabs + column :: tabs] for column in range(1, tabs)), ends[2::2]]
+
+
+def _parse(text: str) -> tuple[list[str], list[list[str]]]:
+    table = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=TAB) if cells not in ([], [""])]
     if not table:
         return [], []
-    columns, *rows = table
+    header, *rows = table
     # Rows typed by hand may lack last cells or have empty ones beyond the last column.
-    return columns, [cells if len(cells) == len(columns) else (cells + [MISSING] * len(columns))[: len(columns)] for cells in rows]
+    rows = [(cells + [MISSING] * len(header))[: len(header)] for cells in rows]
+    return header, [list(cells) for cells in zip(*rows, strict=True)] or [[] for _ in header]
 
 
 def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:

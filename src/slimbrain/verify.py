@@ -15,6 +15,7 @@ from slimbrain.contract import ROI
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.governance import records
 from slimbrain.manifest import DATA_SUFFIX, MANIFEST_FILE, SessionInfo, row_differences
+from slimbrain.parts import PARTS_FOLDER, part_claim, read_parts
 from slimbrain.placing import DATA_BYTES, DATA_SHA256, sha256
 from slimbrain.progress import track
 from slimbrain.store import Store
@@ -100,7 +101,8 @@ def verify(root: str | Path) -> Verdict:
 
 def _store_files(store: Store) -> list[Problem]:
     problems = []
-    for look in (lambda: store.contract.lattice == ROI or store.grid, lambda: store.participants, lambda: records(store.root)):
+    looks = (lambda: store.participants, lambda: records(store.root), lambda: read_parts(store.root))
+    for look in (lambda: store.contract.lattice == ROI or store.grid, *looks):
         try:
             look()
         except SlimbrainError as error:
@@ -170,10 +172,16 @@ def _problem(store: Store, path: Path, kind: Literal["damaged", "missing", "unli
 def _unlisted(store: Store) -> list[Problem]:
     listed = {(store.root / info.path) for info in store.sessions}
     listed |= {path.with_suffix(".json") for path in listed}
+    try:
+        waiting = set(read_parts(store.root))
+    except StoreError:
+        # Named already, as a file of the store.
+        waiting = set()
     problems = []
     for path in session_files(store.root):
         if path not in listed and _nobody_writes(store.root, path):
-            problems.append(_problem(store, path, "unlisted", _stray(store.root, path), session_of(path.name)))
+            key = session_of(path.name)
+            problems.append(_problem(store, path, "unlisted", _stray(store.root, path, key in waiting), key))
     for path in temporaries(store.root):
         if _nobody_writes(store.root, path):
             reason = "was left by a process that was killed; the next `slimbrain prep` removes it."
@@ -181,11 +189,18 @@ def _unlisted(store: Store) -> list[Problem]:
     return problems
 
 
-def _stray(root: Path, path: Path) -> str:
-    """What is to be said of a file that no row lists."""
+def _stray(root: Path, path: Path, waiting: bool) -> str:
+    """What is to be said of a file that no row lists.
+
+    Parameters
+    ----------
+    waiting : a shard prepared it.
+    """
     label = session_of(path.name).split("_", 1)[0]
     if withdrawn(root).find(label, ""):
         return "is of a participant who was withdrawn; run `slimbrain withdraw` again, which goes on where it stopped."
+    if waiting:
+        return f"was prepared by a shard and is not in {MANIFEST_FILE} yet; run `slimbrain store collect` when all shards are done."
     if path.suffix == ".json" and not path.with_suffix(".safetensors").exists():
         return f"has no row in {MANIFEST_FILE}; it stands without data, and the next `slimbrain prep` removes it."
     return f"has no row in {MANIFEST_FILE}; run `slimbrain prep` again on its source, or delete it."
@@ -214,7 +229,7 @@ def temporaries(root: Path) -> Iterator[Path]:
 
 def _files(root: Path) -> Iterator[Path]:
     yield from sorted(path for path in root.iterdir() if path.is_file())
-    for folder in sorted(root.glob("sub-*")):
+    for folder in [*sorted(root.glob("sub-*")), root / PARTS_FOLDER]:
         for place, _, names in os.walk(folder):
             yield from (Path(place) / name for name in sorted(names))
 
@@ -229,7 +244,8 @@ def session_of(name: str) -> str:
 
 def _claim_name(path: Path) -> str:
     matched = TEMPORARY.fullmatch(path.name)
-    return session_of(path.name) or (matched["target"] if matched else path.name)
+    target = matched["target"] if matched else path.name
+    return part_claim(Path(target).stem) if path.parent.name == PARTS_FOLDER else session_of(path.name) or target
 
 
 def sweep(root: Path) -> None:
@@ -258,7 +274,7 @@ def sweep(root: Path) -> None:
 
 def _widowed(root: Path) -> Iterator[Path]:
     """Sidecars whose data are not there; one of a session that is listed says what was lost, and stays."""
-    listed = {root / info.path for info in Store(root).sessions}
+    listed = {root / info.path for info in [*Store(root).sessions, *read_parts(root).values()]}
     for path in session_files(root):
         data = path.with_suffix(".safetensors")
         if path.suffix == ".json" and data not in listed and not data.exists():

@@ -14,13 +14,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 from slimbrain.errors import InputError, SlimbrainError
-from slimbrain.ledger import TIMES
-from slimbrain.models.hub import CONFIG_FILE
-from slimbrain.models.provenance import Person, people_in, seen_in
+from slimbrain.ledger import FINE_TUNED, times_drawn
+from slimbrain.models.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
 from slimbrain.parts import collect_parts
 from slimbrain.purge import EXCLUDED_FOLDER, purge
 from slimbrain.store import Store
-from slimbrain.subjects import subject_hash, with_prefix
+from slimbrain.subjects import with_prefix
 from slimbrain.tombstones import Tombstone, bury, new_tombstone, withdrawn
 from slimbrain.tsv import read_tsv
 from slimbrain.verify import sweep
@@ -37,7 +36,8 @@ class Trace:
     Attributes
     ----------
     path : file or folder.
-    kind : `model` or `run` (trained on them), `table` or `embeddings` (rows of them), `unread` (could not be looked into).
+    kind : `model` or `run` (trained on them), `folds` (tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (nobody
+        could look into it).
     how : in words.
     """
 
@@ -161,6 +161,8 @@ def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterat
                 found = Trace(str(path), "unread", f"could not be looked into ({' '.join(str(error).split())})")
             if found is not None:
                 yield found
+        if place.endswith(FOLDS_SUFFIX) and names and PEOPLE_FILE not in names:
+            yield Trace(place, "unread", "holds folds and does not say of whom; delete it, `slimbrain evaluate` makes it again")
 
 
 def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
@@ -169,6 +171,8 @@ def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
         return _model(path.parent, training if isinstance(training, dict) else {}, person, "model")
     if path.name == RUN_FILE:
         return _model(path.parent, _json(path), person, "run")
+    if path.name == PEOPLE_FILE:
+        return Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
     if path.suffix == ".tsv":
         rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
         return Trace(str(path), "table", f"{len(rows)} rows") if rows else None
@@ -181,10 +185,12 @@ def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
 def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> Trace | None:
     if not seen_in(training, [person]):
         return None
-    times = training.get(TIMES)
-    hashes = (subject_hash(person.label, person.cohort), subject_hash(person.label))
-    count = next((times[name] for name in hashes if name in times), None) if isinstance(times, dict) else None
-    return Trace(str(folder), kind, f"drew their recordings {count} times" if count is not None else "was trained on them")
+    count = times_drawn(training, person.label, person.cohort)
+    if count is None:
+        how = "was pretrained or fine-tuned on them" if FINE_TUNED in training else "was trained on them"
+    else:
+        how = f"drew their recordings {count} times" if count else "held them out, to weigh its mixture by"
+    return Trace(str(folder), kind, how)
 
 
 def _rows_of_npz(path: Path, label: str, keys: set[str]) -> int:

@@ -131,6 +131,17 @@ def bids_filter(folder: Path) -> None:
     (folder / "filter.json").write_text('{"bold": {"task": "rest"}}', encoding="utf-8")
 
 
+def yaml_of(name: str) -> Callable[[Path], None]:
+    """The files that a page shows as ```yaml with their name as a comment in the first line."""
+
+    def write(folder: Path) -> None:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for file, content in re.findall(r"^```yaml\n# (\S+\.yaml)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            (folder / file).write_text(content, encoding="utf-8")
+
+    return write
+
+
 def _images(folder: Path) -> list[Path]:
     return sorted(path.resolve() for path in (folder / "fmriprep").rglob("*_bold.nii.gz"))
 
@@ -157,6 +168,8 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/hub.md": (),
     "docs/inputs.md": (hcp, cpac, table, bids_filter, only("fmriprep")),
     "docs/install.md": (),
+    "docs/ledger.md": (only(),),
+    "docs/mixtures.md": (yaml_of("docs/mixtures.md"), only()),
     "docs/own_data.md": (hcp, cpac, table, only("fmriprep")),
     "docs/performance.md": (),
     "docs/plan.md": (),

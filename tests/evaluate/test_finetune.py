@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from slimbrain.evaluate.probe import Problem, SplitPolicy, cross_validate, outer
 from slimbrain.evaluate.stats import score
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
+from slimbrain.models.provenance import PEOPLE_FILE, people_in, seen_in
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
 
@@ -165,6 +167,8 @@ def test_a_stopped_evaluation_goes_on_with_the_next_fold(store: Store, tmp_path:
     monkeypatch.setattr(FineTuning, "tune", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(tuning(store, tmp_path, config), labels, who, "classification", POLICY)
+    # What is left of it says whose it is.
+    assert seen_in(json.loads((tmp_path / PEOPLE_FILE).read_text()), people_in(store)) == sorted(set(who))
     again = cross_validate(tuning(store, tmp_path, config), labels, who, "classification", POLICY)
     assert len(calls) == 3 and np.array_equal(again.scores, expected.scores)
     other = tuning(store, tmp_path, config)

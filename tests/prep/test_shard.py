@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from slimbrain.errors import InputError
+from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
 from slimbrain.prep.run import collect
 from slimbrain.store import Store
+from slimbrain.tombstones import bury, new_tombstone, withdrawn
 
 WriteRun = Callable[..., Path]
 NOT_COMPARED = (".lock", "report.html")
@@ -65,6 +67,28 @@ def test_a_shard_done_again_renews_terms_of_sessions_that_no_one_else_lists_yet(
     assert Store(out).sessions == []
     collect(out)
     assert {Store(out).governance(info).licence for info in Store(out).sessions} == {"CC0-1.0"}
+
+
+def test_another_number_of_shards_keeps_what_the_first_prepared_and_its_terms(cohort: Path, mask8: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    (cohort / "governance.yaml").write_text("cohort: study\nlicense: CC-BY-NC-4.0\n")
+    done = run(cohort, out, mask8, "1/2")
+    (cohort / "governance.yaml").write_text("cohort: study\nlicense: CC0-1.0\n")
+    again = [run(cohort, out, mask8, f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(row.file for each in again for row in each.skipped) == [row.file for row in done.prepared]
+    collect(out)
+    strict = {info.key for info in Store(out).sessions if Store(out).governance(info).licence == "CC-BY-NC-4.0"}
+    assert strict == {row.key for row in done.prepared} and len(Store(out).sessions) == 5
+
+
+def test_every_shard_readmits(cohort: Path, mask8: Path, tmp_path: Path) -> None:
+    """Each is the same command but for its number, and at most one of them has the runs."""
+    out = tmp_path / "store"
+    bury(Store.create(out, Grid.from_nifti(mask8, "8mm"), 0.72).root, [new_tombstone("sub-03", "", "2030-01-01", "")])
+    for number in (1, 2):
+        prepare(cohort, out, PrepOptions(mask=mask8, resolution="8mm", shard=f"{number}/2", window_frames=8, readmit=("03",)))
+    collect(out)
+    assert "sub-03" in {info.subject for info in Store(out).sessions} and not withdrawn(out)
 
 
 def test_the_whole_command_collects_what_shards_did(cohort: Path, mask8: Path, tmp_path: Path) -> None:

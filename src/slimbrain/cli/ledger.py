@@ -73,9 +73,8 @@ def _ask(path: str, contains: str | None, cohort: str, compatible_with: str | No
 
 def _set(path: str, file: Path, where: list[str]) -> None:
     from slimbrain.questions import set_governance
-    from slimbrain.store import Store
 
-    print(f"{set_governance(Store(path), file, where)} sessions are under the terms of {file} now")
+    print(f"{set_governance(path, file, where)} sessions are under the terms of {file} now")
     raise typer.Exit
 
 

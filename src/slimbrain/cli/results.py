@@ -70,10 +70,11 @@ def evaluate(
     from slimbrain.evaluate.compare import to_markdown
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
+    from slimbrain.models.provenance import FOLDS_SUFFIX
 
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
-    tuning = Tuning(config, device, out.with_suffix(".folds"), save)
+    tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_json(out, result)

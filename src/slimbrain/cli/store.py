@@ -116,4 +116,7 @@ def _tell(gathered: Gathered, out: Path) -> None:
     for failure in gathered.failures:
         typer.echo(failure, err=True)
     print(f"{len(gathered.copied)} copied, {len(gathered.present)} already there, {len(gathered.failures)} refused; the store is {out}")
+    if gathered.tightened:
+        more = f" and {len(gathered.tightened) - 1} more" if len(gathered.tightened) > 1 else ""
+        print(f"under stricter terms, which another store has for the same session: {gathered.tightened[0]}{more}")
     raise typer.Exit(gathered.exit_code)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from slimbrain.evaluate.probe import FINETUNE, Fitted, Problem, Split, inner_spl
 from slimbrain.evaluate.stats import Floats, Ints
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.packing import Clip
+from slimbrain.models.provenance import Person, people_in, remember_beside
 from slimbrain.store import Store
 from slimbrain.train import learning_rate
 
@@ -109,7 +111,8 @@ class FineTuning:
     keys : N session keys.
     views : windows of each session, by key.
     frames : frames a window.
-    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next one; nowhere if None.
+    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next one, beside
+        hashes of everybody in them; nowhere if None.
     """
 
     model: str
@@ -138,9 +141,15 @@ class FineTuning:
         scores = self._predict(tuned, problem, split.test) * scale + centre
         fitted = Fitted(scores, problem.scaling(split.train)[1], loss / len(held) if len(held) else math.inf)
         if path:
+            # Before the fold itself, so that a withdrawal finds it.
+            remember_beside(path.parent, self._people)
             arrays: dict[str, Any] = {"scores": fitted.scores, "scale": fitted.scale, "loss": fitted.loss}
             write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
         return fitted
+
+    @cached_property
+    def _people(self) -> list[Person]:
+        return people_in(self.store, [self.store.session(key) for key in self.keys])
 
     def tune_on_all(self, problem: Problem, seed: int) -> tuple[TunedEncoder, tuple[float, float]]:
         """The encoder tuned as in a fold whose training subjects are all, and the scaling of the target that it learnt."""

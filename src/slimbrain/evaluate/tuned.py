@@ -24,7 +24,7 @@ from slimbrain.evaluate.features import Windows, window_choice
 from slimbrain.evaluate.finetune import FineTuning, TunedEncoder
 from slimbrain.evaluate.probe import Kind, Problem, pose
 from slimbrain.evaluate.tasks import Target
-from slimbrain.ledger import LEDGER, entries_from, entries_of
+from slimbrain.ledger import FINE_TUNED, LEDGER, entries_from, entries_of
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, require_model, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.provenance import PRETRAINING_UNKNOWN, REMEMBERED, Provenance, people_in, remember_also
@@ -192,7 +192,7 @@ def _provenance(before: Provenance, tuning: FineTuning, target: Target, task: st
         **before.training,
         REMEMBERED: remember_also(before.training, people_in(store, sessions)),
         LEDGER: [entry.to_dict() for entry in data],
-        "fine_tuned_for": task,
+        FINE_TUNED: task,
         "fine_tuned_from": before.weights_sha256,
         "fine_tuned_subjects": target.n_subjects,
     }

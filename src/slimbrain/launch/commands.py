@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def embed(command: Words, given: Given, shards: int) -> Work:
     from slimbrain.store import Store
     from slimbrain.tsv import read_tsv
 
-    def sessions() -> list[SessionInfo]:
+    def sessions() -> Sequence[SessionInfo]:
         store = Store(given["store"])
         if given.get("participants"):
             store = store.select({row[PARTICIPANT] for row in read_tsv(given["participants"])})

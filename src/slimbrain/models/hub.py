@@ -20,14 +20,14 @@ from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.card import Measured, model_card
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import Provenance
+from slimbrain.models.provenance import CONFIG_FILE, Provenance
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.placing import sha256
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "config.json", "README.md", "evaluations.json"
+WEIGHTS_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
 HEAD_FILE = "head.safetensors"
 """Of a fine-tuned model: what predicts a label from its vectors."""
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from slimbrain.atomic import write_json
 from slimbrain.config import WindowConfig
 from slimbrain.contract import Contract
+from slimbrain.description import read_object
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.manifest import SessionInfo
@@ -26,6 +29,14 @@ OLD_HASHES = "subject_hashes"
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
 
+CONFIG_FILE = "config.json"
+"""Of a model folder: it holds what is said here, under `training`."""
+
+PEOPLE_FILE = "participants.json"
+"""In a folder of results that are no model: whose they are, with the one field `REMEMBERED`."""
+
+FOLDS_SUFFIX = ".folds"
+"""How a folder of finished folds of fine-tuning ends; it has a `PEOPLE_FILE`."""
 
 PRETRAINING_UNKNOWN = "pretraining_unknown"
 """Field of `training` of a model that was fine-tuned here and pretrained nobody knows on whom."""
@@ -126,6 +137,21 @@ def remember_also(training: Mapping[str, Any], people: Sequence[Person]) -> dict
     """
     before = _memory(training)
     return {name: sorted({*before.get(name, ()), *values}) for name, values in remember(people).items()}
+
+
+def remember_beside(folder: Path, people: Sequence[Person]) -> None:
+    """Say in a folder whose recordings went into its files; those whom it names already stay.
+
+    Raises
+    ------
+    StoreError, InputError
+        If what is there is damaged.
+    """
+    path = folder / PEOPLE_FILE
+    before = read_object(path) if path.exists() else {}
+    together = {REMEMBERED: remember_also(before, people)}
+    if together != before:
+        write_json(path, together)
 
 
 def count_remembered(training: Mapping[str, Any]) -> int:

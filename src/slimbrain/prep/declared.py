@@ -51,7 +51,7 @@ class Declared:
         ----------
         found : what is said now, from `of`.
         """
-        before = next((info for info in store.sessions if info.key == key), None)
+        before = store.find(key)
         told = record_of(store.root, before) if before else None
         if told is None or found.cohort == UNKNOWN or told.cohort != found.cohort:
             return found
@@ -146,7 +146,11 @@ def readmit(out: Path, labels: Sequence[str], cohorts: Mapping[str, str]) -> Non
     for label in map(with_prefix, labels):
         if label not in cohorts:
             raise InputError(f"--readmit {label}: has no run here; name a participant of this source.")
-        stone = withdrawn(out).find(label, cohorts[label])
+        stones = withdrawn(out)
+        stone = stones.find(label, cohorts[label])
+        if stone is None and any(old.readmitted and old.is_of(label, cohorts[label]) for old in stones.all):
+            # By another shard, or by the same command before.
+            continue
         if stone is None:
             raise InputError(f"--readmit {label}: was not withdrawn from {out}; leave the option out.")
         mark(out, stone.who, readmitted=date.today().isoformat())

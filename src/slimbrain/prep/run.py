@@ -18,7 +18,7 @@ from slimbrain.gather import PARTICIPANT, merge_participants
 from slimbrain.grid import Grid
 from slimbrain.ledger import entries_of, warning
 from slimbrain.manifest import session_key
-from slimbrain.parts import collect_parts
+from slimbrain.parts import collect_parts, part_names
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_table
 from slimbrain.prep.bids_filter import read_bids_filter
@@ -92,13 +92,20 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     declared = declare(found.root, options.governance, {**said, "consent": options.consent, "not_for": options.not_for})
     _open_store(out, layout, options, found.root)
     shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
-    if shard.of == 1:
-        collect(out)
-    runs, unusable = own_runs(layout, found, shard)
     # Who does a shard lists its sessions by themselves.
     part = shard.name if shard.of > 1 else ""
-    jobs = [Job(found.root, out, run, options, declared, part) for run in runs]
-    readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs})
+    if not part or any(shard.of != Shard.of_name(name) for name in part_names(out)):
+        # What other shards than these listed would be prepared again, and its terms forgotten.
+        collect(out)
+
+    def jobs_of(runs: Sequence[Run]) -> list[Job]:
+        return [Job(found.root, out, run, options, declared, part) for run in runs]
+
+    if options.readmit:
+        # Whoever is named need not be in this shard.
+        readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs_of(found.runs)})
+    runs, unusable = own_runs(layout, found, shard)
+    jobs = jobs_of(runs)
     summary = PrepSummary(failures=unusable)
     if shard.number == 1:
         summary.failures.extend(_merge_participants(found.root, out, found.participants, jobs))

@@ -162,7 +162,7 @@ def _fingerprint(job: Job) -> dict[str, Any]:
 
 def _stored(store: Store, job: Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
     key = session_key(job.run.entities)
-    info = next((info for info in store.sessions if info.key == key), None)
+    info = store.find(key)
     if info is None or job.options.force or not store.is_whole(key):
         return None
     sidecar = store.sidecar(key)
