@@ -112,7 +112,7 @@ def decisions(demo: Path, out: Path, participants: Path, method: str, truth: Tru
         for fwhm in (0.0, FWHM_MM):
             found[task, fwhm] = contrast_overlap(store, maps, labels, planted, fwhm)
             found[task, fwhm] |= {"other_networks": round(float(str(contrast_overlap(store, maps, labels, other, fwhm)["overlap"])), 3)}
-            found[task, fwhm] |= {"probe": record.get("probe"), "fwhm_mm": fwhm}
+            found[task, fwhm] |= {"probe": record.get("decided_by"), "fwhm_mm": fwhm}
     for fwhm in (0.0, FWHM_MM):
         detail = {"quick": quick, "control": found["sex", fwhm], **{k: v for k, v in found["group", fwhm].items() if k != "overlap"}}
         value, control = (float(str(found[task, fwhm]["overlap"])) for task in TASKS)

@@ -210,7 +210,7 @@ def cross_validate(
         scores[place, split.test] = fitted.scores
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
     sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes)
-    return _average_sessions(sessions)
+    return average_sessions(sessions)
 
 
 def outer_splits(
@@ -419,7 +419,7 @@ def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n
     return said
 
 
-def _average_sessions(sessions: OutOfFold) -> OutOfFold:
+def average_sessions(sessions: OutOfFold) -> OutOfFold:
     """One row a subject where the label is the subject's; the rows as they are where it is the session's."""
     names, first, row = np.unique(sessions.subject, return_index=True, return_inverse=True)
     if len(names) == len(row) or not np.array_equal(sessions.truth[first][row], sessions.truth):

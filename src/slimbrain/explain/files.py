@@ -100,6 +100,19 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def trust(record: Mapping[str, Any]) -> str:
+    """How well what a map explains does on subjects it was not fitted on, and how many the model knows, in words; empty if neither."""
+    decided = record.get("decided_by") or {}
+    words = []
+    if "mean" in decided:
+        words.append(f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]")
+    elif decided:
+        words.append("how well it predicts others is not known")
+    if seen := record.get("seen_in_training"):
+        words.append(f"trained on {seen} of {record['participants']} participants")
+    return "; ".join(words)
+
+
 @dataclass(frozen=True)
 class MapEntry:
     """One map of a folder, for a report.
@@ -123,6 +136,11 @@ class MapEntry:
     picture: Path | None
     rows: tuple[dict[str, str], ...]
     record: Mapping[str, Any]
+
+    @property
+    def note(self) -> str:
+        """See `trust`."""
+        return trust(self.record)
 
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
