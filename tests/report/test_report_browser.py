@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import EVIL, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
+from report_samples import EVIL, EXPLAINED, EXPLAINED_MM, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
 
 from slimbrain.report import ReportInputs
 
@@ -298,6 +298,14 @@ def test_the_viewer_begins_at_the_planted_peak(viewer: Any) -> None:
     # The crosshair stands on the template's even millimetres.
     assert np.abs(np.array(mm) - PEAK_MM).max() <= 1 and value == pytest.approx(PEAK, abs=3 / 127)
     assert viewer.locator(".bar-low").inner_text() == "−3" and viewer.locator(".bar-high").inner_text() == "3"
+
+
+def test_a_map_of_explain_says_what_it_is_and_how_far_to_trust_it(viewer: Any) -> None:
+    viewer.locator("select").select_option("Gradient x input: B less others")
+    mm, value = readout(viewer)
+    assert np.abs(np.array(mm) - EXPLAINED_MM).max() <= 1 and value == pytest.approx(EXPLAINED, abs=EXPLAINED / 127)
+    assert viewer.locator(".readout").inner_text().endswith("log-odds of B")
+    assert "trained on 1 of 3 participants" in viewer.locator(".about").inner_text()
 
 
 def test_sliders_and_keys_reach_the_planted_trough(viewer: Any) -> None:

@@ -25,6 +25,7 @@ def run_folder(inputs: ReportInputs, tmp_path: Path) -> Path:
         shutil.copytree(run, root / name)
     for path in (inputs.windows, *inputs.evaluations, *inputs.maps):
         shutil.copy(path, root)
+    shutil.copytree(inputs.explained[0], root / "maps" / "group")
     (root / "cohort").mkdir()
     shutil.copy(inputs.truth, root / "cohort" / "truth.json")
     (root / "demo.json").write_text('{"seed": 0}')
@@ -39,7 +40,16 @@ def test_a_folder_is_looked_through_and_runs_come_by_stage(run_folder: Path) -> 
     assert found.stores == (run_folder / "store",) and found.windows == (run_folder / "windows.tsv",)
     assert [run.name for run in found.runs] == ["a-stage-one", "0-stage-two"]
     assert [path.name for path in (*found.evaluations, *found.truths, *found.maps)] == ["group.json", "truth.json", "planted.nii.gz"]
-    assert found.lines()[0] == f"found 1 store: {run_folder / 'store'}" and len(found.lines()) == 6
+    assert found.explained == (run_folder / "maps" / "group",) == discover([run_folder / "maps"]).explained
+    assert discover([run_folder / "maps" / "group"]).maps == (), "averages are no further maps"
+    assert found.lines()[0] == f"found 1 store: {run_folder / 'store'}" and len(found.lines()) == 7
+    assert found.lines()[-1] == f"found 1 folder of slimbrain explain: {run_folder / 'maps' / 'group'}"
+
+
+def test_runs_are_found_where_they_are_kept_several_in_a_folder(run_folder: Path) -> None:
+    (run_folder / "runs").mkdir()
+    (run_folder / "0-stage-two").rename(run_folder / "runs" / "voxel")
+    assert [run.name for run in discover([run_folder]).runs] == ["a-stage-one", "voxel"]
 
 
 def test_what_is_named_twice_is_taken_once(run_folder: Path) -> None:
@@ -54,7 +64,7 @@ def test_the_command_says_what_it_found_and_writes_beside_it(run_folder: Path, c
     page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
     assert [section["id"] for section in page.named("section")] == SECTIONS
     assert not [one for one in page.named("p") if one.get("class") == "absent" and not one.get("id")]
-    assert page.words.count("planted.nii.gz") >= 2
+    assert page.words.count("planted.nii.gz") >= 2 and "group: Gradient x input, JEPA surprise of 3 sessions, averaged" in page.words
 
 
 def test_an_option_says_which_of_two_is_meant(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
