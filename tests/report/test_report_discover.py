@@ -77,7 +77,7 @@ def test_an_option_says_which_of_two_is_meant(run_folder: Path, tmp_path: Path, 
     assert str(run_folder / "store") in out.read_text(encoding="utf-8")
 
 
-def test_what_holds_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         discover([tmp_path / "nowhere"])
     with pytest.raises(InputError, match="holds no store"):
@@ -86,5 +86,19 @@ def test_what_holds_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(InputError, match="holds no store"):
         discover([tmp_path / "other.json"])
     assert only([], "stores", "--store") is None
-    assert run_command(["report"]) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--out", "page.html"], ["--truth", "truth.json", "--out", "page.html"]])
+def test_without_anything_to_show_there_is_no_page(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["report", *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("slimbrain: report: there is nothing to report on; name a folder") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_files_alone_needs_a_place(inputs: ReportInputs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["report", str(inputs.evaluations[0])]) == 1
     assert "does not know where to write" in capsys.readouterr().err

@@ -153,6 +153,11 @@ def report(
         commands=(typed_command(),),
         title=title,
     )
+    if inputs.shows_nothing:
+        raise InputError(
+            "report: there is nothing to report on; name a folder that slimbrain wrote, or give --store, --run, --windows, --evaluation, "
+            "--explained or --map."
+        )
     print(write_report(out or _beside(sources), inputs))
 
 

@@ -64,6 +64,12 @@ class ReportInputs:
     commands: tuple[str, ...] = ()
     title: str = "slimbrain report"
 
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether every section would say that it was given nothing; a truth by itself shows nothing."""
+        tables = (self.windows, self.failures, self.excluded)
+        return self.store is None and not (any(tables) or self.runs or self.evaluations or self.maps or self.explained)
+
 
 @dataclass(frozen=True)
 class SessionFacts:
