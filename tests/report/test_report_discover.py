@@ -61,6 +61,8 @@ def test_the_command_says_what_it_found_and_writes_beside_it(run_folder: Path, c
     said = capsys.readouterr()
     assert said.out.strip() == str(run_folder / "report.html")
     assert "found 2 runs: " in said.err and "found 1 store: " in said.err
+    shown = ("carpet plots", "maps of windows", "scores of windows", "mean of chosen windows", "tSNR and coverage")
+    assert [line.split(": 3 done in")[0] for line in said.err.splitlines()[-len(shown) :]] == [f"report: {what}" for what in shown]
     page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
     assert [section["id"] for section in page.named("section")] == SECTIONS
     assert not [one for one in page.named("p") if one.get("class") == "absent" and not one.get("id")]

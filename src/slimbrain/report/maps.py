@@ -12,6 +12,7 @@ import numpy.typing as npt
 from slimbrain.contract import ROI
 from slimbrain.explain import map_entry
 from slimbrain.grid import Grid
+from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Data, Prose, Section, Viewer, count
 from slimbrain.report.explained import blocks as explained_blocks
 from slimbrain.report.explained import named, named_maps
@@ -91,7 +92,8 @@ def _of_store(material: Material) -> Iterator[NamedMap]:
     store = material.store
     if store is None or not material.sessions or not has_voxels(store):
         return
-    yield from _chosen(store, material)
+    if material.windows:
+        yield from _chosen(store, material)
     keys = [session.info.key for session in material.sessions if session.info.space != ROI]
     step = -(-len(keys) // MOST_SESSIONS)
     keys = keys[::step]
@@ -112,7 +114,7 @@ def _moments(store: Store, keys: Sequence[str]) -> tuple[Volume, Volume]:
     """tSNR and coverage in %."""
     grid = store.grid
     total, covered = np.zeros(grid.voxel_mask.shape), np.zeros(grid.voxel_mask.shape)
-    for key in keys:
+    for key in track(keys, "report: tSNR and coverage"):
         mean, std = store.moments(key)
         known = std > 0
         total += np.where(known, np.abs(mean) / np.where(known, std, 1), 0)
@@ -125,7 +127,7 @@ def _chosen(store: Store, material: Material) -> Iterator[NamedMap]:
     """Mean of the windows that stage 1 chose: where they differ from the rest of their session."""
     frame_bytes = store.grid.voxel_index.size * np.dtype(np.float16).itemsize
     room, used, total = READ_BYTES, 0, np.zeros(store.grid.voxel_mask.shape)
-    for session in material.in_detail:
+    for session in track(material.in_detail, "report: mean of chosen windows"):
         key, info = session.info.key, session.info
         rows = material.windows.get(key, ())
         chosen = [frames_of(row, info.tr) for row in rows if row.among(material.k) and fits(rows, info)]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from slimbrain.ledger import entries_of, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
+from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
 from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
@@ -149,7 +150,7 @@ def _carpets(store: Store, material: Material) -> list[Block]:
         intro += f" Chosen: the {material.k} windows that stage 1 ranks first."
     if len(shown) < len(material.sessions):
         intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; slimbrain report --participants shows others."
-    figures = [_carpet(store, material, session, place) for place, session in enumerate(shown)]
+    figures = [_carpet(store, material, session, place) for place, session in enumerate(track(shown, "report: carpet plots"))]
     folded = figures[N_OPEN:]
     more = [Fold(f"Carpet plots of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
     return [Prose(intro), *figures[:N_OPEN], *more]
