@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.ledger import entries_of, summary
+from slimbrain.ledger import entries_of, gaps, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
@@ -44,7 +44,7 @@ def build(material: Material) -> Section:
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
         return Section("data", TITLE, (*_excluded(material), *_failures(material)), absent=reason)
-    blocks: list[Block] = [Prose(summary(entries_of(store, [session.info for session in material.sessions])))]
+    blocks: list[Block] = [Prose(_whose(store, material))]
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
     blocks += [_sessions(material), *_warnings(material), *_excluded(material), *_failures(material)]
@@ -52,6 +52,13 @@ def build(material: Material) -> Section:
         blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
     blocks += [Heading("Carpet plots"), *_carpets(store, material)]
     return Section("data", TITLE, tuple(blocks))
+
+
+def _whose(store: Store, material: Material) -> str:
+    """The ledger, and what to do where it has gaps: whoever gets the page has to know what may be done with the data."""
+    entries = entries_of(store, [session.info for session in material.sessions])
+    way_out = " What is unknown is set with: slimbrain ledger STORE --set FILE." if gaps(entries) else ""
+    return f"{summary(entries)}{way_out}"
 
 
 def _order() -> str:
