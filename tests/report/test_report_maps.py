@@ -189,6 +189,7 @@ def test_averages_of_explain_are_shown_with_unit_trust_and_their_strongest_quart
     contrast, surprise = maps["Gradient x input: B less others"], maps["JEPA surprise"]
     assert contrast["peak"] == {"mm": list(EXPLAINED_MM), "value": EXPLAINED} and contrast["unit"] == "log-odds of B"
     assert "Held-out auc 0.75 [0.60, 0.90]; trained on 1 of 3 participants." in contrast["about"]
+    assert "Red speaks for it, blue against it." in contrast["about"] and "Red" not in surprise["about"]
     image = nibabel.load(inputs.explained[0] / "group_desc-gradientContrast_map.nii.gz").get_fdata()
     size = np.abs(image[image != 0])
     assert np.mean(size >= contrast["threshold"] * size.max()) == pytest.approx(0.25, abs=0.01)
@@ -206,7 +207,7 @@ def test_regions_of_explain_stand_in_tables(inputs: ReportInputs, text: str) -> 
     rows = read_tsv(inputs.explained[0] / "group_desc-gradientContrast_regions.tsv")
     assert list(table) == [row["region"] for row in rows[:12]]
     for row in rows[:12]:
-        shown = table[row["region"]]
+        shown = {head: cell.replace("\N{MINUS SIGN}", "-") for head, cell in table[row["region"]].items()}
         assert float(shown["share (%)"]) == pytest.approx(100 * float(row["share"]), abs=0.051)
         assert float(shown["peak"]) == pytest.approx(float(row["peak"]), rel=0.006) and float(shown["x"]) == float(row["peak_x_mm"])
     assert "Regions of 2 other maps of group" in page.words and "Gradient x input: B less others: the 12 of" in page.words

@@ -25,6 +25,8 @@ MEANINGS = {
 SHOWN_SHARE = 0.25
 """The strongest of a map's voxels, to which the viewer's threshold is set at first where values have signs, as in the PNG mosaics."""
 
+MINUS = "\N{MINUS SIGN}"
+
 MOST_REGIONS = 12
 """Rows of a table of regions: those with the largest share."""
 
@@ -51,6 +53,8 @@ def named(entry: MapEntry, image: Path) -> NamedMap:
 def about(entry: MapEntry) -> str:
     """What a value is, what it is counted in, and how far to trust it."""
     meaning = MEANINGS.get(entry.method, f"Method: {entry.method}.")
+    if entry.record.get("decided_by") and entry.record.get("average") != "mean of absolute maps":
+        meaning += " Red speaks for it, blue against it."
     return f"{meaning} Unit: {entry.unit}.{f' {_sentence(entry.note)}' if entry.note else ''}"
 
 
@@ -107,7 +111,9 @@ def _regions(entry: MapEntry) -> Table:
     for row in rows:
         values = [_digits(row[name]) for name in ("mean", "share", "peak")]
         values[1] = f"{100 * float(row['share']):.1f}"
-        table.add([row["region"], row["voxels"], *values, *(f"{float(row[f'peak_{axis}_mm']):g}" for axis in "xyz")])
+        places = [f"{float(row[f'peak_{axis}_mm']):g}" for axis in "xyz"]
+        # A line may break after a hyphen, not after a minus.
+        table.add([row["region"], row["voxels"], *(cell.replace("-", MINUS) for cell in (*values, *places))])
     return table.build()
 
 
