@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
-BENCHMARKS := cli prep store stage2 plan saliency selection probe scale mixtures
+BENCHMARKS := cli prep store stage2 plan saliency selection probe scale mixtures maps
 
 BIN := .venv/bin
 READY := .venv/.ready

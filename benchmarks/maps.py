@@ -1,12 +1,13 @@
 """Whether maps find what was planted in a simulated cohort: overlap of each method's map with the planted places, beside a control.
 
-python benchmarks/maps.py DEMO_FOLDER [--quick] [--methods gradient occlusion ...]
+python benchmarks/maps.py [DEMO_FOLDER] [--quick] [--methods gradient occlusion ...]
 
-DEMO_FOLDER is what `slimbrain demo --out DEMO_FOLDER` left. Decisions: probes of `group`, planted in two networks, and of `sex`, which
-has nothing to do with the images; the contrast of the classes is compared with the two networks, as it is and smoothed. Surprise: in
-windows with an event, less that session's mean of other windows, compared with where the event acts. Channels without a task: the mean over
-sessions, compared with where any network is. Overlap: area under the ROC curve over voxels, places over 0.5 of a network's peak against
-those under 0.1; its interval over resampled participants, and its range for labels dealt out at random.
+DEMO_FOLDER is what `slimbrain demo --out DEMO_FOLDER` left; without it the demo is run first. `--quick` simulates six participants and
+trains for two steps, which shows that everything runs and finds nothing. Decisions: probes of `group`, planted in two networks, and of
+`sex`, which has nothing to do with the images; the contrast of the classes is compared with the two networks, as it is and smoothed.
+Surprise: in windows with an event, less that session's mean of other windows, compared with where the event acts. Channels without a
+task: the mean over sessions, compared with where any network is. Overlap: area under the ROC curve over voxels, places over 0.5 of a
+network's peak against those under 0.1; its interval over resampled participants, and its range for labels dealt out at random.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -39,8 +41,11 @@ TASKS = ("group", "sex")
 FWHM_MM = 18.8
 """About one patch of the 8 mm lattice: sigma of one voxel."""
 
-K = 10
-RESAMPLES = 200
+K, QUICK_K = 10, 3
+RESAMPLES, QUICK_RESAMPLES = 200, 20
+QUICK_STEPS = 2
+"""Of training in both stages, and of integrated gradients, with --quick."""
+QUICK_NETWORK = ("voxel.embed=8", "voxel.depths=[1,1,1,1]", "voxel.heads=[1,1,1,1]", "voxel.mlp_ratio=1", "jepa.predictor_depth=1")
 
 
 def voxel_mm(grid: Grid) -> Floats:
@@ -59,14 +64,34 @@ def weight_of(places: list[Place], mm: Floats) -> Floats:
     return np.max([place_map(place, mm) for place in places], axis=0).astype(np.float64)
 
 
-def explain(demo: Path, out: Path, participants: Path, method: str, *words: object) -> None:
+def run(*words: object) -> None:
+    """A command of slimbrain, whose own lines are no results."""
+    with contextlib.redirect_stdout(sys.stderr):
+        if run_command(list(map(str, words))):
+            raise SystemExit(f"slimbrain {words[0]} ended with an error")
+
+
+def small_demo(folder: Path) -> Path:
+    """What `slimbrain demo` leaves, as far as it is needed here, of six participants and in seconds."""
+    cohort, store, windows = folder / "cohort", folder / "store", folder / "windows.tsv"
+    run("simulate", cohort, "--subjects", 6, "--sessions", 1, "--frames", 128)
+    run("prep", cohort, store, "participant", "--resolution", "8mm")
+    for stage, ranked in (("temporal", ()), ("voxel", ("--windows", windows))):
+        short = [f"train_{stage}.{name}={QUICK_STEPS}" for name in ("steps", "batch")]
+        changes = [word for setting in (*short, *QUICK_NETWORK) for word in ("--set", setting)]
+        run("pretrain", stage, store, "--preset", "tiny", "--out", folder / stage, *changes, *ranked)
+        if stage == "temporal":
+            run("rank", store, "--temporal", folder / stage / "model", "--method", "fast", "--out", windows)
+    (folder / "evaluation.tsv").write_text((store / "participants.tsv").read_text())
+    return folder
+
+
+def explain(demo: Path, out: Path, participants: Path, method: str, quick: bool, *words: object) -> None:
     model = demo / ("temporal" if method == "channels" else "voxel") / "model"
     command = ["explain", demo / "store", "--model", model, "--method", method, "--participants", participants, "--out", out]
     if method != "channels":
-        command += ["--windows", demo / "windows.tsv", "--k", K]
-    with contextlib.redirect_stdout(sys.stderr):
-        if run_command([*map(str, command), "--pictures", "none", *map(str, words)]):
-            raise SystemExit(f"slimbrain explain --method {method} ended with an error")
+        command += ["--windows", demo / "windows.tsv", "--k", QUICK_K if quick else K]
+    run(*command, "--pictures", "none", *words)
 
 
 def session_maps(store: Store, out: Path, method: str) -> dict[str, Floats]:
@@ -75,7 +100,9 @@ def session_maps(store: Store, out: Path, method: str) -> dict[str, Floats]:
     return {key: read_map(name.image, store.grid) for key, name in names.items() if name.record.exists()}
 
 
-def contrast_overlap(store: Store, maps: dict[str, Floats], labels: dict[str, str], weight: Floats, fwhm_mm: float) -> dict[str, object]:
+def contrast_overlap(
+    store: Store, maps: dict[str, Floats], labels: dict[str, str], weight: Floats, fwhm_mm: float, resamples: int
+) -> dict[str, object]:
     """Overlap of the mean of one class less that of the other, its interval, and its range under shuffled labels; by participant."""
     grid, rng = store.grid, np.random.default_rng(0)
     people = sorted({key.split("_")[0] for key in maps})
@@ -89,10 +116,10 @@ def contrast_overlap(store: Store, maps: dict[str, Floats], labels: dict[str, st
     rows = np.arange(len(people))
     drawn = [
         np.concatenate([rng.choice(np.flatnonzero(second == side), (second == side).sum()) for side in (True, False)])
-        for _ in range(RESAMPLES)
+        for _ in range(resamples)
     ]
     resampled = [of(draw, second[draw]) for draw in drawn]
-    shuffled = [of(rows, rng.permutation(second)) for _ in range(RESAMPLES)]
+    shuffled = [of(rows, rng.permutation(second)) for _ in range(resamples)]
     interval, chance = (np.quantile(values, (0.025, 0.975)).round(3).tolist() for values in (resampled, shuffled))
     return {"overlap": of(rows, second), "interval": interval, "shuffled": chance, "participants": len(people)}
 
@@ -103,16 +130,18 @@ def decisions(demo: Path, out: Path, participants: Path, method: str, truth: Tru
     planted = weight_of([truth.network(name) for name in truth.group_networks], mm)
     other = weight_of([truth.network(name) for name in truth.score_networks], mm)
     found = {}
+    resamples = QUICK_RESAMPLES if quick else RESAMPLES
     for task in TASKS:
         words = ["--task", f"column:{task}", *(["--steps", steps] if method == "integrated" else [])]
-        explain(demo, out / task, participants, method, *words)
+        explain(demo, out / task, participants, method, quick, *words)
         maps = session_maps(store, out / task, method)
         labels = {name: row[task] for name, row in store.participants.items()}
         record = read_record(session_map(out / task, next(iter(maps)), method).record) or {}
         for fwhm in (0.0, FWHM_MM):
-            found[task, fwhm] = contrast_overlap(store, maps, labels, planted, fwhm)
-            found[task, fwhm] |= {"other_networks": round(float(str(contrast_overlap(store, maps, labels, other, fwhm)["overlap"])), 3)}
-            found[task, fwhm] |= {"probe": record.get("probe"), "fwhm_mm": fwhm}
+            found[task, fwhm] = contrast_overlap(store, maps, labels, planted, fwhm, resamples)
+            elsewhere = contrast_overlap(store, maps, labels, other, fwhm, 1)["overlap"]
+            found[task, fwhm] |= {"other_networks": round(float(str(elsewhere)), 3)}
+            found[task, fwhm] |= {"probe": record.get("decided_by"), "fwhm_mm": fwhm}
     for fwhm in (0.0, FWHM_MM):
         detail = {"quick": quick, "control": found["sex", fwhm], **{k: v for k, v in found["group", fwhm].items() if k != "overlap"}}
         value, control = (float(str(found[task, fwhm]["overlap"])) for task in TASKS)
@@ -128,7 +157,7 @@ def by_participant(values: dict[str, list[float]]) -> tuple[float, list[float]]:
 
 
 def surprise(demo: Path, out: Path, participants: Path, truth: Truth, quick: bool) -> None:
-    explain(demo, out, participants, "surprise", "--by-window")
+    explain(demo, out, participants, "surprise", quick, "--by-window")
     store = Store(demo / "store").select({row["participant_id"] for row in read_tsv(participants)})
     grid, mm = store.grid, voxel_mm(store.grid)
     here: dict[str, list[float]] = {}
@@ -156,7 +185,7 @@ def surprise(demo: Path, out: Path, participants: Path, truth: Truth, quick: boo
 
 
 def channels(demo: Path, out: Path, participants: Path, truth: Truth, quick: bool) -> None:
-    explain(demo, out, participants, "channels")
+    explain(demo, out, participants, "channels", quick)
     store = Store(demo / "store").select({row["participant_id"] for row in read_tsv(participants)})
     networks = weight_of(list(truth.networks), voxel_mm(store.grid))
     values: dict[str, list[float]] = {}
@@ -168,23 +197,31 @@ def channels(demo: Path, out: Path, participants: Path, truth: Truth, quick: boo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path)
-    parser.add_argument("--quick", action="store_true", help="four participants and four gradients on the way")
+    parser.add_argument("demo", type=Path, nargs="?")
+    parser.add_argument("--quick", action="store_true", help="a cohort of six that nothing is learnt from")
     parser.add_argument("--methods", nargs="+", default=[*DECISIONS, "surprise", "channels"])
     parser.add_argument("--steps", type=int, default=8, help="of integrated gradients")
     options = parser.parse_args()
-    truth, out = load_truth(options.demo / "cohort" / "truth.json"), options.demo / "maps"
-    participants = options.demo / "evaluation.tsv"
-    if options.quick:
-        rows = participants.read_text().splitlines()[:13]
-        participants, out = options.demo / "few.tsv", options.demo / "maps-quick"
-        participants.write_text("\n".join(rows) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        demo = options.demo or _made(Path(folder) / "demo", options.quick)
+        measure(demo, options.methods, options.quick, QUICK_STEPS if options.quick else options.steps)
+
+
+def _made(folder: Path, quick: bool) -> Path:
+    if quick:
+        return small_demo(folder)
+    run("demo", "--out", folder)
+    return folder
+
+
+def measure(demo: Path, methods: Sequence[str], quick: bool, steps: int) -> None:
+    truth, out, participants = load_truth(demo / "cohort" / "truth.json"), demo / "maps", demo / "evaluation.tsv"
     others: dict[str, Callable[..., None]] = {"surprise": surprise, "channels": channels}
-    for method in options.methods:
+    for method in methods:
         if method in DECISIONS:
-            decisions(options.demo, out, participants, method, truth, options.quick, 4 if options.quick else options.steps)
+            decisions(demo, out, participants, method, truth, quick, steps)
         else:
-            others[method](options.demo, out, participants, truth, options.quick)
+            others[method](demo, out, participants, truth, quick)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,20 @@ def test_mixtures_benchmark_prints_what_a_mixture_costs() -> None:
 
 
 @pytest.mark.slow
+def test_maps_benchmark_prints_an_overlap_and_a_control_for_each_method() -> None:
+    """Nothing is found in a cohort of six; the three methods that explain decisions are one to the benchmark, so that one runs here."""
+    cases = run_quick("maps.py", "--methods", "gradient", "surprise", "channels")
+    assert list(cases) == [f"maps/{name}" for name in ("gradient_as_is", "gradient_smoothed", "surprise_of_events", "channels_of_networks")]
+    for case in cases.values():
+        assert_schema(case)
+        low, high = case["detail"]["interval"]
+        assert 0 <= low <= high <= 1 and case["unit"] == "area under the ROC curve"
+    gradient = cases["maps/gradient_smoothed"]["detail"]
+    assert gradient["participants"] == 6 and len(gradient["shuffled"]) == 2 and gradient["control"]["probe"]["metric"] == "auc"
+    assert cases["maps/surprise_of_events"]["detail"]["events"] > 0
+
+
+@pytest.mark.slow
 def test_prep_benchmark_prints_its_cases() -> None:
     cases = run_quick("prep.py")
     assert cases.keys() == PREP_CASES

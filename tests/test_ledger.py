@@ -53,9 +53,7 @@ def test_a_store_is_summed_up_by_its_terms(store: Store) -> None:
         ("open study", 2, 4, 4 * 40 * TR_S, None),
     ]
     assert gaps(entries) == {} and warning(entries) == ""
-    assert summary(entries) == (
-        "Data of closed study, open study, under CC-BY-NC-4.0, CC0-1.0; licence and consent are known for all sessions."
-    )
+    assert summary(entries) == ("Cohort: closed study, open study. Licence: CC-BY-NC-4.0, CC0-1.0. Consent: broad-research, no-commercial.")
     assert "Commercial use: no (closed study: CC-BY-NC-4.0, consent no-commercial)." in terms_lines(entries)
 
 
@@ -64,7 +62,9 @@ def test_what_nobody_knows_is_said_aloud(tmp_path: Path, capsys: pytest.CaptureF
     entries = entries_of(store, store.sessions)
     assert gaps(entries) == {"licence": 2, "consent": 4}
     assert warning(entries).startswith("UNKNOWN: nobody says the licence of 2 of 4 sessions and the consent of 4 of 4 sessions; ")
-    assert inspect_path(store.root)["ledger"].endswith("; licence unknown for 2 of 4 sessions, consent unknown for 4 of 4 sessions.")
+    assert inspect_path(store.root)["ledger"].endswith(
+        "Licence: CC0-1.0; unknown for 2 of 4 sessions. Consent: unknown for 4 of 4 sessions."
+    )
     code, out, _ = say(capsys, store.root)
     assert code == 0 and "UNKNOWN: the licence of 2 sessions." in out and "not known to be permitted" in out
 
@@ -176,7 +176,7 @@ def test_table_and_json_say_the_same(store: Store, model: Path, capsys: pytest.C
     told = json.loads(out)
     assert code == 0 and [entry["times_seen"] for entry in told["entries"]] == [6, 12] and told["participants"] == 3
     assert told["terms"]["commercial"] == "no" and told["terms"]["limits"] == ["not for insurers"]
-    assert inspect_path(model)["ledger"].startswith("Data of closed study, open study")
+    assert inspect_path(model)["ledger"].startswith("Cohort: closed study, open study. Licence: ")
 
 
 def test_is_someone_in_it(store: Store, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

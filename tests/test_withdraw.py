@@ -145,7 +145,7 @@ def test_a_shard_that_runs_during_a_withdrawal_leaves_nothing(before: bool, shar
         if not before:
             withdraw(root, "sub-02")
 
-    monkeypatch.setattr("slimbrain.store.add_to_part", at_the_worst_moment)
+    monkeypatch.setattr("slimbrain.placing.add_to_part", at_the_worst_moment)
     with pytest.raises(StoreError, match="sub-02 was withdrawn"):
         write(Store(sharded.root, "0002-of-0002"), "02", "7", OPEN)
     assert naming(sharded.root, "sub-02") == [] and verify(sharded.root).problems == []

@@ -182,15 +182,21 @@ def gaps(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """The ledger in one sentence, for reports."""
+    """The ledger in three short answers, for reports."""
     if not entries:
         return "The ledger is empty."
-    cohorts = sorted({entry.governance.cohort for entry in entries})
-    licences = sorted({entry.governance.licence for entry in entries})
-    n_sessions = sum(entry.sessions or 0 for entry in entries)
-    said = f"Data of {_some(cohorts)}, under {_some(licences)}"
-    unknown = [f"{name} unknown for {count} of {n_sessions} sessions" for name, count in gaps(entries).items()]
-    return f"{said}; {', '.join(unknown) if unknown else 'licence and consent are known for all sessions'}."
+    told = [entry.governance for entry in entries]
+    unknown, n_sessions = gaps(entries), sum(entry.sessions or 0 for entry in entries)
+    parts = []
+    for name, values in {
+        "cohort": [said.cohort for said in told],
+        "licence": [said.licence for said in told],
+        "consent": [scope for said in told for scope in said.consent],
+    }.items():
+        known = sorted({value for value in values if value != UNKNOWN})
+        missing = f"unknown for {unknown[name]} of {n_sessions} sessions" if name in unknown else ""
+        parts.append(f"{name}: {'; '.join(part for part in (_some(known), missing) if part) or UNKNOWN}")
+    return f"{'. '.join(part[:1].upper() + part[1:] for part in parts)}."
 
 
 def warning(entries: Sequence[Entry]) -> str:

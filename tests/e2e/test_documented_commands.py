@@ -4,11 +4,12 @@ A page is covered by being listed in `COVERED`, with what it expects to find: th
 another layout. Blocks of a covered page (```sh, ```console after its prompt, ```python) run in order in one folder, and an error fails the
 test. A block that cannot run here stands after `<!-- not run: REASON -->`. So that all pages take a minute and not a day, commands of
 slimbrain get further options that make them smaller (`smaller`), and evaluations two folds; what is for Slurm prints its batch script and
-submits nothing (`--dry-run`). Nothing else is changed.
+submits nothing (`--dry-run`). Nothing else is changed. `CHECKED` looks at what came out of some pages.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -20,16 +21,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 
 from slimbrain.cli import run_command
+from slimbrain.evaluate import attention
 from slimbrain.evaluate.probe import DEFAULT_POLICY
 from slimbrain.simulate import CohortSpec, simulate_cohort
+from slimbrain.store import Store
+from slimbrain.tsv import read_tsv
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTICIPANTS, KNOWN = 18, 4
 FRAMES = 64
-MADE = ("fmriprep", "store", "runs", "windows.tsv", "pretraining.tsv", "others.tsv", "embeddings.npz", "sex.json")
+MADE = ("fmriprep", "store", "runs", "windows.tsv", "pretraining.tsv", "others.tsv", "embeddings.npz", "sex.json", "maps")
 """What the README's commands leave; pages that go on from there get copies."""
 
 LANGUAGES = ("sh", "console", "python")
@@ -142,6 +148,29 @@ def yaml_of(name: str) -> Callable[[Path], None]:
     return write
 
 
+def atlas(folder: Path) -> None:
+    """Left and right, on the lattice of the store."""
+    grid = Store(folder / "store").grid
+    sides = np.where(np.arange(grid.mask.shape[0]) < grid.mask.shape[0] // 2, 1, 2)[:, None, None] * np.ones(grid.mask.shape)
+    nibabel.Nifti1Image(sides.astype(np.int16), grid.lattice.affine).to_filename(folder / "atlas.nii.gz")
+    (folder / "atlas.tsv").write_text("index\tname\n1\tleft\n2\tright\n", encoding="utf-8")
+
+
+def few_sessions(folder: Path) -> None:
+    """Three participants in the store: a report draws a carpet of each."""
+    labels = [word for label in ("05", "06", "07") for word in ("--participant-label", label)]
+    (folder / "store").rename(folder / "whole")
+    assert run_command(["store", "subset", str(folder / "whole"), str(folder / "store"), *labels]) == 0
+
+
+def demo_run(folder: Path) -> None:
+    """A folder as the demo leaves it, and a map of somebody else's."""
+    (folder / "demo-run").mkdir()
+    for name in ("store", "runs", "windows.tsv", "sex.json", "maps"):
+        (folder / "demo-run" / name).symlink_to(folder / name)
+    shutil.copy(next((folder / "maps" / "sex").glob("group_*_map.nii.gz")), folder / "attribution.nii.gz")
+
+
 def _images(folder: Path) -> list[Path]:
     return sorted(path.resolve() for path in (folder / "fmriprep").rglob("*_bold.nii.gz"))
 
@@ -164,12 +193,14 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/collapse.md": (),
     "docs/contract.md": (),
     "docs/embedding.md": (),
+    "docs/evaluation.md": (only(),),
     "docs/finetuning.md": (only("store", "runs", "windows.tsv", "others.tsv"),),
     "docs/hub.md": (),
     "docs/inputs.md": (hcp, cpac, table, bids_filter, only("fmriprep")),
     "docs/install.md": (),
     "docs/ledger.md": (only(),),
     "docs/mixtures.md": (yaml_of("docs/mixtures.md"), only()),
+    "docs/maps.md": (atlas, only("store", "runs", "windows.tsv")),
     "docs/own_data.md": (hcp, cpac, table, only("fmriprep")),
     "docs/performance.md": (),
     "docs/plan.md": (),
@@ -177,6 +208,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/published_weights.md": (),
     "docs/quality.md": (),
     "docs/real_data.md": (),
+    "docs/report.md": (few_sessions, demo_run),
     "docs/saliency.md": (only("store", "runs"),),
     "docs/scale.md": (),
     "docs/scikit_learn.md": (),
@@ -188,6 +220,34 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/training.md": (only("store", "windows.tsv"),),
 }
 """Pages whose blocks run, with what is put into, or taken out of, the folder before. To cover a page: list it, mark what cannot run."""
+
+
+def evaluation_results(folder: Path) -> None:
+    """Rows of the methods asked for; vectors made before give the same row; whom the model knows is marked."""
+    results = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("group", "identity", "tuned", "again")}
+    assert [(row["model"], row["method"]) for row in results["group"]["differences"]] == [
+        ("slimbrain voxel", "linear probe"),
+        ("slimbrain voxel", "attention probe"),
+    ]
+    assert results["group"]["n_subjects"] == 6 and results["identity"]["rows"][0]["metric"] == "top1"
+    assert results["tuned"]["rows"][0]["method"] == "fine-tuning" and (folder / "tuned" / "head.safetensors").exists()
+    assert results["again"]["rows"][0] == results["group"]["rows"][0]
+    assert all((folder / f"{name}.md").read_text().startswith(f"## {result['task']}") for name, result in results.items())
+    rows = read_tsv(folder / "predictions.tsv")
+    assert len(rows) == 24 and {row["seen_in_training"] for row in rows} == {"yes"}
+    assert {row["prediction"] for row in rows} <= {name.removeprefix("p_") for name in rows[0] if name.startswith("p_")}
+    average = json.loads((folder / "maps" / "group_desc-gradientContrast_map.json").read_text())
+    assert average["decided_by"]["kind"] == "fine-tuned head" and average["seen_in_training"] == average["participants"] == 12
+
+
+def report_pages(folder: Path) -> None:
+    """The first page has every section but for quality's extras; the second has both maps."""
+    first, second = ((folder / name).read_text(encoding="utf-8") for name in ("demo-run/report.html", "maps.html"))
+    assert "Integrated gradients, column:sex" in first and "column:sex" in second and "attribution.nii.gz" in second
+
+
+CHECKED: dict[str, Callable[[Path], None]] = {"docs/evaluation.md": evaluation_results, "docs/report.md": report_pages}
+"""What has to be true of a page's folder after its blocks."""
 
 
 # --- running
@@ -205,9 +265,10 @@ def smaller(words: list[str]) -> list[str]:
     if words[0] == "pretrain":
         return [*words, *(word for setting in (*SMALL_NETWORKS, *SHORT_RUNS) for word in ("--set", setting))]
     if words[0] == "simulate":
-        return [*words, "--frames", "150"]
+        place = words.index("--subjects") + 1
+        return [*words, "--frames", "130", "--subjects", str(min(int(words[place]), PARTICIPANTS))]
     if words[0] == "explain":
-        return [*words, "--k", "1", *(() if "--method" in words else ("--steps", "1"))]
+        return [*words, "--k", "1", "--pictures", "none", *(() if "--method" in words else ("--steps", "1"))]
     if words[0] == "doctor":
         return [*words, *(word for setting in SMALL_NETWORKS for word in ("--set", setting))]
     return words
@@ -242,11 +303,13 @@ def run_page(name: str, folder: Path, programs: Path) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_folds() -> Iterator[None]:
-    """Evaluations deal out two folds once, not five three times: they are here to run, not to be believed."""
+    """Evaluations deal out two folds once, not five three times, and attend for three epochs: they are here to run, not to be believed."""
     before = asdict(DEFAULT_POLICY)
     for name, value in {"seeds": (0,), "n_splits": 2}.items():
         object.__setattr__(DEFAULT_POLICY, name, value)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "EPOCHS", 3)
+        yield
     for name, value in before.items():
         object.__setattr__(DEFAULT_POLICY, name, value)
 
@@ -300,6 +363,7 @@ def test_the_readme_runs(readme: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", [name for name in COVERED if name != "README.md"])
 def test_a_page_runs(name: str, folder: Path, programs: Path) -> None:
     blocks = blocks_of((ROOT / name).read_text(encoding="utf-8"))
@@ -308,6 +372,8 @@ def test_a_page_runs(name: str, folder: Path, programs: Path) -> None:
     for prepare in COVERED[name]:
         prepare(folder)
     run_page(name, folder, programs)
+    if name in CHECKED:
+        CHECKED[name](folder)
 
 
 def test_pages_that_nothing_runs_yet_are_named() -> None:

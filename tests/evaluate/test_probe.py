@@ -166,7 +166,7 @@ def test_sessions_of_a_subject_are_averaged(monkeypatch: pytest.MonkeyPatch) -> 
     y = np.array([int(name[4:]) % 2 for name in who])
     x = rng.normal(size=(36, 3)) + y[:, None]
     averaged = cross_validate(features(x), y, who, "classification", QUICK)
-    monkeypatch.setattr(probe, "_average_sessions", lambda sessions: sessions)
+    monkeypatch.setattr(probe, "average_sessions", lambda sessions: sessions)
     sessions = cross_validate(features(x), y, who, "classification", QUICK)
     assert averaged.subject.tolist() == sorted(set(who))
     for row, name in enumerate(averaged.subject):

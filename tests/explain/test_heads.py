@@ -14,7 +14,7 @@ from slimbrain.evaluate.finetune import TunedEncoder
 from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, fit_linear, outer_splits, pose
 from slimbrain.evaluate.tasks import Target
 from slimbrain.explain import tuned_head
-from slimbrain.explain.heads import LinearHead, Probes, fit_probes
+from slimbrain.explain.heads import Deciders, LinearHead, fit_probes
 from slimbrain.models.hiera import Hiera
 
 SUBJECTS = 24
@@ -40,7 +40,7 @@ def test_the_affine_map_says_what_the_probe_says(labels: np.ndarray, width: int)
     np.testing.assert_allclose(said if kind == "regression" else np.exp(log_softmax(said, axis=1)), expected, rtol=1e-6, atol=1e-8)
 
 
-def probes(data: np.ndarray, labels: np.ndarray, subjects: np.ndarray, chosen: str | None = None) -> Probes:
+def probes(data: np.ndarray, labels: np.ndarray, subjects: np.ndarray, chosen: str | None = None) -> Deciders:
     keys = tuple(f"{name}_rest" for name in subjects)
     kind = "regression" if labels.dtype == float else "classification"
     target = Target(keys, subjects, labels, kind, None, {})
@@ -66,7 +66,7 @@ def test_no_probe_saw_the_subject_it_explains() -> None:
     after = probes(data, labels, subjects)
     own = "sub-05_rest"
     assert np.array_equal(before.heads[own].rule.weight, after.heads[own].rule.weight)
-    other = next(key for key in before.heads if before.fold[key] != before.fold[own])
+    other = next(key for key in before.heads if before.facts[key] != before.facts[own])
     assert not np.allclose(before.heads[other].rule.weight, after.heads[other].rule.weight)
 
 

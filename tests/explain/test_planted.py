@@ -18,7 +18,7 @@ from slimbrain.evaluate.tasks import Target, get_task, read_target
 from slimbrain.explain import gradient_input, integrated_gradients, occlude_units
 from slimbrain.explain.averages import smooth
 from slimbrain.explain.channels import rebuilding_shares
-from slimbrain.explain.heads import LinearHead, Probes, fit_probes
+from slimbrain.explain.heads import Deciders, LinearHead, fit_probes
 from slimbrain.explain.surprise import paint_units
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
@@ -74,7 +74,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, truth: Truth) -> Store:
 
 
 @pytest.fixture(scope="module")
-def decided(store: Store) -> tuple[HieraJEPA, Target, Probes]:
+def decided(store: Store) -> tuple[HieraJEPA, Target, Deciders]:
     """A network that was never trained: its features tell slow from fast as well as a tiny one trained for a minute."""
     torch.manual_seed(2)
     config = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=2, recompute=False)
@@ -82,7 +82,7 @@ def decided(store: Store) -> tuple[HieraJEPA, Target, Probes]:
     model.provenance = Provenance(store.contract, WindowConfig(frames=WINDOW, k=FRAMES // WINDOW), store.grid)
     target = read_target(get_task("column:group"), store)
     probes = fit_probes(embed_store(store, model).by_session(), target, "B", 0)
-    assert probes.score["low"] > 0.5, "maps of a decision at chance show nothing"
+    assert probes.known["low"] > 0.5, "maps of a decision at chance show nothing"
     return model, target, probes
 
 
@@ -100,7 +100,7 @@ def overlap(values: Floats, weight: Floats, grid: Grid) -> float:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_contrast_of_groups_lies_where_they_differ(
-    method: str, store: Store, truth: Truth, decided: tuple[HieraJEPA, Target, Probes]
+    method: str, store: Store, truth: Truth, decided: tuple[HieraJEPA, Target, Deciders]
 ) -> None:
     model, target, probes = decided
     encoder, windows, grid = deepcopy(model.encoder), range(FRAMES // WINDOW), store.grid

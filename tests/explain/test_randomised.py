@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -48,13 +49,15 @@ SAMPLE = clip(slab(), frames=8)
 @pytest.mark.parametrize("method", METHODS)
 def test_randomised_weights_leave_nothing_of_a_map(method: str) -> None:
     explain, trained = METHODS[method], encoder()
-    before = explain(trained)
-    curves = np.array([[spearmanr(before, explain(network))[0] for network in cascade(trained, encoder(seed))] for seed in SEEDS])
-    mean = curves.mean(axis=0)
+    before, steps = explain(trained), len(trained.blocks) + 4
+    half, whole = (
+        np.mean([spearmanr(before, explain(next(islice(cascade(trained, encoder(seed)), step, None))))[0] for seed in SEEDS])
+        for step in (steps // 2, steps - 1)
+    )
     assert spearmanr(before, explain(deepcopy(trained)))[0] == pytest.approx(1)
-    assert abs(mean[-1]) < 0.2 if method == "occlusion" else abs(mean[-1]) < 0.05
+    assert abs(whole) < 0.2 if method == "occlusion" else abs(whole) < 0.05
     # The head is asked for what is above it from the first step on: half the network is enough to lose the map.
-    assert abs(mean[len(mean) // 2]) < 0.35
+    assert abs(half) < 0.35
 
 
 def test_randomised_weights_leave_nothing_of_surprise() -> None:

@@ -1,18 +1,23 @@
-"""Surprise: what pretraining's own loss says of the same masks, every token once or more, painted where it belongs."""
+"""Surprise: what pretraining's own loss says of the same masks, every token painted where it belongs; and what was planted is found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from explain_samples import clip, jepa, slab
+from torch import Tensor, nn
 from torch.nn import functional
 
 from slimbrain.explain import surprise, token_surprise
 from slimbrain.explain.surprise import by_window, paint_units
-from slimbrain.masking import JepaMask
+from slimbrain.masking import JepaMask, sample_jepa_mask, seen_together
+from slimbrain.models.hiera import Tokens
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.packing import Clip
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[JepaMask]:
@@ -74,3 +79,114 @@ def test_units_are_painted_where_they_lie() -> None:
         unit = np.flatnonzero((grid.units.index == place // 8).all(axis=1))
         assert dense[tuple(place)] == values[unit[0]]
     assert (dense[~grid.mask] == 0).all()
+
+
+# --- a planted disturbance
+
+WINDOWS, WINDOW_FRAMES, UNITS = 4, 4, 6
+STRENGTH = np.random.default_rng(7).normal(size=slab().voxel_mask.shape)
+"""How every voxel of a brain answers to the state that the whole of it is in."""
+
+
+def brain_in_a_state(seed: int, planted: tuple[int, int] | None = None) -> Clip:
+    """All of the brain is in one of two states, with noise; the planted unit, in the planted window, is in the other."""
+    grid, rng = slab(), np.random.default_rng(seed)
+    state = np.full((WINDOWS * WINDOW_FRAMES, grid.n_patches, 1), rng.choice([-1.0, 1.0])) * rng.uniform(0.8, 1.2, (16, 1, 1))
+    if planted:
+        unit, window = planted
+        state[window * WINDOW_FRAMES : (window + 1) * WINDOW_FRAMES, grid.patch_unit == unit] *= -1
+    values = np.where(grid.voxel_mask, state * STRENGTH + 0.3 * rng.normal(size=(16, *STRENGTH.shape)), 0.0)
+    seconds = 0.72 * (np.arange(WINDOW_FRAMES) + 20 * np.arange(WINDOWS)[:, None]).ravel()
+    return Clip(torch.from_numpy(values).float(), torch.from_numpy(seconds), grid)
+
+
+class Deviation(nn.Module):
+    """Tokens less the mean token of their place and time, in place of `PositionBaseline`."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        return tokens.values - self.mean[tokens.step * UNITS + tokens.unit]
+
+
+class FromTheMean(nn.Module):
+    """Predicts every hidden token from the mean deviation of the visible ones, by a map of its place: a predictor in closed form."""
+
+    def __init__(self, deviation: Deviation, maps: Tensor) -> None:
+        super().__init__()
+        self.deviation, self.maps = deviation, maps
+
+    def forward(self, context: Tokens, everything: Tokens, hidden: Tensor) -> Tensor:
+        return torch.einsum("f,hfd->hd", self.deviation(context).mean(0), self.maps[everything.unit[hidden]])
+
+
+@pytest.fixture(scope="module")
+def foreseeing() -> HieraJEPA:
+    """A random encoder whose predictor is fitted by ridge regression on thirty undisturbed clips: what a trained one does, in a second."""
+    model = jepa().requires_grad_(False)
+    for part in (model.context, model.target):
+        generator = torch.Generator().manual_seed(1)
+        for parameter in part.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    clips, rng = [brain_in_a_state(seed) for seed in range(30)], np.random.default_rng(0)
+    targets = [model.target([one]) for one in clips]
+    model.baseline = deviation = Deviation(torch.stack([target.values for target in targets]).mean(0))  # type: ignore[assignment]
+    cut = seen_together(WINDOWS, WINDOW_FRAMES, model.config.unit_frames)
+    masks = [sample_jepa_mask(slab().units.mm, *cut, model.jepa.context_fraction, rng).context for _ in clips]
+    seen = torch.stack([deviation(model.context([one], [mask])).mean(0) for one, mask in zip(clips, masks, strict=True)])
+    wanted = torch.stack([functional.layer_norm(deviation(target), target.values.shape[-1:], eps=1e-12) for target in targets])
+    penalty = 0.01 * len(seen) * seen.square().mean() * torch.eye(seen.shape[1])
+    solve = torch.linalg.solve(seen.T @ seen + penalty, seen.T)
+    maps = [torch.einsum("fn,nd->fd", solve, wanted[:, targets[0].unit == unit].mean(1)) for unit in range(UNITS)]
+    model.predictor = FromTheMean(deviation, torch.stack(maps))  # type: ignore[assignment]
+    return model
+
+
+def planted_ranks(model: HieraJEPA) -> np.ndarray:
+    """Share of the other units and windows with a smaller error than the planted one, in twelve clips; 0.5 by chance."""
+    ranks = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        unit, window = int(rng.integers(UNITS)), int(rng.integers(WINDOWS))
+        errors = token_surprise(model, brain_in_a_state(2000 + seed, (unit, window)), WINDOWS, seed=0).errors
+        found = by_window(errors, WINDOWS, model.context.token_frames)
+        ranks.append((found < found[window, unit]).sum() / (found.size - 1))
+    return np.array(ranks)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % of the mean, by resampling."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values))).mean(axis=1)
+    return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
+
+
+def test_surprise_is_largest_where_and_when_a_place_leaves_the_common_state(foreseeing: HieraJEPA) -> None:
+    ranks = planted_ranks(foreseeing)
+    assert interval(ranks)[0] > 0.85, ranks.round(2)
+
+
+def test_a_predictor_that_knows_nothing_does_not_find_it(foreseeing: HieraJEPA) -> None:
+    blind = deepcopy(foreseeing)
+    blind.predictor.maps.zero_()
+    low, high = interval(planted_ranks(blind))
+    assert low < 0.5 < high
+
+
+def test_errors_of_a_disturbed_clip_are_those_reckoned_token_by_token(foreseeing: HieraJEPA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numpy, from the encoders' tokens alone, through to windows."""
+    sample, masks = brain_in_a_state(2000, (3, 1)), recorded(monkeypatch)
+    found = by_window(token_surprise(foreseeing, sample, WINDOWS, seed=0).errors, WINDOWS, foreseeing.context.token_frames)
+    mean, maps = foreseeing.baseline.mean.numpy(), foreseeing.predictor.maps.numpy()  # type: ignore[union-attr]
+    tokens = foreseeing.target([sample]).values.numpy() - mean
+    wanted = (tokens - tokens.mean(1, keepdims=True)) / tokens.std(1, keepdims=True)
+    errors: dict[tuple[int, int], list[float]] = {}
+    for mask in masks:
+        context = foreseeing.context([sample], [mask.context])
+        seen = context.values.numpy() - mean[[int(step) * UNITS + int(unit) for step, unit in zip(context.step, context.unit, strict=True)]]
+        for window, unit in np.argwhere(~mask.context):
+            gap = np.abs(seen.mean(0) @ maps[unit] - wanted[window * UNITS + unit])
+            errors.setdefault((window, unit), []).append(float(np.where(gap < 1, gap**2 / 2, gap - 0.5).mean()))
+    expected = [[np.mean(errors[window, unit]) for unit in range(UNITS)] for window in range(WINDOWS)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -12,6 +12,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from slimbrain.explain.files import group_map, session_map, write_map, write_record, write_regions
+from slimbrain.explain.regions import region_rows, unit_atlas
 from slimbrain.grid import Grid
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.report import ReportInputs
@@ -195,6 +197,35 @@ def make_map(path: Path, grid: Grid) -> Path:
     return path
 
 
+EXPLAINED_MM, EXPLAINED = (-29.0, -61.0, 37.0), 0.25
+"""Where the map of `slimbrain explain` is farthest from zero, and its value there."""
+
+
+def make_explained(folder: Path, grid: Grid) -> Path:
+    """What `slimbrain explain` leaves of a decision in three sessions and of surprise, as its records and tables are written."""
+    rng = np.random.default_rng(0)
+    signed = np.where(grid.voxel_mask, 0.02 * rng.standard_normal(grid.voxel_mask.shape), 0.0)
+    dense = grid.unpack(signed)
+    dense[tuple(np.round((np.array(EXPLAINED_MM) - grid.lattice.origin_mm) / grid.lattice.voxel_mm).astype(int))] = EXPLAINED
+    signed, surprise = grid.pack(dense), np.where(grid.voxel_mask, 0.4 + 0.01 * rng.random(grid.voxel_mask.shape), 0.0)
+    known = {"participants": 3, "seen_in_training": 1, "atlas": unit_atlas(grid).name, "command": "slimbrain explain store", "sessions": 3}
+    decided = {"kind": "probe", "folds": 3, "metric": "auc", "mean": 0.75, "low": 0.6, "high": 0.9}
+    decision = {**known, "method": "gradient", "unit": "log-odds of B", "task": "column:group", "decided_by": decided}
+    foreseen = {**known, "method": "surprise", "unit": "smooth-L1 to the layer-normalised target", "average": "mean"}
+    gradient = "Gradient x input"
+    maps = (
+        (group_map(folder, "gradientContrast"), signed, {**decision, "title": f"{gradient}: B less others", "average": "B less others"}),
+        (group_map(folder, "gradient"), 0.1 * signed, {**decision, "title": f"{gradient}: mean", "average": "mean"}),
+        (group_map(folder, "surprise"), surprise, {**foreseen, "title": "JEPA surprise"}),
+        (session_map(folder, "sub-001_task-rest", "gradient"), signed, {**decision, "title": EVIL, "session": "sub-001_task-rest"}),
+    )
+    for name, values, record in maps:
+        write_map(name.image, values, grid)
+        write_regions(name.regions, region_rows(values, unit_atlas(grid), grid))
+        write_record(name.record, {"session": "", **record})
+    return folder
+
+
 def make_inputs(root: Path, grid: Grid) -> ReportInputs:
     """Three sessions and everything that can be known of them."""
     store = make_store(root / "store", grid)
@@ -215,6 +246,7 @@ def make_inputs(root: Path, grid: Grid) -> ReportInputs:
         failures=failures,
         truth=make_truth(root / "truth.json", keys),
         maps=(make_map(root / "planted.nii.gz", grid),),
+        explained=(make_explained(root / "maps" / "group", grid),),
         commands=("slimbrain prep in out participant", f"echo {EVIL}"),
         title=EVIL,
     )

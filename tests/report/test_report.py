@@ -106,6 +106,8 @@ def test_quality_table_equals_the_sidecars(inputs: ReportInputs, page: Page) -> 
         assert row["mean DVARS (SD)"] == "n/a"
         assert (int(row["frames"]), float(row["TR (s)"])) == (info.n_frames, info.tr)
     assert [row["warnings"] for row in rows.values()] == ["0", "0", "1"]
+    assert "Cohort: unknown. Licence: unknown for 3 of 3 sessions. Consent: unknown for 3 of 3 sessions." in page.words
+    assert "What is unknown is set with: slimbrain ledger STORE --set FILE." in page.words
     assert page.rows("reason")["sub-99/func/bad.nii.gz"]["reason"].startswith("no TR")
 
 

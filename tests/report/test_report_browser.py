@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import EVIL, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
+from report_samples import EVIL, EXPLAINED_MM, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
 
 from slimbrain.report import ReportInputs
 
@@ -171,6 +171,13 @@ def test_a_table_sorts_by_mouse_and_keyboard(desk: Visit) -> None:
     assert names() == ["sub-003", "sub-002", "sub-001"]
 
 
+def test_a_minus_counts_when_a_table_is_sorted(desk: Visit) -> None:
+    table = desk.page.locator("#maps table").first
+    table.get_by_role("button", name="peak").click()
+    cells = [float(cell.replace("−", "-")) for cell in table.locator("tbody td:nth-child(5)").all_inner_texts()]
+    assert cells == sorted(cells) and cells[0] < 0 < cells[-1]
+
+
 def test_what_is_unknown_sorts_last_both_ways(desk: Visit) -> None:
     table = desk.page.locator("#evaluation table")
     for _ in range(2):
@@ -298,6 +305,15 @@ def test_the_viewer_begins_at_the_planted_peak(viewer: Any) -> None:
     # The crosshair stands on the template's even millimetres.
     assert np.abs(np.array(mm) - PEAK_MM).max() <= 1 and value == pytest.approx(PEAK, abs=3 / 127)
     assert viewer.locator(".bar-low").inner_text() == "−3" and viewer.locator(".bar-high").inner_text() == "3"
+
+
+def test_a_map_of_explain_says_what_it_is_and_how_far_to_trust_it(viewer: Any) -> None:
+    viewer.locator("select").select_option("Gradient x input: B less others")
+    place, value = viewer.locator(".readout").inner_text().replace("−", "-").split(": ")
+    assert np.abs(np.array([float(number) for number in re.findall(r"-?\d+", place)]) - EXPLAINED_MM).max() <= 1
+    # One voxel stands far above all others, and does not fade them.
+    assert re.fullmatch(r"at least 0\.0\d+ log-odds of B", value)
+    assert "trained on 1 of 3 participants" in viewer.locator(".about").inner_text()
 
 
 def test_sliders_and_keys_reach_the_planted_trough(viewer: Any) -> None:

@@ -25,6 +25,7 @@ def run_folder(inputs: ReportInputs, tmp_path: Path) -> Path:
         shutil.copytree(run, root / name)
     for path in (inputs.windows, *inputs.evaluations, *inputs.maps):
         shutil.copy(path, root)
+    shutil.copytree(inputs.explained[0], root / "maps" / "group")
     (root / "cohort").mkdir()
     shutil.copy(inputs.truth, root / "cohort" / "truth.json")
     (root / "demo.json").write_text('{"seed": 0}')
@@ -39,7 +40,16 @@ def test_a_folder_is_looked_through_and_runs_come_by_stage(run_folder: Path) -> 
     assert found.stores == (run_folder / "store",) and found.windows == (run_folder / "windows.tsv",)
     assert [run.name for run in found.runs] == ["a-stage-one", "0-stage-two"]
     assert [path.name for path in (*found.evaluations, *found.truths, *found.maps)] == ["group.json", "truth.json", "planted.nii.gz"]
-    assert found.lines()[0] == f"found 1 store: {run_folder / 'store'}" and len(found.lines()) == 6
+    assert found.explained == (run_folder / "maps" / "group",) == discover([run_folder / "maps"]).explained
+    assert discover([run_folder / "maps" / "group"]).maps == (), "averages are no further maps"
+    assert found.lines()[0] == f"found 1 store: {run_folder / 'store'}" and len(found.lines()) == 7
+    assert found.lines()[-1] == f"found 1 folder of slimbrain explain: {run_folder / 'maps' / 'group'}"
+
+
+def test_runs_are_found_where_they_are_kept_several_in_a_folder(run_folder: Path) -> None:
+    (run_folder / "runs").mkdir()
+    (run_folder / "0-stage-two").rename(run_folder / "runs" / "voxel")
+    assert [run.name for run in discover([run_folder]).runs] == ["a-stage-one", "voxel"]
 
 
 def test_what_is_named_twice_is_taken_once(run_folder: Path) -> None:
@@ -51,10 +61,12 @@ def test_the_command_says_what_it_found_and_writes_beside_it(run_folder: Path, c
     said = capsys.readouterr()
     assert said.out.strip() == str(run_folder / "report.html")
     assert "found 2 runs: " in said.err and "found 1 store: " in said.err
+    shown = ("carpet plots", "maps of windows", "scores of windows", "mean of chosen windows", "tSNR and coverage")
+    assert [line.split(": 3 done in")[0] for line in said.err.splitlines()[-len(shown) :]] == [f"report: {what}" for what in shown]
     page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
     assert [section["id"] for section in page.named("section")] == SECTIONS
     assert not [one for one in page.named("p") if one.get("class") == "absent" and not one.get("id")]
-    assert page.words.count("planted.nii.gz") >= 2
+    assert page.words.count("planted.nii.gz") >= 2 and "group: Gradient x input, JEPA surprise of 3 sessions, averaged" in page.words
 
 
 def test_an_option_says_which_of_two_is_meant(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +79,7 @@ def test_an_option_says_which_of_two_is_meant(run_folder: Path, tmp_path: Path, 
     assert str(run_folder / "store") in out.read_text(encoding="utf-8")
 
 
-def test_what_holds_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         discover([tmp_path / "nowhere"])
     with pytest.raises(InputError, match="holds no store"):
@@ -76,5 +88,19 @@ def test_what_holds_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(InputError, match="holds no store"):
         discover([tmp_path / "other.json"])
     assert only([], "stores", "--store") is None
-    assert run_command(["report"]) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--out", "page.html"], ["--truth", "truth.json", "--out", "page.html"]])
+def test_without_anything_to_show_there_is_no_page(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["report", *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("slimbrain: report: there is nothing to report on; name a folder") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_files_alone_needs_a_place(inputs: ReportInputs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["report", str(inputs.evaluations[0])]) == 1
     assert "does not know where to write" in capsys.readouterr().err

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from report_samples import FRAMES, PEAK, PEAK_MM, TR, WINDOW_S, make_store, window_rows
+from report_samples import EVIL, EXPLAINED, EXPLAINED_MM, FRAMES, PEAK, PEAK_MM, TR, WINDOW_S, Page, make_store, window_rows
 
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
-from slimbrain.report import ReportInputs, window_maps
+from slimbrain.report import ReportInputs, maps, window_maps, write_report
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import Volume, decode_values, encode, scale_of, template
 from slimbrain.report.window_maps import Blocks, choose_blocks, encode_windows, window_means
+from slimbrain.tsv import read_tsv
 
 ONES = np.ones(3)
 
@@ -108,7 +110,8 @@ def test_the_template_is_a_brain_that_lies_in_mni_space() -> None:
 def test_tsnr_and_coverage_equal_those_of_the_moments(inputs: ReportInputs, text: str) -> None:
     maps = {one["name"]: one for one in from_page(text, "viewer-maps")}
     store = inputs.store
-    assert store is not None and list(maps) == ["planted", "Chosen windows", "tSNR", "Coverage"]
+    explained = ["Gradient x input: B less others", "JEPA surprise", "Gradient x input: mean"]
+    assert store is not None and {*maps} == {"planted", *explained, "Chosen windows", "tSNR", "Coverage"} and next(iter(maps)) == "planted"
     # Mean 1000 and SD 10 wherever there is signal; the last of three sessions lacks the first 20 patches.
     tsnr, coverage = decode_values(maps["tSNR"]), decode_values(maps["Coverage"])
     assert np.nanmin(tsnr) == pytest.approx(100) and np.nanmax(tsnr) == pytest.approx(100)
@@ -179,6 +182,60 @@ def test_a_given_map_keeps_its_values_and_places(text: str) -> None:
     planted = from_page(text, "viewer-maps")[0]
     assert planted["peak"] == {"mm": list(PEAK_MM), "value": PEAK}
     assert dense(planted)[PEAK_MM] == pytest.approx(PEAK, abs=3 / 127)
+
+
+def test_averages_of_explain_are_shown_with_unit_trust_and_their_strongest_quarter(inputs: ReportInputs, text: str) -> None:
+    maps = {one["name"]: one for one in from_page(text, "viewer-maps")}
+    contrast, surprise = maps["Gradient x input: B less others"], maps["JEPA surprise"]
+    assert contrast["peak"] == {"mm": list(EXPLAINED_MM), "value": EXPLAINED} and contrast["unit"] == "log-odds of B"
+    assert "Held-out auc 0.75 [0.60, 0.90]; trained on 1 of 3 participants." in contrast["about"]
+    assert "Red speaks for it, blue against it." in contrast["about"] and "Red" not in surprise["about"]
+    image = nibabel.load(inputs.explained[0] / "group_desc-gradientContrast_map.nii.gz").get_fdata()
+    size = np.abs(image[image != 0])
+    assert np.mean(size >= contrast["threshold"] * size.max()) == pytest.approx(0.25, abs=0.01)
+    # What has no sign is drawn whole, in all the colours that there are.
+    assert (
+        surprise["threshold"] == 0 and surprise["low"] == pytest.approx(0.4, abs=1e-3) and surprise["high"] == pytest.approx(0.41, abs=1e-3)
+    )
+    assert "smooth-L1" in surprise["about"] and surprise["unit"] == ""
+    assert EVIL not in maps, "maps of single sessions are not shown unasked"
+
+
+def test_regions_of_explain_stand_in_tables(inputs: ReportInputs, text: str) -> None:
+    page = Page(text)
+    table = page.rows("share (%)")
+    rows = read_tsv(inputs.explained[0] / "group_desc-gradientContrast_regions.tsv")
+    assert list(table) == [row["region"] for row in rows[:12]]
+    for row in rows[:12]:
+        shown = {head: cell.replace("\N{MINUS SIGN}", "-") for head, cell in table[row["region"]].items()}
+        assert float(shown["share (%)"]) == pytest.approx(100 * float(row["share"]), abs=0.051)
+        assert float(shown["peak"]) == pytest.approx(float(row["peak"]), rel=0.006) and float(shown["x"]) == float(row["peak_x_mm"])
+    assert "Regions of 2 other maps of group" in page.words and "Gradient x input: B less others: the 12 of" in page.words
+
+
+def test_a_map_of_one_session_is_shown_when_it_is_named(inputs: ReportInputs, tmp_path: Path) -> None:
+    image = inputs.explained[0] / "sessions" / "sub-001_task-rest_desc-gradient_map.nii.gz"
+    text = write_report(tmp_path / "page.html", ReportInputs(maps=(image,))).read_text(encoding="utf-8")
+    (shown,) = from_page(text, "viewer-maps")
+    assert (shown["name"], shown["unit"], shown["peak"]["mm"]) == (EVIL, "log-odds of B", list(EXPLAINED_MM))
+
+
+def test_a_folder_whose_averages_are_missing_says_so(inputs: ReportInputs, tmp_path: Path) -> None:
+    shutil.copytree(inputs.explained[0] / "sessions", tmp_path / "maps" / "sessions")
+    page = Page(write_report(tmp_path / "page.html", ReportInputs(explained=(tmp_path / "maps",))).read_text(encoding="utf-8"))
+    assert "has 1 map of a session and no average; run the same slimbrain explain to its end" in page.words
+
+
+def test_many_maps_do_not_make_the_page_larger(inputs: ReportInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "VIEWER_BYTES", 20_000)
+    for number in range(6):
+        shutil.copytree(inputs.explained[0], tmp_path / str(number))
+    text = write_report(tmp_path / "page.html", ReportInputs(explained=tuple(tmp_path / str(n) for n in range(6)))).read_text(
+        encoding="utf-8"
+    )
+    shown = from_page(text, "viewer-maps")
+    assert len(shown) == 18 and sum(len(one["data"]) for one in shown) <= 20_000
+    assert all("to keep the page small" in one["about"] for one in shown)
 
 
 @pytest.mark.parametrize("codes", ["LAS", "PSR", "ASL"])

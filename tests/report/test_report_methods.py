@@ -32,6 +32,8 @@ def test_the_paragraph_says_what_the_inputs_hold(inputs: ReportInputs) -> None:
         "18 windows of 5.76 s of 3 sessions were scored by mutual masked reconstruction, and the 2 that rank first",
         "(3 sessions; 41 steps; preset tiny; seed 7)",
         "Group was predicted by linear probe in 3 participants (3-fold by subject; metric auc) beside 3 baselines.",
+        "What moved the decision on group was mapped by the gradient times the input (Shrikumar et al., 2016) in 3 sessions.",
+        "The encoder's errors in predicting hidden places were mapped in 3 sessions.",
     ):
         assert words in text, words
 

@@ -12,10 +12,12 @@ from slimbrain.cli.options import OUT, PARTICIPANTS, SEED, STORE, THREADS, TOP, 
 
 def explain(
     store: STORE,
-    model: Annotated[str, typer.Option(help="Model folder or hub id: of stage 2, or of stage 1 for `channels`.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub id: of stage 2, fine-tuned or not, or of stage 1 for `channels`.")],
     out: OUT,
     method: Annotated[str, typer.Option(help="gradient, integrated, occlusion, surprise or channels.")] = "integrated",
-    task: Annotated[str | None, typer.Option(help="What is decided, as in `slimbrain evaluate`; for all but `surprise`.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What probes decide, as in `slimbrain evaluate`; a fine-tuned model decides by itself.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Class whose log-odds are explained; the second of two if not given.")] = None,
     windows: WINDOWS = None,
     k: TOP = None,
@@ -33,9 +35,11 @@ def explain(
 ) -> None:
     """Write maps of what moved a model: NIfTI, region tables, pictures, of every session and their average; goes on where it stopped.
 
-    A decision is explained by a probe that did not see the subject. Exit code 1 if a session could not be explained.
+    A decision is that of a probe that did not see the subject, or of a fine-tuned model. Exit code 1 if a session could not be explained.
 
     Example: `slimbrain explain store/ --model runs/voxel/model --task column:sex --windows windows.tsv --out maps/sex`
+
+    Of a model that `slimbrain evaluate --method finetune --save tuned` kept: `slimbrain explain store/ --model tuned --out maps/tuned`
     """
     from slimbrain.explain import Output, Request, explain_store
 
@@ -43,5 +47,6 @@ def explain(
     request = Request(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
     output = Output(atlas, labels, by_window, pictures, fwhm, typed_command())
     summary = explain_store(open_store(store, participants), model, request, output, out, device)
-    print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}")
+    known = f" {summary.seen} of them are of participants whom the model was trained on." if summary.seen else ""
+    print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}.{known}")
     raise typer.Exit(1 if summary.refused else 0)

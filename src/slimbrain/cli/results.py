@@ -118,6 +118,7 @@ def report(
     evaluation: Annotated[list[Path] | None, typer.Option(help="JSON from `slimbrain evaluate`; repeat for several.")] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.json of a simulated cohort.")] = None,
     maps: Annotated[list[Path] | None, typer.Option("--map", help="NIfTI map in MNI space, for the viewer; repeat for several.")] = None,
+    explained: Annotated[list[Path] | None, typer.Option("--explained", help="Folder of `slimbrain explain`; repeat for several.")] = None,
     participants: PARTICIPANTS = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "slimbrain report",
 ) -> None:
@@ -149,9 +150,15 @@ def report(
         excluded=excluded,
         truth=truth or only(found.truths, "truths", "--truth"),
         maps=all_of(maps, found.maps),
+        explained=all_of(explained, found.explained),
         commands=(typed_command(),),
         title=title,
     )
+    if inputs.shows_nothing:
+        raise InputError(
+            "report: there is nothing to report on; name a folder that slimbrain wrote, or give --store, --run, --windows, --evaluation, "
+            "--explained or --map."
+        )
     print(write_report(out or _beside(sources), inputs))
 
 

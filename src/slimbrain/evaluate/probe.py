@@ -211,7 +211,7 @@ def cross_validate(
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
     together = None if groups is None else np.asarray(groups, dtype=np.str_)
     sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together)
-    return _average_sessions(sessions)
+    return average_sessions(sessions)
 
 
 def outer_splits(
@@ -420,7 +420,7 @@ def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n
     return said
 
 
-def _average_sessions(sessions: OutOfFold) -> OutOfFold:
+def average_sessions(sessions: OutOfFold) -> OutOfFold:
     """One row a subject where the label is the subject's; the rows as they are where it is the session's."""
     names, first, row = np.unique(sessions.subject, return_index=True, return_inverse=True)
     if len(names) == len(row) or not np.array_equal(sessions.truth[first][row], sessions.truth):

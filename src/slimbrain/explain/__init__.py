@@ -1,6 +1,6 @@
 """Where in the brain, and when in the scan, a model looked: maps of decisions, of surprise and of what stage 1 reads."""
 
-from slimbrain.explain.files import MapEntry, list_maps
+from slimbrain.explain.files import MapEntry, holds_maps, list_maps, map_entry
 from slimbrain.explain.folder import Output
 from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
 from slimbrain.explain.heads import Head, LinearHead, tuned_head
@@ -20,8 +20,10 @@ __all__ = [
     "Summary",
     "explain_store",
     "gradient_input",
+    "holds_maps",
     "integrated_gradients",
     "list_maps",
+    "map_entry",
     "occlude_units",
     "token_surprise",
     "tuned_head",

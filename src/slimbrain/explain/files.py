@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ GROUP = "group"
 """What stands in place of a session's key in the names of the average's files."""
 
 SESSIONS_FOLDER = "sessions"
+IMAGE_SUFFIX, RECORD_SUFFIX = "_map.nii.gz", "_map.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class MapName:
 
     @property
     def image(self) -> Path:
-        return self.folder / f"{self.stem}_map.nii.gz"
+        return self.folder / f"{self.stem}{IMAGE_SUFFIX}"
 
     @property
     def by_window(self) -> Path:
@@ -55,7 +56,7 @@ class MapName:
 
     @property
     def record(self) -> Path:
-        return self.folder / f"{self.stem}_map.json"
+        return self.folder / f"{self.stem}{RECORD_SUFFIX}"
 
 
 def session_map(out: Path, key: str, method: str) -> MapName:
@@ -100,6 +101,19 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def trust(record: Mapping[str, Any]) -> str:
+    """How well what a map explains does on subjects it was not fitted on, and how many the model knows, in words; empty if neither."""
+    decided = record.get("decided_by") or {}
+    words = []
+    if "mean" in decided:
+        words.append(f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]")
+    elif decided:
+        words.append("how well it predicts others is not known")
+    if seen := record.get("seen_in_training"):
+        words.append(f"trained on {seen} of {record['participants']} participants")
+    return "; ".join(words)
+
+
 @dataclass(frozen=True)
 class MapEntry:
     """One map of a folder, for a report.
@@ -124,6 +138,11 @@ class MapEntry:
     rows: tuple[dict[str, str], ...]
     record: Mapping[str, Any]
 
+    @property
+    def note(self) -> str:
+        """See `trust`."""
+        return trust(self.record)
+
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
     """What `slimbrain explain --out` left in a folder: averages first, then sessions by key.
@@ -134,18 +153,34 @@ def list_maps(folder: str | Path) -> list[MapEntry]:
         If there is no map.
     """
     folder = Path(folder)
-    records = [*sorted(folder.glob(f"{GROUP}_desc-*_map.json")), *sorted((folder / SESSIONS_FOLDER).glob("*_desc-*_map.json"))]
-    entries = [entry for path in records if (entry := _entry(path))]
+    entries = [entry for path in _records(folder) if (entry := _entry(path))]
     if not entries:
         raise InputError(f"{folder}: holds no map; give the folder of `slimbrain explain --out`.")
     return entries
+
+
+def map_entry(image: Path) -> MapEntry | None:
+    """What `slimbrain explain` recorded of an image that it wrote; None for any other."""
+    if not image.name.endswith(IMAGE_SUFFIX):
+        return None
+    return _entry(image.with_name(image.name.removesuffix(IMAGE_SUFFIX) + RECORD_SUFFIX))
+
+
+def holds_maps(folder: Path) -> bool:
+    """Whether `list_maps` has something to look at."""
+    return next(_records(folder), None) is not None
+
+
+def _records(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob(f"{GROUP}_desc-*{RECORD_SUFFIX}"))
+    yield from sorted((folder / SESSIONS_FOLDER).glob(f"*_desc-*{RECORD_SUFFIX}"))
 
 
 def _entry(path: Path) -> MapEntry | None:
     record = read_record(path)
     if record is None:
         return None
-    name = MapName(path.parent, path.name.removesuffix("_map.json"))
+    name = MapName(path.parent, path.name.removesuffix(RECORD_SUFFIX))
     image, picture = (found if found.exists() else None for found in (name.image, name.picture))
     rows = tuple(read_tsv(name.regions)) if name.regions.exists() else ()
     title, method, session, unit = (str(record.get(part, "")) for part in ("title", "method", "session", "unit"))

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,21 @@ from numpy.typing import NDArray
 from slimbrain.channels import Channels
 from slimbrain.contract import ROI
 from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, Averages, Values, smooth
-from slimbrain.explain.files import MapName, group_map, read_map, read_record, session_map, write_map, write_record, write_regions
-from slimbrain.explain.methods import TITLES, Opened, Request
+from slimbrain.explain.files import (
+    MapName,
+    group_map,
+    read_map,
+    read_record,
+    session_map,
+    trust,
+    write_map,
+    write_record,
+    write_regions,
+)
+from slimbrain.explain.methods import TITLES, Opened, Request, data_hash
 from slimbrain.explain.pictures import draw_mosaic
 from slimbrain.explain.regions import Atlas, channel_rows, region_rows
 from slimbrain.manifest import SessionInfo
-from slimbrain.placing import DATA_SHA256
 from slimbrain.store import Store
 from slimbrain.tsv import read_tsv
 
@@ -152,7 +160,7 @@ class MapFolder:
             averages.add(np.array([rows[channel] for channel in first.names]), self._code(info))
 
     def _code(self, info: SessionInfo) -> float:
-        return self.opened.probes.code[info.key] if self.opened.probes else 0.0
+        return self.opened.deciders.code[info.key] if self.opened.deciders else 0.0
 
     def _write_average(self, suffix: str, values: Values, count: int, refused: Mapping[str, str], picture: bool) -> None:
         name, grid = group_map(self.out, f"{self.request.method}{suffix}"), self.store.grid
@@ -166,7 +174,7 @@ class MapFolder:
         write_record(name.record, record)
 
     def _average_record(self, suffix: str, count: int, refused: Mapping[str, str]) -> dict[str, Any]:
-        contrast = self.opened.probes.contrast if self.opened.probes else ""
+        contrast = self.opened.deciders.contrast if self.opened.deciders else ""
         what = {MEAN: "mean", MAGNITUDE: "mean of absolute maps", CONTRAST: contrast}[suffix]
         smoothed = f", smoothed by {self.output.fwhm_mm:g} mm" if self.output.fwhm_mm else ""
         title = self._title(f"{what}, {count} sessions{smoothed}")
@@ -181,33 +189,18 @@ class MapFolder:
         }
 
     def _title(self, of: str) -> str:
-        task = f", {self.request.task}" if self.request.task else ""
+        task = f", {self.opened.task}" if self.opened.task else ""
         return f"{TITLES[self.request.method]}{task}: {of}"
 
     def _draw(self, name: MapName, values: NDArray[Any], title: str) -> None:
-        grid, probe = self.store.grid, self.facts["probe"]
-        note = "" if probe is None else f"held-out {probe['metric']} {probe['mean']:.2f} [{probe['low']:.2f}, {probe['high']:.2f}]"
-        draw_mosaic(grid.to_nifti(values), values[grid.voxel_mask], title, note, str(self.facts["unit"]), name.picture)
+        grid = self.store.grid
+        draw_mosaic(grid.to_nifti(values), values[grid.voxel_mask], title, trust(self.facts), str(self.facts["unit"]), name.picture)
 
     def _settings(self, info: SessionInfo) -> str:
         """A hash of all that decides what a session's map is."""
-        request, probes = self.request, self.opened.probes
+        request, deciders = self.request, self.opened.deciders
         windows = list(self.opened.explainer.windows.get(info.key, ()))
-        facts = [request.method, request.task, request.target, request.steps, request.seed, windows, self._data(info.key)]
-        learnt = self._learnt_from if probes else ""
+        facts = [request.method, self.opened.task, request.target, request.steps, request.seed, windows, data_hash(self.store, info.key)]
+        learnt = deciders.learnt_from if deciders else ""
         digest = json.dumps([facts, learnt, self.facts["model"]["weights_sha256"], self.store.contract.to_dict(), self.facts["version"]])
         return hashlib.sha256(digest.encode()).hexdigest()[:24]
-
-    @cached_property
-    def _learnt_from(self) -> str:
-        """A hash of the sessions and labels that the probes were fitted on."""
-        target = self.opened.target
-        assert target is not None
-        windows = self.opened.explainer.windows
-        rows = [
-            [key, self._data(key), str(label), list(windows.get(key, ()))] for key, label in zip(target.keys, target.labels, strict=True)
-        ]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-    def _data(self, key: str) -> str:
-        return str(self.store.sidecar(key).get(DATA_SHA256, ""))

@@ -15,7 +15,7 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import TunedEncoder
 from slimbrain.evaluate.pooling import pool_tokens
 from slimbrain.evaluate.probe import FeatureSet, LinearRule, SplitPolicy, cross_validate, fit_linear, outer_splits, pose
-from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS, bootstrap
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS, OutOfFold, bootstrap
 from slimbrain.evaluate.tasks import Target
 from slimbrain.models.hiera import Tokens
 
@@ -77,29 +77,32 @@ def tuned_head(tuned: TunedEncoder, chosen: int | None, centre: float = 0.0, sca
 
 
 @dataclass(frozen=True)
-class Probes:
-    """Probes on a labelled store, each session's own one fitted without its subject.
+class Deciders:
+    """Whose decision on each session is explained.
 
     Attributes
     ----------
     heads : by session key.
-    fold : number of the probe of each session.
-    code : of each session: 1 for the class explained and 0 for others, or the label's own value.
+    facts : what the record of each session says of its head: the `fold` of a probe, or whether a head was fitted on the subject.
+    code : of each session: 1 for the class explained and 0 for others, or the label's own value; see `contrast`.
     unit : what a decision is counted in.
     contrast : in words, what the slope of a map on `code` is.
-    score : how well the probes predict subjects they did not see: `metric`, `mean`, `low`, `high`.
+    known : what every record says of them: their `kind`, and how well they predict subjects they were not fitted on (`metric`, `mean`,
+        `low`, `high`), where that is known.
+    learnt_from : a hash of what they were fitted on.
     """
 
     heads: Mapping[str, LinearHead]
-    fold: Mapping[str, int]
+    facts: Mapping[str, Mapping[str, Any]]
     code: Mapping[str, float]
     unit: str
     contrast: str
-    score: Mapping[str, Any]
+    known: Mapping[str, Any]
+    learnt_from: str = ""
 
 
-def fit_probes(vectors: Mapping[str, NDArray[Any]], target: Target, chosen: str | None, seed: int) -> Probes:
-    """Fit one probe a fold, as `slimbrain evaluate` does.
+def fit_probes(vectors: Mapping[str, NDArray[Any]], target: Target, chosen: str | None, seed: int) -> Deciders:
+    """Fit one probe a fold, as `slimbrain evaluate` does; a session's own one was fitted without its subject.
 
     Parameters
     ----------
@@ -115,30 +118,51 @@ def fit_probes(vectors: Mapping[str, NDArray[Any]], target: Target, chosen: str 
     if target.kind == "identification":
         raise InputError("identification: decides nothing that a map could explain; give a task with a label, such as column:sex.")
     problem = pose(target.labels, target.subjects, target.kind)
-    number = _class_number(problem.classes, chosen)
+    number = class_number(problem.classes, chosen)
     data = np.stack([np.asarray(vectors[key], dtype=np.float64) for key in target.keys])
     policy = SplitPolicy(n_splits=FOLDS, seeds=(seed,))
     predictions = cross_validate(FeatureSet("probe", "linear", data), target.labels, target.subjects, target.kind, policy, target.strata)
     heads: dict[str, LinearHead] = {}
-    fold: dict[str, int] = {}
-    for part, split in enumerate(outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata)):
+    facts: dict[str, dict[str, Any]] = {}
+    splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata)
+    for part, split in enumerate(splits):
         head = LinearHead(fit_linear(data, problem, split, seed), number)
         heads |= {target.keys[row]: head for row in split.test}
-        fold |= {target.keys[row]: part for row in split.test}
-    metric = CLASSIFICATION_METRICS[len(problem.classes) > 2] if problem.classes else REGRESSION_METRICS[0]
-    interval = bootstrap(predictions, metric)
+        facts |= {target.keys[row]: {"fold": part} for row in split.test}
     code = problem.target if number is None else (problem.target == number).astype(np.float64)
-    return Probes(
+    return Deciders(
         heads,
-        fold,
+        facts,
         dict(zip(target.keys, code.tolist(), strict=True)),
-        unit="unit of the label" if number is None else f"log-odds of {problem.classes[number]}",
-        contrast="change with the label" if number is None else f"{problem.classes[number]} less others",
-        score={"metric": metric, "mean": interval.mean, "low": interval.low, "high": interval.high},
+        unit=decision_unit(problem.classes, number),
+        contrast=label_contrast(problem.classes, number),
+        known={"kind": "probe", "folds": len(splits), **held_out_score(predictions)},
     )
 
 
-def _class_number(classes: Sequence[str], chosen: str | None) -> int | None:
+def decision_unit(classes: Sequence[str], number: int | None) -> str:
+    return "unit of the label" if number is None else f"log-odds of {classes[number]}"
+
+
+def label_contrast(classes: Sequence[str], number: int | None) -> str:
+    return "change with the label" if number is None else f"{classes[number]} less others"
+
+
+def held_out_score(predictions: OutOfFold) -> dict[str, Any]:
+    """`metric`, `mean`, `low`, `high`; nothing where the metric is not defined, for want of another class."""
+    metric = CLASSIFICATION_METRICS[len(predictions.classes) > 2] if predictions.classes else REGRESSION_METRICS[0]
+    found = bootstrap(predictions, metric)
+    return {} if np.isnan(found.mean) else {"metric": metric, "mean": found.mean, "low": found.low, "high": found.high}
+
+
+def class_number(classes: Sequence[str], chosen: str | None) -> int | None:
+    """The class whose log-odds are explained: the one named, or of two the second; None for a value.
+
+    Raises
+    ------
+    InputError
+        If the class does not exist, or has to be named.
+    """
     if not classes:
         if chosen is not None:
             raise InputError(f"--target {chosen}: the label is a number, which has no classes; leave --target out.")

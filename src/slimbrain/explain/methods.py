@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,15 +21,19 @@ from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.features import Ranker, embed_store, window_choice
 from slimbrain.evaluate.finetune import require_encoder
 from slimbrain.evaluate.tasks import Target, get_task, read_target
+from slimbrain.evaluate.tuned import Tuned
 from slimbrain.explain.channels import decision_shares, rebuilding_shares
 from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
-from slimbrain.explain.heads import Probes, fit_probes
+from slimbrain.explain.heads import Deciders, fit_probes
 from slimbrain.explain.occlusion import occlude_units
 from slimbrain.explain.surprise import TIMES_HIDDEN, by_window, paint_units, token_surprise
+from slimbrain.explain.tuned import tuned_deciders
 from slimbrain.manifest import SessionInfo
 from slimbrain.models.hub import require_model
 from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.provenance import people_in
 from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.placing import DATA_SHA256
 from slimbrain.progress import track
 from slimbrain.store import Store
 
@@ -42,7 +49,7 @@ TITLES = {
 """The methods there are."""
 
 DECIDING = ("gradient", "integrated", "occlusion")
-"""Methods that explain a decision, and so need a task."""
+"""Methods that explain a decision, and so need a task, or a model with a head of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,59 +107,99 @@ class Request:
 
 @dataclass(frozen=True)
 class Opened:
-    """A method on a store: the sessions it can explain, those it cannot and why, and the probes, where it explains a decision."""
+    """A method on a store.
+
+    Attributes
+    ----------
+    sessions, refused : those it can explain, and those it cannot, with the reason.
+    seen : participants whom the model was trained on.
+    window_frames : frames of a window.
+    deciders, task : whose decision is explained, and on what; None and empty where there is none.
+    """
 
     explainer: Explainer
     sessions: list[SessionInfo]
     refused: dict[str, str]
-    probes: Probes | None
-    target: Target | None
+    seen: frozenset[str]
     window_frames: int
+    deciders: Deciders | None = None
+    task: str = ""
 
 
-def open_method(store: Store, model: Model, source: str | Path, request: Request, device: torch.device) -> Opened:
-    """Choose windows, fit probes where a decision is to be explained, and make the method ready.
+def open_method(
+    store: Store, model: Model, source: str | Path, request: Request, device: torch.device, tuned: Tuned | None = None
+) -> Opened:
+    """Choose windows, fit probes where the decision to be explained is theirs, and make the method ready.
+
+    Parameters
+    ----------
+    tuned : the model with its head, where it was fine-tuned; the head decides unless the request names a task.
 
     Raises
     ------
     InputError
         If there is no such method, it is not for this model, or it lacks a task.
     """
-    _check(request, model, source)
+    _check(request, model, source, tuned)
     target = read_target(get_task(request.task, phenotypes=request.phenotypes), store) if request.task else None
     sessions = [store.session(key) for key in target.keys] if target else store.sessions
     assert model.provenance is not None
-    frames = model.provenance.window.frames
     model.provenance.contract.require(store.contract, f"the model {source}", f"the store {store.root}")
     if isinstance(model, TemporalExtractor):
-        enough = {info.key: info.n_windows(model.window_frames) >= 2 for info in sessions}
-        kept = [info for info in sessions if enough[info.key]]
-        refused = {info.key: f"{info.n_frames} frames do not hold two windows" for info in sessions if not enough[info.key]}
-        probes = _probes(store.only([info.key for info in kept]), model, None, target, request) if target else None
-        return Opened(_Channels(store, model.to(device), probes), kept, refused, probes, target, model.window_frames)
+        return _open_channels(store, model.to(device), sessions, target, request)
     windows, refused = _windows(store, sessions, model, request)
     kept = [info for info in sessions if info.key in windows]
-    probes = _probes(store.only(list(windows)), model, windows, target, request) if target else None
+    seen, frames = _seen(store, model, kept), model.provenance.window.frames
     if request.method == "surprise":
-        return Opened(_Surprise(store, windows, model.to(device), request.seed), kept, refused, probes, target, frames)
-    assert probes is not None
+        return Opened(_Surprise(store, windows, model.to(device), request.seed), kept, refused, seen, frames)
+    here = store.only(list(windows))
+    if target:
+        deciders, task = _probes(here, model, windows, target, request), str(request.task)
+    else:
+        assert tuned is not None
+        deciders, task = _head(here, tuned, windows, seen, request), tuned.head.task
     encoder = deepcopy(require_encoder(model, source)).requires_grad_(False).to(device)
     decide: dict[str, Callable[[Any, Any, Any], Attribution | NDArray[Any]]] = {
         "gradient": gradient_input,
         "integrated": lambda encoder, head, clip: integrated_gradients(encoder, head, clip, request.steps),
         "occlusion": occlude_units,
     }
-    return Opened(_Decision(store, windows, frames, encoder, probes, decide[request.method]), kept, refused, probes, target, frames)
+    explainer = _Decision(store, windows, frames, encoder, deciders, decide[request.method])
+    return Opened(explainer, kept, refused, seen, frames, deciders, task)
 
 
-def _check(request: Request, model: Model, source: str | Path) -> None:
+def _open_channels(
+    store: Store, model: TemporalExtractor, sessions: Sequence[SessionInfo], target: Target | None, request: Request
+) -> Opened:
+    enough = {info.key: info.n_windows(model.window_frames) >= 2 for info in sessions}
+    kept = [info for info in sessions if enough[info.key]]
+    refused = {info.key: f"{info.n_frames} frames do not hold two windows" for info in sessions if not enough[info.key]}
+    probes = _probes(store.only([info.key for info in kept]), model, None, target, request) if target else None
+    explainer = _Channels(store, model, probes)
+    return Opened(explainer, kept, refused, _seen(store, model, kept), model.window_frames, probes, request.task or "")
+
+
+def _check(request: Request, model: Model, source: str | Path, tuned: Tuned | None) -> None:
     if request.method not in TITLES:
         raise InputError(f"--method {request.method}: there is no such method; choose from {', '.join(TITLES)}.")
-    if request.method in DECIDING and not request.task:
-        raise InputError(f"--method {request.method}: explains a decision; name it with --task, for example column:sex.")
+    if request.method in DECIDING and not request.task and not tuned:
+        raise InputError(
+            f"--method {request.method}: explains a decision; name it with --task, for example column:sex, or give a fine-tuned model."
+        )
     if request.method == "surprise" and request.task:
         raise InputError("--method surprise: explains no decision, but what the model did not foresee; leave --task out.")
+    if request.method == "surprise" and tuned:
+        raise InputError(
+            f"{source}: is fine-tuned, and its predictor was never trained beside the tuned encoder; "
+            "give --method surprise the model that was tuned."
+        )
     require_model(model, TemporalExtractor if request.method == "channels" else HieraJEPA, source)
+
+
+def _seen(store: Store, model: Model, sessions: Sequence[SessionInfo]) -> frozenset[str]:
+    """Participants of these sessions whom the model was pretrained or fine-tuned on."""
+    assert model.provenance is not None
+    return frozenset(model.provenance.seen(people_in(store, sessions)))
 
 
 def _windows(
@@ -172,34 +219,55 @@ def _windows(
     return windows, refused
 
 
-def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: Request) -> Probes:
+def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: Request) -> Deciders:
     vectors = embed_store(store, model, windows, label="embed").by_session()
     kept = [key for key in target.keys if key in vectors]
     if len(kept) < len(target.keys):
         target = read_target(get_task(request.task or "", phenotypes=request.phenotypes), store, kept)
-    return fit_probes(vectors, target, request.target, request.seed)
+    rows = [
+        [key, data_hash(store, key), str(label), list((windows or {}).get(key, ()))]
+        for key, label in zip(target.keys, target.labels, strict=True)
+    ]
+    learnt_from = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return replace(fit_probes(vectors, target, request.target, request.seed), learnt_from=learnt_from)
+
+
+def _head(store: Store, tuned: Tuned, windows: Mapping[str, Sequence[int]], seen: frozenset[str], request: Request) -> Deciders:
+    """The model's own head; how well it does where the store has labels for its task."""
+    try:
+        target = read_target(get_task(tuned.head.task, phenotypes=request.phenotypes), store)
+    except InputError as error:
+        print(f"no label to compare with, so maps are told apart by the decision itself: {error}", file=sys.stderr)
+        target = None
+    vectors = embed_store(store, tuned.model, windows, label="embed").by_session()
+    return tuned_deciders(tuned, vectors, {info.key: info.subject for info in store.sessions}, target, seen, request.target)
+
+
+def data_hash(store: Store, key: str) -> str:
+    """Of a session's data file; empty where the store does not say."""
+    return str(store.sidecar(key).get(DATA_SHA256, ""))
 
 
 @dataclass(frozen=True)
 class _Decision:
-    """Gradients and occlusion of the held-out probe of each session."""
+    """Gradients and occlusion of what decides on each session."""
 
     store: Store
     windows: Mapping[str, Sequence[int]]
     frames: int
     encoder: Any
-    probes: Probes
+    deciders: Deciders
     decide: Callable[[Any, Any, Any], Attribution | NDArray[Any]]
 
     @property
     def unit(self) -> str:
-        return self.probes.unit
+        return self.deciders.unit
 
     def explain(self, info: SessionInfo) -> Explanation:
         windows = self.windows[info.key]
         clip = read_clip(self.store, info, windows, self.frames)
-        found = self.decide(self.encoder, self.probes.heads[info.key], clip)
-        facts = {"fold": self.probes.fold[info.key]}
+        found = self.decide(self.encoder, self.deciders.heads[info.key], clip)
+        facts = dict(self.deciders.facts[info.key])
         if not isinstance(found, Attribution):
             return Explanation(paint_units(found[None], clip.grid, self.encoder.config.unit), facts)
         values = found.values.reshape(len(windows), self.frames, *found.values.shape[1:]).sum(axis=1)
@@ -233,7 +301,7 @@ class _Channels:
 
     store: Store
     model: TemporalExtractor
-    probes: Probes | None
+    probes: Deciders | None
     windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
@@ -246,7 +314,7 @@ class _Channels:
         mm = torch.tensor(np.asarray(self.store.channels(info.key).mm), dtype=torch.float32, device=device)
         if self.probes:
             values = decision_shares(self.model, self.probes.heads[info.key], series, mm, info.tr)
-            facts: dict[str, Any] = {"fold": self.probes.fold[info.key]}
+            facts = dict(self.probes.facts[info.key])
         else:
             values, facts = rebuilding_shares(self.model, series, mm, info.tr), {}
         if info.space == ROI:

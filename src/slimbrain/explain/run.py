@@ -10,11 +10,11 @@ from typing import Any
 from slimbrain import __version__
 from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.evaluate.tuned import load_tuned
 from slimbrain.explain.folder import PICTURES, MapFolder, Output
 from slimbrain.explain.methods import Model, Opened, Request, open_method
 from slimbrain.explain.regions import Atlas, read_atlas, unit_atlas
-from slimbrain.models.hub import from_pretrained, weights_sha256
-from slimbrain.models.provenance import people_in
+from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, weights_sha256
 from slimbrain.progress import track
 from slimbrain.store import Store
 from slimbrain.train import pick_device
@@ -22,11 +22,12 @@ from slimbrain.train import pick_device
 
 @dataclass
 class Summary:
-    """Sessions explained, taken as they were, and refused, with the reason."""
+    """Sessions explained, taken as they were, and refused, with the reason; how many of the former two are of people the model knows."""
 
     made: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    seen: int = 0
 
 
 def explain_store(store: Store, source: str | Path, request: Request, output: Output, out: Path, device: str = "auto") -> Summary:
@@ -34,7 +35,7 @@ def explain_store(store: Store, source: str | Path, request: Request, output: Ou
 
     Parameters
     ----------
-    source : model folder or hub id.
+    source : model folder or hub id; the head of a fine-tuned model is explained where the request names no task.
     out : folder; a session whose map is there, made with the same settings, is not explained again.
 
     Returns
@@ -50,15 +51,17 @@ def explain_store(store: Store, source: str | Path, request: Request, output: Ou
         raise InputError(f"--pictures {output.pictures}: choose one of {', '.join(PICTURES)}.")
     if output.by_window and request.method == "occlusion":
         raise InputError("--by-window: occlusion deletes a unit in all windows at once, so it has no map by window; leave it out.")
-    model = from_pretrained(source, store.contract)
+    tuned = load_tuned(source) if (model_folder(source) / HEAD_FILE).exists() else None
+    model = tuned.model if tuned else from_pretrained(source, store.contract)
     atlas = _atlas(store, output)
-    opened = open_method(store, model, source, request, pick_device(device))
+    opened = open_method(store, model, source, request, pick_device(device), tuned)
     folder = MapFolder(store, out, request, opened, atlas, _facts(store, model, source, request, output, opened), output)
     summary = Summary(refused=dict(opened.refused))
     for info in track(opened.sessions, f"explain by {request.method}"):
         try:
             fresh = folder.add(info, picture=output.pictures == "all")
             (summary.made if fresh else summary.kept).append(info.key)
+            summary.seen += info.subject in opened.seen
         except (SlimbrainError, OSError) as error:
             summary.refused[info.key] = str(error)
     for key, reason in summary.refused.items():
@@ -84,15 +87,14 @@ def _atlas(store: Store, output: Output) -> Atlas | None:
 
 def _facts(store: Store, model: Model, source: str | Path, request: Request, output: Output, opened: Opened) -> dict[str, Any]:
     """What every record of the folder says."""
-    assert model.provenance is not None
-    explained = people_in(store, opened.sessions)
+    explained = {info.subject for info in opened.sessions}
     return {
         "model": {"source": str(source), "kind": type(model).__name__, "weights_sha256": weights_sha256(source)},
         "store": {"name": store.root.name, "contract": store.contract.to_dict()},
-        "task": request.task,
-        "probe": opened.probes and {**opened.probes.score, "folds": len(set(opened.probes.fold.values()))},
+        "task": opened.task or None,
+        "decided_by": dict(opened.deciders.known) if opened.deciders else None,
         "participants": len(explained),
-        "seen_in_pretraining": len(model.provenance.seen(explained)),
+        "seen_in_training": len(explained & opened.seen),
         "seed": request.seed,
         "version": __version__,
         "command": output.command,

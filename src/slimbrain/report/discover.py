@@ -10,6 +10,7 @@ from typing import Any
 
 from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError
+from slimbrain.explain import holds_maps
 from slimbrain.report.blocks import count
 from slimbrain.report.inputs import RESULT_KEYS, read_run
 from slimbrain.report.nifti import MAP_SUFFIXES
@@ -17,6 +18,8 @@ from slimbrain.saliency.table import COLUMNS
 from slimbrain.train import RUN_FILE
 
 TRUTH_FILE = "truth.json"
+EXPLAINED = "explained"
+"""What a folder of `slimbrain explain` is."""
 
 STAGES = ("temporal", "voxel")
 """In the order in which runs are shown."""
@@ -35,6 +38,7 @@ class Found:
     evaluations: tuple[Path, ...]
     truths: tuple[Path, ...]
     maps: tuple[Path, ...]
+    explained: tuple[Path, ...]
 
     def lines(self) -> list[str]:
         """One a kind that there is, for the terminal."""
@@ -45,12 +49,13 @@ class Found:
             (self.evaluations, "evaluation", ""),
             (self.truths, "truth of a simulated cohort", "truths of simulated cohorts"),
             (self.maps, "map", ""),
+            (self.explained, "folder of slimbrain explain", "folders of slimbrain explain"),
         )
         return [f"found {count(len(paths), one, several)}: {', '.join(map(str, paths))}" for paths, one, several in named if paths]
 
 
 def discover(paths: Sequence[Path]) -> Found:
-    """Sort named files, named stores and runs, and what lies in named folders and in the folders within them.
+    """Sort named files, stores, runs and folders of maps, and what lies in other named folders and in the folders within them.
 
     Raises
     ------
@@ -67,9 +72,12 @@ def discover(paths: Sequence[Path]) -> Found:
         found += here
     # What is named twice, or lies in a folder that is named as well, is shown once.
     unique = list(dict.fromkeys(found))
-    of_kind = {name: tuple(path for kind, path in unique if kind == name) for name in ("store", "windows", "evaluation", "truth", "map")}
-    runs = sorted((path for kind, path in unique if kind == "run"), key=_stage_and_name)
-    return Found(of_kind["store"], of_kind["windows"], tuple(runs), of_kind["evaluation"], of_kind["truth"], of_kind["map"])
+
+    def of_kind(name: str) -> tuple[Path, ...]:
+        return tuple(path for kind, path in unique if kind == name)
+
+    runs = tuple(sorted(of_kind("run"), key=_stage_and_name))
+    return Found(of_kind("store"), of_kind("windows"), runs, of_kind("evaluation"), of_kind("truth"), of_kind("map"), of_kind(EXPLAINED))
 
 
 def only(paths: Sequence[Path], what: str, option: str) -> Path | None:
@@ -90,10 +98,19 @@ def _look(path: Path) -> Iterator[tuple[str, Path]]:
     if kind:
         yield kind, path
     elif path.is_dir():
-        entries = sorted(path.iterdir())
-        yield from ((kind, entry) for entry in entries if (kind := _kind(entry)))
-        # A cohort is not for the report, but for what it knows.
-        yield from (("truth", entry / TRUTH_FILE) for entry in entries if (entry / TRUTH_FILE).is_file())
+        for entry in sorted(path.iterdir()):
+            if kind := _kind(entry):
+                yield kind, entry
+            elif entry.is_dir():
+                yield from _look_deeper(entry)
+
+
+def _look_deeper(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Runs and folders of maps, which are kept several in a folder. A cohort is not for the report, but for what it knows."""
+    if (folder / TRUTH_FILE).is_file():
+        yield "truth", folder / TRUTH_FILE
+    else:
+        yield from ((kind, entry) for entry in sorted(folder.iterdir()) if entry.is_dir() and (kind := _kind(entry)) in ("run", EXPLAINED))
 
 
 def _kind(path: Path) -> str:
@@ -101,6 +118,8 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if (path / RUN_FILE).is_file():
             return "run"
+        if holds_maps(path):
+            return EXPLAINED
         return "store" if "Slimbrain" in _json_object(path / DESCRIPTION_FILE) else ""
     if path.name == TRUTH_FILE:
         return "truth"

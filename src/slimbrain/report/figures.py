@@ -50,7 +50,7 @@ def time_axis_span() -> tuple[float, float]:
 MARK_ROW_IN = 0.17
 """Height of a line of marks."""
 
-LABEL_CHARACTERS, INCHES_A_CHARACTER = 56, 0.064
+LABEL_CHARACTERS, INCHES_A_CHARACTER = 60, 0.064
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from slimbrain.config import WindowConfig
 from slimbrain.contract import ROI
 from slimbrain.errors import InputError
+from slimbrain.explain import MapEntry, list_maps
 from slimbrain.manifest import SessionInfo
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.saliency import WindowRow, read_window_table
@@ -46,6 +47,7 @@ class ReportInputs:
     excluded : table of runs that a limit on quality left out, which it wrote as well.
     truth : truth.json of a simulated cohort; its events are marked under the scores.
     maps : NIfTI files for the slice viewer.
+    explained : folders of `slimbrain explain`, whose averages are shown there, with their regions.
     commands : command lines to show after those that the runs recorded.
     title : heading of the page.
     """
@@ -58,8 +60,15 @@ class ReportInputs:
     excluded: Path | None = None
     truth: Path | None = None
     maps: tuple[Path, ...] = ()
+    explained: tuple[Path, ...] = ()
     commands: tuple[str, ...] = ()
     title: str = "slimbrain report"
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether every section would say that it was given nothing; a truth by itself shows nothing."""
+        tables = (self.windows, self.failures, self.excluded)
+        return self.store is None and not (any(tables) or self.runs or self.evaluations or self.maps or self.explained)
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class Material:
     failures: tuple[tuple[str, str], ...]
     excluded: tuple[Mapping[str, str], ...]
     truth: Truth | None
+    explained: tuple[tuple[Path, Sequence[MapEntry]], ...] = ()
 
     @property
     def store(self) -> Store | None:
@@ -172,6 +182,7 @@ def read_material(inputs: ReportInputs) -> Material:
         failures=read_failures(inputs.failures) if inputs.failures else (),
         excluded=read_excluded(inputs.excluded) if inputs.excluded else (),
         truth=load_truth(inputs.truth) if inputs.truth else None,
+        explained=tuple((folder, list_maps(folder)) for folder in inputs.explained),
     )
 
 

@@ -1,9 +1,8 @@
-"""The section with the slice viewer: maps that were given, chosen windows, tSNR and coverage, on the MNI template."""
+"""The section with the slice viewer: maps that were given or explain a model, chosen windows, tSNR, coverage, on the MNI template."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.contract import ROI
+from slimbrain.explain import map_entry
 from slimbrain.grid import Grid
+from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Data, Prose, Section, Viewer, count
+from slimbrain.report.explained import blocks as explained_blocks
+from slimbrain.report.explained import named, named_maps
 from slimbrain.report.inputs import Material, has_voxels
 from slimbrain.report.nifti import map_name, read_map
-from slimbrain.report.volumes import Volume, encode, template
+from slimbrain.report.volumes import NamedMap, Volume, template
 from slimbrain.report.window_maps import fits, frames_of
 from slimbrain.store import Store
 
@@ -38,30 +41,13 @@ READ_BYTES = 512 * 2**20
 """Voxels of chosen windows that are read at most: the page must not take minutes."""
 
 
-@dataclass(frozen=True)
-class NamedMap:
-    """A map with what a reader should be told.
-
-    Attributes
-    ----------
-    unit : of its values; empty where none is known.
-    about : one sentence or two.
-    threshold : where the viewer's threshold begins, as a share of the largest value.
-    clip : whether a few wild values may lie beyond the colour scale.
-    """
-
-    name: str
-    unit: str
-    about: str
-    volume: Volume
-    threshold: float = 0.0
-    clip: bool = False
-
-
 def build(material: Material) -> Section:
     """One viewer for all maps."""
-    maps = [*_given(material.inputs.maps), *_of_store(material)]
+    maps = [*_given(material.inputs.maps), *named_maps(material.explained), *_of_store(material)]
+    tables = explained_blocks(material.explained)
     if not maps:
+        if tables:
+            return Section("maps", TITLE, tuple(tables))
         return Section("maps", TITLE, absent="No map and no store with images was given, so there is nothing to look at in the brain.")
     share = VIEWER_BYTES // max(len(maps), LEAST_PARTS)
     intro = (
@@ -69,7 +55,13 @@ def build(material: Material) -> Section:
         "Page Up and Page Down change the slice, Home returns to the largest value. Left is left, coordinates are MNI millimetres, "
         "and the grey image is the MNI152 template. Values are kept to 1 part in 254 of the scale."
     )
-    blocks: list[Block] = [Prose(intro), *underlay(), Data(f"{VIEWER}-maps", [_fitted(one, share) for one in maps]), Viewer(VIEWER)]
+    blocks: list[Block] = [
+        Prose(intro),
+        *underlay(),
+        Data(f"{VIEWER}-maps", [_fitted(one, share) for one in maps]),
+        Viewer(VIEWER),
+        *tables,
+    ]
     return Section("maps", TITLE, tuple(blocks))
 
 
@@ -80,16 +72,19 @@ def underlay() -> Iterator[Data]:
 
 def _fitted(one: NamedMap, share: int) -> dict[str, Any]:
     """The map as JSON of at most `share` bytes or so, its voxels doubled until it fits."""
-    volume, encoded = one.volume, encode(one.volume, clip=one.clip)
+    volume, encoded = one.volume, one.encoded(one.volume)
     while len(encoded["data"]) > share and min(volume.values.shape) > 1:
         volume = volume.halved()
-        encoded = encode(volume, clip=one.clip)
+        encoded = one.encoded(volume)
     coarser = f" Shown in voxels of {volume.step_mm[0]:g} mm, to keep the page small." if volume is not one.volume else ""
     return {"name": one.name, "unit": one.unit, "about": one.about + coarser, "threshold": one.threshold, **encoded}
 
 
 def _given(paths: Sequence[Path]) -> Iterator[NamedMap]:
     for path in paths:
+        if entry := map_entry(path):
+            yield named(entry, path)
+            continue
         yield NamedMap(map_name(path), "", f"From the file {path.name}; the unit is the file's own.", read_map(path), 0.3)
 
 
@@ -97,7 +92,8 @@ def _of_store(material: Material) -> Iterator[NamedMap]:
     store = material.store
     if store is None or not material.sessions or not has_voxels(store):
         return
-    yield from _chosen(store, material)
+    if material.windows:
+        yield from _chosen(store, material)
     keys = [session.info.key for session in material.sessions if session.info.space != ROI]
     step = -(-len(keys) // MOST_SESSIONS)
     keys = keys[::step]
@@ -118,7 +114,7 @@ def _moments(store: Store, keys: Sequence[str]) -> tuple[Volume, Volume]:
     """tSNR and coverage in %."""
     grid = store.grid
     total, covered = np.zeros(grid.voxel_mask.shape), np.zeros(grid.voxel_mask.shape)
-    for key in keys:
+    for key in track(keys, "report: tSNR and coverage"):
         mean, std = store.moments(key)
         known = std > 0
         total += np.where(known, np.abs(mean) / np.where(known, std, 1), 0)
@@ -131,7 +127,7 @@ def _chosen(store: Store, material: Material) -> Iterator[NamedMap]:
     """Mean of the windows that stage 1 chose: where they differ from the rest of their session."""
     frame_bytes = store.grid.voxel_index.size * np.dtype(np.float16).itemsize
     room, used, total = READ_BYTES, 0, np.zeros(store.grid.voxel_mask.shape)
-    for session in material.in_detail:
+    for session in track(material.in_detail, "report: mean of chosen windows"):
         key, info = session.info.key, session.info
         rows = material.windows.get(key, ())
         chosen = [frames_of(row, info.tr) for row in rows if row.among(material.k) and fits(rows, info)]

@@ -12,8 +12,23 @@ from slimbrain.contract import ROI
 from slimbrain.evaluate.compare import resampling_unit
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
 from slimbrain.report.evaluation import ours_in
+from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material, RunRecord
-from slimbrain.report.references import FD, HIERA, JEPA, LEDOIT, PAPER, SKLEARN, SOFTWARE, TEMPLATE, TORCH, Reference
+from slimbrain.report.references import (
+    FD,
+    HIERA,
+    INPUT_GRADIENT,
+    INTEGRATED,
+    JEPA,
+    LEDOIT,
+    OCCLUSION,
+    PAPER,
+    SKLEARN,
+    SOFTWARE,
+    TEMPLATE,
+    TORCH,
+    Reference,
+)
 
 TITLE = "Methods, to paste"
 
@@ -23,7 +38,8 @@ Part = tuple[str, tuple[Reference, ...]]
 
 def build(material: Material) -> Section:
     """One paragraph and its references, for as much as was given."""
-    parts = [part for part in (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material)) if part[0]]
+    told = (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material), _explanations(material))
+    parts = [part for part in told if part[0]]
     if not parts:
         return Section("methods", TITLE, absent="Nothing was given to report on, so there is no method to describe.")
     text = " ".join(words for words, _ in parts)
@@ -152,6 +168,31 @@ def _evaluations(material: Material) -> Part:
     intervals = f"intervals are 95 % over resampled {' or '.join(units)}"
     fitted = f" Linear models and their folds are those of scikit-learn ({SKLEARN.cite}); {intervals}."
     return text + covariance + fitted, (*((LEDOIT,) if connectivity else ()), SKLEARN)
+
+
+ATTRIBUTIONS: Mapping[str, tuple[str, Reference]] = {
+    "gradient": ("the gradient times the input", INPUT_GRADIENT),
+    "integrated": ("integrated gradients", INTEGRATED),
+    "occlusion": ("deleting one unit of the brain after the other, a form of occlusion", OCCLUSION),
+}
+
+
+def _explanations(material: Material) -> Part:
+    words, cited = [], []
+    for _, entries in material.explained:
+        first = {entry.method: entry for entry in reversed(averages(entries))}
+        for method, entry in first.items():
+            sessions = count(int(entry.record["sessions"]), "session")
+            if method in ATTRIBUTIONS:
+                how, reference = ATTRIBUTIONS[method]
+                task = str(entry.record["task"]).removeprefix("column:")
+                words.append(f"What moved the decision on {task} was mapped by {how} ({reference.cite}) in {sessions}.")
+                cited.append(reference)
+            elif method == "surprise":
+                words.append(f"The encoder's errors in predicting hidden places were mapped in {sessions}.")
+            elif method == "channels":
+                words.append(f"What each channel adds to the temporal extractor's output was mapped in {sessions}.")
+    return " ".join(words), tuple(cited)
 
 
 def _n_baselines(result: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slimbrain import __version__
 from slimbrain.report.blocks import MISSING, Block, Code, Column, Prose, Section, Table, TableBuilder
+from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material, RunRecord
 from slimbrain.train import MODEL_FOLDER
 
@@ -27,8 +28,9 @@ def build(material: Material) -> Section:
         blocks.append(_contract(material))
     if material.runs:
         blocks.append(_runs(material))
-    recorded = tuple(str(run.settings["command"]) for run in material.runs if run.settings.get("command"))
-    commands = tuple(dict.fromkeys((*recorded, *material.inputs.commands)))
+    recorded = [run.settings.get("command") for run in material.runs]
+    recorded += [entry.record.get("command") for _, entries in material.explained for entry in averages(entries)]
+    commands = tuple(dict.fromkeys((*(str(command) for command in recorded if command), *material.inputs.commands)))
     if commands:
         blocks.append(Code("Command lines, in order", commands))
     else:
@@ -62,6 +64,7 @@ def _files(material: Material) -> Table:
         ("refused runs", [inputs.failures]),
         ("runs left out", [inputs.excluded]),
         ("map", inputs.maps),
+        ("maps of slimbrain explain", inputs.explained),
     )
     columns = (Column("what"), Column("path"), Column("SHA-256 of the file"))
     table = TableBuilder("What this page was made from; folders have no hash of their own", columns)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.ledger import entries_of, summary
+from slimbrain.ledger import entries_of, gaps, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
+from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
 from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
@@ -43,7 +44,7 @@ def build(material: Material) -> Section:
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
         return Section("data", TITLE, (*_excluded(material), *_failures(material)), absent=reason)
-    blocks: list[Block] = [Prose(summary(entries_of(store, [session.info for session in material.sessions])))]
+    blocks: list[Block] = [Prose(_whose(store, material))]
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
     blocks += [_sessions(material), *_warnings(material), *_excluded(material), *_failures(material)]
@@ -51,6 +52,13 @@ def build(material: Material) -> Section:
         blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
     blocks += [Heading("Carpet plots"), *_carpets(store, material)]
     return Section("data", TITLE, tuple(blocks))
+
+
+def _whose(store: Store, material: Material) -> str:
+    """The ledger, and what to do where it has gaps: whoever gets the page has to know what may be done with the data."""
+    entries = entries_of(store, [session.info for session in material.sessions])
+    way_out = " What is unknown is set with: slimbrain ledger STORE --set FILE." if gaps(entries) else ""
+    return f"{summary(entries)}{way_out}"
 
 
 def _order() -> str:
@@ -149,7 +157,7 @@ def _carpets(store: Store, material: Material) -> list[Block]:
         intro += f" Chosen: the {material.k} windows that stage 1 ranks first."
     if len(shown) < len(material.sessions):
         intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; slimbrain report --participants shows others."
-    figures = [_carpet(store, material, session, place) for place, session in enumerate(shown)]
+    figures = [_carpet(store, material, session, place) for place, session in enumerate(track(shown, "report: carpet plots"))]
     folded = figures[N_OPEN:]
     more = [Fold(f"Carpet plots of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
     return [Prose(intro), *figures[:N_OPEN], *more]

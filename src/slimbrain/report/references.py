@@ -139,3 +139,35 @@ LEDOIT = _reference(
     year="2004",
     doi="10.1016/S0047-259X(03)00096-4",
 )
+
+INPUT_GRADIENT = _reference(
+    "shrikumar2016",
+    "Shrikumar et al., 2016",
+    "article",
+    title="Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
+    author="Shrikumar, Avanti and Greenside, Peyton and Shcherbina, Anna and Kundaje, Anshul",
+    journal="arXiv preprint arXiv:1605.01713",
+    year="2016",
+    eprint="1605.01713",
+    archivePrefix="arXiv",
+)
+
+INTEGRATED = _reference(
+    "sundararajan2017",
+    "Sundararajan et al., 2017",
+    "inproceedings",
+    title="Axiomatic Attribution for Deep Networks",
+    author="Sundararajan, Mukund and Taly, Ankur and Yan, Qiqi",
+    booktitle="International Conference on Machine Learning",
+    year="2017",
+)
+
+OCCLUSION = _reference(
+    "zeiler2014",
+    "Zeiler and Fergus, 2014",
+    "inproceedings",
+    title="Visualizing and Understanding Convolutional Networks",
+    author="Zeiler, Matthew D. and Fergus, Rob",
+    booktitle="European Conference on Computer Vision",
+    year="2014",
+)

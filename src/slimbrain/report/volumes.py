@@ -76,10 +76,38 @@ class Volume:
         return rounded(self.origin_mm + place * self.step_mm), float(self.values[tuple(place)])
 
 
-def encode(volume: Volume, steps: int = STEPS, clip: bool = False) -> dict[str, Any]:
-    """The volume as JSON for the page's script; `clip` lets a few wild values lie beyond the scale."""
+@dataclass(frozen=True)
+class NamedMap:
+    """A map with what a reader should be told.
+
+    Attributes
+    ----------
+    unit : of its values; empty where none is known.
+    about : one sentence or two.
+    threshold : where the viewer's threshold begins, as a share of the largest value.
+    clip : whether a few wild values may lie beyond the colour scale.
+    from_zero : whether colours of values without signs begin at zero, not at the smallest.
+    """
+
+    name: str
+    unit: str
+    about: str
+    volume: Volume
+    threshold: float = 0.0
+    clip: bool = False
+    from_zero: bool = True
+
+    def encoded(self, volume: Volume) -> dict[str, Any]:
+        """Its values, at the resolution of this volume."""
+        return encode(volume, clip=self.clip, from_zero=self.from_zero)
+
+
+def encode(volume: Volume, steps: int = STEPS, clip: bool = False, from_zero: bool = True) -> dict[str, Any]:
+    """The volume as JSON for the page's script; `clip` and `from_zero` as of `NamedMap`."""
     volume = volume.cropped()
     low, high = scale_of(volume.values, clip)
+    if low == 0 < high and not from_zero:
+        low = min(float(f"{np.nanmin(volume.values):.4g}"), 0.999 * high)
     mm, value = volume.peak() if np.isfinite(volume.values).any() else ([0.0, 0.0, 0.0], 0.0)
     return {
         "shape": list(volume.values.shape),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.contract import ROI
+from slimbrain.progress import track
 from slimbrain.report.blocks import (
     Block,
     Column,
@@ -129,7 +130,7 @@ def _score_blocks(material: Material) -> list[Block]:
         f"their onset, as recorded; {PLANTED} of simulated responses; {FLAGGED}, that is, {MOTION_WORDS}.{note}"
     )
     blocks, maps = _maps(material, keys)
-    explorers = [_explorer(material, key, place, maps.get(key)) for place, key in enumerate(keys)]
+    explorers = [_explorer(material, key, place, maps.get(key)) for place, key in enumerate(track(keys, "report: scores of windows"))]
     folded = explorers[N_OPEN:]
     more = [Fold(f"Scores of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
     return [Prose(intro), Prose(HOW_TO_MOVE), *blocks, *explorers[:N_OPEN], *more]
@@ -142,7 +143,7 @@ def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[st
     if store is None or not windows or not has_voxels(store):
         return [], {}
     blocks = choose_blocks(store, windows)
-    maps = dict(encode_windows(store, blocks, windows))
+    maps = dict(track(encode_windows(store, blocks, windows), "report: maps of windows", len(windows)))
     words = (
         f"The small maps are the mean signal of the window under the cursor, in cubes of {blocks.edge_mm:g} mm. Voxels are z-scored over "
         "their session: red lies above a place's own mean, blue below it; each session has a scale of its own, in standard deviations (SD)."

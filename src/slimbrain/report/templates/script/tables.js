@@ -31,7 +31,7 @@ function sortRows(table, column, numeric, ascending) {
 
 function sortKey(text, numeric) {
   if (!numeric) return text.trim();
-  const found = text.replace(/,/g, "").match(/-?\d+(\.\d+)?(e[+-]?\d+)?/i);
+  const found = text.replace(/,/g, "").replace(/\u2212/g, "-").match(/-?\d+(\.\d+)?(e[+-]?\d+)?/i);
   return found ? Number(found[0]) : null;
 }
 

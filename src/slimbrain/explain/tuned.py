@@ -1,0 +1,96 @@
+"""The head of a fine-tuned model as what decides: one for all sessions, so that it may have been fitted on those it is explained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimbrain.evaluate.probe import average_sessions
+from slimbrain.evaluate.stats import OutOfFold
+from slimbrain.evaluate.tasks import Target
+from slimbrain.evaluate.tuned import SEEN, Tuned
+from slimbrain.explain.heads import Deciders, class_number, decision_unit, held_out_score, label_contrast, tuned_head
+
+KIND = "fine-tuned head"
+BY_DECISION = "change with the decision"
+"""What averages are told apart by where not every session has a label."""
+
+
+def tuned_deciders(
+    tuned: Tuned,
+    vectors: Mapping[str, NDArray[Any]],
+    subjects: Mapping[str, str],
+    target: Target | None,
+    seen: frozenset[str],
+    chosen: str | None,
+) -> Deciders:
+    """The head for every session, beside whether it was fitted on the subject, and how well it does on those it was not.
+
+    Parameters
+    ----------
+    vectors : (D,) pooled tokens of each session to be explained, by the tuned encoder.
+    subjects : of each of them.
+    target : labels of the head's own task, where the store has any.
+    seen : participants whom the model was pretrained or fine-tuned on.
+    chosen : class whose log-odds are explained; of two classes the second by name if None.
+
+    Raises
+    ------
+    InputError
+        If the class does not exist, or has to be named.
+    """
+    head, classes = tuned.head, tuned.head.classes
+    number = class_number(classes, chosen)
+    decider = tuned_head(tuned.encoder(), number, head.centre, head.scale)
+    pooled = torch.from_numpy(np.stack([np.asarray(vectors[key], dtype=np.float64) for key in vectors]))
+    truth = _truth(target, classes)
+    if truth.keys() >= vectors.keys():
+        code = {key: truth[key] if number is None else float(truth[key] == number) for key in vectors}
+        contrast = label_contrast(classes, number)
+    else:
+        code, contrast = dict(zip(vectors, decider.decide(pooled).tolist(), strict=True)), BY_DECISION
+    scores = _scores(pooled.numpy() @ decider.rule.weight.T + decider.rule.bias, bool(classes))
+    unseen = {key: said for key, said in zip(vectors, scores, strict=True) if key in truth and subjects[key] not in seen}
+    known = _held_out(tuned, unseen, subjects, truth)
+    return Deciders(
+        dict.fromkeys(vectors, decider),
+        {key: {SEEN: subjects[key] in seen} for key in vectors},
+        code,
+        decision_unit(classes, number),
+        contrast,
+        {"kind": KIND, **known},
+        head.made_by,
+    )
+
+
+def _truth(target: Target | None, classes: tuple[str, ...]) -> dict[str, float]:
+    """Number of the class, or value, of each session whose label the head knows."""
+    if target is None:
+        return {}
+    labelled = zip(target.keys, target.labels, strict=True)
+    if not classes:
+        return {key: float(label) for key, label in labelled} if target.kind == "regression" else {}
+    return {key: float(classes.index(str(label))) for key, label in labelled if str(label) in classes}
+
+
+def _scores(said: NDArray[np.float64], classes: bool) -> NDArray[np.float64]:
+    """Probabilities of classes from their logits, or the values as they are."""
+    return torch.from_numpy(said).softmax(1).numpy() if classes else said
+
+
+def _held_out(
+    tuned: Tuned, scores: Mapping[str, NDArray[np.float64]], subjects: Mapping[str, str], truth: Mapping[str, float]
+) -> dict[str, Any]:
+    """How well it predicts these sessions, and of how many participants; nothing where there is no other, or one class alone."""
+    who, shape = np.array([subjects[key] for key in scores], dtype=np.str_), (1, len(scores))
+    if len(np.unique(who)) < 2:
+        return {}
+    labels, said = np.array([truth[key] for key in scores]), np.stack(list(scores.values()))
+    scale, loss = np.full(shape, tuned.head.scale), np.full(shape, np.inf)
+    predictions = OutOfFold(who, labels, said[None], np.zeros(shape, np.int64), scale, loss, tuned.head.classes)
+    found = held_out_score(average_sessions(predictions))
+    return {**found, "unseen": len(np.unique(who))} if found else {}

@@ -1,0 +1,121 @@
+"""Maps of `slimbrain explain` on the page: averages in the slice viewer, their regions in tables, and how far to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from slimbrain.explain import TITLES, MapEntry
+from slimbrain.report.blocks import MISSING, Block, Column, Fold, Prose, Table, TableBuilder, count
+from slimbrain.report.nifti import read_map
+from slimbrain.report.volumes import NamedMap
+
+Folders = Sequence[tuple[Path, Sequence[MapEntry]]]
+
+MEANINGS = {
+    "gradient": "The signal times the decision's gradient by it: what each voxel adds to the decision, to first order.",
+    "integrated": "What each voxel adds to the decision; over the brain, it adds up to what the signal changed of it.",
+    "occlusion": "What the decision loses when the unit that a voxel lies in is deleted.",
+    "surprise": "How badly what happens at a place is predicted while it is hidden from the model.",
+    "channels": "What a place adds to the rebuilding of hidden windows by stage 1, or to a decision that is read from stage 1.",
+}
+
+SHOWN_SHARE = 0.25
+"""The strongest of a map's voxels, to which the viewer's threshold is set at first where values have signs, as in the PNG mosaics."""
+
+MINUS = "\N{MINUS SIGN}"
+
+MOST_REGIONS = 12
+"""Rows of a table of regions: those with the largest share."""
+
+
+def averages(entries: Sequence[MapEntry]) -> list[MapEntry]:
+    """What the page shows of a folder: maps of single sessions are many, and each by itself says little."""
+    return [entry for entry in entries if not entry.session]
+
+
+def named_maps(folders: Folders) -> Iterator[NamedMap]:
+    """The averages that have an image."""
+    return (named(entry, entry.image) for _, entries in folders for entry in averages(entries) if entry.image)
+
+
+def named(entry: MapEntry, image: Path) -> NamedMap:
+    """A map as the viewer shows it."""
+    volume = read_map(image)
+    values = volume.values[np.isfinite(volume.values)]
+    signed, size = bool((values < 0).any()), np.abs(values)
+    threshold = float(np.quantile(size, 1 - SHOWN_SHARE) / size.max()) if signed else 0.0
+    return NamedMap(entry.title, _short(entry.unit), about(entry), volume, threshold, clip=True, from_zero=signed)
+
+
+def about(entry: MapEntry) -> str:
+    """What a value is, what it is counted in, and how far to trust it."""
+    meaning = MEANINGS.get(entry.method, f"Method: {entry.method}.")
+    if entry.record.get("decided_by") and entry.record.get("average") != "mean of absolute maps":
+        meaning += " Red speaks for it, blue against it."
+    return f"{meaning} Unit: {entry.unit}.{f' {_sentence(entry.note)}' if entry.note else ''}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _short(unit: str) -> str:
+    """What stands behind each number of the viewer; long units stand in the words above it alone."""
+    return unit if len(unit) <= 24 else ""
+
+
+def blocks(folders: Folders) -> list[Block]:
+    """What was explained, and the regions of the first map of each folder; those of its other maps are folded."""
+    return [block for folder, entries in folders for block in _of_folder(folder, entries)]
+
+
+def _of_folder(folder: Path, entries: Sequence[MapEntry]) -> Iterator[Block]:
+    shown = averages(entries)
+    if not shown:
+        kept = count(len(entries), "map of a session", "maps of sessions")
+        yield Prose(f"{folder} has {kept} and no average; run the same slimbrain explain to its end.")
+        return
+    yield Prose(_told(folder, shown))
+    first, *others = (_regions(entry) for entry in shown)
+    yield first
+    if others:
+        yield Fold(f"Regions of {count(len(others), 'other map')} of {folder.name}", tuple(others))
+
+
+def _told(folder: Path, shown: Sequence[MapEntry]) -> str:
+    methods = ", ".join(dict.fromkeys(TITLES.get(entry.method, entry.method) for entry in shown))
+    contrast = " The contrast, what sets labels apart, is the one to look at first." if any(map(_is_contrast, shown)) else ""
+    trusted = f" {_sentence(shown[0].note)}" if shown[0].note else ""
+    return (
+        f"{folder.name}: {methods} of {count(int(shown[0].record['sessions']), 'session')}, averaged.{contrast}{trusted} "
+        "A map says what moved the model, not what caused anything; where the model is at chance it shows noise."
+    )
+
+
+def _is_contrast(entry: MapEntry) -> bool:
+    return str(entry.record.get("average", "")) not in ("mean", "mean of absolute maps")
+
+
+def _regions(entry: MapEntry) -> Table:
+    rows = entry.rows[:MOST_REGIONS]
+    which = f"the {len(rows)} of {len(entry.rows)} regions with the largest share" if len(rows) < len(entry.rows) else "all regions"
+    caption = (
+        f"{entry.title}: {which}. Share: of the sum of absolute values over the brain; peak: the value farthest from zero, and where "
+        f"it lies (MNI, mm). Unit: {entry.unit}. Regions: {entry.record.get('atlas', MISSING)}."
+    )
+    heads = ("voxels", "mean", "share (%)", "peak", "x", "y", "z")
+    table = TableBuilder(caption, (Column("region"), *(Column(head, True) for head in heads)))
+    for row in rows:
+        values = [_digits(row[name]) for name in ("mean", "share", "peak")]
+        values[1] = f"{100 * float(row['share']):.1f}"
+        places = [f"{float(row[f'peak_{axis}_mm']):g}" for axis in "xyz"]
+        # A line may break after a hyphen, not after a minus.
+        table.add([row["region"], row["voxels"], *(cell.replace("-", MINUS) for cell in (*values, *places))])
+    return table.build()
+
+
+def _digits(text: str) -> str:
+    return f"{float(text):.3g}"
