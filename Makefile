@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/slimbrain demo --out $(DEMO_OUT)
-	@echo "The report is at $(CURDIR)/$(DEMO_OUT)/report.html"
+	@echo "The report is at $(abspath $(DEMO_OUT))/report.html"
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
