@@ -99,6 +99,7 @@ def test_half_precision_is_near_single_and_adds_up_in_single(grid8: Grid, dtype:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, there is none")
 def test_compiled_blocks_give_the_same(grid8: Grid) -> None:
     clips, masks = make_batch(grid8)
