@@ -22,7 +22,7 @@ from slimbrain.atomic import write_json, write_text
 from slimbrain.claims import claim, locked
 from slimbrain.config import Config
 from slimbrain.errors import InputError, StoreError
-from slimbrain.manifest import LEDGER_COLUMNS, MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
+from slimbrain.manifest import LEDGER_COLUMNS, MANIFEST_FILE, SessionInfo, SessionTable, manifest_text, read_manifest
 from slimbrain.parts import add_to_part, read_part
 from slimbrain.terms import UNKNOWN, Terms, canonical_licence, canonical_scopes, strictest, terms_of
 from slimbrain.tsv import MISSING
@@ -209,16 +209,16 @@ def assign(root: Path, chosen: Mapping[str, Governance], part: str = "") -> None
     part : name of a part whose sessions are meant as well (`slimbrain.parts`).
     """
 
-    def under_records(listed: Mapping[str, SessionInfo]) -> dict[str, SessionInfo]:
-        return {key: replace(listed[key], qc={**listed[key].qc, **chosen[key].cells()}) for key in chosen.keys() & listed.keys()}
+    def under_records(listed: SessionTable) -> list[SessionInfo]:
+        there = [info for key in chosen if (info := listed.find(key))]
+        return [replace(info, qc={**info.qc, **chosen[info.key].cells()}) for info in there]
 
     keep_records(root, chosen.values())
     with locked(root):
-        sessions = read_manifest(root / MANIFEST_FILE).by_key()
-        sessions |= under_records(sessions)
-        write_text(root / MANIFEST_FILE, manifest_text([sessions[key] for key in sorted(sessions)]))
+        sessions = read_manifest(root / MANIFEST_FILE)
+        write_text(root / MANIFEST_FILE, manifest_text(sessions.updated(under_records(sessions))))
     if part:
-        for info in under_records(read_part(root, part).by_key()).values():
+        for info in under_records(read_part(root, part)):
             add_to_part(root, part, info)
 
 

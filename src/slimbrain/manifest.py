@@ -114,8 +114,7 @@ def manifest_with(path: Path, info: SessionInfo) -> str:
     text = insert_row(_read_text(path), info.key, row, lambda columns: format_tsv(columns, [row]).split("\n", 1)[1])
     if text is not None:
         return text
-    listed = _parse(path).by_key() | {info.key: info}
-    return manifest_text([listed[key] for key in sorted(listed)])
+    return manifest_text(_parse(path).updated([info]))
 
 
 @contextmanager
@@ -155,6 +154,11 @@ class SessionTable(Sequence[SessionInfo]):
             return sessions
         infos = list(sessions)
         return cls(_Cells(infos), made=dict(enumerate(infos)))
+
+    def updated(self, others: Iterable[SessionInfo]) -> SessionTable:
+        """These and others, which count where both have one of a name."""
+        together = self.by_key() | {info.key: info for info in others}
+        return SessionTable.of([together[key] for key in sorted(together)])
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -74,8 +74,7 @@ def collect_parts(root: Path) -> int:
         added = {info.key: info for path in parts for info in read_manifest(path)}
         try:
             with locked(root):
-                listed = read_manifest(root / MANIFEST_FILE).by_key() | added
-                write_text(root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
+                write_text(root / MANIFEST_FILE, manifest_text(read_manifest(root / MANIFEST_FILE).updated(added.values())))
             for path in parts:
                 path.unlink()
         except OSError as error:

@@ -118,7 +118,7 @@ def _take_out(root: Path, key: str, place: str | Path, part: str) -> None:
     with locked(root):
         listed = read_manifest(root / MANIFEST_FILE).by_key()
         if listed.pop(key, None) is not None:
-            write_text(root / MANIFEST_FILE, manifest_text([listed[key] for key in sorted(listed)]))
+            write_text(root / MANIFEST_FILE, manifest_text(list(listed.values())))
     try:
         for file in (path, path.with_suffix(".json")):
             file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class Store:
     def sessions(self) -> SessionTable:
         """All sessions, sorted by key; none of a participant who was withdrawn."""
         listed = read_manifest(self.root / MANIFEST_FILE)
-        return self._living(_with(listed, read_part(self.root, self.part)) if self.part else listed)
+        return self._living(listed.updated(read_part(self.root, self.part)) if self.part else listed)
 
     def _living(self, listed: SessionTable) -> SessionTable:
         """Sessions of participants who were not withdrawn."""
@@ -183,7 +183,7 @@ class Store:
 
     def with_uncollected(self) -> Store:
         """The same store, showing also what shards prepared and nobody gathered yet (`slimbrain.parts`)."""
-        return self._view(self._living(_with(read_manifest(self.root / MANIFEST_FILE), read_parts(self.root).values())))
+        return self._view(self._living(read_manifest(self.root / MANIFEST_FILE).updated(read_parts(self.root).values())))
 
     def _view(self, shown: SessionTable) -> Store:
         view = Store(self.root)
@@ -444,12 +444,6 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
-
-
-def _with(listed: SessionTable, others: Iterable[SessionInfo]) -> SessionTable:
-    """These and others, which count where both have one of a name."""
-    together = listed.by_key() | {info.key: info for info in others}
-    return SessionTable.of([together[key] for key in sorted(together)])
 
 
 def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:

@@ -136,7 +136,7 @@ class AttentionProbe:
     def _predict(self, reader: AttentionReader, problem: Problem, rows: Ints) -> Floats:
         """(rows, K) probabilities, or standardised values."""
         parts = [reader(*self._padded(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH)]
-        return as_scores(torch.cat(parts) if parts else torch.zeros(0, problem.n_outputs), problem)
+        return as_scores(torch.cat(parts) if parts else torch.zeros(0, problem.n_outputs), problem.classes)
 
     def _padded(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """(B, L, D) tokens and which are real (B, L)."""
@@ -169,8 +169,8 @@ def task_loss(said: Tensor, y: Tensor, problem: Problem) -> Tensor:
     return functional.cross_entropy(said, y.long())
 
 
-def as_scores(said: Tensor, problem: Problem) -> Floats:
-    """(rows, K) probabilities of logits, or values as they are."""
+def as_scores(said: Tensor, classes: Sequence[str]) -> Floats:
+    """(rows, K) probabilities of logits where there are classes, or values as they are."""
     said = said.double().cpu()
-    scores: Floats = (said.softmax(dim=1) if problem.classes else said).numpy()
+    scores: Floats = (said.softmax(dim=1) if classes else said).numpy()
     return scores

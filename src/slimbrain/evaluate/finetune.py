@@ -211,7 +211,7 @@ class FineTuning:
     def _predict(self, tuned: TunedEncoder, problem: Problem, rows: Ints) -> Floats:
         """(rows, K) probabilities, or standardised values, each from all scored windows of the session together."""
         said = [tuned([self._scored(row)]) for row in rows]
-        return as_scores(torch.cat(said) if said else torch.zeros(0, problem.n_outputs), problem)
+        return as_scores(torch.cat(said) if said else torch.zeros(0, problem.n_outputs), problem.classes)
 
     def _scored(self, row: int) -> Clip:
         return self._clip(row, self.views[self.keys[row]].scored)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,7 +21,7 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import as_scores
 from slimbrain.evaluate.features import Windows, window_choice
 from slimbrain.evaluate.finetune import FineTuning, TunedEncoder
-from slimbrain.evaluate.probe import Kind, Problem, pose
+from slimbrain.evaluate.probe import Kind, pose
 from slimbrain.evaluate.tasks import Target
 from slimbrain.ledger import FINE_TUNED, LEDGER, entries_from, entries_of
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, require_model, save_pretrained
@@ -168,11 +167,11 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
     provenance.contract.require(store.contract, "the model", f"the store {store.root}")
     cut = provenance.window.model_copy(update={"k": k or provenance.window.k})
     choose = window_choice(windows, store, tuned.model.config.unit_frames, cut)
-    encoder, problem = tuned.encoder(), Problem(np.zeros(0), np.zeros(0, np.str_), head.classes)
+    encoder = tuned.encoder()
     seen = set(provenance.seen(people_in(store)))
     rows = []
     for info in track(store.sessions, "predict"):
-        said = as_scores(encoder([read_clip(store, info, choose(info), cut.frames)]), problem)[0]
+        said = as_scores(encoder([read_clip(store, info, choose(info), cut.frames)]), head.classes)[0]
         row = {SESSION: info.key, PARTICIPANT: info.subject}
         if head.classes:
             row |= {PREDICTION: head.classes[int(said.argmax())]} | {

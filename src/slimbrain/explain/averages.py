@@ -13,6 +13,9 @@ from slimbrain.grid import Grid
 MEAN, MAGNITUDE, CONTRAST = "", "Magnitude", "Contrast"
 """Added to the method's name for the mean over sessions, the mean of their absolute maps, and what sets sessions of one label apart."""
 
+NAMES = {MEAN: "mean", MAGNITUDE: "mean of absolute maps"}
+"""What records call them; a contrast is called by what it sets apart."""
+
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
 Values = NDArray[np.float64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from slimbrain.channels import Channels
 from slimbrain.contract import ROI
-from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, Averages, Values, smooth
+from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, NAMES, Averages, Values, smooth
 from slimbrain.explain.files import (
     MapName,
     group_map,
@@ -175,7 +175,7 @@ class MapFolder:
 
     def _average_record(self, suffix: str, count: int, refused: Mapping[str, str]) -> dict[str, Any]:
         contrast = self.opened.deciders.contrast if self.opened.deciders else ""
-        what = {MEAN: "mean", MAGNITUDE: "mean of absolute maps", CONTRAST: contrast}[suffix]
+        what = contrast if suffix == CONTRAST else NAMES[suffix]
         smoothed = f", smoothed by {self.output.fwhm_mm:g} mm" if self.output.fwhm_mm else ""
         title = self._title(f"{what}, {count} sessions{smoothed}")
         return {

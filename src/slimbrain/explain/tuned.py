@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slimbrain.evaluate.attention import as_scores
 from slimbrain.evaluate.probe import average_sessions
 from slimbrain.evaluate.stats import OutOfFold
 from slimbrain.evaluate.tasks import Target
@@ -53,7 +54,7 @@ def tuned_deciders(
         contrast = label_contrast(classes, number)
     else:
         code, contrast = dict(zip(vectors, decider.decide(pooled).tolist(), strict=True)), BY_DECISION
-    scores = _scores(pooled.numpy() @ decider.rule.weight.T + decider.rule.bias, bool(classes))
+    scores = as_scores(torch.from_numpy(pooled.numpy() @ decider.rule.weight.T + decider.rule.bias), classes)
     unseen = {key: said for key, said in zip(vectors, scores, strict=True) if key in truth and subjects[key] not in seen}
     known = _held_out(tuned, unseen, subjects, truth)
     return Deciders(
@@ -75,11 +76,6 @@ def _truth(target: Target | None, classes: tuple[str, ...]) -> dict[str, float]:
     if not classes:
         return {key: float(label) for key, label in labelled} if target.kind == "regression" else {}
     return {key: float(classes.index(str(label))) for key, label in labelled if str(label) in classes}
-
-
-def _scores(said: NDArray[np.float64], classes: bool) -> NDArray[np.float64]:
-    """Probabilities of classes from their logits, or the values as they are."""
-    return torch.from_numpy(said).softmax(1).numpy() if classes else said
 
 
 def _held_out(

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from slimbrain.explain import TITLES, MapEntry
+from slimbrain.explain.averages import MAGNITUDE, NAMES
+from slimbrain.explain.pictures import SHOWN_SHARE
 from slimbrain.report.blocks import MISSING, Block, Column, Fold, Prose, Table, TableBuilder, count
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import NamedMap
@@ -21,9 +23,6 @@ MEANINGS = {
     "surprise": "How badly what happens at a place is predicted while it is hidden from the model.",
     "channels": "What a place adds to the rebuilding of hidden windows by stage 1, or to a decision that is read from stage 1.",
 }
-
-SHOWN_SHARE = 0.25
-"""The strongest of a map's voxels, to which the viewer's threshold is set at first where values have signs, as in the PNG mosaics."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -46,6 +45,7 @@ def named(entry: MapEntry, image: Path) -> NamedMap:
     volume = read_map(image)
     values = volume.values[np.isfinite(volume.values)]
     signed, size = bool((values < 0).any()), np.abs(values)
+    # At first the viewer shows as much as the PNG mosaics do.
     threshold = float(np.quantile(size, 1 - SHOWN_SHARE) / size.max()) if signed else 0.0
     return NamedMap(entry.title, _short(entry.unit), about(entry), volume, threshold, clip=True, from_zero=signed)
 
@@ -53,7 +53,7 @@ def named(entry: MapEntry, image: Path) -> NamedMap:
 def about(entry: MapEntry) -> str:
     """What a value is, what it is counted in, and how far to trust it."""
     meaning = MEANINGS.get(entry.method, f"Method: {entry.method}.")
-    if entry.record.get("decided_by") and entry.record.get("average") != "mean of absolute maps":
+    if entry.record.get("decided_by") and entry.record.get("average") != NAMES[MAGNITUDE]:
         meaning += " Red speaks for it, blue against it."
     return f"{meaning} Unit: {entry.unit}.{f' {_sentence(entry.note)}' if entry.note else ''}"
 
@@ -96,7 +96,7 @@ def _told(folder: Path, shown: Sequence[MapEntry]) -> str:
 
 
 def _is_contrast(entry: MapEntry) -> bool:
-    return str(entry.record.get("average", "")) not in ("mean", "mean of absolute maps")
+    return str(entry.record.get("average", "")) not in NAMES.values()
 
 
 def _regions(entry: MapEntry) -> Table:
