@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.cli import run_command
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.explain.averages import smooth
 from slimbrain.explain.files import read_map, read_record, session_map
 from slimbrain.grid import Grid
 from slimbrain.simulate import Place, Truth, load_truth
 from slimbrain.simulate.signals import place_map
 from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
 
 Floats = NDArray[np.float64]
 

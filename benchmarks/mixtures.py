@@ -27,18 +27,18 @@ import torch
 from case import Case
 
 from slimbrain.config import AdaptiveConfig, ComponentConfig, MixtureConfig, Preset, SamplingConfig, load_preset, with_mixture
-from slimbrain.data import ClipDraws, Draws, Pick
-from slimbrain.evaluate.features import embed_store
+from slimbrain.data.draws import ClipDraws, Draws, Pick
+from slimbrain.data.mixture import divide
+from slimbrain.data.samplers import mix
+from slimbrain.embed.features import embed_store
 from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, cross_validate
 from slimbrain.evaluate.stats import score
-from slimbrain.gather import merge
-from slimbrain.manifest import SessionInfo, _parse_once, manifest_text, session_key, session_path
-from slimbrain.mixture import divide
 from slimbrain.models.hub import from_pretrained
 from slimbrain.prep import PrepOptions, prepare
-from slimbrain.samplers import mix
 from slimbrain.simulate import CohortSpec, simulate_cohort
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
+from slimbrain.store.manifest import _parse_once, manifest_text, session_key, session_path
+from slimbrain.store.merge import merge
 from slimbrain.train import MODEL_FOLDER, VoxelStage, pretrain, read_metrics
 from slimbrain.train.adapt import Adapter
 from slimbrain.train.loop import Loop

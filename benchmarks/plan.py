@@ -20,11 +20,11 @@ from stage2 import Trainee, saved_mib
 from torch import Tensor
 
 from slimbrain.config import Preset, load_preset
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import JepaMask, typical_mask
+from slimbrain.doctor.plan import plan_step
 from slimbrain.grid import Grid
-from slimbrain.masking import JepaMask, typical_mask
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
-from slimbrain.plan import plan_step
 
 
 @dataclass(frozen=True)

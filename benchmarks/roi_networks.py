@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from slimbrain.atomic import write_atomic
 from slimbrain.config import TemporalConfig
+from slimbrain.disk.atomic import write_atomic
 from slimbrain.models.temporal import TemporalExtractor, standardise, temporal_loss
 
 SMALL = TemporalConfig(width=64, depth=3, heads=4, groups=32, window_frames=4)

@@ -22,16 +22,16 @@ import numpy as np
 from case import Case
 from readers import Seen, Storage, Training, simulate
 
-from slimbrain import placing
-from slimbrain.atomic import write_text
+from slimbrain.disk.atomic import write_text
+from slimbrain.disk.shards import Shard
 from slimbrain.grid import LATTICES, Grid
-from slimbrain.manifest import MANIFEST_FILE, SessionInfo, manifest_text
-from slimbrain.parts import collect_parts
 from slimbrain.prep.layouts import LAYOUTS, find_recordings
 from slimbrain.prep.layouts.base import Request
 from slimbrain.prep.run import own_runs
-from slimbrain.shards import Shard
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
+from slimbrain.store import write as placing
+from slimbrain.store.manifest import MANIFEST_FILE, manifest_text
+from slimbrain.store.parts import collect_parts
 
 COHORTS = (4_129, 50_000, 500_000)
 EPOCHS, FRAMES, CLIP_FRAMES = 40, 600, 40

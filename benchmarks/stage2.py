@@ -34,11 +34,11 @@ from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from slimbrain.config import Preset, load_preset  # noqa: E402
+from slimbrain.data.clip import Clip  # noqa: E402
+from slimbrain.data.masking import typical_mask  # noqa: E402
 from slimbrain.grid import LATTICES, Grid  # noqa: E402
-from slimbrain.masking import typical_mask  # noqa: E402
 from slimbrain.models.hiera import Hiera  # noqa: E402
 from slimbrain.models.jepa import HieraJEPA  # noqa: E402
-from slimbrain.models.packing import Clip  # noqa: E402
 
 AGAINST = "dense-reference"
 TEMPLATE = Path(__file__).resolve().parents[2] / "shared" / "data" / "templates" / "tpl-MNI152NLin6Asym_res-02_desc-brain_mask.nii.gz"

@@ -29,12 +29,12 @@ import torch
 from case import Case
 from torch.utils.data import DataLoader, Dataset
 
-from slimbrain import manifest as manifest_module
 from slimbrain.config import load_preset
-from slimbrain.data import ClipDraws, read_clip
+from slimbrain.data.clip import read_clip
+from slimbrain.data.draws import ClipDraws
 from slimbrain.grid import Grid
-from slimbrain.manifest import SessionInfo
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
+from slimbrain.store import manifest as manifest_module
 
 Array = npt.NDArray[Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from slimbrain.channels import Channels
-from slimbrain.governance import Governance, keep_records
-from slimbrain.store import COHORT, Store
+from slimbrain.store import Channels, Store
+from slimbrain.store.records import Governance, keep_records
+from slimbrain.store.store import COHORT
 
 TR_S = 1.5
 OPEN = {"cohort": "open study", "licence": "CC0-1.0", "consent": ["broad-research"]}

@@ -25,7 +25,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 
 LIGHT_MODULES = (
     "slimbrain",
-    *(f"slimbrain.{name}" for name in ("cli", "cli.options", "cli.models", "config", "grid", "errors", "atomic", "progress")),
+    *(f"slimbrain.{name}" for name in ("cli", "cli.options", "cli.models", "config", "grid", "errors", "disk.atomic", "progress")),
 )
 HEAVY_PACKAGES = (
     *("torch", "nilearn", "nibabel", "sklearn", "scipy", "pandas", "matplotlib"),

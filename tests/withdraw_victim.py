@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent / "prep"))
 from prep_victim import WRITES, forked, store_files
 
 from slimbrain.errors import StoreError
+from slimbrain.governance.withdraw import withdraw
 from slimbrain.store import Store
-from slimbrain.tombstones import withdrawn
-from slimbrain.withdraw import withdraw
+from slimbrain.store.withdrawn import withdrawn
 
 VICTIM = "sub-02"
 

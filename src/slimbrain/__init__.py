@@ -13,7 +13,7 @@ _HOMES = {
     "TemporalExtractor": "slimbrain.models.temporal",
     "HieraJEPA": "slimbrain.models.jepa",
     "SeenInTrainingWarning": "slimbrain.errors",
-    "SlimBrainEncoder": "slimbrain.evaluate.encoder",
+    "SlimBrainEncoder": "slimbrain.embed.encoder",
     "from_pretrained": "slimbrain.models.hub",
     "save_pretrained": "slimbrain.models.hub",
     "push_to_hub": "slimbrain.models.hub",
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from slimbrain.embed.encoder import SlimBrainEncoder
     from slimbrain.errors import SeenInTrainingWarning
-    from slimbrain.evaluate.encoder import SlimBrainEncoder
     from slimbrain.evaluate.publish import add_evaluation
     from slimbrain.grid import Grid
     from slimbrain.models.hub import from_pretrained, push_to_hub, save_pretrained

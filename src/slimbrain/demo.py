@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slimbrain.atomic import write_text
+from slimbrain.disk.atomic import write_text
 from slimbrain.errors import InputError
 from slimbrain.simulate import load_truth
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.atomic import write_atomic
+from slimbrain.disk.atomic import write_atomic
 from slimbrain.errors import ContractError, InputError
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
-from slimbrain.contract import Contract
+from slimbrain.governance.provenance import Provenance, subject_hash
 from slimbrain.grid import Grid
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import Provenance, subject_hash
 from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.store import Contract
 
 Array = np.ndarray[Any, Any]
 SHAPE = (91, 109, 91)

@@ -14,10 +14,10 @@ from torch.utils.data import default_collate
 
 from slimbrain import Grid, Store, from_pretrained
 from slimbrain.config import WindowConfig
+from slimbrain.embed.features import embed_store
 from slimbrain.errors import InputError
-from slimbrain.evaluate.features import embed_store
+from slimbrain.governance.provenance import REMEMBERED, people_in, remember
 from slimbrain.models.hub import save_pretrained
-from slimbrain.models.provenance import REMEMBERED, people_in, remember
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.saliency import select_uniform
 

@@ -26,11 +26,11 @@ import numpy as np
 import pytest
 
 from slimbrain.cli import run_command
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.evaluate import attention
 from slimbrain.evaluate.probe import DEFAULT_POLICY
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTICIPANTS, KNOWN = 18, 4

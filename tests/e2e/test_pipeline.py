@@ -12,10 +12,10 @@ import pytest
 
 import slimbrain
 from slimbrain.cli import run_command
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.saliency import read_window_table
 from slimbrain.store import Store
 from slimbrain.train import read_metrics
-from slimbrain.tsv import read_tsv
 
 SHORT = ("--preset", "tiny", "--set", "train_temporal.steps=12", "--set", "train_voxel.steps=8", "--set", "train_voxel.batch=2")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimbrain.channels import Channels
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "hcp": ("Subject", "Release", "Acquisition", "Gender", "Age", "3T_Full_MR_Compl", "3T_RS-fMRI_PctCompl", "QC_Issue"),

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import (
     PopulationTangent,
@@ -32,7 +31,7 @@ from slimbrain.evaluate.probe import SplitPolicy, cross_validate, outer_splits
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 
 def networks(n: int, t: int, c: int, seed: int = 0) -> list[np.ndarray]:

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.compare import evaluate, to_markdown
 from slimbrain.evaluate.probe import SplitPolicy
 from slimbrain.evaluate.tasks import get_task
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",

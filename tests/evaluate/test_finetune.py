@@ -14,9 +14,9 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder, Views, parameter_groups, require_encoder, set_rates
 from slimbrain.evaluate.probe import Problem, SplitPolicy, cross_validate, outer_splits
 from slimbrain.evaluate.stats import score
+from slimbrain.governance.provenance import PEOPLE_FILE, people_in, seen_in
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
-from slimbrain.models.provenance import PEOPLE_FILE, people_in, seen_in
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
 

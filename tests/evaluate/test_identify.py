@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import connectivity
 from slimbrain.evaluate.compare import evaluate, to_markdown
@@ -16,7 +15,7 @@ from slimbrain.evaluate.identify import Pairing, identify, pair_sessions
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score
 from slimbrain.evaluate.tasks import get_task
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 N = 14
 

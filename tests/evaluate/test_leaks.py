@@ -11,9 +11,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
-from slimbrain.channels import Channels
 from slimbrain.config import WindowConfig
-from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare, evaluate, to_markdown
@@ -21,9 +19,9 @@ from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, req
 from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_validate
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
-from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
-from slimbrain.placing import COHORT, sha256
-from slimbrain.store import Store
+from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.store import Channels, Contract, Store
+from slimbrain.store.write import COHORT, sha256
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12

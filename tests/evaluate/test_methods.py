@@ -19,10 +19,10 @@ from slimbrain.evaluate.compare import to_markdown
 from slimbrain.evaluate.methods import Options, Tuning, choose_methods, evaluate_models
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.evaluate.tuned import load_tuned
+from slimbrain.governance.provenance import Provenance
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
 

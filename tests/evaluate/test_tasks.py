@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.evaluate.tasks import Task, get_task, primary_metric, read_target
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 COLUMNS = {
     "sex": ["F", "M", "F", "M", "F", "n/a", ""],

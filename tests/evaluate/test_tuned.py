@@ -13,16 +13,16 @@ import torch
 
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, WindowConfig
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views
 from slimbrain.evaluate.tasks import Target
 from slimbrain.evaluate.tuned import load_tuned, predict_store, save_tuned
+from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
 
 FRAMES, KNOWN, NEW = 4, 12, 6
 SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=1, recompute=False)

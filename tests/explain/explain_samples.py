@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from slimbrain.config import HieraConfig, JepaConfig
+from slimbrain.data.clip import Clip
 from slimbrain.evaluate.probe import LinearRule
 from slimbrain.explain import LinearHead
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
 
 TINY = {"embed": 4, "depths": (1, 1, 2, 1), "heads": (1, 1, 2, 2), "mlp_ratio": 2, "recompute": False}
 FRAMES = 16

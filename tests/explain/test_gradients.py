@@ -10,9 +10,9 @@ import pytest
 import torch
 from explain_samples import clip, corner, encoder, head, slab
 
+from slimbrain.data.clip import Clip
 from slimbrain.explain import gradient_input, gradients, integrated_gradients
 from slimbrain.models.hiera import Hiera, Tokens
-from slimbrain.models.packing import Clip
 
 
 def test_gradient_times_input_is_the_slope_that_differences_show() -> None:

@@ -13,17 +13,16 @@ import torch
 from explain_samples import TINY, corner
 from store_samples import make_store, write_run
 
-from slimbrain.channels import Channels
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
 from slimbrain.explain import list_maps
+from slimbrain.governance.provenance import Provenance
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
+from slimbrain.store import Channels, Store
 
 SUBJECTS, WINDOW = 12, WindowConfig(frames=4, k=3)
 

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
-from slimbrain.data import read_clip
-from slimbrain.evaluate.features import embed_store
+from slimbrain.data.clip import Clip, read_clip
+from slimbrain.embed.features import embed_store
 from slimbrain.evaluate.tasks import Target, get_task, read_target
 from slimbrain.explain import gradient_input, integrated_gradients, occlude_units
 from slimbrain.explain.averages import smooth
 from slimbrain.explain.channels import rebuilding_shares
 from slimbrain.explain.heads import Deciders, LinearHead, fit_probes
 from slimbrain.explain.surprise import paint_units
+from slimbrain.governance.provenance import Provenance
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.simulate import CohortSpec, Place, Truth, draw_truth
 from slimbrain.simulate.signals import Brain, compose, draw_person, frames, place_map

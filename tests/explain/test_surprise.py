@@ -12,12 +12,12 @@ from explain_samples import clip, jepa, slab
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import JepaMask, sample_jepa_mask, seen_together
 from slimbrain.explain import surprise, token_surprise
 from slimbrain.explain.surprise import by_window, paint_units
-from slimbrain.masking import JepaMask, sample_jepa_mask, seen_together
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[JepaMask]:

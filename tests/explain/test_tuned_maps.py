@@ -14,17 +14,16 @@ from store_samples import entities, network_series
 
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, WindowConfig
-from slimbrain.data import read_clip
+from slimbrain.data.clip import Clip, read_clip
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views
 from slimbrain.evaluate.tasks import Target
 from slimbrain.evaluate.tuned import load_tuned, save_tuned
 from slimbrain.explain import list_maps
+from slimbrain.governance.provenance import REMEMBERED, Provenance, people_in, remember
 from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import REMEMBERED, Provenance, people_in, remember
 from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
 
 KNOWN, NEW, FRAMES = 6, 5, 4
 QUICK = FinetuneConfig(epochs=2, warmup_epochs=1, head_lr=2e-2, lr=1e-3, batch=6, patience=2)

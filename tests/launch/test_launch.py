@@ -168,7 +168,7 @@ def test_another_command_does_not_take_over_an_unfinished_launch(folder: LaunchF
 
 
 def test_a_launch_has_one_client(folder: LaunchFolder) -> None:
-    from slimbrain.claims import claim
+    from slimbrain.disk.locks import claim
 
     folder.root.mkdir()
     with claim(folder.root, "client"), pytest.raises(InputError, match="another process looks after this launch"):

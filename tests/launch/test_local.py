@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from store_samples import make_store
-from test_train import comparable, settings, small_preset
+from train_samples import comparable, settings, small_preset
 
 from slimbrain.cli import run_command
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.grid import Grid
 from slimbrain.launch import client
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.train import pretrain
-from slimbrain.tsv import read_tsv
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from slimbrain.config import HieraConfig
+from slimbrain.data.clip import Clip
 from slimbrain.errors import ContractError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import Hiera, HieraBlock
-from slimbrain.models.packing import Clip, pack_clips
+from slimbrain.models.packing import pack_clips
 
 FRAMES = 16
 

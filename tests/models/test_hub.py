@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
-from slimbrain.contract import Contract
+from slimbrain.data.clip import Clip
 from slimbrain.errors import ContractError, InputError, SlimbrainError
+from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, remember, subject_hash
 from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained, require_model, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import REMEMBERED, Person, Provenance, remember, subject_hash
 from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.store import Contract
 
 SUBJECTS = ("sub-01", "sub-02", "sub-Ünal")
 

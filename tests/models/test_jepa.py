@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional
 
 from slimbrain.config import HieraConfig, JepaConfig
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import TARGET_KINDS, JepaMask, sample_jepa_mask
 from slimbrain.grid import Grid
-from slimbrain.masking import TARGET_KINDS, JepaMask, sample_jepa_mask
 from slimbrain.models.health import spread, token_health
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
 
 ENCODER = HieraConfig(embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, recompute=False)
 JEPA = JepaConfig(predictor_width=32, predictor_depth=2, predictor_heads=4, ema_start=0.99)

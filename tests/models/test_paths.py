@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from slimbrain.config import HieraConfig, JepaConfig
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import JepaMask, sample_jepa_mask
 from slimbrain.grid import LATTICES, Grid
-from slimbrain.masking import JepaMask, sample_jepa_mask
 from slimbrain.models import hiera as hiera_module
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
 
 ENCODER = HieraConfig(embed=16, depths=(1, 1, 1, 1), heads=(2, 2, 4, 4), mlp_ratio=2, recompute=False)
 JEPA = JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2)

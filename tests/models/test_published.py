@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, load_preset
-from slimbrain.data import read_clip
+from slimbrain.data.clip import read_clip
 from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import from_pretrained

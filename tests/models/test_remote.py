@@ -12,10 +12,10 @@ from fake_hub import TOKEN, Hub, Repo, serve
 from hub_process import call, processes
 
 from slimbrain.config import TemporalConfig, WindowConfig
-from slimbrain.contract import Contract
+from slimbrain.governance.provenance import Provenance
 from slimbrain.models.hub import EVALUATIONS_FILE, MODEL_FILES, save_pretrained
-from slimbrain.models.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.store import Contract
 
 Run = Callable[..., str]
 NOWHERE = "http://127.0.0.1:9"

@@ -18,7 +18,7 @@ from slimbrain.errors import InputError
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.source import frame_blocks, open_source
 from slimbrain.store import Store
-from slimbrain.verify import verify
+from slimbrain.store.verify import verify
 
 FRAMES = 12
 SHAPE = (14, 14, 14)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from slimbrain.errors import InputError
-from slimbrain.governance import Governance
+from slimbrain.governance.query import set_governance
+from slimbrain.governance.withdraw import withdraw
 from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
-from slimbrain.questions import set_governance
 from slimbrain.store import Store
-from slimbrain.tombstones import withdrawn
-from slimbrain.verify import verify
-from slimbrain.withdraw import withdraw
+from slimbrain.store.records import Governance
+from slimbrain.store.verify import verify
+from slimbrain.store.withdrawn import withdrawn
 
 WriteRun = Callable[..., Path]
 Prep = Callable[..., PrepSummary]

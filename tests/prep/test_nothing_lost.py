@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from slimbrain import placing
-from slimbrain.atomic import TEMPORARY_PREFIX, write_text
-from slimbrain.claims import claim
 from slimbrain.cli import run_command
+from slimbrain.disk.atomic import TEMPORARY_PREFIX, write_text
+from slimbrain.disk.locks import claim
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep import session as session_module
 from slimbrain.store import Store
-from slimbrain.verify import verify
+from slimbrain.store import write as placing
+from slimbrain.store.verify import verify
 
 WriteRun = Callable[..., Path]
 
@@ -35,7 +35,7 @@ FINAL = ("sessions.tsv", "participants.tsv", "failures.tsv", "dataset_descriptio
 
 
 def victim(plan: dict[str, Any]) -> dict[str, Any]:
-    program = Path(__file__).with_name("prep_victim.py")
+    program = Path(__file__).parents[1] / "prep_victim.py"
     done = subprocess.run([sys.executable, str(program)], input=json.dumps(plan), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -12,7 +12,7 @@ from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
 from slimbrain.prep.run import collect
 from slimbrain.store import Store
-from slimbrain.tombstones import bury, new_tombstone, withdrawn
+from slimbrain.store.withdrawn import bury, new_tombstone, withdrawn
 
 WriteRun = Callable[..., Path]
 NOT_COMPARED = (".lock", "report.html")

@@ -219,7 +219,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path, grid8: Grid) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from slimbrain.grid import Grid; from slimbrain.prep.source import open_source; from slimbrain.prep.volume import prepare_image\n"
-        "from slimbrain.store import Store\n"
+        "from slimbrain.store.store import Store\n"
         "folder = Path(sys.argv[1]); grid = Grid.load(sys.argv[2], 'mni-8mm-24-p2'); store = Store.create(folder / 'store', grid, 0.72)\n"
         f"{PEAK_KIB}\n"
         "def run(source):\n"

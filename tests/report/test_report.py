@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_store, window_rows
 
-from slimbrain.channels import Channels
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, write_report
@@ -27,7 +26,7 @@ from slimbrain.report.recall import chance, pooled, session_recall
 from slimbrain.report.volumes import encode_values, scale_of, template
 from slimbrain.report.window_maps import MAPS_BYTES, STEPS
 from slimbrain.simulate import Event, SessionTruth
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from report_samples import EVIL, EXPLAINED, EXPLAINED_MM, FRAMES, PEAK, PEAK_MM, TR, WINDOW_S, Page, make_store, window_rows
 
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.report import ReportInputs, maps, window_maps, write_report
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import Volume, decode_values, encode, scale_of, template
 from slimbrain.report.window_maps import Blocks, choose_blocks, encode_windows, window_means
-from slimbrain.tsv import read_tsv
 
 ONES = np.ones(3)
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from slurm_cluster import SlurmCluster
-from test_train import assert_same_run, comparable, settings, small_preset
+from train_samples import assert_same_run, comparable, settings, small_preset
 
 from slimbrain.cli import run_command
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.launch import client
 from slimbrain.launch.folder import LaunchFolder, ShardState
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import Store
 from slimbrain.train import pretrain
-from slimbrain.tsv import read_tsv
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TIME_LIMIT = "SLIMBRAIN_TEST_TIME_LIMIT"

@@ -21,25 +21,23 @@ from torch import Tensor, nn
 
 from brainmarks.models.base import Embeddings
 from brainmarks.models.registry import register_model
-from slimbrain.channels import Channels, cell_channels
 from slimbrain.config import WindowConfig
-from slimbrain.contract import Contract
-from slimbrain.data import read_clip
+from slimbrain.data.clip import Clip, read_clip
+from slimbrain.embed.pooling import pool_tokens
 from slimbrain.errors import InputError
-from slimbrain.evaluate.features import window_choice
-from slimbrain.evaluate.pooling import pool_tokens
+from slimbrain.governance.fingerprint import signature
+from slimbrain.governance.provenance import Person, Provenance
 from slimbrain.grid import Grid
-from slimbrain.manifest import SessionInfo
-from slimbrain.models.fingerprint import signature
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import Person, Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, masked_source
 from slimbrain.prep.runs import as_label
 from slimbrain.prep.source import repetition_time
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.saliency.choose import window_choice
+from slimbrain.store import Channels, Contract, SessionInfo
+from slimbrain.store.channels import cell_channels
 
 FloatArray = npt.NDArray[Any]
 
@@ -246,7 +244,7 @@ def slimbrain(
     ckpt_path : stage 2's model folder or hub id; the environment variable SLIMBRAIN_CHECKPOINT if None.
     temporal_path : stage 1's, by whose scores windows are chosen; SLIMBRAIN_TEMPORAL if None, and evenly spread windows without either.
     k : windows a sample; as many as in training if None.
-    pooling : of the cls embedding; see `slimbrain.evaluate.pooling.pool_tokens`.
+    pooling : of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
     mask_path : Brainmarks' brain mask; TemplateFlow's if None.
     allow_seen : take participants that either stage was pretrained on, whose results say little of others.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slimbrain.errors import InputError, SlimbrainError
+
+if TYPE_CHECKING:
+    from slimbrain.governance.query import Ledger
 
 NO, CANNOT_TELL = 1, 2
 """Exit codes of a question, as grep has them: 0 is yes."""
@@ -49,30 +52,55 @@ def ledger(
     raise typer.Exit(0 if answer else NO)
 
 
+def open_ledger(source: str) -> Ledger:
+    """The ledger of a store, of a model folder or the run it is in, or of a model on the hub.
+
+    Raises
+    ------
+    InputError, StoreError
+        If it is none of these, or is damaged.
+    """
+    from slimbrain.governance.provenance import CONFIG_FILE
+    from slimbrain.governance.query import model_ledger, store_ledger
+    from slimbrain.store.description import DESCRIPTION_FILE
+
+    path = Path(source)
+    if (path / DESCRIPTION_FILE).is_file():
+        return store_ledger(path)
+    if (path / "model" / CONFIG_FILE).is_file():
+        source = str(path / "model")
+    elif not path.is_dir() and source.count("/") != 1:
+        raise InputError(f"{source}: is neither a store nor a model; give one of `slimbrain prep`, RUN/model of a run, or a hub id.")
+    # Brings torch, which asking a store does without.
+    from slimbrain.models.hub import read_training
+
+    return model_ledger(source, read_training(source))
+
+
 def _ask(path: str, contains: str | None, cohort: str, compatible_with: str | None, diff: str | None) -> tuple[bool, str, dict[str, Any]]:
     """The answer to the question that was asked, in words, and as JSON."""
-    from slimbrain import questions
+    from slimbrain.governance import query
 
-    opened = questions.open_ledger(path)
+    opened = open_ledger(path)
     if contains is not None:
-        found = questions.contains(opened, contains, cohort)
+        found = query.contains(opened, contains, cohort)
         return found.found, found.how, {"path": path, "contains": found.found, "how": found.how}
     if compatible_with is not None:
-        verdict = questions.compatibility(opened, compatible_with)
-        return verdict["compatible"], questions.compatibility_text(verdict), verdict
+        verdict = query.compatibility(opened, compatible_with)
+        return verdict["compatible"], query.compatibility_text(verdict), verdict
     if diff is not None:
-        differs = questions.difference(opened, questions.open_ledger(diff))
+        differs = query.difference(opened, open_ledger(diff))
         alike = not any(differs[name] for name in ("only_first", "only_second", "changed"))
         return (
             alike and not any(differs["participants"][f"only_{one}"] for one in ("first", "second")),
-            (questions.difference_text(differs)),
+            (query.difference_text(differs)),
             differs,
         )
-    return True, questions.as_text(opened), opened.to_dict()
+    return True, query.as_text(opened), opened.to_dict()
 
 
 def _set(path: str, file: Path, where: list[str]) -> None:
-    from slimbrain.questions import set_governance
+    from slimbrain.governance.query import set_governance
 
     print(f"{set_governance(path, file, where)} sessions are under the terms of {file} now")
     raise typer.Exit
@@ -92,7 +120,7 @@ def withdraw(
 
     Example: `slimbrain withdraw store/ sub-03 --reason moved --checkpoints runs/`
     """
-    from slimbrain.withdraw import withdraw as take_out
+    from slimbrain.governance.withdraw import withdraw as take_out
 
     done = take_out(store, subject, reason, cohort or "", checkpoints or [])
     if as_json:

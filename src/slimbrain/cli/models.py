@@ -57,10 +57,10 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
-    from slimbrain.distributed import rank as process_number
-    from slimbrain.evaluate.features import ranked_windows
+    from slimbrain.saliency.choose import ranked_windows
     from slimbrain.train import MODEL_FOLDER
     from slimbrain.train import pretrain as run_pretraining
+    from slimbrain.train.distributed import rank as process_number
 
     set_threads(threads)
     chosen = load_preset(preset, overrides)
@@ -119,8 +119,8 @@ def plan(
     Example: `slimbrain plan --preset base --batch 4 --precision bfloat16`
     """
     from slimbrain.config import load_preset
+    from slimbrain.doctor.plan import describe, plan_and_fit
     from slimbrain.grid import Grid
-    from slimbrain.plan import describe, plan_and_fit
 
     options = {"jepa.context_fraction": visible, "voxel.recompute": recompute}
     given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
@@ -191,10 +191,10 @@ def embed(
 
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
-    from slimbrain.evaluate.features import embed_store, require_npz
-    from slimbrain.evaluate.joining import part_path, sessions_of
+    from slimbrain.disk.shards import Shard
+    from slimbrain.embed.features import embed_store, require_npz
+    from slimbrain.embed.joining import part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
-    from slimbrain.shards import Shard
 
     require_npz(out)
     set_threads(threads)
@@ -221,7 +221,7 @@ def group(
 
     Example: `slimbrain group store/ --temporal runs/temporal/model --k 8 --out groups.tsv`
     """
-    from slimbrain.evaluate.clusters import group_sessions, write_groups
+    from slimbrain.embed.clusters import group_sessions, write_groups
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
 

@@ -50,8 +50,8 @@ arguments: list[str] = []
 
 def open_store(root: Path, participants: Path | None) -> Store:
     """A store that has sessions; of the participants in a table alone, named with or without `sub-`, if one is given."""
+    from slimbrain.disk.tsv import read_tsv
     from slimbrain.store import Store
-    from slimbrain.tsv import read_tsv
 
     store = Store(root)
     if not store.sessions:

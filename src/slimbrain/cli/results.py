@@ -66,11 +66,11 @@ def evaluate(
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
-    from slimbrain.atomic import write_json, write_text
+    from slimbrain.disk.atomic import write_json, write_text
     from slimbrain.evaluate.compare import to_markdown
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
-    from slimbrain.models.provenance import FOLDS_SUFFIX
+    from slimbrain.governance.provenance import FOLDS_SUFFIX
 
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
@@ -95,9 +95,9 @@ def predict(
 
     Example: `slimbrain predict store/ --model tuned/ --windows windows.tsv --out predictions.tsv`
     """
-    from slimbrain.atomic import write_text
+    from slimbrain.disk.atomic import write_text
+    from slimbrain.disk.tsv import format_tsv
     from slimbrain.evaluate.tuned import SEEN, load_tuned, predict_store
-    from slimbrain.tsv import format_tsv
 
     set_threads(threads)
     rows = predict_store(open_store(store, participants), load_tuned(model), windows, k)

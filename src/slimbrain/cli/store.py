@@ -11,7 +11,7 @@ import typer
 from slimbrain.errors import InputError
 
 if TYPE_CHECKING:
-    from slimbrain.gather import Gathered
+    from slimbrain.store.merge import Gathered
 
 commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -27,7 +27,7 @@ def verify(
 
     Example: `slimbrain store verify store/`
     """
-    from slimbrain.verify import verify as check
+    from slimbrain.store.verify import verify as check
 
     verdict = check(store)
     if as_json:
@@ -68,8 +68,8 @@ def merge(
 
     Example: `slimbrain store merge all/ hcp/ abide/ --link`
     """
-    from slimbrain.gather import merge as bring_together
     from slimbrain.store import Store
+    from slimbrain.store.merge import merge as bring_together
 
     if keep not in (None, "first", "last"):
         raise InputError(f"--keep {keep}: choose first or last, or leave it out to refuse different data under one name.")
@@ -94,10 +94,10 @@ def subset(
 
     Example: `slimbrain store subset store/ good/ --task-id rest --where 'coverage>=0.9' --where sex=F`
     """
-    from slimbrain.gather import Choice, choose_sessions
-    from slimbrain.gather import subset as copy_some
+    from slimbrain.disk.tsv import read_tsv
     from slimbrain.store import Store
-    from slimbrain.tsv import read_tsv
+    from slimbrain.store.merge import subset as copy_some
+    from slimbrain.store.select import Choice, choose_sessions
 
     keys = None
     if sessions is not None:

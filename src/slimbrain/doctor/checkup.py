@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from slimbrain.config import Preset, TrainConfig
-from slimbrain.contract import ROI
 from slimbrain.doctor import machine
 from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
 from slimbrain.errors import SlimbrainError
 from slimbrain.grid import Grid
-from slimbrain.store import Store
+from slimbrain.store import ROI, Store
+from slimbrain.store.verify import verify
 from slimbrain.train import pick_device
-from slimbrain.verify import verify
 
 TYPICAL_FRAMES = 300
 """Frames of a session where no store says otherwise: 3.6 minutes."""

@@ -124,7 +124,7 @@ TABLES = {
 
 
 def _table(path: Path) -> Facts:
-    from slimbrain.tsv import read_tsv
+    from slimbrain.disk.tsv import read_tsv
 
     rows = read_tsv(path)
     columns = list(rows[0]) if rows else []

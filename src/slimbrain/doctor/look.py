@@ -37,9 +37,9 @@ def inspect_path(path: Path) -> Facts:
 
 
 def _store(path: Path) -> Facts | None:
-    from slimbrain.description import DESCRIPTION_FILE
-    from slimbrain.ledger import entries_of, summary
+    from slimbrain.governance.ledger import entries_of, summary
     from slimbrain.store import Store
+    from slimbrain.store.description import DESCRIPTION_FILE
 
     if not (path / DESCRIPTION_FILE).is_file() or "Slimbrain" not in (path / DESCRIPTION_FILE).read_text(encoding="utf-8"):
         return None
@@ -64,7 +64,7 @@ def _run(path: Path) -> Facts | None:
 
     if not (path / RUN_FILE).is_file():
         return None
-    from slimbrain.checkpoint import saved_steps
+    from slimbrain.train.checkpoint import saved_steps
 
     try:
         run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def _run(path: Path) -> Facts | None:
 
 
 def _states(path: Path) -> Facts | None:
-    from slimbrain.checkpoint import saved_steps
+    from slimbrain.train.checkpoint import saved_steps
 
     steps = saved_steps(path)
     if not steps:
@@ -91,7 +91,7 @@ def _states(path: Path) -> Facts | None:
 
 
 def _state(path: Path) -> Facts | None:
-    from slimbrain.checkpoint import EXTRA_FILE, STATE_PATTERN
+    from slimbrain.train.checkpoint import EXTRA_FILE, STATE_PATTERN
 
     if not STATE_PATTERN.fullmatch(path.name):
         return None
@@ -107,9 +107,9 @@ def _state(path: Path) -> Facts | None:
 def _model(path: Path) -> Facts | None:
     if not (path / "config.json").is_file():
         return None
-    from slimbrain.ledger import LEDGER, TIMES, entries_from, summary
+    from slimbrain.governance.ledger import LEDGER, TIMES, entries_from, summary
+    from slimbrain.governance.provenance import OLD_HASHES, REMEMBERED
     from slimbrain.models.hub import from_pretrained
-    from slimbrain.models.provenance import OLD_HASHES, REMEMBERED
 
     model = from_pretrained(path)
     assert model.provenance is not None

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from slimbrain.config import Preset, TrainConfig
-from slimbrain.contract import NATIVE_TR_BAND_S
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import typical_mask
 from slimbrain.doctor.machine import timed
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.masking import typical_mask
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.progress import track
+from slimbrain.store.contract import NATIVE_TR_BAND_S
 from slimbrain.train.loop import AUTOCAST
 
 TR_S = 0.72

@@ -21,7 +21,7 @@ from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
-from slimbrain.models.fingerprint import standardised
+from slimbrain.governance.fingerprint import standardised
 from slimbrain.progress import track
 from slimbrain.store import Store
 

@@ -21,17 +21,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from slimbrain.atomic import write_atomic
 from slimbrain.config import Config, TrainConfig
-from slimbrain.data import read_clip
+from slimbrain.data.clip import Clip, read_clip
+from slimbrain.disk.atomic import write_atomic
+from slimbrain.embed.pooling import pool_tokens
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import as_scores, start_at_prior, task_loss, usable_spread
-from slimbrain.evaluate.pooling import pool_tokens
 from slimbrain.evaluate.probe import FINETUNE, Fitted, Problem, Split, inner_splits, summed_loss
 from slimbrain.evaluate.stats import Floats, Ints
+from slimbrain.governance.provenance import Person, people_in, remember_beside
 from slimbrain.models.hiera import Hiera
-from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import Person, people_in, remember_beside
 from slimbrain.store import Store
 from slimbrain.train import learning_rate
 

@@ -18,8 +18,7 @@ from sklearn.base import clone
 from slimbrain.errors import InputError
 from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import Floats, OutOfFold
-from slimbrain.manifest import SessionInfo
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
 
 SMALLEST_PEOPLE = 3
 """With two subjects in the gallery, demeaning makes their vectors opposite: chance could look like skill."""

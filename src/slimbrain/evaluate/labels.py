@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slimbrain.evaluate.phenotypes import Row, cell, number
-from slimbrain.manifest import SessionInfo
+from slimbrain.store import SessionInfo
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.probe import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import Target, Task, read_target
-from slimbrain.models.fingerprint import standardised
-from slimbrain.models.provenance import Person, Provenance, people_in
-from slimbrain.placing import DATA_SHA256
+from slimbrain.governance.fingerprint import standardised
+from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.store import Store
+from slimbrain.store.write import DATA_SHA256
 
 DUPLICATE_CORRELATION = 0.999
 """Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""
 
 CANDIDATE_LIKENESS = 0.8
 """Cosine of two sketches over which the series themselves are compared: of 258 recordings a copy at 0.999 has at least 0.995, two others at
-most 0.51 (`models.fingerprint`)."""
+most 0.51 (`governance.fingerprint`)."""
 
 Pair = tuple[str, str, str]
 """Two session keys and what shows that they are one recording."""

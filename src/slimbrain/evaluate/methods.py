@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimbrain.data import read_clip
+from slimbrain.data.clip import read_clip
+from slimbrain.embed.features import Model, embed_store, read_embeddings, untrained
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate
-from slimbrain.evaluate.features import Model, choose_windows, embed_store, read_embeddings, untrained, window_order
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
 from slimbrain.evaluate.probe import Predictor
@@ -27,6 +27,7 @@ from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
+from slimbrain.saliency.choose import choose_windows, window_order
 from slimbrain.store import Store
 from slimbrain.train import pick_device
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimbrain.atomic import write_json
+from slimbrain.disk.atomic import write_json
+from slimbrain.embed.features import Model
 from slimbrain.errors import InputError
 from slimbrain.evaluate.compare import to_markdown
-from slimbrain.evaluate.features import Model
 from slimbrain.models.card import Measured
 from slimbrain.models.hub import EVALUATIONS_FILE, from_pretrained, write_card
-from slimbrain.terms import UNKNOWN
+from slimbrain.store.terms import UNKNOWN
 
 
 def add_evaluation(folder: str | Path, result: str | Path | Mapping[str, Any]) -> Path:

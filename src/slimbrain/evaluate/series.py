@@ -11,10 +11,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbrain.contract import ROI
 from slimbrain.evaluate.stats import Floats
-from slimbrain.models.fingerprint import signs, sketch
-from slimbrain.store import Store
+from slimbrain.governance.fingerprint import signs, sketch
+from slimbrain.store import ROI, Store
 
 MAX_CHANNELS = 200
 """More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""

@@ -22,8 +22,8 @@ from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, c
 from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.registry import ENTRIES, Entry, TaskKind
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
-from slimbrain.manifest import SessionInfo
-from slimbrain.store import PARTICIPANTS_FILE, Store
+from slimbrain.store import SessionInfo, Store
+from slimbrain.store.participants import PARTICIPANTS_FILE
 
 COLUMN_PREFIX = "column:"
 PARTICIPANT = "participant_id"

@@ -15,19 +15,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from slimbrain.atomic import write_atomic
-from slimbrain.data import read_clip
+from slimbrain.data.clip import read_clip
+from slimbrain.disk.atomic import write_atomic
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import as_scores
-from slimbrain.evaluate.features import Windows, window_choice
 from slimbrain.evaluate.finetune import FineTuning, TunedEncoder
 from slimbrain.evaluate.probe import Kind, pose
 from slimbrain.evaluate.tasks import Target
-from slimbrain.ledger import FINE_TUNED, LEDGER, entries_from, entries_of
+from slimbrain.governance.ledger import FINE_TUNED, LEDGER, entries_from, entries_of
+from slimbrain.governance.provenance import PRETRAINING_UNKNOWN, REMEMBERED, Provenance, people_in, remember_also
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, require_model, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import PRETRAINING_UNKNOWN, REMEMBERED, Provenance, people_in, remember_also
 from slimbrain.progress import track
+from slimbrain.saliency.choose import Windows, window_choice
 from slimbrain.store import Store
 
 TENSORS = ("weight", "bias", "centre", "spread")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.disk.atomic import write_atomic, write_json, write_text
+from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.explain.regions import COLUMNS
 from slimbrain.grid import Grid
-from slimbrain.tsv import format_tsv, read_tsv
 
 GROUP = "group"
 """What stands in place of a session's key in the names of the average's files."""

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbrain.channels import Channels
-from slimbrain.contract import ROI
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, NAMES, Averages, Values, smooth
 from slimbrain.explain.files import (
     MapName,
@@ -29,9 +28,7 @@ from slimbrain.explain.files import (
 from slimbrain.explain.methods import TITLES, Opened, Request, data_hash
 from slimbrain.explain.pictures import draw_mosaic
 from slimbrain.explain.regions import Atlas, channel_rows, region_rows
-from slimbrain.manifest import SessionInfo
-from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
+from slimbrain.store import ROI, Channels, SessionInfo, Store
 
 PICTURES = ("group", "all", "none")
 

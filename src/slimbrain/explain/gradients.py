@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slimbrain.data.clip import Clip
 from slimbrain.explain.heads import Head
 from slimbrain.models.hiera import Hiera
-from slimbrain.models.packing import Clip
 
 FIRST_STRETCHES, POINTS = 4, 4
 """Equal stretches of the way from the baseline that are tried first, and Gauss-Legendre points in each."""

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimbrain.embed.pooling import pool_tokens
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import TunedEncoder
-from slimbrain.evaluate.pooling import pool_tokens
 from slimbrain.evaluate.probe import FeatureSet, LinearRule, SplitPolicy, cross_validate, fit_linear, outer_splits, pose
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS, OutOfFold, bootstrap
 from slimbrain.evaluate.tasks import Target

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimbrain.contract import ROI
-from slimbrain.data import read_clip
+from slimbrain.data.clip import read_clip
+from slimbrain.embed.features import embed_store
 from slimbrain.errors import InputError, SlimbrainError
-from slimbrain.evaluate.features import Ranker, embed_store, window_choice
 from slimbrain.evaluate.finetune import require_encoder
 from slimbrain.evaluate.tasks import Target, get_task, read_target
 from slimbrain.evaluate.tuned import Tuned
@@ -28,14 +27,14 @@ from slimbrain.explain.heads import Deciders, fit_probes
 from slimbrain.explain.occlusion import occlude_units
 from slimbrain.explain.surprise import TIMES_HIDDEN, by_window, paint_units, token_surprise
 from slimbrain.explain.tuned import tuned_deciders
-from slimbrain.manifest import SessionInfo
+from slimbrain.governance.provenance import people_in
 from slimbrain.models.hub import require_model
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import people_in
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.placing import DATA_SHA256
 from slimbrain.progress import track
-from slimbrain.store import Store
+from slimbrain.saliency.choose import Ranker, window_choice
+from slimbrain.store import ROI, SessionInfo, Store
+from slimbrain.store.write import DATA_SHA256
 
 Model = HieraJEPA | TemporalExtractor
 

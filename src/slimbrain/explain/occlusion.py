@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slimbrain.data.clip import Clip
 from slimbrain.errors import InputError
 from slimbrain.explain.heads import Head
 from slimbrain.models.attention import spans_of
 from slimbrain.models.hiera import Hiera, Tokens
-from slimbrain.models.packing import Clip
 
 TOKENS_AT_ONCE = 4096
 """Tokens of all the copies of a clip that are computed together, each without another unit."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbrain.atomic import write_atomic
+from slimbrain.disk.atomic import write_atomic
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

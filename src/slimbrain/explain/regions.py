@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import PATCHES_PER_UNIT, Grid
-from slimbrain.tsv import read_tsv
 
 COLUMNS = ("region", "voxels", "mean", "share", "peak", "peak_x_mm", "peak_y_mm", "peak_z_mm")
 """Of a region table: `mean` of the map over the region's voxels, `share` of the sum of its absolute values over the brain, the value

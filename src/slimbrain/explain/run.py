@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain import __version__
-from slimbrain.contract import ROI
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.tuned import load_tuned
 from slimbrain.explain.folder import PICTURES, MapFolder, Output
@@ -16,7 +15,7 @@ from slimbrain.explain.methods import Model, Opened, Request, open_method
 from slimbrain.explain.regions import Atlas, read_atlas, unit_atlas
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, weights_sha256
 from slimbrain.progress import track
-from slimbrain.store import Store
+from slimbrain.store import ROI, Store
 from slimbrain.train import pick_device
 
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import sample_jepa_mask, seen_together
 from slimbrain.grid import Grid
-from slimbrain.masking import sample_jepa_mask, seen_together
 from slimbrain.models.jepa import TARGET_EPSILON, HieraJEPA
-from slimbrain.models.packing import Clip
 
 TIMES_HIDDEN = 4
 """How often every unit is a target at every time, at the least; errors are averaged."""

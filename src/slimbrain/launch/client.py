@@ -11,14 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slimbrain.atomic import write_text
-from slimbrain.claims import claim
+from slimbrain.disk.atomic import write_text
+from slimbrain.disk.locks import claim
+from slimbrain.disk.tsv import format_tsv
 from slimbrain.errors import InputError
 from slimbrain.launch.cluster import Cluster
 from slimbrain.launch.folder import FINAL, TABLE_FILE, LaunchFolder, Plan, ShardState, Submitted
 from slimbrain.launch.resources import Resources
 from slimbrain.launch.work import Work
-from slimbrain.tsv import format_tsv
 
 POLL_S, ASK_S = 1.0, 5.0
 """Between looks at the folder, and between questions to the queue, which hundreds of users ask."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from slimbrain.errors import InputError
 from slimbrain.launch.work import Words, Work, checksum, cut
-from slimbrain.manifest import SessionInfo
+from slimbrain.store import SessionInfo
 
 Given = Mapping[str, Any]
 """Options of a command by parameter, as its function would get them."""
@@ -56,11 +56,11 @@ def prep(command: Words, given: Given, shards: int) -> Work:
 
 def embed(command: Words, given: Given, shards: int) -> Work:
     """Shards of sessions, whose vectors are joined once all are there."""
-    from slimbrain.evaluate.joining import join_embeddings, part_path
-    from slimbrain.gather import PARTICIPANT
-    from slimbrain.shards import Shard
+    from slimbrain.disk.shards import Shard
+    from slimbrain.disk.tsv import read_tsv
+    from slimbrain.embed.joining import join_embeddings, part_path
     from slimbrain.store import Store
-    from slimbrain.tsv import read_tsv
+    from slimbrain.store.participants import PARTICIPANT
 
     def sessions() -> Sequence[SessionInfo]:
         store = Store(given["store"])

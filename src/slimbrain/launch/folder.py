@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from slimbrain.atomic import write_json
+from slimbrain.disk.atomic import write_json
 from slimbrain.errors import StoreError
 
 PLAN_FILE, JOBS_FILE, TABLE_FILE = "launch.json", "jobs.json", "table.tsv"

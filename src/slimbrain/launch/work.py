@@ -46,7 +46,7 @@ class Work:
 
 def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str], inputs: Callable[[], str], found: Words = ()) -> Work:
     """A command that has an option `--shard`, in so many parts; `found` are further options, so that they need not find out the same."""
-    from slimbrain.shards import Shard
+    from slimbrain.disk.shards import Shard
 
     all_parts = [Shard(number, parts) for number in range(1, parts + 1)]
     shards = {shard.name: (*command, *found, "--shard", str(shard)) for shard in all_parts} if parts > 1 else {"all": command}

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from slimbrain.claims import claim
+from slimbrain.disk.locks import claim
 from slimbrain.launch.folder import LaunchFolder, Plan, State
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)

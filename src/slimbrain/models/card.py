@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from slimbrain.ledger import Entry, entries_from, terms_lines
-from slimbrain.models.provenance import PRETRAINING_UNKNOWN, count_remembered
-from slimbrain.terms import UNKNOWN
+from slimbrain.governance.ledger import Entry, entries_from, terms_lines
+from slimbrain.governance.provenance import PRETRAINING_UNKNOWN, count_remembered
+from slimbrain.store.terms import UNKNOWN
 
 STAGES = {"temporal": "temporal extractor (stage 1)", "voxel": "Hiera-JEPA voxel encoder (stage 2)"}
 

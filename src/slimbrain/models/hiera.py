@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from slimbrain.config import HieraConfig
+from slimbrain.data.clip import Clip
 from slimbrain.errors import ContractError
 from slimbrain.models.attention import Spans, attend, has_variable_length_kernel, spans_of
 from slimbrain.models.layers import FourierPosition, Mlp, init_transformer
-from slimbrain.models.lean import add, add_mlp, norm_linear, pool_children
-from slimbrain.models.packing import BLOCK_TOKENS, DEVICE_BLOCK_TOKENS, POOL, Block, Clip, Packing, pack_clips
+from slimbrain.models.memory_efficient import add, add_mlp, norm_linear, pool_children
+from slimbrain.models.packing import BLOCK_TOKENS, DEVICE_BLOCK_TOKENS, POOL, Block, Packing, pack_clips
 
 BoolArray = npt.NDArray[np.bool_]
 

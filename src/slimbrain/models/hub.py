@@ -13,17 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slimbrain import __version__
-from slimbrain.atomic import write_atomic, write_json, write_text
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
-from slimbrain.contract import ROI, Contract
+from slimbrain.disk.atomic import write_atomic, write_json, write_text
 from slimbrain.errors import ContractError, InputError
+from slimbrain.governance.provenance import CONFIG_FILE, Provenance
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.card import Measured, model_card
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.provenance import CONFIG_FILE, Provenance
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
 from slimbrain.models.temporal import TemporalExtractor
-from slimbrain.placing import sha256
+from slimbrain.store import ROI, Contract
+from slimbrain.store.write import sha256
 
 Kind = TypeVar("Kind", bound=nn.Module)
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slimbrain.config import HieraConfig, JepaConfig
-from slimbrain.masking import TARGET_KINDS, JepaMask
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import TARGET_KINDS, JepaMask
+from slimbrain.governance.provenance import Provenance
 from slimbrain.models.attention import spans_of
 from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, Hiera, HieraBlock, Tokens
 from slimbrain.models.layers import FourierPosition, init_transformer
-from slimbrain.models.packing import Clip
 from slimbrain.models.position import PositionBaseline, take_out_position
-from slimbrain.models.provenance import Provenance
 
 
 @dataclass(frozen=True)

@@ -37,29 +37,6 @@ POOL = 2
 
 
 @dataclass(frozen=True)
-class Clip:
-    """Some windows of one session, concatenated: what stage 2 sees of it.
-
-    Attributes
-    ----------
-    voxels : (T, P, V) in the grid's order, z-scored.
-    seconds : (T,) time of each frame since the session began.
-    grid : the grid that `voxels` is packed with.
-    """
-
-    voxels: Tensor
-    seconds: Tensor
-    grid: Grid
-
-    def __post_init__(self) -> None:
-        frames, patches, values = self.voxels.shape
-        if (patches, values) != self.grid.voxel_mask.shape or self.seconds.shape != (frames,):
-            raise ContractError(
-                f"voxels {tuple(self.voxels.shape)} and seconds {tuple(self.seconds.shape)} do not fit {self.grid!r}; pack with it."
-            )
-
-
-@dataclass(frozen=True)
 class Block:
     """Segments that are computed together in one stage: L tokens, segment by segment, frame by frame.
 

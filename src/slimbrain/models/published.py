@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from slimbrain.config import HieraConfig, load_preset
+from slimbrain.data.clip import Clip
 from slimbrain.errors import ContractError, InputError
+from slimbrain.governance.provenance import Provenance
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import BoolArray, Hiera
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.packing import Clip
-from slimbrain.models.provenance import Provenance
 from slimbrain.store import Store
 
 SIDE, PATCH, FRAMES = 96, 4, 40

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from slimbrain.config import TemporalConfig
 from slimbrain.errors import InputError
+from slimbrain.governance.provenance import Provenance
 from slimbrain.models.layers import INIT_STD, Attention, FourierPosition, Mlp, fourier_features, init_transformer, wavelengths
-from slimbrain.models.provenance import Provenance
 
 BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
 BRAIN_RADII_MM = (68.0, 87.0, 70.0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimbrain.description import DESCRIPTION_FILE
+from slimbrain.store.description import DESCRIPTION_FILE
 
 ONE_STUDY = ("hcp", "adhd200", "cpac")
 """Layouts whose participants have numbers that no two studies in that layout share."""

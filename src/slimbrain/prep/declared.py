@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import InputError
-from slimbrain.governance import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
 from slimbrain.prep.cohort import DOI, cohort_of
 from slimbrain.store import Store
-from slimbrain.subjects import with_prefix
-from slimbrain.terms import UNKNOWN
-from slimbrain.tombstones import mark, withdrawn
+from slimbrain.store.records import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
+from slimbrain.store.subjects import with_prefix
+from slimbrain.store.terms import UNKNOWN
+from slimbrain.store.withdrawn import mark, withdrawn
 
 OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
 """The option that gives each entry of a record."""

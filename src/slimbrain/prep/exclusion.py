@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import Field
 
-from slimbrain.atomic import write_json, write_text
 from slimbrain.config import Config
+from slimbrain.disk.atomic import write_json, write_text
+from slimbrain.disk.tsv import format_tsv
 from slimbrain.errors import InputError, StoreError
-from slimbrain.tsv import format_tsv
 
 EXCLUDED_FILE = "excluded.tsv"
 EXCLUDED_FOLDER = "excluded"

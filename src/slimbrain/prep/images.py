@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.channels import Channels, cell_channels
-from slimbrain.contract import Contract
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.manifest import SessionInfo, session_key
 from slimbrain.prep.bids import describe_image
 from slimbrain.prep.exclusion import judge
 from slimbrain.prep.likeness import template_likeness
@@ -25,6 +22,9 @@ from slimbrain.prep.quality import assess
 from slimbrain.prep.runs import Run, require_mni152
 from slimbrain.prep.source import Source, open_source, repetition_time, source_of
 from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.store import Channels, Contract, SessionInfo
+from slimbrain.store.channels import cell_channels
+from slimbrain.store.manifest import session_key
 
 FloatArray = npt.NDArray[Any]
 

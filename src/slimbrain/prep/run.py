@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimbrain.atomic import write_text
-from slimbrain.claims import claim
-from slimbrain.description import DESCRIPTION_FILE
+from slimbrain.disk.atomic import write_text
+from slimbrain.disk.locks import claim
+from slimbrain.disk.shards import Shard
+from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
-from slimbrain.gather import PARTICIPANT, merge_participants
+from slimbrain.governance.ledger import entries_of, warning
 from slimbrain.grid import Grid
-from slimbrain.ledger import entries_of, warning
-from slimbrain.manifest import session_key
-from slimbrain.parts import collect_parts, part_names
 from slimbrain.prep.batch import outcomes
 from slimbrain.prep.bids import read_table
 from slimbrain.prep.bids_filter import read_bids_filter
@@ -31,13 +29,15 @@ from slimbrain.prep.runs import Failure, Filters, Run
 from slimbrain.prep.session import Job, Outcome, PreparedRun, died, file_of, work
 from slimbrain.prep.volume import TARGET_TR_S
 from slimbrain.progress import track
-from slimbrain.purge import finish_withdrawals
-from slimbrain.shards import Shard
-from slimbrain.store import PARTICIPANTS_FILE, Store
-from slimbrain.subjects import with_prefix
-from slimbrain.tombstones import withdrawn
-from slimbrain.tsv import format_tsv, read_tsv
-from slimbrain.verify import sweep
+from slimbrain.store import Store
+from slimbrain.store.description import DESCRIPTION_FILE
+from slimbrain.store.manifest import session_key
+from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, merge_participants
+from slimbrain.store.parts import collect_parts, part_names
+from slimbrain.store.purge import finish_withdrawals
+from slimbrain.store.subjects import with_prefix
+from slimbrain.store.verify import sweep
+from slimbrain.store.withdrawn import withdrawn
 
 FAILURES_FILE = "failures.tsv"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from slimbrain.channels import Channels
 from slimbrain.errors import InputError
 from slimbrain.prep.source import Source, open_source
+from slimbrain.store import Channels
 
 FloatArray = npt.NDArray[Any]
 

@@ -7,11 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from slimbrain.claims import claim
+from slimbrain.disk.locks import claim
 from slimbrain.errors import InputError, SlimbrainError
-from slimbrain.governance import Governance, keep_records
-from slimbrain.manifest import SessionInfo, session_key
-from slimbrain.placing import COHORT, sha256
 from slimbrain.prep.bids import read_events
 from slimbrain.prep.declared import Declared
 from slimbrain.prep.denoise import Confounds, Strategy, load_confounds
@@ -23,8 +20,11 @@ from slimbrain.prep.roi import prepare_roi
 from slimbrain.prep.runs import Failure, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
-from slimbrain.store import Store
-from slimbrain.tombstones import refusal, withdrawn
+from slimbrain.store import SessionInfo, Store
+from slimbrain.store.manifest import session_key
+from slimbrain.store.records import Governance, keep_records
+from slimbrain.store.withdrawn import refusal, withdrawn
+from slimbrain.store.write import COHORT, sha256
 
 SOURCE_SHA256 = "SourceSha256"
 """Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file

@@ -22,12 +22,12 @@ from scipy.interpolate import make_interp_spline
 from scipy.sparse import coo_matrix, csr_matrix
 from threadpoolctl import threadpool_limits
 
-from slimbrain.contract import NATIVE_TR_BAND_S
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.scratch import FrameFile
 from slimbrain.prep.source import Source, ahead
+from slimbrain.store.contract import NATIVE_TR_BAND_S
 
 FloatArray = npt.NDArray[Any]
 

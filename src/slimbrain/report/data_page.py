@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimbrain.claims import claim
+from slimbrain.disk.locks import claim
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.prep.exclusion import EXCLUDED_FILE
 from slimbrain.prep.run import FAILURES_FILE
 from slimbrain.report.inputs import ReportInputs
 from slimbrain.report.page import write_report
 from slimbrain.store import Store
-from slimbrain.tsv import read_tsv
 
 REPORT_FILE = "report.html"
 

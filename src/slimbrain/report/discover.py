@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimbrain.description import DESCRIPTION_FILE
 from slimbrain.errors import InputError
 from slimbrain.explain import holds_maps
 from slimbrain.report.blocks import count
 from slimbrain.report.inputs import RESULT_KEYS, read_run
 from slimbrain.report.nifti import MAP_SUFFIXES
 from slimbrain.saliency.table import COLUMNS
+from slimbrain.store.description import DESCRIPTION_FILE
 from slimbrain.train import RUN_FILE
 
 TRUTH_FILE = "truth.json"

@@ -14,16 +14,14 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from slimbrain.config import WindowConfig
-from slimbrain.contract import ROI
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
 from slimbrain.explain import MapEntry, list_maps
-from slimbrain.manifest import SessionInfo
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
-from slimbrain.store import Store
+from slimbrain.store import ROI, SessionInfo, Store
 from slimbrain.train import RUN_FILE, read_metrics
-from slimbrain.tsv import read_tsv
 
 MAX_DETAILED = 20
 """More sessions than this are summed up, with the worst `N_WORST` in detail: the page must stay small enough to mail."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.contract import ROI
 from slimbrain.explain import map_entry
 from slimbrain.grid import Grid
 from slimbrain.progress import track
@@ -20,7 +19,7 @@ from slimbrain.report.inputs import Material, has_voxels
 from slimbrain.report.nifti import map_name, read_map
 from slimbrain.report.volumes import NamedMap, Volume, template
 from slimbrain.report.window_maps import fits, frames_of
-from slimbrain.store import Store
+from slimbrain.store import ROI, Store
 
 FloatArray = npt.NDArray[Any]
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from slimbrain import __version__
-from slimbrain.contract import ROI
 from slimbrain.evaluate.compare import resampling_unit
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
 from slimbrain.report.evaluation import ours_in
@@ -29,6 +28,7 @@ from slimbrain.report.references import (
     TORCH,
     Reference,
 )
+from slimbrain.store import ROI
 
 TITLE = "Methods, to paste"
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from slimbrain import __version__
-from slimbrain.atomic import write_text
+from slimbrain.disk.atomic import write_text
 from slimbrain.errors import StoreError
 from slimbrain.report import evaluation, maps, methods, provenance, quality, summary, training, windows
 from slimbrain.report.blocks import Section

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.ledger import entries_of, gaps, summary
+from slimbrain.governance.ledger import entries_of, gaps, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.grid import BOX_CORNER_MM, BOX_MM, Grid
-from slimbrain.manifest import SessionInfo
 from slimbrain.report.volumes import encode_values, rounded, scale_of
 from slimbrain.saliency import WindowRow
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
 
 FloatArray = npt.NDArray[Any]
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.contract import ROI
 from slimbrain.progress import track
 from slimbrain.report.blocks import (
     Block,
@@ -31,6 +30,7 @@ from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material, floats, has
 from slimbrain.report.recall import Recall, pooled, session_recall
 from slimbrain.report.window_maps import choose_blocks, encode_windows, fits
 from slimbrain.simulate import SessionTruth
+from slimbrain.store import ROI
 
 FloatArray = npt.NDArray[Any]
 

@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from slimbrain.config import SaliencyConfig
-from slimbrain.data import Sessions
+from slimbrain.data.clip import Sessions
 from slimbrain.errors import InputError
-from slimbrain.manifest import SessionInfo
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
 from slimbrain.saliency.fast import fast_scores
 from slimbrain.saliency.scores import WindowScores, exact_scores
 from slimbrain.saliency.select import IntArray, order_apart, order_by_score, order_diverse
 from slimbrain.saliency.table import WindowRow, window_rows, within_budget
-from slimbrain.store import Store
+from slimbrain.store import SessionInfo, Store
 
 
 def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig | None = None, device: str = "cpu") -> list[WindowRow]:

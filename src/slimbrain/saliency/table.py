@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from slimbrain.atomic import write_text
+from slimbrain.disk.atomic import write_text
+from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.saliency.scores import WindowScores
 from slimbrain.saliency.select import IntArray, ranks, ranks_of
-from slimbrain.tsv import format_tsv, read_tsv
 
 
 @dataclass(frozen=True)

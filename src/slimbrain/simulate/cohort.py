@@ -11,7 +11,7 @@ from pydantic import Field
 
 from slimbrain.config import Config
 from slimbrain.errors import InputError
-from slimbrain.manifest import session_key
+from slimbrain.store.manifest import session_key
 
 FloatArray = npt.NDArray[Any]
 Point = tuple[float, float, float]

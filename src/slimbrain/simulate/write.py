@@ -13,13 +13,13 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from slimbrain import __version__
-from slimbrain.atomic import write_atomic, write_json, write_text
+from slimbrain.disk.atomic import write_atomic, write_json, write_text
+from slimbrain.disk.tsv import MISSING, format_tsv
 from slimbrain.errors import InputError
-from slimbrain.governance import GOVERNANCE_FILE
 from slimbrain.progress import track
 from slimbrain.simulate.cohort import SPACE, TASK, CohortSpec, SessionTruth, Truth, draw_truth
 from slimbrain.simulate.signals import Brain, Person, compose, draw_person, frames, load_brain
-from slimbrain.tsv import MISSING, format_tsv
+from slimbrain.store.records import GOVERNANCE_FILE
 
 FloatArray = npt.NDArray[Any]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from slimbrain.config import AdaptiveConfig
-from slimbrain.distributed import add_up, rank, world_size
+from slimbrain.data.samplers import apportion, limited, weight_at
 from slimbrain.errors import InputError
-from slimbrain.samplers import apportion, limited, weight_at
+from slimbrain.train.distributed import add_up, rank, world_size
 from slimbrain.train.stages import Stage
 
 KNOWN_AHEAD = 2

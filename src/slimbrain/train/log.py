@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimbrain.atomic import write_text
+from slimbrain.disk.atomic import write_text
 
 METRICS_FILE = "metrics.jsonl"
 

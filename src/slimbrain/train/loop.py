@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from slimbrain.checkpoint import load_state, save_state, saved_steps
 from slimbrain.config import TrainConfig
-from slimbrain.data import ClipDraws
-from slimbrain.distributed import add_up_named, from_first, gradients_later, rank, spread, world_size
+from slimbrain.data.draws import ClipDraws
 from slimbrain.errors import CollapseError, InputError
 from slimbrain.progress import track
 from slimbrain.train.adapt import Adapter
+from slimbrain.train.checkpoint import load_state, save_state, saved_steps
+from slimbrain.train.distributed import add_up_named, from_first, gradients_later, rank, spread, world_size
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from slimbrain import __version__
-from slimbrain.atomic import write_json
-from slimbrain.checkpoint import whole_weights
 from slimbrain.config import Preset
-from slimbrain.data import ClipDraws, Draws
-from slimbrain.distributed import from_first, local_device, process_group, rank, wait, world_size
+from slimbrain.data.draws import ClipDraws, Draws
+from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
-from slimbrain.ledger import LEDGER, TIMES, entries_of, times_by_person
+from slimbrain.governance.ledger import LEDGER, TIMES, entries_of, times_by_person
+from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.models.hub import save_pretrained
-from slimbrain.models.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Store
+from slimbrain.train.checkpoint import whole_weights
+from slimbrain.train.distributed import from_first, local_device, process_group, rank, wait, world_size
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 

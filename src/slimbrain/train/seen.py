@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from slimbrain.distributed import add_up
+from slimbrain.train.distributed import add_up
 
 
 class Seen:

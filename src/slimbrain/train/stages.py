@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from slimbrain.config import Preset, TrainConfig
-from slimbrain.data import ClipDraws, Draws, MaskedClip, Series, SeriesDraws
-from slimbrain.distributed import add_up
-from slimbrain.masking import TARGET_KINDS
+from slimbrain.data.draws import ClipDraws, Draws, MaskedClip, Series, SeriesDraws
+from slimbrain.data.masking import TARGET_KINDS
+from slimbrain.data.samplers import Pace
 from slimbrain.models.health import spread, token_health
 from slimbrain.models.hiera import HieraBlock
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
-from slimbrain.samplers import Pace
 from slimbrain.store import Store
+from slimbrain.train.distributed import add_up
 from slimbrain.train.schedule import momentum
 
 

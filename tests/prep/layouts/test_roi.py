@@ -15,13 +15,12 @@ from nibabel.cifti2 import BrainModelAxis, ParcelsAxis, SeriesAxis
 from prep_samples import Array
 from scipy.interpolate import CubicSpline
 
-from slimbrain.channels import Channels
 from slimbrain.errors import ContractError, InputError
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.base import Found, Request
 from slimbrain.prep.layouts.roi import REGIONS
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 
 NAMES = ("V1", "M1 left", "Précuneus", "dlPFC")
 PLACES = np.array([[2.0, -90, 1], [-38, -20, 55], [4, -60, 40], [40, 36, 25]])

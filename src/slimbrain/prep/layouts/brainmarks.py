@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
-from slimbrain.manifest import session_key
 from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
 from slimbrain.prep.runs import Failure, Run, as_label
 from slimbrain.prep.source import Source
-from slimbrain.store import PARTICIPANTS_FILE
+from slimbrain.store.manifest import session_key
+from slimbrain.store.participants import PARTICIPANTS_FILE
 
 FloatArray = npt.NDArray[Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
 from slimbrain.prep.runs import Failure, Run
-from slimbrain.store import PARTICIPANTS_FILE
+from slimbrain.store.participants import PARTICIPANTS_FILE
 
 FOLDERS = ("", "*/", "*/*/", "*/*/func_preproc/", "Outputs/*/*/func_preproc/", "*/Outputs/*/*/func_preproc/")
 """From the folder of one strategy up to the one that holds the release's `Outputs/PIPELINE/STRATEGY/func_preproc`."""

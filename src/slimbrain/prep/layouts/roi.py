@@ -15,14 +15,13 @@ from xml.parsers.expat import ExpatError
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.channels import Channels
-from slimbrain.contract import ROI
+from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
 from slimbrain.prep.runs import Failure, RoiSeries, Run, parse_entities
 from slimbrain.prep.source import MAX_FRAMES, TR_S
-from slimbrain.tsv import MISSING
+from slimbrain.store import ROI, Channels
 
 FloatArray = npt.NDArray[Any]
 

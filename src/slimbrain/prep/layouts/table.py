@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Found, Layout, Request
 from slimbrain.prep.runs import Failure, Run, as_label, require_mni152
 from slimbrain.prep.source import TR_TOLERANCE_S
-from slimbrain.tsv import MISSING
 
 NEEDED = ("path", "participant_id", "space")
 OPTIONAL = ("session_id", "task", "run", "tr", "confounds", "events")

@@ -1,0 +1,1 @@
+"""From a draw to tensors: which session, which windows, which tokens are masked."""

@@ -1,0 +1,73 @@
+"""Windows of one session, joined: what stage 2 sees of it, and where it is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from slimbrain.errors import ContractError
+from slimbrain.grid import Grid
+from slimbrain.store import Channels, Contract, SessionInfo
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Sessions(Protocol):
+    """What models read sessions from: a `Store`, or images that are prepared as they are read (`slimbrain.prep.images`)."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def sessions(self) -> Sequence[SessionInfo]: ...
+
+    def channels(self, key: str) -> Channels: ...
+
+    def coarse(self, key: str) -> npt.NDArray[Any]: ...
+
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Some windows of one session, concatenated: what stage 2 sees of it.
+
+    Attributes
+    ----------
+    voxels : (T, P, V) in the grid's order, z-scored.
+    seconds : (T,) time of each frame since the session began.
+    grid : the grid that `voxels` is packed with.
+    """
+
+    voxels: Tensor
+    seconds: Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        frames, patches, values = self.voxels.shape
+        if (patches, values) != self.grid.voxel_mask.shape or self.seconds.shape != (frames,):
+            raise ContractError(
+                f"voxels {tuple(self.voxels.shape)} and seconds {tuple(self.seconds.shape)} do not fit {self.grid!r}; pack with it."
+            )
+
+
+def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:
+    """Read windows of a session and join them in the order given; each frame keeps its own time.
+
+    Parameters
+    ----------
+    windows : window numbers, counted from frame 0.
+    frames : frames a window.
+    """
+    starts = [int(number) * frames for number in windows]
+    frame = np.concatenate([np.arange(start, start + frames) for start in starts])
+    return Clip(torch.from_numpy(store.windows(info.key, starts, frames)), torch.from_numpy(frame * info.tr), store.grid)

@@ -1,0 +1,213 @@
+"""Training samples: what a store gives at draw number n, the same for any number of workers and after any restart."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from slimbrain.config import SamplingConfig, WindowConfig
+from slimbrain.data.clip import Clip, read_clip
+from slimbrain.data.masking import JepaMask, sample_jepa_mask, seen_together
+from slimbrain.data.mixture import divide
+from slimbrain.data.samplers import Pace, mix, spread_windows
+from slimbrain.errors import InputError
+from slimbrain.store import SessionInfo, Store
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One session as stage 1 sees it.
+
+    Attributes
+    ----------
+    values : (T, C) float32 channel series.
+    mm : (C, 3) float32 places of the channels in MNI mm.
+    tr : seconds a frame.
+    draw : number of the draw, the seed of whatever is random about it.
+    key : the session.
+    """
+
+    values: Tensor
+    mm: Tensor
+    tr: float
+    draw: int
+    key: str
+
+
+@dataclass(frozen=True)
+class MaskedClip:
+    """One clip as stage 2 learns from it, and the key of the session it is of."""
+
+    clip: Clip
+    mask: JepaMask
+    key: str
+
+
+class Pick(NamedTuple):
+    """A draw whose session is decided, so that a process that reads ahead need not know the weights."""
+
+    draw: int
+    session: int
+
+
+HELD_OUT = 2**40
+"""Number of the first draw of a session that is held out: no training gets there, so that no randomness is shared."""
+
+
+class Draws(Dataset[object]):
+    """Sessions in shuffled order, epoch after epoch, cohorts by weight; draw n depends on the seed, the weights and n alone.
+
+    Parameters
+    ----------
+    store : where sessions are.
+    sessions : what to draw from; those of cohorts without weight, or of no component of a mixture, are left out.
+    seed : of the shuffling.
+    sampling : cohorts, or a mixture, and their weights.
+    pace : how draws fall on steps, where weights change.
+
+    Attributes
+    ----------
+    sessions, cohorts : what is drawn, and as what.
+    held_out, held_out_cohorts : what is not, but measured on.
+    notes : what the user should read about the mixture.
+    """
+
+    def __init__(
+        self, store: Store, sessions: Sequence[SessionInfo], seed: int, sampling: SamplingConfig, pace: Pace | None = None
+    ) -> None:
+        if not sessions:
+            raise InputError(
+                "there is no session to train on: each is shorter than one window, or prep refused it or left it out; "
+                "see failures.tsv and excluded.tsv of the store."
+            )
+        self.store, self.seed, self.sampling = store, seed, sampling
+        division, config = divide(store, sessions, sampling, seed), sampling.mixture
+        self.sessions, self.cohorts = division.trained, division.drawn_as
+        self.held_out, self.held_out_cohorts = division.held_out, division.held_out_as
+        self.weights, self.notes, self.pace = division.weights, division.notes, pace or Pace(1, 1)
+        interval = config.adaptive.every * self.pace.per_step if config and config.adaptive else None
+        self.mixture = mix(self.cohorts, seed, division.weights, self.pace, config.most_repeats if config else None, interval)
+
+    def pick(self, draw: int | Pick) -> Pick:
+        """Draw number `draw` with its session."""
+        return draw if isinstance(draw, Pick) else Pick(draw, self.mixture.session(draw))
+
+    def pick_held_out(self, cohort: str, number: int) -> Pick:
+        """Held-out draw `number` of a cohort: its sessions in turn, each time with a choice of windows and masks of its own."""
+        own = [place for place, name in enumerate(self.held_out_cohorts) if name == cohort]
+        return Pick(HELD_OUT + number, len(self.sessions) + own[number % len(own)])
+
+    def session_of(self, draw: int | Pick) -> SessionInfo:
+        """The session that a draw takes."""
+        number = self.pick(draw).session
+        return self.sessions[number] if number < len(self.sessions) else self.held_out[number - len(self.sessions)]
+
+    def generator(self, draw: int) -> np.random.Generator:
+        """Randomness of one draw."""
+        return np.random.default_rng((self.seed, 1, draw))
+
+
+class SeriesDraws(Draws):
+    """Whole sessions for stage 1.
+
+    Parameters
+    ----------
+    store : where they are.
+    window : sessions shorter than two windows are left out, since one window has nothing to be rebuilt from.
+    seed : of order and masks.
+    sampling, pace : as of `Draws`.
+    """
+
+    def __init__(
+        self, store: Store, window: WindowConfig, seed: int, sampling: SamplingConfig | None = None, pace: Pace | None = None
+    ) -> None:
+        long = store.sessions.of_windows(window.frames, 2)
+        super().__init__(store, long, seed, sampling or SamplingConfig(), pace)
+
+    def __getitem__(self, draw: int | Pick) -> Series:
+        pick = self.pick(draw)
+        info = self.session_of(pick)
+        mm = torch.tensor(self.store.channels(info.key).mm, dtype=torch.float32)
+        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, pick.draw, info.key)
+
+
+class ClipDraws(Draws):
+    """Clips of k windows with a JEPA mask, for stage 2.
+
+    Parameters
+    ----------
+    store : where sessions are.
+    window : frames a window, windows a clip, and from how many of the best they are drawn.
+    seed : of order, choice and masks.
+    unit, unit_frames : the encoder's mask unit.
+    context_fraction : share of the clip that the context sees.
+    ranked : windows of each session, best first.
+    sampling, pace : as of `Draws`; also how windows are chosen.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        window: WindowConfig,
+        seed: int,
+        unit: str,
+        unit_frames: int,
+        context_fraction: float,
+        ranked: Mapping[str, Sequence[int]] | None = None,
+        sampling: SamplingConfig | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        sampling = sampling or SamplingConfig()
+        if sampling.windows == "saliency" and ranked is None:
+            raise InputError("sampling.windows=saliency: needs scores of windows; give the table of `slimbrain rank` with --windows.")
+        self.choice = sampling.windows if sampling.windows != "auto" else "random" if ranked is None else "saliency"
+        if self.choice != "saliency":
+            ranked = None
+        sessions = store.sessions.of_windows(window.frames, window.k)
+        super().__init__(store, sessions if ranked is None else _with_windows(sessions, ranked, window.k), seed, sampling, pace)
+        self.window, self.ranked = window, ranked
+        self.unit_frames, self.context_fraction = unit_frames, context_fraction
+        self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
+
+    def __getitem__(self, draw: int | Pick) -> MaskedClip:
+        pick = self.pick(draw)
+        info, generator = self.session_of(pick), self.generator(pick.draw)
+        clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
+        windows, units_per_window = seen_together(self.window.k, self.window.frames, self.unit_frames)
+        mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
+        return MaskedClip(clip, mask, info.key)
+
+    def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
+        n_windows, k = info.n_windows(self.window.frames), self.window.k
+        if self.choice == "uniform":
+            return spread_windows(n_windows, k, generator)
+        candidates = range(n_windows) if self.ranked is None else self.ranked[info.key][: k * self.window.pool]
+        return np.sort(generator.permutation(np.asarray(candidates))[:k])
+
+
+def _with_windows(sessions: Sequence[SessionInfo], ranked: Mapping[str, Sequence[int]], k: int) -> list[SessionInfo]:
+    """Sessions of which a window table leaves at least k windows.
+
+    Raises
+    ------
+    InputError
+        If a session is not in the table, or none has as many windows.
+    """
+    if missing := [info.key for info in sessions if info.key not in ranked]:
+        raise InputError(f"window table: lacks {len(missing)} sessions, first {missing[0]}; run `slimbrain rank` on this store.")
+    taken = [info for info in sessions if len(ranked[info.key]) >= k]
+    if sessions and not taken:
+        raise InputError(f"window table: leaves no session {k} windows; rank with a larger --per-run and --per-session, or lower window.k.")
+    if len(taken) < len(sessions):
+        print(f"{len(sessions) - len(taken)} sessions are not trained on: the window table leaves them under {k} windows.", file=sys.stderr)
+    return taken

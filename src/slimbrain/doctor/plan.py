@@ -1,0 +1,337 @@
+"""What a training step of stage 2 costs, before anyone pays for it: parameters, FLOPs, bytes kept and the peak.
+
+The step is carried out on fake tensors, which have shapes and no memory, while a ledger watches every storage that is made and
+dropped; so what is predicted is what the code does, with recomputation, autocast and in-place work, and no table goes stale.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from slimbrain.config import Preset
+from slimbrain.data.clip import Clip
+from slimbrain.data.masking import JepaMask, typical_mask
+from slimbrain.errors import InputError
+from slimbrain.grid import Grid
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.packing import DEVICE_BLOCK_TOKENS
+from slimbrain.progress import track
+
+MIB, GIB = 2**20, 2**30
+PARTS = ("target", "context", "predictor")
+DEVICES_GIB = (16, 24, 40, 80)
+
+CPU_FIXED_MIB, CPU_SLACK = 90.0, 1.07
+"""Resident memory beside the ledger's peak: buffers of the matrix library, and what malloc holds between blocks of many sizes.
+
+Fitted to the float32 settings of benchmarks/plan.py; half precision on a CPU takes more, see docs/plan.md.
+"""
+
+CUDA_RESERVE_GIB, CUDA_SLACK = 1.0, 1.1
+"""CUDA's context and cuBLAS's workspace, and what the caching allocator rounds up. Not measured by us: no device was at hand."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one step takes.
+
+    Attributes
+    ----------
+    batch, frames, precision, device, recompute : what it was planned for.
+    context_share : of the brain's tokens, what the planned mask shows.
+    parameters : of context encoder, target encoder and predictor.
+    gflops : of each part's forward pass, and of `backward` with what it recomputes.
+    global_attention_share : of the target's FLOPs, those of attention among all tokens of a clip.
+    saved_mib : bytes held between forward and backward pass, parameters left out.
+    mib : `weights`, `target` (the running mean), `gradients`, `optimizer`, `inputs` (voxels), and `passes`, the rest of the peak.
+    peak_mib : most bytes alive at a time.
+    """
+
+    batch: int
+    frames: int
+    precision: str
+    device: str
+    recompute: bool
+    context_share: float
+    parameters: dict[str, int]
+    gflops: dict[str, float]
+    global_attention_share: float
+    saved_mib: float
+    mib: dict[str, float]
+    peak_mib: float
+
+    @property
+    def expected_mib(self) -> float:
+        """What will be seen: resident memory of the process once everything is imported, or memory of the device."""
+        if self.device == "cpu":
+            return self.peak_mib * CPU_SLACK + CPU_FIXED_MIB
+        return self.peak_mib * CUDA_SLACK + CUDA_RESERVE_GIB * 1024
+
+
+def plan_step(
+    preset: Preset,
+    grid: Grid,
+    batch: int,
+    frames: int,
+    precision: str = "float32",
+    device: str = "cpu",
+) -> Plan:
+    """Plan one training step: forward, backward, AdamW, running mean.
+
+    Parameters
+    ----------
+    grid : the brain mask decides how many patches there are.
+    batch : clips a micro-batch.
+    frames : of a clip; `window.frames * window.k` in training.
+    device : `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
+
+    Raises
+    ------
+    InputError
+        As `check_choices`.
+    """
+    check_choices(frames, preset.voxel.unit_frames, precision, device)
+    clip = _clip(grid, frames)
+    mask, share = typical_mask(grid, preset, frames)
+    with torch.random.fork_rng(devices=[]):
+        model = HieraJEPA(preset.voxel, preset.jepa, grid.voxels_per_patch)
+    _make_fake(model, FakeTensorMode(allow_non_fake_inputs=True))
+    if device == "cuda":
+        for encoder in (model.context, model.target):
+            encoder.block_tokens = DEVICE_BLOCK_TOKENS
+    ledger = Ledger()
+    ledger.know("target", [*model.target.parameters(), *model.buffers()])
+    ledger.know("weights", [p for p in model.parameters() if p.requires_grad])
+    ledger.know("inputs", [clip.voxels], times=batch)
+    saved, peak = _follow_step(model, [clip] * batch, [mask] * batch, precision, ledger)
+    mib = {name: size / MIB for name, size in ledger.known.items()}
+    return Plan(
+        batch=batch,
+        frames=frames,
+        precision=precision,
+        device=device,
+        recompute=preset.voxel.recompute,
+        context_share=share,
+        parameters={name: sum(p.numel() for p in getattr(model, name).parameters()) for name in PARTS},
+        gflops={part: flops / 1e9 for part, flops in ledger.flops.items()},
+        global_attention_share=ledger.global_attention / ledger.flops["target"],
+        saved_mib=saved / MIB,
+        mib={**mib, "passes": peak / MIB - sum(mib.values())},
+        peak_mib=peak / MIB,
+    )
+
+
+def _follow_step(model: HieraJEPA, clips: list[Clip], masks: list[JepaMask], precision: str, ledger: Ledger) -> tuple[int, int]:
+    """Take one step of fake tensors under the ledger's eyes; bytes held for the backward pass, and most bytes alive."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    autocast = nullcontext() if precision == "float32" else torch.autocast("cpu", getattr(torch, precision))
+    with ledger, _parts(model, ledger):
+        with autocast, saved_tensors_hooks(ledger.save, lambda tensor: tensor):
+            loss = model(clips, masks).loss
+        saved = ledger.saved()
+        ledger.part = "backward"
+        loss.backward()
+        ledger.know("gradients", [p.grad for p in model.parameters() if p.grad is not None])
+        passes = ledger.peak
+        optimizer.step()
+        ledger.know("optimizer", [value for value in tree_leaves(list(optimizer.state.values())) if isinstance(value, Tensor)])
+        model.follow(0.996)
+    # The optimiser's states are there in every step but the first.
+    return saved, max(passes + ledger.known["optimizer"], ledger.peak)
+
+
+def plan_and_fit(preset: Preset, grid: Grid, batch: int, frames: int, precision: str, device: str) -> tuple[Plan, dict[int, int]]:
+    """The plan, and on CUDA the largest micro-batch that fits devices of `DEVICES_GIB`."""
+    counts = sorted({batch, 1, 2} if device == "cuda" else {batch})
+    plans = {count: plan_step(preset, grid, count, frames, precision, device) for count in track(counts, "plan")}
+    fits = {gib: largest_batch(plans[1], plans[2], gib) for gib in DEVICES_GIB} if device == "cuda" else {}
+    return plans[batch], fits
+
+
+def describe(plan: Plan, fits: Mapping[int, int], as_json: bool) -> dict[str, Any]:
+    """The plan as named numbers, or as lines for people."""
+    if as_json:
+        return {**asdict(plan), "expected_mib": plan.expected_mib, "largest_batch": {f"{gib} GiB": count for gib, count in fits.items()}}
+    flops = ", ".join(f"{name} {value:,.1f}" for name, value in plan.gflops.items())
+    kinds = ", ".join(f"{name} {value:,.0f}" for name, value in plan.mib.items())
+    unmeasured = "; no device was at hand to measure it on" if plan.device == "cuda" else ""
+    uncounted = "; half precision on a CPU takes more than is counted here" if plan.device == "cpu" and plan.precision != "float32" else ""
+    lines = {
+        "planned": f"{plan.batch} x {plan.frames} frames, {plan.precision}, {plan.device}, {'' if plan.recompute else 'no '}recomputation",
+        "context": f"{plan.context_share:.1%} of the brain's tokens",
+        "parameters": ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items()),
+        "GFLOPs a step": f"{sum(plan.gflops.values()):,.0f} ({flops})",
+        "global attention": f"{plan.global_attention_share:.1%} of the target's FLOPs",
+        "saved for backward": f"{plan.saved_mib:,.0f} MiB",
+        "peak": f"{plan.peak_mib:,.0f} MiB ({kinds})",
+        "expect to see": f"{plan.expected_mib:,.0f} MiB{unmeasured}{uncounted}",
+    }
+    return {**lines, **{f"{gib} GiB device": f"micro-batch of {count}" if count else "does not fit" for gib, count in fits.items()}}
+
+
+def check_choices(frames: int, unit_frames: int, precision: str, device: str) -> None:
+    """Refuse what cannot be planned.
+
+    Raises
+    ------
+    InputError
+        If the frames are not a whole number of the encoder's time units, or there is no such precision or device.
+    """
+    if frames < 1 or frames % unit_frames:
+        raise InputError(
+            f"--frames {frames}: must be a multiple of voxel.unit_frames, {unit_frames}; choose {unit_frames * 10}, for example."
+        )
+    for option, value, choices in (("--precision", precision, ("float32", "bfloat16", "float16")), ("--device", device, ("cpu", "cuda"))):
+        if value not in choices:
+            raise InputError(f"{option} {value}: choose {', '.join(choices)}.")
+
+
+def largest_batch(one: Plan, two: Plan, gib: float) -> int:
+    """Clips a micro-batch that fit a device, from plans of one and of two: memory is fixed costs plus so much a clip; 0 if none fits."""
+    each = two.expected_mib - one.expected_mib
+    return max(0, math.floor((gib * 1024 - one.expected_mib) / each) + 1)
+
+
+# --- keeping the books
+
+
+class Ledger(TorchDispatchMode):
+    """Counts FLOPs and follows every storage from when it is made to when it is dropped.
+
+    Attributes
+    ----------
+    now, peak : bytes alive, and the most there were.
+    known : bytes of storages that were given a name.
+    flops : of each part of the step.
+    global_attention : FLOPs of the target's attention while `in_global`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.known: dict[str, int] = {}
+        self.part, self.in_global = "", False
+        self.flops: dict[str, int] = dict.fromkeys((*PARTS, "backward"), 0)
+        self.global_attention = 0
+        self._alive: dict[int, int] = {}
+        self._saved: set[int] = set()
+        self._weights: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        self._count(func, args, kwargs or {}, out)
+        return out
+
+    def know(self, name: str, tensors: list[Tensor], times: int = 1) -> None:
+        """Give a name to storages; those not seen before count as alive from now on."""
+        for tensor in tensors:
+            self._note(tensor)
+        self.known[name] = times * sum({tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+        if name in ("weights", "target"):
+            self._weights |= {tensor.untyped_storage()._cdata for tensor in tensors}
+
+    def save(self, tensor: Tensor) -> Tensor:
+        """Hook for what autograd keeps."""
+        if (key := tensor.untyped_storage()._cdata) not in self._weights:
+            self._saved.add(key)
+        return tensor.detach()  # the tensor itself may be an output of its own node: a cycle, which is never freed
+
+    def saved(self) -> int:
+        """Bytes that autograd holds now."""
+        return sum(self._alive[key] for key in self._saved if key in self._alive)
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+        self._alive[key] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+        self._saved.discard(key)
+
+    def _count(self, func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
+        packet = func._overloadpacket
+        formula = CPU_ATTENTION.get(packet) or flop_registry.get(packet)
+        if formula is None or not self.part:
+            return
+        flops = formula(*args, **kwargs, out_val=out)
+        self.flops[self.part] += flops
+        if self.in_global and self.part == "target" and "attention" in str(packet):
+            self.global_attention += flops
+
+
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    """Two products of a query and a key length: torch's table of formulas lacks the fused kernel of the CPU."""
+    batch, heads, queries, width = q.shape
+    return 2 * batch * heads * queries * k.shape[-2] * (width + v.shape[-1])
+
+
+def _attention_backward_flops(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    """Five products, the scores being computed again."""
+    return _attention_flops(q, k, v) * 5 // 2
+
+
+CPU_ATTENTION: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+
+
+@contextmanager
+def _parts(model: HieraJEPA, ledger: Ledger) -> Iterator[None]:
+    """Tell the ledger which part is being computed, and whether its tokens all see each other."""
+
+    def enter(name: str) -> None:
+        ledger.part = name
+
+    def in_global(value: bool) -> None:
+        ledger.in_global = value
+
+    handles = []
+    for name in PARTS:
+        part = getattr(model, name)
+        handles.append(part.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+        handles.append(part.register_forward_hook(lambda *_: enter("")))
+    for block in model.target.blocks[model.target.first_global :]:
+        handles.append(block.register_forward_pre_hook(lambda *_: in_global(True)))
+        handles.append(block.register_forward_hook(lambda *_: in_global(False)))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace parameters and buffers by fakes; index tables, which shapes depend on, stay real."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = mode.from_tensor(buffer)
+
+
+def _clip(grid: Grid, frames: int) -> Clip:
+    voxels = torch.zeros(frames, grid.n_patches, grid.voxels_per_patch, dtype=torch.float16)
+    return Clip(voxels, torch.arange(frames, dtype=torch.float64), grid)

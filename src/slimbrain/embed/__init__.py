@@ -1,0 +1,1 @@
+"""A session to a vector, for every caller."""

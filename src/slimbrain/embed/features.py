@@ -1,0 +1,210 @@
+"""Sessions to vectors: the frozen encoder over the windows chosen, pooled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slimbrain.data.clip import Sessions, read_clip
+from slimbrain.disk.atomic import write_atomic
+from slimbrain.embed.pooling import pool_tokens, pooled_names
+from slimbrain.errors import InputError
+from slimbrain.governance.fingerprint import signature
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.progress import track
+from slimbrain.saliency.choose import Windows, window_choice
+from slimbrain.store import Contract, SessionInfo, Store
+
+FloatArray = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+Model = HieraJEPA | TemporalExtractor
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector a session.
+
+    Attributes
+    ----------
+    keys, subjects : N session keys and their participants.
+    values : (N, D) float32.
+    seen : frames of each session that the model saw.
+    contract : of the store they are from.
+    signatures : of each session, by which a model remembers recordings; empty where it remembers nobody.
+    weights_sha256, pooling : of the model that made them, and how it pooled.
+    """
+
+    keys: tuple[str, ...]
+    subjects: tuple[str, ...]
+    values: FloatArray
+    seen: Mapping[str, IntArray] = field(repr=False)
+    contract: Contract
+    signatures: tuple[str, ...] = field(default=(), repr=False)
+    weights_sha256: str = ""
+    pooling: str = ""
+
+    def by_session(self) -> dict[str, FloatArray]:
+        return dict(zip(self.keys, self.values, strict=True))
+
+    def save(self, path: str | Path, model: str) -> Path:
+        """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`, `seen` (JSON).
+
+        `seen` has the frames that the model saw of each session, as [first, one after the last] of every stretch.
+        """
+        path = require_npz(path)
+        arrays: dict[str, Any] = {
+            "session": np.array(self.keys),
+            "subject": np.array(self.subjects),
+            "embedding": self.values,
+            "contract": json.dumps(self.contract.to_dict()),
+            "model": model,
+            "weights_sha256": self.weights_sha256,
+            "pooling": self.pooling,
+            "seen": json.dumps({key: _stretches(frames) for key, frames in self.seen.items()}),
+        }
+        return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def require_npz(path: str | Path) -> Path:
+    """A name for embeddings, refused before the work and not after it.
+
+    Raises
+    ------
+    InputError
+        If it does not end in .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
+    return path
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read what `Embeddings.save` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is nothing of the kind, or was written before embeddings named their weights.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            stretches: dict[str, list[tuple[int, int]]] = json.loads(str(arrays["seen"]))
+            return Embeddings(
+                tuple(arrays["session"].tolist()),
+                tuple(arrays["subject"].tolist()),
+                arrays["embedding"],
+                {key: np.concatenate([np.arange(*stretch) for stretch in parts]) for key, parts in stretches.items()},
+                Contract.from_dict(json.loads(str(arrays["contract"]))),
+                weights_sha256=str(arrays["weights_sha256"]),
+                pooling=str(arrays["pooling"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error
+
+
+def _stretches(frames: IntArray) -> list[tuple[int, int]]:
+    """Runs of frames that follow each other, as (first, one after the last)."""
+    parts = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+def embed_store(
+    store: Sessions,
+    model: Model,
+    windows: Windows = None,
+    k: int | None = None,
+    label: str = "embed",
+    pooling: str = "moments",
+) -> Embeddings:
+    """Embed every session of a store, or of images that stand in for one.
+
+    Parameters
+    ----------
+    model : from `from_pretrained`, which says how sessions are cut.
+    windows : which windows stage 2 sees: a window table, whose k best it takes; a stage 1 model or its folder, by whose scores it
+        takes them as `slimbrain rank` would; the windows of each session, chosen before; or `uniform`, the same as None, for k spread
+        evenly.
+    k : windows to see; as many as in training if None. More of them make the vector less noisy.
+    pooling : how stage 2's tokens become a vector; see `pool_tokens`. Stage 1 has one way.
+
+    Raises
+    ------
+    ContractError
+        If the store does not fit the model.
+    InputError
+        If a session is shorter than one window, or is not in the window table.
+    """
+    if model.provenance is None:
+        raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
+    theirs = f"the store {store.root}" if isinstance(store, Store) else "the data"
+    model.provenance.contract.require(store.contract, "the model", theirs)
+    trained = model.provenance.window
+    cut = trained.model_copy(update={"k": k or trained.k})
+    choose = window_choice(windows, store, model.config.unit_frames, cut) if isinstance(model, HieraJEPA) else None
+    values, seen, signatures = [], {}, []
+    for info in track(store.sessions, label):
+        if isinstance(model, TemporalExtractor):
+            values.append(_embed_series(store, info, model))
+            seen[info.key] = np.arange(info.n_frames)
+        else:
+            assert choose is not None
+            chosen = choose(info)
+            values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
+            seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
+        if model.provenance.remembers:
+            # Here, since an image is prepared once and the last one kept.
+            signatures.append(signature(store.coarse(info.key)))
+    sessions = store.sessions
+    return Embeddings(
+        tuple(info.key for info in sessions),
+        tuple(info.subject for info in sessions),
+        np.stack(values),
+        seen,
+        store.contract,
+        tuple(signatures),
+        model.provenance.weights_sha256,
+        pooling,
+    )
+
+
+def feature_names(model: Model, pooling: str = "moments") -> list[str]:
+    """A name for each number of an embedding, in its order."""
+    if isinstance(model, TemporalExtractor):
+        return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
+    if model.provenance is None or model.provenance.grid is None:
+        raise InputError("the model does not say which brain it reads; read it with slimbrain.from_pretrained.")
+    return pooled_names(pooling, model.encoder.width, model.provenance.grid.units.mm.tolist())
+
+
+def untrained(model: Model, seed: int = 0) -> Model:
+    """The same network with fresh weights, as a baseline."""
+    torch.manual_seed(seed)
+    if isinstance(model, TemporalExtractor):
+        fresh: Model = TemporalExtractor(model.config)
+    else:
+        fresh = HieraJEPA(model.config, model.jepa, model.voxels_per_patch)
+    fresh.provenance = model.provenance
+    return fresh.eval()
+
+
+@torch.inference_mode()
+def _embed_series(store: Sessions, info: SessionInfo, model: TemporalExtractor) -> FloatArray:
+    mm = torch.tensor(store.channels(info.key).mm, dtype=torch.float32)
+    session, _ = model.embed(torch.from_numpy(store.coarse(info.key))[None], mm, info.tr)
+    return session[0].float().cpu().numpy()
+
+
+@torch.inference_mode()
+def _embed_clip(store: Sessions, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int, pooling: str) -> FloatArray:
+    tokens = model.encoder([read_clip(store, info, windows, frames)])
+    return pool_tokens(tokens, pooling)[0].float().cpu().numpy()

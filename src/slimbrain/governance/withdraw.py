@@ -1,0 +1,210 @@
+"""A participant takes their consent back: out of the store for good, and a list of what else has something of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from slimbrain.disk.tsv import read_tsv
+from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.governance.ledger import FINE_TUNED, times_drawn
+from slimbrain.governance.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
+from slimbrain.store import Store
+from slimbrain.store.parts import collect_parts
+from slimbrain.store.purge import EXCLUDED_FOLDER, purge
+from slimbrain.store.subjects import with_prefix
+from slimbrain.store.verify import sweep
+from slimbrain.store.withdrawn import Tombstone, bury, new_tombstone, withdrawn
+
+RUN_FILE = "run.json"
+NPZ_COLUMNS = ("subject", "session", "subjects", "sessions", "keys")
+"""Arrays of an npz that name participants or sessions."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Something outside the store that has to do with the participant.
+
+    Attributes
+    ----------
+    path : file or folder.
+    kind : `model` or `run` (trained on them), `folds` (tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (nobody
+        could look into it).
+    how : in words.
+    """
+
+    path: str
+    kind: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What was done, and what is left to do by hand.
+
+    Attributes
+    ----------
+    label, cohort : who.
+    sessions : keys that were taken out of the store.
+    files : what was deleted or rewritten there.
+    linked : data files that were hard links: their content lies in another store, too.
+    traces : what was found elsewhere.
+    notes : what the user should know.
+    """
+
+    label: str
+    cohort: str
+    sessions: list[str]
+    files: list[str]
+    linked: list[str]
+    traces: list[Trace] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "", folders: Sequence[str | Path] = ()) -> Withdrawal:
+    """Take a participant out of a store and look for traces; killed anywhere, the same command goes on.
+
+    Parameters
+    ----------
+    subject : label, with or without `sub-`.
+    reason : for the tombstone; name nobody in it.
+    cohort : needed where one label stands for participants of several cohorts.
+    folders : where checkpoints, window tables and embeddings are looked for.
+
+    Raises
+    ------
+    InputError
+        If the store has nothing of that participant, or it is not clear who is meant.
+    StoreError
+        If a file cannot be deleted.
+    """
+    collect_parts(Store(root).root)
+    store, label = Store(root), with_prefix(subject)
+    # What killed processes left may hold something of the participant, too.
+    sweep(store.root)
+    notes: list[str] = []
+    stone = _buried(store, label, cohort)
+    if stone is not None:
+        cohort = stone.cohort
+        notes.append(f"{label} was withdrawn on {stone.date} already; gone on with what was left.")
+    else:
+        cohort = _whose(store, label, cohort)
+        stone = new_tombstone(label, cohort, date.today().isoformat(), reason)
+    person, keys = _person(store, label, cohort, notes)
+    traces = [trace for folder in folders for trace in _traces(Path(folder), store.root, person, keys)]
+    bury(store.root, [stone])
+    purged = purge(store.root, stone)
+    return Withdrawal(label, cohort, purged.sessions, purged.files, purged.linked, traces, notes)
+
+
+def _buried(store: Store, label: str, cohort: str) -> Tombstone | None:
+    """The tombstone of a withdrawal that this one goes on with."""
+    stone = withdrawn(store.root).find(label, cohort)
+    others = {store.cohort(info) or "unknown" for info in store.sessions if info.subject == label}
+    if stone is not None and others and not cohort:
+        named = ", ".join(sorted(others | {stone.cohort or "unknown"}))
+        raise InputError(f"{store.root}: {label} stands for participants of several cohorts ({named}); say which with --cohort.")
+    return stone
+
+
+def _whose(store: Store, label: str, cohort: str) -> str:
+    """The cohort of the participant who is meant; empty if it is not known."""
+    sessions = [info for info in store.sessions if info.subject == label]
+    cohorts = {store.cohort(info) for info in sessions}
+    if not sessions and any((store.root / EXCLUDED_FOLDER).glob(f"{label}_*.json")):
+        return cohort
+    if cohort and cohort in cohorts:
+        return cohort
+    if not sessions or cohort:
+        where = f" of cohort {cohort}" if cohort else ""
+        raise InputError(f"{store.root}: has no session of {label}{where}; `slimbrain inspect` and sessions.tsv show what there is.")
+    if len(cohorts) > 1:
+        named = ", ".join(sorted(name or "unknown" for name in cohorts))
+        raise InputError(f"{store.root}: {label} stands for participants of several cohorts ({named}); say which with --cohort.")
+    return cohorts.pop()
+
+
+def _person(store: Store, label: str, cohort: str, notes: list[str]) -> tuple[Person, set[str]]:
+    """The participant with the signatures of the recordings, by which models know them under any name, and their keys."""
+    mine = [info for info in store.sessions if info.subject == label and (not cohort or store.cohort(info) == cohort)]
+    recordings: list[str] = []
+    for info in mine:
+        try:
+            recordings += [heard for person in people_in(store, [info]) for heard in person.recordings]
+        except SlimbrainError as error:
+            # Damaged data must not keep a participant in.
+            notes.append(f"{info.key} could not be compared with what models heard ({error}); models were asked by name alone.")
+    return Person(label, cohort, tuple(recordings)), {info.key for info in mine}
+
+
+def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterator[Trace]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; give one in which checkpoints lie.")
+    for place, below, names in os.walk(folder):
+        # The store itself is cleaned, not searched.
+        below[:] = sorted(name for name in below if os.path.realpath(os.path.join(place, name)) != os.path.realpath(store))
+        for path in (Path(place) / name for name in sorted(names)):
+            try:
+                found = _trace(path, person, keys)
+            except (SlimbrainError, OSError, ValueError, RecursionError, BadZipFile, EOFError) as error:
+                found = Trace(str(path), "unread", f"could not be looked into ({' '.join(str(error).split())})")
+            if found is not None:
+                yield found
+        if place.endswith(FOLDS_SUFFIX) and names and PEOPLE_FILE not in names:
+            yield Trace(place, "unread", "holds folds and does not say of whom; delete it, `slimbrain evaluate` makes it again")
+
+
+def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
+    if path.name == CONFIG_FILE:
+        training = _json(path).get("training")
+        return _model(path.parent, training if isinstance(training, dict) else {}, person, "model")
+    if path.name == RUN_FILE:
+        return _model(path.parent, _json(path), person, "run")
+    if path.name == PEOPLE_FILE:
+        return Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
+    if path.suffix == ".tsv":
+        rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
+        return Trace(str(path), "table", f"{len(rows)} rows") if rows else None
+    if path.suffix == ".npz":
+        count = _rows_of_npz(path, person.label, keys)
+        return Trace(str(path), "embeddings", f"{count} rows") if count else None
+    return None
+
+
+def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> Trace | None:
+    if not seen_in(training, [person]):
+        return None
+    count = times_drawn(training, person.label, person.cohort)
+    if count is None:
+        how = "was pretrained or fine-tuned on them" if FINE_TUNED in training else "was trained on them"
+    else:
+        how = f"drew their recordings {count} times" if count else "held them out, to weigh its mixture by"
+    return Trace(str(folder), kind, how)
+
+
+def _rows_of_npz(path: Path, label: str, keys: set[str]) -> int:
+    with np.load(path, allow_pickle=False) as arrays:
+        columns = [arrays[name] for name in NPZ_COLUMNS if name in arrays.files]
+    texts = [column for column in columns if column.ndim == 1 and column.dtype.kind == "U"]
+    return max((sum(_is_theirs(str(cell), label, keys) for cell in column) for column in texts), default=0)
+
+
+def _is_theirs(cell: str, label: str, keys: set[str]) -> bool:
+    """Whether a cell is the participant or one of the sessions; of any session, where the store has none left to compare with."""
+    return cell == label or cell in keys or (not keys and cell.startswith(f"{label}_"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,120 @@
+"""Which windows of a session stage 2 sees: the one place that chooses, for embedding, pretraining, evaluation and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from slimbrain.config import WindowConfig
+from slimbrain.data.clip import Sessions
+from slimbrain.errors import InputError
+from slimbrain.models.hub import from_pretrained, require_model
+from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.saliency.ranking import rank_session, trained_saliency
+from slimbrain.saliency.select import select_uniform
+from slimbrain.saliency.table import read_window_table
+from slimbrain.store import SessionInfo
+
+Ranker = str | Path | TemporalExtractor | None
+Windows = Ranker | Mapping[str, Sequence[int]]
+UNIFORM = "uniform"
+
+
+def open_windows(windows: Ranker) -> Path | TemporalExtractor | None:
+    """What windows are chosen by: a table, a stage 1 model, or nothing for evenly spread ones.
+
+    Raises
+    ------
+    InputError
+        If it is a model of stage 2, or nothing of the kind.
+    """
+    if windows is None or windows == UNIFORM or isinstance(windows, TemporalExtractor):
+        return None if isinstance(windows, str) else windows
+    path = Path(windows)
+    if path.is_file() or path.suffix == ".tsv":
+        return path
+    return require_model(from_pretrained(windows), TemporalExtractor, windows)
+
+
+def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
+    """Which windows of a session of the store stage 2 sees; as of `choose_windows`.
+
+    Parameters
+    ----------
+    windows : as of `embed_store`.
+    unit_frames : of stage 2's mask unit.
+    cut : frames a window and how many windows.
+    """
+    if isinstance(windows, Mapping):
+        return lambda info: list(windows[info.key])
+    order = window_order(windows, store, cut)
+    return lambda info: choose_windows(info, cut, unit_frames, order(info) if order else None)
+
+
+def window_order(windows: Ranker, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]] | None:
+    """The order in which windows of a session are to be taken, best first; None where they are to be spread evenly.
+
+    Raises
+    ------
+    InputError
+        If a window table or stage 1 model has windows of another length; later, if the table leaves a session no window.
+    """
+    opened = open_windows(windows)
+    if opened is None:
+        return None
+    if isinstance(opened, TemporalExtractor):
+        return _scored_order(opened, store, cut)
+    ranked = ranked_windows(opened, store, cut)
+
+    def look_up(info: SessionInfo) -> list[int]:
+        if order := ranked.get(info.key):
+            return order
+        left = "leaves it no window; rank with a larger --per-session"
+        what = left if info.key in ranked else "does not have it; run `slimbrain rank` here"
+        raise InputError(f"{info.key}: the window table {what}.")
+
+    return look_up
+
+
+def _scored_order(scorer: TemporalExtractor, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
+    saliency = trained_saliency(scorer)
+    if scorer.provenance:
+        scorer.provenance.contract.require(store.contract, "the stage 1 model", "the data")
+    if scorer.window_frames != cut.frames:
+        raise InputError(
+            f"the stage 1 model scores windows of {scorer.window_frames} frames, but stage 2 sees windows of {cut.frames}; "
+            "give one of the same preset."
+        )
+    # Budgets over several runs are for training: a vector must not depend on what else is embedded.
+    return lambda info: [row.window for row in sorted(rank_session(store, info, scorer, saliency), key=lambda row: row.rank)]
+
+
+def choose_windows(info: SessionInfo, window: WindowConfig, unit_frames: int, order: Sequence[int] | None) -> list[int]:
+    """The k first windows of an order, or k evenly spread ones, in order of time; fewer where there are not as many."""
+    count = min(window.k, info.n_windows(window.frames), len(order) if order is not None else window.k)
+    while count and (count * window.frames) % unit_frames:
+        count -= 1
+    if not count:
+        raise InputError(f"{info.path}: {info.n_frames} frames do not hold one window of {window.frames} frames; leave this session out.")
+    if order is None:
+        return [int(number) for number in select_uniform(info.n_windows(window.frames), count)]
+    return sorted(int(number) for number in order[:count])
+
+
+def ranked_windows(path: str | Path, store: Sessions, window: WindowConfig) -> dict[str, list[int]]:
+    """Windows of each session in a window table that are chosen, best first.
+
+    Raises
+    ------
+    InputError
+        If the table was made with windows of another length.
+    """
+    tables = read_window_table(path)
+    for info in store.sessions:
+        for row in tables.get(info.key, [])[:1]:
+            if abs(row.duration_s - window.frames * info.tr) > info.tr / 2:
+                raise InputError(
+                    f"{path}: has windows of {row.duration_s:g} s, but {window.frames} frames of {info.key} last "
+                    f"{window.frames * info.tr:g} s; rank again with a stage 1 model of the same preset."
+                )
+    return {session: [row.window for row in sorted(rows, key=lambda row: row.rank) if row.chosen] for session, rows in tables.items()}

@@ -1,0 +1,468 @@
+"""Sessions on disk: a BIDS derivative whose data files are safetensors, and the contract that guards them.
+
+One file a session holds `voxels` (T, P, V) float16, `mean` and `std` (P, V) float32 and `coarse` (T, C) float32; a
+region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON sidecar tells where it came from, and
+`sessions.tsv` lists all, so that opening a store never walks its folders.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from slimbrain import __version__
+from slimbrain.disk.atomic import write_json, write_text
+from slimbrain.disk.locks import locked
+from slimbrain.disk.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
+from slimbrain.disk.tsv import MISSING
+from slimbrain.errors import ContractError, InputError, StoreError
+from slimbrain.grid import MASK_FILE, Grid
+from slimbrain.store.channels import Channels, cell_channels
+from slimbrain.store.contract import ROI, Contract, same_tr
+from slimbrain.store.description import DESCRIPTION_FILE, describe, read_object
+from slimbrain.store.manifest import (
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    SUBJECT,
+    SessionInfo,
+    SessionTable,
+    read_manifest,
+    row_differences,
+    session_key,
+    session_path,
+)
+from slimbrain.store.participants import read_participants
+from slimbrain.store.parts import read_part, read_parts
+from slimbrain.store.records import Governance, record_of
+from slimbrain.store.terms import UNKNOWN, canonical_licence
+from slimbrain.store.withdrawn import Tombstone, Withdrawn, refusal, withdrawn
+from slimbrain.store.write import COHORT, DATA_BYTES, put_in_place, recorded_cohort, refuse_withdrawn, take_out, told_cohort
+
+FloatArray = npt.NDArray[Any]
+
+
+TENSORS = {"voxels": (3, "float16"), "mean": (2, "float32"), "std": (2, "float32"), "coarse": (2, "float32"), "coordinates": (2, "float32")}
+"""Number of axes, and type, of each tensor of a session."""
+
+SERIES = ("voxels", "coarse")
+"""Tensors whose first axis is time."""
+
+WRITE_BLOCK_BYTES = 32 * 2**20
+"""How much of a session's voxels is in memory at once while it is written."""
+
+
+class Store:
+    """A folder of prepared sessions.
+
+    Parameters
+    ----------
+    root : folder that `Store.create` or `slimbrain prep` made.
+    part : name under which this process lists what it writes, until `collect_parts` brings it into the manifest; it sees these
+        sessions, others do not yet. Empty: the manifest itself.
+
+    Raises
+    ------
+    StoreError
+        If it is not a store.
+    """
+
+    def __init__(self, root: str | Path, part: str = "") -> None:
+        self.root, self.part = Path(root), part
+        if not (self.root / DESCRIPTION_FILE).is_file():
+            what = f"has no {DESCRIPTION_FILE}" if self.root.is_dir() else "is no folder"
+            raise StoreError(f"{self.root}: is not a store, it {what}; point at the output of `slimbrain prep`.")
+        description = read_object(self.root / DESCRIPTION_FILE)
+        if "Slimbrain" not in description:
+            raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
+        self.description = description
+        self.contract = Contract.from_dict(description["Slimbrain"])
+
+    @classmethod
+    def create(cls, root: str | Path, grid: Grid | None, tr: float, sources: Sequence[str] = ()) -> Store:
+        """Make an empty store, or open the one that is there after comparing contracts.
+
+        Parameters
+        ----------
+        root : folder to make.
+        grid : lattice and mask; None for a store of region-of-interest sessions alone.
+        tr : seconds a frame that series are brought to.
+        sources : where the recordings come from, for `SourceDatasets`.
+        """
+        root = Path(root)
+        contract = Contract(grid.lattice.id, grid.hash, "MNI152", tr) if grid else Contract(ROI, "", ROI, tr)
+        if not (root / DESCRIPTION_FILE).exists():
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                # Jobs that start together must not empty each other's manifest.
+                with locked(root):
+                    if not (root / DESCRIPTION_FILE).exists():
+                        _make(root, grid, contract, sources)
+            except OSError as error:
+                raise StoreError(f"{root}: cannot make a store here ({error.strerror}); choose a folder you may write to.") from error
+        store = cls(root)
+        store.contract.require(contract, f"the store {root}", "what is to be written")
+        return store
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Lattice and mask of the voxel sessions.
+
+        Raises
+        ------
+        ContractError
+            If the mask on disk is not the one the contract names.
+        """
+        if self.contract.lattice == ROI:
+            raise StoreError(
+                f"{self.root}: holds region-of-interest series without voxels; stage 2 needs a store from `slimbrain prep` on images."
+            )
+        grid = Grid.load(self.root / MASK_FILE, self.contract.lattice)
+        if grid.hash != self.contract.mask:
+            raise ContractError(
+                f"{self.root / MASK_FILE}: is not the mask this store was made with; restore it, or run `slimbrain prep` again."
+            )
+        return grid
+
+    @cached_property
+    def sessions(self) -> SessionTable:
+        """All sessions, sorted by key; none of a participant who was withdrawn."""
+        listed = read_manifest(self.root / MANIFEST_FILE)
+        return self._living(listed.updated(read_part(self.root, self.part)) if self.part else listed)
+
+    def _living(self, listed: SessionTable) -> SessionTable:
+        """Sessions of participants who were not withdrawn."""
+        gone = withdrawn(self.root)
+        suspects = gone.suspects(listed.subjects) if gone else ()
+        if not suspects:
+            return listed
+        people = enumerate(listed.column(SUBJECT))
+        return listed.take([place for place, who in people if who not in suspects or not self._tombstone(listed[place], gone)])
+
+    @cached_property
+    def participants(self) -> dict[str, dict[str, str]]:
+        """Columns of `participants.tsv` by participant (`sub-01`); empty if there is none."""
+        return read_participants(self.root)
+
+    def select(self, subjects: Collection[str]) -> Store:
+        """The same store, showing only the sessions of these participants (`sub-01`).
+
+        Raises
+        ------
+        InputError
+            If one of them has no session here.
+        """
+        wanted = set(subjects)
+        missing = sorted(wanted - self.sessions.subjects)
+        if missing:
+            refuse_withdrawn(self.root, missing[0], "")
+            raise InputError(
+                f"{self.root}: has no session of {len(missing)} participants asked for, first {missing[0]}; "
+                "name participants that were prepared."
+            )
+        return self._view(self.sessions.take([place for place, who in enumerate(self.sessions.column(SUBJECT)) if who in wanted]))
+
+    def only(self, keys: Collection[str]) -> Store:
+        """The same store, showing only these sessions.
+
+        Raises
+        ------
+        StoreError
+            If one of them is not here.
+        """
+        return self._view(SessionTable.of([self.session(key) for key in sorted(set(keys))]))
+
+    def with_uncollected(self) -> Store:
+        """The same store, showing also what shards prepared and nobody gathered yet (`slimbrain.store.parts`)."""
+        return self._view(self._living(read_manifest(self.root / MANIFEST_FILE).updated(read_parts(self.root).values())))
+
+    def _view(self, shown: SessionTable) -> Store:
+        view = Store(self.root)
+        view.__dict__["sessions"] = shown
+        return view
+
+    def find(self, key: str) -> SessionInfo | None:
+        """The manifest row called `key`, if there is one of a participant who was not withdrawn."""
+        return self.sessions.find(key)
+
+    def session(self, key: str) -> SessionInfo:
+        """The manifest row called `key`.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or its participant was withdrawn, be it since the store was opened.
+        """
+        info = self.sessions.find(key)
+        if info is None:
+            refuse_withdrawn(self.root, key.split("_", 1)[0], "")
+            raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
+        gone = withdrawn(self.root)
+        if stone := gone and self._tombstone(info, gone):
+            raise StoreError(refusal(self.root, info.subject, stone))
+        return info
+
+    def cohort(self, info: SessionInfo) -> str:
+        """The study that a session's participant is one of; empty where nobody knows."""
+        return told_cohort(info) or str(self.sidecar(info.key).get(COHORT) or "")
+
+    def governance(self, info: SessionInfo) -> Governance:
+        """Under what terms a session may be used; `unknown` for what an older store does not say.
+
+        Raises
+        ------
+        StoreError
+            If the manifest names terms that are not there.
+        """
+        told = record_of(self.root, info)
+        if told is not None:
+            return told
+        try:
+            licence = canonical_licence(str(self.description.get("License") or UNKNOWN))
+        except ValueError:
+            licence = UNKNOWN
+        return Governance(cohort=self.cohort(info) or UNKNOWN, licence=licence)
+
+    def _tombstone(self, info: SessionInfo, gone: Withdrawn) -> Tombstone | None:
+        told = told_cohort(info)
+        stone = gone.find(info.subject, told)
+        # An older row names no cohort, its sidecar may: another's data are not to be hidden for an equal label.
+        return gone.find(info.subject, recorded_cohort((self.root / info.path).with_suffix(".json"))) if stone and not told else stone
+
+    def sidecar(self, key: str) -> dict[str, Any]:
+        """Everything recorded when the session was prepared."""
+        return read_object((self.root / self.session(key).path).with_suffix(".json"))
+
+    def is_whole(self, key: str) -> bool:
+        """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data."""
+        info = self.session(key)
+        path = self.root / info.path
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            return False
+        sidecar, size = self.sidecar(key), path.stat().st_size
+        return sidecar.get(DATA_BYTES, size) == size and not row_differences(info, sidecar)
+
+    def channels(self, key: str) -> Channels:
+        """Names and MNI places of the session's coarse channels."""
+        info = self.session(key)
+        if info.space == ROI:
+            names, mm = self.sidecar(key).get("Channels"), self._read(info, "coordinates")
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or mm.shape != (len(names), 3):
+                raise StoreError(f"{self.root / info.path}: lacks the names of its {len(mm)} channels; run `slimbrain prep` again.")
+            return Channels(tuple(names), mm)
+        return cell_channels(self.grid)
+
+    def coarse(self, key: str) -> FloatArray:
+        """(T, C) float32 channel series; for voxel sessions the mean of each cell."""
+        return self._read(self.session(key), "coarse")
+
+    def voxels(self, key: str, start: int = 0, stop: int | None = None) -> FloatArray:
+        """(stop - start, P, V) float16 z-scored voxels of the frames asked for; only their bytes are read."""
+        info = self._voxel_session(key)
+        stop = info.n_frames if stop is None else stop
+        if not 0 <= start < stop <= info.n_frames:
+            raise StoreError(f"{info.path}: frames {start}:{stop} asked for, it has {info.n_frames}; ask within these.")
+        return self._read(info, "voxels", [slice(start, stop)])
+
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> FloatArray:
+        """(len(starts) * frames, P, V) float16 z-scored voxels of stretches of `frames` frames, in the order given, from one read."""
+        info = self._voxel_session(key)
+        if not starts or frames < 1 or min(starts) < 0 or max(starts) + frames > info.n_frames:
+            asked = f"{frames} frames from each of {list(starts)}"
+            raise StoreError(f"{info.path}: {asked} asked for, it has {info.n_frames}; ask within these.")
+        return self._read(info, "voxels", [slice(start, start + frames) for start in starts])
+
+    def moments(self, key: str) -> tuple[FloatArray, FloatArray]:
+        """(P, V) float32 mean and standard deviation that undo the z-score."""
+        info = self._voxel_session(key)
+        return self._read(info, "mean"), self._read(info, "std")
+
+    def session_contract(self, key: str) -> Contract:
+        """The contract that the session's own file carries."""
+        path = self.root / self.session(key).path
+        try:
+            return Contract.from_dict(json.loads(read_metadata(path)["slimbrain"])["contract"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: carries no readable contract ({error}); delete it and run `slimbrain prep` again.") from error
+
+    def _voxel_session(self, key: str) -> SessionInfo:
+        info = self.session(key)
+        if info.space == ROI:
+            raise StoreError(f"{info.path}: is a region-of-interest session without voxels; use a session prepared from an image.")
+        return info
+
+    def write_session(
+        self,
+        entities: Mapping[str, str],
+        voxels: FloatArray,
+        mean: FloatArray,
+        std: FloatArray,
+        tr: float,
+        sidecar: Mapping[str, Any] | None = None,
+        qc: Mapping[str, object] | None = None,
+        coarse: FloatArray | None = None,
+    ) -> SessionInfo:
+        """Add or replace one session, atomically; the manifest row comes last.
+
+        Parameters
+        ----------
+        entities : `sub`, optional `ses`, `task`, `run`, and `space`.
+        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16. May be a `np.memmap`: it is read once, in blocks of frames.
+        mean, std : (P, V), stored as float32.
+        tr : seconds a frame.
+        sidecar : what to record beside the data.
+        qc : columns to add to the manifest.
+        coarse : (T, C); computed from `voxels` if not given.
+        """
+        grid = self.grid
+        if voxels.ndim != 3 or voxels.shape[1:] != grid.voxel_mask.shape:
+            raise ContractError(
+                f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid."
+            )
+        self.contract.require(Contract(grid.lattice.id, grid.hash, "MNI152", tr), f"the store {self.root}", session_key(entities))
+        n_frames, moment = len(voxels), TensorSpec("float32", grid.voxel_mask.shape)
+        specs = {
+            "voxels": TensorSpec("float16", (n_frames, *grid.voxel_mask.shape)),
+            "mean": moment,
+            "std": moment,
+            "coarse": TensorSpec("float32", (n_frames, grid.n_cells)),
+        }
+
+        def fill(file: TensorFile) -> None:
+            for frames in _frame_blocks(voxels):
+                file.write("voxels", voxels[frames], frames.start)
+                file.write("coarse", (grid.coarse(voxels[frames]) if coarse is None else coarse[frames]), frames.start)
+                _forget(voxels)
+            file.write("mean", mean)
+            file.write("std", std)
+
+        return self._write(entities, specs, fill, n_frames, tr, sidecar or {}, qc or {})
+
+    def write_roi_session(
+        self,
+        entities: Mapping[str, str],
+        series: FloatArray,
+        channels: Channels,
+        tr: float,
+        sidecar: Mapping[str, Any] | None = None,
+        qc: Mapping[str, object] | None = None,
+    ) -> SessionInfo:
+        """Add a session that has channels of a parcellation and no voxels.
+
+        Parameters
+        ----------
+        series : (T, C) float32.
+        channels : names and MNI places of the C columns.
+        tr : seconds a frame; must count as the store's own.
+        """
+        if not same_tr(self.contract.tr, tr):
+            raise ContractError(
+                f"{session_key(entities)}: has TR {tr:g} s but the store {self.root} has {self.contract.tr:g} s: "
+                f"bring the series to {self.contract.tr:g} s, or write them to another store."
+            )
+        if series.ndim != 2 or series.shape[1] != len(channels.names) or channels.mm.shape != (len(channels.names), 3):
+            raise InputError(
+                f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
+                f"with places {channels.mm.shape}; give one name and (x, y, z) a column."
+            )
+        specs = {"coarse": TensorSpec("float32", series.shape), "coordinates": TensorSpec("float32", channels.mm.shape)}
+
+        def fill(file: TensorFile) -> None:
+            file.write("coarse", series)
+            file.write("coordinates", channels.mm)
+
+        sidecar = {**(sidecar or {}), "Channels": list(channels.names)}
+        return self._write({**entities, "space": ROI}, specs, fill, len(series), tr, sidecar, qc or {})
+
+    def _write(
+        self,
+        entities: Mapping[str, str],
+        specs: Mapping[str, TensorSpec],
+        fill: Callable[[TensorFile], None],
+        n_frames: int,
+        tr: float,
+        sidecar: Mapping[str, Any],
+        qc: Mapping[str, object],
+    ) -> SessionInfo:
+        info = SessionInfo(
+            key=session_key(entities),
+            subject=f"sub-{entities['sub']}",
+            session=f"ses-{entities['ses']}" if entities.get("ses") else "",
+            task=entities.get("task", ""),
+            run=entities.get("run", ""),
+            space=entities["space"],
+            n_frames=n_frames,
+            tr=tr,
+            path=str(session_path(entities)),
+            qc={name: _cell(value) for name, value in qc.items()},
+        )
+        metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
+
+        def write(temporary: Path) -> None:
+            with TensorFile(temporary, specs, metadata) as file:
+                fill(file)
+
+        self.place(info, write, {"RepetitionTime": tr, **sidecar})
+        return info
+
+    def remove_session(self, entities: Mapping[str, str]) -> None:
+        """Take a session out, its row before its files, so that no row is left without data; nothing happens if there is none.
+
+        Parameters
+        ----------
+        entities : as it was written with.
+
+        Raises
+        ------
+        StoreError
+            If its files cannot be deleted.
+        """
+        self.__dict__.pop("sessions", None)
+        take_out(self.root, entities, self.part)
+
+    def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
+        """Add or replace a session whose data somebody else writes (`slimbrain.store.write.put_in_place`)."""
+        put_in_place(self.root, info, write, sidecar, self.part)
+        self.__dict__.pop("sessions", None)
+
+    def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
+        path = self.root / info.path
+        again = f"delete it and run `slimbrain prep` again for {info.subject}."
+        try:
+            rows = read_rows(path, name, parts, info.n_frames if name in SERIES else None)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot read {name} ({error}); {again}") from error
+        if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
+            raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
+        return rows
+
+
+def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
+    step = max(1, WRITE_BLOCK_BYTES // max(1, voxels[0].nbytes))
+    for start in range(0, len(voxels), step):
+        yield slice(start, min(start + step, len(voxels)))
+
+
+def _forget(array: FloatArray) -> None:
+    """Pages of a mapped file count as this process' memory until it lets go of them; the file keeps what they hold."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
+    if grid:
+        grid.save_mask(root / MASK_FILE)
+    write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
+    # Last, since its presence says that the store is whole.
+    write_json(root / DESCRIPTION_FILE, describe(contract, sources))
+
+
+def _cell(value: object) -> str:
+    """A BIDS table has no way to write a tab or a line break in a cell."""
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()) or MISSING

@@ -1,0 +1,156 @@
+"""Who was withdrawn from a store: a hash in place of a name, since when, and why.
+
+The line in `withdrawn.tsv` is written before anything is deleted. From then on nothing of the participant is read, whatever still lies in
+the folder, and what is unfinished can be finished by anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+from slimbrain.disk.atomic import write_text
+from slimbrain.disk.locks import claim
+from slimbrain.disk.tsv import MISSING, format_tsv, read_tsv
+from slimbrain.errors import StoreError
+from slimbrain.store.subjects import is_hash, subject_hash
+
+WITHDRAWN_FILE = "withdrawn.tsv"
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """One participant who was withdrawn.
+
+    Attributes
+    ----------
+    label : hash of the label alone.
+    person : hash of cohort and label; empty where the cohort is not known.
+    cohort : study, in clear; empty if not known.
+    date : day of the withdrawal, ISO 8601.
+    reason : why, in the words of whoever withdrew.
+    removed : day on which the last file was gone; empty while there may be some.
+    readmitted : day on which `slimbrain prep --readmit` took the participant in again; such a tombstone stops nobody.
+    """
+
+    label: str
+    person: str = ""
+    cohort: str = ""
+    date: str = ""
+    reason: str = ""
+    removed: str = ""
+    readmitted: str = ""
+
+    @property
+    def who(self) -> tuple[str, str]:
+        return (self.label, self.person)
+
+    def is_of(self, label: str, cohort: str) -> bool:
+        """Whether this is the participant; where a cohort is not known on one of the sides, equal labels count."""
+        if cohort and self.cohort:
+            return self.person == subject_hash(label, cohort)
+        return self.label == subject_hash(label)
+
+
+COLUMNS = tuple(field.name for field in fields(Tombstone))
+
+
+class Withdrawn:
+    """The tombstones of a store that hold."""
+
+    def __init__(self, tombstones: Iterable[Tombstone] = ()) -> None:
+        self.all = tuple(tombstones)
+        self.active = tuple(stone for stone in self.all if not stone.readmitted)
+        self._persons = {stone.person: stone for stone in self.active if stone.person}
+        self._unplaced = {stone.label: stone for stone in self.active if not stone.person}
+        self._labels = {stone.label: stone for stone in self.active}
+
+    def __bool__(self) -> bool:
+        return bool(self.active)
+
+    def suspects(self, labels: Iterable[str]) -> set[str]:
+        """Labels that are a withdrawn participant's in one cohort or another; of all others `find` finds nothing."""
+        cohorts = {stone.cohort for stone in self.active if stone.person}
+        return {
+            label
+            for label in labels
+            if subject_hash(label) in self._labels or any(subject_hash(label, cohort) in self._persons for cohort in cohorts)
+        }
+
+    def find(self, label: str, cohort: str) -> Tombstone | None:
+        """The tombstone of a participant, as `Tombstone.is_of` says; by look-up, for many."""
+        plain = subject_hash(label)
+        if not cohort:
+            return self._labels.get(plain)
+        return self._persons.get(subject_hash(label, cohort)) or self._unplaced.get(plain)
+
+
+def refusal(root: Path, label: str, stone: Tombstone) -> str:
+    """Why nothing of a participant is read or written."""
+    why = f" ({stone.reason})" if stone.reason else ""
+    return (
+        f"{root}: {label} was withdrawn on {stone.date}{why}; leave the participant out, or take them in again with "
+        f"`slimbrain prep --readmit {label.removeprefix('sub-')}` if they agreed."
+    )
+
+
+def new_tombstone(label: str, cohort: str, date: str, reason: str) -> Tombstone:
+    """What is kept of a participant: no name."""
+    return Tombstone(subject_hash(label), subject_hash(label, cohort) if cohort else "", cohort, date, " ".join(reason.split()))
+
+
+def withdrawn(root: Path) -> Withdrawn:
+    """Who was withdrawn from a store; read again only once the table was replaced.
+
+    Raises
+    ------
+    StoreError
+        If the table is damaged: without it nobody knows whom to leave out.
+    """
+    path = root / WITHDRAWN_FILE
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return NOBODY
+    return _read_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+NOBODY = Withdrawn()
+
+
+@lru_cache(maxsize=8)
+def _read_once(path: Path, signature: tuple[int, int, int]) -> Withdrawn:
+    stones = []
+    for line, row in enumerate(read_tsv(path), start=2):
+        cells = {name: "" if row.get(name, MISSING) == MISSING else row[name] for name in COLUMNS}
+        stone = Tombstone(**cells)
+        if not is_hash(stone.label) or not (stone.person == "" or is_hash(stone.person)) or bool(stone.person) != bool(stone.cohort):
+            raise StoreError(f"{path}, line {line}: is no tombstone; restore the file from a copy, since it says whom to leave out.")
+        stones.append(stone)
+    return Withdrawn(stones)
+
+
+def bury(root: Path, new: Iterable[Tombstone]) -> None:
+    """Add tombstones; one that holds already stays as it is."""
+
+    def add(stones: list[Tombstone]) -> list[Tombstone]:
+        there = {stone.who for stone in stones if not stone.readmitted}
+        return [*stones, *(stone for stone in new if stone.who not in there)]
+
+    _rewrite(root, add)
+
+
+def mark(root: Path, who: tuple[str, str], **changes: str) -> None:
+    """Change what the tombstone that holds says of a participant."""
+    _rewrite(root, lambda stones: [replace(stone, **changes) if stone.who == who and not stone.readmitted else stone for stone in stones])
+
+
+def _rewrite(root: Path, change: Callable[[list[Tombstone]], list[Tombstone]]) -> None:
+    with claim(root, WITHDRAWN_FILE, wait=True):
+        before = list(withdrawn(root).all)
+        after = change(before)
+        if after != before:
+            rows = [{name: value or MISSING for name, value in vars(stone).items()} for stone in after]
+            write_text(root / WITHDRAWN_FILE, format_tsv(COLUMNS, rows))

@@ -1,0 +1,68 @@
+"""A claim is one process' alone, and goes with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from slimbrain.disk.locks import CLAIMS_FOLDER, claim
+from slimbrain.errors import StoreError
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from slimbrain.disk.locks import claim\n"
+    "with claim(Path(sys.argv[1]), sys.argv[2]) as mine:\n    print(mine, flush=True); time.sleep(600)"
+)
+
+
+def test_another_name_is_free_and_the_same_is_not(tmp_path: Path) -> None:
+    with claim(tmp_path, "sub-01") as first, claim(tmp_path, "sub-02") as other, claim(tmp_path, "sub-01") as again:
+        assert (first, other, again) == (True, True, False)
+    with claim(tmp_path, "sub-01") as free:
+        assert free
+    assert list((tmp_path / CLAIMS_FOLDER).iterdir()) == []
+
+
+def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "sub-01"], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "True\n"
+    with claim(tmp_path, "sub-01") as mine:
+        assert not mine
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    assert (tmp_path / CLAIMS_FOLDER / "sub-01.lock").exists()
+    with claim(tmp_path, "sub-01") as mine:
+        assert mine
+    assert list((tmp_path / CLAIMS_FOLDER).iterdir()) == []
+
+
+def test_many_who_wait_hold_it_one_at_a_time(tmp_path: Path) -> None:
+    """Each takes, and so removes and makes anew, the file a hundred times; a lock on a removed file would let two in."""
+    inside, most, turns = 0, 0, 0
+
+    def take() -> None:
+        nonlocal inside, most, turns
+        for _ in range(100):
+            with claim(tmp_path, "x", wait=True) as mine:
+                assert mine
+                inside += 1
+                most, turns = max(most, inside), turns + 1
+                inside -= 1
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, turns) == (1, 400)
+
+
+def test_a_place_without_locks_is_named_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / CLAIMS_FOLDER).write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"cannot be locked .*\.$"), claim(tmp_path, "sub-01"):
+        pass

@@ -1,0 +1,296 @@
+"""What `slimbrain doctor` says of a machine and a store, what `slimbrain inspect` says of rarer things, and completion in a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from store_samples import make_store
+
+from slimbrain.cli import run_command
+from slimbrain.config import load_preset
+from slimbrain.disk.tsv import format_tsv
+from slimbrain.doctor import checkup, examine, inspect_path, machine
+from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
+from slimbrain.errors import InputError
+from slimbrain.grid import Grid
+from slimbrain.store import Store
+from slimbrain.train import pretrain
+
+CPU = torch.device("cpu")
+SMALL = (
+    *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
+    *("temporal.groups=4", "voxel.embed=8", "voxel.depths=[1,1,1,1]", "jepa.predictor_width=16", "jepa.predictor_depth=1"),
+    *("jepa.predictor_heads=2", "train_temporal.steps=2", "train_temporal.batch=1", "train_voxel.steps=50", "train_voxel.batch=3"),
+)
+
+
+@pytest.fixture(scope="module")
+def preset() -> Any:
+    return load_preset("tiny", list(SMALL))
+
+
+@pytest.fixture(scope="module")
+def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("doctor") / "store", grid8, subjects=2, frames=16)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed: the machine's own speed has tests of its own."""
+    monkeypatch.setattr(machine, "EDGE_CPU", 8)
+    monkeypatch.setattr(checkup, "temporal_rate", lambda *_: Rate(2.0, 10))
+    monkeypatch.setattr(checkup, "voxel_rates", lambda *_: (Rate(0.5, 5), Rate(0.1, 5)))
+
+
+# --- rates and estimates
+
+
+def test_an_estimate_is_work_over_rate() -> None:
+    rate = Rate(seconds=0.25, windows=5)
+    assert rate.per_second == 20
+    assert rate.hours(20 * 3600 * 3) == pytest.approx(3)
+
+
+def test_both_stages_are_timed_by_steps_that_learn(preset: Any, grid8: Grid) -> None:
+    temporal = temporal_rate(preset, grid8.n_cells, 40, CPU)
+    training, embedding = voxel_rates(preset, grid8, CPU)
+    assert (temporal.windows, training.windows, embedding.windows) == (10, 2, 2)
+    assert temporal.loss > 0 and training.loss > 0
+    # An embedding is one of the forward passes of a training step, which has a backward pass besides.
+    assert embedding.seconds > 0 and training.seconds > 0
+
+
+def test_a_loss_that_is_no_number_is_unfit(preset: Any, grid8: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimbrain.doctor.speed.temporal_loss", lambda *_: (torch.tensor(float("nan"), requires_grad=True), {}))
+    with pytest.raises(InputError, match="the loss is nan on cpu; choose"):
+        temporal_rate(preset, 3, 40, CPU)
+
+
+def test_the_work_of_a_preset_is_its_steps_times_its_batch(preset: Any, store: Store, quick: None) -> None:
+    found = examine(preset, store.root, "cpu")
+    assert found.problems == []
+    assert found.rates == {"pretrain temporal": 5, "pretrain voxel": 10, "embed": 50}
+    # 50 steps of 3 clips of 5 windows at 10 a second are 75 s.
+    assert found.facts["pretrain voxel, estimate"] == "about a minute for 50 steps of 3 sessions, 750 windows"
+    assert found.facts["store"] == "2 sessions, 2 with a checksum, 0 problems"
+    assert found.to_dict()["fit"] is True
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [
+        (0.001, "about a minute"),
+        (0.5, "about 30 minutes"),
+        (1.26, "about 1.3 hours"),
+        (12.6, "about 13 hours"),
+        (1234, "about 1,200 hours"),
+    ],
+)
+def test_durations_promise_two_digits(hours: float, words: str) -> None:
+    assert checkup._duration(hours) == words
+
+
+# --- what is unfit
+
+
+def test_a_damaged_store_is_unfit(store: Store, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(store.root, tmp_path / "store"))
+    data = copy / store.sessions[0].path
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    assert run_command(["doctor", str(copy), "--set", "window.k=2"]) == 1
+    out = capsys.readouterr().out
+    assert f"unfit: {data}: is not what was written" in out
+    assert run_command(["doctor", str(copy), "--json"]) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["fit"] is False and len(facts["problems"]) == 2, "two windows of 8 frames are no more than each session has; five are not"
+
+
+def test_no_store_is_unfit(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["doctor", str(tmp_path)]) == 1
+    assert "unfit: " in (out := capsys.readouterr().out) and "is not a store" in out
+
+
+def test_a_full_disk_and_little_memory_are_unfit(preset: Any, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 2**20))  # type: ignore[attr-defined]
+    monkeypatch.setattr(machine, "memory_gib", lambda: (16.0, 0.5))
+    problems = examine(preset, None, "cpu", "8mm").problems
+    assert [problem.split(":")[0] for problem in problems] == ["memory", "."]
+    assert "0.5 GiB are free, 1.5 GiB are needed" in problems[0] and "has 0.00 GiB free" in problems[1]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: ["torch>=2", "no-such-package>1", "ruff; extra == 'dev'"])
+    found, problems = machine.versions()
+    assert "torch" in found and problems == ["no-such-package: is not installed; install slimbrain again (docs/install.md)."]
+
+
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert run_command(["doctor", "--device", "cuda"]) == 1
+    assert "this machine has no such device" in capsys.readouterr().err
+
+
+def test_doctor_without_a_store_names_versions_and_times(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["torch"] == torch.__version__ and facts["cores"].endswith(f"of {os.cpu_count()}")
+    assert facts["timed with"].startswith("preset tiny on ") and facts["windows_per_second"]["embed"] == 50
+
+
+def test_precisions_say_what_is_slow_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {torch.float32: 10.0, torch.bfloat16: 2.0, torch.float16: None}
+    monkeypatch.setattr(machine, "_speed", lambda device, dtype, edge: speeds[dtype])
+    assert machine.precisions(CPU) == "float32 10 GFLOP/s, tf32 no, bfloat16 2 GFLOP/s (slower than float32: use that), float16 no"
+
+
+def test_a_type_without_a_product_has_no_speed() -> None:
+    assert machine._speed(CPU, torch.bool, 8) is None
+    assert machine._speed(CPU, torch.float32, 8) > 0  # type: ignore[operator]
+
+
+# --- inspect: what the commands' own test does not show
+
+
+def write_json(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_inspect_follows_a_run_through_its_states(preset: Any, store: Store, tmp_path: Path) -> None:
+    pretrain("temporal", store, preset, tmp_path / "run", device="cpu", command="slimbrain pretrain temporal")
+    run = inspect_path(tmp_path / "run")
+    assert (run["steps"], run["states"], run["model"]) == ("2 of 2 logged", [2], str(tmp_path / "run" / "model"))
+    assert inspect_path(tmp_path / "run" / "state")["steps"] == [2]
+    state = inspect_path(tmp_path / "run" / "state" / "step-00000002")
+    assert (state["kind"], state["step"], state["processes"]) == ("training state", 2, 1)
+    assert inspect_path(tmp_path / "run" / "metrics.jsonl")["last"]["step"] == 1
+    assert inspect_path(tmp_path / "run" / "run.json")["kind"] == "settings of a pretraining run"
+    config = inspect_path(tmp_path / "run" / "model" / "config.json")
+    assert (config["kind"], config["lattice"]) == ("configuration of a temporal model", "mni-8mm-24-p2")
+    weights = inspect_path(tmp_path / "run" / "model" / "model.safetensors")
+    assert weights["kind"] == "safetensors" and weights["tensors"] > 10
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert "--resume auto" in inspect_path(tmp_path / "run")["model"]
+    (tmp_path / "run" / "state" / "step-00000002" / "loop.json").unlink()
+    with pytest.raises(InputError, match="half a training state"):
+        inspect_path(tmp_path / "run" / "state" / "step-00000002")
+
+
+def test_inspect_reads_an_evaluation(tmp_path: Path) -> None:
+    rows = [{"model": name, "method": "linear probe", "metric": "auc", "mean": 0.7} for name in ("ours", "untrained")]
+    value = {"task": "column:sex", "cohort": "x", "n_subjects": 9, "rows": rows, "best_baseline": {"model": "untrained"}, "difference": {}}
+    facts = inspect_path(write_json(tmp_path / "sex.json", value))
+    assert (facts["kind"], facts["task"], facts["n_subjects"], facts["models"]) == ("evaluation", "column:sex", 9, "ours, untrained")
+
+
+def test_inspect_reads_a_sidecar_as_its_manifest_row(store: Store) -> None:
+    info = store.sessions[0]
+    facts = inspect_path((store.root / info.path).with_suffix(".json"))
+    assert facts["kind"] == "sidecar of a session" and facts["n_frames"] == str(info.n_frames)
+
+
+TABLES = {
+    "participants": ("participant_id", "age"),
+    "runs that could not be used": ("file", "reason"),
+    "images to prepare": ("path", "participant_id", "space"),
+    "events of a run": ("onset", "duration", "trial_type"),
+    "table": ("something", "else"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_inspect_tells_tables_by_their_columns(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text(format_tsv(TABLES[kind], [dict.fromkeys(TABLES[kind], "1")]), encoding="utf-8")
+    assert inspect_path(path) == {"path": str(path), "kind": kind, "rows": 1, "columns": ", ".join(TABLES[kind])}
+
+
+def test_inspect_knows_a_mask_from_a_recording(tmp_path: Path) -> None:
+    volume = np.zeros((4, 5, 6), np.float32)
+    volume[1, 2, 3:5] = 1
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2, 2, 1])), tmp_path / "mask.nii.gz")
+    assert inspect_path(tmp_path / "mask.nii.gz")["voxels above 0.5"] == 2
+    native = tmp_path / "sub-01_task-rest_space-T1w_bold.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 7), np.float32), np.diag([2.0, 2, 2, 1])), native)
+    assert "T1w is no MNI152 space" in inspect_path(native)["mind"]
+
+
+def test_inspect_lists_recordings_without_opening_them(tmp_path: Path) -> None:
+    for name in ("sub-01", "sub-02"):
+        (tmp_path / name / "func").mkdir(parents=True)
+        (tmp_path / name / "func" / f"{name}_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz").write_bytes(b"not an image")
+    (tmp_path / "sub-02" / "func" / "sub-02_task-face_space-T1w_desc-preproc_bold.nii.gz").write_bytes(b"")
+    facts = inspect_path(tmp_path)
+    assert (facts["layout"], facts["usable runs"], facts["participants"], facts["refused"]) == ("bids", 2, 2, 1)
+    assert "sub-02_task-face" in facts["first reason"]
+
+
+def test_inspect_opens_no_pickle(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is a pickle.*was not opened"):
+        inspect_path(tmp_path / "model.pth")
+
+
+def test_inspect_reads_a_preset_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nwindow: {frames: 8, k: 3}\n", encoding="utf-8")
+    facts = inspect_path(tmp_path / "mine.yaml")
+    assert (facts["kind"], facts["name"], facts["window"]["k"]) == ("preset", "mine", 3)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.yaml", "metrics.jsonl"])
+def test_inspect_says_of_damage_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_bytes(b"{\xff: [\n")
+    assert run_command(["inspect", str(tmp_path / name)]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / name) in said and said.count("\n") == 1
+
+
+# --- completion
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Callable[[str], list[str]]:
+    """What bash offers after a line, by the script that `slimbrain --show-completion` prints."""
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash to complete in")
+    program = tmp_path / "slimbrain"
+    program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m slimbrain \"$@\"\n", encoding="utf-8")
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def offered(line: str) -> list[str]:
+        script = (
+            'eval "$(slimbrain --show-completion)"; COMP_WORDS=($1); [ "${1%% }" = "$1" ] || COMP_WORDS+=("");'
+            'COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _slimbrain_completion slimbrain; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(["bash", "-c", script, "bash", line], check=True, capture_output=True, text=True, env=environment)
+        return done.stdout.split()
+
+    return offered
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("slimbrain ins", {"inspect"}),
+        ("slimbrain pretrain ", {"temporal", "voxel"}),
+        ("slimbrain doctor --preset s", {"small"}),
+        ("slimbrain store ", {"collect", "verify", "merge", "subset"}),
+    ],
+)
+def test_bash_completes_commands_and_values(line: str, words: set[str], complete: Callable[[str], list[str]]) -> None:
+    assert set(complete(line)) == words

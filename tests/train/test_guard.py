@@ -1,0 +1,56 @@
+"""A run that collapses is stopped with a sentence and keeps its last good state."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from store_samples import make_store
+from train_samples import settings
+
+from slimbrain.config import load_preset
+from slimbrain.errors import CollapseError
+from slimbrain.grid import Grid
+from slimbrain.models import jepa as jepa_module
+from slimbrain.train import VoxelStage, read_metrics
+from slimbrain.train.checkpoint import saved_steps
+from slimbrain.train.guard import CollapseGuard
+from slimbrain.train.loop import Loop
+
+PUBLISHED = ("jepa.remove_position=false", "jepa.variance_weight=0", "jepa.covariance_weight=0")
+LINE = {"step": 50, "effective_rank": 12.0, "std": 0.9, "content_std": 0.5}
+
+
+@pytest.mark.parametrize("name", ["effective_rank", "std", "content_std"])
+def test_any_number_under_its_floor_is_a_bad_line(name: str) -> None:
+    guard = CollapseGuard({"effective_rank": 2, "std": 0.1, "content_std": 0.1}, patience=2, warmup=20)
+    bad = {**LINE, name: 0.05}
+    for line, bad_lines in ((LINE, 0), ({**bad, "step": 19}, 0), (bad, 1), (LINE, 0), (bad, 1), (bad, 2)):
+        guard.look(line)
+        assert (guard.bad_lines, guard.healthy, guard.collapsed) == (bad_lines, bad_lines == 0, bad_lines == 2)
+    assert guard.symptoms(bad) == [f"{name.replace('_', ' ')} 0.05 under {2 if name == 'effective_rank' else 0.1:g}"]
+
+
+def test_nothing_is_watched_without_floors() -> None:
+    guard = CollapseGuard({}, patience=1, warmup=0)
+    guard.look({**LINE, "effective_rank": 0.0})
+    assert guard.healthy
+
+
+def test_a_run_driven_into_collapse_is_stopped(grid8: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the stop-gradient, and with one encoder for both parts, saying the same of everything is the quickest way down."""
+    changes = settings(steps=300, lr=0.01, accumulate=1, save_every=5, log_every=5, keep=9, warmup=5, collapse_patience=3)
+    preset = load_preset("tiny", [*changes, *PUBLISHED, "jepa.std_floor=0.2"])
+    stage = VoxelStage(make_store(tmp_path / "store", grid8, frames=12), preset, 0, None)
+    stage.model.target = stage.model.context
+    monkeypatch.setattr(jepa_module.torch, "no_grad", nullcontext)
+    with pytest.raises(
+        CollapseError, match=r"the encoder collapsed by step \d+ \(.* under .*\); the last good state is state/step-"
+    ) as stop:
+        Loop(stage, preset.train_voxel, tmp_path / "run", torch.device("cpu")).fit()
+    lines = read_metrics(tmp_path / "run")
+    low = [line["step"] for line in lines if min(line["std"], line["content_std"]) < 0.2 or line["effective_rank"] < 2]
+    assert low[-3:] == [line["step"] for line in lines[-3:]] and f"by step {low[-1]}" in str(stop.value)
+    assert saved_steps(tmp_path / "run" / "state")[-1] <= low[-3], "a state of a collapsing encoder was saved"
