@@ -24,7 +24,7 @@ KILLED = """
 import os, signal, sys
 import torch
 from pathlib import Path
-from slimbrain import checkpoint
+from slimbrain.train import checkpoint
 from slimbrain.config import load_preset
 from slimbrain.store import Store
 from slimbrain.train import loop as loop_module
