@@ -2,7 +2,7 @@
 
 Written from the facts that the authors published (arXiv 2512.21881; after Hiera, arXiv 2306.00989): a box of 96 voxels a side and
 40 frames in patches of 4 voxels and 1 frame; mask units of 8 patches a side and 8 frames, 135 of them; attention within
-mask units in stages 1 and 2; maximum over 2 x 2 x 2 x 2 tokens at the first two transitions; attention among all tokens in stages 3
+mask units in levels 1 and 2; maximum over 2 x 2 x 2 x 2 tokens at the first two transitions; attention among all tokens in levels 3
 and 4. The target encoder computes all mask units, the context encoder 30 % of them.
 """
 
@@ -30,7 +30,7 @@ class DenseConfig:
     unit : patches a side of a mask unit, and its frames.
     embed, depths, heads, mlp_ratio : of the encoder.
     predictor_width, predictor_depth, predictor_heads : of the light predictor.
-    recompute : recompute stages 1 and 2 in the backward pass.
+    recompute : recompute levels 1 and 2 in the backward pass.
     """
 
     sides: tuple[int, int, int] = (96, 96, 96)
@@ -75,11 +75,11 @@ class DenseBlock(nn.Module):
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * out)
-        self.merge = nn.Linear(out, out)
+        self.proj = nn.Linear(out, out)
         self.widen = nn.Linear(width, out) if out != width else None
         self.norm2 = nn.LayerNorm(out)
-        self.rise = nn.Linear(out, int(out * mlp_ratio))
-        self.fall = nn.Linear(int(out * mlp_ratio), out)
+        self.fc1 = nn.Linear(out, int(out * mlp_ratio))
+        self.fc2 = nn.Linear(int(out * mlp_ratio), out)
 
     def forward(self, x: Tensor, edge: int | None = None) -> Tensor:
         normed = self.norm1(x)
@@ -88,8 +88,8 @@ class DenseBlock(nn.Module):
         if edge is not None:
             residual, q = pool(residual, edge), pool(q, edge)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        x = residual + self.merge(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.fall(functional.gelu(self.rise(self.norm2(x))))
+        x = residual + self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
 
 
 def pool(x: Tensor, edge: int) -> Tensor:
@@ -129,7 +129,7 @@ class DenseHiera(nn.Module):
 
     @property
     def first_global(self) -> int:
-        """Place of the first block that sees all tokens; the pooling into stage 3 still attends within mask units."""
+        """Place of the first block that sees all tokens; the pooling into level 3 still attends within mask units."""
         return sum(self.config.depths[:2]) + 1
 
     def local_stages(self, patches: Tensor, position: Tensor) -> Tensor:
@@ -157,8 +157,8 @@ def unfold(volumes: Tensor, patch: int) -> Tensor:
 
 def _blocks(config: DenseConfig) -> list[DenseBlock]:
     blocks, width = [], config.embed
-    for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
-        out = config.embed * 2**stage
+    for level, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
+        out = config.embed * 2**level
         for _ in range(depth):
             blocks.append(DenseBlock(width, out, heads, config.mlp_ratio))
             width = out
@@ -171,20 +171,20 @@ class DensePredictor(nn.Module):
     def __init__(self, config: DenseConfig) -> None:
         super().__init__()
         inner = config.predictor_width
-        self.enter = nn.Linear(config.out, inner)
+        self.proj_in = nn.Linear(config.out, inner)
         self.query = nn.Parameter(0.02 * torch.randn(inner))
         self.position = nn.Parameter(0.02 * torch.randn(config.n_units, config.tokens_per_unit, inner))
         self.blocks = nn.ModuleList(DenseBlock(inner, inner, config.predictor_heads, 4.0) for _ in range(config.predictor_depth))
         self.norm = nn.LayerNorm(inner)
-        self.leave = nn.Linear(inner, config.out)
+        self.proj_out = nn.Linear(inner, config.out)
 
     def forward(self, context: Tensor, visible: Tensor) -> Tensor:
         tokens = torch.where(visible[:, None, None], self.position.new_zeros(()), self.query)
-        tokens = tokens.expand(-1, context.shape[1], -1).index_put((visible.nonzero()[:, 0],), self.enter(context))
+        tokens = tokens.expand(-1, context.shape[1], -1).index_put((visible.nonzero()[:, 0],), self.proj_in(context))
         x = (tokens + self.position).flatten(0, 1)[None]
         for block in self.blocks:
             x = block(x)
-        return self.leave(self.norm(x[0].view(len(visible), context.shape[1], -1)[~visible]))
+        return self.proj_out(self.norm(x[0].view(len(visible), context.shape[1], -1)[~visible]))
 
 
 class DenseJepa(nn.Module):
@@ -204,7 +204,7 @@ class DenseJepa(nn.Module):
         return functional.smooth_l1_loss(predicted, functional.layer_norm(target, target.shape[-1:]))
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
+    def update_target(self, momentum: float) -> None:
         """target = momentum * target + (1 - momentum) * context."""
         for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
             slow.lerp_(fast, 1 - momentum)

@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from slimbrain.config import SaliencyConfig
-from slimbrain.evaluate.probe import FeatureSet, Problem, Split, SplitPolicy, outer_splits
+from slimbrain.evaluate.probe import FeatureSet, PredictionProblem, Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import Interval, OutOfFold, bootstrap, bootstrap_difference, score
 from slimbrain.progress import track
 from slimbrain.saliency import fast_scores, order_apart
@@ -143,7 +143,7 @@ def windows(cohort: Cohort, folds: Sequence[Fold], sizes: Sequence[int], draws: 
 
 
 def predicted(
-    problem: Problem, cuts: Sequence[Excerpts], splits: Sequence[Sequence[Split]], fold_of: Callable[[Split], Fold], what: str
+    problem: PredictionProblem, cuts: Sequence[Excerpts], splits: Sequence[Sequence[Split]], fold_of: Callable[[Split], Fold], what: str
 ) -> dict[str, OutOfFold]:
     """By column, what a tuned linear model says of those it was not fitted on; one set of excerpts and of splits a seed."""
     rows, ones = len(problem.target), np.ones((len(cuts), len(problem.target)))
@@ -167,7 +167,7 @@ def states(cohort: Cohort, folds: Sequence[Fold], sizes: Sequence[int], draws: i
     """Rest, face or scene, by balanced accuracy; the same folds for each draw of excerpts."""
     owner = np.repeat(np.arange(len(cohort.people)), 4)
     classes, target = np.unique(["rest", "rest", "face", "scene"] * len(cohort.people), return_inverse=True)
-    problem = Problem(target.astype(np.float64), owner.astype(np.str_), tuple(classes.tolist()))
+    problem = PredictionProblem(target.astype(np.float64), owner.astype(np.str_), tuple(classes.tolist()))
     runs = [run for own in cohort.runs for run in own]
     tested = [np.isin(owner, fold.tested) for fold in folds]
     nobody = np.empty(0, dtype=np.int64)
@@ -189,7 +189,7 @@ def sex(cohort: Cohort, make: Callable[[tuple[int, ...]], Fold], policy: SplitPo
     classes, target = np.unique([cohort.about[n]["sex"] for n in known], return_inverse=True)
     sites = np.array([cohort.about[n]["site"] for n in known])
     subjects = np.array([cohort.people[n] for n in known])
-    problem = Problem(target.astype(np.float64), subjects, tuple(classes.tolist()))
+    problem = PredictionProblem(target.astype(np.float64), subjects, tuple(classes.tolist()))
     cut = Excerpts([cohort.runs[n][0] for n in known])
     nobody = np.empty(0, dtype=np.int64)
     by_site = [Split(np.flatnonzero(sites != site), nobody, np.flatnonzero(sites == site)) for site in np.unique(sites)]

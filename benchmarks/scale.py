@@ -26,7 +26,7 @@ from slimbrain.disk.atomic import write_text
 from slimbrain.disk.shards import Shard
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.prep.layouts import LAYOUTS, find_recordings
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.run import own_runs
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store import write as placing
@@ -198,7 +198,7 @@ def finding_case(runs: int, quick: bool) -> Case:
 def _find(folder: Path, shard: Shard) -> tuple[int, float]:
     """How many runs a shard has, and the seconds of processor to find them."""
     started, layout = time.process_time(), LAYOUTS["bids"]
-    runs, _ = own_runs(layout, find_recordings(folder, layout, Request()), shard)
+    runs, _ = own_runs(layout, find_recordings(folder, layout, RecordingQuery()), shard)
     return len(runs), time.process_time() - started
 
 

@@ -79,7 +79,7 @@ class Trainee:
         self.loss().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.model.follow(0.996)
+        self.model.update_target(0.996)
 
 
 @lru_cache(maxsize=2)
@@ -272,7 +272,7 @@ def time_case(size: Size, repeats: int) -> Case:
 
 
 def saved_cases(size: Size) -> Iterator[Case]:
-    """Bytes held between forward and backward, stages 1 and 2 recomputed or not, each against the dense network doing the same."""
+    """Bytes held between forward and backward, levels 1 and 2 recomputed or not, each against the dense network doing the same."""
     for name, recompute in (("recompute", True), ("plain", False)):
         values = [saved_mib(make(size, recompute)) for make in (make_ours, make_dense)]
         yield Case(f"stage2/saved_mib_{name}", values[0], "MiB", AGAINST, values[1], facts(size))

@@ -155,12 +155,12 @@ class HieraConfig(Config):
     depths: tuple[Count, Count, Count, Count] = (2, 3, 16, 3)
     heads: tuple[Count, Count, Count, Count] = (1, 2, 4, 8)
     mlp_ratio: float = Field(4.0, gt=0)
-    unit: Literal["unit", "region"] = Field("unit", description="attention window of stages 1-2: 16 or 32 voxels a side")
+    unit: Literal["unit", "region"] = Field("unit", description="attention window of levels 1-2: 16 or 32 voxels a side")
     unit_frames: Literal[4, 8] = 4
     patch_frames: Literal[1, 2] = Field(1, description="frames a patch; 2 halves the tokens and needs unit_frames 8 (docs/performance.md)")
-    recompute: bool = Field(True, description="recompute stages 1-2, and other hidden layers, in the backward pass instead of keeping them")
+    recompute: bool = Field(True, description="recompute levels 1-2, and other hidden layers, in the backward pass instead of keeping them")
     layout: Literal["auto", "blocks", "ragged"] = Field(
-        "auto", description="stages 1-2 in blocks of equal segments, or all at once with a variable-length kernel; auto by device"
+        "auto", description="levels 1-2 in blocks of equal segments, or all at once with a variable-length kernel; auto by device"
     )
     compile: bool = Field(False, description="torch.compile every block in training; needs a C++ compiler, and minutes at the start")
     learned_positions: tuple[Count, Count] | None = Field(

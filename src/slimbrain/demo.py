@@ -12,13 +12,13 @@ from slimbrain.disk.atomic import write_text
 from slimbrain.errors import InputError
 from slimbrain.simulate import load_truth
 
-SUBJECTS, SESSIONS, PRETRAINING_SUBJECTS = 36, 2, 12
+_SUBJECTS, _SESSIONS, _PRETRAINING_SUBJECTS = 36, 2, 12
 """The model is pretrained on some participants and evaluated on the others."""
 
-WINDOWS_EMBEDDED = 10
+_WINDOWS_EMBEDDED = 10
 """Twice as many as in training: a time scale cannot be read from five windows of 5.76 s (seed 1: AUC 0.57 with 5, 0.95 with 10)."""
 
-TASKS = ("group",)
+_TASKS = ("group",)
 
 
 def run_demo(out: Path, seed: int, run_command: Callable[[Sequence[str]], int]) -> Path:
@@ -43,20 +43,20 @@ def run_demo(out: Path, seed: int, run_command: Callable[[Sequence[str]], int]) 
     cohort, store, windows, report = out / "cohort", out / "store", out / "windows.tsv", out / "report.html"
     temporal, voxel = out / "temporal", out / "voxel"
     started = time.monotonic()
-    run("simulate", cohort, "--subjects", SUBJECTS, "--sessions", SESSIONS, "--seed", seed)
+    run("simulate", cohort, "--subjects", _SUBJECTS, "--sessions", _SESSIONS, "--seed", seed)
     participants = [subject.subject for subject in load_truth(cohort / "truth.json").subjects]
-    known = _list(out / "pretraining.tsv", participants[:PRETRAINING_SUBJECTS])
-    new = _list(out / "evaluation.tsv", participants[PRETRAINING_SUBJECTS:])
+    known = _list(out / "pretraining.tsv", participants[:_PRETRAINING_SUBJECTS])
+    new = _list(out / "evaluation.tsv", participants[_PRETRAINING_SUBJECTS:])
     run("prep", cohort, store, "participant", "--resolution", "8mm", "--nprocs", 2)
     common = ("--preset", "tiny", "--participants", known, "--resume", "auto", "--seed", seed)
     run("pretrain", "temporal", store, "--out", temporal, *common)
     run("rank", store, "--temporal", temporal / "model", "--method", "fast", "--out", windows)
     run("pretrain", "voxel", store, "--windows", windows, "--out", voxel, *common)
-    model = ("--model", voxel / "model", "--windows", windows, "--k", WINDOWS_EMBEDDED)
+    model = ("--model", voxel / "model", "--windows", windows, "--k", _WINDOWS_EMBEDDED)
     embeddings = out / "embeddings.npz"
     run("embed", store, *model, "--out", embeddings)
     pieces: list[object] = ["--store", store, "--windows", windows, "--run", temporal, "--run", voxel]
-    for task in TASKS:
+    for task in _TASKS:
         result = out / f"{task}.json"
         known_vectors = ("--embeddings", embeddings, "--participants", new)
         run("evaluate", store, "--task", f"column:{task}", *model, "--model", temporal / "model", *known_vectors, "--out", result)

@@ -24,24 +24,24 @@ from slimbrain.errors import ContractError, InputError
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[Any]
+_IntArray = npt.NDArray[np.int64]
+_BoolArray = npt.NDArray[np.bool_]
+_FloatArray = npt.NDArray[Any]
 
 BOX_CORNER_MM = np.array((-97.0, -113.0, -79.0))
 """Outer left-posterior-inferior corner of the box in MNI millimetres; every lattice fills the same box."""
 
 BOX_MM = 192.0
-PATCHES_PER_CELL, PATCHES_PER_UNIT, PATCHES_PER_REGION = 2, 4, 8
+_PATCHES_PER_CELL, PATCHES_PER_UNIT, _PATCHES_PER_REGION = 2, 4, 8
 """Patches along one side. Two max-poolings by 2 take a unit from patches through cells to one token."""
 
 MASK_FILE = "desc-brain_mask.nii.gz"
 """Name of the mask beside a store's or a checkpoint's data, so that either can be read on its own."""
 
-FINEST_MASK_STEP_MM = 2.0
+_FINEST_MASK_STEP_MM = 2.0
 """A coarse lattice voxel is probed at this step; it is brain when at least half of the probes are."""
 
-TIE_MM = 1e-3
+_TIE_MM = 1e-3
 """Probes are moved by this much, so that one midway between two source voxels takes the same one however the file is stored."""
 
 
@@ -77,12 +77,12 @@ class Lattice:
         return self.edge // self.patch
 
     @property
-    def origin_mm(self) -> FloatArray:
+    def origin_mm(self) -> _FloatArray:
         """Centre of voxel (0, 0, 0) in MNI mm."""
         return BOX_CORNER_MM + self.voxel_mm / 2
 
     @property
-    def affine(self) -> FloatArray:
+    def affine(self) -> _FloatArray:
         """(4, 4) voxel index -> MNI mm."""
         affine = np.diag((self.voxel_mm, self.voxel_mm, self.voxel_mm, 1.0))
         affine[:3, 3] = self.origin_mm
@@ -118,20 +118,20 @@ class Level:
     mm : (N, 3) centre of the element's cube in MNI mm.
     """
 
-    index: IntArray
-    offsets: IntArray
-    mm: FloatArray
+    index: _IntArray
+    offsets: _IntArray
+    mm: _FloatArray
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
-    def sizes(self) -> IntArray:
+    def sizes(self) -> _IntArray:
         """(N,) patches in each element."""
         return np.diff(self.offsets)
 
     @property
-    def of_patch(self) -> IntArray:
+    def of_patch(self) -> _IntArray:
         """(P,) the element each patch belongs to."""
         return np.repeat(np.arange(len(self)), self.sizes)
 
@@ -173,7 +173,7 @@ class Grid:
         InputError
             If it is not readable, not 3D, or does not lie in the MNI box.
         """
-        lattice = lattice_by_resolution(resolution)
+        lattice = _lattice_by_resolution(resolution)
         name = "mask" if not isinstance(image, (str, PathLike)) else str(image)
         return cls(lattice, _mask_on_lattice(_load_mask(image, name), lattice, name))
 
@@ -204,7 +204,7 @@ class Grid:
         return Grid, (self.lattice, self.mask)
 
     @property
-    def mask(self) -> BoolArray:
+    def mask(self) -> _BoolArray:
         """(E, E, E) True in the brain."""
         return self._tables.mask
 
@@ -234,12 +234,12 @@ class Grid:
         return self._tables.regions
 
     @property
-    def voxel_index(self) -> IntArray:
+    def voxel_index(self) -> _IntArray:
         """(P, V) flat C-order place of each patch voxel in the lattice."""
         return self._tables.voxel_index
 
     @property
-    def voxel_mask(self) -> BoolArray:
+    def voxel_mask(self) -> _BoolArray:
         """(P, V) True where the patch voxel is brain."""
         return self._tables.voxel_mask
 
@@ -264,26 +264,26 @@ class Grid:
         return self.lattice.patch**3
 
     @property
-    def patch_cell(self) -> IntArray:
+    def patch_cell(self) -> _IntArray:
         """(P,) cell of each patch."""
         return self._tables.cells.of_patch
 
     @property
-    def patch_unit(self) -> IntArray:
+    def patch_unit(self) -> _IntArray:
         """(P,) unit of each patch."""
         return self._tables.units.of_patch
 
     @property
-    def cell_unit(self) -> IntArray:
+    def cell_unit(self) -> _IntArray:
         """(C,) unit of each cell."""
         return self.patch_unit[self.cells.offsets[:-1]]
 
     @cached_property
-    def cell_voxels(self) -> IntArray:
+    def cell_voxels(self) -> _IntArray:
         """(C,) brain voxels in each cell; at least one."""
         return np.add.reduceat(self.voxel_mask.sum(axis=1), self.cells.offsets[:-1])
 
-    def pack(self, dense: npt.ArrayLike) -> FloatArray:
+    def pack(self, dense: npt.ArrayLike) -> _FloatArray:
         """Take the brain patches out of dense volumes.
 
         Parameters
@@ -299,11 +299,11 @@ class Grid:
             edge = self.lattice.edge
             raise InputError(f"volume of shape {dense.shape}: lattice {self.lattice.id} needs (..., {edge}, {edge}, {edge}).")
         flat = dense.reshape(*dense.shape[:-3], self.mask.size)
-        packed: FloatArray = np.where(self.voxel_mask, flat[..., self.voxel_index], np.zeros((), dense.dtype))
+        packed: _FloatArray = np.where(self.voxel_mask, flat[..., self.voxel_index], np.zeros((), dense.dtype))
         # Fancy indexing may leave another memory order than C, which safetensors.numpy would write wrongly.
         return np.ascontiguousarray(packed)
 
-    def unpack(self, packed: npt.ArrayLike, fill: float = 0.0) -> FloatArray:
+    def unpack(self, packed: npt.ArrayLike, fill: float = 0.0) -> _FloatArray:
         """Put packed patches back into dense volumes.
 
         Parameters
@@ -318,11 +318,11 @@ class Grid:
         packed = np.asarray(packed)
         if packed.shape[-2:] != self.voxel_mask.shape:
             raise ContractError(f"packed array of shape {packed.shape}: {self!r} needs (..., {self.n_patches}, {self.voxels_per_patch}).")
-        dense: FloatArray = np.full((*packed.shape[:-2], self.mask.size), fill, dtype=packed.dtype)
+        dense: _FloatArray = np.full((*packed.shape[:-2], self.mask.size), fill, dtype=packed.dtype)
         dense[..., self.voxel_index[self.voxel_mask]] = packed[..., self.voxel_mask]
         return dense.reshape(*packed.shape[:-2], *self.mask.shape)
 
-    def coarse(self, packed: npt.ArrayLike) -> FloatArray:
+    def coarse(self, packed: npt.ArrayLike) -> _FloatArray:
         """Mean over the brain voxels of each cell.
 
         Parameters
@@ -345,7 +345,7 @@ class Grid:
         return nibabel.Nifti1Image(np.moveaxis(dense, 0, -1) if dense.ndim == 4 else dense, self.lattice.affine)
 
 
-def lattice_by_resolution(resolution: str) -> Lattice:
+def _lattice_by_resolution(resolution: str) -> Lattice:
     """The lattice called `2mm`, `4mm` or `8mm`."""
     if resolution not in LATTICES:
         raise InputError(f"resolution {resolution}: choose one of {', '.join(LATTICES)}.")
@@ -354,14 +354,14 @@ def lattice_by_resolution(resolution: str) -> Lattice:
 
 @dataclass(frozen=True)
 class _Tables:
-    mask: BoolArray
+    mask: _BoolArray
     hash: str
     patches: Level
     cells: Level
     units: Level
     regions: Level
-    voxel_index: IntArray
-    voxel_mask: BoolArray
+    voxel_index: _IntArray
+    voxel_mask: _BoolArray
 
 
 @lru_cache(maxsize=16)
@@ -371,7 +371,7 @@ def _build_tables(lattice: Lattice, mask_bits: bytes) -> _Tables:
     side, step = lattice.patches, lattice.patch
     occupied = mask.reshape(side, step, side, step, side, step).any(axis=(1, 3, 5))
     patch_index = _grid_order(np.argwhere(occupied))
-    sides = (1, PATCHES_PER_CELL, PATCHES_PER_UNIT, PATCHES_PER_REGION)
+    sides = (1, _PATCHES_PER_CELL, PATCHES_PER_UNIT, _PATCHES_PER_REGION)
     patches, cells, units, regions = (_level(lattice, patch_index, per_side) for per_side in sides)
     within = np.indices((step, step, step)).reshape(3, -1).T
     voxel = patch_index[:, None, :] * step + within[None]
@@ -383,15 +383,15 @@ def _build_tables(lattice: Lattice, mask_bits: bytes) -> _Tables:
     return _Tables(mask, digest, patches, cells, units, regions, voxel_index, voxel_mask)
 
 
-def _grid_order(patch_index: IntArray) -> IntArray:
+def _grid_order(patch_index: _IntArray) -> _IntArray:
     """Sort (P, 3) patch places by region, then unit, then cell, then patch, each in C order."""
-    keys: list[IntArray] = []
-    for per_side in (PATCHES_PER_REGION, PATCHES_PER_UNIT, PATCHES_PER_CELL, 1):
+    keys: list[_IntArray] = []
+    for per_side in (_PATCHES_PER_REGION, PATCHES_PER_UNIT, _PATCHES_PER_CELL, 1):
         keys.extend((patch_index // per_side).T)
     return patch_index[np.lexsort(keys[::-1])]
 
 
-def _level(lattice: Lattice, patch_index: IntArray, per_side: int) -> Level:
+def _level(lattice: Lattice, patch_index: _IntArray, per_side: int) -> Level:
     element = patch_index // per_side
     first = np.flatnonzero(np.r_[True, (element[1:] != element[:-1]).any(axis=1)])
     index = element[first]
@@ -423,25 +423,25 @@ def _load_mask(image: str | PathLike[str] | SpatialImage, name: str) -> SpatialI
     return opened
 
 
-def _mask_values(image: SpatialImage, name: str) -> FloatArray:
+def _mask_values(image: SpatialImage, name: str) -> _FloatArray:
     try:
         return np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{name}: its voxels cannot be read ({error}); the file is damaged, restore it from where it came.") from error
 
 
-def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> BoolArray:
+def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> _BoolArray:
     """Probe the mask inside every lattice voxel; a voxel is brain when at least half of its probes are."""
     source = np.nan_to_num(_mask_values(image, name)) > 0.5
     _check_inside_box(source, np.asarray(image.affine), name)
-    probes = max(1, round(lattice.voxel_mm / FINEST_MASK_STEP_MM))
+    probes = max(1, round(lattice.voxel_mm / _FINEST_MASK_STEP_MM))
     fine_edge = lattice.edge * probes
     axis = (np.arange(fine_edge) + 0.5) * (BOX_MM / fine_edge)
     inverse = np.linalg.inv(image.affine)
     hits = np.zeros((lattice.edge,) * 3, dtype=np.int32)
     # Slab by slab along x, so that no index array of the whole fine box is ever held.
     for slab in range(fine_edge):
-        world = np.stack(np.meshgrid(axis[slab], axis, axis, indexing="ij"), axis=-1) + BOX_CORNER_MM + TIE_MM
+        world = np.stack(np.meshgrid(axis[slab], axis, axis, indexing="ij"), axis=-1) + BOX_CORNER_MM + _TIE_MM
         voxel = np.rint(world @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < source.shape)).all(axis=-1)
         probe = np.zeros(inside.shape, dtype=bool)
@@ -450,7 +450,7 @@ def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> BoolAr
     return np.asarray(2 * hits >= probes**3)
 
 
-def _check_inside_box(source: BoolArray, affine: FloatArray, name: str) -> None:
+def _check_inside_box(source: _BoolArray, affine: _FloatArray, name: str) -> None:
     if not source.any():
         raise InputError(f"{name}: the mask has no voxel above 0.5; give a brain mask in MNI space.")
     world = np.argwhere(source) @ affine[:3, :3].T + affine[:3, 3]

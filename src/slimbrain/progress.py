@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
-PLAIN_LINE_SECONDS = 10.0
+_PLAIN_LINE_SECONDS = 10.0
 """A log file gets at most one line in this many seconds, so that a night's run stays readable."""
 
 
-def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[_Item], label: str, total: int | None = None) -> Iterator[_Item]:
     """Yield `items`, showing on standard error how many are done and how long the rest may take."""
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -23,7 +23,7 @@ def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterat
         yield from _track_plain(items, label, total)
 
 
-def _track_rich(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+def _track_rich(items: Iterable[_Item], label: str, total: int | None) -> Iterator[_Item]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -32,13 +32,13 @@ def _track_rich(items: Iterable[Item], label: str, total: int | None) -> Iterato
         yield from bar.track(items, total=total)
 
 
-def _track_plain(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+def _track_plain(items: Iterable[_Item], label: str, total: int | None) -> Iterator[_Item]:
     started = last = time.monotonic()
     done = 0
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - last >= PLAIN_LINE_SECONDS:
+        if now - last >= _PLAIN_LINE_SECONDS:
             last = now
             left = f", about {in_words((now - started) / done * (total - done))} left" if total else ""
             print(f"{label}: {done}{f'/{total}' if total else ''}{left}", file=sys.stderr, flush=True)

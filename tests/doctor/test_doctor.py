@@ -48,7 +48,7 @@ def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed: the machine's own speed has tests of its own."""
-    monkeypatch.setattr(machine, "EDGE_CPU", 8)
+    monkeypatch.setattr(machine, "_EDGE_CPU", 8)
     monkeypatch.setattr(checkup, "temporal_rate", lambda *_: Rate(2.0, 10))
     monkeypatch.setattr(checkup, "voxel_rates", lambda *_: (Rate(0.5, 5), Rate(0.1, 5)))
 
@@ -125,7 +125,7 @@ def test_no_store_is_unfit(tmp_path: Path, quick: None, capsys: pytest.CaptureFi
 
 def test_a_full_disk_and_little_memory_are_unfit(preset: Any, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 2**20))  # type: ignore[attr-defined]
-    monkeypatch.setattr(machine, "memory_gib", lambda: (16.0, 0.5))
+    monkeypatch.setattr(machine, "_memory_gib", lambda: (16.0, 0.5))
     problems = examine(preset, None, "cpu", "8mm").problems
     assert [problem.split(":")[0] for problem in problems] == ["memory", "."]
     assert "0.5 GiB are free, 1.5 GiB are needed" in problems[0] and "has 0.00 GiB free" in problems[1]

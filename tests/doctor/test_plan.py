@@ -21,7 +21,7 @@ from slimbrain.cli import run_command
 from slimbrain.config import Preset, load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import JepaMask, typical_mask
-from slimbrain.doctor.plan import Plan, largest_batch, plan_step
+from slimbrain.doctor.plan import StepCost, largest_batch, plan_step
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.jepa import HieraJEPA
@@ -82,7 +82,7 @@ SETTINGS = [("float32", True, 1), ("float32", False, 2), ("bfloat16", False, 1),
 
 
 @lru_cache
-def planned(grid: Grid, precision: str, recompute: bool, batch: int) -> Plan:
+def planned(grid: Grid, precision: str, recompute: bool, batch: int) -> StepCost:
     return plan_step(recomputing(recompute), grid, batch, FRAMES, precision)
 
 
@@ -127,7 +127,7 @@ def test_the_peak_is_what_the_allocator_gives_out(
             loss = model(clips, masks).loss
         loss.backward()
         optimizer.step()
-        model.follow(0.996)
+        model.update_target(0.996)
 
     step()
     # Not within the step: what was there before does not count, and must not be given back while counting.
@@ -175,8 +175,8 @@ def test_the_global_share_grows_with_the_frames(grid: Grid) -> None:
 
 
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
-    def made(batch: int) -> Plan:
-        return Plan(batch, 40, "bfloat16", "cuda", True, 0.3, {}, {}, 0.2, 0.0, {}, 1000.0 + 500.0 * batch)
+    def made(batch: int) -> StepCost:
+        return StepCost(batch, 40, "bfloat16", "cuda", True, 0.3, {}, {}, 0.2, 0.0, {}, 1000.0 + 500.0 * batch)
 
     for gib in (4, 16, 80):
         count = largest_batch(made(1), made(2), gib)

@@ -12,7 +12,7 @@ import torch
 from slimbrain.config import HieraConfig, TemporalConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder, Views, parameter_groups, require_encoder, set_rates
-from slimbrain.evaluate.probe import Problem, SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probe import PredictionProblem, SplitPolicy, cross_validate, outer_splits
 from slimbrain.evaluate.stats import score
 from slimbrain.governance.provenance import PEOPLE_FILE, people_in, seen_in
 from slimbrain.grid import Grid
@@ -73,7 +73,7 @@ def test_a_label_in_the_voxels_is_found_and_the_encoder_moves(store: Store) -> N
     assert oof.subject.tolist() == sorted(set(who))
     assert score(oof, "auc")[0] > 0.9
     probe = tuning(store)
-    problem = Problem(labels.astype(float), who, ("0", "1"))
+    problem = PredictionProblem(labels.astype(float), who, ("0", "1"))
     tuned, loss = probe.tune(problem, np.arange(16), np.arange(16, 32), 0)
     moved = [not torch.equal(a, b) for a, b in zip(tuned.encoder.parameters(), probe.encoder.parameters(), strict=True)]
     assert all(moved) and loss / 16 < np.log(2)
@@ -148,7 +148,7 @@ def test_nothing_is_fitted_on_the_test_subjects(store: Store, monkeypatch: pytes
         FineTuning, "_clip", lambda self, row, windows, clip=FineTuning._clip: read.append(int(row)) or clip(self, row, windows)
     )
     predicted = len(split.test)
-    probe.fit_predict(Problem(labels.astype(float), who, ("0", "1")), split, 0)
+    probe.fit_predict(PredictionProblem(labels.astype(float), who, ("0", "1")), split, 0)
     assert set(read[:-predicted]) == set(split.train.tolist()) and read[-predicted:] == split.test.tolist()
 
 

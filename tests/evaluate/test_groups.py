@@ -14,7 +14,7 @@ from phenotype_samples import write_store
 from slimbrain.errors import InputError
 from slimbrain.evaluate.compare import compare, evaluate, to_markdown
 from slimbrain.evaluate.groups import bound_together, deal_groups
-from slimbrain.evaluate.probe import FeatureSet, Problem, Split, SplitPolicy, cross_validate, inner_splits, outer_splits
+from slimbrain.evaluate.probe import FeatureSet, PredictionProblem, Split, SplitPolicy, cross_validate, inner_splits, outer_splits
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 
@@ -73,7 +73,7 @@ def test_a_twin_on_the_other_side_is_a_leak_that_groups_close(kind: str) -> None
 
 def test_inner_splits_keep_groups_too() -> None:
     _, labels, target = twins()
-    problem = Problem((labels == "a").astype(float), target.subjects, ("b", "a"), target.groups)
+    problem = PredictionProblem((labels == "a").astype(float), target.subjects, ("b", "a"), target.groups)
     (split, *_) = outer_splits(target.subjects, labels, "classification", SplitPolicy(), 0, None, target.groups)
     assert target.groups is not None
     for fit, held in inner_splits(problem, Split(split.train, split.train[:0], split.test), 0):

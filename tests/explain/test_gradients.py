@@ -60,8 +60,8 @@ def test_halved_stretches_give_what_many_even_points_give() -> None:
 
 def test_halving_ends_where_it_takes_too_many_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     network, sample = encoder(noise=0.1), clip(corner(), frames=8)
-    monkeypatch.setattr(gradients, "LARGEST_GAP", 0.0)
-    monkeypatch.setattr(gradients, "MOST_STEPS", 40)
+    monkeypatch.setattr(gradients, "_LARGEST_GAP", 0.0)
+    monkeypatch.setattr(gradients, "_MOST_STEPS", 40)
     found = integrated_gradients(network, head(network.width), sample)
     # All four stretches of four points, then all eight.
     assert found.steps == 16 + 32 and found.gap > 0
@@ -90,5 +90,5 @@ def test_one_point_is_enough_where_the_decision_is_linear() -> None:
 def test_points_taken_together_give_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     network, sample = encoder(noise=0.1), clip(corner(), frames=8)
     together = integrated_gradients(network, head(network.width), sample, steps=5)
-    monkeypatch.setattr(gradients, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(gradients, "_TOKENS_AT_ONCE", 1)
     np.testing.assert_allclose(integrated_gradients(network, head(network.width), sample, steps=5).values, together.values, atol=1e-10)

@@ -16,7 +16,7 @@ from slimbrain.grid import LATTICES, Grid
 def test_deleting_a_unit_equals_encoding_the_clip_without_it(
     unit: str, pooling: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(occlusion, "TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr(occlusion, "_TOKENS_AT_ONCE", at_once)
     network, sample = encoder(unit=unit), clip(slab())
     decide = head(network.width, pooling=pooling)
     found = occlude_units(network, decide, sample)

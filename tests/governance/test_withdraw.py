@@ -27,7 +27,7 @@ from slimbrain.store.parts import PARTS_FOLDER, add_to_part
 from slimbrain.store.select import Choice, choose_sessions
 from slimbrain.store.subjects import subject_hash
 from slimbrain.store.verify import verify
-from slimbrain.store.withdrawn import WITHDRAWN_FILE, Tombstone, Withdrawn, bury, mark, new_tombstone, withdrawn
+from slimbrain.store.withdrawn import WITHDRAWN_FILE, WithdrawalRecord, Withdrawn, mark, new_record, record_withdrawals, withdrawn
 
 KEY = "sub-02_ses-1_task-rest_space-roi"
 
@@ -73,10 +73,12 @@ def test_nothing_of_them_is_left_and_all_of_the_others(store: Store) -> None:
 
 def test_the_tombstone_says_when_and_why_and_not_who(store: Store) -> None:
     withdraw(store.root, "sub-02", "moved\tabroad")
-    (stone,) = withdrawn(store.root).active
-    assert (stone.label, stone.person, stone.cohort) == (subject_hash("sub-02"), subject_hash("sub-02", "open study"), "open study")
-    assert stone.reason == "moved abroad" and stone.date == stone.removed and len(stone.date) == 10
-    assert "02" not in (store.root / WITHDRAWN_FILE).read_text().replace(stone.date, "").replace(stone.label, "").replace(stone.person, "")
+    (record,) = withdrawn(store.root).active
+    assert (record.label, record.person, record.cohort) == (subject_hash("sub-02"), subject_hash("sub-02", "open study"), "open study")
+    assert record.reason == "moved abroad" and record.date == record.removed and len(record.date) == 10
+    assert "02" not in (store.root / WITHDRAWN_FILE).read_text().replace(record.date, "").replace(record.label, "").replace(
+        record.person, ""
+    )
 
 
 def test_whoever_has_the_store_open_is_refused_too(store: Store) -> None:
@@ -93,7 +95,7 @@ def test_whoever_has_the_store_open_is_refused_too(store: Store) -> None:
 
 
 def test_writing_them_again_is_refused_even_while_the_withdrawal_runs(store: Store) -> None:
-    bury(store.root, [new_tombstone("sub-02", "open study", "2030-01-01", "")])
+    record_withdrawals(store.root, [new_record("sub-02", "open study", "2030-01-01", "")])
     with pytest.raises(StoreError, match="sub-02 was withdrawn"):
         write(store, "02", "3", OPEN)
     # Another way to write the number, as another layout has it.
@@ -108,7 +110,7 @@ def test_a_session_that_was_being_written_leaves_nothing(store: Store, monkeypat
     list_it = placing._list
 
     def late(*arguments: object) -> None:
-        bury(store.root, [new_tombstone("sub-04", "open study", "2030-01-01", "")])
+        record_withdrawals(store.root, [new_record("sub-04", "open study", "2030-01-01", "")])
         list_it(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(placing, "_list", late)
@@ -218,7 +220,7 @@ def test_who_is_not_there_is_not_withdrawn(store: Store) -> None:
 
 
 def test_where_no_cohort_is_known_equal_labels_count() -> None:
-    placed, unplaced = new_tombstone("sub-1", "a", "", ""), new_tombstone("sub-1", "", "", "")
+    placed, unplaced = new_record("sub-1", "a", "", ""), new_record("sub-1", "", "", "")
     cases = [
         (placed, "sub-1", "a", True),
         (placed, "sub-01", "a", True),
@@ -229,9 +231,9 @@ def test_where_no_cohort_is_known_equal_labels_count() -> None:
         (unplaced, "sub-1", "", True),
         (unplaced, "sub-2", "", False),
     ]
-    for stone, label, cohort, meant in cases:
-        assert stone.is_of(label, cohort) is meant
-        assert (Withdrawn([stone]).find(label, cohort) is stone) is meant
+    for record, label, cohort, meant in cases:
+        assert record.is_of(label, cohort) is meant
+        assert (Withdrawn([record]).find(label, cohort) is record) is meant
 
 
 # --- killed
@@ -251,7 +253,7 @@ def test_killed_at_any_moment_nothing_else_is_lost_and_it_is_gone_on_with(store:
 
 
 def test_a_withdrawal_that_was_cut_short_is_seen_and_finished_by_others(store: Store, tmp_path: Path) -> None:
-    bury(store.root, [new_tombstone("sub-02", "open study", "2030-01-01", "")])
+    record_withdrawals(store.root, [new_record("sub-02", "open study", "2030-01-01", "")])
     problems = verify(store.root).problems
     assert len(problems) == 4 and all("is of a participant who was withdrawn; run `slimbrain withdraw` again" in p.reason for p in problems)
     merge(store.root, [make(tmp_path / "more", {"05": OPEN})])
@@ -288,8 +290,8 @@ def test_merge_deletes_nothing_that_nobody_asked_it_to(store: Store, tmp_path: P
 
 def test_who_was_readmitted_is_read_again(store: Store) -> None:
     withdraw(store.root, "sub-02")
-    (stone,) = withdrawn(store.root).active
-    mark(store.root, stone.who, readmitted="2030-01-02")
+    (record,) = withdrawn(store.root).active
+    mark(store.root, record.who, readmitted="2030-01-02")
     assert not withdrawn(store.root) and len(withdrawn(store.root).all) == 1
     write(store, "02", "1", OPEN)
     assert len(Store(store.root).coarse(KEY)) == 40
@@ -307,7 +309,7 @@ def test_a_damaged_tombstone_is_no_leave_to_read(row: str, store: Store) -> None
 
 def test_old_tables_of_tombstones_are_read(store: Store) -> None:
     (store.root / WITHDRAWN_FILE).write_text(f"label\n{subject_hash('sub-02')}\n")
-    assert withdrawn(store.root).active == (Tombstone(subject_hash("sub-02")),)
+    assert withdrawn(store.root).active == (WithdrawalRecord(subject_hash("sub-02")),)
 
 
 # --- what else has something of them

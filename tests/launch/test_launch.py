@@ -14,8 +14,8 @@ import pytest
 from slimbrain.cli import run_command
 from slimbrain.cli.launch import typed_without_cluster
 from slimbrain.errors import InputError
-from slimbrain.launch import Outcome, Resources, Work, client, launch
-from slimbrain.launch.folder import LaunchFolder, Plan
+from slimbrain.launch import LaunchOutcome, Resources, Work, client, launch
+from slimbrain.launch.folder import LaunchFolder, LaunchPlan
 from slimbrain.launch.worker import LOCAL_REQUEUE_CODE, run_shard
 
 SHARDS = {"a": ("--version",), "b": ("--version",), "c": ("--version",)}
@@ -49,8 +49,8 @@ class Scripted:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "POLL_S", 0.001)
-    monkeypatch.setattr(client, "ASK_S", 0.002)
+    monkeypatch.setattr(client, "_POLL_S", 0.001)
+    monkeypatch.setattr(client, "_ASK_S", 0.002)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> LaunchFolder:
     return LaunchFolder(tmp_path / "x.launch")
 
 
-def run(folder: LaunchFolder, cluster: Scripted, shards: dict[str, tuple[str, ...]] = SHARDS, wait: bool = True) -> Outcome:
+def run(folder: LaunchFolder, cluster: Scripted, shards: dict[str, tuple[str, ...]] = SHARDS, wait: bool = True) -> LaunchOutcome:
     work = Work(("prep",), Path("x"), shards, gather=lambda done: f"gathered, {'all' if done else 'not all'}")
     return launch(work, Resources(), cluster, folder, wait)
 
@@ -128,7 +128,7 @@ def test_what_the_shards_share_out_may_change_before_and_while_they_run(folder: 
     """A file that comes moves others to other shards, also to some that are done."""
     cluster, source = Scripted(b=["failed", "done"]), ["x"]
 
-    def again() -> Outcome:
+    def again() -> LaunchOutcome:
         work = Work(("prep",), Path("x"), SHARDS, gather=str, inputs=lambda: ",".join(source))
         return launch(work, Resources(), cluster, folder)
 
@@ -179,7 +179,7 @@ def test_a_launch_has_one_client(folder: LaunchFolder) -> None:
 
 
 def plan(folder: LaunchFolder, words: tuple[str, ...], saves: bool = False) -> None:
-    folder.write_plan(Plan(words, {"a": words}, False, saves, 1, 5))
+    folder.write_plan(LaunchPlan(words, {"a": words}, False, saves, 1, 5))
 
 
 def test_a_job_writes_down_that_its_command_is_done(folder: LaunchFolder) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
-    monkeypatch.setattr(client, "POLL_S", 0.1)
+    monkeypatch.setattr(client, "_POLL_S", 0.1)
 
 
 def test_two_shards_of_prep_make_the_store_of_one_process(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def full_grid() -> Grid:
 def dense_reference(encoder: Hiera, patches: Tensor, seconds: Tensor, patch_mm: Tensor, patches_per_unit: int) -> Tensor:
     """The published layout, plainly: a dense box of patches, attention in units, max-pooling, attention everywhere.
 
-    patches: (T, x, y, z, V); patch_mm: (x, y, z, 3). Returns tokens (t, x, y, z, D) after stage 4.
+    patches: (T, x, y, z, V); patch_mm: (x, y, z, 3). Returns tokens (t, x, y, z, D) after level 4.
     """
     config = encoder.config
     together = config.patch_frames
@@ -126,7 +126,7 @@ def plain_block(block: HieraBlock, x: Tensor, pool: Callable[[Tensor], Tensor]) 
         part = slice(head * width, (head + 1) * width)
         weights = torch.softmax(q[..., part] @ k[..., part].transpose(-1, -2) / width**0.5, dim=-1)
         heads.append(weights @ v[..., part])
-    x = residual + block.merge(torch.cat(heads, -1))
+    x = residual + block.proj(torch.cat(heads, -1))
     return x + block.mlp(block.norm2(x))
 
 

@@ -13,7 +13,7 @@ from slimbrain.config import HieraConfig, JepaConfig
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import TARGET_KINDS, JepaMask, sample_jepa_mask
 from slimbrain.grid import Grid
-from slimbrain.models.health import spread, token_health
+from slimbrain.models.health import standard_deviations, token_health
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
 
@@ -121,7 +121,7 @@ def test_target_gets_no_gradient_and_follows(grid8: Grid) -> None:
     for parameter in model.context.parameters():
         parameter.data += 1
     before = [parameter.clone() for parameter in model.target.parameters()]
-    model.follow(0.9)
+    model.update_target(0.9)
     for old, new, fast in zip(before, model.target.parameters(), model.context.parameters(), strict=True):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * fast)
 
@@ -142,7 +142,7 @@ def train(model: HieraJEPA, grid: Grid, steps: int) -> list[float]:
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
-        model.follow(0.99)
+        model.update_target(0.99)
         losses.append(float(output.loss.detach()))
     return losses
 
@@ -167,11 +167,13 @@ def test_effective_rank_in_closed_form() -> None:
     signs = torch.tensor(
         [[1.0, 1, 1, 1, -1, -1, -1, -1], [1, 1, -1, -1, 1, 1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]], dtype=torch.float64
     ).T
-    assert spread(signs @ basis[:3])["effective_rank"] == pytest.approx(3, abs=1e-6)
-    assert spread(signs[:, :1] @ basis[:1])["effective_rank"] == pytest.approx(1, abs=1e-6)
+    assert standard_deviations(signs @ basis[:3])["effective_rank"] == pytest.approx(3, abs=1e-6)
+    assert standard_deviations(signs[:, :1] @ basis[:1])["effective_rank"] == pytest.approx(1, abs=1e-6)
     shares = np.array([16, 4, 1]) / 21
-    assert spread(signs * torch.tensor([4.0, 2, 1]))["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), abs=1e-6)
-    assert spread(torch.ones(5, 4))["std"] == 0
+    assert standard_deviations(signs * torch.tensor([4.0, 2, 1]))["effective_rank"] == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()), abs=1e-6
+    )
+    assert standard_deviations(torch.ones(5, 4))["std"] == 0
 
 
 def test_content_is_what_places_do_not_explain() -> None:

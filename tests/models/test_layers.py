@@ -105,6 +105,6 @@ def test_fourier_position_repeats_after_the_longest_wave_and_not_before() -> Non
 def test_mlp_is_two_linear_maps_around_a_gelu() -> None:
     torch.manual_seed(0)
     mlp, x = Mlp(4, 9, 2).double(), torch.randn(3, 4, dtype=torch.float64)
-    hidden = x @ mlp.rise.weight.T + mlp.rise.bias
+    hidden = x @ mlp.fc1.weight.T + mlp.fc1.bias
     gelu = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    torch.testing.assert_close(mlp(x), gelu @ mlp.fall.weight.T + mlp.fall.bias, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mlp(x), gelu @ mlp.fc2.weight.T + mlp.fc2.bias, rtol=0, atol=1e-12)

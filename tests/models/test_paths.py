@@ -71,7 +71,7 @@ def test_blocks_of_any_size_and_all_at_once_give_the_same(
         monkeypatch.setattr(hiera_module, "BLOCK_TOKENS", tokens)
         model = make_model(grid8, layout=layout, unit=unit, unit_frames=unit_frames, recompute=recompute).double()
         packing = model.context.pack(clips)
-        assert (len(packing.stages[0]) == 1) == (layout == "ragged")
+        assert (len(packing.levels[0]) == 1) == (layout == "ragged")
         results.append(step(model, as_dtype(clips, torch.float64), masks))
     for loss, gradient in results[1:]:
         torch.testing.assert_close(loss, results[0][0], rtol=0, atol=1e-11)
@@ -80,7 +80,7 @@ def test_blocks_of_any_size_and_all_at_once_give_the_same(
 
 def test_ragged_blocks_have_no_filling(grid8: Grid) -> None:
     encoder, (clips, _) = Hiera(ENCODER.model_copy(update={"layout": "ragged"}), grid8.voxels_per_patch), make_batch(grid8)
-    for stage in encoder.pack(clips).stages:
+    for stage in encoder.pack(clips).levels:
         assert stage[0].kept is None
 
 
@@ -134,6 +134,6 @@ def test_cuda_layouts_agree_in_half_precision(grid8: Grid, dtype: torch.dtype) -
 def test_cuda_takes_the_variable_length_kernel_by_itself(grid8: Grid) -> None:
     clips, _ = make_batch(grid8)
     encoder = make_model(grid8).context.cuda()
-    assert len(encoder.pack(clips).stages[0]) > 1
+    assert len(encoder.pack(clips).levels[0]) > 1
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        assert len(encoder.pack(clips).stages[0]) == 1
+        assert len(encoder.pack(clips).levels[0]) == 1

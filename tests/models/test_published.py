@@ -66,11 +66,11 @@ class Plain(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(1, config.embed, 4, 4)})
         self.pos_embed_spatial = nn.Parameter(torch.randn(1, self.side**3, config.embed))
         self.pos_embed_temporal = nn.Parameter(torch.randn(1, frames, config.embed))
-        widths, blocks = [config.embed * 2**stage for stage in range(4)], []
-        for stage, depth in enumerate(config.depths):
+        widths, blocks = [config.embed * 2**level for level in range(4)], []
+        for level, depth in enumerate(config.depths):
             for number in range(depth):
-                width = widths[stage - 1] if number == 0 and stage else widths[stage]
-                blocks.append(Block(width, widths[stage], config.heads[stage], config.mlp_ratio))
+                width = widths[level - 1] if number == 0 and level else widths[level]
+                blocks.append(Block(width, widths[level], config.heads[level], config.mlp_ratio))
         self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(widths[-1], 1e-6)
         self.pooling = (config.depths[0], config.depths[0] + config.depths[1])
 

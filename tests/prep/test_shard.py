@@ -12,7 +12,7 @@ from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
 from slimbrain.prep.run import collect
 from slimbrain.store import Store
-from slimbrain.store.withdrawn import bury, new_tombstone, withdrawn
+from slimbrain.store.withdrawn import new_record, record_withdrawals, withdrawn
 
 WriteRun = Callable[..., Path]
 NOT_COMPARED = (".lock", "report.html")
@@ -84,7 +84,7 @@ def test_another_number_of_shards_keeps_what_the_first_prepared_and_its_terms(co
 def test_every_shard_readmits(cohort: Path, mask8: Path, tmp_path: Path) -> None:
     """Each is the same command but for its number, and at most one of them has the runs."""
     out = tmp_path / "store"
-    bury(Store.create(out, Grid.from_nifti(mask8, "8mm"), 0.72).root, [new_tombstone("sub-03", "", "2030-01-01", "")])
+    record_withdrawals(Store.create(out, Grid.from_nifti(mask8, "8mm"), 0.72).root, [new_record("sub-03", "", "2030-01-01", "")])
     for number in (1, 2):
         prepare(cohort, out, PrepOptions(mask=mask8, resolution="8mm", shard=f"{number}/2", window_frames=8, readmit=("03",)))
     collect(out)

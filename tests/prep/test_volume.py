@@ -173,7 +173,7 @@ def test_prepared_run_equals_the_direct_computation(
     tmp_path: Path, grid8: Grid, monkeypatch: pytest.MonkeyPatch, small_blocks: bool, tr: float
 ) -> None:
     if small_blocks:
-        monkeypatch.setattr(volume, "SERIES_BLOCK_BYTES", 1)
+        monkeypatch.setattr(volume, "_SERIES_BLOCK_BYTES", 1)
         monkeypatch.setattr("slimbrain.prep.source.MAX_BLOCK_FRAMES", 3)
     data, matrix = brain_series((14, 14, 14), 25), affine(16.0)
     result = prepare_image(open_source(save(tmp_path / "image.nii.gz", data, matrix)), grid8, tr, scratch=tmp_path)

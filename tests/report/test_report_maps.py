@@ -165,7 +165,7 @@ def test_many_windows_are_shown_on_coarser_blocks_and_then_not_at_all(grid8: Gri
         levels.append((blocks.level, len(list(encode_windows(store, blocks, windows)))))
     assert levels == [("voxel", 2), ("patch", 2), ("cell", 2), ("cell", 1)]
     monkeypatch.setattr(window_maps, "MAPS_BYTES", 6 * grid8.n_voxels)
-    monkeypatch.setattr(window_maps, "READ_BYTES", FRAMES)
+    monkeypatch.setattr(window_maps, "_READ_BYTES", FRAMES)
     assert choose_blocks(store, windows).level == "cell"
 
 

@@ -41,8 +41,8 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
 def impatient() -> Iterator[None]:
     """The queue is ours alone, and may be asked as often as one likes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "POLL_S", 0.1)
-        patch.setattr(client, "ASK_S", 1.0)
+        patch.setattr(client, "_POLL_S", 0.1)
+        patch.setattr(client, "_ASK_S", 1.0)
         yield
 
 

@@ -15,7 +15,7 @@ from slimbrain.disk.locks import claim
 from slimbrain.errors import StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Store
-from slimbrain.store.verify import Verdict, sweep, verify
+from slimbrain.store.verify import Verification, sweep, verify
 
 KEY = f"sub-02_task-rest_run-1_space-{SPACE}"
 DATA = f"sub-02/func/{KEY}_desc-slimbrain_bold.safetensors"
@@ -31,7 +31,7 @@ def root(grid8: Grid, tmp_path: Path) -> Path:
     return store.root
 
 
-def found(verdict: Verdict) -> list[tuple[str, str, str]]:
+def found(verdict: Verification) -> list[tuple[str, str, str]]:
     return [(problem.kind, problem.file, problem.session) for problem in verdict.problems]
 
 
@@ -53,7 +53,7 @@ def swap(old: str, new: str) -> Callable[[Path], object]:
 
 
 def test_a_store_as_written_has_no_problem(root: Path) -> None:
-    assert verify(root) == Verdict(n_sessions=4)
+    assert verify(root) == Verification(n_sessions=4)
 
 
 @pytest.mark.parametrize(

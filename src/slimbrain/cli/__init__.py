@@ -52,10 +52,10 @@ for command in (
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(launch)
 app.add_typer(store_commands, name="store")
 
-INTERRUPTED = 130
+_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
 
-OUT_OF_MEMORY = (
+_OUT_OF_MEMORY = (
     "needs more memory than this machine, or its device, has left; lower train_temporal.batch or train_voxel.batch and raise "
     "accumulate by as much (`slimbrain plan` says what fits), or end other programs."
 )
@@ -72,7 +72,7 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain")
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
+        if leaving.code == _INTERRUPTED:
             # `pretrain` alone wants to be told that the run which is there is to be gone on with.
             more = " with --resume auto" if "pretrain" in arguments and "--resume" not in arguments else ""
             print(f"slimbrain: interrupted; run the same command again{more} to go on where it stopped.", file=sys.stderr)
@@ -85,7 +85,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if "--debug" in arguments or not _wants_memory(error):
             raise
-        print(f"slimbrain: {OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"slimbrain: {_OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     return 0
 

@@ -14,19 +14,19 @@ import typer
 from slimbrain.cli import options
 from slimbrain.errors import InputError
 
-SLURM, LOCAL = "--slurm", "--local"
-DEFAULT_SHARDS = 16
-PANEL = "On a cluster"
+_SLURM, _LOCAL = "--slurm", "--local"
+_DEFAULT_SHARDS = 16
+_PANEL = "On a cluster"
 
 
 def _option(help_text: str, *names: str, minimum: int | None = None) -> Any:
-    return typer.Option(*names, help=help_text, min=minimum, rich_help_panel=PANEL)
+    return typer.Option(*names, help=help_text, min=minimum, rich_help_panel=_PANEL)
 
 
 def _cluster(
     *,
-    slurm: Annotated[bool, _option("Submit it to Slurm, in shards of sessions or on several nodes.", SLURM)] = False,
-    local: Annotated[bool, _option("The same in processes of this machine.", LOCAL)] = False,
+    slurm: Annotated[bool, _option("Submit it to Slurm, in shards of sessions or on several nodes.", _SLURM)] = False,
+    local: Annotated[bool, _option("The same in processes of this machine.", _LOCAL)] = False,
     partition: Annotated[str | None, _option("Partition of the cluster.")] = None,
     account: Annotated[str | None, _option("Account to charge.")] = None,
     time: Annotated[str, _option("Limit of each job, as sbatch has it.")] = "24:00:00",
@@ -47,8 +47,8 @@ def _cluster(
     """The options; never called."""
 
 
-CLUSTER_OPTIONS = {name: parameter for name, parameter in inspect.signature(_cluster).parameters.items()}
-FLAGS = ("slurm", "local", "dry_run", "no_wait")
+_CLUSTER_OPTIONS = {name: parameter for name, parameter in inspect.signature(_cluster).parameters.items()}
+_FLAGS = ("slurm", "local", "dry_run", "no_wait")
 
 
 def launchable(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,18 +56,18 @@ def launchable(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        cluster = {name: given.pop(name) for name in CLUSTER_OPTIONS}
+        cluster = {name: given.pop(name) for name in _CLUSTER_OPTIONS}
         if cluster["slurm"] or cluster["local"]:
             _launch(command.__name__, given, cluster)
             return
-        unused = [name for name, value in cluster.items() if value != CLUSTER_OPTIONS[name].default]
+        unused = [name for name, value in cluster.items() if value != _CLUSTER_OPTIONS[name].default]
         if unused:
-            raise InputError(f"--{unused[0].replace('_', '-')}: is for a cluster; add {SLURM} or {LOCAL}.")
+            raise InputError(f"--{unused[0].replace('_', '-')}: is for a cluster; add {_SLURM} or {_LOCAL}.")
         command(**given)
 
     hints = {**get_type_hints(command, include_extras=True), **get_type_hints(_cluster, include_extras=True)}
     own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inspect.signature(command).parameters.values()]
-    typed = [each.replace(annotation=hints[each.name]) for each in (*own, *CLUSTER_OPTIONS.values())]
+    typed = [each.replace(annotation=hints[each.name]) for each in (*own, *_CLUSTER_OPTIONS.values())]
     run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     run.__annotations__ = hints
     return run
@@ -90,7 +90,7 @@ def launch(
     if start is None:
         raise InputError(f"launch: no command to launch among these words; write one of {', '.join(COMMANDS)} after the cluster's options.")
     own = [word for word in words[:start] if word != "--"]
-    where = [] if {SLURM, LOCAL} & set(own) else [SLURM]
+    where = [] if {_SLURM, _LOCAL} & set(own) else [_SLURM]
     raise typer.Exit(run_command([*words[start:], *own, *where]))
 
 
@@ -106,7 +106,7 @@ def _launch(name: str, given: dict[str, Any], cluster: dict[str, Any]) -> None:
     cpus = cluster["cpus"] or given.get("nprocs") or given.get("threads")
     chosen = {each: cluster[each] for each in names}
     resources = Resources(**chosen, cpus=cpus, sbatch=tuple(cluster["sbatch"] or ()), grace_s=cluster["grace"])
-    parts = cluster["shards"] or ((os.cpu_count() or 1) if cluster["local"] else DEFAULT_SHARDS)
+    parts = cluster["shards"] or ((os.cpu_count() or 1) if cluster["local"] else _DEFAULT_SHARDS)
     work = COMMANDS[name](typed_without_cluster(options.arguments), given, parts)
     if resources.nodes > 1 and not work.distributed:
         raise InputError(f"--nodes {resources.nodes}: is for pretraining; `{name}` takes --shards.")
@@ -127,12 +127,12 @@ def _launch(name: str, given: dict[str, Any], cluster: dict[str, Any]) -> None:
 
 def typed_without_cluster(words: Sequence[str]) -> tuple[str, ...]:
     """A command line without the options of a cluster and their values."""
-    names = {f"--{name.replace('_', '-')}": name for name in CLUSTER_OPTIONS}
+    names = {f"--{name.replace('_', '-')}": name for name in _CLUSTER_OPTIONS}
     kept: list[str] = []
     skip = False
     for word in words:
         name = names.get(word.split("=", 1)[0])
         if not skip and name is None:
             kept.append(word)
-        skip = not skip and name is not None and name not in FLAGS and "=" not in word
+        skip = not skip and name is not None and name not in _FLAGS and "=" not in word
     return tuple(kept)

@@ -13,16 +13,16 @@ from slimbrain.errors import InputError, SlimbrainError
 if TYPE_CHECKING:
     from slimbrain.governance.query import Ledger
 
-NO, CANNOT_TELL = 1, 2
+_NO, _CANNOT_TELL = 1, 2
 """Exit codes of a question, as grep has them: 0 is yes."""
 
-COHORT = Annotated[str | None, typer.Option(help="Study that the participant is of, where labels alone do not tell.")]
+_COHORT = Annotated[str | None, typer.Option(help="Study that the participant is of, where labels alone do not tell.")]
 
 
 def ledger(
     path: Annotated[str, typer.Argument(help="Store, model folder, run, or hub id of a model.", show_default=False)],
     contains: Annotated[str | None, typer.Option(help="Is this participant in it? A label or a hash. Exit code 0 yes, 1 no.")] = None,
-    cohort: COHORT = None,
+    cohort: _COHORT = None,
     compatible_with: Annotated[str | None, typer.Option(help="May what is made from it be given away so? Exit code 0 yes, 1 no.")] = None,
     diff: Annotated[str | None, typer.Option(help="Another store or model to compare with. Exit code 0 alike, 1 not.")] = None,
     set_file: Annotated[Path | None, typer.Option("--set", help="governance.yaml to put sessions of a store under.")] = None,
@@ -47,9 +47,9 @@ def ledger(
         if contains is None and compatible_with is None and diff is None:
             raise
         typer.echo(f"slimbrain: {error}", err=True)
-        raise typer.Exit(CANNOT_TELL) from error
+        raise typer.Exit(_CANNOT_TELL) from error
     print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
-    raise typer.Exit(0 if answer else NO)
+    raise typer.Exit(0 if answer else _NO)
 
 
 def open_ledger(source: str) -> Ledger:
@@ -110,7 +110,7 @@ def withdraw(
     store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
     subject: Annotated[str, typer.Argument(help="Participant, with or without sub-.", show_default=False)],
     reason: Annotated[str, typer.Option(help="Why, for the tombstone; name nobody.")] = "",
-    cohort: COHORT = None,
+    cohort: _COHORT = None,
     checkpoints: Annotated[list[Path] | None, typer.Option(help="Folder to search for what saw the participant; repeat for more.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -41,10 +41,10 @@ def explain(
 
     Of a model that `slimbrain evaluate --method finetune --save tuned` kept: `slimbrain explain store/ --model tuned --out maps/tuned`
     """
-    from slimbrain.explain import Output, Request, explain_store
+    from slimbrain.explain import MapRequest, Output, explain_store
 
     set_threads(threads)
-    request = Request(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
+    request = MapRequest(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
     output = Output(atlas, labels, by_window, pictures, fwhm, typed_command())
     summary = explain_store(open_store(store, participants), model, request, output, out, device)
     known = f" {summary.seen} of them are of participants whom the model was trained on." if summary.seen else ""

@@ -23,11 +23,11 @@ from slimbrain.cli.options import (
 )
 from slimbrain.errors import InputError
 
-METHOD = Annotated[
+_METHOD = Annotated[
     list[str] | None,
     typer.Option(help="`probe` (linear, frozen), `attention` (over frozen tokens), `finetune`, or `identify`; repeat for several rows."),
 ]
-EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
+_EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
 
 
 def _list_tasks(asked: bool) -> None:
@@ -43,13 +43,13 @@ def evaluate(
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
     task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, `identity`, or a benchmark of `--list`.")],
     out: OUT,
-    method: METHOD = None,
+    method: _METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
     embeddings: Annotated[
         list[Path] | None, typer.Option(help="From `slimbrain embed` with the same --windows and --k, not to be made again; repeat.")
     ] = None,
-    epochs: EPOCHS = None,
+    epochs: _EPOCHS = None,
     save: Annotated[Path | None, typer.Option(help="With finetune: folder for the first model, tuned on all that have a label.")] = None,
     device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
 
-LINK = Annotated[bool, typer.Option("--link", help="Hard links, which take no space, where the file system can.")]
+_LINK = Annotated[bool, typer.Option("--link", help="Hard links, which take no space, where the file system can.")]
 
 
 @commands.command()
@@ -62,7 +62,7 @@ def merge(
     out: Annotated[Path, typer.Argument(help="Store to make or to add to.", show_default=False)],
     stores: Annotated[list[Path], typer.Argument(help="Stores to read.", show_default=False)],
     keep: Annotated[str | None, typer.Option(help="first or last: which to take where one name has different data.")] = None,
-    link: LINK = False,
+    link: _LINK = False,
 ) -> None:
     """Bring the sessions of several stores into one; run again, it goes on where it stopped.
 
@@ -88,7 +88,7 @@ def subset(
         list[str] | None, typer.Option(help="Condition on a column of sessions.tsv or participants.tsv; = != < <= > >=. Repeat for more.")
     ] = None,
     sessions: Annotated[Path | None, typer.Option(help="TSV with a column `session`: only these recordings.")] = None,
-    link: LINK = False,
+    link: _LINK = False,
 ) -> None:
     """Copy some sessions of a store into another; run again, it goes on where it stopped.
 

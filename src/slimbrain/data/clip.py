@@ -15,7 +15,7 @@ from slimbrain.errors import ContractError
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Contract, SessionInfo
 
-IntArray = npt.NDArray[np.int64]
+_IntArray = npt.NDArray[np.int64]
 
 
 class Sessions(Protocol):
@@ -60,7 +60,7 @@ class Clip:
             )
 
 
-def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | IntArray, frames: int) -> Clip:
+def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | _IntArray, frames: int) -> Clip:
     """Read windows of a session and join them in the order given; each frame keeps its own time.
 
     Parameters

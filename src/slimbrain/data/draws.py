@@ -21,7 +21,7 @@ from slimbrain.data.samplers import Pace, mix, spread_windows
 from slimbrain.errors import InputError
 from slimbrain.store import SessionInfo, Store
 
-IntArray = npt.NDArray[np.int64]
+_IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Pick(NamedTuple):
     session: int
 
 
-HELD_OUT = 2**40
+_HELD_OUT = 2**40
 """Number of the first draw of a session that is held out: no training gets there, so that no randomness is shared."""
 
 
@@ -105,7 +105,7 @@ class Draws(Dataset[object]):
     def pick_held_out(self, cohort: str, number: int) -> Pick:
         """Held-out draw `number` of a cohort: its sessions in turn, each time with a choice of windows and masks of its own."""
         own = [place for place, name in enumerate(self.held_out_cohorts) if name == cohort]
-        return Pick(HELD_OUT + number, len(self.sessions) + own[number % len(own)])
+        return Pick(_HELD_OUT + number, len(self.sessions) + own[number % len(own)])
 
     def session_of(self, draw: int | Pick) -> SessionInfo:
         """The session that a draw takes."""
@@ -187,7 +187,7 @@ class ClipDraws(Draws):
         mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
         return MaskedClip(clip, mask, info.key)
 
-    def _choose(self, info: SessionInfo, generator: np.random.Generator) -> IntArray:
+    def _choose(self, info: SessionInfo, generator: np.random.Generator) -> _IntArray:
         n_windows, k = info.n_windows(self.window.frames), self.window.k
         if self.choice == "uniform":
             return spread_windows(n_windows, k, generator)

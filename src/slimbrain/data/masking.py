@@ -17,14 +17,14 @@ from slimbrain.config import Preset
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.floating]
+_BoolArray = npt.NDArray[np.bool_]
+_FloatArray = npt.NDArray[np.floating]
 
 TARGET_KINDS = ("cross_time", "cross_location", "double_cross")
 MAX_PLACE_SHARE = 0.8
 """At most this share of the places is seen, so that every clip has places to predict."""
 
-TYPICAL_DRAWS = 64
+_TYPICAL_DRAWS = 64
 """The context's share of the tokens varies from mask to mask; of so many, `typical_mask` takes the one nearest to what is wanted."""
 
 
@@ -38,15 +38,15 @@ class JepaMask:
     places : (U,) bool over the grid's mask units.
     """
 
-    times: BoolArray
-    places: BoolArray
+    times: _BoolArray
+    places: _BoolArray
 
     @property
-    def context(self) -> BoolArray:
+    def context(self) -> _BoolArray:
         """(N, U) what the context encoder computes."""
         return np.outer(self.times, self.places)
 
-    def targets(self, kind: str) -> BoolArray:
+    def targets(self, kind: str) -> _BoolArray:
         """(N, U) what is predicted, for one of `TARGET_KINDS`."""
         times = self.times if kind == "cross_location" else ~self.times
         places = self.places if kind == "cross_time" else ~self.places
@@ -54,7 +54,7 @@ class JepaMask:
 
 
 def sample_jepa_mask(
-    places_mm: FloatArray, windows: int, units_per_window: int, fraction: float, generator: np.random.Generator
+    places_mm: _FloatArray, windows: int, units_per_window: int, fraction: float, generator: np.random.Generator
 ) -> JepaMask:
     """Draw a mask whose context holds about `fraction` of the clip.
 
@@ -106,13 +106,13 @@ def typical_mask(grid: Grid, preset: Preset, frames: int) -> tuple[JepaMask, flo
     windows, times = math.ceil(frames / preset.window.frames), frames // preset.voxel.unit_frames
     windows, times_per_window = (windows, times // windows) if times % windows == 0 else (times, 1)
     wanted = preset.jepa.context_fraction
-    masks = [sample_jepa_mask(level.mm, windows, times_per_window, wanted, np.random.default_rng(seed)) for seed in range(TYPICAL_DRAWS)]
+    masks = [sample_jepa_mask(level.mm, windows, times_per_window, wanted, np.random.default_rng(seed)) for seed in range(_TYPICAL_DRAWS)]
     shares = [float((mask.context @ level.sizes).sum() / (times * grid.n_patches)) for mask in masks]
     nearest = int(np.argmin(np.abs(np.array(shares) - wanted)))
     return masks[nearest], shares[nearest]
 
 
-def _compact_places(places_mm: FloatArray, count: int, generator: np.random.Generator) -> BoolArray:
+def _compact_places(places_mm: _FloatArray, count: int, generator: np.random.Generator) -> _BoolArray:
     """The `count` places nearest to one to three random ones."""
     seeds = places_mm[generator.choice(len(places_mm), size=min(len(places_mm), int(generator.integers(1, 4))), replace=False)]
     distance = np.linalg.norm(places_mm[:, None] - seeds[None], axis=-1).min(axis=1)

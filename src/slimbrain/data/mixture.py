@@ -18,10 +18,10 @@ from slimbrain.store import SessionInfo, SessionTable, Store
 from slimbrain.store.filters import Cells, rows_that
 from slimbrain.store.manifest import KEY, SUBJECT
 
-WHOLE = ""
+_WHOLE = ""
 """The one cohort of a mixture that does not tell cohorts apart."""
 
-ROW = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr")
+_ROW = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr")
 """Columns of the format that filters may name."""
 
 
@@ -93,7 +93,7 @@ class Columns(Mapping[str, Sequence["str | None"]]):
     def __getitem__(self, name: str) -> Sequence[str | None]:
         if name in self._further:
             return [self._rows.get(key or "", {}).get(name) for key in self.sessions.column(KEY)]
-        if name in ROW or (name in self._own and name not in self._of_participants):
+        if name in _ROW or (name in self._own and name not in self._of_participants):
             return self.sessions.column(name)
         if name not in self._of_participants:
             raise KeyError(name)
@@ -103,7 +103,7 @@ class Columns(Mapping[str, Sequence["str | None"]]):
         return [own if own is not None else other for own, other in zip(self.sessions.column(name), told, strict=True)]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*ROW, *sorted(self._own | self._of_participants | self._further)]))
+        return iter(dict.fromkeys([*_ROW, *sorted(self._own | self._of_participants | self._further)]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -125,7 +125,7 @@ def cohorts_of(columns: Columns, by: str | None) -> list[str]:
         If no table has the column, or a session has no value there.
     """
     if by is None:
-        return [WHOLE] * len(columns.sessions)
+        return [_WHOLE] * len(columns.sessions)
     try:
         cells = columns[by]
     except KeyError as error:

@@ -20,17 +20,17 @@ import numpy.typing as npt
 
 from slimbrain.errors import InputError
 
-IntArray = npt.NDArray[np.int64]
+_IntArray = npt.NDArray[np.int64]
 Weight = float | Mapping[int, float]
 """A number, or one by step: straight lines between, level before the first and after the last."""
 
 PERIOD = 1000
 """Draws to which weights are rounded."""
 
-FAR = 20 * PERIOD
+_FAR = 20 * PERIOD
 """Draws that are computed one after the other before a jump is worth it."""
 
-NEVER = 2**62
+_NEVER = 2**62
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def limited(weights: Sequence[float], sizes: Sequence[int], cap: int | None) -> 
 
 
 @dataclass
-class Plan:
+class DrawOrder:
     """Weights over draws, as whole parts of a draw.
 
     Attributes
@@ -130,11 +130,11 @@ class Plan:
     horizon: int | None = None
 
     @classmethod
-    def fixed(cls, weights: Sequence[float]) -> Plan:
+    def fixed(cls, weights: Sequence[float]) -> DrawOrder:
         return cls(PERIOD, [0], [apportion(weights, PERIOD)])
 
     @classmethod
-    def scheduled(cls, by_step: Sequence[Sequence[float]], per_step: int) -> Plan:
+    def scheduled(cls, by_step: Sequence[Sequence[float]], per_step: int) -> DrawOrder:
         """Weights that change from step to step.
 
         Parameters
@@ -191,7 +191,9 @@ class Mixture:
     cap : most draws of one session in an epoch.
     """
 
-    def __init__(self, cohorts: Sequence[str], members: Sequence[Sequence[int]], plan: Plan, seed: int, cap: int | None = None) -> None:
+    def __init__(
+        self, cohorts: Sequence[str], members: Sequence[Sequence[int]], plan: DrawOrder, seed: int, cap: int | None = None
+    ) -> None:
         self.cohorts, self.members, self.plan, self.seed, self.cap = tuple(cohorts), tuple(map(tuple, members)), plan, seed, cap
         self._restart(0)
 
@@ -208,7 +210,7 @@ class Mixture:
                 f"mixture: draw {draw} is asked for before its weights are known, {self.plan.horizon} are; "
                 "raise adaptive.every, or use fewer --workers, which read ahead."
             )
-        if not self._first <= draw <= self._first + len(self._drawn) + FAR:
+        if not self._first <= draw <= self._first + len(self._drawn) + _FAR:
             self._restart(draw)
         while len(self._drawn) <= draw - self._first:
             self._draw()
@@ -235,7 +237,7 @@ class Mixture:
         return tuple(counts)
 
     def extend(self, draws: int, quotas: tuple[int, ...]) -> None:
-        """Weights of the next interval; see `Plan.extend`."""
+        """Weights of the next interval; see `DrawOrder.extend`."""
         self.plan.extend(draws, quotas)
         self._deadlines = [self._deadline(cohort) for cohort in range(len(self.cohorts))]
 
@@ -320,12 +322,12 @@ class Mixture:
         for stretch in range(self._stretch, len(plan.starts)):
             quota = plan.quotas[stretch][cohort]
             start = max(done, plan.starts[stretch])
-            length = plan.starts[stretch + 1] - start if stretch + 1 < len(plan.starts) else NEVER
+            length = plan.starts[stretch + 1] - start if stretch + 1 < len(plan.starts) else _NEVER
             if quota and -(-missing // quota) <= length:
                 return start + -(-missing // quota)
             if length > 0:
                 missing -= quota * length
-        return NEVER
+        return _NEVER
 
 
 def mix(
@@ -364,23 +366,23 @@ def mix(
             numbers[label].append(number)
     members = list(numbers.values())
     if interval is not None:
-        return Mixture(cohorts, members, Plan(interval, [0], [(0,) * len(cohorts)], horizon=0), seed, cap)
+        return Mixture(cohorts, members, DrawOrder(interval, [0], [(0,) * len(cohorts)], horizon=0), seed, cap)
     plan = _plan([weights[name] for name in cohorts], [len(own) for own in members], pace or Pace(1, 1), cap)
     if rare := [name for name, quotas in zip(cohorts, zip(*plan.quotas, strict=True), strict=True) if not any(quotas)]:
         raise InputError(f"sampling.weights: {rare[0]} would have under one in {PERIOD} draws; give it more weight, or 0 to leave it out.")
     return Mixture(cohorts, members, plan, seed, cap)
 
 
-def _plan(weights: Sequence[Weight], sizes: Sequence[int], pace: Pace, cap: int | None) -> Plan:
+def _plan(weights: Sequence[Weight], sizes: Sequence[int], pace: Pace, cap: int | None) -> DrawOrder:
     if not any(isinstance(weight, Mapping) for weight in weights):
         # Without a cap as they were given: dividing by their sum would cost the last digit.
         plain = [weight_at(weight, 0) for weight in weights]
-        return Plan.fixed(plain if cap is None else limited(plain, sizes, cap))
+        return DrawOrder.fixed(plain if cap is None else limited(plain, sizes, cap))
     last = max(max(weight) for weight in weights if isinstance(weight, Mapping))
     by_step = [[weight_at(weight, step) for weight in weights] for step in range(min(last + 1, pace.steps))]
     if empty := [step for step, parts in enumerate(by_step) if not any(parts)]:
         raise InputError(f"sampling.weights: all are 0 at step {empty[0]}; give a cohort some weight there.")
-    return Plan.scheduled([parts if cap is None else limited(parts, sizes, cap) for parts in by_step], pace.per_step)
+    return DrawOrder.scheduled([parts if cap is None else limited(parts, sizes, cap) for parts in by_step], pace.per_step)
 
 
 def _require_same(present: Sequence[str], weights: Mapping[str, Weight]) -> None:
@@ -391,7 +393,7 @@ def _require_same(present: Sequence[str], weights: Mapping[str, Weight]) -> None
         raise InputError(f"sampling.weights: no session that can be trained on is of cohort {unknown[0]}; there are {there}.")
 
 
-def spread_windows(n_windows: int, k: int, generator: np.random.Generator) -> IntArray:
+def spread_windows(n_windows: int, k: int, generator: np.random.Generator) -> _IntArray:
     """k of n windows at equal distances, to a window, from a random start; each window is as likely as any other.
 
     Systematic sampling: the i-th is floor((i + u) n / k) with one u in [0, 1) for all.

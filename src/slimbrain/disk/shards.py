@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from slimbrain.errors import InputError
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Shard:
         matched = re.fullmatch(r"\d+-of-(\d+)", name)
         return int(matched[1]) if matched else 0
 
-    def take(self, items: Sequence[Item], sizes: Sequence[int]) -> list[Item]:
+    def take(self, items: Sequence[_Item], sizes: Sequence[int]) -> list[_Item]:
         """The items that are this shard's, in the order given.
 
         Parameters

@@ -18,12 +18,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-ALIGNMENT = 8
-CODES = {"float16": "F16", "float32": "F32"}
+_ALIGNMENT = 8
+_CODES = {"float16": "F16", "float32": "F32"}
 """safetensors' names of the types that a store holds."""
 
-TYPES = {code: dtype for dtype, code in CODES.items()}
-METADATA = "__metadata__"
+_TYPES = {code: dtype for dtype, code in _CODES.items()}
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class TensorFile:
 
 def _lay_out(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
     """The header, and where each tensor starts in the file."""
-    entries: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     offsets, end = {}, 0
     for name, spec in tensors.items():
         offsets[name], end = end, end + spec.n_bytes
-        entries[name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [offsets[name], end]}
+        entries[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [offsets[name], end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-len(text) % _ALIGNMENT)
     header = struct.pack("<Q", len(text)) + text
     return header, {name: len(header) + offset for name, offset in offsets.items()}
 
@@ -164,7 +164,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         As `read_rows`.
     """
     with open(path, "rb", buffering=0) as file:
-        metadata = _header(file)[1].get(METADATA, {})
+        metadata = _header(file)[1].get(_METADATA, {})
     if not isinstance(metadata, dict):
         raise ValueError("its safetensors header is damaged: metadata are no object")
     return metadata
@@ -186,9 +186,9 @@ def _header(file: IO[bytes]) -> tuple[int, dict[str, Any], dict[str, TensorSpec]
         raise ValueError("it has no safetensors header")
     try:
         header = json.loads(file.read(length))
-        tensors = {key: entry for key, entry in header.items() if key != METADATA}
+        tensors = {key: entry for key, entry in header.items() if key != _METADATA}
         places = sorted((_place(entry), key) for key, entry in tensors.items())
-        specs = {key: TensorSpec(TYPES[entry["dtype"]], tuple(entry["shape"])) for key, entry in tensors.items()}
+        specs = {key: TensorSpec(_TYPES[entry["dtype"]], tuple(entry["shape"])) for key, entry in tensors.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"its safetensors header is damaged: {error}") from error
     end = 0

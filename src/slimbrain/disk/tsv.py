@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slimbrain.errors import StoreError
 
-TAB, END = "\t", "\n"
+_TAB, _END = "\t", "\n"
 
 MISSING = "n/a"
 """BIDS' own word for an empty cell."""
@@ -52,22 +52,22 @@ def _cut(text: str) -> tuple[list[str], list[list[str]]] | None:
     Without quotes a tab is a tab and a line a line, so the whole can be cut at its tabs at once. The last cell of a row and the first
     of the next then are one piece, with a line end between them, and every other piece has none.
     """
-    tabs = text.partition(END)[0].count(TAB)
+    tabs = text.partition(_END)[0].count(_TAB)
     if '"' in text or "\r" in text or not tabs:
         return None
-    pieces = text.split(TAB)
-    pieces[-1] = pieces[-1].removesuffix(END)
+    pieces = text.split(_TAB)
+    pieces[-1] = pieces[-1].removesuffix(_END)
     seams = pieces[tabs::tabs]
-    ends = END.join(seams).split(END)
-    if len(pieces) - 1 != tabs * len(seams) or len(ends) != 2 * len(seams) - 1 or not all(END in seam for seam in seams[:-1]):
+    ends = _END.join(seams).split(_END)
+    if len(pieces) - 1 != tabs * len(seams) or len(ends) != 2 * len(seams) - 1 or not all(_END in seam for seam in seams[:-1]):
         return None
-    if text.count(END) - text.endswith(END) != len(seams) - 1:
+    if text.count(_END) - text.endswith(_END) != len(seams) - 1:
         return None
     return [*pieces[:tabs], ends[0]], [ends[1::2], *(pieces[tabs + column :: tabs] for column in range(1, tabs)), ends[2::2]]
 
 
 def _parse(text: str) -> tuple[list[str], list[list[str]]]:
-    table = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=TAB) if cells not in ([], [""])]
+    table = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=_TAB) if cells not in ([], [""])]
     if not table:
         return [], []
     header, *rows = table
@@ -102,20 +102,20 @@ def insert_row(text: str, key: str, columns: Collection[str], line: Callable[[Se
     The new text; None if the table must be made anew: it lacks a column, or was edited into another form.
     """
     # Quotes may hide ends of lines and tabs; no table of ours needs them but for odd names.
-    if '"' in text or "\r" in text or not text.endswith(END):
+    if '"' in text or "\r" in text or not text.endswith(_END):
         return None
-    header, *rows = text.split(END)[:-1]
-    table_columns = header.split(TAB)
+    header, *rows = text.split(_END)[:-1]
+    table_columns = header.split(_TAB)
     if not set(columns) <= set(table_columns):
         return None
     new = line(table_columns)
     place = bisect.bisect_left(rows, key, key=_first_cell)
     if place < len(rows) and _first_cell(rows[place]) == key:
         rows.pop(place)
-    elif f"{END}{key}{TAB}" in text:
+    elif f"{_END}{key}{_TAB}" in text:
         return None
-    return END.join((header, *rows[:place], new[:-1], *rows[place:], ""))
+    return _END.join((header, *rows[:place], new[:-1], *rows[place:], ""))
 
 
 def _first_cell(row: str) -> str:
-    return row.split(TAB, 1)[0]
+    return row.split(_TAB, 1)[0]

@@ -17,16 +17,16 @@ from slimbrain.store import ROI, Store
 from slimbrain.store.verify import verify
 from slimbrain.train import pick_device
 
-TYPICAL_FRAMES = 300
+_TYPICAL_FRAMES = 300
 """Frames of a session where no store says otherwise: 3.6 minutes."""
 
-TYPICAL_SESSIONS = 1000
+_TYPICAL_SESSIONS = 1000
 """Sessions to estimate for where no store says otherwise."""
 
-RESOLUTION = {"tiny": "8mm"}
+_RESOLUTION = {"tiny": "8mm"}
 """Lattice that a preset is meant for; 2 mm where none is named here."""
 
-ESTIMATE = "the measured rate times the work, one sample at a time; reading, logging and saving come on top"
+_ESTIMATE = "the measured rate times the work, one sample at a time; reading, logging and saving come on top"
 
 
 @dataclass
@@ -72,7 +72,7 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
     found.facts |= {"cores": machine.cores(), **machine.devices()}
     opened = _look_at_store(found, store, preset) if store else None
     try:
-        _time(found, preset, opened, chosen, resolution or RESOLUTION.get(preset.name, "2mm"))
+        _time(found, preset, opened, chosen, resolution or _RESOLUTION.get(preset.name, "2mm"))
     except SlimbrainError as error:
         found.problems.append(str(error))
     return found
@@ -100,7 +100,7 @@ def _look_at_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
 
 
 def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.device, resolution: str) -> None:
-    frames, channels, grid = TYPICAL_FRAMES, 0, None
+    frames, channels, grid = _TYPICAL_FRAMES, 0, None
     if store and store.sessions:
         frames = round(sum(info.n_frames for info in store.sessions) / len(store.sessions))
         channels = len(store.channels(store.sessions[0].key).names)
@@ -114,11 +114,11 @@ def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.dev
     if grid:
         training, embedding = voxel_rates(preset, grid, device)
         _tell(found, "voxel", training, preset.train_voxel)
-        sessions = len(store.sessions) if store else TYPICAL_SESSIONS
+        sessions = len(store.sessions) if store else _TYPICAL_SESSIONS
         windows, found.rates["embed"] = sessions * preset.window.k, embedding.per_second
         found.facts["embed"] = f"{embedding.seconds:.3g} s a clip, {embedding.per_second:.3g} windows a second"
         found.facts["embed, estimate"] = f"{_duration(embedding.hours(windows))} for {sessions:,} sessions, {windows:,} windows"
-    found.facts["estimates are"] = ESTIMATE
+    found.facts["estimates are"] = _ESTIMATE
 
 
 def _tell(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:

@@ -10,12 +10,12 @@ from zipfile import BadZipFile
 
 from slimbrain.errors import InputError
 
-Facts = dict[str, Any]
+_Facts = dict[str, Any]
 
-READABLE = ".nii[.gz], .safetensors, .npz, .tsv, .json, .jsonl or .yaml file"
+_READABLE = ".nii[.gz], .safetensors, .npz, .tsv, .json, .jsonl or .yaml file"
 
 
-def describe_file(path: Path) -> Facts:
+def describe_file(path: Path) -> _Facts:
     """Kind and contents of a file, told by its ending and then by what is in it.
 
     Raises
@@ -25,8 +25,8 @@ def describe_file(path: Path) -> Facts:
     """
     if path.name.endswith((".nii", ".nii.gz")):
         return _image(path)
-    if path.suffix in READERS:
-        return READERS[path.suffix](path)
+    if path.suffix in _READERS:
+        return _READERS[path.suffix](path)
     from slimbrain.models.remote import pickles
 
     if pickles([path.name]):
@@ -34,10 +34,10 @@ def describe_file(path: Path) -> Facts:
             f"{path}: is a pickle, which could run code on this machine, and was not opened; "
             "`slimbrain convert` reads the published .pth file, models of slimbrain are folders with model.safetensors."
         )
-    raise InputError(f"{path}: is nothing slimbrain reads; give a {READABLE}, or a folder.")
+    raise InputError(f"{path}: is nothing slimbrain reads; give a {_READABLE}, or a folder.")
 
 
-def _image(path: Path) -> Facts:
+def _image(path: Path) -> _Facts:
     import nibabel
 
     from slimbrain.prep.runs import MNI152, parse_entities
@@ -62,7 +62,7 @@ def _image(path: Path) -> Facts:
     return {**facts, "read by": "slimbrain prep (in a folder, or listed in a table), SlimBrainEncoder"}
 
 
-def _flat_image(path: Path) -> Facts:
+def _flat_image(path: Path) -> _Facts:
     import nibabel
     import numpy as np
 
@@ -73,7 +73,7 @@ def _flat_image(path: Path) -> Facts:
     return {**facts, "read by": "slimbrain prep --mask, if it is a brain mask; recordings have four axes"}
 
 
-def _tensors(path: Path) -> Facts:
+def _tensors(path: Path) -> _Facts:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -93,7 +93,7 @@ def _tensors(path: Path) -> Facts:
     return {**facts, "warnings": beside.get("Warnings", []), "read by": "slimbrain, through its store"}
 
 
-def _arrays(path: Path) -> Facts:
+def _arrays(path: Path) -> _Facts:
     import numpy as np
 
     try:
@@ -109,7 +109,7 @@ def _arrays(path: Path) -> Facts:
         raise InputError(f"{path}: is damaged ({error}); make it again.") from error
 
 
-TABLES = {
+_TABLES = {
     "session scores": {"session", "window", "onset_s", "score", "rank"},
     "sessions of a store": {"session", "participant_id", "space", "n_frames", "tr", "path"},
     "runs that a threshold left out": {"file", "session", "measure", "value", "threshold"},
@@ -123,18 +123,18 @@ TABLES = {
 """Tables by the columns that they must have; the first that fits."""
 
 
-def _table(path: Path) -> Facts:
+def _table(path: Path) -> _Facts:
     from slimbrain.disk.tsv import read_tsv
 
     rows = read_tsv(path)
     columns = list(rows[0]) if rows else []
-    kind = next((kind for kind, needed in TABLES.items() if needed <= set(columns)), "table")
+    kind = next((kind for kind, needed in _TABLES.items() if needed <= set(columns)), "table")
     if kind == "session scores":
         return _windows(path)
     return {"kind": kind, "rows": len(rows), "columns": ", ".join(columns) or "none"}
 
 
-def _windows(path: Path) -> Facts:
+def _windows(path: Path) -> _Facts:
     from slimbrain.saliency import read_window_table
 
     sessions = read_window_table(path)
@@ -153,7 +153,7 @@ def _windows(path: Path) -> Facts:
     }
 
 
-def _json(path: Path) -> Facts:
+def _json(path: Path) -> _Facts:
     value = _object(path)
     for says in (_result, _sidecar, _truth, _configuration):
         if facts := says(value):
@@ -167,7 +167,7 @@ def _json(path: Path) -> Facts:
     return {"kind": kind, "fields": ", ".join(map(str, value)) or "none"}
 
 
-def _result(value: Facts) -> Facts | None:
+def _result(value: _Facts) -> _Facts | None:
     if not {"task", "rows", "best_baseline", "difference"} <= set(value):
         return None
     ours = value["rows"][0] if value["rows"] else {}
@@ -178,7 +178,7 @@ def _result(value: Facts) -> Facts | None:
     return {**facts, "read by": "slimbrain report --evaluation, slimbrain.add_evaluation"}
 
 
-def _sidecar(value: Facts) -> Facts | None:
+def _sidecar(value: _Facts) -> _Facts | None:
     row = value.get("SessionRow")
     if not isinstance(row, dict):
         return None
@@ -186,7 +186,7 @@ def _sidecar(value: Facts) -> Facts | None:
     return {**facts, "warnings": value.get("Warnings", []), "fields": ", ".join(value)}
 
 
-def _truth(value: Facts) -> Facts | None:
+def _truth(value: _Facts) -> _Facts | None:
     if not {"spec", "subjects", "sessions"} <= set(value):
         return None
     return {
@@ -197,13 +197,13 @@ def _truth(value: Facts) -> Facts | None:
     }
 
 
-def _configuration(value: Facts) -> Facts | None:
+def _configuration(value: _Facts) -> _Facts | None:
     if value.get("kind") not in ("temporal", "voxel") or "contract" not in value:
         return None
     return {"kind": f"configuration of a {value['kind']} model", **value["contract"], "read by": "slimbrain, through its folder"}
 
 
-def _lines(path: Path) -> Facts:
+def _lines(path: Path) -> _Facts:
     from slimbrain.train import METRICS_FILE, read_metrics
 
     try:
@@ -215,7 +215,7 @@ def _lines(path: Path) -> Facts:
     return {"kind": "training log", "lines": len(lines), "first": lines[0] if lines else {}, "last": lines[-1] if lines else {}}
 
 
-def _preset(path: Path) -> Facts:
+def _preset(path: Path) -> _Facts:
     from slimbrain.config import load_preset
 
     preset = load_preset(path)
@@ -223,7 +223,7 @@ def _preset(path: Path) -> Facts:
     return {**facts, **preset.model_dump(mode="json", exclude={"name"}), "read by": "slimbrain pretrain --preset, plan, doctor"}
 
 
-def _object(path: Path) -> Facts:
+def _object(path: Path) -> _Facts:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -231,7 +231,7 @@ def _object(path: Path) -> Facts:
     return value if isinstance(value, dict) else {"a list of": len(value) if isinstance(value, list) else value}
 
 
-READERS: dict[str, Callable[[Path], Facts]] = {
+_READERS: dict[str, Callable[[Path], _Facts]] = {
     ".safetensors": _tensors,
     ".npz": _arrays,
     ".tsv": _table,

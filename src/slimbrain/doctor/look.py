@@ -9,10 +9,10 @@ from typing import Any
 from slimbrain.doctor.files import describe_file
 from slimbrain.errors import InputError, SlimbrainError
 
-Facts = dict[str, Any]
+_Facts = dict[str, Any]
 
 
-def inspect_path(path: Path) -> Facts:
+def inspect_path(path: Path) -> _Facts:
     """Name, kind and contents of anything that slimbrain reads or writes.
 
     Folders: store, run, training state(s), model, recordings to prepare. Files: see `slimbrain.doctor.files`.
@@ -36,7 +36,7 @@ def inspect_path(path: Path) -> Facts:
     )
 
 
-def _store(path: Path) -> Facts | None:
+def _store(path: Path) -> _Facts | None:
     from slimbrain.governance.ledger import entries_of, summary
     from slimbrain.store import Store
     from slimbrain.store.description import DESCRIPTION_FILE
@@ -46,7 +46,7 @@ def _store(path: Path) -> Facts | None:
     store = Store(path)
     sessions = store.sessions
     lengths = sorted(info.n_frames for info in sessions)
-    facts: Facts = {"kind": "store", "sessions": len(sessions), "participants": len({info.subject for info in sessions})}
+    facts: _Facts = {"kind": "store", "sessions": len(sessions), "participants": len({info.subject for info in sessions})}
     facts["frames"] = sum(lengths)
     if sessions:
         facts["frames a session"] = f"{lengths[0]} to {lengths[-1]}"
@@ -59,7 +59,7 @@ def _store(path: Path) -> Facts | None:
     return {**facts, **store.contract.to_dict(), "read by": "slimbrain pretrain, rank, embed, evaluate, report, doctor, store verify"}
 
 
-def _run(path: Path) -> Facts | None:
+def _run(path: Path) -> _Facts | None:
     from slimbrain.train import MODEL_FOLDER, RUN_FILE, STATE_FOLDER, read_metrics
 
     if not (path / RUN_FILE).is_file():
@@ -81,7 +81,7 @@ def _run(path: Path) -> Facts | None:
     return facts
 
 
-def _states(path: Path) -> Facts | None:
+def _states(path: Path) -> _Facts | None:
     from slimbrain.train.checkpoint import saved_steps
 
     steps = saved_steps(path)
@@ -90,7 +90,7 @@ def _states(path: Path) -> Facts | None:
     return {"kind": "training states", "steps": steps, "read by": f"slimbrain pretrain ... --out {path.absolute().parent} --resume auto"}
 
 
-def _state(path: Path) -> Facts | None:
+def _state(path: Path) -> _Facts | None:
     from slimbrain.train.checkpoint import EXTRA_FILE, STATE_PATTERN
 
     if not STATE_PATTERN.fullmatch(path.name):
@@ -104,7 +104,7 @@ def _state(path: Path) -> Facts | None:
     return {**facts, "MiB": round(size / 2**20, 1), "read by": "slimbrain pretrain --resume auto; the model for use is RUN/model"}
 
 
-def _model(path: Path) -> Facts | None:
+def _model(path: Path) -> _Facts | None:
     if not (path / "config.json").is_file():
         return None
     from slimbrain.governance.ledger import LEDGER, TIMES, entries_from, summary
@@ -122,10 +122,10 @@ def _model(path: Path) -> Facts | None:
     return {**facts, **window, **model.provenance.contract.to_dict(), **training, "read by": commands}
 
 
-def _recordings(path: Path) -> Facts | None:
+def _recordings(path: Path) -> _Facts | None:
     """A folder that `slimbrain prep` would take; it is listed and not opened."""
     from slimbrain.prep.layouts import LAYOUTS, find_recordings
-    from slimbrain.prep.layouts.base import Request
+    from slimbrain.prep.layouts.base import RecordingQuery
 
     layouts = [layout for layout in LAYOUTS.values() if layout.matches(path)]
     if not layouts:
@@ -137,7 +137,7 @@ def _recordings(path: Path) -> Facts | None:
             "read by": "slimbrain prep --layout",
         }
     try:
-        found = find_recordings(path, layouts[0], Request())
+        found = find_recordings(path, layouts[0], RecordingQuery())
         runs, damaged = layouts[0].describe(found.root, found.runs)
     except SlimbrainError as error:
         return {"kind": "recordings", "layout": layouts[0].name, "usable runs": 0, "first reason": str(error)}

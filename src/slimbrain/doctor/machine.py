@@ -19,18 +19,18 @@ import torch
 
 from slimbrain import __version__
 
-GIB = 2**30
+_GIB = 2**30
 
-LEAST_FREE_GIB = 1.0
+_LEAST_FREE_GIB = 1.0
 """One session of 1,200 frames on the 2 mm lattice takes 0.7 GiB in a store."""
 
-LEAST_MEMORY_GIB = 1.5
+_LEAST_MEMORY_GIB = 1.5
 """Preparing 1,200 frames at 2 mm takes 0.5 GiB, a step of preset `base` 0.8 GiB (docs/performance.md), the system the rest."""
 
-EDGE_CPU, EDGE_CUDA = 512, 4096
+_EDGE_CPU, _EDGE_CUDA = 512, 4096
 """Side of the matrices whose product is timed: 0.3 GFLOP, which a processor that emulates a type still ends in a second; 137 GFLOP."""
 
-TF32_CAPABILITY = 8
+_TF32_CAPABILITY = 8
 """CUDA devices from Ampere on multiply in TF32."""
 
 
@@ -55,16 +55,16 @@ def _needed() -> list[str]:
     return [matched.group() for line in lines if "extra ==" not in line and (matched := re.match(r"[\w.-]+", line))]
 
 
-def memory_gib() -> tuple[float, float]:
+def _memory_gib() -> tuple[float, float]:
     """All memory that this process may use, and what of it is free, in GiB; a container's limit counts."""
-    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     told = Path("/proc/meminfo")
     if told.exists():
         found = re.search(r"^MemAvailable:\s+(\d+) kB", told.read_text(encoding="ascii"), flags=re.MULTILINE)
-        free = int(found.group(1)) * 1024 / GIB if found else total
+        free = int(found.group(1)) * 1024 / _GIB if found else total
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
-        total = min(total, int(text) / GIB)
+        total = min(total, int(text) / _GIB)
     return total, min(free, total)
 
 
@@ -78,9 +78,9 @@ def disk(place: Path) -> tuple[str, list[str]]:
     """What is free on the disk of `place`, and what keeps slimbrain from writing there."""
     if not place.is_dir():
         return f"{place} is not there", []
-    free = shutil.disk_usage(place).free / GIB
+    free = shutil.disk_usage(place).free / _GIB
     problems = []
-    if free < LEAST_FREE_GIB:
+    if free < _LEAST_FREE_GIB:
         problems.append(f"{place}: has {free:.2f} GiB free, a session can take as much; free space, or work in a folder on another disk.")
     try:
         with tempfile.TemporaryFile(dir=place) as handle:
@@ -93,12 +93,12 @@ def disk(place: Path) -> tuple[str, list[str]]:
 
 def memory() -> tuple[str, list[str]]:
     """Memory in words, and whether it is too little."""
-    total, free = memory_gib()
+    total, free = _memory_gib()
     short = [
-        f"memory: {free:.1f} GiB are free, {LEAST_MEMORY_GIB:g} GiB are needed to prepare and train at 2 mm; "
+        f"memory: {free:.1f} GiB are free, {_LEAST_MEMORY_GIB:g} GiB are needed to prepare and train at 2 mm; "
         "end other programs, or use another machine."
     ]
-    return f"{free:.1f} of {total:.1f} GiB free", short if free < LEAST_MEMORY_GIB else []
+    return f"{free:.1f} of {total:.1f} GiB free", short if free < _LEAST_MEMORY_GIB else []
 
 
 def devices() -> dict[str, str]:
@@ -106,14 +106,14 @@ def devices() -> dict[str, str]:
     found = {f"cpu ({torch.get_num_threads()} threads)": precisions(torch.device("cpu"))}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        name = f"cuda:{number} ({properties.name}, {properties.total_memory / GIB:.0f} GiB)"
+        name = f"cuda:{number} ({properties.name}, {properties.total_memory / _GIB:.0f} GiB)"
         found[name] = precisions(torch.device("cuda", number))
     return found
 
 
 def precisions(device: torch.device) -> str:
     """Each precision with what a product of two matrices reaches in it; one slower than float32 is called so."""
-    edge = EDGE_CUDA if device.type == "cuda" else EDGE_CPU
+    edge = _EDGE_CUDA if device.type == "cuda" else _EDGE_CPU
     speeds = {
         "float32": _speed(device, torch.float32, edge),
         "tf32": _tf32(device, edge),
@@ -131,7 +131,7 @@ def _in_words(name: str, speed: float | None, plain: float) -> str:
 
 
 def _tf32(device: torch.device, edge: int) -> float | None:
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < TF32_CAPABILITY:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _TF32_CAPABILITY:
         return None
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -30,22 +30,22 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.packing import DEVICE_BLOCK_TOKENS
 from slimbrain.progress import track
 
-MIB, GIB = 2**20, 2**30
-PARTS = ("target", "context", "predictor")
-DEVICES_GIB = (16, 24, 40, 80)
+_MIB, _GIB = 2**20, 2**30
+_PARTS = ("target", "context", "predictor")
+_DEVICES_GIB = (16, 24, 40, 80)
 
-CPU_FIXED_MIB, CPU_SLACK = 90.0, 1.07
+_CPU_FIXED_MIB, _CPU_SLACK = 90.0, 1.07
 """Resident memory beside the ledger's peak: buffers of the matrix library, and what malloc holds between blocks of many sizes.
 
 Fitted to the float32 settings of benchmarks/plan.py; half precision on a CPU takes more, see docs/plan.md.
 """
 
-CUDA_RESERVE_GIB, CUDA_SLACK = 1.0, 1.1
+_CUDA_RESERVE_GIB, _CUDA_SLACK = 1.0, 1.1
 """CUDA's context and cuBLAS's workspace, and what the caching allocator rounds up. Not measured by us: no device was at hand."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepCost:
     """What one step takes.
 
     Attributes
@@ -77,8 +77,8 @@ class Plan:
     def expected_mib(self) -> float:
         """What will be seen: resident memory of the process once everything is imported, or memory of the device."""
         if self.device == "cpu":
-            return self.peak_mib * CPU_SLACK + CPU_FIXED_MIB
-        return self.peak_mib * CUDA_SLACK + CUDA_RESERVE_GIB * 1024
+            return self.peak_mib * _CPU_SLACK + _CPU_FIXED_MIB
+        return self.peak_mib * _CUDA_SLACK + _CUDA_RESERVE_GIB * 1024
 
 
 def plan_step(
@@ -88,7 +88,7 @@ def plan_step(
     frames: int,
     precision: str = "float32",
     device: str = "cpu",
-) -> Plan:
+) -> StepCost:
     """Plan one training step: forward, backward, AdamW, running mean.
 
     Parameters
@@ -101,9 +101,9 @@ def plan_step(
     Raises
     ------
     InputError
-        As `check_choices`.
+        As `_check_choices`.
     """
-    check_choices(frames, preset.voxel.unit_frames, precision, device)
+    _check_choices(frames, preset.voxel.unit_frames, precision, device)
     clip = _clip(grid, frames)
     mask, share = typical_mask(grid, preset, frames)
     with torch.random.fork_rng(devices=[]):
@@ -112,29 +112,29 @@ def plan_step(
     if device == "cuda":
         for encoder in (model.context, model.target):
             encoder.block_tokens = DEVICE_BLOCK_TOKENS
-    ledger = Ledger()
+    ledger = _StorageTracker()
     ledger.know("target", [*model.target.parameters(), *model.buffers()])
     ledger.know("weights", [p for p in model.parameters() if p.requires_grad])
     ledger.know("inputs", [clip.voxels], times=batch)
     saved, peak = _follow_step(model, [clip] * batch, [mask] * batch, precision, ledger)
-    mib = {name: size / MIB for name, size in ledger.known.items()}
-    return Plan(
+    mib = {name: size / _MIB for name, size in ledger.known.items()}
+    return StepCost(
         batch=batch,
         frames=frames,
         precision=precision,
         device=device,
         recompute=preset.voxel.recompute,
         context_share=share,
-        parameters={name: sum(p.numel() for p in getattr(model, name).parameters()) for name in PARTS},
+        parameters={name: sum(p.numel() for p in getattr(model, name).parameters()) for name in _PARTS},
         gflops={part: flops / 1e9 for part, flops in ledger.flops.items()},
         global_attention_share=ledger.global_attention / ledger.flops["target"],
-        saved_mib=saved / MIB,
-        mib={**mib, "passes": peak / MIB - sum(mib.values())},
-        peak_mib=peak / MIB,
+        saved_mib=saved / _MIB,
+        mib={**mib, "passes": peak / _MIB - sum(mib.values())},
+        peak_mib=peak / _MIB,
     )
 
 
-def _follow_step(model: HieraJEPA, clips: list[Clip], masks: list[JepaMask], precision: str, ledger: Ledger) -> tuple[int, int]:
+def _follow_step(model: HieraJEPA, clips: list[Clip], masks: list[JepaMask], precision: str, ledger: _StorageTracker) -> tuple[int, int]:
     """Take one step of fake tensors under the ledger's eyes; bytes held for the backward pass, and most bytes alive."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     autocast = nullcontext() if precision == "float32" else torch.autocast("cpu", getattr(torch, precision))
@@ -148,20 +148,20 @@ def _follow_step(model: HieraJEPA, clips: list[Clip], masks: list[JepaMask], pre
         passes = ledger.peak
         optimizer.step()
         ledger.know("optimizer", [value for value in tree_leaves(list(optimizer.state.values())) if isinstance(value, Tensor)])
-        model.follow(0.996)
+        model.update_target(0.996)
     # The optimiser's states are there in every step but the first.
     return saved, max(passes + ledger.known["optimizer"], ledger.peak)
 
 
-def plan_and_fit(preset: Preset, grid: Grid, batch: int, frames: int, precision: str, device: str) -> tuple[Plan, dict[int, int]]:
-    """The plan, and on CUDA the largest micro-batch that fits devices of `DEVICES_GIB`."""
+def plan_and_fit(preset: Preset, grid: Grid, batch: int, frames: int, precision: str, device: str) -> tuple[StepCost, dict[int, int]]:
+    """The plan, and on CUDA the largest micro-batch that fits devices of `_DEVICES_GIB`."""
     counts = sorted({batch, 1, 2} if device == "cuda" else {batch})
     plans = {count: plan_step(preset, grid, count, frames, precision, device) for count in track(counts, "plan")}
-    fits = {gib: largest_batch(plans[1], plans[2], gib) for gib in DEVICES_GIB} if device == "cuda" else {}
+    fits = {gib: largest_batch(plans[1], plans[2], gib) for gib in _DEVICES_GIB} if device == "cuda" else {}
     return plans[batch], fits
 
 
-def describe(plan: Plan, fits: Mapping[int, int], as_json: bool) -> dict[str, Any]:
+def describe(plan: StepCost, fits: Mapping[int, int], as_json: bool) -> dict[str, Any]:
     """The plan as named numbers, or as lines for people."""
     if as_json:
         return {**asdict(plan), "expected_mib": plan.expected_mib, "largest_batch": {f"{gib} GiB": count for gib, count in fits.items()}}
@@ -182,7 +182,7 @@ def describe(plan: Plan, fits: Mapping[int, int], as_json: bool) -> dict[str, An
     return {**lines, **{f"{gib} GiB device": f"micro-batch of {count}" if count else "does not fit" for gib, count in fits.items()}}
 
 
-def check_choices(frames: int, unit_frames: int, precision: str, device: str) -> None:
+def _check_choices(frames: int, unit_frames: int, precision: str, device: str) -> None:
     """Refuse what cannot be planned.
 
     Raises
@@ -199,7 +199,7 @@ def check_choices(frames: int, unit_frames: int, precision: str, device: str) ->
             raise InputError(f"{option} {value}: choose {', '.join(choices)}.")
 
 
-def largest_batch(one: Plan, two: Plan, gib: float) -> int:
+def largest_batch(one: StepCost, two: StepCost, gib: float) -> int:
     """Clips a micro-batch that fit a device, from plans of one and of two: memory is fixed costs plus so much a clip; 0 if none fits."""
     each = two.expected_mib - one.expected_mib
     return max(0, math.floor((gib * 1024 - one.expected_mib) / each) + 1)
@@ -208,7 +208,7 @@ def largest_batch(one: Plan, two: Plan, gib: float) -> int:
 # --- keeping the books
 
 
-class Ledger(TorchDispatchMode):
+class _StorageTracker(TorchDispatchMode):
     """Counts FLOPs and follows every storage from when it is made to when it is dropped.
 
     Attributes
@@ -224,7 +224,7 @@ class Ledger(TorchDispatchMode):
         self.now = self.peak = 0
         self.known: dict[str, int] = {}
         self.part, self.in_global = "", False
-        self.flops: dict[str, int] = dict.fromkeys((*PARTS, "backward"), 0)
+        self.flops: dict[str, int] = dict.fromkeys((*_PARTS, "backward"), 0)
         self.global_attention = 0
         self._alive: dict[int, int] = {}
         self._saved: set[int] = set()
@@ -272,7 +272,7 @@ class Ledger(TorchDispatchMode):
 
     def _count(self, func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         packet = func._overloadpacket
-        formula = CPU_ATTENTION.get(packet) or flop_registry.get(packet)
+        formula = _CPU_ATTENTION.get(packet) or flop_registry.get(packet)
         if formula is None or not self.part:
             return
         flops = formula(*args, **kwargs, out_val=out)
@@ -292,14 +292,14 @@ def _attention_backward_flops(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_:
     return _attention_flops(q, k, v) * 5 // 2
 
 
-CPU_ATTENTION: dict[Any, Any] = {
+_CPU_ATTENTION: dict[Any, Any] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
 
 
 @contextmanager
-def _parts(model: HieraJEPA, ledger: Ledger) -> Iterator[None]:
+def _parts(model: HieraJEPA, ledger: _StorageTracker) -> Iterator[None]:
     """Tell the ledger which part is being computed, and whether its tokens all see each other."""
 
     def enter(name: str) -> None:
@@ -309,7 +309,7 @@ def _parts(model: HieraJEPA, ledger: Ledger) -> Iterator[None]:
         ledger.in_global = value
 
     handles = []
-    for name in PARTS:
+    for name in _PARTS:
         part = getattr(model, name)
         handles.append(part.register_forward_pre_hook(lambda *_, name=name: enter(name)))
         handles.append(part.register_forward_hook(lambda *_: enter("")))

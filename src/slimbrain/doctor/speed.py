@@ -22,14 +22,14 @@ from slimbrain.progress import track
 from slimbrain.store.contract import NATIVE_TR_BAND_S
 from slimbrain.train.loop import AUTOCAST
 
-TR_S = 0.72
+_TR_S = 0.72
 """Of the noise that stands for a session; in `NATIVE_TR_BAND_S`, and the speed does not depend on it."""
-assert NATIVE_TR_BAND_S[0] < TR_S < NATIVE_TR_BAND_S[1]
+assert NATIVE_TR_BAND_S[0] < _TR_S < NATIVE_TR_BAND_S[1]
 
-PASSES = 4
+_PASSES = 4
 """The first warms up and is not counted; of the others the fastest counts, since other programs can only slow one down."""
 
-ENOUGH_SECONDS = 30.0
+_ENOUGH_SECONDS = 30.0
 """No further pass is begun after this long."""
 
 
@@ -63,16 +63,16 @@ def voxel_rates(preset: Preset, grid: Grid, device: torch.device) -> tuple[Rate,
     torch.manual_seed(0)
     model = HieraJEPA(preset.voxel, preset.jepa, grid.voxels_per_patch).to(device)
     optimizer = torch.optim.AdamW((weights for weights in model.parameters() if weights.requires_grad), lr=preset.train_voxel.lr)
-    clip = Clip(torch.randn(frames, *grid.voxel_mask.shape, dtype=torch.float16), torch.arange(frames) * TR_S, grid)
+    clip = Clip(torch.randn(frames, *grid.voxel_mask.shape, dtype=torch.float16), torch.arange(frames) * _TR_S, grid)
     mask, _ = typical_mask(grid, preset, frames)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(preset.train_voxel, device):
+        with _autocast(preset.train_voxel, device):
             loss = model([clip], [mask]).loss
         loss.backward()
         optimizer.step()
-        model.follow(preset.jepa.ema_start)
+        model.update_target(preset.jepa.ema_start)
         return float(loss.detach())
 
     def embed() -> float:
@@ -93,8 +93,8 @@ def temporal_rate(preset: Preset, channels: int, frames: int, device: torch.devi
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(preset.train_temporal, device):
-            loss, _ = temporal_loss(model, series, places, TR_S, generator)
+        with _autocast(preset.train_temporal, device):
+            loss, _ = temporal_loss(model, series, places, _TR_S, generator)
         loss.backward()
         optimizer.step()
         return float(loss.detach())
@@ -102,7 +102,7 @@ def temporal_rate(preset: Preset, channels: int, frames: int, device: torch.devi
     return _measured(step, frames // preset.window.frames, device, "stage 1, training")
 
 
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
     """The precision that a run of this configuration would use."""
     return torch.autocast(device.type, dtype=AUTOCAST[config.precision]) if config.precision in AUTOCAST else nullcontext()
 
@@ -119,8 +119,8 @@ def _measured(step: Callable[[], float], windows: int, device: torch.device, lab
     seconds: list[float] = []
     losses: list[float] = []
     try:
-        for _ in track(range(PASSES), label):
-            if len(seconds) > 1 and time.monotonic() - started > ENOUGH_SECONDS:
+        for _ in track(range(_PASSES), label):
+            if len(seconds) > 1 and time.monotonic() - started > _ENOUGH_SECONDS:
                 break
             seconds.append(timed(lambda: losses.append(step()), device))
     except (torch.OutOfMemoryError, MemoryError) as error:

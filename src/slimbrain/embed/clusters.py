@@ -15,10 +15,10 @@ from slimbrain.errors import InputError
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
 
-STARTS = 10
+_STARTS = 10
 """k-means is started this often, and the best kept."""
 
-GROUP = "group"
+_GROUP = "group"
 
 
 def group_sessions(store: Store, model: TemporalExtractor, k: int, seed: int = 0) -> dict[str, str]:
@@ -43,7 +43,7 @@ def group_sessions(store: Store, model: TemporalExtractor, k: int, seed: int = 0
         raise InputError(f"{store.root}: has fewer different sessions than {k} groups; ask for fewer with --k.")
     spread = values.std(0)
     with threadpool_limits(1):
-        found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict((values - values.mean(0)) / np.where(spread > 0, spread, 1.0))
+        found = KMeans(k, n_init=_STARTS, random_state=seed).fit_predict((values - values.mean(0)) / np.where(spread > 0, spread, 1.0))
     # Names must not depend on the order in which k-means happened to number its centres.
     by_size = [label for label, _ in Counter(found.tolist()).most_common()]
     names = {label: f"g{place}" for place, label in enumerate(by_size, start=1)}
@@ -52,5 +52,5 @@ def group_sessions(store: Store, model: TemporalExtractor, k: int, seed: int = 0
 
 def write_groups(path: Path, groups: Mapping[str, str]) -> None:
     """Write a table with the columns `session` and `group`, which a mixture reads as its `table`."""
-    rows = [{"session": key, GROUP: name} for key, name in groups.items()]
-    write_text(path, format_tsv(["session", GROUP], rows))
+    rows = [{"session": key, _GROUP: name} for key, name in groups.items()]
+    write_text(path, format_tsv(["session", _GROUP], rows))

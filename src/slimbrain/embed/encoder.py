@@ -28,8 +28,8 @@ from slimbrain.store.terms import UNKNOWN
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-IMAGES = (".nii", ".nii.gz")
-LOADED = ("model_", "windows_")
+_IMAGES = (".nii", ".nii.gz")
+_LOADED = ("model_", "windows_")
 """What `fit` reads from files, and a copy reads again."""
 
 
@@ -134,11 +134,11 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         if isinstance(X, Store):
             return X, None
         if isinstance(X, (str, os.PathLike)):
-            if str(X).endswith(IMAGES):
+            if str(X).endswith(_IMAGES):
                 raise InputError(f"{X}: is one image, and a row an image comes out; give a list of them.")
             return Store(Path(X)), None
         items = _items(X)
-        if all(isinstance(item, (str, os.PathLike)) and not str(item).endswith(IMAGES) for item in items):
+        if all(isinstance(item, (str, os.PathLike)) and not str(item).endswith(_IMAGES) for item in items):
             keys = [str(item) for item in items]
             return self._opened(keys[0]).only(keys), keys
         return _images(items, self.model_.provenance, self.tr), None
@@ -164,7 +164,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Without the weights: a copy, in another process or from a file, reads the checkpoint again."""
         state = dict(super().__getstate__())
-        return {name: value for name, value in state.items() if name not in LOADED}
+        return {name: value for name, value in state.items() if name not in _LOADED}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

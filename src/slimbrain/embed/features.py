@@ -25,7 +25,7 @@ from slimbrain.saliency.choose import Windows, window_choice
 from slimbrain.store import Contract, SessionInfo, Store
 
 FloatArray = npt.NDArray[Any]
-IntArray = npt.NDArray[np.int64]
+_IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
 
 
@@ -46,7 +46,7 @@ class Embeddings:
     keys: tuple[str, ...]
     subjects: tuple[str, ...]
     values: FloatArray
-    seen: Mapping[str, IntArray] = field(repr=False)
+    seen: Mapping[str, _IntArray] = field(repr=False)
     contract: Contract
     signatures: tuple[str, ...] = field(default=(), repr=False)
     weights_sha256: str = ""
@@ -112,7 +112,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
         raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error
 
 
-def _stretches(frames: IntArray) -> list[tuple[int, int]]:
+def _stretches(frames: _IntArray) -> list[tuple[int, int]]:
     """Runs of frames that follow each other, as (first, one after the last)."""
     parts = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1)
     return [(int(part[0]), int(part[-1]) + 1) for part in parts]

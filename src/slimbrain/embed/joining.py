@@ -14,10 +14,10 @@ from slimbrain.disk.shards import Shard
 from slimbrain.errors import InputError
 from slimbrain.store import Store
 
-ALIKE = ("contract", "model", "weights_sha256", "pooling")
+_ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
-BY_SESSION = "seen"
+_BY_SESSION = "seen"
 """JSON by session; the remaining arrays have a row a session."""
 
 
@@ -54,19 +54,19 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
         If parts disagree on the model, or do not hold every session once.
     """
     loaded = [_load(path) for path in parts]
-    for name in ALIKE:
+    for name in _ALIKE:
         if len({str(part[name]) for part in loaded}) > 1:
             raise InputError(f"{out}: its parts differ in {name}; delete {parts[0].parent}/{out.stem}.*{out.suffix} and embed again.")
-    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*ALIKE, BY_SESSION)}
+    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*_ALIKE, _BY_SESSION)}
     seen: dict[str, Any] = {}
     for part in loaded:
-        seen |= json.loads(str(part[BY_SESSION]))
+        seen |= json.loads(str(part[_BY_SESSION]))
     places = {key: place for place, key in enumerate(joined["session"].tolist())}
     if len(joined["session"]) != len(keys) or places.keys() != set(keys):
         raise InputError(f"{out}: its parts do not hold every session of the store once; delete them and embed again.")
     order = [places[key] for key in keys]
     arrays: dict[str, Any] = {name: joined[name][order] if name in joined else loaded[0][name] for name in loaded[0]}
-    arrays[BY_SESSION] = json.dumps({key: seen[key] for key in keys if key in seen})
+    arrays[_BY_SESSION] = json.dumps({key: seen[key] for key in keys if key in seen})
     write_atomic(out, lambda temporary: np.savez(temporary, **arrays))
     for path in parts:
         path.unlink()
@@ -75,6 +75,6 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
 def _load(path: Path) -> dict[str, Any]:
     try:
         with np.load(path) as file:
-            return {name: file[name] for name in dict.fromkeys((*file.files, BY_SESSION))}
+            return {name: file[name] for name in dict.fromkeys((*file.files, _BY_SESSION))}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it and embed again.") from error

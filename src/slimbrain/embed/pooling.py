@@ -11,7 +11,7 @@ from torch import Tensor
 from slimbrain.errors import InputError
 from slimbrain.models.hiera import Tokens
 
-ADJACENT = 1.5
+_ADJACENT = 1.5
 """Steps follow each other where the time between them is at most this much longer than the shortest in the clip."""
 
 
@@ -71,7 +71,7 @@ def _moments(values: Tensor, seconds: Tensor) -> Tensor:
     by_step = _by_step(values, seconds)
     moving = by_step - by_step.mean(0)
     gap = seconds.unique_consecutive().diff()
-    follows = gap <= ADJACENT * gap.min() if len(gap) else gap.bool()
+    follows = gap <= _ADJACENT * gap.min() if len(gap) else gap.bool()
     early, late = moving[:-1][follows], moving[1:][follows]
     power = (early.square() + late.square()).sum((0, 1)) / 2
     persistence = (early * late).sum((0, 1)) / power.clamp_min(torch.finfo(power.dtype).tiny)

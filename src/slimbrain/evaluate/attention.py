@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import ATTENTION, INNER_SPLITS, Fitted, Problem, Split, inner_splits, summed_loss
+from slimbrain.evaluate.probe import ATTENTION, INNER_SPLITS, Fitted, PredictionProblem, Split, inner_splits, summed_loss
 from slimbrain.evaluate.stats import Floats, Ints
 
-EPOCHS, PATIENCE, BATCH = 60, 10, 16
-LEARNING_RATE, WEIGHT_DECAY = 1e-2, 0.01
-UNSTOPPED_EPOCHS = 10
+EPOCHS, _PATIENCE, _BATCH = 60, 10, 16
+_LEARNING_RATE, _WEIGHT_DECAY = 1e-2, 0.01
+_UNSTOPPED_EPOCHS = 10
 """Epochs where the training subjects are too few to hold some out."""
 
-SMALLEST_SPREAD = 1e-6
+_SMALLEST_SPREAD = 1e-6
 """A feature whose deviation is below this is constant but for rounding, and must not be blown up to noise."""
 
 
@@ -82,7 +82,7 @@ class AttentionProbe:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def fit_predict(self, problem: Problem, split: Split, seed: int) -> Fitted:
+    def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Train a reader for each inner split and average what they say of the test rows.
 
         Without validation rows in the split there are three inner ones, so that every training subject teaches two of three readers.
@@ -95,29 +95,29 @@ class AttentionProbe:
             losses, counts = losses + loss, counts + len(held)
         return Fitted(np.mean(said, axis=0), problem.scaling(split.train)[1], losses / counts if counts else math.inf)
 
-    def _train(self, problem: Problem, fit: Ints, held: Ints, seed: int) -> tuple[AttentionReader, float]:
+    def _train(self, problem: PredictionProblem, fit: Ints, held: Ints, seed: int) -> tuple[AttentionReader, float]:
         """The reader at the epoch that was best on the held-out rows, and its summed loss there."""
         reader, order = self._reader(problem, fit), np.random.default_rng(seed)
-        optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(reader.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
         centre, scale = problem.scaling(fit)
         y = (problem.target - centre) / scale
         best, best_loss, best_epoch = deepcopy(reader.state_dict()), self._loss(reader, problem, held, y), 0
-        for epoch in range(1, 1 + (EPOCHS if len(held) else UNSTOPPED_EPOCHS)):
+        for epoch in range(1, 1 + (EPOCHS if len(held) else _UNSTOPPED_EPOCHS)):
             rows = order.permutation(fit)
-            for start in range(0, len(rows), BATCH):
-                batch = rows[start : start + BATCH]
+            for start in range(0, len(rows), _BATCH):
+                batch = rows[start : start + _BATCH]
                 optimizer.zero_grad(set_to_none=True)
                 task_loss(reader(*self._padded(batch)), torch.from_numpy(y[batch]), problem).backward()
                 optimizer.step()
             loss = self._loss(reader, problem, held, y)
             if loss < best_loss or not len(held):
                 best, best_loss, best_epoch = deepcopy(reader.state_dict()), loss, epoch
-            if epoch - best_epoch >= PATIENCE:
+            if epoch - best_epoch >= _PATIENCE:
                 break
         reader.load_state_dict(best)
         return reader, best_loss
 
-    def _reader(self, problem: Problem, rows: Ints) -> AttentionReader:
+    def _reader(self, problem: PredictionProblem, rows: Ints) -> AttentionReader:
         """A fresh reader that knows the training tokens' mean and spread, and starts at the prior."""
         totals = [(values.double().sum(0), values.double().square().sum(0)) for values in (self.tokens[row] for row in rows)]
         count = sum(len(self.tokens[row]) for row in rows)
@@ -129,13 +129,13 @@ class AttentionProbe:
         return reader
 
     @torch.no_grad()
-    def _loss(self, reader: AttentionReader, problem: Problem, rows: Ints, y: Floats) -> float:
+    def _loss(self, reader: AttentionReader, problem: PredictionProblem, rows: Ints, y: Floats) -> float:
         return summed_loss(self._predict(reader, problem, rows), y[rows], problem.kind)
 
     @torch.no_grad()
-    def _predict(self, reader: AttentionReader, problem: Problem, rows: Ints) -> Floats:
+    def _predict(self, reader: AttentionReader, problem: PredictionProblem, rows: Ints) -> Floats:
         """(rows, K) probabilities, or standardised values."""
-        parts = [reader(*self._padded(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH)]
+        parts = [reader(*self._padded(rows[start : start + _BATCH])) for start in range(0, len(rows), _BATCH)]
         return as_scores(torch.cat(parts) if parts else torch.zeros(0, problem.n_outputs), problem.classes)
 
     def _padded(self, rows: Ints) -> tuple[Tensor, Tensor]:
@@ -147,10 +147,10 @@ class AttentionProbe:
 
 def usable_spread(spread: Tensor) -> Tensor:
     """The deviations to divide by: 1 for features that are constant but for rounding."""
-    return torch.where(spread < SMALLEST_SPREAD, 1.0, spread)
+    return torch.where(spread < _SMALLEST_SPREAD, 1.0, spread)
 
 
-def start_at_prior(layer: nn.Linear, problem: Problem, rows: Ints) -> None:
+def start_at_prior(layer: nn.Linear, problem: PredictionProblem, rows: Ints) -> None:
     """Let a last layer say what is known without looking: the training rows' share of each class, or their mean."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -162,7 +162,7 @@ def start_at_prior(layer: nn.Linear, problem: Problem, rows: Ints) -> None:
             layer.bias.copy_(torch.from_numpy(np.log(share)))
 
 
-def task_loss(said: Tensor, y: Tensor, problem: Problem) -> Tensor:
+def task_loss(said: Tensor, y: Tensor, problem: PredictionProblem) -> Tensor:
     """Mean cross-entropy of logits (B, K), or squared error of values (B, 1), against y (B,)."""
     if problem.kind == "regression":
         return functional.mse_loss(said[:, 0], y.to(said.dtype))

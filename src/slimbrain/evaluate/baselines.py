@@ -25,22 +25,22 @@ from slimbrain.governance.fingerprint import standardised
 from slimbrain.progress import track
 from slimbrain.store import Store
 
-NUMERIC_CONFOUNDS = ("age", "fd_mean")
-CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
+_NUMERIC_CONFOUNDS = ("age", "fd_mean")
+_CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
 
 CONNECTIVITY = "connectivity"
-GEOMETRIC_MEAN_STEPS = 50
-GEOMETRIC_MEAN_STEP, GEOMETRIC_MEAN_STEP_BOUNDS = 0.7, (0.1, 1.5)
+_GEOMETRIC_MEAN_STEPS = 50
+_GEOMETRIC_MEAN_STEP, _GEOMETRIC_MEAN_STEP_BOUNDS = 0.7, (0.1, 1.5)
 """First step of the descent, and bounds of the others: the cost curves upward faster than a parabola of curvature 1 where matrices are
 spread, so the usual step of 1 overshoots (12 iterations against 4 on 94 real sessions of 122 channels)."""
-GEOMETRIC_MEAN_TOLERANCE = 1e-3
+_GEOMETRIC_MEAN_TOLERANCE = 1e-3
 """Root mean square of the log-eigenvalues by which the mean may be off: a tenth of a percent, far under sampling error."""
-EIGENVALUE_FLOOR = 1e-10
-POPULATION_WEIGHT = 0.5
+_EIGENVALUE_FLOOR = 1e-10
+_POPULATION_WEIGHT = 0.5
 """Weight of the training subjects' mean correlation; from 0.3 to 0.9 as good as each other on halves of rpn122 (docs/embedding.md)."""
-POPULATION_RIDGE = 1e-3
+_POPULATION_RIDGE = 1e-3
 """Weight of the identity in that mean, whose average eigenvalue is 1."""
-DOUBLE_ROUNDING = 1e-12
+_DOUBLE_ROUNDING = 1e-12
 """A channel whose deviation is under this share of its largest value is constant."""
 
 
@@ -88,7 +88,7 @@ def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
     if len(widths) > 1:
         raise InputError(f"Sessions have {min(widths)} to {max(widths)} channels; connectivity needs one parcellation for all.")
     measure = ConnectivityMeasure(LedoitWolf(store_precision=False), kind="covariance", standardize=False)
-    scaled = [standardised(values, nothing=0, rounding=DOUBLE_ROUNDING) for values in series]
+    scaled = [standardised(values, nothing=0, rounding=_DOUBLE_ROUNDING) for values in series]
     covariances = np.asarray(measure.fit_transform(scaled))
     correlation = np.stack([cov_to_corr(matrix) for matrix in covariances])
     partial = np.stack([prec_to_partial(inverse) for inverse in np.linalg.inv(covariances)])
@@ -134,9 +134,9 @@ def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) ->
     table = [{name.lower(): value.strip() for name, value in row.items()} for row in rows]
     left_out = {name.lower() for name in exclude}
     columns: dict[str, list[float]] = {}
-    for name in NUMERIC_CONFOUNDS:
+    for name in _NUMERIC_CONFOUNDS:
         columns[name] = [_number(row.get(name, "")) for row in table]
-    for name in CATEGORICAL_CONFOUNDS:
+    for name in _CATEGORICAL_CONFOUNDS:
         cells = [row.get(name, "") for row in table]
         for level in sorted({cell for cell in cells if not is_missing(cell)}):
             columns[f"{name}={level}"] = [float("nan") if is_missing(cell) else float(cell == level) for cell in cells]
@@ -175,21 +175,21 @@ class TangentSpace(TransformerMixin, BaseEstimator):
         return _tangent_vectors(_log(self.whitening_ @ np.asarray(X, dtype=np.float64) @ self.whitening_))
 
 
-def geometric_mean(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE) -> Floats:
+def geometric_mean(matrices: Floats, tolerance: float = _GEOMETRIC_MEAN_TOLERANCE) -> Floats:
     """Fréchet mean of (N, C, C) positive definite matrices under the affine-invariant metric."""
     whitening, _ = _whitened_logs(matrices, tolerance)
     return _map_eigenvalues(whitening, lambda values: values**-2.0)
 
 
-def _whitened_logs(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE) -> tuple[Floats, Floats]:
+def _whitened_logs(matrices: Floats, tolerance: float = _GEOMETRIC_MEAN_TOLERANCE) -> tuple[Floats, Floats]:
     """(C, C) inverse root of the geometric mean, and (N, C, C) logarithms of the matrices that it whitens.
 
     Gradient descent (Pennec, Fillard and Ayache 2006) from the log-Euclidean mean, which is close. After the first step, its length is
     that of the curvature seen between the last two gradients (Barzilai and Borwein 1988), which saves one iteration of four.
     """
     mean = _map_eigenvalues(_log(matrices).mean(axis=0), np.exp)
-    step, last = GEOMETRIC_MEAN_STEP, np.zeros_like(mean)
-    for iteration in range(GEOMETRIC_MEAN_STEPS):
+    step, last = _GEOMETRIC_MEAN_STEP, np.zeros_like(mean)
+    for iteration in range(_GEOMETRIC_MEAN_STEPS):
         whitening = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
         logs = _log(whitening @ matrices @ whitening)
         gradient = logs.mean(axis=0)
@@ -197,7 +197,7 @@ def _whitened_logs(matrices: Floats, tolerance: float = GEOMETRIC_MEAN_TOLERANCE
             break
         if iteration:
             change = last - gradient
-            step = float(np.clip(step * (last * change).sum() / (change**2).sum(), *GEOMETRIC_MEAN_STEP_BOUNDS))
+            step = float(np.clip(step * (last * change).sum() / (change**2).sum(), *_GEOMETRIC_MEAN_STEP_BOUNDS))
         last, root = gradient, _map_eigenvalues(mean, np.sqrt)
         mean = root @ _map_eigenvalues(step * gradient, np.exp) @ root
         mean = (mean + mean.T) / 2
@@ -212,7 +212,7 @@ def _tangent_vectors(logs: Floats) -> Floats:
 
 
 def _log(matrices: Floats) -> Floats:
-    return _map_eigenvalues(matrices, lambda values: np.log(np.maximum(values, EIGENVALUE_FLOOR)))
+    return _map_eigenvalues(matrices, lambda values: np.log(np.maximum(values, _EIGENVALUE_FLOOR)))
 
 
 def _map_eigenvalues(matrices: Floats, function: Callable[[Floats], Floats]) -> Floats:
@@ -235,14 +235,14 @@ class PopulationTangent(TransformerMixin, BaseEstimator):
     weight : of the training subjects' mean, over 0 to 1.
     """
 
-    def __init__(self, weight: float = POPULATION_WEIGHT) -> None:
+    def __init__(self, weight: float = _POPULATION_WEIGHT) -> None:
         self.weight = weight
 
     def fit(self, X: Floats, y: object = None) -> PopulationTangent:
         """Learn the mean of X (N, C, C), positive semidefinite, and place the tangent there."""
         mean = np.asarray(X, dtype=np.float64).mean(axis=0)
         # A few short series leave even their mean singular.
-        self.mean_ = (1 - POPULATION_RIDGE) * mean + POPULATION_RIDGE * np.eye(len(mean))
+        self.mean_ = (1 - _POPULATION_RIDGE) * mean + _POPULATION_RIDGE * np.eye(len(mean))
         self.tangent_ = TangentSpace()
         self.tangent_.whitening_ = _map_eigenvalues(self.mean_, lambda values: 1 / np.sqrt(values))
         return self

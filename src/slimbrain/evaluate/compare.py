@@ -39,14 +39,14 @@ OUR_METHODS = frozenset({PROBE, ATTENTION, FINETUNE, IDENTIFY})
 """How trained models are read; a row that has another method is a baseline."""
 
 
-SHOWN_DIGITS = 12
+_SHOWN_DIGITS = 12
 """Of a SHA-256, in the table; the result file has all of it."""
 
-Contender = TypeVar("Contender", bound=Predictor)
+_Contender = TypeVar("_Contender", bound=Predictor)
 
 
 @dataclass(frozen=True)
-class Entry:
+class _MethodScores:
     """One predictor after cross-validation."""
 
     model: str
@@ -128,7 +128,7 @@ def _identified(
     guess = FeatureSet("chance", "everybody alike", majority(len(pairing.flat)).data)
     known = [features for features in store_baselines(store, pairing.flat, seen, listened=listened) if features.model != "majority"]
     mine, theirs = (
-        [Entry(part.model, part.method, identify(part, pairing)) for part in side] for side in (ours, [*untrained, *known, guess])
+        [_MethodScores(part.model, part.method, identify(part, pairing)) for part in side] for side in (ours, [*untrained, *known, guess])
     )
     excluded = dict(target.excluded)
     if pairing.left_out:
@@ -165,7 +165,7 @@ def compare(
 
 
 def _result(
-    task: Task, mine: Sequence[Entry], theirs: Sequence[Entry], metric: str, n_resamples: int, facts: Mapping[str, Any]
+    task: Task, mine: Sequence[_MethodScores], theirs: Sequence[_MethodScores], metric: str, n_resamples: int, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     best = max(theirs, key=lambda entry: _goodness(entry.predictions, metric))
     interval = bootstrap(best.predictions, metric, n_resamples)
@@ -191,11 +191,11 @@ def _result(
     }
 
 
-def _gap(entry: Entry, best: Entry, metric: str, n_resamples: int) -> Interval:
+def _gap(entry: _MethodScores, best: _MethodScores, metric: str, n_resamples: int) -> Interval:
     return bootstrap_difference(entry.predictions, best.predictions, metric, n_resamples)
 
 
-def _divided(contenders: Sequence[Contender]) -> tuple[list[Contender], list[Contender]]:
+def _divided(contenders: Sequence[_Contender]) -> tuple[list[_Contender], list[_Contender]]:
     """Trained models, and the untrained ones, which are baselines."""
     _require_trained([entry.model for entry in contenders])
     ours = [entry for entry in contenders if entry.model != UNTRAINED]
@@ -260,7 +260,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             f"tuned on {record['tuned_on']}, fitted on {record['fitted_on']}."
         )
     if models := result.get("models"):
-        weights = "; ".join(f"{model['name']} {model['weights_sha256'][:SHOWN_DIGITS]}" for model in models)
+        weights = "; ".join(f"{model['name']} {model['weights_sha256'][:_SHOWN_DIGITS]}" for model in models)
         lines.append(f"Weights (SHA-256): {weights}.")
     return lines
 
@@ -295,7 +295,7 @@ def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequenc
     return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
-def _entries(predictors: Sequence[Predictor], target: Target, task: Task, threads: int = 1) -> list[Entry]:
+def _entries(predictors: Sequence[Predictor], target: Target, task: Task, threads: int = 1) -> list[_MethodScores]:
     """One each, in order; those that take long come first, since each shows its own progress and a terminal has one bar at a time.
 
     Linear models take turns on `threads` threads: most of their time goes into decompositions, which let other threads run.
@@ -314,21 +314,21 @@ def _entries(predictors: Sequence[Predictor], target: Target, task: Task, thread
     return [done[id(predictor)] for predictor in predictors]
 
 
-def _entry(predictor: Predictor, target: Target, task: Task) -> Entry:
+def _entry(predictor: Predictor, target: Target, task: Task) -> _MethodScores:
     if target.kind == "identification":
         raise InputError(f"{task.name}: is identification, which no probe does; use --method identify.")
     predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata, target.groups)
-    return Entry(predictor.model, predictor.method, predictions)
+    return _MethodScores(predictor.model, predictor.method, predictions)
 
 
-def _with_best_connectivity(entries: Sequence[Entry]) -> list[Entry]:
+def _with_best_connectivity(entries: Sequence[_MethodScores]) -> list[_MethodScores]:
     """Add, for each set of frames, the connectivity whose inner loss was least in each fold."""
     by_frames: dict[str, list[OutOfFold]] = {}
     for entry in entries:
         if entry.model == CONNECTIVITY:
             by_frames.setdefault(entry.method.rpartition(", ")[2], []).append(entry.predictions)
     best = [(f"best of {len(kinds)} chosen inside, {frames}", choose_inside(kinds)) for frames, kinds in by_frames.items()]
-    return [*entries, *(Entry(CONNECTIVITY, method, predictions) for method, predictions in best)]
+    return [*entries, *(_MethodScores(CONNECTIVITY, method, predictions) for method, predictions in best)]
 
 
 def _goodness(predictions: OutOfFold, metric: str) -> float:
@@ -338,7 +338,7 @@ def _goodness(predictions: OutOfFold, metric: str) -> float:
     return -value if metric in LOWER_IS_BETTER else value
 
 
-def _rows(entry: Entry, primary: str, n_resamples: int) -> list[dict[str, Any]]:
+def _rows(entry: _MethodScores, primary: str, n_resamples: int) -> list[dict[str, Any]]:
     """One row a metric, the primary one first."""
     metrics = sorted(entry.predictions.metrics, key=lambda name: name != primary)
     rows = []

@@ -27,7 +27,7 @@ from slimbrain.disk.atomic import write_atomic
 from slimbrain.embed.pooling import pool_tokens
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import as_scores, start_at_prior, task_loss, usable_spread
-from slimbrain.evaluate.probe import FINETUNE, Fitted, Problem, Split, inner_splits, summed_loss
+from slimbrain.evaluate.probe import FINETUNE, Fitted, PredictionProblem, Split, inner_splits, summed_loss
 from slimbrain.evaluate.stats import Floats, Ints
 from slimbrain.governance.provenance import Person, people_in, remember_beside
 from slimbrain.models.hiera import Hiera
@@ -128,7 +128,7 @@ class FineTuning:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def fit_predict(self, problem: Problem, split: Split, seed: int) -> Fitted:
+    def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Tune until the held-out subjects (one of three inner parts where the split has none) are predicted no better."""
         path = self.folder / f"{self._fingerprint(problem, split, seed)}.npz" if self.folder else None
         if path and path.exists():
@@ -150,12 +150,12 @@ class FineTuning:
     def _people(self) -> list[Person]:
         return people_in(self.store, [self.store.session(key) for key in self.keys])
 
-    def tune_on_all(self, problem: Problem, seed: int) -> tuple[TunedEncoder, tuple[float, float]]:
+    def tune_on_all(self, problem: PredictionProblem, seed: int) -> tuple[TunedEncoder, tuple[float, float]]:
         """The encoder tuned as in a fold whose training subjects are all, and the scaling of the target that it learnt."""
         fit, held = self._parts(problem, self._everybody(), seed)
         return self.tune(problem, fit, held, seed)[0], problem.scaling(fit)
 
-    def fingerprint_of_all(self, problem: Problem, seed: int) -> str:
+    def fingerprint_of_all(self, problem: PredictionProblem, seed: int) -> str:
         """Of everything that decides what `tune_on_all` gives."""
         return self._fingerprint(problem, self._everybody(), seed)
 
@@ -163,12 +163,12 @@ class FineTuning:
         rows = np.arange(len(self.keys))
         return Split(rows, rows[:0], rows[:0])
 
-    def _parts(self, problem: Problem, split: Split, seed: int) -> tuple[Ints, Ints]:
+    def _parts(self, problem: PredictionProblem, split: Split, seed: int) -> tuple[Ints, Ints]:
         """Rows to fit and rows to stop by; none of the latter where the training subjects are too few to be divided."""
         inner = inner_splits(problem, split, seed)
         return inner[0] if inner else (split.train, split.train[:0])
 
-    def tune(self, problem: Problem, fit: Ints, held: Ints, seed: int) -> tuple[TunedEncoder, float]:
+    def tune(self, problem: PredictionProblem, fit: Ints, held: Ints, seed: int) -> tuple[TunedEncoder, float]:
         """The encoder at the epoch that was best on the held-out rows (the last, where there are none), and its summed loss there."""
         torch.manual_seed(seed)
         tuned = self._begin(problem, fit)
@@ -197,17 +197,17 @@ class FineTuning:
         return tuned, best_loss
 
     @torch.no_grad()
-    def _begin(self, problem: Problem, fit: Ints) -> TunedEncoder:
+    def _begin(self, problem: PredictionProblem, fit: Ints) -> TunedEncoder:
         tuned = TunedEncoder(self.encoder, problem.n_outputs).to(self.device)
         tuned.begin(torch.cat([tuned.pooled([self._scored(row)]) for row in fit]))
         start_at_prior(tuned.head, problem, fit)
         return tuned
 
-    def _loss(self, tuned: TunedEncoder, problem: Problem, rows: Ints, y: Floats) -> float:
+    def _loss(self, tuned: TunedEncoder, problem: PredictionProblem, rows: Ints, y: Floats) -> float:
         return summed_loss(self._predict(tuned, problem, rows), y[rows], problem.kind)
 
     @torch.no_grad()
-    def _predict(self, tuned: TunedEncoder, problem: Problem, rows: Ints) -> Floats:
+    def _predict(self, tuned: TunedEncoder, problem: PredictionProblem, rows: Ints) -> Floats:
         """(rows, K) probabilities, or standardised values, each from all scored windows of the session together."""
         said = [tuned([self._scored(row)]) for row in rows]
         return as_scores(torch.cat(said) if said else torch.zeros(0, problem.n_outputs), problem.classes)
@@ -222,7 +222,7 @@ class FineTuning:
     def _clip(self, row: int, windows: Sequence[int] | Ints) -> Clip:
         return read_clip(self.store, self.store.session(self.keys[row]), windows, self.frames)
 
-    def _fingerprint(self, problem: Problem, split: Split, seed: int) -> str:
+    def _fingerprint(self, problem: PredictionProblem, split: Split, seed: int) -> str:
         """Of everything that decides what a fold gives, but for the voxels, whose sessions are named."""
         digest = hashlib.sha256()
         for name, value in self.encoder.state_dict().items():

@@ -20,7 +20,7 @@ from slimbrain.evaluate.probe import FeatureSet
 from slimbrain.evaluate.stats import Floats, OutOfFold
 from slimbrain.store import SessionInfo, Store
 
-SMALLEST_PEOPLE = 3
+_SMALLEST_PEOPLE = 3
 """With two subjects in the gallery, demeaning makes their vectors opposite: chance could look like skill."""
 
 
@@ -62,28 +62,28 @@ def pair_sessions(store: Store, occasions: Sequence[str] = (), keys: Sequence[st
     Raises
     ------
     InputError
-        If an occasion is not in the store, or fewer than `SMALLEST_PEOPLE` subjects have both.
+        If an occasion is not in the store, or fewer than `_SMALLEST_PEOPLE` subjects have both.
     """
     found: Mapping[str, dict[str, str]] = defaultdict(dict)
     sessions = store.sessions if keys is None else [store.session(key) for key in keys]
     for info in sessions:
-        found[occasion(info)].setdefault(info.subject, info.key)
+        found[_occasion(info)].setdefault(info.subject, info.key)
     if unknown := [name for name in occasions if name not in found]:
         raise InputError(f"{store.root}: has no sessions called {unknown[0]}; there are {', '.join(sorted(found))}.")
     candidates = [(occasions[0], occasions[1])] if occasions else list(combinations(sorted(found), 2))
     shared = {pair: sorted(found[pair[0]].keys() & found[pair[1]].keys()) for pair in candidates}
     best = max(shared, key=lambda pair: len(shared[pair]), default=("", ""))
     subjects = shared.get(best, [])
-    if len(subjects) < SMALLEST_PEOPLE or best[0] == best[1]:
+    if len(subjects) < _SMALLEST_PEOPLE or best[0] == best[1]:
         raise InputError(
             f"{store.root}: {len(subjects)} subjects have two different sessions to tell them by; "
-            f"identification needs {SMALLEST_PEOPLE} with the same two."
+            f"identification needs {_SMALLEST_PEOPLE} with the same two."
         )
     pairs = tuple((found[best[0]][subject], found[best[1]][subject]) for subject in subjects)
     return Pairing(best, tuple(subjects), pairs, len(sessions) - 2 * len(subjects))
 
 
-def occasion(info: SessionInfo) -> str:
+def _occasion(info: SessionInfo) -> str:
     """What a session is called apart from whose it is: `ses-1_task-rest_run-2`, say."""
     return "_".join(part for part in info.key.split("_") if part.partition("-")[0] in ("ses", "task", "run"))
 

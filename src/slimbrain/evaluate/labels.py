@@ -21,19 +21,19 @@ Labelled = str | float | LeftOut
 Label = Callable[[Sequence[Row], SessionInfo], Labelled]
 """From the lines about a participant and the session to its label."""
 
-CHILD_UNTIL, ADOLESCENT_UNTIL = 12, 18
+_CHILD_UNTIL, _ADOLESCENT_UNTIL = 12, 18
 """Completed years with which childhood and adolescence end in MEDLINE's age groups."""
 
-VISIT = re.compile(r"(?:ses-)?m(?P<month>\d{1,3})", re.IGNORECASE)
-BASELINE = re.compile(r"(?:ses-)?(?:bl|baseline|sc|screening)", re.IGNORECASE)
-RUN_NUMBER = re.compile(r"\d+")
+_VISIT = re.compile(r"(?:ses-)?m(?P<month>\d{1,3})", re.IGNORECASE)
+_BASELINE = re.compile(r"(?:ses-)?(?:bl|baseline|sc|screening)", re.IGNORECASE)
+_RUN_NUMBER = re.compile(r"\d+")
 
-PPMI_CLASSES = {"parkinson's disease": "PD", "healthy control": "HC", "healthy controls": "HC"}
-PPMI_STAYED = frozenset({"enrolled", "withdrew", "complete", ""})
+_PPMI_CLASSES = {"parkinson's disease": "PD", "healthy control": "HC", "healthy controls": "HC"}
+_PPMI_STAYED = frozenset({"enrolled", "withdrew", "complete", ""})
 """Statuses of those who completed a visit; the others never were in the study."""
 
-ADHD200_CLASSES = {0: "control", 1: "ADHD", 2: "ADHD", 3: "ADHD"}
-ABIDE_CLASSES = {1: "autism", 2: "control"}
+_ADHD200_CLASSES = {0: "control", 1: "ADHD", 2: "ADHD", 3: "ADHD"}
+_ABIDE_CLASSES = {1: "autism", 2: "control"}
 
 
 def hcp_sex(rows: Sequence[Row], session: SessionInfo) -> Labelled:
@@ -63,9 +63,9 @@ def adni_mci(rows: Sequence[Row], session: SessionInfo) -> Labelled:
 
 def visit_month(text: str) -> int | None:
     """Months since baseline of a visit code (`bl`, `m06`, `ses-M012`); None if it is none."""
-    if BASELINE.fullmatch(text):
+    if _BASELINE.fullmatch(text):
         return 0
-    found = VISIT.fullmatch(text)
+    found = _VISIT.fullmatch(text)
     return int(found["month"]) if found else None
 
 
@@ -73,23 +73,23 @@ def adhd200_diagnosis(rows: Sequence[Row], session: SessionInfo) -> Labelled:
     """`DX`: 0 is control; 1, 2 and 3 are the types of ADHD, taken together. Runs that quality control marks 0 are left out."""
     if any(_questionable(row, session) for row in rows):
         return LeftOut("questionable in quality control (QC_Rest)")
-    return _coded(rows, "DX", ADHD200_CLASSES, "diagnosis withheld or missing")
+    return _coded(rows, "DX", _ADHD200_CLASSES, "diagnosis withheld or missing")
 
 
 def ppmi_diagnosis(rows: Sequence[Row], session: SessionInfo) -> Labelled:
     """`COHORT_DEFINITION`: Parkinson's disease or healthy control; `ENROLL_STATUS` must be one with visits."""
     statuses = {cell(row, "ENROLL_STATUS").casefold() for row in rows}
-    if not statuses <= PPMI_STAYED:
-        return LeftOut(f"status is {', '.join(sorted(statuses - PPMI_STAYED))}")
+    if not statuses <= _PPMI_STAYED:
+        return LeftOut(f"status is {', '.join(sorted(statuses - _PPMI_STAYED))}")
     value = _same(rows, "COHORT_DEFINITION")
     if isinstance(value, LeftOut):
         return value
-    return PPMI_CLASSES.get(value.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").casefold()) or LeftOut(f"cohort is {value}")
+    return _PPMI_CLASSES.get(value.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").casefold()) or LeftOut(f"cohort is {value}")
 
 
 def abide_diagnosis(rows: Sequence[Row], session: SessionInfo) -> Labelled:
     """`DX_GROUP`: 1 is autism, 2 is control."""
-    return _coded(rows, "DX_GROUP", ABIDE_CLASSES, "DX_GROUP missing")
+    return _coded(rows, "DX_GROUP", _ABIDE_CLASSES, "DX_GROUP missing")
 
 
 def abide_age(rows: Sequence[Row], session: SessionInfo) -> Labelled:
@@ -110,7 +110,7 @@ def abide_age_class(rows: Sequence[Row], session: SessionInfo) -> Labelled:
     if not isinstance(age, float):
         return age
     years = int(age)
-    return "child" if years <= CHILD_UNTIL else "adolescent" if years <= ADOLESCENT_UNTIL else "adult"
+    return "child" if years <= _CHILD_UNTIL else "adolescent" if years <= _ADOLESCENT_UNTIL else "adult"
 
 
 def _same(rows: Sequence[Row], column: str) -> str | LeftOut:
@@ -131,5 +131,5 @@ def _coded(rows: Sequence[Row], column: str, classes: Mapping[int, str], otherwi
 
 def _questionable(row: Row, session: SessionInfo) -> bool:
     """Whether a QC column of the run says 0; the site with two visits counts them by S1, S2."""
-    run, visit = (found[0] if (found := RUN_NUMBER.search(text)) else "1" for text in (session.run, session.session))
+    run, visit = (found[0] if (found := _RUN_NUMBER.search(text)) else "1" for text in (session.run, session.session))
     return any(number(row, name) == 0 for name in (f"QC_Rest_{int(run)}", f"QC_S{int(visit)}_Rest_{int(run)}"))

@@ -18,14 +18,14 @@ from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.store import Store
 from slimbrain.store.write import DATA_SHA256
 
-DUPLICATE_CORRELATION = 0.999
+_DUPLICATE_CORRELATION = 0.999
 """Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""
 
-CANDIDATE_LIKENESS = 0.8
+_CANDIDATE_LIKENESS = 0.8
 """Cosine of two sketches over which the series themselves are compared: of 258 recordings a copy at 0.999 has at least 0.995, two others at
 most 0.51 (`governance.fingerprint`)."""
 
-Pair = tuple[str, str, str]
+_Pair = tuple[str, str, str]
 """Two session keys and what shows that they are one recording."""
 
 
@@ -97,8 +97,8 @@ def require_no_duplicates(store: Store, target: Target, listened: ChannelSeries 
     )
 
 
-def duplicates(store: Store, keys: Sequence[str], listened: ChannelSeries | None = None) -> list[Pair]:
-    """Pairs of sessions with the same data file, or whose channel series correlate above `DUPLICATE_CORRELATION`.
+def duplicates(store: Store, keys: Sequence[str], listened: ChannelSeries | None = None) -> list[_Pair]:
+    """Pairs of sessions with the same data file, or whose channel series correlate above `_DUPLICATE_CORRELATION`.
 
     Every series is read once and kept as a sketch of a few numbers; only pairs of like sketches are compared in full, over the frames
     that both have. A copy that starts at another frame, or was cleaned in another way, is not found.
@@ -114,7 +114,7 @@ def duplicates(store: Store, keys: Sequence[str], listened: ChannelSeries | None
     sketches = np.stack([listened[key].sketch for key in keys]) if keys else np.zeros((0, 1))
     for row, column in _like(sketches):
         pair = keys[row], keys[column]
-        if pair not in found and (r := correlation(store.coarse(pair[0]), store.coarse(pair[1]))) > DUPLICATE_CORRELATION:
+        if pair not in found and (r := correlation(store.coarse(pair[0]), store.coarse(pair[1]))) > _DUPLICATE_CORRELATION:
             found[pair] = f"their series correlate at {r:.4f}"
     return [(*pair, evidence) for pair, evidence in found.items()]
 
@@ -173,9 +173,9 @@ def require_apart(target: Target, split: Split) -> None:
 
 
 def _like(sketches: NDArray[np.float64], block: int = 1024) -> Iterator[tuple[int, int]]:
-    """Pairs of rows with a cosine over `CANDIDATE_LIKENESS`, each once."""
+    """Pairs of rows with a cosine over `_CANDIDATE_LIKENESS`, each once."""
     for start in range(0, len(sketches), block):
-        rows, columns = np.nonzero(sketches[start : start + block] @ sketches.T > CANDIDATE_LIKENESS)
+        rows, columns = np.nonzero(sketches[start : start + block] @ sketches.T > _CANDIDATE_LIKENESS)
         for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
             if row < column:
                 yield row, column

@@ -20,16 +20,16 @@ from sklearn.preprocessing import StandardScaler
 
 from slimbrain.evaluate.stats import Floats
 
-SMALLEST_POWER = 1e-12
+_SMALLEST_POWER = 1e-12
 """Share of the largest eigenvalue under which an axis is rounding: centring alone leaves one, which would stretch held-out samples."""
 
-CURVATURE = 0.25
+_CURVATURE = 0.25
 """Of a logistic loss where it knows nothing, per sample and unit of squared coordinate; nowhere is it higher for two classes."""
 
-GRADIENT_TOLERANCE = 1e-7
+_GRADIENT_TOLERANCE = 1e-7
 """In scaled coordinates: probabilities are then right to about 1e-6, at the weakest penalty too."""
-MOST_STEPS = 2000
-REMEMBERED_STEPS = 20
+_MOST_STEPS = 2000
+_REMEMBERED_STEPS = 20
 
 
 def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
@@ -87,7 +87,7 @@ def logistic_weights(x: Floats, y: NDArray[np.int64], strengths: Sequence[float]
     weights, found = np.zeros((len(power), truth.shape[1] if truth.shape[1] > 2 else 1)), []
     for strength in strengths:
         penalty = np.append(np.full(len(power) - 1, 1 / strength), 0.0)
-        scale = 1 / np.sqrt(CURVATURE * power + penalty)[:, None]
+        scale = 1 / np.sqrt(_CURVATURE * power + penalty)[:, None]
         weights = scale * _minimise(design * scale.T, truth, penalty[:, None] * scale**2, weights / scale)
         found.append(weights)
     return found
@@ -104,7 +104,7 @@ def _minimise(design: Floats, truth: Floats, penalty: Floats, start: Floats) -> 
         value = 0.5 * float((penalty * weights**2).sum()) - float((shares * truth).sum())
         return value, (design.T @ slope + penalty * weights).ravel()
 
-    options = {"gtol": GRADIENT_TOLERANCE, "ftol": 0.0, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "maxcor": REMEMBERED_STEPS}
+    options = {"gtol": _GRADIENT_TOLERANCE, "ftol": 0.0, "maxiter": _MOST_STEPS, "maxfun": 2 * _MOST_STEPS, "maxcor": _REMEMBERED_STEPS}
     found: Floats = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options).x
     return found.reshape(start.shape)
 
@@ -120,7 +120,7 @@ def _log_shares(logits: Floats) -> Floats:
 def _spectrum(matrix: Floats) -> tuple[Floats, Floats]:
     """Eigenvalues above rounding, and their vectors, of a symmetric matrix; one of 1 where there are none."""
     values, vectors = np.linalg.eigh(matrix)
-    kept = values > values[-1] * SMALLEST_POWER
+    kept = values > values[-1] * _SMALLEST_POWER
     if not kept.any():
         return np.ones(1), vectors[:, -1:]
     return values[kept], vectors[:, kept]

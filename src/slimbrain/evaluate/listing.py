@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from slimbrain.evaluate.registry import ENTRIES, Entry
+from slimbrain.evaluate.registry import ENTRIES, Benchmark
 
-WIDTH = 118
-HEADINGS = ("task", "label", "file", "columns read", "published", "metrics")
+_WIDTH = 118
+_HEADINGS = ("task", "label", "file", "columns read", "published", "metrics")
 
 
 def as_records() -> list[dict[str, Any]]:
@@ -21,10 +21,10 @@ def as_records() -> list[dict[str, Any]]:
             "label": entry.title,
             "made": entry.made,
             "file": entry.cohort.file if entry.columns else None,
-            "columns": columns_read(entry),
+            "columns": _columns_read(entry),
             "excluded": list(entry.exclusions),
-            "split": split_of(entry),
-            "relatives": {"columns": list(entry.cohort.relatives), "file": entry.cohort.relatives_file} if binds(entry) else None,
+            "split": _split_of(entry),
+            "relatives": {"columns": list(entry.cohort.relatives), "file": entry.cohort.relatives_file} if _binds(entry) else None,
             "seeds": list(entry.seeds),
             "metrics": list(entry.metrics),
             "primary": entry.primary,
@@ -45,12 +45,12 @@ def as_text() -> str:
         lines = [
             f"{entry.name}: {entry.title} ({entry.cohort.title}; {entry.kind})",
             *_line("label", entry.made),
-            *_line("file", f"{entry.cohort.file}, columns {', '.join(columns_read(entry))}" if entry.columns else "none is read"),
+            *_line("file", f"{entry.cohort.file}, columns {', '.join(_columns_read(entry))}" if entry.columns else "none is read"),
             *_line("left out", "; ".join(entry.exclusions)),
-            *_line("split", split_of(entry)),
-            *_line("relatives", relatives_of(entry) if binds(entry) else ""),
+            *_line("split", _split_of(entry)),
+            *_line("relatives", _relatives_of(entry) if _binds(entry) else ""),
             *_line("metrics", f"{', '.join(entry.metrics)}; ranked by {entry.primary}"),
-            *_line("published", published_values(entry)),
+            *_line("published", _published_values(entry)),
             *_line("not said", entry.unsaid),
             *_line("where", entry.cohort.where),
             *_line("terms", entry.cohort.terms),
@@ -66,23 +66,23 @@ def as_markdown() -> str:
             f"`{entry.name}`",
             f"{entry.title} ({entry.kind})",
             f"`{entry.cohort.file}`" if entry.columns else "none",
-            ", ".join(f"`{name}`" for name in columns_read(entry)) or "none",
-            published_values(entry),
+            ", ".join(f"`{name}`" for name in _columns_read(entry)) or "none",
+            _published_values(entry),
             ", ".join(f"**`{name}`**" if name == entry.primary else f"`{name}`" for name in entry.metrics),
         )
         for entry in ENTRIES.values()
     ]
-    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
+    lines = [_HEADINGS, tuple("---" for _ in _HEADINGS), *rows]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return "\n\n".join([table, *map(_section, ENTRIES.values())]) + "\n"
 
 
-def _section(entry: Entry) -> str:
+def _section(entry: Benchmark) -> str:
     facts = {
         "Label": entry.made,
         "Left out, counted by reason": "; ".join(entry.exclusions),
-        "Split": split_of(entry),
-        **({"Relatives": relatives_of(entry)} if binds(entry) else {}),
+        "Split": _split_of(entry),
+        **({"Relatives": _relatives_of(entry)} if _binds(entry) else {}),
         "What the paper does not say": entry.unsaid,
         "Data": f"{entry.cohort.title}: {entry.cohort.where}",
         "Terms": entry.cohort.terms,
@@ -93,7 +93,7 @@ def _section(entry: Entry) -> str:
     return "\n".join([f"### `{entry.name}`", "", *(f"- **{name}**: {text}" for name, text in facts.items())])
 
 
-def columns_read(entry: Entry) -> list[str]:
+def _columns_read(entry: Benchmark) -> list[str]:
     """Columns of the phenotype file: identifiers, those of the label, and what baselines and splits use."""
     if not entry.columns:
         return []
@@ -103,7 +103,7 @@ def columns_read(entry: Entry) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def split_of(entry: Entry) -> str:
+def _split_of(entry: Benchmark) -> str:
     """How participants are divided, in words."""
     if entry.kind == "identification":
         return "none: nothing is trained on the participants"
@@ -111,12 +111,12 @@ def split_of(entry: Entry) -> str:
     return f"70/10/20 by participant, balanced over {balanced}, seeds {', '.join(map(str, entry.seeds))}"
 
 
-def binds(entry: Entry) -> bool:
+def _binds(entry: Benchmark) -> bool:
     """Whether the cohort tells relatives, and splits have to keep them together."""
     return bool(entry.cohort.relatives) and entry.kind != "identification"
 
 
-def relatives_of(entry: Entry) -> str:
+def _relatives_of(entry: Benchmark) -> str:
     """How relatives are kept on one side of every split, in words."""
     cohort = entry.cohort
     return (
@@ -125,10 +125,10 @@ def relatives_of(entry: Entry) -> str:
     )
 
 
-def published_values(entry: Entry) -> str:
+def _published_values(entry: Benchmark) -> str:
     """What the paper reports."""
     return "; ".join(f"{metric} {value:g}" for metric, value in entry.published.items()) or "none"
 
 
 def _line(name: str, text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=f"  {name.ljust(9)}  ", subsequent_indent=" " * 13, break_on_hyphens=False)
+    return textwrap.wrap(text, _WIDTH, initial_indent=f"  {name.ljust(9)}  ", subsequent_indent=" " * 13, break_on_hyphens=False)

@@ -31,11 +31,11 @@ from slimbrain.saliency.choose import choose_windows, window_order
 from slimbrain.store import Store
 from slimbrain.train import pick_device
 
-METHODS = ("probe", "attention", "finetune", "identify")
-POOLING = "moments"
+_METHODS = ("probe", "attention", "finetune", "identify")
+_POOLING = "moments"
 """What a probe reads of stage 2."""
 
-Maker = Callable[[Sequence[str]], Predictor]
+_Maker = Callable[[Sequence[str]], Predictor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Options:
     Attributes
     ----------
     windows, k : as for `embed_store`.
-    methods : some of `METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
+    methods : some of `_METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
         told apart, if empty.
     phenotypes : the benchmark's phenotype files.
     group : as for `get_task`.
@@ -144,7 +144,7 @@ def evaluate_models(
     if wanted.identification:
         vectors = {entry.name: _vectors(store, entry) for entry in contenders}
         return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown, models=named, listened=listened)
-    makers: dict[str, Callable[[_Contender], Maker]] = {
+    makers: dict[str, Callable[[_Contender], _Maker]] = {
         "probe": lambda entry: _probe(store, entry),
         "attention": lambda entry: _attention(store, entry),
         "finetune": lambda entry: _finetune(store, entry, options.tuning),
@@ -164,8 +164,8 @@ def _save(store: Store, task: Task, entry: _Contender, tuning: Tuning, folder: P
 
 def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
     """The methods asked for, each once, or the one that suits the task."""
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise InputError(f"--method {unknown[0]}: there is no such method; choose from {', '.join(METHODS)}.")
+    if unknown := [name for name in methods if name not in _METHODS]:
+        raise InputError(f"--method {unknown[0]}: there is no such method; choose from {', '.join(_METHODS)}.")
     fitting = ("identify",) if task.identification else ("probe", "attention", "finetune")
     for name in methods:
         if name not in fitting:
@@ -214,9 +214,9 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
         made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
         frames = _frames_seen(store, entry)
         other = [key for key in frames if key not in made.seen or not np.array_equal(made.seen[key], frames[key])]
-        if other or made.pooling != POOLING:
+        if other or made.pooling != _POOLING:
             frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
-            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {POOLING}"
+            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {_POOLING}"
             raise InputError(f"{path}: {what}; embed again with the same --windows and --k, or leave --embeddings out.")
         found[entry.name] = made.by_session()
     return [replace(entry, embedded=found.get(entry.name)) for entry in trained]
@@ -229,15 +229,15 @@ def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
     return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
 
 
-def _probe(store: Store, entry: _Contender) -> Maker:
+def _probe(store: Store, entry: _Contender) -> _Maker:
     return lambda keys: embedding_set(entry.name, _vectors(store, entry), keys)
 
 
-def _attention(store: Store, entry: _Contender) -> Maker:
+def _attention(store: Store, entry: _Contender) -> _Maker:
     return lambda keys: AttentionProbe(entry.name, _tokens(store, entry, keys))
 
 
-def _finetune(store: Store, entry: _Contender, tuning: Tuning) -> Maker:
+def _finetune(store: Store, entry: _Contender, tuning: Tuning) -> _Maker:
     return lambda keys: _tuning_of(store, entry, tuning, keys)
 
 

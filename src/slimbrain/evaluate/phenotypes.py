@@ -11,19 +11,19 @@ from pathlib import Path
 
 from slimbrain.errors import InputError
 
-MISSING_WORDS = frozenset({"", "n/a", "na", "nan", "none", "null"})
+_MISSING_WORDS = frozenset({"", "n/a", "na", "nan", "none", "null"})
 """Cells of a phenotype table that say nothing, in lower case."""
 
-MISSING_NUMBERS = frozenset({"-9999", "-999", "-9999.0", "-999.0"})
+_MISSING_NUMBERS = frozenset({"-9999", "-999", "-9999.0", "-999.0"})
 """ABIDE and ADHD-200 write a number where nothing is known."""
 
-ENCODINGS = ("utf-8-sig", "cp1252")
+_ENCODINGS = ("utf-8-sig", "cp1252")
 """Some releases come from Excel on Windows."""
 
-WHOLE_NUMBER = re.compile(r"(\d+)\.0+")
+_WHOLE_NUMBER = re.compile(r"(\d+)\.0+")
 """A number that a spreadsheet or pandas made of an identifier: 50003.0."""
 
-AGE_BAND = re.compile(r"(\d+)-(\d+)")
+_AGE_BAND = re.compile(r"(\d+)-(\d+)")
 
 Row = Mapping[str, str]
 """Cells of one line by `column_key` of their column."""
@@ -86,7 +86,7 @@ class Phenotypes:
 
 def is_missing(cell: str) -> bool:
     """Whether a cell of a phenotype table says nothing."""
-    return cell.strip().lower() in MISSING_WORDS
+    return cell.strip().lower() in _MISSING_WORDS
 
 
 def column_key(name: str) -> str:
@@ -97,7 +97,7 @@ def column_key(name: str) -> str:
 def cell(row: Row, column: str) -> str:
     """What a row says in a column; empty if it says nothing."""
     text = row.get(column_key(column), "").strip()
-    return "" if is_missing(text) or text in MISSING_NUMBERS else text
+    return "" if is_missing(text) or text in _MISSING_NUMBERS else text
 
 
 def number(row: Row, column: str) -> float | None:
@@ -110,14 +110,14 @@ def number(row: Row, column: str) -> float | None:
 
 def age_in_years(text: str) -> str:
     """An age as one number: HCP publishes bands, of which the middle stands for all (`26-30` is 28, `36+` is 36)."""
-    if band := AGE_BAND.fullmatch(text):
+    if band := _AGE_BAND.fullmatch(text):
         return f"{(int(band[1]) + int(band[2])) / 2:g}"
     return text.removesuffix("+")
 
 
 def plain_id(text: str, prefixes: Sequence[str] = ()) -> str:
     """An identifier without what differs between spellings: case, separators, a cohort's prefix, leading zeros, a decimal `.0`."""
-    text = WHOLE_NUMBER.sub(r"\1", text.strip()) if WHOLE_NUMBER.fullmatch(text.strip()) else text
+    text = _WHOLE_NUMBER.sub(r"\1", text.strip()) if _WHOLE_NUMBER.fullmatch(text.strip()) else text
     plain = "".join(character for character in text.casefold() if character.isalnum())
     prefix = next((prefix for prefix in prefixes if plain.startswith(prefix) and plain != prefix), "")
     plain = plain.removeprefix(prefix)
@@ -175,7 +175,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _read(path: Path) -> str:
-    for encoding in ENCODINGS:
+    for encoding in _ENCODINGS:
         try:
             return path.read_text(encoding=encoding)
         except UnicodeDecodeError:

@@ -21,7 +21,7 @@ from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
 Kind = Literal["classification", "regression"]
-Labels = NDArray[Any]
+_Labels = NDArray[Any]
 
 PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
 """How a model is read, for the table."""
@@ -29,7 +29,7 @@ PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-
 STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 """Inverse penalties tried in the inner split: C of the logistic regression, 1/alpha of the ridge. Tangent connectivity is best between
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
-UNTUNED_STRENGTH = 1.0
+_UNTUNED_STRENGTH = 1.0
 INNER_SPLITS = 3
 
 
@@ -64,7 +64,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Problem:
+class PredictionProblem:
     """What is to be predicted of N sessions.
 
     Attributes
@@ -76,9 +76,9 @@ class Problem:
     """
 
     target: Floats
-    subjects: Labels
+    subjects: _Labels
     classes: tuple[str, ...]
-    groups: Labels | None = None
+    groups: _Labels | None = None
 
     @property
     def kind(self) -> Kind:
@@ -138,7 +138,7 @@ class Predictor(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fit_predict(self, problem: Problem, split: Split, seed: int) -> Fitted:
+    def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Learn from `split.train` (and tune on `split.valid`, or inside the former), then predict `split.test`."""
         ...
 
@@ -162,19 +162,19 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.data)
 
-    def fit_predict(self, problem: Problem, split: Split, seed: int) -> Fitted:
+    def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
         return _fit_predict(self, problem, split, seed)
 
 
 def cross_validate(
     features: Predictor,
-    labels: Labels,
-    subjects: Labels,
+    labels: _Labels,
+    subjects: _Labels,
     kind: Kind,
     policy: SplitPolicy = DEFAULT_POLICY,
-    strata: Labels | None = None,
-    groups: Labels | None = None,
+    strata: _Labels | None = None,
+    groups: _Labels | None = None,
 ) -> OutOfFold:
     """Fit and tune on the training subjects of every split, and predict the left-out ones.
 
@@ -215,13 +215,13 @@ def cross_validate(
 
 
 def outer_splits(
-    subjects: Labels,
-    labels: Labels,
+    subjects: _Labels,
+    labels: _Labels,
     kind: Kind,
     policy: SplitPolicy,
     seed: int,
-    strata: Labels | None = None,
-    groups: Labels | None = None,
+    strata: _Labels | None = None,
+    groups: _Labels | None = None,
 ) -> list[Split]:
     """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`; `groups` stay whole.
 
@@ -238,7 +238,7 @@ def outer_splits(
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
 
 
-def fit_linear(data: Floats, problem: Problem, split: Split, seed: int) -> LinearRule:
+def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int) -> LinearRule:
     """The linear model by which a `FeatureSet` predicts the test rows of a split, as one affine map of the features as they are.
 
     Parameters
@@ -270,7 +270,7 @@ def fit_linear(data: Floats, problem: Problem, split: Split, seed: int) -> Linea
     return LinearRule(weight, bias)
 
 
-def inner_splits(problem: Problem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:
+def inner_splits(problem: PredictionProblem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:
     """Rows to learn from and rows to stop by: the split's own validation rows, or the training subjects divided by `INNER_SPLITS`.
 
     Empty where the training subjects are too few to be divided.
@@ -292,7 +292,7 @@ def summed_loss(said: Floats, y: Floats, kind: Kind) -> float:
     return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).sum())
 
 
-def pose(labels: Labels, subjects: Labels, kind: str, groups: Labels | None = None) -> Problem:
+def pose(labels: _Labels, subjects: _Labels, kind: str, groups: _Labels | None = None) -> PredictionProblem:
     """The problem of predicting these labels.
 
     Raises
@@ -301,10 +301,10 @@ def pose(labels: Labels, subjects: Labels, kind: str, groups: Labels | None = No
         If all are the same class.
     """
     classes, target = _encode(labels, "regression" if kind == "regression" else "classification")
-    return Problem(target, subjects, classes, groups)
+    return PredictionProblem(target, subjects, classes, groups)
 
 
-def _check(features: Predictor, labels: Labels, subjects: Labels) -> None:
+def _check(features: Predictor, labels: _Labels, subjects: _Labels) -> None:
     name = f"{features.model} ({features.method})"
     if not len(features) == len(labels) == len(subjects):
         raise InputError(
@@ -314,7 +314,7 @@ def _check(features: Predictor, labels: Labels, subjects: Labels) -> None:
         raise InputError(f"{name}: features hold NaN or infinity; drop those sessions or embed them again.")
 
 
-def _encode(labels: Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
+def _encode(labels: _Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
     """Class names and class numbers, or no names and the values themselves."""
     if kind == "regression":
         return (), np.asarray(labels, dtype=np.float64)
@@ -325,7 +325,7 @@ def _encode(labels: Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
 
 
 def _deal(
-    row_subject: Ints, labels: Labels, kind: Kind, n_parts: int, seed: int, strata: Labels | None, groups: Labels | None = None
+    row_subject: Ints, labels: _Labels, kind: Kind, n_parts: int, seed: int, strata: _Labels | None, groups: _Labels | None = None
 ) -> Ints:
     """(subjects,) the part each subject falls in: sorted by label, then stratum, then chance, and dealt out like cards.
 
@@ -356,7 +356,7 @@ def _deal(
     return part
 
 
-def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int) -> Fitted:
+def _fit_predict(features: FeatureSet, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
     fit_rows, test = features.data[split.train], features.data[split.test]
     valid = features.data[split.valid]
     if features.transform is not None:
@@ -370,7 +370,7 @@ def _fit_predict(features: FeatureSet, problem: Problem, split: Split, seed: int
     return Fitted(scores * scale + centre, scale, loss)
 
 
-def _tuned_strength(fit_rows: Floats, valid: Floats, problem: Problem, split: Split, seed: int) -> tuple[float, float]:
+def _tuned_strength(fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int) -> tuple[float, float]:
     """The inverse penalty that did best on the split's validation rows, or in an inner split, and its mean loss there; inf if untuned."""
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
@@ -380,10 +380,10 @@ def _tuned_strength(fit_rows: Floats, valid: Floats, problem: Problem, split: Sp
     else:
         losses = _inner_losses(fit_rows, y, problem, split.train, seed)
     best = int(losses.argmin())
-    return STRENGTHS[best] if np.isfinite(losses[best]) else UNTUNED_STRENGTH, float(losses[best])
+    return STRENGTHS[best] if np.isfinite(losses[best]) else _UNTUNED_STRENGTH, float(losses[best])
 
 
-def _inner_losses(x: Floats, y: Floats, problem: Problem, rows: Ints, seed: int) -> Floats:
+def _inner_losses(x: Floats, y: Floats, problem: PredictionProblem, rows: Ints, seed: int) -> Floats:
     """(strengths,) mean loss over an inner split by subject; inf where the subjects are too few to split again."""
     try:
         part = _inner_parts(problem, rows, seed)
@@ -397,7 +397,7 @@ def _inner_losses(x: Floats, y: Floats, problem: Problem, rows: Ints, seed: int)
     return total / len(y)
 
 
-def _inner_parts(problem: Problem, rows: Ints, seed: int) -> Ints:
+def _inner_parts(problem: PredictionProblem, rows: Ints, seed: int) -> Ints:
     """(rows,) the part of the inner split that each training row falls in, by subject."""
     _, row_subject = np.unique(problem.subjects[rows], return_inverse=True)
     groups = None if problem.groups is None else problem.groups[rows]

@@ -21,15 +21,15 @@ from slimbrain.evaluate.stats import IDENTIFICATION_METRICS
 
 TaskKind = Literal["classification", "regression", "identification"]
 
-CLASSIFIED = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
-REGRESSED = ("mse_z", "mae", "mse", "r", "r2")
+_CLASSIFIED = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
+_REGRESSED = ("mse_z", "mae", "mse", "r", "r2")
 
 
-PAPER = "arXiv 2512.21881"
+_PAPER = "arXiv 2512.21881"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Benchmark:
     """One benchmark.
 
     Attributes
@@ -146,7 +146,7 @@ ABIDE = Cohort(
 )
 
 _ENTRIES = (
-    Entry(
+    Benchmark(
         name="hcp-sex",
         title="sex",
         cohort=HCP,
@@ -156,13 +156,13 @@ _ENTRIES = (
         made="Gender, F or M",
         exclusions=("no line in the file", "Gender missing"),
         primary="accuracy",
-        metrics=CLASSIFIED,
+        metrics=_CLASSIFIED,
         published={"accuracy": 0.911, "macro_f1": 0.911, "accuracy, frozen": 0.906, "macro_f1, frozen": 0.905},
         unsaid="Whether relatives were kept on one side: HCP is made of families, and who belongs to which is restricted data. Here they "
         "are where the restricted file is given, too; without it the result says that figures may profit from twins on both sides.",
         hides=("sex", "gender"),
     ),
-    Entry(
+    Benchmark(
         name="hcp-fingerprint",
         title="participant",
         cohort=HCP,
@@ -177,7 +177,7 @@ _ENTRIES = (
         unsaid="Which sessions were compared, and whether a classifier was trained on all participants. Here nothing is trained on the "
         "participants: one session is to find the other among all.",
     ),
-    Entry(
+    Benchmark(
         name="adni-mci",
         title="mild cognitive impairment or cognitively normal",
         cohort=ADNI,
@@ -193,12 +193,12 @@ _ENTRIES = (
             "DX differs from that of the participant's first session",
         ),
         primary="accuracy",
-        metrics=CLASSIFIED,
+        metrics=_CLASSIFIED,
         published={"accuracy": 0.6912, "macro_f1": 0.6896, "accuracy, frozen": 0.6666, "macro_f1, frozen": 0.6452},
         unsaid="Which classes, from which column (DX, or DX_bl with its EMCI and LMCI), at which visit, and how many sessions of a "
         "participant. DX at the visit of the scan is taken here, since DX_bl may be years older than the scan.",
     ),
-    Entry(
+    Benchmark(
         name="adhd200",
         title="ADHD or control",
         cohort=ADHD200,
@@ -208,12 +208,12 @@ _ENTRIES = (
         made="DX: 0 is control; 1 (combined), 2 (hyperactive-impulsive) and 3 (inattentive) are ADHD",
         exclusions=("no line in the file", "DX withheld (pending) or missing", "QC_Rest_N of the run is 0 (questionable)"),
         primary="accuracy",
-        metrics=CLASSIFIED,
+        metrics=_CLASSIFIED,
         published={"accuracy": 0.6353},
         unsaid="Whether the types of ADHD were told apart, and whether runs of questionable quality took part. Here the types are taken "
         "together, and such runs are left out.",
     ),
-    Entry(
+    Benchmark(
         name="ppmi",
         title="Parkinson's disease or healthy control",
         cohort=PPMI,
@@ -228,11 +228,11 @@ _ENTRIES = (
             "ENROLL_STATUS of those who never had a visit (pending, screened, declined, screen failed, excluded)",
         ),
         primary="accuracy",
-        metrics=CLASSIFIED,
+        metrics=_CLASSIFIED,
         published={"accuracy": 0.704},
         unsaid="Which cohorts were told apart: here these two. The file names no site, so that splits balance the label alone.",
     ),
-    Entry(
+    Benchmark(
         name="abide-age-class",
         title="age class",
         cohort=ABIDE,
@@ -242,13 +242,13 @@ _ENTRIES = (
         made="AGE_AT_SCAN in completed years: child to 12, adolescent 13 to 18, adult from 19",
         exclusions=("no line in the file", "AGE_AT_SCAN missing"),
         primary="accuracy",
-        metrics=CLASSIFIED,
+        metrics=_CLASSIFIED,
         published={"accuracy": 0.6441},
         unsaid="How many classes and where they begin; the published code reads a column age_group that was made before. Bounds here are "
         "those of MEDLINE's age groups, fixed beforehand: terciles would be a statistic of the test participants too.",
         hides=("age",),
     ),
-    Entry(
+    Benchmark(
         name="abide-age",
         title="age in years",
         cohort=ABIDE,
@@ -258,12 +258,12 @@ _ENTRIES = (
         made="AGE_AT_SCAN",
         exclusions=("no line in the file", "AGE_AT_SCAN missing"),
         primary="mse_z",
-        metrics=REGRESSED,
+        metrics=_REGRESSED,
         published={"mse_z": 0.2175},
         unsaid="Over whom the z-scores were taken. Here mean and standard deviation are those of the training participants of each split.",
         hides=("age",),
     ),
-    Entry(
+    Benchmark(
         name="abide-diagnosis",
         title="autism or control",
         cohort=ABIDE,
@@ -273,9 +273,9 @@ _ENTRIES = (
         made="DX_GROUP: 1 is autism, 2 is control",
         exclusions=("no line in the file", "DX_GROUP missing"),
         primary="accuracy",
-        metrics=CLASSIFIED,
-        unsaid=f"Not among the benchmarks of {PAPER}; it is there because most of the literature on ABIDE reports it.",
+        metrics=_CLASSIFIED,
+        unsaid=f"Not among the benchmarks of {_PAPER}; it is there because most of the literature on ABIDE reports it.",
     ),
 )
 
-ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+ENTRIES: Mapping[str, Benchmark] = {entry.name: entry for entry in _ENTRIES}

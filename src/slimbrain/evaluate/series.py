@@ -20,7 +20,7 @@ MAX_CHANNELS = 200
 
 
 @dataclass(frozen=True)
-class Listened:
+class _SessionSeries:
     """What is kept of a session.
 
     Attributes
@@ -38,12 +38,12 @@ class ChannelSeries:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._read: dict[str, Listened] = {}
+        self._read: dict[str, _SessionSeries] = {}
 
-    def __getitem__(self, key: str) -> Listened:
+    def __getitem__(self, key: str) -> _SessionSeries:
         if key not in self._read:
             coarse = self.store.coarse(key)
-            self._read[key] = Listened(sketch(coarse), self._tractable(key, coarse).astype(np.float32))
+            self._read[key] = _SessionSeries(sketch(coarse), self._tractable(key, coarse).astype(np.float32))
         return self._read[key]
 
     def signature(self, key: str) -> str:

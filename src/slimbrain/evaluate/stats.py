@@ -29,7 +29,7 @@ IDENTIFICATION_METRICS = ("top1", "mrr")
 LOWER_IS_BETTER = frozenset({"mae", "mse", "mse_z"})
 
 N_RESAMPLES = 1000
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _interval(point: float, values: Floats) -> Interval:
     values = values[np.isfinite(values)]
     if np.isnan(point) or not len(values):
         return Interval(point, float("nan"), float("nan"))
-    tail = 100 * (1 - CONFIDENCE) / 2
+    tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(point, float(low), float(high))
 

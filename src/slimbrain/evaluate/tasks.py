@@ -20,19 +20,19 @@ from slimbrain.evaluate.groups import bound_together
 from slimbrain.evaluate.labels import Labelled, LeftOut
 from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
 from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
-from slimbrain.evaluate.registry import ENTRIES, Entry, TaskKind
+from slimbrain.evaluate.registry import ENTRIES, Benchmark, TaskKind
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.participants import PARTICIPANTS_FILE
 
-COLUMN_PREFIX = "column:"
-PARTICIPANT = "participant_id"
-RESTING = "rest"
+_COLUMN_PREFIX = "column:"
+_PARTICIPANT = "participant_id"
+_RESTING = "rest"
 """What the task of a resting run is called, with more around it (HCP: REST1, REST2)."""
 
 IDENTITY = "identity"
-SITE = "site"
-MAX_CLASSES_OF_NUMBERS = 5
+_SITE = "site"
+_MAX_CLASSES_OF_NUMBERS = 5
 """A numeric column with more distinct values than this is a quantity, not a code for classes."""
 
 
@@ -62,7 +62,7 @@ class Task:
     strata: str = ""
     primary: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
-    entry: Entry | None = None
+    entry: Benchmark | None = None
     phenotypes: tuple[Path, ...] = ()
     group: str = ""
     occasions: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         If there is none, or it reads no phenotype file, or takes no groups.
     """
     paths = tuple(Path(path) for path in phenotypes)
-    if group and not name.startswith(COLUMN_PREFIX):
+    if group and not name.startswith(_COLUMN_PREFIX):
         raise InputError(f"{name}: takes no --group: who belongs together is in the phenotype files, or nothing is split; leave it out.")
     if entry := ENTRIES.get(name):
         if paths and not entry.columns:
@@ -139,10 +139,10 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         if len(occasions) not in (0, 2):
             raise InputError(f"{name}: identification compares two sessions; name both, as in {IDENTITY}:task-rest_run-1:task-rest_run-2.")
         return Task(name, "", "identification", occasions=tuple(occasions))
-    column = name.removeprefix(COLUMN_PREFIX)
+    column = name.removeprefix(_COLUMN_PREFIX)
     if column == name or not column:
         raise InputError(
-            f"{name}: no such task; name a column of participants.tsv, for example {COLUMN_PREFIX}sex, ask for {IDENTITY}, "
+            f"{name}: no such task; name a column of participants.tsv, for example {_COLUMN_PREFIX}sex, ask for {IDENTITY}, "
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
         )
     return Task(name, column, policy=policy or DEFAULT_POLICY, group=group)
@@ -208,7 +208,7 @@ def _groups(
 
 def _read_identities(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
     """Sessions (for a benchmark resting ones) of participants who have two or more; the participant is the label."""
-    resting = [session for session in sessions if not task.entry or RESTING in session.task.casefold() or not session.task]
+    resting = [session for session in sessions if not task.entry or _RESTING in session.task.casefold() or not session.task]
     counts = Counter(session.subject for session in resting)
     kept = [session for session in resting if counts[session.subject] > 1]
     excluded = {"not a resting run": len(sessions) - len(resting), "participant has one session": len(resting) - len(kept)}
@@ -217,7 +217,7 @@ def _read_identities(task: Task, store: Store, sessions: Sequence[SessionInfo]) 
     return Target(keys, subjects, subjects, "identification", None, {reason: count for reason, count in excluded.items() if count})
 
 
-def _read_benchmark(task: Task, entry: Entry, store: Store, sessions: Sequence[SessionInfo]) -> Target:
+def _read_benchmark(task: Task, entry: Benchmark, store: Store, sessions: Sequence[SessionInfo]) -> Target:
     assert entry.label is not None
     table = _phenotypes(task, entry, store)
     if sessions and not any(table.of(session.subject) for session in sessions):
@@ -258,20 +258,20 @@ def _read_benchmark(task: Task, entry: Entry, store: Store, sessions: Sequence[S
     )
 
 
-def _marks(entry: Entry, rows: Sequence[Row]) -> list[str]:
+def _marks(entry: Benchmark, rows: Sequence[Row]) -> list[str]:
     """What a participant may share with relatives."""
     return [f"{column} {value}" for column in entry.cohort.relatives for row in rows if (value := cell(row, column))]
 
 
-def _phenotypes(task: Task, entry: Entry, store: Store) -> Phenotypes:
+def _phenotypes(task: Task, entry: Benchmark, store: Store) -> Phenotypes:
     """The benchmark's files, or the store's participants.tsv where that has the columns."""
     cohort = entry.cohort
     if task.phenotypes:
         table = read_phenotypes(cohort, task.phenotypes)
         ask = f"give {cohort.file} of {cohort.title} ({cohort.where})"
     else:
-        rows = [{**{column_key(name): text for name, text in row.items()}, PARTICIPANT: name} for name, row in store.participants.items()]
-        table = collect(replace(cohort, ids=(PARTICIPANT,), prefixes=("sub", *cohort.prefixes)), rows, str(store.root / PARTICIPANTS_FILE))
+        rows = [{**{column_key(name): text for name, text in row.items()}, _PARTICIPANT: name} for name, row in store.participants.items()]
+        table = collect(replace(cohort, ids=(_PARTICIPANT,), prefixes=("sub", *cohort.prefixes)), rows, str(store.root / PARTICIPANTS_FILE))
         table = replace(table, cohort=cohort)
         ask = f"name {cohort.file} with --phenotypes (from {cohort.where})"
     lacking = [name for name in entry.columns if column_key(name) not in table.columns]
@@ -280,7 +280,7 @@ def _phenotypes(task: Task, entry: Entry, store: Store) -> Phenotypes:
     return table
 
 
-def _known(entry: Entry, row: Row) -> dict[str, str]:
+def _known(entry: Benchmark, row: Row) -> dict[str, str]:
     """What baselines may use of a participant, under the names they know."""
     cohort = entry.cohort
     told = {"age": age_in_years(cell(row, cohort.age)), "sex": cell(row, cohort.sex), "site": cell(row, cohort.site)}
@@ -306,9 +306,9 @@ def primary_metric(task: Task, target: Target) -> str:
 
 
 def _labels(task: Task, cells: Sequence[str]) -> tuple[TaskKind, NDArray[Any]]:
-    """A column of numbers with more than `MAX_CLASSES_OF_NUMBERS` distinct values is a regression, anything else classes."""
+    """A column of numbers with more than `_MAX_CLASSES_OF_NUMBERS` distinct values is a regression, anything else classes."""
     numbers = _numbers(cells)
-    many = numbers is not None and len(np.unique(numbers)) > MAX_CLASSES_OF_NUMBERS
+    many = numbers is not None and len(np.unique(numbers)) > _MAX_CLASSES_OF_NUMBERS
     kind: TaskKind = task.kind or ("regression" if many else "classification")
     if kind == "classification":
         return kind, np.array(cells, dtype=np.str_)
@@ -329,7 +329,7 @@ def _strata(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> NDArra
     """Unbalanced sites cost accuracy and add noise: sex by tangent connectivity of three sites, AUC 0.785 without and 0.804 with."""
     rows = [store.participants[session.subject] for session in sessions]
     names = {name.lower(): name for row in rows for name in row}
-    column = task.strata or names.get(SITE, "")
+    column = task.strata or names.get(_SITE, "")
     if not column or column == task.column:
         return None
     return np.array([row.get(column, "") for row in rows], dtype=np.str_)

@@ -30,14 +30,14 @@ from slimbrain.progress import track
 from slimbrain.saliency.choose import Windows, window_choice
 from slimbrain.store import Store
 
-TENSORS = ("weight", "bias", "centre", "spread")
+_TENSORS = ("weight", "bias", "centre", "spread")
 """Of the linear head: (K, N) and (K,), and what the (N,) pooled tokens are standardised by."""
 
-SESSION, PARTICIPANT, PREDICTION, SEEN = "session", "participant_id", "prediction", "seen_in_training"
+_SESSION, _PARTICIPANT, _PREDICTION, SEEN = "session", "participant_id", "prediction", "seen_in_training"
 
 
 @dataclass(frozen=True)
-class Head:
+class _TunedHead:
     """What the weights of a head cannot say.
 
     Attributes
@@ -65,7 +65,7 @@ class Tuned:
     """A fine-tuned model that predicts."""
 
     model: HieraJEPA
-    head: Head
+    head: _TunedHead
     tensors: Mapping[str, Tensor]
 
     def encoder(self) -> TunedEncoder:
@@ -113,7 +113,7 @@ def save_tuned(folder: str | Path, model: HieraJEPA, tuning: FineTuning, target:
     weights = from_pretrained(beside).provenance
     assert weights is not None
     cohort = tuning.store.root.name
-    head = Head(task, cohort, problem.kind, problem.classes, centre, scale, weights.weights_sha256, made_by)
+    head = _TunedHead(task, cohort, problem.kind, problem.classes, centre, scale, weights.weights_sha256, made_by)
     values = {"weight": tuned.head.weight, "bias": tuned.head.bias, "centre": tuned.centre, "spread": tuned.spread}
     tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
     write_atomic(beside / HEAD_FILE, lambda path: save_file(tensors, path, metadata={"head": json.dumps(asdict(head))}))
@@ -135,8 +135,8 @@ def load_tuned(source: str | Path, revision: str | None = None) -> Tuned:
     try:
         with safe_open(path, "pt") as file:
             facts: dict[str, Any] = json.loads(file.metadata()["head"])
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
-        head = Head(**{**facts, "classes": tuple(facts["classes"])})
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        head = _TunedHead(**{**facts, "classes": tuple(facts["classes"])})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is damaged ({error}); save the model again.") from error
     if model.provenance is None or head.weights_sha256 != model.provenance.weights_sha256:
@@ -172,13 +172,13 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
     rows = []
     for info in track(store.sessions, "predict"):
         said = as_scores(encoder([read_clip(store, info, choose(info), cut.frames)]), head.classes)[0]
-        row = {SESSION: info.key, PARTICIPANT: info.subject}
+        row = {_SESSION: info.key, _PARTICIPANT: info.subject}
         if head.classes:
-            row |= {PREDICTION: head.classes[int(said.argmax())]} | {
+            row |= {_PREDICTION: head.classes[int(said.argmax())]} | {
                 f"p_{name}": f"{p:.6f}" for name, p in zip(head.classes, said, strict=True)
             }
         else:
-            row[PREDICTION] = f"{said[0] * head.scale + head.centre:.6g}"
+            row[_PREDICTION] = f"{said[0] * head.scale + head.centre:.6g}"
         rows.append({**row, SEEN: "yes" if info.subject in seen else "no"})
     return rows
 

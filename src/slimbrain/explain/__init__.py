@@ -4,7 +4,7 @@ from slimbrain.explain.files import MapEntry, holds_maps, list_maps, map_entry
 from slimbrain.explain.folder import Output
 from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
 from slimbrain.explain.heads import Head, LinearHead, tuned_head
-from slimbrain.explain.methods import TITLES, Request
+from slimbrain.explain.methods import TITLES, MapRequest
 from slimbrain.explain.occlusion import occlude_units
 from slimbrain.explain.run import Summary, explain_store
 from slimbrain.explain.surprise import token_surprise
@@ -15,8 +15,8 @@ __all__ = [
     "Head",
     "LinearHead",
     "MapEntry",
+    "MapRequest",
     "Output",
-    "Request",
     "Summary",
     "explain_store",
     "gradient_input",

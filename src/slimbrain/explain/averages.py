@@ -16,7 +16,7 @@ MEAN, MAGNITUDE, CONTRAST = "", "Magnitude", "Contrast"
 NAMES = {MEAN: "mean", MAGNITUDE: "mean of absolute maps"}
 """What records call them; a contrast is called by what it sets apart."""
 
-FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
+_FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
 Values = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def smooth(values: NDArray[Any], grid: Grid, fwhm_mm: float) -> NDArray[Any]:
     """(P, V) values, Gaussian means over the brain voxels around each; what lies outside the mask has no weight."""
     if fwhm_mm <= 0:
         return values
-    sigma = fwhm_mm / FWHM_PER_SIGMA / grid.lattice.voxel_mm
+    sigma = fwhm_mm / _FWHM_PER_SIGMA / grid.lattice.voxel_mm
     weight = gaussian_filter(grid.mask.astype(np.float64), sigma)
     return grid.pack(gaussian_filter(grid.unpack(values.astype(np.float64)), sigma) / np.maximum(weight, np.finfo(np.float64).tiny))
 

@@ -17,11 +17,11 @@ from slimbrain.errors import InputError
 from slimbrain.explain.regions import COLUMNS
 from slimbrain.grid import Grid
 
-GROUP = "group"
+_GROUP = "group"
 """What stands in place of a session's key in the names of the average's files."""
 
-SESSIONS_FOLDER = "sessions"
-IMAGE_SUFFIX, RECORD_SUFFIX = "_map.nii.gz", "_map.json"
+_SESSIONS_FOLDER = "sessions"
+_IMAGE_SUFFIX, _RECORD_SUFFIX = "_map.nii.gz", "_map.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MapName:
 
     @property
     def image(self) -> Path:
-        return self.folder / f"{self.stem}{IMAGE_SUFFIX}"
+        return self.folder / f"{self.stem}{_IMAGE_SUFFIX}"
 
     @property
     def by_window(self) -> Path:
@@ -56,15 +56,15 @@ class MapName:
 
     @property
     def record(self) -> Path:
-        return self.folder / f"{self.stem}{RECORD_SUFFIX}"
+        return self.folder / f"{self.stem}{_RECORD_SUFFIX}"
 
 
 def session_map(out: Path, key: str, method: str) -> MapName:
-    return MapName(out / SESSIONS_FOLDER, f"{key}_desc-{method}")
+    return MapName(out / _SESSIONS_FOLDER, f"{key}_desc-{method}")
 
 
 def group_map(out: Path, method: str) -> MapName:
-    return MapName(out, f"{GROUP}_desc-{method}")
+    return MapName(out, f"{_GROUP}_desc-{method}")
 
 
 def write_map(path: Path, values: NDArray[Any], grid: Grid) -> Path:
@@ -161,9 +161,9 @@ def list_maps(folder: str | Path) -> list[MapEntry]:
 
 def map_entry(image: Path) -> MapEntry | None:
     """What `slimbrain explain` recorded of an image that it wrote; None for any other."""
-    if not image.name.endswith(IMAGE_SUFFIX):
+    if not image.name.endswith(_IMAGE_SUFFIX):
         return None
-    return _entry(image.with_name(image.name.removesuffix(IMAGE_SUFFIX) + RECORD_SUFFIX))
+    return _entry(image.with_name(image.name.removesuffix(_IMAGE_SUFFIX) + _RECORD_SUFFIX))
 
 
 def holds_maps(folder: Path) -> bool:
@@ -172,15 +172,15 @@ def holds_maps(folder: Path) -> bool:
 
 
 def _records(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob(f"{GROUP}_desc-*{RECORD_SUFFIX}"))
-    yield from sorted((folder / SESSIONS_FOLDER).glob(f"*_desc-*{RECORD_SUFFIX}"))
+    yield from sorted(folder.glob(f"{_GROUP}_desc-*{_RECORD_SUFFIX}"))
+    yield from sorted((folder / _SESSIONS_FOLDER).glob(f"*_desc-*{_RECORD_SUFFIX}"))
 
 
 def _entry(path: Path) -> MapEntry | None:
     record = read_record(path)
     if record is None:
         return None
-    name = MapName(path.parent, path.name.removesuffix(RECORD_SUFFIX))
+    name = MapName(path.parent, path.name.removesuffix(_RECORD_SUFFIX))
     image, picture = (found if found.exists() else None for found in (name.image, name.picture))
     rows = tuple(read_tsv(name.regions)) if name.regions.exists() else ()
     title, method, session, unit = (str(record.get(part, "")) for part in ("title", "method", "session", "unit"))

@@ -25,7 +25,7 @@ from slimbrain.explain.files import (
     write_record,
     write_regions,
 )
-from slimbrain.explain.methods import TITLES, Opened, Request, data_hash
+from slimbrain.explain.methods import TITLES, MapRequest, Opened, data_hash
 from slimbrain.explain.pictures import draw_mosaic
 from slimbrain.explain.regions import Atlas, channel_rows, region_rows
 from slimbrain.store import ROI, Channels, SessionInfo, Store
@@ -66,7 +66,7 @@ class MapFolder:
     """
 
     def __init__(
-        self, store: Store, out: Path, request: Request, opened: Opened, atlas: Atlas | None, facts: Mapping[str, Any], output: Output
+        self, store: Store, out: Path, request: MapRequest, opened: Opened, atlas: Atlas | None, facts: Mapping[str, Any], output: Output
     ) -> None:
         self.store, self.out, self.request, self.opened = store, out, request, opened
         self.atlas, self.output = atlas, output

@@ -23,16 +23,16 @@ from slimbrain.models.hiera import Hiera
 FIRST_STRETCHES, POINTS = 4, 4
 """Equal stretches of the way from the baseline that are tried first, and Gauss-Legendre points in each."""
 
-MOST_STEPS = 512
+_MOST_STEPS = 512
 """Gradients after which no stretch is halved any more."""
 
-SETTLED = 1 / 16
+_SETTLED = 1 / 16
 """A stretch whose shares miss what the decision does on it by less than this part of the gap allowed in all is not halved."""
 
-TOKENS_AT_ONCE = 2**15
+_TOKENS_AT_ONCE = 2**15
 """Patches of all copies of a clip that gradients are taken of together."""
 
-LARGEST_GAP = 0.01
+_LARGEST_GAP = 0.01
 """Of the difference that the input makes: how far the shares' sum may be from it."""
 
 
@@ -73,7 +73,7 @@ def integrated_gradients(encoder: Hiera, head: Head, clip: Clip, steps: int | No
 
     Parameters
     ----------
-    steps : Gauss-Legendre points on the whole way; if None, stretches are halved until the gap is under `LARGEST_GAP`.
+    steps : Gauss-Legendre points on the whole way; if None, stretches are halved until the gap is under `_LARGEST_GAP`.
     """
     ends = _ends(encoder, head, clip)
     if steps:
@@ -81,7 +81,7 @@ def integrated_gradients(encoder: Hiera, head: Head, clip: Clip, steps: int | No
         return Attribution(shares, *ends, steps)
     marks = np.linspace(0, 1, FIRST_STRETCHES + 1).tolist()
     stretches, settled, taken = list(pairwise(marks)), np.zeros(clip.voxels.shape), 0
-    allowed = SETTLED * LARGEST_GAP * abs(ends[0] - ends[1])
+    allowed = _SETTLED * _LARGEST_GAP * abs(ends[0] - ends[1])
     while True:
         missing, open_stretches = np.zeros(clip.voxels.shape), []
         changes = _changes(encoder, head, clip, stretches)
@@ -93,7 +93,7 @@ def integrated_gradients(encoder: Hiera, head: Head, clip: Clip, steps: int | No
                 open_stretches.append(stretch)
         taken += POINTS * len(stretches)
         found = Attribution(settled + missing, *ends, taken)
-        if found.gap < LARGEST_GAP or not open_stretches or taken >= MOST_STEPS:
+        if found.gap < _LARGEST_GAP or not open_stretches or taken >= _MOST_STEPS:
             return found
         stretches = [half for start, stop in open_stretches for half in pairwise((start, (start + stop) / 2, stop))]
 
@@ -145,7 +145,7 @@ def _ends(encoder: Hiera, head: Head, clip: Clip) -> tuple[float, float]:
 
 
 def _batches(clip: Clip, factors: Sequence[float]) -> Iterator[Sequence[float]]:
-    size = max(1, TOKENS_AT_ONCE // clip.voxels[..., 0].numel())
+    size = max(1, _TOKENS_AT_ONCE // clip.voxels[..., 0].numel())
     return (factors[start : start + size] for start in range(0, len(factors), size))
 
 

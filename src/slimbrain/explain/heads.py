@@ -19,7 +19,7 @@ from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS,
 from slimbrain.evaluate.tasks import Target
 from slimbrain.models.hiera import Tokens
 
-FOLDS = 5
+_FOLDS = 5
 """Parts that subjects are divided in; a subject is explained by the probe that learnt from the other four."""
 
 
@@ -120,7 +120,7 @@ def fit_probes(vectors: Mapping[str, NDArray[Any]], target: Target, chosen: str 
     problem = pose(target.labels, target.subjects, target.kind)
     number = class_number(problem.classes, chosen)
     data = np.stack([np.asarray(vectors[key], dtype=np.float64) for key in target.keys])
-    policy = SplitPolicy(n_splits=FOLDS, seeds=(seed,))
+    policy = SplitPolicy(n_splits=_FOLDS, seeds=(seed,))
     predictions = cross_validate(FeatureSet("probe", "linear", data), target.labels, target.subjects, target.kind, policy, target.strata)
     heads: dict[str, LinearHead] = {}
     facts: dict[str, dict[str, Any]] = {}

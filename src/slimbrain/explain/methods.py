@@ -47,7 +47,7 @@ TITLES = {
 }
 """The methods there are."""
 
-DECIDING = ("gradient", "integrated", "occlusion")
+_DECIDING = ("gradient", "integrated", "occlusion")
 """Methods that explain a decision, and so need a task, or a model with a head of its own."""
 
 
@@ -65,7 +65,7 @@ class Explanation:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Explainer(Protocol):
+class _Explainer(Protocol):
     """A method, ready to be asked."""
 
     @property
@@ -82,7 +82,7 @@ class Explainer(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class MapRequest:
     """What is to be explained, and how.
 
     Attributes
@@ -116,7 +116,7 @@ class Opened:
     deciders, task : whose decision is explained, and on what; None and empty where there is none.
     """
 
-    explainer: Explainer
+    explainer: _Explainer
     sessions: list[SessionInfo]
     refused: dict[str, str]
     seen: frozenset[str]
@@ -126,7 +126,7 @@ class Opened:
 
 
 def open_method(
-    store: Store, model: Model, source: str | Path, request: Request, device: torch.device, tuned: Tuned | None = None
+    store: Store, model: Model, source: str | Path, request: MapRequest, device: torch.device, tuned: Tuned | None = None
 ) -> Opened:
     """Choose windows, fit probes where the decision to be explained is theirs, and make the method ready.
 
@@ -168,7 +168,7 @@ def open_method(
 
 
 def _open_channels(
-    store: Store, model: TemporalExtractor, sessions: Sequence[SessionInfo], target: Target | None, request: Request
+    store: Store, model: TemporalExtractor, sessions: Sequence[SessionInfo], target: Target | None, request: MapRequest
 ) -> Opened:
     enough = {info.key: info.n_windows(model.window_frames) >= 2 for info in sessions}
     kept = [info for info in sessions if enough[info.key]]
@@ -178,10 +178,10 @@ def _open_channels(
     return Opened(explainer, kept, refused, _seen(store, model, kept), model.window_frames, probes, request.task or "")
 
 
-def _check(request: Request, model: Model, source: str | Path, tuned: Tuned | None) -> None:
+def _check(request: MapRequest, model: Model, source: str | Path, tuned: Tuned | None) -> None:
     if request.method not in TITLES:
         raise InputError(f"--method {request.method}: there is no such method; choose from {', '.join(TITLES)}.")
-    if request.method in DECIDING and not request.task and not tuned:
+    if request.method in _DECIDING and not request.task and not tuned:
         raise InputError(
             f"--method {request.method}: explains a decision; name it with --task, for example column:sex, or give a fine-tuned model."
         )
@@ -202,7 +202,7 @@ def _seen(store: Store, model: Model, sessions: Sequence[SessionInfo]) -> frozen
 
 
 def _windows(
-    store: Store, sessions: Sequence[SessionInfo], model: HieraJEPA, request: Request
+    store: Store, sessions: Sequence[SessionInfo], model: HieraJEPA, request: MapRequest
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """The windows of each session that stage 2 sees, and why some sessions have none."""
     assert model.provenance is not None
@@ -218,7 +218,7 @@ def _windows(
     return windows, refused
 
 
-def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: Request) -> Deciders:
+def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: MapRequest) -> Deciders:
     vectors = embed_store(store, model, windows, label="embed").by_session()
     kept = [key for key in target.keys if key in vectors]
     if len(kept) < len(target.keys):
@@ -231,7 +231,7 @@ def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | N
     return replace(fit_probes(vectors, target, request.target, request.seed), learnt_from=learnt_from)
 
 
-def _head(store: Store, tuned: Tuned, windows: Mapping[str, Sequence[int]], seen: frozenset[str], request: Request) -> Deciders:
+def _head(store: Store, tuned: Tuned, windows: Mapping[str, Sequence[int]], seen: frozenset[str], request: MapRequest) -> Deciders:
     """The model's own head; how well it does where the store has labels for its task."""
     try:
         target = read_target(get_task(tuned.head.task, phenotypes=request.phenotypes), store)

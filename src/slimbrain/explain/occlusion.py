@@ -1,7 +1,7 @@
 """Occlusion: what a decision becomes when a mask unit is deleted, as the architecture deletes background.
 
-Nothing is put in the unit's place, so nothing unlike a brain is ever shown to the network. Units do not see each other before stage 3, so
-stages 1 and 2 run once and only the stages after them run again for each unit: exactly what encoding the clip without the unit gives.
+Nothing is put in the unit's place, so nothing unlike a brain is ever shown to the network. Units do not see each other before level 3, so
+levels 1 and 2 run once and only the stages after them run again for each unit: exactly what encoding the clip without the unit gives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slimbrain.explain.heads import Head
 from slimbrain.models.attention import spans_of
 from slimbrain.models.hiera import Hiera, Tokens
 
-TOKENS_AT_ONCE = 4096
+_TOKENS_AT_ONCE = 4096
 """Tokens of all the copies of a clip that are computed together, each without another unit."""
 
 
@@ -58,7 +58,7 @@ def occlude_units(encoder: Hiera, head: Head, clip: Clip) -> NDArray[np.float64]
 
 
 def _batches(units: int, tokens: int) -> Iterator[Sequence[int]]:
-    size = max(1, TOKENS_AT_ONCE // tokens)
+    size = max(1, _TOKENS_AT_ONCE // tokens)
     return (range(start, min(start + size, units)) for start in range(0, units, size))
 
 

@@ -14,7 +14,7 @@ from slimbrain.disk.atomic import write_atomic
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-SIGNED_COLOURS, UNSIGNED_COLOURS = "PuOr_r", "viridis"
+_SIGNED_COLOURS, _UNSIGNED_COLOURS = "PuOr_r", "viridis"
 """Orange for, purple against; dark to bright. Both keep their order without colour."""
 
 SHOWN_SHARE = 0.25
@@ -23,11 +23,11 @@ SHOWN_SHARE = 0.25
 Of values that are never below zero all are drawn: the least of a quarter would look like the least of all.
 """
 
-BRIGHTEST = 99.5
+_BRIGHTEST = 99.5
 """Percentile of the absolute values at which colours end: a single voxel does not darken all the others."""
 
-CUTS_MM = {"x": (-48, -24, -4, 24, 48), "y": (-80, -56, -28, 0, 40), "z": (-28, -8, 12, 32, 54)}
-DOTS_PER_INCH = 100
+_CUTS_MM = {"x": (-48, -24, -4, 24, 48), "y": (-80, -56, -28, 0, 40), "z": (-28, -8, 12, 32, 54)}
+_DOTS_PER_INCH = 100
 
 
 def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str, unit: str, path: Path) -> Path:
@@ -49,7 +49,7 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
     scale = _scale(values)
     figure = pyplot.figure(figsize=(11, 7), facecolor="white")
     try:
-        for row, axis in enumerate(CUTS_MM):
+        for row, axis in enumerate(_CUTS_MM):
             place = figure.add_axes((0.01, 0.63 - 0.31 * row, 0.86, 0.30))
             _draw_row(image, figure, place, axis, scale)
         figure.text(0.02, 0.965, title, fontsize=13, weight="bold")
@@ -57,7 +57,7 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
         drawn = f"drawn: {which}; left is left"
         figure.text(0.02, 0.935, f"{note}; {drawn}" if note else drawn, fontsize=9)
         _colour_bar(figure, scale, unit)
-        return write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=DOTS_PER_INCH))
+        return write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DOTS_PER_INCH))
     finally:
         pyplot.close(figure)
 
@@ -73,16 +73,16 @@ class _Scale:
 
     @property
     def colours(self) -> str:
-        return SIGNED_COLOURS if self.signed else UNSIGNED_COLOURS
+        return _SIGNED_COLOURS if self.signed else _UNSIGNED_COLOURS
 
 
 def _scale(values: NDArray[Any]) -> _Scale:
     size = np.abs(values)
-    high = float(np.percentile(size, BRIGHTEST)) or 1.0
+    high = float(np.percentile(size, _BRIGHTEST)) or 1.0
     if (values < 0).any():
         return _Scale(-high, high, min(float(np.quantile(size, 1 - SHOWN_SHARE)), 0.999 * high), True)
     # Zero is what lies outside the brain.
-    return _Scale(min(float(np.percentile(size, 100 - BRIGHTEST)), 0.999 * high), high, float(np.finfo(np.float32).tiny), False)
+    return _Scale(min(float(np.percentile(size, 100 - _BRIGHTEST)), 0.999 * high), high, float(np.finfo(np.float32).tiny), False)
 
 
 def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, scale: _Scale) -> None:
@@ -92,7 +92,7 @@ def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, scale: _S
     plotting.plot_stat_map(
         image,
         display_mode=axis,
-        cut_coords=list(CUTS_MM[axis]),
+        cut_coords=list(_CUTS_MM[axis]),
         figure=figure,
         axes=place,
         threshold=scale.threshold,

@@ -11,7 +11,7 @@ from slimbrain import __version__
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.tuned import load_tuned
 from slimbrain.explain.folder import PICTURES, MapFolder, Output
-from slimbrain.explain.methods import Model, Opened, Request, open_method
+from slimbrain.explain.methods import MapRequest, Model, Opened, open_method
 from slimbrain.explain.regions import Atlas, read_atlas, unit_atlas
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, model_folder, weights_sha256
 from slimbrain.progress import track
@@ -29,7 +29,7 @@ class Summary:
     seen: int = 0
 
 
-def explain_store(store: Store, source: str | Path, request: Request, output: Output, out: Path, device: str = "auto") -> Summary:
+def explain_store(store: Store, source: str | Path, request: MapRequest, output: Output, out: Path, device: str = "auto") -> Summary:
     """Write maps of every session of a store, and their average, to a folder.
 
     Parameters
@@ -84,7 +84,7 @@ def _atlas(store: Store, output: Output) -> Atlas | None:
     return read_atlas(output.atlas, output.labels, store.grid)
 
 
-def _facts(store: Store, model: Model, source: str | Path, request: Request, output: Output, opened: Opened) -> dict[str, Any]:
+def _facts(store: Store, model: Model, source: str | Path, request: MapRequest, output: Output, opened: Opened) -> dict[str, Any]:
     """What every record of the folder says."""
     explained = {info.subject for info in opened.sessions}
     return {

@@ -16,8 +16,8 @@ from slimbrain.evaluate.tasks import Target
 from slimbrain.evaluate.tuned import SEEN, Tuned
 from slimbrain.explain.heads import Deciders, class_number, decision_unit, held_out_score, label_contrast, tuned_head
 
-KIND = "fine-tuned head"
-BY_DECISION = "change with the decision"
+_KIND = "fine-tuned head"
+_BY_DECISION = "change with the decision"
 """What averages are told apart by where not every session has a label."""
 
 
@@ -53,7 +53,7 @@ def tuned_deciders(
         code = {key: truth[key] if number is None else float(truth[key] == number) for key in vectors}
         contrast = label_contrast(classes, number)
     else:
-        code, contrast = dict(zip(vectors, decider.decide(pooled).tolist(), strict=True)), BY_DECISION
+        code, contrast = dict(zip(vectors, decider.decide(pooled).tolist(), strict=True)), _BY_DECISION
     scores = as_scores(torch.from_numpy(pooled.numpy() @ decider.rule.weight.T + decider.rule.bias), classes)
     unseen = {key: said for key, said in zip(vectors, scores, strict=True) if key in truth and subjects[key] not in seen}
     known = _held_out(tuned, unseen, subjects, truth)
@@ -63,7 +63,7 @@ def tuned_deciders(
         code,
         decision_unit(classes, number),
         contrast,
-        {"kind": KIND, **known},
+        {"kind": _KIND, **known},
         head.made_by,
     )
 

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 FRAMES = 128
 """Frames from the start that are looked at (92 s at TR 0.72 s); a shorter recording is like itself alone, not like a longer copy."""
 
-DRIFT_ORDER = 3
+_DRIFT_ORDER = 3
 """Polynomials in time up to this order are taken off every channel."""
 
 PROJECTIONS = 256
-SEED = 0x511B
+_SEED = 0x511B
 SIGNATURE_DIGITS = PROJECTIONS // 4
 
 SIGNATURE_BITS_APART = 56
@@ -29,14 +29,14 @@ SIGNATURE_BITS_APART = 56
 projections). Of 234 real recordings and 24 simulated ones, a copy with noise (correlation 0.999) is at most 13 apart, two others at
 least 95."""
 
-NOTHING = 1e-9
+_NOTHING = 1e-9
 """Standard deviation of a channel that does not change, in a store whose series are standardised."""
 
-ROUNDING = 1e-6
+_ROUNDING = 1e-6
 """Of a channel's largest value: what single precision may make of one that does not change."""
 
 
-def sketch(series: NDArray[np.floating]) -> Floats:
+def sketch(series: NDArray[np.floating]) -> _Floats:
     """(K,) random projections of a recording, scaled to unit length; zeros where nothing changes.
 
     The cosine of two sketches estimates the correlation of the two recordings, each channel detrended and standardised.
@@ -47,7 +47,7 @@ def sketch(series: NDArray[np.floating]) -> Floats:
     """
     values = standardised(_without_drift(standardised(series[:FRAMES])))
     in_time, over_channels = _directions(FRAMES, 0)[:, : len(values)], _directions(values.shape[1], 1)
-    projected: Floats = ((in_time @ values) * over_channels).sum(axis=1)
+    projected: _Floats = ((in_time @ values) * over_channels).sum(axis=1)
     length = float(np.linalg.norm(projected))
     return projected / length if length else projected
 
@@ -60,7 +60,7 @@ def signature(series: NDArray[np.floating]) -> str:
     return signs(sketch(series))
 
 
-def signs(values: Floats) -> str:
+def signs(values: _Floats) -> str:
     """The signature of a recording from its sketch."""
     return np.packbits(values > 0).tobytes().hex() if values.any() else ""
 
@@ -71,7 +71,7 @@ def nearest(signatures: Sequence[str], others: Sequence[str]) -> NDArray[np.int6
     return np.array([np.bitwise_count(row ^ known).sum(axis=1, dtype=np.int64).min() for row in _bits(signatures)], dtype=np.int64)
 
 
-def standardised(series: NDArray[np.floating], nothing: float = NOTHING, rounding: float = ROUNDING) -> Floats:
+def standardised(series: NDArray[np.floating], nothing: float = _NOTHING, rounding: float = _ROUNDING) -> _Floats:
     """(T, C) every channel with mean 0 and standard deviation 1; 0 where it does not change.
 
     Parameters
@@ -82,17 +82,17 @@ def standardised(series: NDArray[np.floating], nothing: float = NOTHING, roundin
     values = values - values.mean(axis=0)
     spread = values.std(axis=0)
     changes = spread > nothing + rounding * np.abs(series).max(axis=0, initial=0)
-    standard: Floats = np.divide(values, spread, out=np.zeros_like(values), where=changes)
+    standard: _Floats = np.divide(values, spread, out=np.zeros_like(values), where=changes)
     return standard
 
 
-def _without_drift(values: Floats) -> Floats:
-    order = min(DRIFT_ORDER, len(values) - 2)
+def _without_drift(values: _Floats) -> _Floats:
+    order = min(_DRIFT_ORDER, len(values) - 2)
     if order < 1:
         return values
     time = np.linspace(-1, 1, len(values))
     basis, _ = np.linalg.qr(np.stack([time**power for power in range(order + 1)], axis=1))
-    cleaned: Floats = values - basis @ (basis.T @ values)
+    cleaned: _Floats = values - basis @ (basis.T @ values)
     return cleaned
 
 
@@ -101,6 +101,6 @@ def _bits(signatures: Sequence[str]) -> NDArray[np.uint8]:
 
 
 @functools.lru_cache(maxsize=8)
-def _directions(size: int, stream: int) -> Floats:
+def _directions(size: int, stream: int) -> _Floats:
     """(K, size) fixed Gaussian directions."""
-    return np.random.default_rng((SEED, stream, size)).standard_normal((PROJECTIONS, size))
+    return np.random.default_rng((_SEED, stream, size)).standard_normal((PROJECTIONS, size))

@@ -23,12 +23,12 @@ TIMES = "times_seen"
 FINE_TUNED = "fine_tuned_for"
 """Field of a checkpoint's `training`: the task, if it was fine-tuned."""
 
-ANSWERS = {NO: "no", YES: "yes"}
+_ANSWERS = {NO: "no", YES: "yes"}
 DISCLAIMER = "read from a table of what licences say, conservatively; not legal advice"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """All sessions under one record.
 
     Attributes
@@ -50,7 +50,7 @@ class Entry:
         return {**self.governance.model_dump(mode="json"), **counts}
 
 
-def entries_of(store: Store, sessions: Sequence[SessionInfo], seen: Mapping[str, int] | None = None) -> list[Entry]:
+def entries_of(store: Store, sessions: Sequence[SessionInfo], seen: Mapping[str, int] | None = None) -> list[LedgerEntry]:
     """One entry a record, by cohort.
 
     Parameters
@@ -68,7 +68,7 @@ def entries_of(store: Store, sessions: Sequence[SessionInfo], seen: Mapping[str,
         groups.setdefault(record, []).append(info)
     return sorted(
         (
-            Entry(
+            LedgerEntry(
                 record,
                 len({info.subject for info in members}),
                 len(members),
@@ -101,7 +101,7 @@ def times_drawn(training: Mapping[str, Any], label: str, cohort: str) -> int | N
     return next((times[name] for name in (subject_hash(label, cohort), subject_hash(label)) if name in times), None)
 
 
-def entries_from(training: Mapping[str, Any]) -> list[Entry]:
+def entries_from(training: Mapping[str, Any]) -> list[LedgerEntry]:
     """What a checkpoint says of its data; of one that was written before there were ledgers, its cohorts, or one entry of unknowns.
 
     Raises
@@ -116,7 +116,7 @@ def entries_from(training: Mapping[str, Any]) -> list[Entry]:
         raise InputError("config.json: the ledger, by which the model answers for its data, is damaged; export the model again.")
     counts = ("subjects", "sessions", "seconds", TIMES)
     return [
-        Entry(
+        LedgerEntry(
             checked_governance({name: value for name, value in row.items() if name not in counts}, "config.json: ledger"),
             *(row.get(name) for name in counts),
         )
@@ -124,29 +124,29 @@ def entries_from(training: Mapping[str, Any]) -> list[Entry]:
     ]
 
 
-def _older(training: Mapping[str, Any]) -> list[Entry]:
+def _older(training: Mapping[str, Any]) -> list[LedgerEntry]:
     rows = training.get("cohorts")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         rows = [{name: training[name] for name in ("subjects", "sessions") if name in training}]
     return [_older_entry(row) for row in rows]
 
 
-def _older_entry(row: Mapping[str, Any]) -> Entry:
+def _older_entry(row: Mapping[str, Any]) -> LedgerEntry:
     cohort, licence = str(row.get("name", UNKNOWN)), str(row.get("licence", UNKNOWN))
     counts = (row.get("subjects"), row.get("sessions"))
     try:
-        return Entry(checked_governance({"cohort": cohort, "licence": licence}, "config.json: cohorts"), *counts)
+        return LedgerEntry(checked_governance({"cohort": cohort, "licence": licence}, "config.json: cohorts"), *counts)
     except InputError:
         # A licence in words of its own is none that can be looked up.
-        return Entry(Governance(cohort=cohort), *counts)
+        return LedgerEntry(Governance(cohort=cohort), *counts)
 
 
-def joint_terms(entries: Iterable[Entry]) -> Terms:
+def joint_terms(entries: Iterable[LedgerEntry]) -> Terms:
     """What is permitted with all of the data together: of each answer the strictest."""
     return strictest(entry.governance.terms for entry in entries)
 
 
-def terms_lines(entries: Sequence[Entry]) -> list[str]:
+def terms_lines(entries: Sequence[LedgerEntry]) -> list[str]:
     """What the union of the terms allows, and which cohorts decide, in sentences."""
     terms = joint_terms(entries)
     lines = []
@@ -154,14 +154,14 @@ def terms_lines(entries: Sequence[Entry]) -> list[str]:
         answer = getattr(terms, name)
         deciding = [_short(entry) for entry in entries if getattr(entry.governance.terms, name) is answer]
         because = "" if answer is YES else f" ({_some(deciding)})"
-        lines.append(f"{question}: {ANSWERS.get(answer, 'not known to be permitted')}{because}.")
+        lines.append(f"{question}: {_ANSWERS.get(answer, 'not known to be permitted')}{because}.")
     lines.append(f"Sources must be named: {'yes' if terms.attribution else 'no'}.")
     lines += [f"Must be passed on under {licence} alone." for licence in sorted(terms.share_alike)]
     lines += [f"In the way: {limit}." for limit in sorted(terms.limits)]
     return lines
 
 
-def blocking(entries: Sequence[Entry], licence: str) -> list[tuple[Entry, list[str]]]:
+def blocking(entries: Sequence[LedgerEntry], licence: str) -> list[tuple[LedgerEntry, list[str]]]:
     """Entries that keep what is made from all of them from being given away under a licence, with reasons.
 
     Parameters
@@ -172,7 +172,7 @@ def blocking(entries: Sequence[Entry], licence: str) -> list[tuple[Entry, list[s
     return [(entry, reasons) for entry, reasons in found if reasons]
 
 
-def gaps(entries: Iterable[Entry]) -> dict[str, int]:
+def gaps(entries: Iterable[LedgerEntry]) -> dict[str, int]:
     """For how many sessions nobody knows the licence, and the consent; nothing where all is known."""
     counts: dict[str, int] = {}
     for entry in entries:
@@ -181,7 +181,7 @@ def gaps(entries: Iterable[Entry]) -> dict[str, int]:
     return {name: counts[name] for name in ("licence", "consent") if name in counts}
 
 
-def summary(entries: Sequence[Entry]) -> str:
+def summary(entries: Sequence[LedgerEntry]) -> str:
     """The ledger in three short answers, for reports."""
     if not entries:
         return "The ledger is empty."
@@ -199,7 +199,7 @@ def summary(entries: Sequence[Entry]) -> str:
     return f"{'. '.join(part[:1].upper() + part[1:] for part in parts)}."
 
 
-def warning(entries: Sequence[Entry]) -> str:
+def warning(entries: Sequence[LedgerEntry]) -> str:
     """What a command says aloud where terms are unknown; empty where all is known."""
     unknown = gaps(entries)
     if not unknown:
@@ -212,7 +212,7 @@ def warning(entries: Sequence[Entry]) -> str:
     )
 
 
-def _short(entry: Entry) -> str:
+def _short(entry: LedgerEntry) -> str:
     said = entry.governance
     consent = "" if said.consent == ("broad-research",) else f", consent {','.join(said.consent)}"
     return f"{said.cohort}: {said.licence}{consent}"

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import InputError
-from slimbrain.governance.ledger import DISCLAIMER, Entry, blocking, entries_from, entries_of, gaps, joint_terms, terms_lines, times_drawn
+from slimbrain.governance.ledger import (
+    DISCLAIMER,
+    LedgerEntry,
+    blocking,
+    entries_from,
+    entries_of,
+    gaps,
+    joint_terms,
+    terms_lines,
+    times_drawn,
+)
 from slimbrain.governance.provenance import Person, remembered_hashes, seen_in
 from slimbrain.store import Store
 from slimbrain.store.parts import collect_parts
@@ -18,7 +28,7 @@ from slimbrain.store.subjects import is_hash, same_label, subject_hash, with_pre
 from slimbrain.store.terms import canonical_licence
 from slimbrain.store.withdrawn import withdrawn
 
-MOST_NAMED = 20
+_MOST_NAMED = 20
 """Sessions that a text names; JSON names all."""
 
 
@@ -40,7 +50,7 @@ class Ledger:
 
     name: str
     kind: str
-    entries: list[Entry]
+    entries: list[LedgerEntry]
     hashes: frozenset[str] = frozenset()
     labels: frozenset[str] = frozenset()
     store: Store | None = None
@@ -141,8 +151,8 @@ def _in_store(ledger: Ledger, store: Store, label: str, cohort: str) -> Presence
     held = [info for info in store.sessions if same_label(info.subject, label) and (not cohort or store.cohort(info) in ("", cohort))]
     if held:
         return Presence(True, f"{ledger.name}: holds {len(held)} sessions of {label}.")
-    stone = withdrawn(store.root).find(label, cohort)
-    gone = f"; {label} was withdrawn on {stone.date}" if stone else ""
+    record = withdrawn(store.root).find(label, cohort)
+    gone = f"; {label} was withdrawn on {record.date}" if record else ""
     return Presence(False, f"{ledger.name}: holds no session of {label}{f' of {cohort}' if cohort else ''}{gone}.")
 
 
@@ -201,7 +211,7 @@ def difference(first: Ledger, second: Ledger) -> dict[str, Any]:
     }
 
 
-def _counts(entry: Entry) -> tuple[object, ...]:
+def _counts(entry: LedgerEntry) -> tuple[object, ...]:
     return entry.subjects, entry.sessions, entry.seconds
 
 
@@ -254,7 +264,7 @@ def as_text(ledger: Ledger) -> str:
     return "\n".join(lines)
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
+def _cells(entry: LedgerEntry) -> tuple[str, ...]:
     said = entry.governance
     counts = ["?" if value is None else f"{value:,}" for value in (entry.subjects, entry.sessions)]
     hours = "?" if entry.seconds is None else f"{entry.seconds / 3600:.2f}"
@@ -269,8 +279,8 @@ def compatibility_text(verdict: dict[str, Any]) -> str:
     for block in verdict["blocks"]:
         lines.append(f"{block['cohort']}, {block['licence']}, {block['sessions']} sessions: {'; '.join(block['reasons'])}.")
         keys = block.get("session_names", [])
-        lines += [f"  {key}" for key in keys[:MOST_NAMED]]
-        lines += [f"  ... and {len(keys) - MOST_NAMED} more; --json names all"] if len(keys) > MOST_NAMED else []
+        lines += [f"  {key}" for key in keys[:_MOST_NAMED]]
+        lines += [f"  ... and {len(keys) - _MOST_NAMED} more; --json names all"] if len(keys) > _MOST_NAMED else []
     return "\n".join(lines)
 
 

@@ -22,15 +22,15 @@ from slimbrain.store.parts import collect_parts
 from slimbrain.store.purge import EXCLUDED_FOLDER, purge
 from slimbrain.store.subjects import with_prefix
 from slimbrain.store.verify import sweep
-from slimbrain.store.withdrawn import Tombstone, bury, new_tombstone, withdrawn
+from slimbrain.store.withdrawn import WithdrawalRecord, new_record, record_withdrawals, withdrawn
 
-RUN_FILE = "run.json"
-NPZ_COLUMNS = ("subject", "session", "subjects", "sessions", "keys")
+_RUN_FILE = "run.json"
+_NPZ_COLUMNS = ("subject", "session", "subjects", "sessions", "keys")
 """Arrays of an npz that name participants or sessions."""
 
 
 @dataclass(frozen=True)
-class Trace:
+class _Trace:
     """Something outside the store that has to do with the participant.
 
     Attributes
@@ -65,7 +65,7 @@ class Withdrawal:
     sessions: list[str]
     files: list[str]
     linked: list[str]
-    traces: list[Trace] = field(default_factory=list)
+    traces: list[_Trace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,28 +94,28 @@ def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "",
     # What killed processes left may hold something of the participant, too.
     sweep(store.root)
     notes: list[str] = []
-    stone = _buried(store, label, cohort)
-    if stone is not None:
-        cohort = stone.cohort
-        notes.append(f"{label} was withdrawn on {stone.date} already; gone on with what was left.")
+    record = _already_recorded(store, label, cohort)
+    if record is not None:
+        cohort = record.cohort
+        notes.append(f"{label} was withdrawn on {record.date} already; gone on with what was left.")
     else:
         cohort = _whose(store, label, cohort)
-        stone = new_tombstone(label, cohort, date.today().isoformat(), reason)
+        record = new_record(label, cohort, date.today().isoformat(), reason)
     person, keys = _person(store, label, cohort, notes)
     traces = [trace for folder in folders for trace in _traces(Path(folder), store.root, person, keys)]
-    bury(store.root, [stone])
-    purged = purge(store.root, stone)
+    record_withdrawals(store.root, [record])
+    purged = purge(store.root, record)
     return Withdrawal(label, cohort, purged.sessions, purged.files, purged.linked, traces, notes)
 
 
-def _buried(store: Store, label: str, cohort: str) -> Tombstone | None:
+def _already_recorded(store: Store, label: str, cohort: str) -> WithdrawalRecord | None:
     """The tombstone of a withdrawal that this one goes on with."""
-    stone = withdrawn(store.root).find(label, cohort)
+    record = withdrawn(store.root).find(label, cohort)
     others = {store.cohort(info) or "unknown" for info in store.sessions if info.subject == label}
-    if stone is not None and others and not cohort:
-        named = ", ".join(sorted(others | {stone.cohort or "unknown"}))
+    if record is not None and others and not cohort:
+        named = ", ".join(sorted(others | {record.cohort or "unknown"}))
         raise InputError(f"{store.root}: {label} stands for participants of several cohorts ({named}); say which with --cohort.")
-    return stone
+    return record
 
 
 def _whose(store: Store, label: str, cohort: str) -> str:
@@ -148,7 +148,7 @@ def _person(store: Store, label: str, cohort: str, notes: list[str]) -> tuple[Pe
     return Person(label, cohort, tuple(recordings)), {info.key for info in mine}
 
 
-def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterator[Trace]:
+def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterator[_Trace]:
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give one in which checkpoints lie.")
     for place, below, names in os.walk(folder):
@@ -158,31 +158,31 @@ def _traces(folder: Path, store: Path, person: Person, keys: set[str]) -> Iterat
             try:
                 found = _trace(path, person, keys)
             except (SlimbrainError, OSError, ValueError, RecursionError, BadZipFile, EOFError) as error:
-                found = Trace(str(path), "unread", f"could not be looked into ({' '.join(str(error).split())})")
+                found = _Trace(str(path), "unread", f"could not be looked into ({' '.join(str(error).split())})")
             if found is not None:
                 yield found
         if place.endswith(FOLDS_SUFFIX) and names and PEOPLE_FILE not in names:
-            yield Trace(place, "unread", "holds folds and does not say of whom; delete it, `slimbrain evaluate` makes it again")
+            yield _Trace(place, "unread", "holds folds and does not say of whom; delete it, `slimbrain evaluate` makes it again")
 
 
-def _trace(path: Path, person: Person, keys: set[str]) -> Trace | None:
+def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
     if path.name == CONFIG_FILE:
         training = _json(path).get("training")
         return _model(path.parent, training if isinstance(training, dict) else {}, person, "model")
-    if path.name == RUN_FILE:
+    if path.name == _RUN_FILE:
         return _model(path.parent, _json(path), person, "run")
     if path.name == PEOPLE_FILE:
-        return Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
+        return _Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
     if path.suffix == ".tsv":
         rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
-        return Trace(str(path), "table", f"{len(rows)} rows") if rows else None
+        return _Trace(str(path), "table", f"{len(rows)} rows") if rows else None
     if path.suffix == ".npz":
         count = _rows_of_npz(path, person.label, keys)
-        return Trace(str(path), "embeddings", f"{count} rows") if count else None
+        return _Trace(str(path), "embeddings", f"{count} rows") if count else None
     return None
 
 
-def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> Trace | None:
+def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> _Trace | None:
     if not seen_in(training, [person]):
         return None
     count = times_drawn(training, person.label, person.cohort)
@@ -190,12 +190,12 @@ def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) ->
         how = "was pretrained or fine-tuned on them" if FINE_TUNED in training else "was trained on them"
     else:
         how = f"drew their recordings {count} times" if count else "held them out, to weigh its mixture by"
-    return Trace(str(folder), kind, how)
+    return _Trace(str(folder), kind, how)
 
 
 def _rows_of_npz(path: Path, label: str, keys: set[str]) -> int:
     with np.load(path, allow_pickle=False) as arrays:
-        columns = [arrays[name] for name in NPZ_COLUMNS if name in arrays.files]
+        columns = [arrays[name] for name in _NPZ_COLUMNS if name in arrays.files]
     texts = [column for column in columns if column.ndim == 1 and column.dtype.kind == "U"]
     return max((sum(_is_theirs(str(cell), label, keys) for cell in column) for column in texts), default=0)
 

@@ -1,7 +1,7 @@
 """Commands on a cluster: cut into shards of themselves, submitted to Slurm or to processes of this machine, and gathered."""
 
-from slimbrain.launch.client import Outcome, launch
+from slimbrain.launch.client import LaunchOutcome, launch
 from slimbrain.launch.resources import Resources
 from slimbrain.launch.work import Work
 
-__all__ = ["Outcome", "Resources", "Work", "launch"]
+__all__ = ["LaunchOutcome", "Resources", "Work", "launch"]

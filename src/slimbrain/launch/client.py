@@ -16,20 +16,20 @@ from slimbrain.disk.locks import claim
 from slimbrain.disk.tsv import format_tsv
 from slimbrain.errors import InputError
 from slimbrain.launch.cluster import Cluster
-from slimbrain.launch.folder import FINAL, TABLE_FILE, LaunchFolder, Plan, ShardState, Submitted
+from slimbrain.launch.folder import FINAL, TABLE_FILE, LaunchFolder, LaunchPlan, ShardState, Submitted
 from slimbrain.launch.resources import Resources
 from slimbrain.launch.work import Work
 
-POLL_S, ASK_S = 1.0, 5.0
+_POLL_S, _ASK_S = 1.0, 5.0
 """Between looks at the folder, and between questions to the queue, which hundreds of users ask."""
 
-TELL_S = 30.0
+_TELL_S = 30.0
 
-TABLE_COLUMNS = ("shard", "state", "submissions", "failures", "requeues", "exit_code", "node", "seconds", "job")
+_TABLE_COLUMNS = ("shard", "state", "submissions", "failures", "requeues", "exit_code", "node", "seconds", "job")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LaunchOutcome:
     """What became of a launch.
 
     Attributes
@@ -53,7 +53,7 @@ class Outcome:
         return 0 if self.waiting or (done and not self.changed) else 1
 
 
-def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFolder, wait: bool = True) -> Outcome:
+def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFolder, wait: bool = True) -> LaunchOutcome:
     """Run all shards of a command, and gather what they made.
 
     The same call again submits only what is not done and not on its way. One that finished starts anew.
@@ -74,7 +74,7 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
         plan = _plan(work, resources, folder)
         _submit_missing(plan, cluster, folder, ("failed", "stopped", "lost"))
         if not wait:
-            return Outcome(_states(plan, folder), "", waiting=True)
+            return LaunchOutcome(_states(plan, folder), "", waiting=True)
         _wait(plan, cluster, folder)
         if any(state.state == "lost" for state in _states(plan, folder).values()):
             # Its job cannot try again: nothing is left of it.
@@ -83,8 +83,8 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
         return _gather(work, plan, folder)
 
 
-def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
-    plan = Plan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s, work.inputs())
+def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> LaunchPlan:
+    plan = LaunchPlan(work.command, work.shards, work.distributed, work.saves, resources.processes_a_node, resources.grace_s, work.inputs())
     before = folder.read_plan()
     if before is not None and not before.finished and (before.command, dict(before.shards)) != (plan.command, dict(plan.shards)):
         raise InputError(
@@ -102,17 +102,17 @@ def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> Plan:
     return plan
 
 
-def _states(plan: Plan, folder: LaunchFolder) -> dict[str, ShardState]:
+def _states(plan: LaunchPlan, folder: LaunchFolder) -> dict[str, ShardState]:
     return {shard: folder.read(shard) for shard in plan.shards}
 
 
-def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: Collection[str]) -> None:
+def _submit_missing(plan: LaunchPlan, cluster: Cluster, folder: LaunchFolder, again: Collection[str]) -> None:
     """Submit shards that never were, that are on no way any more, or that ended in one of the states `again`."""
     jobs, states = folder.read_jobs(), _states(plan, folder)
     alive = cluster.alive([each.job for each in jobs.values()]) if jobs else set()
     while any(state.state in again and jobs.get(shard, Submitted()).job in alive for shard, state in states.items()):
         # It has said its last word, and may hold its locks until it has left the queue.
-        time.sleep(POLL_S)
+        time.sleep(_POLL_S)
         alive = cluster.alive(alive)
     open_shards = [shard for shard, state in states.items() if state.state in again or state.state not in FINAL]
     missing = [shard for shard in open_shards if jobs.get(shard, Submitted()).job not in alive]
@@ -126,23 +126,23 @@ def _submit_missing(plan: Plan, cluster: Cluster, folder: LaunchFolder, again: C
     print(f"{folder.root}: {len(missing)} of {len(plan.shards)} shards submitted", file=sys.stderr, flush=True)
 
 
-def _wait(plan: Plan, cluster: Cluster, folder: LaunchFolder) -> None:
+def _wait(plan: LaunchPlan, cluster: Cluster, folder: LaunchFolder) -> None:
     """Return once every shard has ended, well or not."""
     jobs = folder.read_jobs()
     asked = told = time.monotonic()
     gone: set[str] = set()
     while open_jobs := {jobs[shard].job: shard for shard, state in _states(plan, folder).items() if state.state not in FINAL}:
         now = time.monotonic()
-        if now - asked > ASK_S:
+        if now - asked > _ASK_S:
             asked, missing = now, set(open_jobs) - cluster.alive(open_jobs)
             # Twice, since a job leaves the queue a moment before its last words can be read on this machine.
             for job in missing & gone:
                 folder.update(open_jobs[job], state="lost")
             gone = missing
-        if now - told > TELL_S:
+        if now - told > _TELL_S:
             told = now
             print(f"{folder.root}: {_counts(_states(plan, folder))}", file=sys.stderr, flush=True)
-        time.sleep(POLL_S)
+        time.sleep(_POLL_S)
 
 
 def _counts(states: Mapping[str, ShardState]) -> str:
@@ -152,10 +152,10 @@ def _counts(states: Mapping[str, ShardState]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
-def _gather(work: Work, plan: Plan, folder: LaunchFolder) -> Outcome:
+def _gather(work: Work, plan: LaunchPlan, folder: LaunchFolder) -> LaunchOutcome:
     states, jobs = _states(plan, folder), folder.read_jobs()
     rows = [{"shard": shard, **vars(state), **vars(jobs[shard])} for shard, state in states.items()]
-    write_text(folder.root / TABLE_FILE, format_tsv(TABLE_COLUMNS, rows))
+    write_text(folder.root / TABLE_FILE, format_tsv(_TABLE_COLUMNS, rows))
     done, changed = all(state.state == "done" for state in states.values()), work.inputs() != plan.inputs
     line = work.gather(done and not changed)
     if changed:
@@ -163,7 +163,7 @@ def _gather(work: Work, plan: Plan, folder: LaunchFolder) -> Outcome:
     elif done:
         folder.write_plan(replace(plan, finished=True))
     table = "\n".join(_line(folder, shard, state, jobs[shard]) for shard, state in states.items() if state.state != "done")
-    return Outcome(states, table, line, changed=changed)
+    return LaunchOutcome(states, table, line, changed=changed)
 
 
 def _line(folder: LaunchFolder, shard: str, state: ShardState, job: Submitted) -> str:

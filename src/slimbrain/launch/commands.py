@@ -10,11 +10,11 @@ from slimbrain.errors import InputError
 from slimbrain.launch.work import Words, Work, checksum, cut
 from slimbrain.store import SessionInfo
 
-Given = Mapping[str, Any]
+_Given = Mapping[str, Any]
 """Options of a command by parameter, as its function would get them."""
 
 
-def prep(command: Words, given: Given, shards: int) -> Work:
+def _prep(command: Words, given: _Given, shards: int) -> Work:
     """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is.
 
     The layout is recognised once, here: that looks into every folder of the source.
@@ -54,7 +54,7 @@ def prep(command: Words, given: Given, shards: int) -> Work:
     return cut(command, out, shards, gather, inputs, ("--layout", layout.name) if given["layout"] == AUTO else ())
 
 
-def embed(command: Words, given: Given, shards: int) -> Work:
+def _embed(command: Words, given: _Given, shards: int) -> Work:
     """Shards of sessions, whose vectors are joined once all are there."""
     from slimbrain.disk.shards import Shard
     from slimbrain.disk.tsv import read_tsv
@@ -84,7 +84,7 @@ def embed(command: Words, given: Given, shards: int) -> Work:
     return cut(command, out, parts, gather, inputs)
 
 
-def pretrain(command: Words, given: Given, _: int) -> Work:
+def _pretrain(command: Words, given: _Given, _: int) -> Work:
     """One job on all nodes, which saves when it is told to and goes on from there."""
     out = Path(given["out"])
 
@@ -96,7 +96,7 @@ def pretrain(command: Words, given: Given, _: int) -> Work:
     return Work(command, out, {"all": (*command, "--resume", "auto")}, distributed=True, saves=True, gather=gather)
 
 
-def evaluate(command: Words, given: Given, _: int) -> Work:
+def _evaluate(command: Words, given: _Given, _: int) -> Work:
     """One job: everything is compared on the same folds. Fine-tuning goes on where it was stopped."""
     out = Path(given["out"])
 
@@ -106,4 +106,9 @@ def evaluate(command: Words, given: Given, _: int) -> Work:
     return Work(command, out, {"all": command}, gather=gather)
 
 
-COMMANDS: Mapping[str, Callable[[Words, Given, int], Work]] = {"prep": prep, "embed": embed, "pretrain": pretrain, "evaluate": evaluate}
+COMMANDS: Mapping[str, Callable[[Words, _Given, int], Work]] = {
+    "prep": _prep,
+    "embed": _embed,
+    "pretrain": _pretrain,
+    "evaluate": _evaluate,
+}

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import StoreError
 
-PLAN_FILE, JOBS_FILE, TABLE_FILE = "launch.json", "jobs.json", "table.tsv"
-SHARDS_FOLDER, LOGS_FOLDER = "shards", "logs"
+_PLAN_FILE, _JOBS_FILE, TABLE_FILE = "launch.json", "jobs.json", "table.tsv"
+_SHARDS_FOLDER, _LOGS_FOLDER = "shards", "logs"
 
 State = Literal["waiting", "running", "requeued", "retried", "done", "failed", "stopped", "lost"]
 FINAL: tuple[State, ...] = ("done", "failed", "stopped", "lost")
@@ -57,7 +57,7 @@ class Submitted:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What the jobs need to know.
 
     Attributes
@@ -89,18 +89,18 @@ class LaunchFolder:
 
     @property
     def logs(self) -> Path:
-        return self.root / LOGS_FOLDER
+        return self.root / _LOGS_FOLDER
 
-    def read_plan(self) -> Plan | None:
+    def read_plan(self) -> LaunchPlan | None:
         """What was launched here before; None if nothing was."""
-        record = _read(self.root / PLAN_FILE)
+        record = _read(self.root / _PLAN_FILE)
         if record is None:
             return None
         shards = {name: tuple(words) for name, words in record["shards"].items()}
-        return Plan(**{**record, "command": tuple(record["command"]), "shards": shards})
+        return LaunchPlan(**{**record, "command": tuple(record["command"]), "shards": shards})
 
-    def write_plan(self, plan: Plan) -> None:
-        write_json(self.root / PLAN_FILE, asdict(plan))
+    def write_plan(self, plan: LaunchPlan) -> None:
+        write_json(self.root / _PLAN_FILE, asdict(plan))
 
     def read(self, shard: str) -> ShardState:
         record = _read(self._path(shard))
@@ -114,19 +114,19 @@ class LaunchFolder:
 
     def read_jobs(self) -> dict[str, Submitted]:
         """What was submitted, by shard."""
-        return {shard: Submitted(**record) for shard, record in (_read(self.root / JOBS_FILE) or {}).items()}
+        return {shard: Submitted(**record) for shard, record in (_read(self.root / _JOBS_FILE) or {}).items()}
 
     def write_jobs(self, jobs: Mapping[str, Submitted]) -> None:
-        write_json(self.root / JOBS_FILE, {shard: asdict(submitted) for shard, submitted in jobs.items()})
+        write_json(self.root / _JOBS_FILE, {shard: asdict(submitted) for shard, submitted in jobs.items()})
 
     def forget(self) -> None:
         """Drop all states; logs stay."""
-        (self.root / JOBS_FILE).unlink(missing_ok=True)
-        for path in (self.root / SHARDS_FOLDER).glob("*.json"):
+        (self.root / _JOBS_FILE).unlink(missing_ok=True)
+        for path in (self.root / _SHARDS_FOLDER).glob("*.json"):
             path.unlink()
 
     def _path(self, shard: str) -> Path:
-        return self.root / SHARDS_FOLDER / f"{shard}.json"
+        return self.root / _SHARDS_FOLDER / f"{shard}.json"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -10,12 +10,12 @@ from pathlib import Path
 Words = tuple[str, ...]
 
 
-def always_the_same() -> str:
+def _always_the_same() -> str:
     """What a command reads, where it has one shard."""
     return ""
 
 
-def nothing_left(_: bool) -> str:
+def _nothing_left(_: bool) -> str:
     """What to do at the end where the shards write everything themselves."""
     return ""
 
@@ -40,8 +40,8 @@ class Work:
     shards: Mapping[str, Words]
     distributed: bool = False
     saves: bool = False
-    gather: Callable[[bool], str] = nothing_left
-    inputs: Callable[[], str] = always_the_same
+    gather: Callable[[bool], str] = _nothing_left
+    inputs: Callable[[], str] = _always_the_same
 
 
 def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str], inputs: Callable[[], str], found: Words = ()) -> Work:

@@ -18,25 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.disk.locks import claim
-from slimbrain.launch.folder import LaunchFolder, Plan, State
+from slimbrain.launch.folder import LaunchFolder, LaunchPlan, State
 
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 """SIGUSR2 is what submitit's processes on this machine get before their limit."""
 
-POLL_S, REMIND_S = 0.2, 5.0
+_POLL_S, _REMIND_S = 0.2, 5.0
 """A command that is still importing does not hear the signal to save: it is told again."""
 
-FIRST_PORT, PORTS = 20000, 20000
+_FIRST_PORT, _PORTS = 20000, 20000
 LOCAL_REQUEUE_CODE = 144
 """Exit code at which submitit's processes on this machine start again."""
 
-REQUEUED_CODE = 75
+_REQUEUED_CODE = 75
 """EX_TEMPFAIL of sysexits.h."""
 
-TRIES = 2
+_TRIES = 2
 """How often a shard may fail until it is given up: nodes fail, files do not mend themselves."""
 
-MAX_REQUEUES = 200
+_MAX_REQUEUES = 200
 """A job that never gets anywhere within its time must end some day; 200 days of 24 hours are longer than any training."""
 
 
@@ -73,29 +73,29 @@ def run_shard(root: str, shard: str) -> None:
             folder.update(shard, state="done", **ended)
 
 
-def _run(plan: Plan, shard: str) -> tuple[int, int | None]:
+def _run(plan: LaunchPlan, shard: str) -> tuple[int, int | None]:
     """Exit code of the shard's command, and the number of the signal that ended it, if one did."""
     with _signals() as came:
         process = _start(plan, shard)
-        told = -REMIND_S
+        told = -_REMIND_S
         while process.poll() is None:
-            if came and time.monotonic() - told >= REMIND_S:
+            if came and time.monotonic() - told >= _REMIND_S:
                 told = time.monotonic()
                 _tell(process, plan.saves)
-            time.sleep(POLL_S)
+            time.sleep(_POLL_S)
     # Slurm signals every process of a job: the command may have died of it before this one looked.
-    died_of = -process.returncode if -process.returncode in STOP_SIGNALS else None
+    died_of = -process.returncode if -process.returncode in _STOP_SIGNALS else None
     return process.returncode, came[0] if came else died_of
 
 
-def _start(plan: Plan, shard: str) -> subprocess.Popen[bytes]:
+def _start(plan: LaunchPlan, shard: str) -> subprocess.Popen[bytes]:
     program = ["-m", "slimbrain", *plan.shards[shard]]
     nodes = _number("SLURM_JOB_NUM_NODES", 1)
     if plan.distributed and nodes * plan.processes > 1:
         program = ["-m", "torch.distributed.run", *_rendezvous(nodes, plan.processes), *program]
     # torchrun must live on while its processes save, and must not end them after its own 30 seconds: signals go to them alone.
     environment = {**os.environ, "PET_SIGNALS_TO_HANDLE": "SIGINT"} if plan.distributed else None
-    with _ignoring(STOP_SIGNALS if plan.saves else ()):
+    with _ignoring(_STOP_SIGNALS if plan.saves else ()):
         return subprocess.Popen([sys.executable, *program], env=environment)
 
 
@@ -103,7 +103,7 @@ def _rendezvous(nodes: int, processes: int) -> list[str]:
     """How `torchrun` finds the other nodes, from what Slurm says: the first node starts the job, and so its address is known to all."""
     if nodes == 1:
         return ["--standalone", f"--nproc-per-node={processes}"]
-    port = FIRST_PORT + _number("SLURM_JOB_ID") % PORTS
+    port = _FIRST_PORT + _number("SLURM_JOB_ID") % _PORTS
     address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
     where = [f"--master-addr={address}", f"--master-port={port}"]
     return [f"--nnodes={nodes}", f"--node-rank={_number('SLURM_NODEID')}", f"--nproc-per-node={processes}", *where]
@@ -137,7 +137,7 @@ def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[s
     """Queue the job of a shard that was stopped again, unless somebody cancelled it or its time is over."""
     local, requeues = os.environ.get("SUBMITIT_EXECUTOR") == "local", folder.read(shard).requeues
     wanted = stopped_by != signal.SIGTERM if local else _counts_as_running()
-    again = wanted and requeues < MAX_REQUEUES
+    again = wanted and requeues < _MAX_REQUEUES
     # Written before Slurm is asked, which ends this process as soon as it hears.
     folder.update(shard, state="requeued" if again else "stopped", requeues=requeues + again, **ended)
     if again:
@@ -152,8 +152,8 @@ def _fail(folder: LaunchFolder, shard: str, ended: Mapping[str, Any]) -> None:
             # Another node's process has said so: one that fails takes the others with it.
             return
         failures = state.failures + 1
-        folder.update(shard, state="retried" if failures < TRIES else "failed", failures=failures, **ended)
-    if failures < TRIES:
+        folder.update(shard, state="retried" if failures < _TRIES else "failed", failures=failures, **ended)
+    if failures < _TRIES:
         _queue_again(folder, shard, "failed")
 
 
@@ -165,7 +165,7 @@ def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
     # A negative code is that of the signal with which Slurm ends all of the job, so it was heard.
     if asked.returncode > 0:
         folder.update(shard, state=refused)
-    raise SystemExit(REQUEUED_CODE)
+    raise SystemExit(_REQUEUED_CODE)
 
 
 def _counts_as_running() -> bool:
@@ -188,7 +188,7 @@ def _job() -> str:
 def _signals() -> Iterator[list[int]]:
     """A list that receives the signals that ask to stop."""
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _STOP_SIGNALS}
     try:
         yield came
     finally:

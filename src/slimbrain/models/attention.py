@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-HALF = (torch.float16, torch.bfloat16)
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
 def has_variable_length_kernel(q: Tensor) -> bool:
     """Whether torch has a kernel for sequences of many lengths, for heads like those of `q`, where `q` lies."""
-    return q.is_cuda and q.dtype in HALF and q.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return q.is_cuda and q.dtype in _HALF and q.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _variable_length(q: Tensor, k: Tensor, v: Tensor, spans: Ragged) -> Tensor:

@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from slimbrain.governance.ledger import Entry, entries_from, terms_lines
+from slimbrain.governance.ledger import LedgerEntry, entries_from, terms_lines
 from slimbrain.governance.provenance import PRETRAINING_UNKNOWN, count_remembered
 from slimbrain.store.terms import UNKNOWN
 
-STAGES = {"temporal": "temporal extractor (stage 1)", "voxel": "Hiera-JEPA voxel encoder (stage 2)"}
+_STAGES = {"temporal": "temporal extractor (stage 1)", "voxel": "Hiera-JEPA voxel encoder (stage 2)"}
 
-INTENDED = (
+_INTENDED = (
     "Research on groups: frozen vectors of preprocessed fMRI sessions for probes, clustering and identification, or a starting point for "
     "fine-tuning, on data prepared as above, beside the baselines that `slimbrain evaluate` puts into every table."
 )
-OUT_OF_SCOPE = (
+_OUT_OF_SCOPE = (
     "Diagnosis, prognosis, or any decision about one person: nothing here is validated for it. Finding out who somebody is, which vectors "
     "of brain activity can serve. Children, patients, scanners and protocols unlike those of the cohorts above, unless they are evaluated "
     "first. Images in native space, other templates, or prepared otherwise."
@@ -52,7 +52,7 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
     """
     contract, training = config["contract"], config.get("training", {})
     entries = entries_from(training)
-    stage = STAGES[config["kind"]]
+    stage = _STAGES[config["kind"]]
     lines = [
         *("---", _front_matter(f"slimbrain {stage}", measured), "---"),
         f"# slimbrain {stage}",
@@ -77,7 +77,7 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
         "",
         _leakage(training),
         "",
-        *("## Intended use", "", INTENDED, "", "## Out of scope", "", OUT_OF_SCOPE, ""),
+        *("## Intended use", "", _INTENDED, "", "## Out of scope", "", _OUT_OF_SCOPE, ""),
         *("## Use", "", "    import slimbrain", '    model = slimbrain.from_pretrained("path/to/this/folder, or its hub id")'),
         '    vectors = slimbrain.SlimBrainEncoder("path/to/this/folder, or its hub id").fit().transform(["bold.nii.gz"])',
         "",
@@ -112,7 +112,7 @@ def _front_matter(title: str, measured: Sequence[Measured]) -> str:
     return data.to_yaml().strip()
 
 
-def _data(entries: Sequence[Entry]) -> list[str]:
+def _data(entries: Sequence[LedgerEntry]) -> list[str]:
     lines = ["| cohort | participants | sessions | hours | times seen | licence | consent |", "|---|---|---|---|---|---|---|"]
     for entry in entries:
         said = entry.governance
@@ -125,7 +125,7 @@ def _data(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _terms(entries: Sequence[Entry]) -> list[str]:
+def _terms(entries: Sequence[LedgerEntry]) -> list[str]:
     """The strictest terms of all data hold for the whole."""
     return [
         "Of every cohort above the strictest answer holds, for the weights and for what is made with them. Read from a table of what",

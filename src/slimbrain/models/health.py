@@ -9,7 +9,7 @@ from slimbrain.models.hiera import Tokens
 
 
 @torch.no_grad()
-def spread(values: Tensor) -> dict[str, float]:
+def standard_deviations(values: Tensor) -> dict[str, float]:
     """How much, and along how many directions, embeddings differ.
 
     Parameters
@@ -29,7 +29,7 @@ def spread(values: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def token_health(tokens: Tokens) -> dict[str, float]:
-    """`spread` of the tokens, and `content_std`: their std after each unit's mean over time and clips is taken out.
+    """`standard_deviations` of the tokens, and `content_std`: their std after each unit's mean over time and clips is taken out.
 
     Tokens know their place, so an encoder that has learnt the places alone keeps a high `std`; its `content_std` is 0.
     """
@@ -37,4 +37,4 @@ def token_health(tokens: Tokens) -> dict[str, float]:
     units = int(tokens.unit.max()) + 1
     count = values.new_zeros(units).index_add_(0, tokens.unit, values.new_ones(len(values))).clamp_min(1)
     place = values.new_zeros(units, values.shape[1]).index_add_(0, tokens.unit, values) / count[:, None]
-    return {**spread(values), "content_std": float((values - place[tokens.unit]).std(0).mean())}
+    return {**standard_deviations(values), "content_std": float((values - place[tokens.unit]).std(0).mean())}

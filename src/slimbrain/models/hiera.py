@@ -1,7 +1,7 @@
 """Stage 2's encoder: a 4D Hiera over the brain tokens that are visible, and over no others.
 
-Stages 1 and 2 attend inside mask units, so they run block by block over the tables of `packing`; the maximum over
-children that exist takes each unit to one token per four frames; stages 3 and 4 attend over all tokens of a clip.
+Levels 1 and 2 attend inside mask units, so they run block by block over the tables of `packing`; the maximum over
+children that exist takes each unit to one token per four frames; levels 3 and 4 attend over all tokens of a clip.
 Architecture after Hiera (arXiv 2306.00989) with the depths and widths of SLIM-Brain (arXiv 2512.21881).
 """
 
@@ -53,7 +53,7 @@ class HieraBlock(nn.Module):
         self.heads, self.keep_hidden = heads, keep_hidden
         self.norm1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * out)
-        self.merge = nn.Linear(out, out)
+        self.proj = nn.Linear(out, out)
         self.widen = nn.Linear(width, out) if out != width else None
         self.norm2 = nn.LayerNorm(out, eps)
         self.mlp = Mlp(out, int(out * mlp_ratio))
@@ -75,7 +75,7 @@ class HieraBlock(nn.Module):
         if pooling is not None:
             residual, q = pool_children(residual, pooling.children), pool_children(q, pooling.children)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        x = add(residual, self.merge(attend(q, k, v, spans)))
+        x = add(residual, self.proj(attend(q, k, v, spans)))
         if pooling is not None and pooling.kept is not None:
             x = x[pooling.kept]
         return add_mlp(x, self.norm2, self.mlp, self.keep_hidden)
@@ -113,7 +113,7 @@ class Hiera(nn.Module):
 
     Attributes
     ----------
-    block_tokens : tokens computed at once before stage 3; by device if None.
+    block_tokens : tokens computed at once before level 3; by device if None.
     """
 
     block_tokens: int | None = None
@@ -139,7 +139,7 @@ class Hiera(nn.Module):
 
     @property
     def token_frames(self) -> int:
-        """Frames in one token of stages 3 and 4."""
+        """Frames in one token of levels 3 and 4."""
         return POOL**2 * self.config.patch_frames
 
     def mask_units(self, clip: Clip) -> int:
@@ -156,7 +156,7 @@ class Hiera(nn.Module):
         return np.ones((frames // self.config.unit_frames, self.mask_units(clip)), dtype=bool)
 
     def per_token(self, clip: Clip, table: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Spread a table over (time units, mask units) to (steps, 16-voxel units), the tokens of stages 3 and 4."""
+        """Spread a table over (time units, mask units) to (steps, 16-voxel units), the tokens of levels 3 and 4."""
         units = clip.grid.units
         of_unit = clip.grid.regions.of_patch[units.offsets[:-1]] if self.config.unit == "region" else np.arange(len(units))
         return np.repeat(table, self.config.unit_frames // self.token_frames, axis=0)[:, of_unit]
@@ -193,7 +193,7 @@ class Hiera(nn.Module):
         return pack_clips([clip.grid for clip in clips], visible, self.config.unit, times, block_tokens)
 
     def _block_tokens(self, device: torch.device) -> int | None:
-        """How many tokens are computed at once before stage 3; None for all, as the variable-length kernel wants them."""
+        """How many tokens are computed at once before level 3; None for all, as the variable-length kernel wants them."""
         if self.config.layout == "ragged" or (self.config.layout == "auto" and self._has_ragged_kernel(device)):
             return None
         return self.block_tokens or (DEVICE_BLOCK_TOKENS if device.type == "cuda" else BLOCK_TOKENS)
@@ -205,13 +205,13 @@ class Hiera(nn.Module):
         return has_variable_length_kernel(torch.empty(0, self.config.embed // self.config.heads[0], device=device, dtype=dtype))
 
     def local_stages(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
-        """Stages 1 and 2: (L, 4 * embed) one token a unit and step, none of which depends on another unit."""
+        """Levels 1 and 2: (L, 4 * embed) one token a unit and step, none of which depends on another unit."""
         device = self.patch_embed.weight.device
         with torch.autocast("cpu", enabled=False):  # it refuses to join the store's float16
             rows = [self._patches(clip) for clip in clips]
             voxels = (rows[0] if len(rows) == 1 else torch.cat(rows)).to(device)
         space, time = self._positions(clips)
-        first, second = packing.stages
+        first, second = packing.levels
         cells = torch.cat([self._run(self._first_stage, block, voxels[block.rows], space, time) for block in first])
         del voxels
         return torch.cat([self._run(self._second_stage, block, cells[block.rows]) for block in second])[packing.order]
@@ -244,10 +244,10 @@ class Hiera(nn.Module):
         frame = torch.cat([torch.arange(len(clip.seconds) // self.config.patch_frames) for clip in clips])
         return self.space_embed(place.to(weight.device)), self.time_embed(frame.to(weight.device))
 
-    def _run(self, stage: Callable[..., Tensor], block: Block, *inputs: Tensor) -> Tensor:
+    def _run(self, level: Callable[..., Tensor], block: Block, *inputs: Tensor) -> Tensor:
         if self.config.recompute and torch.is_grad_enabled():
-            return checkpoint(stage, block, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return stage(block, *inputs)
+            return checkpoint(level, block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return level(block, *inputs)
 
     def _first_stage(self, block: Block, voxels: Tensor, space: Tensor, time: Tensor) -> Tensor:
         x = self.patch_embed(voxels.to(self.patch_embed.weight.dtype)).view(*block.shape, -1)
@@ -279,13 +279,13 @@ def _means(seconds: Tensor, frames: int) -> Tensor:
 
 
 def _blocks(config: HieraConfig) -> list[HieraBlock]:
-    """All stages' blocks in a row; the first block of a stage doubles the width."""
+    """All levels' blocks in a row; the first block of a level doubles the width."""
     blocks: list[HieraBlock] = []
     width = config.embed
-    for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
-        out = config.embed * 2**stage
+    for level, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
+        out = config.embed * 2**level
         for _ in range(depth):
-            # Stages 1 and 2 are computed again as a whole where `recompute` says so, the MLPs of the others by themselves.
-            blocks.append(HieraBlock(width, out, heads, config.mlp_ratio, config.norm_eps, stage < 2 or not config.recompute))
+            # Levels 1 and 2 are computed again as a whole where `recompute` says so, the MLPs of the others by themselves.
+            blocks.append(HieraBlock(width, out, heads, config.mlp_ratio, config.norm_eps, level < 2 or not config.recompute))
             width = out
     return blocks

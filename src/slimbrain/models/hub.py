@@ -25,19 +25,19 @@ from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
 from slimbrain.store.write import sha256
 
-Kind = TypeVar("Kind", bound=nn.Module)
+_Kind = TypeVar("_Kind", bound=nn.Module)
 
-WEIGHTS_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
+_WEIGHTS_FILE, _CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
 HEAD_FILE = "head.safetensors"
 """Of a fine-tuned model: what predicts a label from its vectors."""
 
-OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
+_OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
 """Files that other weights make worthless."""
 
-MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MASK_FILE, *OF_THESE_WEIGHTS)
+MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, *_OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
 
-NORMALISATION = "voxelwise z-score over the session"
+_NORMALISATION = "voxelwise z-score over the session"
 
 
 def save_pretrained(
@@ -64,20 +64,20 @@ def save_pretrained(
     if provenance is None:
         raise InputError(f"{folder}: the model does not say what it was trained on; give its provenance.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
-    write_atomic(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
-    for name in OF_THESE_WEIGHTS:
+    write_atomic(folder / _WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    for name in _OF_THESE_WEIGHTS:
         (folder / name).unlink(missing_ok=True)
     if provenance.grid:
         provenance.grid.save_mask(folder / MASK_FILE)
     config = {
         **_describe(model),
         "window": provenance.window.model_dump(),
-        "contract": {**provenance.contract.to_dict(), "normalisation": NORMALISATION, "window_frames": provenance.window.frames},
+        "contract": {**provenance.contract.to_dict(), "normalisation": _NORMALISATION, "window_frames": provenance.window.frames},
         "training": dict(provenance.training),
-        "weights_sha256": sha256(folder / WEIGHTS_FILE),
+        "weights_sha256": sha256(folder / _WEIGHTS_FILE),
         "version": __version__,
     }
-    write_text(folder / CARD_FILE, model_card(model, config))
+    write_text(folder / _CARD_FILE, model_card(model, config))
     write_json(folder / CONFIG_FILE, config)
     return folder
 
@@ -112,11 +112,11 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
         provenance.contract.require(contract, f"the model {source}", "the data")
     try:
         found = _unchanged(folder, config)
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        model.load_state_dict(load_file(folder / _WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{folder / WEIGHTS_FILE}: does not hold the weights that {CONFIG_FILE} describes ({reason}); export the model again."
+            f"{folder / _WEIGHTS_FILE}: does not hold the weights that {CONFIG_FILE} describes ({reason}); export the model again."
         ) from error
     model.provenance = replace(provenance, weights_sha256=found)
     return model.eval()
@@ -124,7 +124,7 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
 
 def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
     """The SHA-256 of the weights; ValueError if they are not those that were written. Models of before this was recorded have none."""
-    found = sha256(folder / WEIGHTS_FILE)
+    found = sha256(folder / _WEIGHTS_FILE)
     if config.get("weights_sha256", "") not in ("", found):
         raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
     return found
@@ -132,10 +132,10 @@ def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
 
 def weights_sha256(source: str | Path, revision: str | None = None) -> str:
     """SHA-256 of a model's weights, by which a result names them; `source` and `revision` as of `from_pretrained`."""
-    return sha256(model_folder(source, revision) / WEIGHTS_FILE)
+    return sha256(model_folder(source, revision) / _WEIGHTS_FILE)
 
 
-def require_model(model: nn.Module, kind: type[Kind], source: str | Path) -> Kind:
+def require_model(model: nn.Module, kind: type[_Kind], source: str | Path) -> _Kind:
     """The model, or an InputError if it is one of the other stage."""
     if not isinstance(model, kind):
         raise InputError(
@@ -174,13 +174,13 @@ def push_to_hub(
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
     from_pretrained(folder)
-    stale = [name for name in OF_THESE_WEIGHTS if not (folder / name).exists()]
+    stale = [name for name in _OF_THESE_WEIGHTS if not (folder / name).exists()]
     return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
 
 
 def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Sequence[Measured]) -> Path:
     """Write the card of a model folder again, with these evaluations."""
-    return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
+    return write_text(folder / _CARD_FILE, model_card(model, _read_config(folder), measured))
 
 
 def read_training(source: str | Path) -> dict[str, Any]:
@@ -214,15 +214,15 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise InputError(f"{source}: is not a model folder; give RUN/model of a pretraining run, or a hub id such as lab/model.")
     fetched = fetch(str(source), revision, MODEL_FILES)
-    if not (fetched / WEIGHTS_FILE).exists():
+    if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
     return fetched
 
 
 def _require_safetensors(folder: Path, names: Sequence[str]) -> None:
-    if WEIGHTS_FILE not in names and (found := pickles(names)):
+    if _WEIGHTS_FILE not in names and (found := pickles(names)):
         raise InputError(
-            f"{folder / found[0]}: is a pickle, which could run code on this machine; it is not opened, ask its authors for {WEIGHTS_FILE}."
+            f"{folder / found[0]}: is a pickle, which could run code here; it is not opened, ask its authors for {_WEIGHTS_FILE}."
         )
 
 

@@ -58,24 +58,24 @@ def spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return shortfall, (covariance.square().sum() - variance.square().sum()) / len(variance)
 
 
-MLP_RATIO = 4.0
+_MLP_RATIO = 4.0
 """Hidden width of the predictor's perceptrons over their width."""
 
 
-class Predictor(nn.Module):
+class _TargetPredictor(nn.Module):
     """A light transformer that fills in target tokens: it sees context tokens and the places and times asked for."""
 
     def __init__(self, config: JepaConfig, width: int, keep_hidden: bool) -> None:
         super().__init__()
         inner, heads = config.predictor_width, config.predictor_heads
-        self.enter = nn.Linear(width, inner)
+        self.proj_in = nn.Linear(width, inner)
         self.query = nn.Parameter(torch.zeros(inner))
         self.space_embed = FourierPosition(3, inner, *SPACE_WAVES_MM)
         self.time_embed = FourierPosition(1, inner, *TIME_WAVES_S)
-        blocks = (HieraBlock(inner, inner, heads, MLP_RATIO, keep_hidden=keep_hidden) for _ in range(config.predictor_depth))
+        blocks = (HieraBlock(inner, inner, heads, _MLP_RATIO, keep_hidden=keep_hidden) for _ in range(config.predictor_depth))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(inner)
-        self.leave = nn.Linear(inner, width)
+        self.proj_out = nn.Linear(inner, width)
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.query, std=0.02)
 
@@ -97,15 +97,15 @@ class Predictor(nn.Module):
         # In the weights' precision: under autocast, what is added up from block to block must not lose digits.
         entered, place, time = (
             part.to(self.query.dtype)
-            for part in (self.enter(context.values), self.space_embed(everything.mm), self.time_embed(everything.seconds[:, None]))
+            for part in (self.proj_in(context.values), self.space_embed(everything.mm), self.time_embed(everything.seconds[:, None]))
         )
         x = (place + time).index_add(0, seen, entered).index_add(0, asked, self.query.expand(len(asked), -1))
         for block in self.blocks:
             x = block(x, spans)
-        return self.leave(self.norm(x[asked]))
+        return self.proj_out(self.norm(x[asked]))
 
 
-GRAPHS = 64
+_GRAPHS = 64
 """More than `compile_blocks` needs: 5 widths, pooled or not, with gradients or without, one clip or several."""
 
 
@@ -126,7 +126,7 @@ class HieraJEPA(nn.Module):
         self.config, self.jepa, self.voxels_per_patch = config, jepa, voxels_per_patch
         self.context = Hiera(config, voxels_per_patch)
         self.target = deepcopy(self.context).requires_grad_(False)
-        self.predictor = Predictor(jepa, self.context.width, not config.recompute)
+        self.predictor = _TargetPredictor(jepa, self.context.width, not config.recompute)
         self.baseline = PositionBaseline(self.context.width) if jepa.remove_position else None
 
     @property
@@ -202,12 +202,12 @@ class HieraJEPA(nn.Module):
 
         blocks = [module for module in self.modules() if isinstance(module, HieraBlock)]
         # One graph for each width, with and without pooling and gradients; torch gives up after 8 of one function.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
         for block in blocks:
             block.compile(dynamic=True)
 
     @torch.no_grad()
-    def follow(self, momentum: float, add_up: Callable[[Tensor], Tensor] = lambda seen: seen) -> None:
+    def update_target(self, momentum: float, add_up: Callable[[Tensor], Tensor] = lambda seen: seen) -> None:
         """After a step: target = momentum * target + (1 - momentum) * context, and the baseline remembers what was seen.
 
         Parameters

@@ -17,11 +17,11 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
-        self.rise = nn.Linear(width, hidden)
-        self.fall = nn.Linear(hidden, width if out is None else out)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fall(functional.gelu(self.rise(x)))
+        return self.fc2(functional.gelu(self.fc1(x)))
 
 
 class Attention(nn.Module):

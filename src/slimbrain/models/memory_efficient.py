@@ -35,7 +35,7 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp, keep_hidden: bool) -> Tenso
     if torch.compiler.is_compiling():
         return x + mlp(norm(x))
     keep = keep_hidden and torch.is_grad_enabled()
-    return _apply(_AddMlp, x, norm.weight, norm.bias, norm.eps, mlp.rise.weight, mlp.rise.bias, mlp.fall.weight, mlp.fall.bias, keep)
+    return _apply(_AddMlp, x, norm.weight, norm.bias, norm.eps, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, keep)
 
 
 def pool_children(x: Tensor, children: Tensor) -> Tensor:
@@ -90,31 +90,31 @@ class _AddMlp(Function):
         gain: Tensor,
         shift: Tensor,
         eps: float,
-        rise: Tensor,
-        rise_bias: Tensor,
-        fall: Tensor,
-        fall_bias: Tensor,
+        fc1: Tensor,
+        fc1_bias: Tensor,
+        fc2: Tensor,
+        fc2_bias: Tensor,
         keep: bool,
     ) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
-        hidden = functional.linear(normed, rise, rise_bias)
-        ctx.save_for_backward(x, mean, rstd, gain, shift, rise, rise_bias, fall, hidden if keep else None)
+        hidden = functional.linear(normed, fc1, fc1_bias)
+        ctx.save_for_backward(x, mean, rstd, gain, shift, fc1, fc1_bias, fc2, hidden if keep else None)
         ctx.eps, ctx.dtype = eps, hidden.dtype
         active = functional.gelu(hidden) if keep else torch.ops.aten.gelu_(hidden)
-        return add(x, functional.linear(active, fall, fall_bias))
+        return add(x, functional.linear(active, fc2, fc2_bias))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd, gain, shift, rise, rise_bias, fall, hidden = ctx.saved_tensors
+        x, mean, rstd, gain, shift, fc1, fc1_bias, fc2, hidden = ctx.saved_tensors
         normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0]
         if hidden is None:
-            hidden = functional.linear(normed.to(ctx.dtype), rise.to(ctx.dtype), rise_bias.to(ctx.dtype))
-        of_active, of_fall, of_fall_bias = _linear_backward(grad.to(ctx.dtype), functional.gelu(hidden), fall)
+            hidden = functional.linear(normed.to(ctx.dtype), fc1.to(ctx.dtype), fc1_bias.to(ctx.dtype))
+        of_active, of_fc2, of_fc2_bias = _linear_backward(grad.to(ctx.dtype), functional.gelu(hidden), fc2)
         of_hidden = torch.ops.aten.gelu_backward(of_active, hidden)
-        of_normed, of_rise, of_rise_bias = _linear_backward(of_hidden, normed, rise)
+        of_normed, of_fc1, of_fc1_bias = _linear_backward(of_hidden, normed, fc1)
         of_x, of_gain, of_shift = _norm_backward(of_normed, x, mean, rstd, gain, shift)
-        return of_x.add_(grad), of_gain, of_shift, None, of_rise, of_rise_bias, of_fall, of_fall_bias, None
+        return of_x.add_(grad), of_gain, of_shift, None, of_fc1, of_fc1_bias, of_fc2, of_fc2_bias, None
 
 
 class _PoolChildren(Function):

@@ -1,7 +1,7 @@
 """Index tables that let stage 2 compute visible brain tokens and nothing else.
 
-A segment is one mask unit over `unit_frames` frames: attention before stage 3 stays inside it, so deleting a segment
-means leaving its rows out of the tables. On a processor, segments of equal length are computed together, in blocks small enough for
+A segment is one mask unit over `unit_frames` frames: attention before level 3 stays inside it, so deleting a segment
+means leaving its rows out of the tables. On a CPU, segments of equal length are computed together, in blocks small enough for
 its cache; nothing is padded but the few pooled cells by which such segments differ. Where a variable-length attention kernel
 runs, all segments are one block, and nothing is padded.
 """
@@ -23,11 +23,11 @@ from slimbrain.errors import ContractError
 from slimbrain.grid import Grid, Level
 from slimbrain.models.attention import Spans, spans_of
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+_IntArray = npt.NDArray[np.int64]
+_BoolArray = npt.NDArray[np.bool_]
 
 BLOCK_TOKENS = 4096
-"""Tokens computed at once before stage 3 on a processor: 8192 rows of 64 float32 are 2 MiB, about a core's cache."""
+"""Tokens computed at once before level 3 on a CPU: 8192 rows of 64 float32 are 2 MiB, about a core's cache."""
 
 DEVICE_BLOCK_TOKENS = 2**20
 """The same on an accelerator, which wants much work at once: segments of one length hardly ever need two blocks."""
@@ -38,17 +38,17 @@ POOL = 2
 
 @dataclass(frozen=True)
 class Block:
-    """Segments that are computed together in one stage: L tokens, segment by segment, frame by frame.
+    """Segments that are computed together in one level: L tokens, segment by segment, frame by frame.
 
     Attributes
     ----------
-    rows : (L,) input row of each token: of the voxels in stage 1, of stage 1's output in stage 2.
+    rows : (L,) input row of each token: of the voxels in level 1, of level 1's output in level 2.
     spans : tokens of each segment, as queries and as keys.
     children : (Q, 16) tokens that each pooled element is the maximum of; a rim element repeats its first child.
     pooled_spans : pooled elements of each segment as queries, its tokens as keys.
     kept : (K,) pooled elements, among Q, that are not there to fill up a segment; None if all are kept.
     patch, frame : patch and frame of the tokens, counted through the batch; (W, 1, N) and (W, F, 1) where the L tokens are W
-        segments of F frames and N patches, else (1, 1, L). Empty in stage 2.
+        segments of F frames and N patches, else (1, 1, L). Empty in level 2.
     shape : (W, F, N) or (1, 1, L), the shape in which patch and frame give every token its position.
     """
 
@@ -71,13 +71,13 @@ class Packing:
 
     Attributes
     ----------
-    stages : blocks of stage 1 (rows of the voxels) and stage 2 (rows of stage 1's output).
-    order : (L,) puts stage 2's output in order of clip, time step, unit.
-    clip, step, unit : (L,) where each of the L tokens of stage 3 belongs; a step is 4 frames, a unit 4 patches a side.
+    levels : blocks of level 1 (rows of the voxels) and level 2 (rows of level 1's output).
+    order : (L,) puts level 2's output in order of clip, time step, unit.
+    clip, step, unit : (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches a side.
     lengths : tokens of each clip.
     """
 
-    stages: tuple[tuple[Block, ...], tuple[Block, ...]]
+    levels: tuple[tuple[Block, ...], tuple[Block, ...]]
     order: Tensor
     clip: Tensor
     step: Tensor
@@ -85,8 +85,8 @@ class Packing:
     lengths: tuple[int, ...]
 
     def to(self, device: torch.device) -> Packing:
-        first, second = (tuple(block.to(device) for block in stage) for stage in self.stages)
-        return replace(self, stages=(first, second), **_moved(self, device))
+        first, second = (tuple(block.to(device) for block in level) for level in self.levels)
+        return replace(self, levels=(first, second), **_moved(self, device))
 
 
 def _moved(tables: Block | Packing, device: torch.device) -> dict[str, Any]:
@@ -98,13 +98,13 @@ def _moved(tables: Block | Packing, device: torch.device) -> dict[str, Any]:
 class _Segments:
     """Visible segments of one batch: clip, time unit and mask unit of each, (S,) each."""
 
-    clip: IntArray
-    time: IntArray
-    unit: IntArray
+    clip: _IntArray
+    time: _IntArray
+    unit: _IntArray
 
 
 def pack_clips(
-    grids: Sequence[Grid], visible: Sequence[BoolArray], unit: str, unit_frames: int, block_tokens: int | None = BLOCK_TOKENS
+    grids: Sequence[Grid], visible: Sequence[_BoolArray], unit: str, unit_frames: int, block_tokens: int | None = BLOCK_TOKENS
 ) -> Packing:
     """Tables for a batch of clips, each with its own grid and its own visible mask units.
 
@@ -114,7 +114,7 @@ def pack_clips(
     visible : (N, U) bool of each clip: time units of `unit_frames` frames, mask units of the grid.
     unit : `unit` or `region`, the level that mask units are taken from.
     unit_frames : frames a time unit.
-    block_tokens : tokens computed at once before stage 3, in blocks of segments of one length; None for one block of all lengths.
+    block_tokens : tokens computed at once before level 3, in blocks of segments of one length; None for one block of all lengths.
 
     Raises
     ------
@@ -146,13 +146,13 @@ class _Tree:
     cell_children, unit_children : (U, M, 8) as in `Block.children`.
     """
 
-    patches: IntArray
-    patch_start: IntArray
-    cells: IntArray
-    units: IntArray
-    unit_start: IntArray
-    cell_children: IntArray
-    unit_children: IntArray
+    patches: _IntArray
+    patch_start: _IntArray
+    cells: _IntArray
+    units: _IntArray
+    unit_start: _IntArray
+    cell_children: _IntArray
+    unit_children: _IntArray
 
 
 @lru_cache(maxsize=16)
@@ -172,7 +172,7 @@ def _tree(grid: Grid, unit: str) -> _Tree:
     )
 
 
-def _children(bounds: IntArray, offsets: IntArray) -> IntArray:
+def _children(bounds: _IntArray, offsets: _IntArray) -> _IntArray:
     """(U, M, 8) children of each element below a mask unit, counted from the mask unit's first child."""
     table = np.zeros((len(bounds) - 1, int(np.diff(bounds).max()), POOL**3), dtype=np.int64)
     for mask_unit, (low, high) in enumerate(pairwise(bounds)):
@@ -182,20 +182,20 @@ def _children(bounds: IntArray, offsets: IntArray) -> IntArray:
     return table
 
 
-def _visible_segments(visible: Sequence[BoolArray]) -> _Segments:
+def _visible_segments(visible: Sequence[_BoolArray]) -> _Segments:
     parts = [np.nonzero(seen) for seen in visible]
     clip = np.repeat(np.arange(len(visible)), [len(time) for time, _ in parts])
     return _Segments(clip, np.concatenate([time for time, _ in parts]), np.concatenate([unit for _, unit in parts]))
 
 
-def _per_segment(trees: Sequence[_Tree], segments: _Segments, name: str) -> IntArray:
+def _per_segment(trees: Sequence[_Tree], segments: _Segments, name: str) -> _IntArray:
     """A property of each segment's mask unit: (S, ...)."""
     return np.concatenate([_padded(trees, name, clip)[segments.unit[segments.clip == clip]] for clip in range(len(trees))])
 
 
-def _padded(trees: Sequence[_Tree], name: str, clip: int) -> IntArray:
+def _padded(trees: Sequence[_Tree], name: str, clip: int) -> _IntArray:
     """Children tables of different grids have different widths; zeros fill up, and are never kept."""
-    table: IntArray = getattr(trees[clip], name)
+    table: _IntArray = getattr(trees[clip], name)
     if table.ndim == 1:
         return table
     width = max(getattr(tree, name).shape[1] for tree in trees)
@@ -203,9 +203,9 @@ def _padded(trees: Sequence[_Tree], name: str, clip: int) -> IntArray:
 
 
 def _first_stage(
-    trees: Sequence[_Tree], segments: _Segments, frames: IntArray, patches: IntArray, unit_frames: int, block_tokens: int | None
-) -> tuple[tuple[Block, ...], IntArray]:
-    """Blocks of stage 1, with the patch and the frame of every token."""
+    trees: Sequence[_Tree], segments: _Segments, frames: _IntArray, patches: _IntArray, unit_frames: int, block_tokens: int | None
+) -> tuple[tuple[Block, ...], _IntArray]:
+    """Blocks of level 1, with the patch and the frame of every token."""
     frame = segments.time[:, None] * unit_frames + np.arange(unit_frames)
     in_frame = _per_segment(trees, segments, "patch_start")[:, None]
     clip_row, clip_patch, clip_frame = (_starts(counts)[segments.clip][:, None] for counts in (frames * patches, patches, frames))
@@ -216,12 +216,12 @@ def _first_stage(
 def _stage(
     trees: Sequence[_Tree],
     segments: _Segments,
-    start: IntArray,
+    start: _IntArray,
     pooled_name: str,
     block_tokens: int | None,
-    position: tuple[IntArray, IntArray] | None = None,
-) -> tuple[tuple[Block, ...], IntArray]:
-    """Blocks of one stage, and where each segment's pooled rows start, by frame, in the stage's output: (S, F/2).
+    position: tuple[_IntArray, _IntArray] | None = None,
+) -> tuple[tuple[Block, ...], _IntArray]:
+    """Blocks of one level, and where each segment's pooled rows start, by frame, in the level's output: (S, F/2).
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def _stage(
     return tuple(blocks), output_start
 
 
-def _groups(counts: IntArray, frames: int, block_tokens: int | None) -> Iterator[IntArray]:
+def _groups(counts: _IntArray, frames: int, block_tokens: int | None) -> Iterator[_IntArray]:
     """Segments of one length, at most `block_tokens` tokens at once; all segments at once without."""
     if block_tokens is None:
         yield np.arange(len(counts))
@@ -253,8 +253,13 @@ def _groups(counts: IntArray, frames: int, block_tokens: int | None) -> Iterator
 
 
 def _block(
-    members: IntArray, start: IntArray, counts: IntArray, pooled: IntArray, children: IntArray, position: tuple[IntArray, IntArray] | None
-) -> tuple[Block, IntArray]:
+    members: _IntArray,
+    start: _IntArray,
+    counts: _IntArray,
+    pooled: _IntArray,
+    children: _IntArray,
+    position: tuple[_IntArray, _IntArray] | None,
+) -> tuple[Block, _IntArray]:
     """One block, and the output row at which each member's pooled elements start, by frame: (W, F/2)."""
     frames, size, parts = start.shape[1], counts[members], pooled[members]
     even = bool((size == size[0]).all())
@@ -288,7 +293,7 @@ def _block(
     return block, output
 
 
-def _ragged(counts: IntArray, frames: int) -> tuple[IntArray, IntArray, IntArray]:
+def _ragged(counts: _IntArray, frames: int) -> tuple[_IntArray, _IntArray, _IntArray]:
     """Segment, frame and place in its frame of every token of segments with `counts` tokens a frame."""
     a_frame = np.repeat(counts, frames)
     frame_of_token = np.repeat(np.arange(len(a_frame)), a_frame)
@@ -296,13 +301,13 @@ def _ragged(counts: IntArray, frames: int) -> tuple[IntArray, IntArray, IntArray
     return segment, frame, np.arange(len(frame_of_token)) - _starts(a_frame)[frame_of_token]
 
 
-def _starts(counts: IntArray) -> IntArray:
+def _starts(counts: _IntArray) -> _IntArray:
     """Where each of several consecutive parts starts, and where the last ends."""
     return np.concatenate(([0], np.cumsum(counts)))
 
 
 def _tokens(
-    trees: Sequence[_Tree], segments: _Segments, start: IntArray, steps: int, clips: int
+    trees: Sequence[_Tree], segments: _Segments, start: _IntArray, steps: int, clips: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ...]]:
     """`order`, `clip`, `step`, `unit` and `lengths` of a Packing."""
     units = _per_segment(trees, segments, "units")

@@ -16,26 +16,26 @@ from slimbrain.grid import BOX_CORNER_MM, BOX_MM
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.layers import fourier_features, wavelengths
 
-PLACES_PER_SIDE = 6
+_PLACES_PER_SIDE = 6
 """Boxes of 32 mm a side of the lattice: one for each unit, on any of the lattices."""
 
-TIME_WAVES_S = (2.88, 512.0, 10)
+_TIME_WAVES_S = (2.88, 512.0, 10)
 """Shortest and longest wavelength, and how many: from a step of 4 frames to beyond most sessions' slow drifts."""
 
-FORGETTING = 0.9
+_FORGETTING = 0.9
 """Weight that what was seen before keeps at each step: the encoder moves, so old tokens say ever less."""
 
-RIDGE = 1e-2
+_RIDGE = 1e-2
 """Counts of tokens: places never seen have coefficients of 0, and others are hardly shrunk."""
 
 
 def position_features(tokens: Tokens) -> Tensor:
     """(L, K) float64: one indicator a place, and waves of the seconds since the session began."""
-    box = ((tokens.mm - torch.tensor(BOX_CORNER_MM, device=tokens.mm.device)) * (PLACES_PER_SIDE / BOX_MM)).long()
-    place = (box[:, 0] * PLACES_PER_SIDE + box[:, 1]) * PLACES_PER_SIDE + box[:, 2]
-    waves = wavelengths(*TIME_WAVES_S).to(tokens.seconds)
+    box = ((tokens.mm - torch.tensor(BOX_CORNER_MM, device=tokens.mm.device)) * (_PLACES_PER_SIDE / BOX_MM)).long()
+    place = (box[:, 0] * _PLACES_PER_SIDE + box[:, 1]) * _PLACES_PER_SIDE + box[:, 2]
+    waves = wavelengths(*_TIME_WAVES_S).to(tokens.seconds)
     return torch.cat(
-        (functional.one_hot(place, PLACES_PER_SIDE**3).double(), fourier_features(tokens.seconds[:, None].double(), waves)), dim=1
+        (functional.one_hot(place, _PLACES_PER_SIDE**3).double(), fourier_features(tokens.seconds[:, None].double(), waves)), dim=1
     )
 
 
@@ -60,7 +60,7 @@ class PositionBaseline(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        count = PLACES_PER_SIDE**3 + 2 * TIME_WAVES_S[2]
+        count = _PLACES_PER_SIDE**3 + 2 * _TIME_WAVES_S[2]
         for name, columns in (("gram", count), ("moment", width)):
             self.register_buffer(name, torch.zeros(count, columns, dtype=torch.float64))
             self.register_buffer(f"new_{name}", torch.zeros(count, columns, dtype=torch.float64), persistent=False)
@@ -72,7 +72,7 @@ class PositionBaseline(nn.Module):
         gram, moment = features.T @ features, features.T @ values
         self.new_gram += gram
         self.new_moment += moment
-        return values - features @ _solve(FORGETTING * self.gram + gram, FORGETTING * self.moment + moment)
+        return values - features @ _solve(_FORGETTING * self.gram + gram, _FORGETTING * self.moment + moment)
 
     @torch.no_grad()
     def absorb(self, add_up: Callable[[Tensor], Tensor]) -> None:
@@ -83,9 +83,9 @@ class PositionBaseline(nn.Module):
         add_up : turns, in place, what this process saw into what all processes saw.
         """
         for memory, new in ((self.gram, self.new_gram), (self.moment, self.new_moment)):
-            memory.mul_(FORGETTING).add_(add_up(new))
+            memory.mul_(_FORGETTING).add_(add_up(new))
             new.zero_()
 
 
 def _solve(gram: Tensor, moment: Tensor) -> Tensor:
-    return torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), moment)
+    return torch.linalg.solve(gram + _RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), moment)

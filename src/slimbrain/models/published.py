@@ -26,28 +26,28 @@ from slimbrain.models.hiera import BoolArray, Hiera
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
 
-SIDE, PATCH, FRAMES = 96, 4, 40
+_SIDE, _PATCH, _FRAMES = 96, 4, 40
 """Voxels a side of the box and of a patch, and frames of a sample."""
 
-UNIT_VOXELS, UNIT_FRAMES = 32, 8
-META_EPSILON = 1e-6
+_UNIT_VOXELS, _UNIT_FRAMES = 32, 8
+_META_EPSILON = 1e-6
 """What Meta's Hiera adds to the variance in its norms; torch's own default is 1e-5."""
 
-NESTED = ("model", "state_dict", "model_state_dict", "target_encoder", "encoder")
+_NESTED = ("model", "state_dict", "model_state_dict", "target_encoder", "encoder")
 """Where a training script may put the weights within its checkpoint."""
 
-ANCHOR = "pos_embed_spatial"
+_ANCHOR = "pos_embed_spatial"
 """A name that every encoder has once; what stands before it stands before all of that encoder's names."""
 
-LEFT_OUT = ("head.", "predictor.", "decoder", "mask_token", "optimizer")
+_LEFT_OUT = ("head.", "predictor.", "decoder", "mask_token", "optimizer")
 """Beginnings of names that are no part of the encoder."""
 
-OUTER = {"patch_embed": "patch_embed", "patch_embed.proj": "patch_embed", "norm": "norm"}
-INNER = {
-    **{"norm1": "norm1", "attn.qkv": "qkv", "attn.proj": "merge"},
-    **{"norm2": "norm2", "mlp.fc1": "mlp.rise", "mlp.fc2": "mlp.fall", "proj": "widen"},
+_OUTER = {"patch_embed": "patch_embed", "patch_embed.proj": "patch_embed", "norm": "norm"}
+_INNER = {
+    **{"norm1": "norm1", "attn.qkv": "qkv", "attn.proj": "proj"},
+    **{"norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "proj": "widen"},
 }
-BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
+_BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
 
 
 class PublishedEncoder(nn.Module):
@@ -80,10 +80,10 @@ class PublishedEncoder(nn.Module):
         InputError
             If `x` or `mask` has another shape.
         """
-        units = FRAMES // UNIT_FRAMES * (SIDE // UNIT_VOXELS) ** 3
-        if x.shape[1:] != (1, FRAMES, SIDE, SIDE, SIDE):
+        units = _FRAMES // _UNIT_FRAMES * (_SIDE // _UNIT_VOXELS) ** 3
+        if x.shape[1:] != (1, _FRAMES, _SIDE, _SIDE, _SIDE):
             raise InputError(
-                f"x is {tuple(x.shape)}: the published encoder takes (B, 1, {FRAMES}, {SIDE}, {SIDE}, {SIDE}); crop or pad it."
+                f"x is {tuple(x.shape)}: the published encoder takes (B, 1, {_FRAMES}, {_SIDE}, {_SIDE}, {_SIDE}); crop or pad it."
             )
         if mask is not None and mask.shape != (len(x), units):
             raise InputError(f"mask is {tuple(mask.shape)}: expected ({len(x)}, {units}), True for each mask unit that is kept.")
@@ -111,8 +111,8 @@ def load_published(path: str | Path) -> PublishedEncoder:
     InputError
         If it is no such checkpoint, or a tensor is missing, unknown or of another shape.
     """
-    sides = SIDE // PATCH
-    config = load_preset("paper").voxel.model_copy(update={"learned_positions": (sides, FRAMES), "norm_eps": META_EPSILON})
+    sides = _SIDE // _PATCH
+    config = load_preset("paper").voxel.model_copy(update={"learned_positions": (sides, _FRAMES), "norm_eps": _META_EPSILON})
     return read_published(_load(Path(path)), config, str(path)).eval()
 
 
@@ -130,7 +130,7 @@ def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
     if store.contract.lattice != LATTICES["2mm"].id:
         raise ContractError(f"{store.root}: is on the lattice {store.contract.lattice}; the published weights need --resolution 2mm.")
     preset = load_preset("paper")
-    model = HieraJEPA(published.encoder.config, preset.jepa, PATCH**3)
+    model = HieraJEPA(published.encoder.config, preset.jepa, _PATCH**3)
     for encoder in (model.context, model.target):
         encoder.load_state_dict(published.encoder.state_dict())
     training = {"stage": "voxel", "preset": preset.name, "source": "SLIM-Brain's published checkpoint (arXiv 2512.21881)"}
@@ -140,11 +140,11 @@ def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
 
 def read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str) -> PublishedEncoder:
     """The same from a state dict, for an encoder of any size; `source` names it in errors."""
-    encoder = Hiera(config, PATCH**3)
+    encoder = Hiera(config, _PATCH**3)
     prefix = _prefix(found, source)
     wanted, renamed, unknown, left_out = encoder.state_dict(), {}, [], []
     for name, tensor in found.items():
-        if not name.startswith(prefix) or name.removeprefix(prefix).startswith(LEFT_OUT):
+        if not name.startswith(prefix) or name.removeprefix(prefix).startswith(_LEFT_OUT):
             left_out.append(name)
         elif (ours := _our_name(name.removeprefix(prefix))) in wanted:
             renamed[ours] = _our_shape(ours, tensor)
@@ -166,33 +166,33 @@ def _load(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as a checkpoint of tensors ({reason}); save its state dict alone.") from error
-    for _ in NESTED:
-        inner = next((content[name] for name in NESTED if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
+    for _ in _NESTED:
+        inner = next((content[name] for name in _NESTED if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
         content = content if inner is None else inner
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
-        raise InputError(f"{path}: holds no state dict, neither bare nor under {', '.join(NESTED)}; save its state dict alone.")
+        raise InputError(f"{path}: holds no state dict, neither bare nor under {', '.join(_NESTED)}; save its state dict alone.")
     return tensors
 
 
 def _prefix(found: Mapping[str, Tensor], source: str) -> str:
-    prefixes = [name.removesuffix(ANCHOR) for name in found if name.endswith(ANCHOR)]
+    prefixes = [name.removesuffix(_ANCHOR) for name in found if name.endswith(_ANCHOR)]
     if len(prefixes) != 1:
-        which = f"several encoders ({', '.join(prefixes)})" if prefixes else f"no encoder (nothing is called {ANCHOR})"
+        which = f"several encoders ({', '.join(prefixes)})" if prefixes else f"no encoder (nothing is called {_ANCHOR})"
         raise InputError(f"{source}: holds {which}; save the state dict of one.")
     return prefixes[0]
 
 
 def _our_name(name: str) -> str:
-    if name == ANCHOR:
+    if name == _ANCHOR:
         return "space_embed.weight"
     if name == "pos_embed_temporal":
         return "time_embed.weight"
-    if match := BLOCK_NAME.fullmatch(name):
+    if match := _BLOCK_NAME.fullmatch(name):
         number, part, kind = match.groups()
-        return f"blocks.{number}.{INNER.get(part, part + '?')}.{kind}"
+        return f"blocks.{number}.{_INNER.get(part, part + '?')}.{kind}"
     part, _, kind = name.rpartition(".")
-    return f"{OUTER.get(part, part + '?')}.{kind}"
+    return f"{_OUTER.get(part, part + '?')}.{kind}"
 
 
 def _our_shape(name: str, tensor: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def _our_shape(name: str, tensor: Tensor) -> Tensor:
 @lru_cache(maxsize=2)
 def _box(sides: tuple[int, int, int]) -> Grid:
     """A grid whose mask deletes nothing of a box of so many voxels."""
-    inside = np.zeros((SIDE,) * 3, dtype=bool)
+    inside = np.zeros((_SIDE,) * 3, dtype=bool)
     inside[tuple(slice(side) for side in sides)] = True
     return Grid(LATTICES["2mm"], inside)
 
@@ -215,9 +215,9 @@ def _clip(volume: Tensor, grid: Grid) -> Clip:
     frames = len(volume)
     patches = volume
     for axis in (1, 2, 3):
-        patches = patches.unfold(axis, PATCH, PATCH)
+        patches = patches.unfold(axis, _PATCH, _PATCH)
     place = torch.tensor(grid.patches.index).T
-    voxels = patches[:, *place].reshape(frames, grid.n_patches, PATCH**3)
+    voxels = patches[:, *place].reshape(frames, grid.n_patches, _PATCH**3)
     return Clip(voxels, torch.arange(frames, dtype=torch.float64), grid)
 
 

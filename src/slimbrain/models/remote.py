@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slimbrain.errors import InputError
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 """Endings of files that run code when they are read."""
 
 
@@ -45,7 +45,7 @@ def pickles_of(name: str, revision: str | None) -> list[str]:
 
 def pickles(names: Sequence[str]) -> list[str]:
     """Those of the files that are pickles."""
-    return sorted(name for name in names if name.endswith(PICKLES))
+    return sorted(name for name in names if name.endswith(_PICKLES))
 
 
 def put(

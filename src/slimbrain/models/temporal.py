@@ -22,16 +22,16 @@ from slimbrain.models.layers import INIT_STD, Attention, FourierPosition, Mlp, f
 BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
 BRAIN_RADII_MM = (68.0, 87.0, 70.0)
 """An ellipsoid about the MNI152 brain; the anchors are spread through it."""
-SPATIAL_FILTERS = 8
+_SPATIAL_FILTERS = 8
 """Numbers that a group keeps of the channels around it, a frame: their mean and seven learnt contrasts."""
-TIME_WAVES_S = (4.0, 4096.0, 11)
-PLACE_WAVES_MM = (32.0, 256.0, 4)
-ROTARY_WAVES_S = (12.0, 2048.0)
-LOOK_S = (-6.0, 6.0, 0.0, -12.0, 12.0)
-LOOK_SHARPNESS = 2.0
+_TIME_WAVES_S = (4.0, 4096.0, 11)
+_PLACE_WAVES_MM = (32.0, 256.0, 4)
+_ROTARY_WAVES_S = (12.0, 2048.0)
+_LOOK_S = (-6.0, 6.0, 0.0, -12.0, 12.0)
+_LOOK_SHARPNESS = 2.0
 """At the start, head h looks LOOK_S[h] seconds away. BOLD is autocorrelated over seconds, so what helps most to rebuild
 a window lies just beside it; finding that from nothing took longer than a short run has."""
-STD_FLOOR = 1e-3
+_STD_FLOOR = 1e-3
 """A channel that varies less than this (voxels are z-scored: typical is 0.3 to 1) has no signal, and is no target."""
 
 
@@ -73,7 +73,7 @@ def standardise(series: Tensor) -> Tensor:
     """
     centred = series - series.mean(-2, keepdim=True)
     std = centred.std(-2, keepdim=True, correction=0)
-    return torch.where(std > STD_FLOOR, centred / std.clamp_min(STD_FLOOR), 0.0)
+    return torch.where(std > _STD_FLOOR, centred / std.clamp_min(_STD_FLOOR), 0.0)
 
 
 def cut_windows(series: Tensor, frames: int) -> Tensor:
@@ -91,7 +91,7 @@ def cut_windows(series: Tensor, frames: int) -> Tensor:
     return series[..., : n * frames, :].unflatten(-2, (n, frames))
 
 
-class SpatialFilters(nn.Module):
+class _SpatialFilters(nn.Module):
     """Learnt functions of the way from an anchor to a channel; they tie channels at any place to the anchored groups.
 
     Weight (k, g, c) = softmax of -distance^2 / (2 reach_g^2) times f_k(channel - anchor), f_0 = 1: a continuous
@@ -103,11 +103,11 @@ class SpatialFilters(nn.Module):
 
     def __init__(self, anchors: Tensor, hidden: int = 64) -> None:
         super().__init__()
-        self.register_buffer("waves", wavelengths(*PLACE_WAVES_MM), persistent=False)
-        self.contrast = Mlp(2 * 3 * PLACE_WAVES_MM[2], hidden, SPATIAL_FILTERS - 1)
+        self.register_buffer("waves", wavelengths(*_PLACE_WAVES_MM), persistent=False)
+        self.contrast = Mlp(2 * 3 * _PLACE_WAVES_MM[2], hidden, _SPATIAL_FILTERS - 1)
         # Variance-keeping start (half of a sine's square, 0.42 of a GELU's): contrasts begin as large as the mean, 1.
-        nn.init.normal_(self.contrast.rise.weight, std=(3 * PLACE_WAVES_MM[2]) ** -0.5)
-        nn.init.normal_(self.contrast.fall.weight, std=(0.42 * hidden) ** -0.5)
+        nn.init.normal_(self.contrast.fc1.weight, std=(3 * _PLACE_WAVES_MM[2]) ** -0.5)
+        nn.init.normal_(self.contrast.fc2.weight, std=(0.42 * hidden) ** -0.5)
         self.log_reach = nn.Parameter(torch.full((len(anchors),), float(np.log(_spacing(anchors) / 2))))
 
     def forward(self, coordinates: Tensor, anchors: Tensor, over: str) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def _spacing(anchors: Tensor) -> float:
     return float(distance.min(1).values.mean())
 
 
-class FactorisedBlock(nn.Module):
+class _FactorisedBlock(nn.Module):
     """Attention over windows within a group, then over groups within a window, then a perceptron; pre-norm.
 
     (B, N, G, D) -> (B, N, G, D). Two short sequences instead of one of N x G keep the work low.
@@ -146,9 +146,9 @@ class FactorisedBlock(nn.Module):
         with torch.no_grad():
             query, key, _ = self.time.qkv.bias.unflatten(0, (3, self.time.heads, -1))
             for head in range(self.time.heads):
-                away = 2 * math.pi * LOOK_S[head % len(LOOK_S)] / waves
-                key[head] = LOOK_SHARPNESS * torch.cat((torch.ones_like(away), torch.zeros_like(away)))
-                query[head] = LOOK_SHARPNESS * torch.cat((away.cos(), away.sin()))
+                away = 2 * math.pi * _LOOK_S[head % len(_LOOK_S)] / waves
+                key[head] = _LOOK_SHARPNESS * torch.cat((torch.ones_like(away), torch.zeros_like(away)))
+                query[head] = _LOOK_SHARPNESS * torch.cat((away.cos(), away.sin()))
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """`angles` (B or 1, 1, 1, N, D / heads / 2): rotary angles of the windows' times."""
@@ -187,24 +187,24 @@ class TemporalExtractor(nn.Module):
         self.config = config
         width = config.width
         self.register_buffer("anchors", torch.from_numpy(spread_anchors(config.groups)))
-        self.read = nn.Linear(SPATIAL_FILTERS * config.window_frames, width, bias=False)
-        self.place = FourierPosition(3, width, *PLACE_WAVES_MM)
-        self.time = FourierPosition(1, width, *TIME_WAVES_S)
+        self.read = nn.Linear(_SPATIAL_FILTERS * config.window_frames, width, bias=False)
+        self.place = FourierPosition(3, width, *_PLACE_WAVES_MM)
+        self.time = FourierPosition(1, width, *_TIME_WAVES_S)
         self.pace = Mlp(1, 32, 2 * width)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        blocks = [FactorisedBlock(width, config.heads, config.mlp_ratio) for _ in range(config.depth)]
+        blocks = [_FactorisedBlock(width, config.heads, config.mlp_ratio) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
-        self.write = nn.Linear(width, SPATIAL_FILTERS * config.window_frames)
+        self.write = nn.Linear(width, _SPATIAL_FILTERS * config.window_frames)
         self.apply(init_transformer)
         nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
-        nn.init.normal_(self.read.weight, std=(SPATIAL_FILTERS * config.window_frames) ** -0.5)
+        nn.init.normal_(self.read.weight, std=(_SPATIAL_FILTERS * config.window_frames) ** -0.5)
         # After `apply`: the filters choose their own start.
-        self.register_buffer("rotary_waves", wavelengths(*ROTARY_WAVES_S, width // config.heads // 2), persistent=False)
+        self.register_buffer("rotary_waves", wavelengths(*_ROTARY_WAVES_S, width // config.heads // 2), persistent=False)
         for block in blocks:
             block.look_away(self.rotary_waves)
         nn.init.zeros_(self.write.weight)
-        self.gather, self.scatter = SpatialFilters(self.anchors), SpatialFilters(self.anchors)
+        self.gather, self.scatter = _SpatialFilters(self.anchors), _SpatialFilters(self.anchors)
 
     @property
     def window_frames(self) -> int:
@@ -290,7 +290,7 @@ class TemporalExtractor(nn.Module):
     def _rebuild(self, tokens: Tensor, coordinates: Tensor) -> Tensor:
         """Group tokens (B, N, G, D) back to channel windows (B, N, w, C), by the channels' places."""
         filters, _ = self.scatter(coordinates, self.anchors, "groups")
-        written = self.write(tokens).unflatten(-1, (SPATIAL_FILTERS, self.window_frames))
+        written = self.write(tokens).unflatten(-1, (_SPATIAL_FILTERS, self.window_frames))
         return written.permute(0, 1, 4, 3, 2).flatten(-2) @ filters.flatten(0, 1)
 
 

@@ -11,16 +11,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import TypeVar
 
-Job = TypeVar("Job")
-Outcome = TypeVar("Outcome")
+_Job = TypeVar("_Job")
+_Outcome = TypeVar("_Outcome")
 
-Work = Callable[[Job, bool], Outcome | None]
+_Work = Callable[[_Job, bool], _Outcome | None]
 """Does a job; None if another process has it in hand, unless told to wait for that."""
 
 
 def outcomes(
-    jobs: Sequence[Job], work: Work[Job, Outcome], died: Callable[[Job], Outcome], waits: Callable[[int], None], nprocs: int
-) -> Iterator[Outcome]:
+    jobs: Sequence[_Job], work: _Work[_Job, _Outcome], died: Callable[[_Job], _Outcome], waits: Callable[[int], None], nprocs: int
+) -> Iterator[_Outcome]:
     """Do all jobs: first what nobody else works on, then, waiting for it, what another process had in hand.
 
     Parameters
@@ -44,8 +44,8 @@ def outcomes(
 
 
 def _each(
-    jobs: Sequence[Job], work: Work[Job, Outcome], died: Callable[[Job], Outcome], wait: bool, nprocs: int
-) -> Iterator[tuple[Job, Outcome | None]]:
+    jobs: Sequence[_Job], work: _Work[_Job, _Outcome], died: Callable[[_Job], _Outcome], wait: bool, nprocs: int
+) -> Iterator[tuple[_Job, _Outcome | None]]:
     """Every job with its outcome, as they come."""
     if nprocs == 1 or len(jobs) < 2:
         yield from ((job, work(job, wait)) for job in jobs)

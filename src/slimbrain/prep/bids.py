@@ -14,13 +14,13 @@ from typing import Any
 from slimbrain.errors import InputError
 from slimbrain.prep.runs import IMAGE_ENTITIES, MNI152, Failure, Filters, Run, is_wanted, is_wanted_version, parse_entities
 
-SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 """Best first; another template of the MNI152 family comes after these."""
 
 SUFFIXES = (".nii.gz", ".nii")
-ECHO = "echo"
+_ECHO = "echo"
 
-Version = tuple[Path, dict[str, str]]
+_Version = tuple[Path, dict[str, str]]
 """An image of a run and the entities of its name."""
 
 
@@ -48,7 +48,7 @@ def find_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
 def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
     """List the runs below `sub-*/[ses-*/]func/`, one image a run, by the names of images alone.
 
-    Of several images of one run the template decides (`SPACES`, then other MNI152), then `desc-preproc` over no `desc` over
+    Of several images of one run the template decides (`_SPACES`, then other MNI152), then `desc-preproc` over no `desc` over
     another, then 2 mm over the rest. Echoes of one run are one recording: their combination is taken, and echoes alone only
     where the filters name them, or there is but one.
 
@@ -64,11 +64,11 @@ def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
     bids_dir, filters = Path(bids_dir), filters or Filters()
     if not bids_dir.is_dir():
         raise InputError(f"{bids_dir}: is not a folder; give the root of a BIDS derivative, the folder that holds sub-*.")
-    recordings: dict[tuple[tuple[str, str], ...], list[Version]] = defaultdict(list)
+    recordings: dict[tuple[tuple[str, str], ...], list[_Version]] = defaultdict(list)
     for image in _bold_images(bids_dir):
         entities = parse_entities(image.name)
         if "sub" in entities and is_wanted(entities, filters):
-            named = tuple((name, value) for name, value in entities.items() if name not in (*IMAGE_ENTITIES, ECHO))
+            named = tuple((name, value) for name, value in entities.items() if name not in (*IMAGE_ENTITIES, _ECHO))
             recordings[named].append((image, entities))
     if not recordings:
         raise InputError(f"{bids_dir}: holds no sub-*/[ses-*/]func/*_bold.nii[.gz] that passes the filters; check folder and labels.")
@@ -98,14 +98,14 @@ def describe_runs(bids_dir: Path, runs: Sequence[Run]) -> tuple[list[Run], list[
     return described, failures
 
 
-def _by_echo(versions: Sequence[Version], filters: Filters) -> list[list[Version]]:
+def _by_echo(versions: Sequence[_Version], filters: Filters) -> list[list[_Version]]:
     """The images to choose among, list by list for each session they give."""
-    by_echo: dict[str, list[Version]] = defaultdict(list)
+    by_echo: dict[str, list[_Version]] = defaultdict(list)
     for version in versions:
-        by_echo[version[1].get(ECHO, "")].append(version)
-    if "" in by_echo and ECHO not in filters.entities:
+        by_echo[version[1].get(_ECHO, "")].append(version)
+    if "" in by_echo and _ECHO not in filters.entities:
         return [by_echo[""]]
-    if len(by_echo) > 1 and ECHO not in filters.entities:
+    if len(by_echo) > 1 and _ECHO not in filters.entities:
         raise InputError(
             f"{versions[0][0]}: the run has echoes {', '.join(sorted(by_echo))} and no combination of them, and one recording must "
             "not count several times; combine them, or choose one with --bids-filter-file."
@@ -120,7 +120,7 @@ def _bold_images(bids_dir: Path) -> list[Path]:
     return sorted(path for path in map(Path, found) if path.name.endswith(SUFFIXES))
 
 
-def _choose(candidates: Sequence[Version], filters: Filters) -> Version:
+def _choose(candidates: Sequence[_Version], filters: Filters) -> _Version:
     usable = [(path, entities) for path, entities in candidates if MNI152.fullmatch(entities.get("space", ""))]
     present = ", ".join(sorted({entities.get("space", "native (no space in the name)") for _, entities in candidates}))
     if filters.space:
@@ -138,11 +138,11 @@ def _choose(candidates: Sequence[Version], filters: Filters) -> Version:
     return min(wanted_versions, key=_preference)
 
 
-def _preference(candidate: Version) -> tuple[int, int, int, str]:
+def _preference(candidate: _Version) -> tuple[int, int, int, str]:
     path, entities = candidate
     space, desc, res = entities["space"], entities.get("desc", ""), entities.get("res", "")
     return (
-        SPACES.index(space) if space in SPACES else len(SPACES),
+        _SPACES.index(space) if space in _SPACES else len(_SPACES),
         0 if desc == "preproc" else 1 if not desc else 2,
         0 if res in ("2", "02") else 1,
         str(path),

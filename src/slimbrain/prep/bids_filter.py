@@ -8,7 +8,7 @@ from typing import Any
 
 from slimbrain.errors import InputError
 
-ENTITIES = {
+_ENTITIES = {
     "subject": "sub",
     "session": "ses",
     "task": "task",
@@ -29,15 +29,15 @@ ENTITIES = {
 }
 """Name in a filter file -> entity of a file name; the entity's own name is taken too."""
 
-FIXED = {"datatype": "func", "suffix": "bold"}
+_FIXED = {"datatype": "func", "suffix": "bold"}
 """Keys that a filter for BOLD runs often spells out; with another value it would take nothing."""
 
-IGNORED = ("extension",)
+_IGNORED = ("extension",)
 
-Filter = dict[str, tuple[str | None, ...]]
+_Filter = dict[str, tuple[str | None, ...]]
 
 
-def read_bids_filter(path: Path) -> Filter:
+def read_bids_filter(path: Path) -> _Filter:
     """The part `bold` of a filter file, `{"bold": {"task": "rest", "run": [1, 2], "acquisition": null}}`.
 
     Values are labels, numbers or lists of them; `null` asks for runs without the entity, `"*"` for any label. Parts for other
@@ -58,13 +58,13 @@ def read_bids_filter(path: Path) -> Filter:
         raise InputError(f"{path}: cannot be read as JSON ({error}); give a filter file as fMRIPrep takes it.") from error
     if not isinstance(parts, dict) or not isinstance(parts.get("bold"), dict):
         raise InputError(f'{path}: has no part "bold"; write {{"bold": {{"task": "rest"}}}}.')
-    wanted: Filter = {}
+    wanted: _Filter = {}
     for name, value in parts["bold"].items():
-        if name in IGNORED or (name in FIXED and FIXED[name] in (value if isinstance(value, list) else [value])):
+        if name in _IGNORED or (name in _FIXED and _FIXED[name] in (value if isinstance(value, list) else [value])):
             continue
-        entity = ENTITIES.get(name, name)
-        if entity not in ENTITIES.values():
-            known = ", ".join(ENTITIES)
+        entity = _ENTITIES.get(name, name)
+        if entity not in _ENTITIES.values():
+            known = ", ".join(_ENTITIES)
             raise InputError(f"{path}: {name}: {json.dumps(value)} is no filter for prepared BOLD runs; filter by {known}.")
         wanted[entity] = tuple(_label(path, name, item) for item in (value if isinstance(value, list) else [value]))
     return wanted

@@ -10,7 +10,7 @@ from typing import Any
 
 from slimbrain.store.description import DESCRIPTION_FILE
 
-ONE_STUDY = ("hcp", "adhd200", "cpac")
+_ONE_STUDY = ("hcp", "adhd200", "cpac")
 """Layouts whose participants have numbers that no two studies in that layout share."""
 
 DOI = re.compile(r"^(https?://(dx\.)?doi\.org/|doi:)?(?P<doi>10\..+?)(\.v\d+(\.\d+)*)?/?$", re.IGNORECASE)
@@ -33,7 +33,7 @@ def cohort_of(root: Path, layout: str = "") -> str:
     for folder in (root, *around):
         if name := _named(_description(folder)):
             return name
-    return layout if layout in ONE_STUDY else ""
+    return layout if layout in _ONE_STUDY else ""
 
 
 def _named(description: Mapping[str, Any]) -> str:

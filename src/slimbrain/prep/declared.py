@@ -17,7 +17,7 @@ from slimbrain.store.subjects import with_prefix
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.withdrawn import mark, withdrawn
 
-OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
+_OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
 """The option that gives each entry of a record."""
 
 
@@ -66,7 +66,7 @@ class Declared:
             If its cohort would become another.
         """
         wanted = self.wanted(told)
-        gaps = {name: getattr(wanted, name) for name in OPTIONS if getattr(told, name) in (UNKNOWN, (UNKNOWN,))}
+        gaps = {name: getattr(wanted, name) for name in _OPTIONS if getattr(told, name) in (UNKNOWN, (UNKNOWN,))}
         filled = told.model_copy(update=gaps)
         return wanted if filled.terms.permits(wanted.terms) else filled
 
@@ -94,7 +94,7 @@ def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declar
     record = read_governance(places[0]) if places else Governance()
     said = {name: value for name, value in options.items() if value}
     for name, value in said.items():
-        checked_governance({name: value}, OPTIONS[name])
+        checked_governance({name: value}, _OPTIONS[name])
     # Through the model again, since an option may not fit what the file says.
     whole = checked_governance({**record.model_dump(), **said}, str(places[0]) if places else "options")
     return Declared(whole, frozenset(record.model_fields_set | said.keys()))
@@ -146,11 +146,11 @@ def readmit(out: Path, labels: Sequence[str], cohorts: Mapping[str, str]) -> Non
     for label in map(with_prefix, labels):
         if label not in cohorts:
             raise InputError(f"--readmit {label}: has no run here; name a participant of this source.")
-        stones = withdrawn(out)
-        stone = stones.find(label, cohorts[label])
-        if stone is None and any(old.readmitted and old.is_of(label, cohorts[label]) for old in stones.all):
+        records = withdrawn(out)
+        record = records.find(label, cohorts[label])
+        if record is None and any(old.readmitted and old.is_of(label, cohorts[label]) for old in records.all):
             # By another shard, or by the same command before.
             continue
-        if stone is None:
+        if record is None:
             raise InputError(f"--readmit {label}: was not withdrawn from {out}; leave the option out.")
-        mark(out, stone.who, readmitted=date.today().isoformat())
+        mark(out, record.who, readmitted=date.today().isoformat())

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.prep.runs import Run
 
-FloatArray = npt.NDArray[Any]
-WAY_OUT = "complete the table, or use --denoise none"
+_FloatArray = npt.NDArray[Any]
+_WAY_OUT = "complete the table, or use --denoise none"
 Strategy = Literal["none", "simple", "scrubbing"]
 
 
@@ -31,11 +31,11 @@ class Confounds:
     names : K column names.
     """
 
-    design: FloatArray
+    design: _FloatArray
     kept: npt.NDArray[np.bool_]
     names: tuple[str, ...]
 
-    def remove(self, series: FloatArray) -> FloatArray:
+    def remove(self, series: _FloatArray) -> _FloatArray:
         """What least squares on the kept frames leaves of (T, N) series; every frame is cleaned, the mean is not removed."""
         design = self.design - self.design[self.kept].mean(axis=0)
         kept = series[self.kept]
@@ -65,13 +65,13 @@ def load_confounds(run: Run, strategy: Strategy, n_frames: int) -> Confounds | N
         with _named_as_by_fmriprep(run.confounds) as image:
             table, sample = load_confounds_strategy(str(image), denoise_strategy=strategy)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run.confounds}: does not serve --denoise {strategy} ({_one_line(error)}); {WAY_OUT}.") from error
+        raise InputError(f"{run.confounds}: does not serve --denoise {strategy} ({_one_line(error)}); {_WAY_OUT}.") from error
     if table is None or len(table) != n_frames:
         raise InputError(f"{run.confounds}: has {_length(table)} rows for {n_frames} frames; use the table of this run.")
     kept = np.ones(n_frames, bool) if sample is None else np.isin(np.arange(n_frames), sample)
     design = table.to_numpy(np.float64)
     if not np.isfinite(design).all():
-        raise InputError(f"{run.confounds}: lacks numbers that --denoise {strategy} needs; {WAY_OUT}.")
+        raise InputError(f"{run.confounds}: lacks numbers that --denoise {strategy} needs; {_WAY_OUT}.")
     if kept.sum() <= design.shape[1] + 1:
         unflagged = int(kept.sum())
         raise InputError(f"{run.confounds}: {design.shape[1]} regressors on {unflagged} kept frames leave nothing; use --denoise none.")

@@ -21,9 +21,9 @@ from slimbrain.disk.tsv import format_tsv
 from slimbrain.errors import InputError, StoreError
 
 EXCLUDED_FILE = "excluded.tsv"
-EXCLUDED_FOLDER = "excluded"
+_EXCLUDED_FOLDER = "excluded"
 COLUMNS = ("file", "session", "measure", "value", "threshold", "reason")
-RECORD_KEY = "Excluded"
+_RECORD_KEY = "Excluded"
 
 
 class Limits(Config):
@@ -37,7 +37,7 @@ class Limits(Config):
 
 
 @dataclass(frozen=True)
-class Limit:
+class _Limit:
     """One kind of limit.
 
     Attributes
@@ -65,11 +65,11 @@ class Limit:
 
 
 LIMITS = (
-    Limit("min_coverage", "coverage", True, "covers {:.1%} of the brain mask", "a brain mask"),
-    Limit("min_tsnr", "tsnr", True, "has a tSNR of {:.4g}", "voxels"),
-    Limit("max_fd_mean", "fd_mean", False, "moves {:.4g} mm a frame in the mean", "motion in a table of confounds"),
-    Limit("max_flagged", "flagged_share", False, "has {:.1%} of its frames flagged", "frames that could be flagged"),
-    Limit("min_template_overlap", "template_overlap", True, "overlaps with the MNI brain mask by {:.3g}", "an image in its first frames"),
+    _Limit("min_coverage", "coverage", True, "covers {:.1%} of the brain mask", "a brain mask"),
+    _Limit("min_tsnr", "tsnr", True, "has a tSNR of {:.4g}", "voxels"),
+    _Limit("max_fd_mean", "fd_mean", False, "moves {:.4g} mm a frame in the mean", "motion in a table of confounds"),
+    _Limit("max_flagged", "flagged_share", False, "has {:.1%} of its frames flagged", "frames that could be flagged"),
+    _Limit("min_template_overlap", "template_overlap", True, "overlaps with the MNI brain mask by {:.3g}", "an image in its first frames"),
 )
 
 
@@ -129,9 +129,9 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
     return tuple(found)
 
 
-def record_path(root: Path, key: str) -> Path:
+def _record_path(root: Path, key: str) -> Path:
     """Where what was measured of an excluded run lies."""
-    return root / EXCLUDED_FOLDER / f"{key}.json"
+    return root / _EXCLUDED_FOLDER / f"{key}.json"
 
 
 def write_record(root: Path, run: ExcludedRun, sidecar: Mapping[str, Any]) -> None:
@@ -143,9 +143,9 @@ def write_record(root: Path, run: ExcludedRun, sidecar: Mapping[str, Any]) -> No
         If it cannot be written.
     """
     breaches = [{"Measure": each.measure, "Value": each.value, "Threshold": each.threshold, "Reason": each.reason} for each in run.breaches]
-    path = record_path(root, run.key)
+    path = _record_path(root, run.key)
     try:
-        write_json(path, {**sidecar, RECORD_KEY: {"File": run.file, "Breaches": breaches}})
+        write_json(path, {**sidecar, _RECORD_KEY: {"File": run.file, "Breaches": breaches}})
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror}); free space, then run the same command again.") from error
 
@@ -153,7 +153,7 @@ def write_record(root: Path, run: ExcludedRun, sidecar: Mapping[str, Any]) -> No
 def read_record(root: Path, key: str) -> dict[str, Any] | None:
     """What was written down about an excluded run; None if nothing was, or it cannot be read and must be measured again."""
     try:
-        record = json.loads(record_path(root, key).read_text(encoding="utf-8"))
+        record = json.loads(_record_path(root, key).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("QC"), dict) else None
@@ -161,14 +161,14 @@ def read_record(root: Path, key: str) -> dict[str, Any] | None:
 
 def drop_record(root: Path, key: str) -> None:
     """Forget an excluded run: it is about to be measured again, or to enter the store."""
-    record_path(root, key).unlink(missing_ok=True)
+    _record_path(root, key).unlink(missing_ok=True)
 
 
 def write_table(root: Path) -> Path:
     """Write `excluded.tsv` from all records, of this command and of earlier ones; one row a run and limit."""
     rows = []
-    for path in sorted((root / EXCLUDED_FOLDER).glob("*.json")):
-        excluded = (read_record(root, path.stem) or {}).get(RECORD_KEY, {})
+    for path in sorted((root / _EXCLUDED_FOLDER).glob("*.json")):
+        excluded = (read_record(root, path.stem) or {}).get(_RECORD_KEY, {})
         for breach in excluded.get("Breaches", ()):
             cells = {name.lower(): value for name, value in breach.items()}
             rows.append({"file": excluded.get("File", ""), "session": path.stem, **cells})

@@ -26,7 +26,7 @@ from slimbrain.store import Channels, Contract, SessionInfo
 from slimbrain.store.channels import cell_channels
 from slimbrain.store.manifest import session_key
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class ImageSessions:
         """Names and MNI places of the cells."""
         return cell_channels(self.grid)
 
-    def coarse(self, key: str) -> FloatArray:
+    def coarse(self, key: str) -> _FloatArray:
         """(T, C) float32 mean of each cell."""
         return self.grid.coarse(self._prepared(key).voxels)
 
-    def windows(self, key: str, starts: Sequence[int], frames: int) -> FloatArray:
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> _FloatArray:
         """(len(starts) * frames, P, V) float16 z-scored voxels of stretches of `frames` frames, in the order given."""
         voxels = self._prepared(key).voxels
         return np.concatenate([voxels[start : start + frames] for start in starts])

@@ -22,30 +22,30 @@ from scipy.ndimage import map_coordinates
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.prep.source import Source, frame_blocks
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[Any]
+_BoolArray = npt.NDArray[np.bool_]
+_FloatArray = npt.NDArray[Any]
 
-RESOLUTION = "8mm"
+_RESOLUTION = "8mm"
 LIKENESS_FRAMES = 8
 """Frames looked at: the first ones, so that hardly anything is decompressed twice."""
 
-PROBE_MM = (-2.0, 2.0)
+_PROBE_MM = (-2.0, 2.0)
 """An 8 mm place is sampled at two points along each axis, 4 mm apart."""
 
-WARN_OVERLAP = 0.8
+_WARN_OVERLAP = 0.8
 """Heads that lie right reach 0.88 or more, also with a cut field of view (docs/quality.md)."""
 
-FLIP_MARGIN = 0.01
+_FLIP_MARGIN = 0.01
 """A flip that fits better by more than this is believed; docs/quality.md has the rates of false and missed alarms."""
 
-TELLING = 0.92
+_TELLING = 0.92
 """A flip is judged only if the mask overlaps with its own mirror image by less. That of MNI152 overlaps by 0.98 with left and right
 swapped (0.84 front to back, 0.87 upside down): the shape of a head, or a shift of 3 mm, outweighs the rest."""
 
 FLIPS: Mapping[str, tuple[int, ...]] = MappingProxyType({"left_right": (0,), "front_back": (1,), "up_down": (2,), "turned": (1, 2)})
 """World axes that each flip turns round."""
 
-SEEN: Mapping[str, str] = MappingProxyType(
+_SEEN: Mapping[str, str] = MappingProxyType(
     {
         "left_right": "with left and right swapped",
         "front_back": "front to back",
@@ -63,7 +63,7 @@ class Likeness:
     ----------
     overlap : Dice coefficient of support and brain mask, 0 to 1, with the image where its header puts it.
     flipped : the same for the image with its array flipped along one or two axes, by the names of `FLIPS`.
-    telling : the flips that the mask's shape can tell (`TELLING`).
+    telling : the flips that the mask's shape can tell (`_TELLING`).
     """
 
     overlap: float
@@ -75,21 +75,21 @@ class Likeness:
         """Name of the telling flip that fits clearly better than the image as it claims to be; empty if none does."""
         gains = {name: value - self.overlap for name, value in self.flipped.items() if name in self.telling}
         best = max(gains, key=lambda name: gains[name], default="")
-        return best if best and gains[best] > FLIP_MARGIN else ""
+        return best if best and gains[best] > _FLIP_MARGIN else ""
 
     @property
     def warnings(self) -> list[str]:
         """What was seen, in one sentence; none if the image looks like what it claims to be."""
         if flip := self.better_flip:
             fit = f"{self.flipped[flip]:.2f} against {self.overlap:.2f}"
-            return [f"fits the MNI brain mask better {SEEN[flip]} (overlap {fit}); check its orientation."]
-        if self.overlap < WARN_OVERLAP:
-            low = f"{self.overlap:.2f}, under {WARN_OVERLAP:g}"
+            return [f"fits the MNI brain mask better {_SEEN[flip]} (overlap {fit}); check its orientation."]
+        if self.overlap < _WARN_OVERLAP:
+            low = f"{self.overlap:.2f}, under {_WARN_OVERLAP:g}"
             return [f"does not look like a brain in MNI space (overlap with the brain mask {low}); check that it is normalised."]
         return []
 
 
-def template_likeness(source: Source, brain: BoolArray | None = None) -> Likeness | None:
+def template_likeness(source: Source, brain: _BoolArray | None = None) -> Likeness | None:
     """Compare the first frames of an image with the brain mask, as it claims to be and flipped.
 
     The brightness of a voxel is its root mean square over `LIKENESS_FRAMES` frames, so that a series whose mean was
@@ -121,29 +121,29 @@ def template_likeness(source: Source, brain: BoolArray | None = None) -> Likenes
         fit = overlap(on_lattice(np.flip(image, on_disk), source.affine), brain)
         if fit is not None:
             flipped[name] = fit
-    return Likeness(claimed, flipped, tuple(name for name, axes in FLIPS.items() if mirror_overlap(brain, axes) < TELLING))
+    return Likeness(claimed, flipped, tuple(name for name, axes in FLIPS.items() if mirror_overlap(brain, axes) < _TELLING))
 
 
 @lru_cache(maxsize=1)
-def template_mask() -> BoolArray:
+def template_mask() -> _BoolArray:
     """(24, 24, 24) MNI152 brain on the 8 mm lattice. The template, not the store's mask, which may be of a part of the brain."""
-    return Grid.mni152(RESOLUTION).mask
+    return Grid.mni152(_RESOLUTION).mask
 
 
-def brightness(source: Source) -> FloatArray:
+def brightness(source: Source) -> _FloatArray:
     """(X, Y, Z) root mean square of the first frames; 0 where a value is not finite."""
     first = next(frame_blocks(source))[:LIKENESS_FRAMES]
     values = np.sqrt(np.square(first, dtype=np.float64).mean(axis=0))
     return np.asarray(np.where(np.isfinite(values), values, 0).reshape(source.shape[:3], order="F"))
 
 
-def on_lattice(image: FloatArray, affine: FloatArray) -> FloatArray:
+def on_lattice(image: _FloatArray, affine: _FloatArray) -> _FloatArray:
     """(24, 24, 24) mean of the probes around each place of the 8 mm lattice; NaN where most lie outside the image."""
-    lattice = LATTICES[RESOLUTION]
+    lattice = LATTICES[_RESOLUTION]
     to_source = np.linalg.inv(affine)
     mm = lattice.origin_mm + lattice.voxel_mm * np.indices((lattice.edge,) * 3).reshape(3, -1).T
     total, inside = np.zeros(len(mm)), np.zeros(len(mm), int)
-    probes = list(product(PROBE_MM, repeat=3))
+    probes = list(product(_PROBE_MM, repeat=3))
     for probe in probes:
         place = (mm + probe) @ to_source[:3, :3].T + to_source[:3, 3]
         values = map_coordinates(image, place.T, order=1, cval=np.nan)
@@ -154,20 +154,20 @@ def on_lattice(image: FloatArray, affine: FloatArray) -> FloatArray:
     return np.asarray(sampled.reshape((lattice.edge,) * 3))
 
 
-def _array_axes(affine: FloatArray, world: Collection[int]) -> tuple[int, ...]:
+def _array_axes(affine: _FloatArray, world: Collection[int]) -> tuple[int, ...]:
     """Axes of the array that run along axes of the world."""
     along = nibabel.io_orientation(affine)[:, 0]
     return tuple(int(np.flatnonzero(along == axis)[0]) for axis in world)
 
 
-def mirror_overlap(brain: BoolArray, axes: Collection[int]) -> float:
+def mirror_overlap(brain: _BoolArray, axes: Collection[int]) -> float:
     """Dice coefficient of a mask and its mirror image about its own middle."""
     corner = [slice(places.min(), places.max() + 1) for places in np.nonzero(brain)]
     cropped = brain[tuple(corner)]
     return float((np.flip(cropped, tuple(axes)) & cropped).sum() / cropped.sum())
 
 
-def overlap(image: FloatArray, brain: BoolArray) -> float | None:
+def overlap(image: _FloatArray, brain: _BoolArray) -> float | None:
     """Share of the brightest places that lie in the mask, as many as the mask has where the image shows anything.
 
     Parameters

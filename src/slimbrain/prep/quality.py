@@ -16,25 +16,25 @@ from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.runs import Run
 from slimbrain.prep.volume import Prepared, TimeAxis
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 FD_THRESHOLD_MM = 0.5
 """Frames that moved more are marked (Power et al. 2012)."""
 
-BOXPLOT_REACH = 1.5
+_BOXPLOT_REACH = 1.5
 """A DVARS spike lies over the third quartile by this many interquartile ranges, as in FSL's fsl_motion_outliers."""
 
-EMPTY_PLANE = 0.95
+_EMPTY_PLANE = 0.95
 """A plane of the mask counts as missing when more than this share of it has no data; a few stray voxels do not save it."""
 
-SIDES = (("left of x", "right of x"), ("behind y", "in front of y"), ("below z", "above z"))
+_SIDES = (("left of x", "right of x"), ("behind y", "in front of y"), ("below z", "above z"))
 """Words for what lies beyond a plane, at the low and the high end of each axis."""
 
 
-MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+_MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 """fMRIPrep's names of how a head moved: millimetres, and radians."""
 
-HEAD_RADIUS_MM = 50.0
+_HEAD_RADIUS_MM = 50.0
 """Turns a rotation into the millimetres that it moves the cortex (Power et al. 2012)."""
 
 
@@ -44,7 +44,7 @@ class Quality:
 
     Attributes
     ----------
-    scalars : one number each: `coverage` (share of the mask), `tsnr` (median over covered voxels of mean / std), `dvars_mean`,
+    scalars : one number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`,
         `spikes`, `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known,
         `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to compare.
     series : lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where
@@ -92,7 +92,7 @@ def assess(
     flagged = np.concatenate(([False], spikes))
     if confounds is not None:
         flagged |= ~confounds.kept
-    scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": tsnr(prepared)}
+    scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": _tsnr(prepared)}
     scalars |= {"dvars_mean": _rounded(float(prepared.dvars.mean())), "spikes": int(spikes.sum())}
     scalars |= {"global_signal_mean": _rounded(float(level.mean())), "global_signal_std": _rounded(float(level.std()))}
     series = _series(prepared, times, displacement)
@@ -108,7 +108,7 @@ def assess(
     return Quality(scalars, series, gap, flips, [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings])
 
 
-def _series(prepared: Prepared, times: TimeAxis, displacement: FloatArray | None) -> dict[str, list[Any]]:
+def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | None) -> dict[str, list[Any]]:
     """One value a recorded frame; None where it is undefined."""
     series: dict[str, list[Any]] = {
         "time_s": [_rounded(frame * times.source_tr) for frame in range(times.n_source)],
@@ -120,7 +120,7 @@ def _series(prepared: Prepared, times: TimeAxis, displacement: FloatArray | None
     return series
 
 
-def _motion(run: Run, n_frames: int) -> tuple[FloatArray | None, list[str]]:
+def _motion(run: Run, n_frames: int) -> tuple[_FloatArray | None, list[str]]:
     """Framewise displacement of a run where its table fits and has any, and what to say where it does not fit."""
     displacement = framewise_displacement(run)
     if displacement is None:
@@ -153,23 +153,23 @@ def in_store(flagged: npt.NDArray[np.bool_], times: TimeAxis) -> npt.NDArray[np.
     return np.asarray(flagged[before] | flagged[after])
 
 
-def tsnr(prepared: Prepared) -> float:
+def _tsnr(prepared: Prepared) -> float:
     """Median over covered voxels of the mean over time divided by the standard deviation over time."""
     mean, std = prepared.mean[prepared.covered], prepared.std[prepared.covered]
     return _rounded(float(np.median(np.abs(mean) / std)))
 
 
-def dvars_spikes(dvars: FloatArray) -> npt.NDArray[np.bool_]:
-    """(T - 1,) True where the change between two frames stands out (`BOXPLOT_REACH`)."""
+def dvars_spikes(dvars: _FloatArray) -> npt.NDArray[np.bool_]:
+    """(T - 1,) True where the change between two frames stands out (`_BOXPLOT_REACH`)."""
     low, high = np.percentile(dvars, (25, 75))
-    return np.asarray(dvars > high + BOXPLOT_REACH * (high - low))
+    return np.asarray(dvars > high + _BOXPLOT_REACH * (high - low))
 
 
-def framewise_displacement(run: Run) -> FloatArray | None:
+def framewise_displacement(run: Run) -> _FloatArray | None:
     """(T,) framewise displacement in mm, NaN where it is undefined; None without motion in the table of confounds.
 
-    The column `framewise_displacement`, else the sum of the absolute changes of the six `MOTION` columns, rotations on a
-    sphere of `HEAD_RADIUS_MM` (Power et al. 2012), which is how that column is computed.
+    The column `framewise_displacement`, else the sum of the absolute changes of the six `_MOTION` columns, rotations on a
+    sphere of `_HEAD_RADIUS_MM` (Power et al. 2012), which is how that column is computed.
 
     Where the layout has a table of displacements instead (`Run.motion`), these.
 
@@ -184,13 +184,13 @@ def framewise_displacement(run: Run) -> FloatArray | None:
     columns = rows[0].keys() if rows else set()
     if "framewise_displacement" in columns:
         return _column(run, rows, "framewise_displacement")
-    if not columns >= set(MOTION):
+    if not columns >= set(_MOTION):
         return None
-    motion = np.stack([_column(run, rows, name) for name in MOTION], axis=1) * np.repeat((1.0, HEAD_RADIUS_MM), 3)
+    motion = np.stack([_column(run, rows, name) for name in _MOTION], axis=1) * np.repeat((1.0, _HEAD_RADIUS_MM), 3)
     return np.concatenate(([np.nan], np.abs(np.diff(motion, axis=0)).sum(axis=1)))
 
 
-def _column(run: Run, rows: list[dict[str, str]], name: str) -> FloatArray:
+def _column(run: Run, rows: list[dict[str, str]], name: str) -> _FloatArray:
     try:
         return np.array([float(row[name]) if row[name] not in ("n/a", "") else np.nan for row in rows])
     except ValueError as error:
@@ -200,7 +200,7 @@ def _column(run: Run, rows: list[dict[str, str]], name: str) -> FloatArray:
 def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
     """Which end of the brain has no data, in words: `below z = -50 mm`.
 
-    From each of the six ends of the mask, planes are counted while more than `EMPTY_PLANE` of their mask voxels are
+    From each of the six ends of the mask, planes are counted while more than `_EMPTY_PLANE` of their mask voxels are
     uncovered; the end where most voxels are lost this way is named.
 
     Parameters
@@ -213,12 +213,12 @@ def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
     """
     missing = grid.unpack(grid.voxel_mask & ~covered, fill=False)
     best, words = 0, ""
-    for axis, sides in enumerate(SIDES):
+    for axis, sides in enumerate(_SIDES):
         others = tuple(other for other in range(3) if other != axis)
         brain, lost = grid.mask.sum(axis=others), missing.sum(axis=others)
         planes = np.flatnonzero(brain)
         for side, order in zip(sides, (planes, planes[::-1]), strict=True):
-            empty = lost[order] > EMPTY_PLANE * brain[order]
+            empty = lost[order] > _EMPTY_PLANE * brain[order]
             count = len(empty) if empty.all() else int(np.argmin(empty))
             if count and lost[order[:count]].sum() > best:
                 best = int(lost[order[:count]].sum())

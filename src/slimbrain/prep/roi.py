@@ -12,9 +12,9 @@ from slimbrain.errors import InputError
 from slimbrain.prep.runs import RoiSeries
 from slimbrain.prep.volume import TimeAxis
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-RELATIVE_FLOOR = 1e-6
+_RELATIVE_FLOOR = 1e-6
 """A channel whose spread is under this share of its size holds rounding, not signal."""
 
 
@@ -29,9 +29,9 @@ class PreparedRoi:
     empty : names of the channels without signal.
     """
 
-    series: FloatArray
-    mean: FloatArray
-    std: FloatArray
+    series: _FloatArray
+    mean: _FloatArray
+    std: _FloatArray
     empty: tuple[str, ...]
 
 
@@ -55,7 +55,7 @@ def prepare_roi(source: RoiSeries, times: TimeAxis) -> PreparedRoi:
     finite = np.isfinite(values).all(axis=0)
     stored = times.resample(np.where(finite, values, 0.0)).astype(np.float64)
     mean, std = stored.mean(axis=0), stored.std(axis=0)
-    live = finite & (std > RELATIVE_FLOOR * np.abs(mean)) & (std > 0)
+    live = finite & (std > _RELATIVE_FLOOR * np.abs(mean)) & (std > 0)
     if not live.any():
         raise InputError(f"{source.path}: no channel changes over time; give the time series.")
     series = np.divide(stored - mean, std, out=np.zeros_like(stored), where=live).astype(np.float32)

@@ -23,10 +23,10 @@ from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.declared import Declared, declare, readmit, renew
 from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, write_table
 from slimbrain.prep.layouts import choose_layout, find_recordings
-from slimbrain.prep.layouts.base import Found, Layout, Request
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.runs import Failure, Filters, Run
-from slimbrain.prep.session import Job, Outcome, PreparedRun, died, file_of, work
+from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, file_of, work
 from slimbrain.prep.volume import TARGET_TR_S
 from slimbrain.progress import track
 from slimbrain.store import Store
@@ -41,7 +41,7 @@ from slimbrain.store.withdrawn import withdrawn
 
 FAILURES_FILE = "failures.tsv"
 
-PLACE_IN_FILE = re.compile(r" \([^()]*\)$|: line \d+$")
+_PLACE_IN_FILE = re.compile(r" \([^()]*\)$|: line \d+$")
 """What a name in the table of failures has after the file: which of several recordings, or which line."""
 
 
@@ -144,7 +144,7 @@ def collect(out: Path) -> int:
     return listed
 
 
-def own_runs(layout: Layout, found: Found, shard: Shard) -> tuple[list[Run], list[Failure]]:
+def own_runs(layout: Layout, found: Recordings, shard: Shard) -> tuple[list[Run], list[Failure]]:
     """The runs of this part of the batch with all that belongs to them, and what cannot be used."""
     runs, doubles = _without_doubles(found.root, found.runs)
     if shard.of > 1:
@@ -162,11 +162,11 @@ def bytes_of(run: Run) -> int:
         return 0
 
 
-def request_of(options: PrepOptions) -> Request:
+def request_of(options: PrepOptions) -> RecordingQuery:
     """What the options ask of a layout."""
     entities = read_bids_filter(options.bids_filter_file) if options.bids_filter_file else {}
     filters = Filters(options.participant_label, options.session_id, options.task_id, options.space, options.res, entities)
-    return Request(filters, options.mask_source, options.channels)
+    return RecordingQuery(filters, options.mask_source, options.channels)
 
 
 def _open_store(out: Path, layout: Layout, options: PrepOptions, root: Path) -> None:
@@ -240,10 +240,10 @@ def _record_failures(root: Path, out: Path, summary: PrepSummary) -> None:
 
 
 def _is_there(root: Path, file: str) -> bool:
-    return os.path.lexists(root / file) or os.path.lexists(root / PLACE_IN_FILE.sub("", file))
+    return os.path.lexists(root / file) or os.path.lexists(root / _PLACE_IN_FILE.sub("", file))
 
 
-def _report(outcome: Outcome) -> None:
+def _report(outcome: RunOutcome) -> None:
     if isinstance(outcome.value, Failure):
         _say(outcome.value.reason)
     elif isinstance(outcome.value, ExcludedRun):

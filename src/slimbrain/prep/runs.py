@@ -14,7 +14,7 @@ from slimbrain.errors import InputError
 from slimbrain.prep.source import Source, open_source
 from slimbrain.store import Channels
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 MNI152 = re.compile(r"MNI152[0-9A-Za-z]*")
 """Templates that count as one family: they differ by millimetres, and which one is recorded."""
@@ -22,10 +22,10 @@ MNI152 = re.compile(r"MNI152[0-9A-Za-z]*")
 IMAGE_ENTITIES = ("space", "res", "den", "desc", "cohort")
 """BIDS entities that name a version of a run; all others name the run itself."""
 
-COUNTED_ENTITIES = ("run", "echo", "res")
+_COUNTED_ENTITIES = ("run", "echo", "res")
 """Entities whose labels are numbers: `run-01` is run 1."""
 
-PRESENT = "*"
+_PRESENT = "*"
 """In a filter: the entity must be there, whatever its label."""
 
 
@@ -43,13 +43,13 @@ class RoiSeries:
     """
 
     path: Path
-    values: FloatArray
+    values: _FloatArray
     channels: Channels
     header_tr: float | None
     notes: tuple[str, ...] = ()
 
 
-def open_image(run: Run) -> Source:
+def _open_image(run: Run) -> Source:
     """The reader of a run whose image is NIfTI."""
     return open_source(run.image)
 
@@ -84,7 +84,7 @@ class Run:
     motion: Path | None = None
     parts: tuple[Path, ...] = ()
     place: str = ""
-    reader: Callable[[Run], Source | RoiSeries] = open_image
+    reader: Callable[[Run], Source | RoiSeries] = _open_image
     tr_from: str = "sidecar"
     notes: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Filters:
     ----------
     participant_label, session_id, task_id : labels to take.
     space, res : template and resolution of the image, as BIDS names have them.
-    entities : for any BIDS entity the labels to take; `PRESENT` stands for any, None for runs without the entity.
+    entities : for any BIDS entity the labels to take; `_PRESENT` stands for any, None for runs without the entity.
     """
 
     participant_label: Sequence[str] = ()
@@ -148,8 +148,8 @@ def _passes(entities: Mapping[str, str], name: str, wanted: Sequence[str | None]
 
 def _same(name: str, label: str, value: str) -> bool:
     value = value.removeprefix(f"{name}-")
-    counted = name in COUNTED_ENTITIES and label.isdecimal() and value.isdecimal()
-    return value == PRESENT or label == value or (counted and int(label) == int(value))
+    counted = name in _COUNTED_ENTITIES and label.isdecimal() and value.isdecimal()
+    return value == _PRESENT or label == value or (counted and int(label) == int(value))
 
 
 def parse_entities(name: str) -> dict[str, str]:

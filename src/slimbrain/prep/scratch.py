@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slimbrain.errors import StoreError
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 
 class FrameFile:
@@ -47,16 +47,16 @@ class FrameFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def put_frames(self, start: int, block: FloatArray) -> None:
+    def put_frames(self, start: int, block: _FloatArray) -> None:
         """Write (F, N) frames from frame `start` on."""
         self._write(start * self.shape[1], np.ascontiguousarray(block, self.dtype))
 
-    def put_columns(self, start: int, block: FloatArray) -> None:
+    def put_columns(self, start: int, block: _FloatArray) -> None:
         """Write (T, n) columns from column `start` on."""
         for frame, row in enumerate(np.ascontiguousarray(block, self.dtype)):
             self._write(frame * self.shape[1] + start, row)
 
-    def columns(self, start: int, stop: int) -> FloatArray:
+    def columns(self, start: int, stop: int) -> _FloatArray:
         """(T, stop - start) columns."""
         block = np.empty((self.shape[0], stop - start), self.dtype)
         descriptor, size = self._file.fileno(), self.dtype.itemsize
@@ -65,11 +65,11 @@ class FrameFile:
             row[:] = np.frombuffer(os.pread(descriptor, row.nbytes, size * (frame * self.shape[1] + start)), self.dtype)
         return block
 
-    def mapped(self, shape: tuple[int, ...]) -> FloatArray:
+    def mapped(self, shape: tuple[int, ...]) -> _FloatArray:
         """The whole as an array that reads from the file, which lives as long as the array does."""
         return np.memmap(self._file, self.dtype, mode="r", shape=shape)
 
-    def _write(self, start: int, values: FloatArray) -> None:
+    def _write(self, start: int, values: _FloatArray) -> None:
         offset, data = self.dtype.itemsize * start, values.data.cast("B")
         try:
             # A disk that fills up may take a part without an error.

@@ -26,11 +26,11 @@ from slimbrain.store.records import Governance, keep_records
 from slimbrain.store.withdrawn import refusal, withdrawn
 from slimbrain.store.write import COHORT, sha256
 
-SOURCE_SHA256 = "SourceSha256"
+_SOURCE_SHA256 = "SourceSha256"
 """Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file
 would tell whose it is."""
 
-MAX_NAMED = 5
+_MAX_NAMED = 5
 """Channels that a warning names; the rest it counts."""
 
 
@@ -83,20 +83,20 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What became of a run: the list of the summary that it goes into, and what stands there."""
 
     kind: Literal["prepared", "skipped", "excluded", "failures", "withdrawn"]
     value: PreparedRun | ExcludedRun | Failure
 
 
-def died(job: Job) -> Outcome:
+def died(job: Job) -> RunOutcome:
     """What is said of a run that takes its worker process down."""
     reason = f"{job.run.name}: its worker process died, most often for want of memory; use fewer --nprocs or a coarser --resolution."
-    return Outcome("failures", Failure(job.file, reason))
+    return RunOutcome("failures", Failure(job.file, reason))
 
 
-def work(job: Job, wait: bool) -> Outcome | None:
+def work(job: Job, wait: bool) -> RunOutcome | None:
     """Prepare one run, unless it is there; None if another process has it in hand and `wait` is off."""
     name = job.run.name
     try:
@@ -110,24 +110,24 @@ def work(job: Job, wait: bool) -> Outcome | None:
         # Whatever nobody thought of: it must not cost the other runs of a night.
         what = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
         reason = f"{name}: met a fault of slimbrain ({what}); leave the run out, and report this with the file's header."
-    return Outcome("failures", Failure(job.file, reason))
+    return RunOutcome("failures", Failure(job.file, reason))
 
 
-def _take_or_make(job: Job) -> Outcome:
+def _take_or_make(job: Job) -> RunOutcome:
     """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
     store, key, subject = Store(job.out, job.part), job.key, f"sub-{job.run.entities['sub']}"
-    if stone := withdrawn(job.out).find(subject, job.terms.known_cohort):
-        return Outcome("withdrawn", Failure(job.file, refusal(job.out, subject, stone)))
+    if record := withdrawn(job.out).find(subject, job.terms.known_cohort):
+        return RunOutcome("withdrawn", Failure(job.file, refusal(job.out, subject, record)))
     fingerprint = _fingerprint(job)
     stored = _stored(store, job, fingerprint)
     known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
     if known is not None and (excluded := _exclude(job, store, known)) is not None:
-        return Outcome("excluded", excluded)
+        return RunOutcome("excluded", excluded)
     if stored is not None:
-        return Outcome("skipped", PreparedRun(job.file, key))
+        return RunOutcome("skipped", PreparedRun(job.file, key))
     drop_record(store.root, key)
     made = _prepare_run(job, store, fingerprint)
-    return Outcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
+    return RunOutcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
 
 
 def _excluded_before(store: Store, job: Job, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
@@ -176,7 +176,7 @@ def _prepare_run(job: Job, store: Store, fingerprint: dict[str, Any]) -> Prepare
     terms = job.declared.for_new(store, job.key, job.terms)
     keep_records(store.root, [terms])
     said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}
-    said[SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
+    said[_SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
     warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
         return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings, terms)
@@ -236,7 +236,7 @@ def _prepare_regions(
     require_length(source.path, times, job.options.window_frames)
     prepared = prepare_roi(source, times)
     if prepared.empty:
-        names = ", ".join(prepared.empty[:MAX_NAMED]) + (", ..." if len(prepared.empty) > MAX_NAMED else "")
+        names = ", ".join(prepared.empty[:_MAX_NAMED]) + (", ..." if len(prepared.empty) > _MAX_NAMED else "")
         warnings = [*warnings, f"{len(prepared.empty)} of {len(source.channels.names)} channels have no signal and are 0: {names}."]
     moments = {"ChannelMean": prepared.mean.tolist(), "ChannelStd": prepared.std.tolist()}
     described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}

@@ -33,19 +33,19 @@ except ImportError:
 else:
     gzip_module, GZIP_DAMAGE = igzip, (*GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
 
-FloatArray = npt.NDArray[Any]
-Block = TypeVar("Block")
+_FloatArray = npt.NDArray[Any]
+_Block = TypeVar("_Block")
 
-MAX_EDGE = 1024
+_MAX_EDGE = 1024
 """Voxels along one axis. The finest whole-head functional image is about 0.7 mm, 320 voxels."""
 
-MAX_VOXELS = 2**26
+_MAX_VOXELS = 2**26
 """Voxels of one frame, 406 cubed. Tables of the interpolation are as long, so that they are bounded too."""
 
 MAX_FRAMES = 100_000
 """At TR 0.1 s that is almost three hours; more is a damaged header."""
 
-VOXEL_MM = (0.3, 20.0)
+_VOXEL_MM = (0.3, 20.0)
 """Voxel sizes that can be a functional image of a whole brain."""
 
 TR_S = (0.05, 30.0)
@@ -55,7 +55,7 @@ MAX_DEFLATE_RATIO = 1100
 """Deflate cannot compress more than 1032 to 1, so a header that promises more than this is wrong."""
 
 HEADER_BYTES = 352
-PLACEHOLDER_ZOOM = 1.0
+_PLACEHOLDER_ZOOM = 1.0
 """What software leaves in the header's fourth zoom when nobody set a TR."""
 
 TR_TOLERANCE_S = 1e-3
@@ -65,11 +65,11 @@ BLOCK_BYTES = 32 * 2**20
 """Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""
 
 MAX_BLOCK_FRAMES = 32
-PIECE_BYTES = 4 * 2**20
+_PIECE_BYTES = 4 * 2**20
 """Read at once, so that a file that ends early is given no room for what its header promised."""
 
-TIME_UNIT_BITS = 0x38
-UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
+_TIME_UNIT_BITS = 0x38
+_UNIT_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 """Seconds by the time bits of NIfTI's `xyzt_units`; 0 is unknown, which practice reads as seconds."""
 
 
@@ -88,12 +88,12 @@ class Source(ABC):
 
     path: Path
     shape: tuple[int, int, int, int]
-    affine: FloatArray
+    affine: _FloatArray
     dtype: np.dtype[Any]
     header_tr: float | None
 
     @abstractmethod
-    def raw_blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[_FloatArray]:
         """Yield all frames in order as (F, N) blocks of F frames and N voxels in the file's own numbers, first axis fastest.
 
         Raises
@@ -102,7 +102,7 @@ class Source(ABC):
             If the file ends early, is damaged, or vanishes.
         """
 
-    def scaled(self, raw: FloatArray) -> FloatArray:
+    def scaled(self, raw: _FloatArray) -> _FloatArray:
         """Numbers of the file as a new float32 array in the image's units."""
         # Values beyond float32 become infinite, and the voxel counts as not covered.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -128,7 +128,7 @@ class Source(ABC):
         return math.prod(self.shape[:3])
 
     @property
-    def voxel_mm(self) -> FloatArray:
+    def voxel_mm(self) -> _FloatArray:
         """(3,) edge lengths of a voxel in mm."""
         return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
 
@@ -154,7 +154,7 @@ class NiftiSource(Source):
     slope: float
     inter: float
 
-    def raw_blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[_FloatArray]:
         """The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes."""
         frame_bytes = self.n_voxels * self.dtype.itemsize
         with _reading(self.path), _open_stream(self.path) as stream:
@@ -164,10 +164,10 @@ class NiftiSource(Source):
                 raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
                 yield raw.reshape(frames, self.n_voxels)
             # gzip compares its check sum only when the end is reached, and damage may have made the data longer than the header says.
-            while is_gzip(self.path) and stream.read(PIECE_BYTES):
+            while _is_gzip(self.path) and stream.read(_PIECE_BYTES):
                 pass
 
-    def scaled(self, raw: FloatArray) -> FloatArray:
+    def scaled(self, raw: _FloatArray) -> _FloatArray:
         block = super().scaled(raw)
         with np.errstate(over="ignore", invalid="ignore"):
             if self.slope != 1.0 or self.inter != 0.0:
@@ -212,7 +212,7 @@ def open_source(path: str | Path) -> NiftiSource:
 
 
 @dataclass(frozen=True)
-class ArraySource(Source):
+class _ArraySource(Source):
     """A series of volumes in memory.
 
     Attributes
@@ -220,9 +220,9 @@ class ArraySource(Source):
     values : (X, Y, Z, T) in the image's units.
     """
 
-    values: FloatArray
+    values: _FloatArray
 
-    def raw_blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[_FloatArray]:
         for start in range(0, self.n_frames, self.frames_a_block):
             block = self.values[..., start : start + self.frames_a_block].T
             yield np.ascontiguousarray(block).reshape(len(block), -1)
@@ -258,13 +258,13 @@ def source_of(image: Any, name: str) -> Source:
     values = np.asanyarray(image.dataobj)
     _check_type(path, values.dtype)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
-    return ArraySource(path, shape, affine, values.dtype, header_tr, values)
+    return _ArraySource(path, shape, affine, values.dtype, header_tr, values)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) != 4:
         raise InputError(f"{path}: has {len(shape)} dimensions {tuple(shape)}; give a 4D time series.")
-    if min(shape) < 1 or max(shape[:3]) > MAX_EDGE or math.prod(shape[:3]) > MAX_VOXELS or shape[3] > MAX_FRAMES:
+    if min(shape) < 1 or max(shape[:3]) > _MAX_EDGE or math.prod(shape[:3]) > _MAX_VOXELS or shape[3] > MAX_FRAMES:
         raise InputError(f"{path}: its header claims the shape {tuple(shape)}, which no functional image has; restore the file.")
     if min(shape[:3]) < 2:
         raise InputError(f"{path}: has a single slice along one axis (shape {tuple(shape)}); give a whole-brain image.")
@@ -277,7 +277,7 @@ def _check_type(path: Path, dtype: np.dtype[Any]) -> None:
 
 def _check_length(path: Path, needed: int) -> None:
     size = path.stat().st_size
-    if is_gzip(path):
+    if _is_gzip(path):
         if needed > size * MAX_DEFLATE_RATIO:
             raise InputError(f"{path}: its header claims {needed} bytes, more than {size} compressed ones can hold; restore the file.")
     elif size < needed:
@@ -288,18 +288,18 @@ def _check_geometry(path: Path, image: Any) -> None:
     affine = image.affine
     if not image.header["sform_code"] and not image.header["qform_code"]:
         raise InputError(f"{path}: has neither sform nor qform, so its place in MNI space is unknown; write it with its affine.")
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < VOXEL_MM[0] ** 3:
+    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _VOXEL_MM[0] ** 3:
         raise InputError(f"{path}: its affine is not invertible or not finite; write the image with its true affine.")
     zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if (zooms < VOXEL_MM[0]).any() or (zooms > VOXEL_MM[1]).any():
+    if (zooms < _VOXEL_MM[0]).any() or (zooms > _VOXEL_MM[1]).any():
         sizes = " x ".join(f"{zoom:g}" for zoom in zooms)
         raise InputError(f"{path}: its affine gives voxels of {sizes} mm; write the image with its true affine in mm.")
 
 
 def _header_tr(header: Any) -> float | None:
     zoom = float(header.get_zooms()[3])
-    seconds = zoom * UNIT_SECONDS.get(int(header["xyzt_units"]) & TIME_UNIT_BITS, 0.0)
-    if zoom == PLACEHOLDER_ZOOM or not TR_S[0] <= seconds <= TR_S[1]:
+    seconds = zoom * _UNIT_SECONDS.get(int(header["xyzt_units"]) & _TIME_UNIT_BITS, 0.0)
+    if zoom == _PLACEHOLDER_ZOOM or not TR_S[0] <= seconds <= TR_S[1]:
         return None
     # The header holds float32: 0.72 arrives as 0.7200000286.
     return round(seconds, 6)
@@ -351,7 +351,7 @@ def repetition_time(
     return tr, origin
 
 
-def frame_blocks(source: Source) -> Iterator[FloatArray]:
+def frame_blocks(source: Source) -> Iterator[_FloatArray]:
     """Yield the series as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
 
     Raises
@@ -363,22 +363,22 @@ def frame_blocks(source: Source) -> Iterator[FloatArray]:
         yield source.scaled(raw)
 
 
-def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+def ahead(blocks: Iterator[_Block]) -> Iterator[_Block]:
     """The same blocks, each made in another thread while the one before it is used: decompressing leaves Python to others."""
     done = object()
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         coming = pool.submit(next, blocks, done)
         while (block := coming.result()) is not done:
             coming = pool.submit(next, blocks, done)
-            yield cast(Block, block)
+            yield cast(_Block, block)
 
 
-def is_gzip(path: Path) -> bool:
+def _is_gzip(path: Path) -> bool:
     return path.suffix == ".gz"
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip_module.open(path, "rb")) if is_gzip(path) else open(path, "rb")
+    return cast(IO[bytes], gzip_module.open(path, "rb")) if _is_gzip(path) else open(path, "rb")
 
 
 def _skip(stream: IO[bytes], n_bytes: int, path: Path) -> None:
@@ -394,7 +394,7 @@ def _read_exactly(stream: IO[bytes], n_bytes: int, path: Path) -> bytearray:
 
 
 def _piece(stream: IO[bytes], n_bytes: int, path: Path) -> bytes:
-    piece = stream.read(min(PIECE_BYTES, n_bytes))
+    piece = stream.read(min(_PIECE_BYTES, n_bytes))
     if not piece:
         raise InputError(f"{path}: ends before its header says it does; the file is truncated, restore it.")
     return piece

@@ -29,27 +29,27 @@ from slimbrain.prep.scratch import FrameFile
 from slimbrain.prep.source import Source, ahead
 from slimbrain.store.contract import NATIVE_TR_BAND_S
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 TARGET_TR_S = 0.72
 """HCP's TR, to which arXiv 2512.21881 brings every series outside `NATIVE_TR_BAND_S`."""
 
-SPLINE_ORDER = 3
-COORDINATE_DECIMALS = 6
+_SPLINE_ORDER = 3
+_COORDINATE_DECIMALS = 6
 """Source coordinates are rounded to a millionth of a voxel, so that voxels that coincide are copied exactly."""
 
-ANTIALIAS_RATIO = 1.5
+_ANTIALIAS_RATIO = 1.5
 """Lattice voxels this much larger than the source's are averaged over several probes; one probe would alias."""
 
-SPLINE_REACH = 24
+_SPLINE_REACH = 24
 """Frames beyond which a recorded frame does not bear on a stored one: the cubic B-spline's filter falls by 2 - sqrt(3) a frame
 (Unser 1999), to 2e-14 over so many."""
 
-SPLINE_BLOCK_FRAMES = 64
-THREADS = 2
+_SPLINE_BLOCK_FRAMES = 64
+_THREADS = 2
 """Blocks of series worked on at once: one thread's reading and writing fills the other's waits, and most machines have two cores."""
 
-SERIES_BLOCK_BYTES = 16 * 2**20
+_SERIES_BLOCK_BYTES = 16 * 2**20
 """Float32 series in a block. A frame's share of them is read and written by one call each, so smaller blocks would cost more calls."""
 
 
@@ -70,15 +70,15 @@ class Prepared:
     global_signal : (T_source,) mean over covered voxels, in the image's units.
     """
 
-    voxels: FloatArray
-    mean: FloatArray
-    std: FloatArray
+    voxels: _FloatArray
+    mean: _FloatArray
+    std: _FloatArray
     tr: float
     covered: npt.NDArray[np.bool_]
     coverage: float
     n_nonfinite: int
-    dvars: FloatArray
-    global_signal: FloatArray
+    dvars: _FloatArray
+    global_signal: _FloatArray
 
 
 def prepare_image(source: Source, grid: Grid, tr: float, confounds: Confounds | None = None, scratch: Path | None = None) -> Prepared:
@@ -134,7 +134,7 @@ class Sampling:
         """How an image comes to the brain voxels of a grid."""
         return _sampling(grid, tuple(map(tuple, source.affine.tolist())), source.shape[:3])
 
-    def __call__(self, values: FloatArray) -> FloatArray:
+    def __call__(self, values: _FloatArray) -> _FloatArray:
         """(F, U) float32 values of `taken` -> (F, N) float32; may overwrite them."""
         if self.weights is not None:
             return np.ascontiguousarray((self.weights @ np.ascontiguousarray(values.T)).T)
@@ -143,7 +143,7 @@ class Sampling:
         return values
 
 
-def interpolate(source: Source, sampling: Sampling, put: Callable[[int, FloatArray], object]) -> npt.NDArray[np.bool_]:
+def interpolate(source: Source, sampling: Sampling, put: Callable[[int, _FloatArray], object]) -> npt.NDArray[np.bool_]:
     """Read the image once and hand on what the N brain voxels, in patch order, take from it.
 
     Parameters
@@ -189,7 +189,7 @@ def _sampling(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tuple[in
 def interpolation(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tuple[int, int, int]) -> csr_matrix:
     """Linear interpolation at the brain voxels as a matrix.
 
-    Where the lattice voxel is at least `ANTIALIAS_RATIO` times the source's along an axis, round(ratio) probes along it are
+    Where the lattice voxel is at least `_ANTIALIAS_RATIO` times the source's along an axis, round(ratio) probes along it are
     averaged; probes outside the field of view do not count, and at least half must lie inside. A brain voxel outside the
     field of view has an empty row, so it becomes 0, as in nilearn's resample_img; one exactly on its face lies inside.
 
@@ -218,20 +218,20 @@ def interpolation(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tupl
     inside = np.zeros(len(slots))
     for probe in probes:
         mm = grid.lattice.origin_mm + grid.lattice.voxel_mm * (voxel + probe)
-        place = np.round(mm @ to_source[:3, :3].T + to_source[:3, 3], COORDINATE_DECIMALS)
+        place = np.round(mm @ to_source[:3, :3].T + to_source[:3, 3], _COORDINATE_DECIMALS)
         weights, probe_inside = _corner_weights(place, column.shape)
         total, inside = total + weights, inside + probe_inside
     scale = np.divide(1.0, inside, out=np.zeros_like(inside), where=inside >= len(probes) / 2)
     return _rows_to_slots(total, scale, slots, grid.voxel_mask.size, column.ravel())
 
 
-def _probes(ratio: FloatArray) -> FloatArray:
+def _probes(ratio: _FloatArray) -> _FloatArray:
     """(N, 3) offsets in lattice voxels at which a voxel is sampled, given lattice over source voxel size by axis."""
-    counts = [max(1, round(float(axis))) if axis >= ANTIALIAS_RATIO else 1 for axis in ratio]
+    counts = [max(1, round(float(axis))) if axis >= _ANTIALIAS_RATIO else 1 for axis in ratio]
     return np.array(list(product(*((np.arange(count) + 0.5) / count - 0.5 for count in counts))))
 
 
-def _corner_weights(place: FloatArray, shape: tuple[int, ...]) -> tuple[csr_matrix, FloatArray]:
+def _corner_weights(place: _FloatArray, shape: tuple[int, ...]) -> tuple[csr_matrix, _FloatArray]:
     """Trilinear weights (B, N) of the eight corners around each of B places, and which places lie in the field of view."""
     last = np.array(shape) - 1
     inside = ((place >= 0) & (place <= last)).all(axis=1)
@@ -248,7 +248,7 @@ def _corner_weights(place: FloatArray, shape: tuple[int, ...]) -> tuple[csr_matr
     return matrix, np.asarray(inside, np.float64)
 
 
-def _rows_to_slots(matrix: csr_matrix, scale: FloatArray, slots: FloatArray, n_slots: int, column: FloatArray) -> csr_matrix:
+def _rows_to_slots(matrix: csr_matrix, scale: _FloatArray, slots: _FloatArray, n_slots: int, column: _FloatArray) -> csr_matrix:
     """Scale row i, move it to row `slots[i]` of `n_slots`, and rename the columns."""
     matrix = csr_matrix(matrix.multiply(scale[:, None]))
     matrix.eliminate_zeros()
@@ -258,7 +258,7 @@ def _rows_to_slots(matrix: csr_matrix, scale: FloatArray, slots: FloatArray, n_s
     return csr_matrix((matrix.data.astype(np.float32), column[matrix.indices], indptr), shape=(n_slots, matrix.shape[1]))
 
 
-def _reciprocal(values: FloatArray, where: npt.NDArray[np.bool_]) -> FloatArray:
+def _reciprocal(values: _FloatArray, where: npt.NDArray[np.bool_]) -> _FloatArray:
     """1 / values, and 0 where not `where`."""
     return np.divide(1, values, out=np.zeros_like(values), where=where)
 
@@ -282,7 +282,7 @@ class TimeAxis:
         # The slack keeps a frame that the division misses by rounding.
         self.n_frames = n_source if self.keeps else int((n_source - 1) * source_tr / TARGET_TR_S + 1e-6) + 1
 
-    def resample(self, series: FloatArray) -> FloatArray:
+    def resample(self, series: _FloatArray) -> _FloatArray:
         """(T_source, N) -> (T, N) float32, by weights that were solved for in float64; series that are kept may be the same array."""
         series = series.astype(np.float32, copy=False)
         if self.keeps:
@@ -293,7 +293,7 @@ class TimeAxis:
         return stored
 
     @cached_property
-    def _weights(self) -> list[tuple[slice, slice, FloatArray]]:
+    def _weights(self) -> list[tuple[slice, slice, _FloatArray]]:
         """Blocks of F stored frames, the R recorded frames that bear on them, and the (F, R) float32 weights between both.
 
         The spline is linear in its data, so that the weights are the splines through frames that are 1 at one time and 0 at all others.
@@ -301,11 +301,11 @@ class TimeAxis:
         recorded = np.arange(self.n_source) * self.source_tr
         wanted = np.minimum(np.arange(self.n_frames) * self.tr, recorded[-1])
         blocks = []
-        for start in range(0, self.n_frames, SPLINE_BLOCK_FRAMES):
-            frames = slice(start, min(start + SPLINE_BLOCK_FRAMES, self.n_frames))
-            low = max(0, int(wanted[start] / self.source_tr) - SPLINE_REACH)
-            high = min(self.n_source, int(wanted[frames.stop - 1] / self.source_tr) + 2 + SPLINE_REACH)
-            spline = make_interp_spline(recorded[low:high], np.eye(high - low), k=SPLINE_ORDER)
+        for start in range(0, self.n_frames, _SPLINE_BLOCK_FRAMES):
+            frames = slice(start, min(start + _SPLINE_BLOCK_FRAMES, self.n_frames))
+            low = max(0, int(wanted[start] / self.source_tr) - _SPLINE_REACH)
+            high = min(self.n_source, int(wanted[frames.stop - 1] / self.source_tr) + 2 + _SPLINE_REACH)
+            spline = make_interp_spline(recorded[low:high], np.eye(high - low), k=_SPLINE_ORDER)
             blocks.append((frames, slice(low, high), spline(wanted[frames]).astype(np.float32)))
         return blocks
 
@@ -320,12 +320,12 @@ def require_length(path: Path, times: TimeAxis, window_frames: int) -> None:
     """
     if times.n_frames < window_frames:
         raise InputError(f"{path}: gives {times.n_frames} frames of {times.tr:g} s, under a window ({window_frames}); leave it out.")
-    if times.n_source <= SPLINE_ORDER:
-        raise InputError(f"{path}: has {times.n_source} frames, a cubic spline needs {SPLINE_ORDER + 1}; leave it out.")
+    if times.n_source <= _SPLINE_ORDER:
+        raise InputError(f"{path}: has {times.n_source} frames, a cubic spline needs {_SPLINE_ORDER + 1}; leave it out.")
 
 
 def _patch_blocks(grid: Grid, n_frames: int) -> Iterator[slice]:
-    step = max(1, SERIES_BLOCK_BYTES // (4 * grid.voxels_per_patch * n_frames))
+    step = max(1, _SERIES_BLOCK_BYTES // (4 * grid.voxels_per_patch * n_frames))
     for start in range(0, grid.n_patches, step):
         yield slice(start, min(start + step, grid.n_patches))
 
@@ -338,7 +338,7 @@ def _standardise(
     level, change = np.zeros(times.n_source), np.zeros(times.n_source - 1)
     first = np.concatenate(([0], np.cumsum(grid.voxel_mask.sum(axis=1))))
 
-    def work(patches: slice) -> tuple[FloatArray, FloatArray]:
+    def work(patches: slice) -> tuple[_FloatArray, _FloatArray]:
         columns, inside = slice(first[patches.start], first[patches.stop]), grid.voxel_mask[patches]
         block = _Block(series.columns(columns.start, columns.stop), lost[columns])
         sums = block.level(), block.change()
@@ -349,7 +349,7 @@ def _standardise(
 
     with FrameFile(scratch, (times.n_frames, grid.voxel_mask.size), np.float16) as voxels:
         # One thread of BLAS each: more would wait for each other in products this small, and a sum would depend on their number.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(_THREADS) as pool:
             for part_level, part_change in pool.map(work, _patch_blocks(grid, max(times.n_frames, times.n_source))):
                 level += part_level
                 change += part_change
@@ -359,7 +359,7 @@ def _standardise(
     return Prepared(result, mean, std, times.tr, covered, n_covered / grid.n_voxels, int(lost.sum()), dvars, global_signal)
 
 
-def _with_gaps(values: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
+def _with_gaps(values: _FloatArray, inside: npt.NDArray[np.bool_]) -> _FloatArray:
     """(T, n) columns of the brain voxels -> (T, N) float16 of all voxels of their patches, 0 outside the brain."""
     padded = np.zeros((len(values), values.shape[1] + 1), np.float16)
     padded[:, :-1] = values
@@ -378,7 +378,7 @@ class _Block:
     lost : (n,) voxels not to use.
     """
 
-    def __init__(self, series: FloatArray, lost: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, series: _FloatArray, lost: npt.NDArray[np.bool_]) -> None:
         base = series[0].copy()
         with np.errstate(invalid="ignore", over="ignore"):
             series -= base
@@ -395,16 +395,16 @@ class _Block:
         scale = np.where(usable, largest, 0).astype(np.float64)
         self.mean, self.std = np.where(usable, base, 0) + scale * centre, scale * spread
 
-    def level(self) -> FloatArray:
+    def level(self) -> _FloatArray:
         """(T_source,) sum over voxels in the image's units."""
         return self.series @ self.std.astype(np.float32) + self.mean.sum()
 
-    def change(self) -> FloatArray:
+    def change(self) -> _FloatArray:
         """(T_source - 1,) sum over voxels of the squared change of the z-scored series."""
         steps = self.series[1:] - self.series[:-1]
         return np.einsum("tv,tv->t", steps, steps)
 
-    def stored(self, times: TimeAxis, confounds: Confounds | None) -> FloatArray:
+    def stored(self, times: TimeAxis, confounds: Confounds | None) -> _FloatArray:
         """(T, n) float32 z-scored series to keep; `mean`, `std` and `usable` then are those of what was kept before the z-score."""
         if times.keeps and confounds is None:
             return self.series

@@ -25,7 +25,7 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictBlock:
     """A sentence that the reader should not miss."""
 
     kind: ClassVar[str] = "verdict"
@@ -41,7 +41,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """Cells as text, the first one naming the row, and how to set it off."""
 
     cells: tuple[str, ...]
@@ -55,7 +55,7 @@ class Table:
     kind: ClassVar[str] = "table"
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[_Row, ...]
 
     @property
     def sortable(self) -> bool:
@@ -137,7 +137,7 @@ class Fold:
     blocks: tuple[Figure | Table | Prose | Explorer, ...]
 
 
-Block = Prose | Verdict | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
+Block = Prose | VerdictBlock | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,12 @@ class TableBuilder:
 
     caption: str
     columns: tuple[Column, ...]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[_Row] = field(default_factory=list)
 
     def add(self, cells: Sequence[str], mark: Mark = "") -> None:
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns of {self.caption!r}")
-        self.rows.append(Row(tuple(cells), mark))
+        self.rows.append(_Row(tuple(cells), mark))
 
     def build(self) -> Table:
         return Table(self.caption, self.columns, tuple(self.rows))

@@ -17,19 +17,19 @@ from slimbrain.saliency.table import COLUMNS
 from slimbrain.store.description import DESCRIPTION_FILE
 from slimbrain.train import RUN_FILE
 
-TRUTH_FILE = "truth.json"
-EXPLAINED = "explained"
+_TRUTH_FILE = "truth.json"
+_EXPLAINED = "explained"
 """What a folder of `slimbrain explain` is."""
 
-STAGES = ("temporal", "voxel")
+_STAGES = ("temporal", "voxel")
 """In the order in which runs are shown."""
 
-LARGEST_RESULT = 16 * 2**20
+_LARGEST_RESULT = 16 * 2**20
 """Bytes of a JSON file beyond which it is not opened to see whether it is a result."""
 
 
 @dataclass(frozen=True)
-class Found:
+class ReportSources:
     """Paths by what they are, in the order of the page."""
 
     stores: tuple[Path, ...]
@@ -54,7 +54,7 @@ class Found:
         return [f"found {count(len(paths), one, several)}: {', '.join(map(str, paths))}" for paths, one, several in named if paths]
 
 
-def discover(paths: Sequence[Path]) -> Found:
+def discover(paths: Sequence[Path]) -> ReportSources:
     """Sort named files, stores, runs and folders of maps, and what lies in other named folders and in the folders within them.
 
     Raises
@@ -77,7 +77,9 @@ def discover(paths: Sequence[Path]) -> Found:
         return tuple(path for kind, path in unique if kind == name)
 
     runs = tuple(sorted(of_kind("run"), key=_stage_and_name))
-    return Found(of_kind("store"), of_kind("windows"), runs, of_kind("evaluation"), of_kind("truth"), of_kind("map"), of_kind(EXPLAINED))
+    return ReportSources(
+        of_kind("store"), of_kind("windows"), runs, of_kind("evaluation"), of_kind("truth"), of_kind("map"), of_kind(_EXPLAINED)
+    )
 
 
 def only(paths: Sequence[Path], what: str, option: str) -> Path | None:
@@ -107,10 +109,10 @@ def _look(path: Path) -> Iterator[tuple[str, Path]]:
 
 def _look_deeper(folder: Path) -> Iterator[tuple[str, Path]]:
     """Runs and folders of maps, which are kept several in a folder. A cohort is not for the report, but for what it knows."""
-    if (folder / TRUTH_FILE).is_file():
-        yield "truth", folder / TRUTH_FILE
+    if (folder / _TRUTH_FILE).is_file():
+        yield "truth", folder / _TRUTH_FILE
     else:
-        yield from ((kind, entry) for entry in sorted(folder.iterdir()) if entry.is_dir() and (kind := _kind(entry)) in ("run", EXPLAINED))
+        yield from ((kind, entry) for entry in sorted(folder.iterdir()) if entry.is_dir() and (kind := _kind(entry)) in ("run", _EXPLAINED))
 
 
 def _kind(path: Path) -> str:
@@ -119,9 +121,9 @@ def _kind(path: Path) -> str:
         if (path / RUN_FILE).is_file():
             return "run"
         if holds_maps(path):
-            return EXPLAINED
+            return _EXPLAINED
         return "store" if "Slimbrain" in _json_object(path / DESCRIPTION_FILE) else ""
-    if path.name == TRUTH_FILE:
+    if path.name == _TRUTH_FILE:
         return "truth"
     if path.name.endswith(MAP_SUFFIXES):
         return "map"
@@ -138,7 +140,7 @@ def _first_line(path: Path) -> str:
 def _json_object(path: Path) -> dict[str, Any]:
     """What the file holds; nothing where it is no JSON object: this only looks whether it is of interest."""
     try:
-        if path.stat().st_size > LARGEST_RESULT:
+        if path.stat().st_size > _LARGEST_RESULT:
             return {}
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -148,7 +150,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _stage_and_name(run: Path) -> tuple[int, str]:
     stage = read_run(run).stage
-    return STAGES.index(stage) if stage in STAGES else len(STAGES), str(run)
+    return _STAGES.index(stage) if stage in _STAGES else len(_STAGES), str(run)
 
 
 def all_of(given: Iterable[Path] | None, found: Sequence[Path]) -> tuple[Path, ...]:

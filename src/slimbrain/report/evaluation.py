@@ -17,16 +17,16 @@ from slimbrain.report.blocks import (
     Section,
     Table,
     TableBuilder,
-    Verdict,
+    VerdictBlock,
     count,
     number,
 )
 from slimbrain.report.figures import forest
 from slimbrain.report.inputs import Material
 
-TITLE = "Evaluation"
+_TITLE = "Evaluation"
 
-METRIC_WORDS = {
+_METRIC_WORDS = {
     "auc": "AUC",
     "r2": "R²",
     "mae": "MAE",
@@ -37,41 +37,41 @@ METRIC_WORDS = {
     "mrr": "MRR",
 }
 
-Result = Mapping[str, Any]
+_Result = Mapping[str, Any]
 
 
 def build(material: Material) -> Section:
     """Verdict, table and forest plot of every task."""
     if not material.evaluations:
-        return Section("evaluation", TITLE, absent="No evaluation was given, so the page does not compare embeddings with baselines.")
+        return Section("evaluation", _TITLE, absent="No evaluation was given, so the page does not compare embeddings with baselines.")
     blocks: list[Block] = []
     for place, result in enumerate(material.evaluations):
         blocks += _task(result, place)
-    return Section("evaluation", TITLE, tuple(blocks))
+    return Section("evaluation", _TITLE, tuple(blocks))
 
 
-def _task(result: Result, place: int) -> list[Block]:
+def _task(result: _Result, place: int) -> list[Block]:
     verdict, *others = remarks(result)
     cohort = f" ({result['cohort']})" if result["cohort"] else ""
     setting = f"{count(result['n_subjects'], 'subject')}, {count(result['n_sessions'], 'session')}; {result['split']}."
     return [
         Heading(f"{result['task']}{cohort}"),
-        Verdict(verdict),
+        VerdictBlock(verdict),
         _table(result),
         _forest(result, place),
         Prose(" ".join([setting, *others])),
     ]
 
 
-def _table(result: Result) -> Table:
-    rows: Sequence[Result] = result["rows"]
+def _table(result: _Result) -> Table:
+    rows: Sequence[_Result] = result["rows"]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     table = TableBuilder(
         f"{result['task']}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; "
         f"p for {_words(metrics[0])}, labels dealt out at random",
         (Column("model"), Column("method"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True)),
     )
-    by_model: dict[tuple[str, str], dict[str, Result]] = {}
+    by_model: dict[tuple[str, str], dict[str, _Result]] = {}
     for row in rows:
         by_model.setdefault((row["model"], row["method"]), {})[row["metric"]] = row
     ours = ours_in(result)
@@ -85,27 +85,27 @@ def _table(result: Result) -> Table:
     return table.build()
 
 
-def ours_in(result: Result) -> frozenset[str]:
+def ours_in(result: _Result) -> frozenset[str]:
     """Names of the models under test: that of the first row, as the result is defined, and of other trained embeddings."""
     probed = {row["model"] for row in result["rows"] if row["method"] in OUR_METHODS and row["model"] != UNTRAINED}
     return frozenset({result["rows"][0]["model"], *probed})
 
 
-def _role(result: Result, model: str, method: str, ours: frozenset[str]) -> tuple[str, Mark]:
+def _role(result: _Result, model: str, method: str, ours: frozenset[str]) -> tuple[str, Mark]:
     if model in ours:
         return "ours", "ours"
     best = result["best_baseline"]
     return ("best baseline", "best") if (model, method) == (best["model"], best["method"]) else ("baseline", "")
 
 
-def _interval(row: Result | None) -> str:
+def _interval(row: _Result | None) -> str:
     if row is None or row["mean"] is None:
         return MISSING
     # Lines may break before the bracket, not within.
     return number(row["mean"]) + ("" if row["low"] is None else f" [{number(row['low'])},\N{NO-BREAK SPACE}{number(row['high'])}]")
 
 
-def _forest(result: Result, place: int) -> Figure:
+def _forest(result: _Result, place: int) -> Figure:
     metric = result["rows"][0]["metric"]
     rows = [row for row in result["rows"] if row["metric"] == metric and row["mean"] is not None]
     best = (result["best_baseline"]["model"], result["best_baseline"]["method"])
@@ -118,4 +118,4 @@ def _forest(result: Result, place: int) -> Figure:
 
 
 def _words(metric: str) -> str:
-    return METRIC_WORDS.get(metric, metric.replace("_", " "))
+    return _METRIC_WORDS.get(metric, metric.replace("_", " "))

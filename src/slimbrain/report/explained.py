@@ -14,9 +14,9 @@ from slimbrain.report.blocks import MISSING, Block, Column, Fold, Prose, Table, 
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import NamedMap
 
-Folders = Sequence[tuple[Path, Sequence[MapEntry]]]
+_Folders = Sequence[tuple[Path, Sequence[MapEntry]]]
 
-MEANINGS = {
+_MEANINGS = {
     "gradient": "The signal times the decision's gradient by it: what each voxel adds to the decision, to first order.",
     "integrated": "What each voxel adds to the decision; over the brain, it adds up to what the signal changed of it.",
     "occlusion": "What the decision loses when the unit that a voxel lies in is deleted.",
@@ -24,9 +24,9 @@ MEANINGS = {
     "channels": "What a place adds to the rebuilding of hidden windows by stage 1, or to a decision that is read from stage 1.",
 }
 
-MINUS = "\N{MINUS SIGN}"
+_MINUS = "\N{MINUS SIGN}"
 
-MOST_REGIONS = 12
+_MOST_REGIONS = 12
 """Rows of a table of regions: those with the largest share."""
 
 
@@ -35,7 +35,7 @@ def averages(entries: Sequence[MapEntry]) -> list[MapEntry]:
     return [entry for entry in entries if not entry.session]
 
 
-def named_maps(folders: Folders) -> Iterator[NamedMap]:
+def named_maps(folders: _Folders) -> Iterator[NamedMap]:
     """The averages that have an image."""
     return (named(entry, entry.image) for _, entries in folders for entry in averages(entries) if entry.image)
 
@@ -47,12 +47,12 @@ def named(entry: MapEntry, image: Path) -> NamedMap:
     signed, size = bool((values < 0).any()), np.abs(values)
     # At first the viewer shows as much as the PNG mosaics do.
     threshold = float(np.quantile(size, 1 - SHOWN_SHARE) / size.max()) if signed else 0.0
-    return NamedMap(entry.title, _short(entry.unit), about(entry), volume, threshold, clip=True, from_zero=signed)
+    return NamedMap(entry.title, _short(entry.unit), _about(entry), volume, threshold, clip=True, from_zero=signed)
 
 
-def about(entry: MapEntry) -> str:
+def _about(entry: MapEntry) -> str:
     """What a value is, what it is counted in, and how far to trust it."""
-    meaning = MEANINGS.get(entry.method, f"Method: {entry.method}.")
+    meaning = _MEANINGS.get(entry.method, f"Method: {entry.method}.")
     if entry.record.get("decided_by") and entry.record.get("average") != NAMES[MAGNITUDE]:
         meaning += " Red speaks for it, blue against it."
     return f"{meaning} Unit: {entry.unit}.{f' {_sentence(entry.note)}' if entry.note else ''}"
@@ -67,7 +67,7 @@ def _short(unit: str) -> str:
     return unit if len(unit) <= 24 else ""
 
 
-def blocks(folders: Folders) -> list[Block]:
+def blocks(folders: _Folders) -> list[Block]:
     """What was explained, and the regions of the first map of each folder; those of its other maps are folded."""
     return [block for folder, entries in folders for block in _of_folder(folder, entries)]
 
@@ -100,7 +100,7 @@ def _is_contrast(entry: MapEntry) -> bool:
 
 
 def _regions(entry: MapEntry) -> Table:
-    rows = entry.rows[:MOST_REGIONS]
+    rows = entry.rows[:_MOST_REGIONS]
     which = f"the {len(rows)} of {len(entry.rows)} regions with the largest share" if len(rows) < len(entry.rows) else "all regions"
     caption = (
         f"{entry.title}: {which}. Share: of the sum of absolute values over the brain; peak: the value farthest from zero, and where "
@@ -113,7 +113,7 @@ def _regions(entry: MapEntry) -> Table:
         values[1] = f"{100 * float(row['share']):.1f}"
         places = [f"{float(row[f'peak_{axis}_mm']):g}" for axis in "xyz"]
         # A line may break after a hyphen, not after a minus.
-        table.add([row["region"], row["voxels"], *(cell.replace("-", MINUS) for cell in (*values, *places))])
+        table.add([row["region"], row["voxels"], *(cell.replace("-", _MINUS) for cell in (*values, *places))])
     return table.build()
 
 

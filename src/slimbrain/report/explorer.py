@@ -12,9 +12,9 @@ import numpy.typing as npt
 from slimbrain.report.figures import time_axis_span
 from slimbrain.saliency import WindowRow
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-SCORES = ("score", "informativeness", "novelty", "explained", "dvars")
+_SCORES = ("score", "informativeness", "novelty", "explained", "dvars")
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Happened:
     events : onset in seconds, and what to call it.
     """
 
-    times: FloatArray
-    fd: FloatArray
-    flagged: FloatArray
+    times: _FloatArray
+    fd: _FloatArray
+    flagged: _FloatArray
     events: Sequence[tuple[float, str]] = ()
 
 
@@ -46,14 +46,14 @@ def describe(label: str, rows: Sequence[WindowRow], k: int, happened: Happened) 
         "flagged": [int(np.count_nonzero(_within(happened.flagged, span))) for span in spans],
         "events": [_events_in(happened.events, span) for span in spans],
     }
-    columns |= {name: [_short(getattr(row, name)) for row in rows] for name in SCORES}
+    columns |= {name: [_short(getattr(row, name)) for row in rows] for name in _SCORES}
     if len(happened.fd):
         moved = [happened.fd[_within(happened.times, span)] for span in spans]
         columns |= {"fd_mean": [_of(np.nanmean, values) for values in moved], "fd_max": [_of(np.nanmax, values) for values in moved]}
     return {"label": label, "axis": {"left": left, "right": right}, "windows": columns}
 
 
-def _within(seconds: FloatArray, span: tuple[float, float]) -> npt.NDArray[np.bool_]:
+def _within(seconds: _FloatArray, span: tuple[float, float]) -> npt.NDArray[np.bool_]:
     return (seconds >= span[0]) & (seconds < span[1])
 
 
@@ -61,7 +61,7 @@ def _events_in(events: Sequence[tuple[float, str]], span: tuple[float, float]) -
     return "; ".join(f"{name} at {onset:.1f} s" for onset, name in sorted(events) if span[0] <= onset < span[1])
 
 
-def _of(measure: Any, values: FloatArray) -> float | None:
+def _of(measure: Any, values: _FloatArray) -> float | None:
     return _short(measure(values)) if np.isfinite(values).any() else None
 
 

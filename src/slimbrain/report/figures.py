@@ -19,38 +19,38 @@ from slimbrain.grid import Grid
 from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, WIDTH_IN, Margins, drawing, to_svg
 from slimbrain.saliency import WindowRow
 
-FloatArray = npt.NDArray[Any]
-Trace = tuple[FloatArray, FloatArray]
+_FloatArray = npt.NDArray[Any]
+_Trace = tuple[_FloatArray, _FloatArray]
 """Seconds and values."""
 
 FD_LABEL = "FD (mm)"
 
-CARPET_STD = 2.0
+_CARPET_STD = 2.0
 """Cells are z-scored means; black and white lie at this many of their own standard deviations."""
-CARPET_ROWS, CARPET_COLUMNS = 128, 512
+_CARPET_ROWS, _CARPET_COLUMNS = 128, 512
 """A carpet is averaged down to this size: more could not be seen, and noise does not compress."""
-CARPET_SHADES = 32
+_CARPET_SHADES = 32
 
-TRACE_STRETCHES = 200
+_TRACE_STRETCHES = 200
 """Longer traces than twice this many values are thinned; a figure is about 420 points wide."""
 
-CUTS, OUTLINE_MM = 6, 2.0
-VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
+_CUTS, _OUTLINE_MM = 6, 2.0
+_VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 """Name of the view and of its normal, in the order of the axes."""
 
-TIME_MARGINS = Margins(left=1.6, bottom=0.5)
+_TIME_MARGINS = Margins(left=1.6, bottom=0.5)
 """Alike for all figures over time, so that times lie under each other down the page."""
 
 
 def time_axis_span() -> tuple[float, float]:
     """Where the time axis begins and ends, as shares of a figure's width."""
-    return TIME_MARGINS.left / WIDTH_IN, 1 - TIME_MARGINS.right / WIDTH_IN
+    return _TIME_MARGINS.left / WIDTH_IN, 1 - _TIME_MARGINS.right / WIDTH_IN
 
 
-MARK_ROW_IN = 0.17
+_MARK_ROW_IN = 0.17
 """Height of a line of marks."""
 
-LABEL_CHARACTERS, INCHES_A_CHARACTER = 60, 0.064
+_LABEL_CHARACTERS, _INCHES_A_CHARACTER = 60, 0.064
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Marks:
     levels : label of a trace -> value to draw a line at.
     """
 
-    flagged: FloatArray = field(default_factory=lambda: np.empty(0))
+    flagged: _FloatArray = field(default_factory=lambda: np.empty(0))
     chosen: Sequence[tuple[float, float]] = ()
     levels: Mapping[str, float] = field(default_factory=dict)
 
@@ -75,10 +75,10 @@ class Marks:
 
 
 def carpet(
-    series: FloatArray,
-    height_mm: FloatArray,
+    series: _FloatArray,
+    height_mm: _FloatArray,
     tr: float,
-    traces: Mapping[str, Trace],
+    traces: Mapping[str, _Trace],
     marks: Marks,
     name: str,
     alt: str,
@@ -93,8 +93,8 @@ def carpet(
     traces : label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
     marks : flagged frames and chosen windows, drawn between traces and carpet.
     """
-    heights = [*(0.5 for _ in traces), *([MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
-    with drawing(sum(heights) * 1.05, TIME_MARGINS, hspace=0.12) as figure:
+    heights = [*(0.5 for _ in traces), *([_MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
+    with drawing(sum(heights) * 1.05, _TIME_MARGINS, hspace=0.12) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axis, (label, (times, values)), colour in zip(axes, traces.items(), (ORANGE, PURPLE, GREEN, BLUE), strict=False):
             axis.plot(*thinned(times, values), color=colour, linewidth=0.9)
@@ -116,17 +116,17 @@ def carpet(
         return to_svg(figure, name, alt)
 
 
-def thinned(times: FloatArray, values: FloatArray) -> Trace:
+def thinned(times: _FloatArray, values: _FloatArray) -> _Trace:
     """A long trace as the lowest and the highest value of each stretch, in order of time: no spike is lost that could be seen.
 
     Parameters
     ----------
     times, values : (N,); values may be NaN, and a stretch of nothing else stays a gap.
     """
-    if len(values) <= 2 * TRACE_STRETCHES:
+    if len(values) <= 2 * _TRACE_STRETCHES:
         return times, values
     kept = []
-    for stretch in np.array_split(np.arange(len(values)), TRACE_STRETCHES):
+    for stretch in np.array_split(np.arange(len(values)), _TRACE_STRETCHES):
         known = stretch[np.isfinite(values[stretch])]
         ends = {int(known[np.argmin(values[known])]), int(known[np.argmax(values[known])])} if len(known) else {int(stretch[0])}
         kept += sorted(ends)
@@ -148,7 +148,7 @@ def _mark_rows(axis: Axes, marks: Marks) -> None:
     _label_lines(axis, marks.rows)
 
 
-def _ticks(axis: Axes, seconds: FloatArray, line: float, colour: str, width: float) -> None:
+def _ticks(axis: Axes, seconds: _FloatArray, line: float, colour: str, width: float) -> None:
     """Upright ticks as one path: one a tick would be most of the page."""
     times = np.repeat(np.asarray(seconds, np.float64), 3)
     times[2::3] = np.nan
@@ -170,16 +170,16 @@ def _name_row(axis: Axes, label: str) -> None:
     axis.yaxis.set_label_coords(-box.x0 / box.width, 0.5)
 
 
-def _shades(series: FloatArray) -> FloatArray:
+def _shades(series: _FloatArray) -> _FloatArray:
     """(C, T) channels as few shades from 0 to 1, averaged down to what can be seen."""
-    series = _averaged(_averaged(series, CARPET_ROWS).T, CARPET_COLUMNS).T
+    series = _averaged(_averaged(series, _CARPET_ROWS).T, _CARPET_COLUMNS).T
     std = series.std(axis=1, keepdims=True)
     z = (series - series.mean(axis=1, keepdims=True)) / np.where(std > 0, std, 1)
-    shade = np.clip(0.5 + z / (2 * CARPET_STD), 0, 1)
-    return np.round(shade * (CARPET_SHADES - 1)) / (CARPET_SHADES - 1)
+    shade = np.clip(0.5 + z / (2 * _CARPET_STD), 0, 1)
+    return np.round(shade * (_CARPET_SHADES - 1)) / (_CARPET_SHADES - 1)
 
 
-def _averaged(rows: FloatArray, most: int) -> FloatArray:
+def _averaged(rows: _FloatArray, most: int) -> _FloatArray:
     """Means of neighbouring rows, so that at most so many remain."""
     if len(rows) <= most:
         return rows
@@ -187,7 +187,7 @@ def _averaged(rows: FloatArray, most: int) -> FloatArray:
     return np.add.reduceat(rows, starts, axis=0) / np.diff([*starts, len(rows)])[:, None]
 
 
-def mosaic(grid: Grid, mean: FloatArray, covered: npt.NDArray[np.bool_], name: str, alt: str) -> Markup:
+def mosaic(grid: Grid, mean: _FloatArray, covered: npt.NDArray[np.bool_], name: str, alt: str) -> Markup:
     """The mean image in cuts along three axes, with the outline of the mask and what of it has no data.
 
     Parameters
@@ -198,32 +198,32 @@ def mosaic(grid: Grid, mean: FloatArray, covered: npt.NDArray[np.bool_], name: s
     volume, missing = grid.unpack(mean), grid.unpack(~covered & grid.voxel_mask) > 0
     top = float(np.percentile(mean[covered & grid.voxel_mask], 98)) if (covered & grid.voxel_mask).any() else 1.0
     with drawing(4.1, Margins(left=0.35, bottom=0.05, right=0.05, top=0.3), wspace=0.04, hspace=0.22) as figure:
-        axes = figure.subplots(len(VIEWS), CUTS)
+        axes = figure.subplots(len(_VIEWS), _CUTS)
         for axis, row in enumerate(axes):
             for place, panel in zip(_cuts(grid.mask, axis), row, strict=True):
                 _cut(panel, grid, volume, missing, axis, int(place), top)
-            row[0].text(-0.08, 0.5, VIEWS[axis][0], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontweight="bold")
+            row[0].text(-0.08, 0.5, _VIEWS[axis][0], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontweight="bold")
         return to_svg(figure, name, alt)
 
 
-def _cuts(mask: npt.NDArray[np.bool_], axis: int) -> FloatArray:
+def _cuts(mask: npt.NDArray[np.bool_], axis: int) -> _FloatArray:
     """Places of the cuts along an axis, equally far from each other within the mask."""
     planes = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-    return np.round(np.linspace(planes[0], planes[-1], CUTS + 2)[1:-1]).astype(int)
+    return np.round(np.linspace(planes[0], planes[-1], _CUTS + 2)[1:-1]).astype(int)
 
 
-def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis: int, place: int, top: float) -> None:
+def _cut(panel: Axes, grid: Grid, volume: _FloatArray, missing: _FloatArray, axis: int, place: int, top: float) -> None:
     inside, values, lost = (np.take(array, place, axis=axis).T for array in (grid.mask, volume, missing))
     edge = grid.lattice.edge
     panel.imshow(np.ma.masked_where(~inside | lost, values), cmap=GREY, vmin=0, vmax=top, origin="lower", interpolation="none")
     # The page cannot recolour pixels: this tint is the light theme's orange, which shows on both.
     panel.imshow(np.ma.masked_where(~lost, np.ones_like(values)), cmap=ListedColormap(["#d9822b"]), origin="lower", interpolation="none")
     # Along the edges of voxels: a contour of the voxels themselves would cut through their middles.
-    steps = max(1, round(grid.lattice.voxel_mm / OUTLINE_MM))
+    steps = max(1, round(grid.lattice.voxel_mm / _OUTLINE_MM))
     fine = np.kron(inside, np.ones((steps, steps)))
     panel.contour(fine, levels=[0.5], colors=[BLUE], linewidths=0.9, extent=(-0.5, edge - 0.5, -0.5, edge - 0.5))
     millimetres = grid.lattice.origin_mm[axis] + place * grid.lattice.voxel_mm
-    panel.set_title(f"{VIEWS[axis][1]} = {millimetres:.0f} mm", loc="center", fontsize=8, fontweight="normal")
+    panel.set_title(f"{_VIEWS[axis][1]} = {millimetres:.0f} mm", loc="center", fontsize=8, fontweight="normal")
     shadow = np.argwhere(grid.mask.any(axis=axis))
     (left, low), (right, high) = shadow.min(axis=0), shadow.max(axis=0)
     panel.set_xlim(max(-0.5, left - 1.5), min(edge - 0.5, right + 1.5))
@@ -232,7 +232,7 @@ def _cut(panel: Axes, grid: Grid, volume: FloatArray, missing: FloatArray, axis:
 
 
 def window_scores(
-    rows: Sequence[WindowRow], k: int, ticks: Mapping[str, FloatArray], name: str, alt: str, motion: Trace | None = None
+    rows: Sequence[WindowRow], k: int, ticks: Mapping[str, _FloatArray], name: str, alt: str, motion: _Trace | None = None
 ) -> Markup:
     """Informativeness, novelty, energy explained and score of a session's windows over time, the chosen ones shaded.
 
@@ -245,8 +245,8 @@ def window_scores(
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
     parts = ("informativeness", "novelty", "explained", "score")
-    heights = [0.62, 0.62, 0.62, 0.72, *([0.45] if motion else []), *([MARK_ROW_IN * len(marks)] if marks else [])]
-    with drawing(sum(heights) * 1.12, TIME_MARGINS, hspace=0.18) as figure:
+    heights = [0.62, 0.62, 0.62, 0.72, *([0.45] if motion else []), *([_MARK_ROW_IN * len(marks)] if marks else [])]
+    with drawing(sum(heights) * 1.12, _TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
         for axis, part, colour in zip(axes, parts, (PURPLE, GREEN, BLUE, INK), strict=False):
@@ -269,14 +269,14 @@ def window_scores(
         return to_svg(figure, name, alt)
 
 
-def _tick_rows(axis: Axes, marks: Mapping[str, FloatArray]) -> None:
+def _tick_rows(axis: Axes, marks: Mapping[str, _FloatArray]) -> None:
     """One line of ticks a label, from the top down."""
     for line, (seconds, colour) in enumerate(zip(marks.values(), (BLUE, INK, ORANGE), strict=False)):
         _ticks(axis, seconds, -line, colour, 1.6)
     _label_lines(axis, list(marks))
 
 
-PANEL_COLUMNS = 3
+_PANEL_COLUMNS = 3
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -288,9 +288,9 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Ma
     ----------
     panels : title with unit -> label -> steps and values.
     """
-    lines = math.ceil(len(panels) / PANEL_COLUMNS)
+    lines = math.ceil(len(panels) / _PANEL_COLUMNS)
     with drawing(1.65 * lines, Margins(left=0.6, bottom=0.5, top=0.25), wspace=0.4, hspace=0.35) as figure:
-        grid = figure.subplots(lines, PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
+        grid = figure.subplots(lines, _PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
         for axis, (title, labelled) in zip(grid, panels.items(), strict=False):
             for (label, (steps, values)), colour in zip(labelled.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
                 axis.plot(steps, values, color=colour, label=label, marker="o" if len(steps) == 1 else None, markersize=3)
@@ -303,7 +303,7 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Ma
         for place, axis in enumerate(grid):
             if place >= len(panels):
                 axis.set_axis_off()
-            elif place + PANEL_COLUMNS >= len(panels):
+            elif place + _PANEL_COLUMNS >= len(panels):
                 axis.set_xlabel("step")
                 axis.tick_params(labelbottom=True)
         return to_svg(figure, name, alt)
@@ -328,8 +328,8 @@ def forest(
     published : value from the literature, or None.
     metric : its name in words.
     """
-    labels = [textwrap.shorten(f"{row['model']}: {row['method']}", LABEL_CHARACTERS, placeholder="…") for row in rows]
-    left = max(map(len, labels)) * INCHES_A_CHARACTER + 0.2
+    labels = [textwrap.shorten(f"{row['model']}: {row['method']}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
+    left = max(map(len, labels)) * _INCHES_A_CHARACTER + 0.2
     with drawing(0.27 * len(rows), Margins(left=left, bottom=0.5, top=0.3)) as figure:
         axis = figure.subplots()
         for line, row in enumerate(rows):

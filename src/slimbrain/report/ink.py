@@ -42,7 +42,7 @@ WIDTH_IN = 7.6
 GREY = LinearSegmentedColormap.from_list("page-grey", ["#000000", "#ffffff"])
 
 # matplotlib types the keys of its settings one by one.
-STYLE: Any = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -98,7 +98,7 @@ class Margins:
 @contextmanager
 def drawing(height_in: float, margins: Margins, wspace: float = 0.0, hspace: float = 0.0) -> Iterator[Figure]:
     """A figure in the page's style, its height that of the panels; text must be made inside, where the style holds."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_IN, height_in + margins.top + margins.bottom))
         FigureCanvasSVG(figure)
         margins.place(figure, wspace, hspace)
@@ -114,7 +114,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
     alt : what a reader who cannot see it is told.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     body = re.sub(r"^.*?<svg\b[^>]*>", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

@@ -176,9 +176,9 @@ def read_material(inputs: ReportInputs) -> Material:
         sessions=tuple(_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
         windows=read_window_table(inputs.windows) if inputs.windows else {},
         runs=tuple(read_run(folder) for folder in inputs.runs),
-        evaluations=tuple(read_result(path) for path in inputs.evaluations),
-        failures=read_failures(inputs.failures) if inputs.failures else (),
-        excluded=read_excluded(inputs.excluded) if inputs.excluded else (),
+        evaluations=tuple(_read_result(path) for path in inputs.evaluations),
+        failures=_read_failures(inputs.failures) if inputs.failures else (),
+        excluded=_read_excluded(inputs.excluded) if inputs.excluded else (),
         truth=load_truth(inputs.truth) if inputs.truth else None,
         explained=tuple((folder, list_maps(folder)) for folder in inputs.explained),
     )
@@ -209,7 +209,7 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, settings, tuple(read_metrics(folder)))
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     """A result file of `slimbrain evaluate`."""
     result = _read_object(path, "a result, name a file that `slimbrain evaluate --out` wrote")
     missing = [name for name in RESULT_KEYS if name not in result]
@@ -218,7 +218,7 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def read_failures(path: Path) -> tuple[tuple[str, str], ...]:
+def _read_failures(path: Path) -> tuple[tuple[str, str], ...]:
     """File and reason of every refused run."""
     try:
         return tuple((row["file"], row["reason"]) for row in read_tsv(path))
@@ -226,7 +226,7 @@ def read_failures(path: Path) -> tuple[tuple[str, str], ...]:
         raise InputError(f"{path}: has no column {error}; name the failures.tsv that `slimbrain prep` wrote.") from error
 
 
-def read_excluded(path: Path) -> tuple[dict[str, str], ...]:
+def _read_excluded(path: Path) -> tuple[dict[str, str], ...]:
     """One row for each limit that a run is beyond."""
     rows = tuple(read_tsv(path))
     missing = [name for name in EXCLUDED_COLUMNS if rows and name not in rows[0]]

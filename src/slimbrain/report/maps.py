@@ -21,22 +21,22 @@ from slimbrain.report.volumes import NamedMap, Volume, template
 from slimbrain.report.window_maps import fits, frames_of
 from slimbrain.store import ROI, Store
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-TITLE = "Maps"
+_TITLE = "Maps"
 
-UNDERLAY, VIEWER = "underlay", "viewer"
+_UNDERLAY, _VIEWER = "underlay", "viewer"
 """Ids on the page, by which the script finds them."""
 
 VIEWER_BYTES = 1_500_000
 """Text of all maps of the viewer together; each may take an equal part, and is shown coarser where it takes more."""
 
-LEAST_PARTS = 4
+_LEAST_PARTS = 4
 
-MOST_SESSIONS = 40
+_MOST_SESSIONS = 40
 """Sessions that coverage and tSNR are read from; of more, as many are taken at equal distances."""
 
-READ_BYTES = 512 * 2**20
+_READ_BYTES = 512 * 2**20
 """Voxels of chosen windows that are read at most: the page must not take minutes."""
 
 
@@ -46,9 +46,9 @@ def build(material: Material) -> Section:
     tables = explained_blocks(material.explained)
     if not maps:
         if tables:
-            return Section("maps", TITLE, tuple(tables))
-        return Section("maps", TITLE, absent="No map and no store with images was given, so there is nothing to look at in the brain.")
-    share = VIEWER_BYTES // max(len(maps), LEAST_PARTS)
+            return Section("maps", _TITLE, tuple(tables))
+        return Section("maps", _TITLE, absent="No map and no store with images was given, so there is nothing to look at in the brain.")
+    share = VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
     intro = (
         "Click or drag in a slice to move the crosshair, or use the sliders. With a slice in focus, the arrow keys move the crosshair, "
         "Page Up and Page Down change the slice, Home returns to the largest value. Left is left, coordinates are MNI millimetres, "
@@ -56,17 +56,17 @@ def build(material: Material) -> Section:
     )
     blocks: list[Block] = [
         Prose(intro),
-        *underlay(),
-        Data(f"{VIEWER}-maps", [_fitted(one, share) for one in maps]),
-        Viewer(VIEWER),
+        *_underlay(),
+        Data(f"{_VIEWER}-maps", [_fitted(one, share) for one in maps]),
+        Viewer(_VIEWER),
         *tables,
     ]
-    return Section("maps", TITLE, tuple(blocks))
+    return Section("maps", _TITLE, tuple(blocks))
 
 
-def underlay() -> Iterator[Data]:
+def _underlay() -> Iterator[Data]:
     """The template, once on the page; stage 1 shows its windows on it, too."""
-    yield Data(UNDERLAY, template())
+    yield Data(_UNDERLAY, template())
 
 
 def _fitted(one: NamedMap, share: int) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _of_store(material: Material) -> Iterator[NamedMap]:
     if material.windows:
         yield from _chosen(store, material)
     keys = [session.info.key for session in material.sessions if session.info.space != ROI]
-    step = -(-len(keys) // MOST_SESSIONS)
+    step = -(-len(keys) // _MOST_SESSIONS)
     keys = keys[::step]
     if not keys:
         return
@@ -125,7 +125,7 @@ def _moments(store: Store, keys: Sequence[str]) -> tuple[Volume, Volume]:
 def _chosen(store: Store, material: Material) -> Iterator[NamedMap]:
     """Mean of the windows that stage 1 chose: where they differ from the rest of their session."""
     frame_bytes = store.grid.voxel_index.size * np.dtype(np.float16).itemsize
-    room, used, total = READ_BYTES, 0, np.zeros(store.grid.voxel_mask.shape)
+    room, used, total = _READ_BYTES, 0, np.zeros(store.grid.voxel_mask.shape)
     for session in track(material.in_detail, "report: mean of chosen windows"):
         key, info = session.info.key, session.info
         rows = material.windows.get(key, ())
@@ -145,7 +145,7 @@ def _chosen(store: Store, material: Material) -> Iterator[NamedMap]:
         yield NamedMap("Chosen windows", "SD", about, _on_lattice(store.grid, total / used), 0.3)
 
 
-def _on_lattice(grid: Grid, packed: FloatArray) -> Volume:
+def _on_lattice(grid: Grid, packed: _FloatArray) -> Volume:
     lattice = grid.lattice
     values = grid.unpack(np.asarray(packed, np.float64), fill=np.nan)
     return Volume(values, lattice.origin_mm, np.full(3, lattice.voxel_mm))

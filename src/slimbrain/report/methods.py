@@ -30,9 +30,9 @@ from slimbrain.report.references import (
 )
 from slimbrain.store import ROI
 
-TITLE = "Methods, to paste"
+_TITLE = "Methods, to paste"
 
-Part = tuple[str, tuple[Reference, ...]]
+_Part = tuple[str, tuple[Reference, ...]]
 """Sentences, and what they cite."""
 
 
@@ -41,7 +41,7 @@ def build(material: Material) -> Section:
     told = (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material), _explanations(material))
     parts = [part for part in told if part[0]]
     if not parts:
-        return Section("methods", TITLE, absent="Nothing was given to report on, so there is no method to describe.")
+        return Section("methods", _TITLE, absent="Nothing was given to report on, so there is no method to describe.")
     text = " ".join(words for words, _ in parts)
     cited = list(dict.fromkeys([PAPER, SOFTWARE, *(reference for _, references in parts for reference in references)]))
     blocks: list[Block] = [
@@ -52,10 +52,10 @@ def build(material: Material) -> Section:
         Code("Methods", (text,), prose=True),
         Code("References, BibTeX", tuple("\n".join(reference.bibtex() for reference in cited).split("\n"))),
     ]
-    return Section("methods", TITLE, tuple(blocks))
+    return Section("methods", _TITLE, tuple(blocks))
 
 
-def _data(material: Material) -> Part:
+def _data(material: Material) -> _Part:
     store = material.store
     if store is None or not material.sessions:
         return "", ()
@@ -114,7 +114,7 @@ def _time(material: Material) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def _run(run: RunRecord) -> Part:
+def _run(run: RunRecord) -> _Part:
     preset: Mapping[str, Any] = run.settings.get("preset", {})
     if run.stage == "temporal":
         what = f"A temporal extractor (stage 1 of {PAPER.cite}) was trained by masked reconstruction of whole sessions at low resolution"
@@ -140,7 +140,7 @@ def _run(run: RunRecord) -> Part:
     return f"{what}{f' ({told})' if told else ''}, in PyTorch ({TORCH.cite}).", cited
 
 
-def _windows(material: Material) -> Part:
+def _windows(material: Material) -> _Part:
     if not material.windows:
         return "", ()
     seconds = _listed({f"{rows[0].duration_s:.2f}" for rows in material.windows.values()})
@@ -152,7 +152,7 @@ def _windows(material: Material) -> Part:
     return words, ()
 
 
-def _evaluations(material: Material) -> Part:
+def _evaluations(material: Material) -> _Part:
     if not material.evaluations:
         return "", ()
     words = []
@@ -170,21 +170,21 @@ def _evaluations(material: Material) -> Part:
     return text + covariance + fitted, (*((LEDOIT,) if connectivity else ()), SKLEARN)
 
 
-ATTRIBUTIONS: Mapping[str, tuple[str, Reference]] = {
+_ATTRIBUTIONS: Mapping[str, tuple[str, Reference]] = {
     "gradient": ("the gradient times the input", INPUT_GRADIENT),
     "integrated": ("integrated gradients", INTEGRATED),
     "occlusion": ("deleting one unit of the brain after the other, a form of occlusion", OCCLUSION),
 }
 
 
-def _explanations(material: Material) -> Part:
+def _explanations(material: Material) -> _Part:
     words, cited = [], []
     for _, entries in material.explained:
         first = {entry.method: entry for entry in reversed(averages(entries))}
         for method, entry in first.items():
             sessions = count(int(entry.record["sessions"]), "session")
-            if method in ATTRIBUTIONS:
-                how, reference = ATTRIBUTIONS[method]
+            if method in _ATTRIBUTIONS:
+                how, reference = _ATTRIBUTIONS[method]
                 task = str(entry.record["task"]).removeprefix("column:")
                 words.append(f"What moved the decision on {task} was mapped by {how} ({reference.cite}) in {sessions}.")
                 cited.append(reference)

@@ -13,12 +13,12 @@ from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES
 from slimbrain.report.volumes import Volume
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-WAY_OUT = "name a 3D NIfTI map in MNI space"
+_WAY_OUT = "name a 3D NIfTI map in MNI space"
 MAP_SUFFIXES = (".nii", ".nii.gz")
 
-MOST_VOXELS = 5_000_000
+_MOST_VOXELS = 5_000_000
 """Maps of more voxels (1 mm has 7 million) are brought to 2 mm: the page would hold no more."""
 
 
@@ -42,25 +42,25 @@ def read_map(path: Path) -> Volume:
         image = nibabel.as_closest_canonical(nibabel.load(path))
         values = np.asarray(image.get_fdata(dtype=np.float32))
     except (OSError, EOFError, ValueError, TypeError, zlib.error, *broken) as error:
-        raise InputError(f"{path}: cannot be read as a map ({error}); {WAY_OUT}.") from error
+        raise InputError(f"{path}: cannot be read as a map ({error}); {_WAY_OUT}.") from error
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        raise InputError(f"{path}: has {values.ndim} dimensions {values.shape}; {WAY_OUT}, one file a map.")
+        raise InputError(f"{path}: has {values.ndim} dimensions {values.shape}; {_WAY_OUT}, one file a map.")
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
     if not np.isfinite(values).any():
-        raise InputError(f"{path}: has no value other than 0; {WAY_OUT}.")
+        raise InputError(f"{path}: has no value other than 0; {_WAY_OUT}.")
     volume = _along_axes(values, image.affine)
     if not _touches_box(volume.cropped()):
-        raise InputError(f"{path}: has no value within the MNI box; {WAY_OUT}.")
+        raise InputError(f"{path}: has no value within the MNI box; {_WAY_OUT}.")
     return volume
 
 
-def _along_axes(values: FloatArray, affine: FloatArray) -> Volume:
+def _along_axes(values: _FloatArray, affine: _FloatArray) -> Volume:
     """The map on its own lattice if that has no rotation and is not too fine, else on the 2 mm lattice."""
     steps = np.diag(affine)[:3]
     straight = np.allclose(affine[:3, :3], np.diag(steps), atol=1e-3 * np.abs(steps).max())
-    if straight and values.size <= MOST_VOXELS:
+    if straight and values.size <= _MOST_VOXELS:
         return Volume(values, affine[:3, 3].astype(np.float64), steps.astype(np.float64))
     from scipy.ndimage import map_coordinates
 

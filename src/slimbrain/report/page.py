@@ -20,9 +20,9 @@ from slimbrain.report.blocks import Section
 from slimbrain.report.ink import theme_css
 from slimbrain.report.inputs import Material, ReportInputs, read_material
 
-Builder = Callable[[Material], Section]
+_Builder = Callable[[Material], Section]
 
-BUILDERS: tuple[Builder, ...] = (
+_BUILDERS: tuple[_Builder, ...] = (
     summary.build,
     quality.build,
     windows.build,
@@ -34,9 +34,9 @@ BUILDERS: tuple[Builder, ...] = (
 )
 """One a section, in the order of the page."""
 
-TEMPLATE = "page.html.jinja"
+_TEMPLATE = "page.html.jinja"
 
-SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "start")
+_SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "start")
 """Files of `templates/script/`, in the order in which they need each other."""
 
 
@@ -53,22 +53,22 @@ def write_report(out: Path, inputs: ReportInputs) -> Path:
     InputError, StoreError
         If an input is missing or damaged, or the page cannot be written.
     """
-    page = render(read_material(inputs))
+    page = _render(read_material(inputs))
     try:
         return write_text(Path(out), page)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written ({error.strerror}); choose a folder you may write to.") from error
 
 
-def render(material: Material) -> str:
+def _render(material: Material) -> str:
     """The page as HTML text; everything but the drawings and the script is escaped."""
     loader = PackageLoader("slimbrain.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     script = page_script()
-    return environment.get_template(TEMPLATE).render(
+    return environment.get_template(_TEMPLATE).render(
         title=material.inputs.title,
-        sections=[build(material) for build in BUILDERS],
+        sections=[build(material) for build in _BUILDERS],
         light=theme_css(0),
         dark=theme_css(1),
         script=script,
@@ -81,7 +81,7 @@ def render(material: Material) -> str:
 def page_script() -> Markup:
     """All scripts as one, whose names are its own."""
     folder = resources.files("slimbrain.report") / "templates" / "script"
-    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     return Markup('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
 
 

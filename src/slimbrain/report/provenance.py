@@ -14,11 +14,11 @@ from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material, RunRecord
 from slimbrain.train import MODEL_FOLDER
 
-TITLE = "How to do it again"
+_TITLE = "How to do it again"
 
-WEIGHTS_FILE = "model.safetensors"
+_WEIGHTS_FILE = "model.safetensors"
 
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nibabel", "nilearn")
+_LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nibabel", "nilearn")
 
 
 def build(material: Material) -> Section:
@@ -35,7 +35,7 @@ def build(material: Material) -> Section:
         blocks.append(Code("Command lines, in order", commands))
     else:
         blocks.append(Prose("No command line was recorded."))
-    return Section("provenance", TITLE, tuple(blocks))
+    return Section("provenance", _TITLE, tuple(blocks))
 
 
 def _versions(material: Material) -> Table:
@@ -43,7 +43,7 @@ def _versions(material: Material) -> Table:
     table = TableBuilder("Software that wrote this page, and that trained and evaluated", columns)
     table.add(["slimbrain", __version__, "this page"])
     table.add(["python", platform.python_version(), "this page"])
-    for name in LIBRARIES:
+    for name in _LIBRARIES:
         table.add([name, metadata.version(name), "this page"])
     for run in material.runs:
         for name, version in run.settings.get("versions", {}).items():
@@ -97,7 +97,7 @@ def _runs(material: Material) -> Table:
 
 
 def _digest(run: RunRecord) -> str:
-    path: Path = run.folder / MODEL_FOLDER / WEIGHTS_FILE
+    path: Path = run.folder / MODEL_FOLDER / _WEIGHTS_FILE
     return _sha256(path) if path.is_file() else "not exported yet"
 
 

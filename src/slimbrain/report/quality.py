@@ -16,14 +16,14 @@ from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
 from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
 from slimbrain.store import Store
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-TITLE = "Data and quality"
+_TITLE = "Data and quality"
 
-N_OPEN = 6
+_N_OPEN = 6
 """Carpets shown at once; the rest can be unfolded."""
 
-MEASURES = (
+_MEASURES = (
     Field("coverage", "coverage (%)", 1, 100.0),
     Field("tsnr", "tSNR", 1),
     Field("fd_mean", "mean FD (mm)", 3),
@@ -35,7 +35,7 @@ MEASURES = (
     Field("template_overlap", "overlap with template", 2),
 )
 
-TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
+_TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global signal"))
 
 
 def build(material: Material) -> Section:
@@ -43,7 +43,7 @@ def build(material: Material) -> Section:
     store = material.store
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
-        return Section("data", TITLE, (*_excluded(material), *_failures(material)), absent=reason)
+        return Section("data", _TITLE, (*_excluded(material), *_failures(material)), absent=reason)
     blocks: list[Block] = [Prose(_whose(store, material))]
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
@@ -51,7 +51,7 @@ def build(material: Material) -> Section:
     if has_voxels(store):
         blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
     blocks += [Heading("Carpet plots"), *_carpets(store, material)]
-    return Section("data", TITLE, tuple(blocks))
+    return Section("data", _TITLE, tuple(blocks))
 
 
 def _whose(store: Store, material: Material) -> str:
@@ -66,7 +66,7 @@ def _order() -> str:
 
 
 def _sessions(material: Material) -> Table:
-    heads = ("frames", "TR (s)", "warnings", *(field.head for field in MEASURES))
+    heads = ("frames", "TR (s)", "warnings", *(field.head for field in _MEASURES))
     table = TableBuilder(
         "Sessions in the store, with their quality measures. Coverage: share of the brain mask; "
         "SD: standard deviations of a voxel's own series; spikes are counted in frames. Flagged: share of frames with framewise "
@@ -75,7 +75,7 @@ def _sessions(material: Material) -> Table:
     )
     for session in material.in_detail:
         info = session.info
-        measures = [field.show(session.qc) for field in MEASURES]
+        measures = [field.show(session.qc) for field in _MEASURES]
         table.add([session.label, f"{info.n_frames:,}", f"{info.tr:g}", str(len(session.warnings)), *measures])
     return table.build()
 
@@ -83,7 +83,7 @@ def _sessions(material: Material) -> Table:
 def _overview(material: Material) -> Table:
     columns = (Column("measure"), *(Column(name, True) for name in ("lowest", "median", "highest", "sessions")))
     table = TableBuilder(f"All {len(material.sessions):,} sessions, measure by measure", columns)
-    for field in MEASURES:
+    for field in _MEASURES:
         values = np.array([session.qc[field.key] for session in material.sessions if field.key in session.qc]) * field.scale
         if len(values):
             lowest, median, highest = (number(float(value), field.digits) for value in np.percentile(values, (0, 50, 100)))
@@ -158,13 +158,13 @@ def _carpets(store: Store, material: Material) -> list[Block]:
     if len(shown) < len(material.sessions):
         intro += f" Shown are {len(shown)} of {len(material.sessions)} sessions: {_order()}; slimbrain report --participants shows others."
     figures = [_carpet(store, material, session, place) for place, session in enumerate(track(shown, "report: carpet plots"))]
-    folded = figures[N_OPEN:]
+    folded = figures[_N_OPEN:]
     more = [Fold(f"Carpet plots of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
-    return [Prose(intro), *figures[:N_OPEN], *more]
+    return [Prose(intro), *figures[:_N_OPEN], *more]
 
 
 def _carpet(store: Store, material: Material, session: SessionFacts, place: int) -> Figure:
-    series: FloatArray = store.coarse(session.info.key)
+    series: _FloatArray = store.coarse(session.info.key)
     recorded = store.sidecar(session.info.key).get("Series", {})
     traces, marks = _traces(recorded), _marks(material, session, recorded)
     names = ", ".join(traces) or "no trace"
@@ -187,8 +187,8 @@ def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any
     return Marks(times[flagged] if flagged else np.empty(0), chosen, {FD_LABEL: FD_THRESHOLD_MM})
 
 
-def _traces(series: dict[str, Any]) -> dict[str, tuple[FloatArray, FloatArray]]:
+def _traces(series: dict[str, Any]) -> dict[str, tuple[_FloatArray, _FloatArray]]:
     """The recorded traces that have any value, with their times; prep writes None where a value is undefined."""
     times = floats(series.get("time_s", ()))
-    found = {label: floats(series[name]) for name, label in TRACES if name in series}
+    found = {label: floats(series[name]) for name, label in _TRACES if name in series}
     return {label: (times, values) for label, values in found.items() if len(values) == len(times) and np.isfinite(values).any()}

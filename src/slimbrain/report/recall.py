@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slimbrain.saliency import WindowRow
 from slimbrain.simulate import SessionTruth
 
-Distribution = NDArray[np.float64]
+_Distribution = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Recall:
     k: int
     events: int
     found: int
-    by_chance: Distribution
+    by_chance: _Distribution
 
     @property
     def recall(self) -> float:
@@ -58,7 +58,7 @@ def session_recall(rows: Sequence[WindowRow], k: int, truth: SessionTruth) -> Re
     return Recall(len(rows), k, int(counts.sum()), int(counts[chosen].sum()), chance(counts.tolist(), k))
 
 
-def chance(counts: Sequence[int], k: int) -> Distribution:
+def chance(counts: Sequence[int], k: int) -> _Distribution:
     """Exact distribution of the events that k of the windows hold when every choice of k is equally likely.
 
     Parameters

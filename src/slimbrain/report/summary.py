@@ -11,14 +11,14 @@ from slimbrain.report.recall import pooled
 from slimbrain.report.training import sentence
 from slimbrain.report.windows import recall_sentence, recalls
 
-TITLE = "Summary"
+_TITLE = "Summary"
 
 
 def build(material: Material) -> Section:
     """What went in, how good it was, what was learnt, what was chosen, how it compares."""
     found = [_went_in(material), _quality(material), _learnt(material), _chosen(material), _compares(material)]
     sentences = tuple(Prose(text) for text in found if text)
-    return Section("summary", TITLE, sentences, absent="" if sentences else "Nothing was given to report on.")
+    return Section("summary", _TITLE, sentences, absent="" if sentences else "Nothing was given to report on.")
 
 
 def _went_in(material: Material) -> str:

@@ -10,11 +10,11 @@ from slimbrain.report.blocks import MISSING, Block, Column, Figure, Heading, Pro
 from slimbrain.report.figures import Curve, curves
 from slimbrain.report.inputs import Material, RunRecord
 
-TITLE = "Training of both stages"
+_TITLE = "Training of both stages"
 
-STAGES = {"temporal": "Stage 1, temporal extractor", "voxel": "Stage 2, voxel encoder"}
+_STAGES = {"temporal": "Stage 1, temporal extractor", "voxel": "Stage 2, voxel encoder"}
 
-PANELS = (
+_PANELS = (
     ("loss", ("loss", "loss_")),
     ("learning rate", ("lr",)),
     ("EMA momentum", ("ema",)),
@@ -25,13 +25,13 @@ PANELS = (
 )
 """Title and the logged numbers it shows; a name that ends in `_` stands for all that begin with it."""
 
-CURVE_NAMES = {"content_std": "content", "std": "all", "loss": "total"}
+_CURVE_NAMES = {"content_std": "content", "std": "all", "loss": "total"}
 
 
 def build(material: Material) -> Section:
     """One table over all runs, then the curves of each."""
     if not material.runs:
-        return Section("training", TITLE, absent="No pretraining run was given, so the page shows no curves.")
+        return Section("training", _TITLE, absent="No pretraining run was given, so the page shows no curves.")
     blocks: list[Block] = [
         _table(material.runs),
         Prose(
@@ -41,18 +41,18 @@ def build(material: Material) -> Section:
         ),
     ]
     for place, run in enumerate(material.runs):
-        blocks += [Heading(heading(run)), *_curves(run, place)]
-    return Section("training", TITLE, tuple(blocks))
+        blocks += [Heading(_heading(run)), *_curves(run, place)]
+    return Section("training", _TITLE, tuple(blocks))
 
 
-def heading(run: RunRecord) -> str:
+def _heading(run: RunRecord) -> str:
     """The run's stage and folder."""
-    return f"{STAGES.get(run.stage, run.stage)} ({run.folder.name})"
+    return f"{_STAGES.get(run.stage, run.stage)} ({run.folder.name})"
 
 
 def sentence(run: RunRecord) -> str:
     """What a run learnt, in one sentence."""
-    name = STAGES.get(run.stage, run.stage)
+    name = _STAGES.get(run.stage, run.stage)
     steps, losses = run.series("loss")
     if not losses:
         return f"{name} has logged nothing yet."
@@ -100,16 +100,16 @@ def _curves(run: RunRecord, place: int) -> list[Block]:
     panels = _panels(run)
     if not panels:
         return [Prose("This run has logged nothing yet.")]
-    alt = f"Curves of {heading(run)} over steps: {', '.join(panels)}. {sentence(run)}"
+    alt = f"Curves of {_heading(run)} over steps: {', '.join(panels)}. {sentence(run)}"
     return [Figure(curves(panels, f"curves-{place}", alt), sentence(run), alt)]
 
 
 def _panels(run: RunRecord) -> dict[str, Mapping[str, Curve]]:
     logged = list(dict.fromkeys(name for line in run.metrics for name in line))
     panels: dict[str, Mapping[str, Curve]] = {}
-    for title, wanted in PANELS:
+    for title, wanted in _PANELS:
         names = [name for name in logged if any(name == want or (want.endswith("_") and name.startswith(want)) for want in wanted)]
-        labelled = {CURVE_NAMES.get(name, name.removeprefix("loss_").replace("_", " ")): run.series(name) for name in names}
+        labelled = {_CURVE_NAMES.get(name, name.removeprefix("loss_").replace("_", " ")): run.series(name) for name in names}
         labelled = {label: curve for label, curve in labelled.items() if curve[0]}
         if labelled:
             panels[title] = labelled

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-STEPS = 254
+_STEPS = 254
 """Steps of a byte's scale: 0 is taken for "no value", and an even number has 0 in the middle of a signed scale."""
 
-CLIP_PERCENT, CLIP_RATIO = 99.9, 2.0
+_CLIP_PERCENT, _CLIP_RATIO = 99.9, 2.0
 """Where values may be clipped and the largest magnitude is over this many times that percentile (of all but 0), the percentile ends the
 scale: one wild voxel at the rim of the brain must not fade all others."""
 
-TEMPLATE_SHADES = 62
+_TEMPLATE_SHADES = 62
 """Shades of grey of the template; more cannot be told apart under a map, and do not compress."""
 
-TEMPLATE_STEP = 2
+_TEMPLATE_STEP = 2
 """Every second millimetre of nilearn's 1 mm template."""
 
 
@@ -43,9 +43,9 @@ class Volume:
     step_mm : (3,) millimetres from one voxel to the next, positive: x to the right, y to the front, z up.
     """
 
-    values: FloatArray
-    origin_mm: FloatArray
-    step_mm: FloatArray
+    values: _FloatArray
+    origin_mm: _FloatArray
+    step_mm: _FloatArray
 
     def cropped(self) -> Volume:
         """The smallest box that holds all values; the volume itself if it has none."""
@@ -102,7 +102,7 @@ class NamedMap:
         return encode(volume, clip=self.clip, from_zero=self.from_zero)
 
 
-def encode(volume: Volume, steps: int = STEPS, clip: bool = False, from_zero: bool = True) -> dict[str, Any]:
+def encode(volume: Volume, steps: int = _STEPS, clip: bool = False, from_zero: bool = True) -> dict[str, Any]:
     """The volume as JSON for the page's script; `clip` and `from_zero` as of `NamedMap`."""
     volume = volume.cropped()
     low, high = scale_of(volume.values, clip)
@@ -118,7 +118,7 @@ def encode(volume: Volume, steps: int = STEPS, clip: bool = False, from_zero: bo
     }
 
 
-def encode_values(values: FloatArray, low: float, high: float, steps: int = STEPS) -> dict[str, Any]:
+def encode_values(values: _FloatArray, low: float, high: float, steps: int = _STEPS) -> dict[str, Any]:
     """Values of any shape, NaN where there is none, as bytes in C order with their scale."""
     known = np.isfinite(values)
     share = (np.where(known, values, low) - low) / (high - low)
@@ -133,18 +133,18 @@ def encode_values(values: FloatArray, low: float, high: float, steps: int = STEP
     }
 
 
-def decode_values(encoded: Mapping[str, Any]) -> FloatArray:
+def decode_values(encoded: Mapping[str, Any]) -> _FloatArray:
     """The values back, (N,), NaN where there is none: what the page's script does."""
     codes = np.frombuffer(zlib.decompress(base64.b64decode(encoded["data"])), np.uint8).astype(np.float64)
     values = encoded["low"] + (codes - 1) / encoded["steps"] * (encoded["high"] - encoded["low"])
     return np.where(codes > 0, values, np.nan)
 
 
-def scale_of(values: FloatArray, clip: bool = False) -> tuple[float, float]:
+def scale_of(values: _FloatArray, clip: bool = False) -> tuple[float, float]:
     """Ends of the scale: even about 0 where values have both signs, else from 0 to the top."""
     known = np.abs(values[np.isfinite(values) & (values != 0)])
-    top, most = (float(np.percentile(known, percent)) for percent in (100, CLIP_PERCENT)) if len(known) else (1.0, 1.0)
-    top = float(f"{most if clip and top > CLIP_RATIO * most else top:.4g}")
+    top, most = (float(np.percentile(known, percent)) for percent in (100, _CLIP_PERCENT)) if len(known) else (1.0, 1.0)
+    top = float(f"{most if clip and top > _CLIP_RATIO * most else top:.4g}")
     signed, negative = (values < 0).any(), not (values > 0).any()
     return (-top, 0.0) if signed and negative else (-top, top) if signed else (0.0, top)
 
@@ -156,13 +156,13 @@ def template() -> dict[str, Any]:
     from nilearn.datasets import MNI152_FILE_PATH
 
     image = nibabel.nifti1.load(MNI152_FILE_PATH)
-    step = TEMPLATE_STEP
+    step = _TEMPLATE_STEP
     values = np.asarray(image.dataobj)[::step, ::step, ::step].astype(np.float64)
     spacing = np.diag(image.affine)[:3] * step
     volume = Volume(np.where(values > 0, values, np.nan), image.affine[:3, 3].astype(np.float64), spacing)
-    return encode(volume, TEMPLATE_SHADES)
+    return encode(volume, _TEMPLATE_SHADES)
 
 
-def rounded(values: FloatArray) -> list[float]:
+def rounded(values: _FloatArray) -> list[float]:
     """As JSON, without digits that no scanner has."""
     return [round(float(value), 3) for value in values]

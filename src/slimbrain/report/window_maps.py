@@ -14,18 +14,18 @@ from slimbrain.report.volumes import encode_values, rounded, scale_of
 from slimbrain.saliency import WindowRow
 from slimbrain.store import SessionInfo, Store
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 MAPS_BYTES = 2_100_000
 """Blocks of all windows of all sessions together, a byte each, before they are deflated (to about 90 % as text)."""
 
-READ_BYTES = 256 * 2**20
+_READ_BYTES = 256 * 2**20
 """Voxels that are read for this at most; more would make the report slow. Means of cells are stored and cost nothing."""
 
 STEPS = 62
 """Shades of a map the size of a stamp."""
 
-Windows = Mapping[str, Sequence[WindowRow]]
+_Windows = Mapping[str, Sequence[WindowRow]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Blocks:
         }
 
 
-def choose_blocks(store: Store, windows: Windows) -> Blocks:
+def choose_blocks(store: Store, windows: _Windows) -> Blocks:
     """The finest cubes whose maps fit the page; finer than cells only where all frames can be read at little cost."""
     n_windows, grid = sum(map(len, windows.values())), store.grid
     frames = sum(store.session(key).n_frames for key in windows)
     levels = [_level(grid, name) for name in ("voxel", "patch", "cell")]
-    if frames * grid.voxel_index.size * np.dtype(np.float16).itemsize > READ_BYTES:
+    if frames * grid.voxel_index.size * np.dtype(np.float16).itemsize > _READ_BYTES:
         return levels[-1]
     # Voxels of 2 mm are what the slice viewer is for.
     fitting = [blocks for blocks in levels if len(blocks.index) * n_windows <= MAPS_BYTES and blocks.edge_mm >= 8]
@@ -74,7 +74,7 @@ def _level(grid: Grid, name: str) -> Blocks:
     return Blocks(name, grid.patches.index, patch) if name == "patch" else Blocks(name, grid.cells.index, 2 * patch)
 
 
-def encode_windows(store: Store, blocks: Blocks, windows: Windows) -> Iterator[tuple[str, dict[str, Any]]]:
+def encode_windows(store: Store, blocks: Blocks, windows: _Windows) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and maps, as JSON, of one session after the other, until the page has no room for the next."""
     room = MAPS_BYTES
     for key, rows in windows.items():
@@ -85,7 +85,7 @@ def encode_windows(store: Store, blocks: Blocks, windows: Windows) -> Iterator[t
         yield key, encode_values(means, *scale_of(means), STEPS)
 
 
-def window_means(store: Store, key: str, rows: Sequence[WindowRow], blocks: Blocks) -> FloatArray:
+def window_means(store: Store, key: str, rows: Sequence[WindowRow], blocks: Blocks) -> _FloatArray:
     """(N, B) mean over frames, and over the brain voxels of each block, of the z-scored signal of each window."""
     spans = [frames_of(row, store.session(key).tr) for row in rows]
     if blocks.level == "cell":
@@ -94,7 +94,7 @@ def window_means(store: Store, key: str, rows: Sequence[WindowRow], blocks: Bloc
     return np.stack([_block_means(store, store.voxels(key, start, stop), blocks) for start, stop in spans])
 
 
-def _block_means(store: Store, voxels: FloatArray, blocks: Blocks) -> FloatArray:
+def _block_means(store: Store, voxels: _FloatArray, blocks: Blocks) -> _FloatArray:
     """(B,) of (T, P, V)."""
     mean, mask = voxels.mean(axis=0, dtype=np.float32), store.grid.voxel_mask
     return mean[mask] if blocks.level == "voxel" else mean.sum(axis=1) / mask.sum(axis=1)

@@ -32,27 +32,27 @@ from slimbrain.report.window_maps import choose_blocks, encode_windows, fits
 from slimbrain.simulate import SessionTruth
 from slimbrain.store import ROI
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-TITLE = "Stage 1: which windows were chosen"
+_TITLE = "Stage 1: which windows were chosen"
 
-N_OPEN = 4
+_N_OPEN = 4
 """Sessions whose scores are shown at once; the rest can be unfolded."""
 
-EVENTS, PLANTED, FLAGGED = "events", "planted peaks", "flagged"
-WINDOW_BLOCKS = "window-blocks"
+_EVENTS, _PLANTED, _FLAGGED = "events", "planted peaks", "flagged"
+_WINDOW_BLOCKS = "window-blocks"
 """Id on the page of where the cubes of the mean maps lie."""
 
-HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see what lies under a window."
+_HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see what lies under a window."
 
-MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or left out by scrubbing"
+_MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or left out by scrubbing"
 
 
 def build(material: Material) -> Section:
     """Recall of planted events if they are known, then the scores session by session."""
     if not material.windows:
         lacks = "The window table has no row" if material.inputs.windows else "No window table was given"
-        return Section("windows", TITLE, absent=f"{lacks}, so the page shows no scores and no chosen windows.")
+        return Section("windows", _TITLE, absent=f"{lacks}, so the page shows no scores and no chosen windows.")
     assert material.inputs.windows is not None
     n_windows = sum(len(rows) for rows in material.windows.values())
     blocks: list[Block] = [
@@ -68,7 +68,7 @@ def build(material: Material) -> Section:
         *_recall_blocks(material),
         *_score_blocks(material),
     ]
-    return Section("windows", TITLE, tuple(blocks))
+    return Section("windows", _TITLE, tuple(blocks))
 
 
 def recalls(material: Material) -> dict[str, Recall]:
@@ -126,14 +126,14 @@ def _score_blocks(material: Material) -> list[Block]:
         keys = (ranked or keys)[:N_WORST]
         note = f" Of {len(material.windows)} sessions, {len(keys)} are shown: those with the worst quality."
     intro = (
-        f"Blue shading marks the {material.k} chosen windows. Below the scores, where known: framewise displacement (FD); {EVENTS} at "
-        f"their onset, as recorded; {PLANTED} of simulated responses; {FLAGGED}, that is, {MOTION_WORDS}.{note}"
+        f"Blue shading marks the {material.k} chosen windows. Below the scores, where known: framewise displacement (FD); {_EVENTS} at "
+        f"their onset, as recorded; {_PLANTED} of simulated responses; {_FLAGGED}, that is, {_MOTION_WORDS}.{note}"
     )
     blocks, maps = _maps(material, keys)
     explorers = [_explorer(material, key, place, maps.get(key)) for place, key in enumerate(track(keys, "report: scores of windows"))]
-    folded = explorers[N_OPEN:]
+    folded = explorers[_N_OPEN:]
     more = [Fold(f"Scores of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
-    return [Prose(intro), Prose(HOW_TO_MOVE), *blocks, *explorers[:N_OPEN], *more]
+    return [Prose(intro), Prose(_HOW_TO_MOVE), *blocks, *explorers[:_N_OPEN], *more]
 
 
 def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[str, dict[str, Any]]]:
@@ -151,7 +151,7 @@ def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[st
     without = len(keys) - len(maps)
     why = "to keep the page small, or because the store lacks their frames"
     left_out = f" {count(without, 'session has', 'sessions have')} no maps here, {why}." if without else ""
-    return [Prose(words + left_out), Data(WINDOW_BLOCKS, blocks.to_json())], maps
+    return [Prose(words + left_out), Data(_WINDOW_BLOCKS, blocks.to_json())], maps
 
 
 def _explorer(material: Material, key: str, place: int, maps: Mapping[str, Any] | None) -> Explorer:
@@ -176,17 +176,17 @@ def _happened(material: Material, key: str, sidecar: Mapping[str, Any]) -> Happe
     return Happened(times if known else times[:0], fd if known else fd[:0], _flagged(series), events)
 
 
-def _ticks(material: Material, key: str, sidecar: Mapping[str, Any]) -> dict[str, FloatArray]:
+def _ticks(material: Material, key: str, sidecar: Mapping[str, Any]) -> dict[str, _FloatArray]:
     """Seconds to mark: recorded events, peaks of planted ones, and flagged frames, as far as they are known."""
     planted = material.planted(key)
     return {
-        EVENTS: _seconds([event["onset"] for event in sidecar.get("Events") or ()]),
-        PLANTED: _seconds(_peaks(planted)),
-        FLAGGED: _flagged(sidecar.get("Series", {})),
+        _EVENTS: _seconds([event["onset"] for event in sidecar.get("Events") or ()]),
+        _PLANTED: _seconds(_peaks(planted)),
+        _FLAGGED: _flagged(sidecar.get("Series", {})),
     }
 
 
-def _flagged(series: Mapping[str, Any]) -> FloatArray:
+def _flagged(series: Mapping[str, Any]) -> _FloatArray:
     times = series.get("time_s", ())
     return _seconds([times[frame] for frame in series.get("flagged", ()) if frame < len(times)])
 
@@ -201,5 +201,5 @@ def _peaks(planted: SessionTruth | None) -> Sequence[float]:
     return [event.peak_s for event in planted.events] if planted else []
 
 
-def _seconds(values: Sequence[float]) -> FloatArray:
+def _seconds(values: Sequence[float]) -> _FloatArray:
     return np.asarray(list(values), dtype=np.float64)

@@ -18,9 +18,9 @@ from slimbrain.config import SaliencyConfig
 from slimbrain.errors import InputError
 from slimbrain.models.temporal import cut_windows, standardise
 
-FloatArray = NDArray[np.float64]
+_FloatArray = NDArray[np.float64]
 
-EXPLAINED_NORM = 8
+_EXPLAINED_NORM = 8
 """Order of the mean over channels of the energy that the rest rebuilds. Events happen somewhere: an even mean (1) dilutes them with the
 channels where nothing does. docs/saliency.md has orders from 1 to 16."""
 
@@ -28,7 +28,7 @@ SMALLEST_ERROR = 1e-8
 """Floor of the error with nothing visible, so that a window without any signal gives a ratio and not NaN."""
 
 
-class Reconstruction(Protocol):
+class _Reconstruction(Protocol):
     """What a model gives back: `reconstruction` (B, N, w, C)."""
 
     @property
@@ -41,7 +41,7 @@ class Reconstructor(Protocol):
     @property
     def window_frames(self) -> int: ...
 
-    def __call__(self, series: Tensor, coordinates: Tensor, tr: float, visible: Tensor) -> Reconstruction: ...
+    def __call__(self, series: Tensor, coordinates: Tensor, tr: float, visible: Tensor) -> _Reconstruction: ...
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class WindowErrors:
     rebuilt : (N, C) mean squared error of every channel with nothing visible, less that in the pattern that hides the window.
     """
 
-    absolute: FloatArray
-    rebuilt: FloatArray
+    absolute: _FloatArray
+    rebuilt: _FloatArray
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class WindowParts:
     dvars : largest change from one frame to the next, root mean square over channels, in the same standard deviations.
     """
 
-    informativeness: FloatArray
-    novelty: FloatArray
-    explained: FloatArray
-    dvars: FloatArray
+    informativeness: _FloatArray
+    novelty: _FloatArray
+    explained: _FloatArray
+    dvars: _FloatArray
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ class WindowScores(WindowParts):
     score : weighted sum of the parts, each z-scored over the session's windows (`SaliencyConfig`).
     """
 
-    onset_s: FloatArray
-    duration_s: FloatArray
-    score: FloatArray
+    onset_s: _FloatArray
+    duration_s: _FloatArray
+    score: _FloatArray
 
     def __len__(self) -> int:
         return len(self.score)
 
 
-def z(values: ArrayLike) -> FloatArray:
+def z(values: ArrayLike) -> _FloatArray:
     """Z-score over all values; zeros where they do not differ."""
     values = np.asarray(values, dtype=np.float64)
     centred = values - values.mean()
@@ -131,9 +131,9 @@ def window_errors(
     return WindowErrors(*(values.double().cpu().numpy() for values in (torch.cat(absolute), rebuilt)))
 
 
-def explained(rebuilt: FloatArray) -> FloatArray:
-    """(N,) mean of order `EXPLAINED_NORM` over channels of the energy rebuilt (N, C); a channel that is made worse counts as 0."""
-    return np.asarray((np.maximum(rebuilt, 0) ** EXPLAINED_NORM).mean(1) ** (1 / EXPLAINED_NORM))
+def explained(rebuilt: _FloatArray) -> _FloatArray:
+    """(N,) mean of order `_EXPLAINED_NORM` over channels of the energy rebuilt (N, C); a channel that is made worse counts as 0."""
+    return np.asarray((np.maximum(rebuilt, 0) ** _EXPLAINED_NORM).mean(1) ** (1 / _EXPLAINED_NORM))
 
 
 def exact_scores(
@@ -195,7 +195,7 @@ def scorable(model: Reconstructor, series: Tensor, coordinates: Tensor) -> tuple
     return series[:, live], coordinates[live.to(coordinates.device)], n
 
 
-def window_dvars(series: Tensor, frames: int) -> FloatArray:
+def window_dvars(series: Tensor, frames: int) -> _FloatArray:
     """(N,) largest DVARS within each window (Power et al. 2012): root mean square over the channels of a frame's change.
 
     Parameters

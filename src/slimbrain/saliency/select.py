@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from slimbrain.saliency.scores import window_dvars, z
 
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.floating]
+_FloatArray = NDArray[np.floating]
 
 
 def order_by_score(scores: ArrayLike) -> IntArray:
@@ -40,7 +40,7 @@ def order_apart(scores: ArrayLike, onset_s: ArrayLike, distance_s: float) -> Int
     return np.array(taken + passed_over, dtype=np.int64)
 
 
-def order_diverse(scores: ArrayLike, embeddings: FloatArray, weight: float) -> IntArray:
+def order_diverse(scores: ArrayLike, embeddings: _FloatArray, weight: float) -> IntArray:
     """Greedily, the window with the highest z(score) less `weight` times its likeness to the most similar window taken before.
 
     Likeness is the cosine of two windows' embeddings, centred over the session since what all windows share tells none apart
@@ -95,7 +95,7 @@ def select_random(n: int, k: int, rng: np.random.Generator) -> IntArray:
     return np.sort(rng.choice(n, size=min(k, n), replace=False)).astype(np.int64)
 
 
-def select_highest_variance(series: FloatArray, w: int, k: int) -> IntArray:
+def select_highest_variance(series: _FloatArray, w: int, k: int) -> IntArray:
     """The k windows of `w` frames whose samples lie furthest from each channel's mean over the session.
 
     Parameters
@@ -107,7 +107,7 @@ def select_highest_variance(series: FloatArray, w: int, k: int) -> IntArray:
     return select_top_k(squared.reshape(n, -1).mean(1), k)
 
 
-def select_highest_dvars(series: FloatArray, w: int, k: int) -> IntArray:
+def select_highest_dvars(series: _FloatArray, w: int, k: int) -> IntArray:
     """The k windows of `w` frames that hold the largest change from one frame to the next.
 
     Parameters

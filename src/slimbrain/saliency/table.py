@@ -114,8 +114,8 @@ def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
     return sessions
 
 
-PARSERS: dict[str, Callable[[str], Any]] = {"session": str, "window": int, "rank": int, "chosen": {"1": True, "0": False}.__getitem__}
+_PARSERS: dict[str, Callable[[str], Any]] = {"session": str, "window": int, "rank": int, "chosen": {"1": True, "0": False}.__getitem__}
 
 
 def _parse_row(cells: dict[str, str]) -> WindowRow:
-    return WindowRow(**{name: PARSERS.get(name, float)(cells[name]) for name in COLUMNS})
+    return WindowRow(**{name: _PARSERS.get(name, float)(cells[name]) for name in COLUMNS})

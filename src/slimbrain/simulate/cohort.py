@@ -13,24 +13,24 @@ from slimbrain.config import Config
 from slimbrain.errors import InputError
 from slimbrain.store.manifest import session_key
 
-FloatArray = npt.NDArray[Any]
-Point = tuple[float, float, float]
+_FloatArray = npt.NDArray[Any]
+_Point = tuple[float, float, float]
 
 SPACE = "MNI152NLin6Asym"
 TASK = "rest"
 
-EVENT_SECONDS = 2.0
+_EVENT_SECONDS = 2.0
 RESPONSE_SECONDS = 12.0
 """From onset until the response has come back to its baseline, before the undershoot."""
-EVENT_GAP_SECONDS = 16.0
-SPIKE_GAP_FRAMES = 6
+_EVENT_GAP_SECONDS = 16.0
+_SPIKE_GAP_FRAMES = 6
 
 GROUP_NETWORKS = ("default", "control")
 SCORE_NETWORKS = ("salience", "limbic")
-PLANTED_COUPLING = 0.35
+_PLANTED_COUPLING = 0.35
 """A planted pair is coupled by this much on average, and by this much more or less at a trait strength of 1."""
-PLANTED_CUTOFF_HZ = 0.07
-PLANTED_OCTAVES = 1.1
+_PLANTED_CUTOFF_HZ = 0.07
+_PLANTED_OCTAVES = 1.1
 OTHER_CUTOFF_HZ = 0.07
 
 
@@ -60,7 +60,7 @@ class Place(Config):
     """A set of Gaussian blobs: exp(-distance^2 / (2 sigma^2)) around each centre."""
 
     name: str
-    centres_mm: tuple[Point, ...] = Field(description="MNI")
+    centres_mm: tuple[_Point, ...] = Field(description="MNI")
     sigma_mm: float
 
 
@@ -139,12 +139,12 @@ def _named(values: tuple[Any, ...], field: str, name: str) -> Any:
     raise InputError(f"The cohort's truth has no {name}; it has {', '.join(getattr(value, field) for value in values[:3])} and so on.")
 
 
-def _both_sides(*right: Point) -> tuple[Point, ...]:
+def _both_sides(*right: _Point) -> tuple[_Point, ...]:
     """Points and their mirror images across the midline; a point on the midline is its own."""
     return tuple(dict.fromkeys(side for x, y, z in right for side in ((x, y, z), (-x, y, z))))
 
 
-NETWORKS = (
+_NETWORKS = (
     Place(name="visual", centres_mm=_both_sides((0, -84, 4), (26, -88, 12), (34, -74, -10)), sigma_mm=13.0),
     Place(name="somatomotor", centres_mm=_both_sides((42, -22, 54), (0, -14, 60), (54, -8, 30)), sigma_mm=13.0),
     Place(name="default", centres_mm=_both_sides((0, -54, 28), (0, 52, 4), (46, -64, 32), (58, -16, -18)), sigma_mm=13.0),
@@ -158,7 +158,7 @@ NETWORKS = (
 )
 """Rough places of the networks that resting-state studies agree on. Those that carry a trait come first."""
 
-EVENT_PLACES = (
+_EVENT_PLACES = (
     Place(name="picture", centres_mm=_both_sides((36, -70, -10), (10, -90, 2), (26, -86, 18)), sigma_mm=16.0),
     Place(name="movement", centres_mm=_both_sides((40, -20, 56), (0, -4, 58), (20, -54, -24)), sigma_mm=16.0),
     Place(name="sound", centres_mm=_both_sides((54, -20, 8), (58, 0, -4), (46, -28, 12)), sigma_mm=16.0),
@@ -170,7 +170,7 @@ def stream(seed: int, *place: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
 
 
-BLOCK, PERSON, SCHEDULE, LAYOUT, SIGNAL = range(5)
+_BLOCK, PERSON, _SCHEDULE, LAYOUT, SIGNAL = range(5)
 """First number of a stream's place: what it is for."""
 
 
@@ -184,14 +184,14 @@ def draw_truth(spec: CohortSpec) -> Truth:
     """
     subjects = tuple(_draw_subject(spec, number) for number in range(spec.subjects))
     sessions = tuple(_draw_session(spec, number, visit) for number in range(spec.subjects) for visit in range(spec.sessions))
-    return Truth(spec=spec, networks=NETWORKS[: spec.networks], event_places=EVENT_PLACES, subjects=subjects, sessions=sessions)
+    return Truth(spec=spec, networks=_NETWORKS[: spec.networks], event_places=_EVENT_PLACES, subjects=subjects, sessions=sessions)
 
 
 def _draw_subject(spec: CohortSpec, number: int) -> SubjectTruth:
     """Group and site come in shuffled blocks, each holding every combination once: balanced, whatever the number."""
     combinations = 2 * spec.sites
     block, within = divmod(number, combinations)
-    site, group = divmod(int(stream(spec.seed, BLOCK, block).permutation(combinations)[within]), 2)
+    site, group = divmod(int(stream(spec.seed, _BLOCK, block).permutation(combinations)[within]), 2)
     rng = stream(spec.seed, PERSON, number)
     score = float(np.round(np.clip(rng.standard_normal(), -2.5, 2.5), 3))
     side, graded = spec.trait_strength * (2 * group - 1), spec.trait_strength * float(np.tanh(score))
@@ -210,15 +210,15 @@ def _draw_subject(spec: CohortSpec, number: int) -> SubjectTruth:
 
 
 def _planted_coupling(strength: float) -> float:
-    return round(float(np.clip(PLANTED_COUPLING * (1 + strength), -0.8, 0.8)), 4)
+    return round(float(np.clip(_PLANTED_COUPLING * (1 + strength), -0.8, 0.8)), 4)
 
 
 def _planted_cutoff(strength: float) -> float:
-    return round(PLANTED_CUTOFF_HZ * 2 ** (PLANTED_OCTAVES * strength), 5)
+    return round(_PLANTED_CUTOFF_HZ * 2 ** (_PLANTED_OCTAVES * strength), 5)
 
 
 def _draw_session(spec: CohortSpec, number: int, visit: int) -> SessionTruth:
-    rng = stream(spec.seed, SCHEDULE, number, visit)
+    rng = stream(spec.seed, _SCHEDULE, number, visit)
     entities = {"sub": f"{number + spec.first:03d}", "task": TASK, "space": SPACE}
     if spec.sessions > 1:
         entities["ses"] = str(visit + 1)
@@ -234,22 +234,22 @@ def _draw_events(spec: CohortSpec, rng: np.random.Generator, key: str) -> tuple[
     count = spec.events_per_session
     if count == 0:
         return ()
-    slack = spec.frames * spec.tr - RESPONSE_SECONDS - EVENT_GAP_SECONDS * (count - 1)
+    slack = spec.frames * spec.tr - RESPONSE_SECONDS - _EVENT_GAP_SECONDS * (count - 1)
     if slack <= 0:
         needed = math.floor(spec.frames - slack / spec.tr) + 1
         raise InputError(
-            f"{key}: {count} events, {EVENT_GAP_SECONDS:g} s apart, do not fit into {spec.frames} frames of {spec.tr:g} s; "
+            f"{key}: {count} events, {_EVENT_GAP_SECONDS:g} s apart, do not fit into {spec.frames} frames of {spec.tr:g} s; "
             f"ask for at least {needed} frames (--frames {needed})."
         )
-    onsets = np.sort(rng.uniform(0, slack, count)) + EVENT_GAP_SECONDS * np.arange(count)
+    onsets = np.sort(rng.uniform(0, slack, count)) + _EVENT_GAP_SECONDS * np.arange(count)
     times = np.arange(0, RESPONSE_SECONDS, 0.01)
     peak = float(times[np.argmax(response(times))])
     return tuple(
         Event(
             onset_s=round(float(onset), 3),
-            duration_s=EVENT_SECONDS,
+            duration_s=_EVENT_SECONDS,
             peak_s=round(float(onset) + peak, 3),
-            kind=EVENT_PLACES[int(rng.integers(len(EVENT_PLACES)))].name,
+            kind=_EVENT_PLACES[int(rng.integers(len(_EVENT_PLACES)))].name,
             amplitude=round(float(spec.event_amplitude * rng.uniform(0.85, 1.15)), 3),
         )
         for onset in onsets
@@ -259,7 +259,7 @@ def _draw_events(spec: CohortSpec, rng: np.random.Generator, key: str) -> tuple[
 def _draw_spikes(spec: CohortSpec, events: tuple[Event, ...], rng: np.random.Generator, key: str) -> tuple[int, ...]:
     """Frames of one- and two-frame spikes, away from each other and from every response."""
     times = spec.tr * np.arange(spec.frames)
-    free = np.arange(spec.frames) >= SPIKE_GAP_FRAMES
+    free = np.arange(spec.frames) >= _SPIKE_GAP_FRAMES
     free[-2:] = False
     for event in events:
         free &= (times < event.onset_s - 2 * spec.tr) | (times > event.onset_s + RESPONSE_SECONDS)
@@ -272,27 +272,27 @@ def _draw_spikes(spec: CohortSpec, events: tuple[Event, ...], rng: np.random.Gen
             )
         first = int(rng.choice(np.flatnonzero(free)))
         spoilt.extend(range(first, first + int(rng.integers(1, 3))))
-        free[max(0, first - SPIKE_GAP_FRAMES) : first + SPIKE_GAP_FRAMES] = False
+        free[max(0, first - _SPIKE_GAP_FRAMES) : first + _SPIKE_GAP_FRAMES] = False
     return tuple(sorted(spoilt))
 
 
-def response(since_onset_s: FloatArray) -> FloatArray:
+def response(since_onset_s: _FloatArray) -> _FloatArray:
     """Haemodynamic response to a two-second burst, peak 1: the burst convolved with t^5 e^-t / 5! - t^15 e^-t / (6 * 15!).
 
     The difference of gammas is the usual canonical shape; its integral has a closed form, so no convolution is sampled.
     """
-    shape = _gamma_step(since_onset_s) - _gamma_step(since_onset_s - EVENT_SECONDS)
+    shape = _gamma_step(since_onset_s) - _gamma_step(since_onset_s - _EVENT_SECONDS)
     fine = np.arange(0, RESPONSE_SECONDS, 0.01)
-    return shape / np.max(_gamma_step(fine) - _gamma_step(fine - EVENT_SECONDS))
+    return shape / np.max(_gamma_step(fine) - _gamma_step(fine - _EVENT_SECONDS))
 
 
-def _gamma_step(times_s: FloatArray) -> FloatArray:
+def _gamma_step(times_s: _FloatArray) -> _FloatArray:
     """Integral of the difference of gammas up to each time."""
     times = np.maximum(times_s, 0.0)
     return _gamma_below(times, 6) - _gamma_below(times, 16) / 6
 
 
-def _gamma_below(times: FloatArray, order: int) -> FloatArray:
+def _gamma_below(times: _FloatArray, order: int) -> _FloatArray:
     """Distribution function of a gamma variable of whole `order` and scale 1: 1 - e^-t sum_{i < order} t^i / i!."""
     term, total = np.ones_like(times), np.ones_like(times)
     for index in range(1, order):

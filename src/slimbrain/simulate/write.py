@@ -18,23 +18,23 @@ from slimbrain.disk.tsv import MISSING, format_tsv
 from slimbrain.errors import InputError
 from slimbrain.progress import track
 from slimbrain.simulate.cohort import SPACE, TASK, CohortSpec, SessionTruth, Truth, draw_truth
-from slimbrain.simulate.signals import Brain, Person, compose, draw_person, frames, load_brain
+from slimbrain.simulate.signals import Brain, SimulatedPerson, compose, draw_person, frames, load_brain
 from slimbrain.store.records import GOVERNANCE_FILE
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-TRUTH_FILE = "truth.json"
-MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-HEAD_RADIUS_MM = 50.0
+_TRUTH_FILE = "truth.json"
+_MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+_HEAD_RADIUS_MM = 50.0
 """Turns a rotation into the millimetres it moves the cortex (Power et al. 2012), as framewise displacement counts it."""
-STEP_MM = 0.02
-SPIKE_MM = (0.6, 1.2)
-TISSUE_MM = {"csf": ((8.0, -14.0, 20.0), (-8.0, -14.0, 20.0)), "white_matter": ((26.0, -20.0, 30.0), (-26.0, -20.0, 30.0))}
+_STEP_MM = 0.02
+_SPIKE_MM = (0.6, 1.2)
+_TISSUE_MM = {"csf": ((8.0, -14.0, 20.0), (-8.0, -14.0, 20.0)), "white_matter": ((26.0, -20.0, 30.0), (-26.0, -20.0, 30.0))}
 """Where the confound signals are read: in the lateral ventricles and the centrum semiovale."""
-TISSUE_RADIUS_MM = 9.0
-COSINE_SECONDS = 128.0
+_TISSUE_RADIUS_MM = 9.0
+_COSINE_SECONDS = 128.0
 
-PARTICIPANTS = {
+_PARTICIPANTS = {
     "participant_id": {"Description": "Participant"},
     "site": {"Description": "Scanner"},
     "group": {"Description": "Planted two-class trait", "Levels": {"A": "slow, loosely coupled", "B": "fast, tightly coupled"}},
@@ -42,18 +42,18 @@ PARTICIPANTS = {
     "age": {"Description": "Not related to the images", "Units": "year"},
     "sex": {"Description": "Not related to the images", "Levels": {"F": "female", "M": "male"}},
 }
-CONFOUNDS = {
+_CONFOUNDS = {
     "framewise_displacement": {"Description": "Power et al. 2012, head of 50 mm", "Units": "mm"},
     "dvars": {"Description": "Root mean square over the mask of the change since the frame before"},
     "std_dvars": {"Description": "dvars over its median"},
 }
-GOVERNANCE = """# What may be done with these data, for `slimbrain prep` (docs/ledger.md).
+_GOVERNANCE = """# What may be done with these data, for `slimbrain prep` (docs/ledger.md).
 cohort: simulated cohort, seed {seed}
 source: slimbrain simulate --seed {seed}
 license: CC0-1.0
 consent: [broad-research]
 """
-README = """# A simulated cohort
+_README = """# A simulated cohort
 
 Not recordings: made by `slimbrain simulate`. The images carry planted identities, traits, events, motion spikes and site
 effects, all listed in truth.json; the signal model is documented in `slimbrain.simulate`. Free to use for any purpose.
@@ -85,7 +85,7 @@ def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str |
     places = [(number, visit) for number in range(spec.subjects) for visit in range(spec.sessions)]
     person, drawn = None, -1
     for (number, visit), session in track(list(zip(places, truth.sessions, strict=True)), "simulate"):
-        if session_file(out, spec, session).exists():
+        if _session_file(out, spec, session).exists():
             continue
         if person is None or drawn != number:
             person, drawn = draw_person(truth, number, brain), number
@@ -102,7 +102,7 @@ def load_truth(path: str | Path) -> Truth:
         If there is none or it is damaged.
     """
     path = Path(path)
-    path = path / TRUTH_FILE if path.is_dir() else path
+    path = path / _TRUTH_FILE if path.is_dir() else path
     try:
         return Truth.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +111,7 @@ def load_truth(path: str | Path) -> Truth:
         raise InputError(f"{path}: is no truth of a cohort ({error.errors()[0]['msg']}); run `slimbrain simulate` again.") from error
 
 
-def session_file(out: Path, spec: CohortSpec, session: SessionTruth) -> Path:
+def _session_file(out: Path, spec: CohortSpec, session: SessionTruth) -> Path:
     """Where a session's preprocessed BOLD image goes."""
     return _folder(out, session) / f"{_stem(spec, session)}_desc-preproc_bold.nii.gz"
 
@@ -125,7 +125,7 @@ def _stem(spec: CohortSpec, session: SessionTruth) -> str:
 
 
 def _require_own_folder(out: Path, spec: CohortSpec) -> None:
-    if (out / TRUTH_FILE).exists():
+    if (out / _TRUTH_FILE).exists():
         if load_truth(out).spec != spec:
             raise InputError(f"{out}: holds a cohort simulated with other settings; name a new folder or delete this one.")
     elif (out / "dataset_description.json").exists():
@@ -134,7 +134,7 @@ def _require_own_folder(out: Path, spec: CohortSpec) -> None:
 
 def _write_description(out: Path, truth: Truth) -> None:
     """The files at the root. The truth goes first: it is what marks the folder as ours."""
-    write_json(out / TRUTH_FILE, truth.model_dump(mode="json"))
+    write_json(out / _TRUTH_FILE, truth.model_dump(mode="json"))
     write_json(
         out / "dataset_description.json",
         {
@@ -146,16 +146,16 @@ def _write_description(out: Path, truth: Truth) -> None:
             "GeneratedBy": [{"Name": "slimbrain simulate", "Version": __version__}],
         },
     )
-    write_text(out / GOVERNANCE_FILE, GOVERNANCE.format(seed=truth.spec.seed))
-    columns = tuple(PARTICIPANTS)
+    write_text(out / GOVERNANCE_FILE, _GOVERNANCE.format(seed=truth.spec.seed))
+    columns = tuple(_PARTICIPANTS)
     rows = [{**subject.model_dump(), "participant_id": subject.subject} for subject in truth.subjects]
     write_text(out / "participants.tsv", format_tsv(columns, rows))
-    write_json(out / "participants.json", PARTICIPANTS)
-    write_text(out / "README.md", README)
-    write_text(out / ".bidsignore", f"{TRUTH_FILE}\n{GOVERNANCE_FILE}\n")
+    write_json(out / "participants.json", _PARTICIPANTS)
+    write_text(out / "README.md", _README)
+    write_text(out / ".bidsignore", f"{_TRUTH_FILE}\n{GOVERNANCE_FILE}\n")
 
 
-def _write_session(out: Path, truth: Truth, person: Person, session: SessionTruth, brain: Brain, place: tuple[int, int]) -> None:
+def _write_session(out: Path, truth: Truth, person: SimulatedPerson, session: SessionTruth, brain: Brain, place: tuple[int, int]) -> None:
     """All files of one session. The image comes last: where it stands, the session is whole."""
     spec = truth.spec
     signal = compose(truth, person, truth.subjects[place[0]], session, brain, place)
@@ -165,7 +165,7 @@ def _write_session(out: Path, truth: Truth, person: Person, session: SessionTrut
     for part in frames(signal, spec, brain):
         series[start : start + len(part)] = np.clip(np.rint(part), 0, np.iinfo(np.int16).max)
         start += len(part)
-    image = session_file(out, spec, session)
+    image = _session_file(out, spec, session)
     run = image.with_name(session.key.removesuffix(f"_space-{SPACE}"))
     _write_confounds(run.with_name(f"{run.name}_desc-confounds_timeseries.tsv"), spec, motion, series, brain)
     _write_events(run.with_name(f"{run.name}_events.tsv"), session)
@@ -202,7 +202,7 @@ def _sidecar(spec: CohortSpec) -> dict[str, Any]:
     }
 
 
-def _write_image(path: Path, data: npt.NDArray[Any], affine: FloatArray, spec: CohortSpec) -> None:
+def _write_image(path: Path, data: npt.NDArray[Any], affine: _FloatArray, spec: CohortSpec) -> None:
     """Write (X, Y, Z[, T]) gzipped without a time stamp, so that equal images are equal files."""
     if spec.orientation == "LAS":
         data, affine = data[::-1], affine @ np.array([[-1.0, 0, 0, data.shape[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -220,50 +220,50 @@ def _write_image(path: Path, data: npt.NDArray[Any], affine: FloatArray, spec: C
     write_atomic(path, write)
 
 
-def _draw_motion(spec: CohortSpec, person: Person, session: SessionTruth, rng: np.random.Generator) -> FloatArray:
+def _draw_motion(spec: CohortSpec, person: SimulatedPerson, session: SessionTruth, rng: np.random.Generator) -> _FloatArray:
     """Head position (T, 6) in mm and radians: small drifting steps, and at every spoilt frame a jump that stays."""
-    steps = person.restless * STEP_MM * rng.standard_normal((spec.frames, 6))
+    steps = person.restless * _STEP_MM * rng.standard_normal((spec.frames, 6))
     for frame in session.spikes:
         share = rng.dirichlet(np.ones(6))
-        steps[frame] = rng.uniform(*SPIKE_MM) * share * rng.choice([-1.0, 1.0], 6)
-    position: FloatArray = np.cumsum(steps, axis=0)
-    position[:, 3:] /= HEAD_RADIUS_MM
+        steps[frame] = rng.uniform(*_SPIKE_MM) * share * rng.choice([-1.0, 1.0], 6)
+    position: _FloatArray = np.cumsum(steps, axis=0)
+    position[:, 3:] /= _HEAD_RADIUS_MM
     return position
 
 
-def _tissue(brain: Brain, name: str) -> FloatArray:
+def _tissue(brain: Brain, name: str) -> _FloatArray:
     """Weights (V,) that average the voxels of a tissue; of the whole mask where it holds none of them."""
     near = np.zeros(len(brain.mm), dtype=bool)
-    for centre in TISSUE_MM.get(name, ()):
-        near |= np.linalg.norm(brain.mm - centre, axis=1) <= TISSUE_RADIUS_MM
+    for centre in _TISSUE_MM.get(name, ()):
+        near |= np.linalg.norm(brain.mm - centre, axis=1) <= _TISSUE_RADIUS_MM
     near = near if near.any() else np.ones_like(near)
-    weights: FloatArray = near / near.sum()
+    weights: _FloatArray = near / near.sum()
     return weights
 
 
-def _write_confounds(path: Path, spec: CohortSpec, motion: FloatArray, series: npt.NDArray[Any], brain: Brain) -> None:
+def _write_confounds(path: Path, spec: CohortSpec, motion: _FloatArray, series: npt.NDArray[Any], brain: Brain) -> None:
     """Confounds under fMRIPrep's names, with the expansions that nilearn's confound strategies ask for."""
-    tissues = np.stack([_tissue(brain, name) for name in ("all", *TISSUE_MM)])
+    tissues = np.stack([_tissue(brain, name) for name in ("all", *_TISSUE_MM)])
     values = series.astype(np.float32)
-    table: dict[str, FloatArray] = dict(zip(("global_signal", *TISSUE_MM), (values @ tissues.T.astype(np.float32)).T, strict=True))
-    table |= dict(zip(MOTION, motion.T, strict=True))
+    table: dict[str, _FloatArray] = dict(zip(("global_signal", *_TISSUE_MM), (values @ tissues.T.astype(np.float32)).T, strict=True))
+    table |= dict(zip(_MOTION, motion.T, strict=True))
     for name in tuple(table):
         table[f"{name}_derivative1"] = _after_first(np.diff(table[name]))
         table[f"{name}_power2"] = table[name] ** 2
         table[f"{name}_derivative1_power2"] = table[f"{name}_derivative1"] ** 2
-    table["framewise_displacement"] = _after_first(np.abs(np.diff(motion, axis=0)) @ np.array([1.0] * 3 + [HEAD_RADIUS_MM] * 3))
+    table["framewise_displacement"] = _after_first(np.abs(np.diff(motion, axis=0)) @ np.array([1.0] * 3 + [_HEAD_RADIUS_MM] * 3))
     dvars = np.sqrt(np.mean(np.diff(values, axis=0) ** 2, axis=1))
     table["dvars"], table["std_dvars"] = _after_first(dvars), _after_first(dvars / np.median(dvars))
     # The discrete cosines of fMRIPrep's high-pass filter: all slower than 128 s.
-    for order in range(1, int(2 * spec.frames * spec.tr / COSINE_SECONDS) + 1):
+    for order in range(1, int(2 * spec.frames * spec.tr / _COSINE_SECONDS) + 1):
         phase = np.pi * order * (np.arange(spec.frames) + 0.5) / spec.frames
         table[f"cosine{order - 1:02d}"] = np.sqrt(2 / spec.frames) * np.cos(phase)
     rows = [dict(zip(table, map(_number, row), strict=True)) for row in zip(*table.values(), strict=True)]
     write_text(path, format_tsv(tuple(table), rows))
-    write_json(path.with_suffix(".json"), CONFOUNDS)
+    write_json(path.with_suffix(".json"), _CONFOUNDS)
 
 
-def _after_first(values: FloatArray) -> FloatArray:
+def _after_first(values: _FloatArray) -> _FloatArray:
     """A course of differences, with no value for the first frame."""
     return np.concatenate([[np.nan], values])
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from slimbrain.grid import Grid
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Channels:
     """
 
     names: tuple[str, ...]
-    mm: FloatArray
+    mm: _FloatArray
 
 
 def cell_channels(grid: Grid) -> Channels:

@@ -18,29 +18,29 @@ import numpy.typing as npt
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 
-BoolArray = npt.NDArray[np.bool_]
-Kind = Literal["numbers", "texts"]
+_BoolArray = npt.NDArray[np.bool_]
+_Kind = Literal["numbers", "texts"]
 
-LONGEST = 2000
+_LONGEST = 2000
 """Characters of an expression; more than a person writes."""
 
-DEEPEST = 24
+_DEEPEST = 24
 """Levels of its syntax tree, of which brackets alone make none; pandas needs many calls for each."""
 
-LARGEST = 1e300
+_LARGEST = 1e300
 """Of numbers to compare with: a float holds it."""
 
-COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-MEMBERSHIPS = (ast.In, ast.NotIn)
+_COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_MEMBERSHIPS = (ast.In, ast.NotIn)
 
-GRAMMAR = "write comparisons such as age >= 18 or site in ['A', 'B'], joined by and, or, not"
+_GRAMMAR = "write comparisons such as age >= 18 or site in ['A', 'B'], joined by and, or, not"
 
 
-Cells = tuple[Kind, npt.NDArray[Any], BoolArray]
+Cells = tuple[_Kind, npt.NDArray[Any], _BoolArray]
 """Kind of a column, its values, and which are filled."""
 
 
-def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows: int, known: dict[str, Cells] | None = None) -> BoolArray:
+def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows: int, known: dict[str, Cells] | None = None) -> _BoolArray:
     """Where an expression holds: (N,) bool.
 
     A column is of numbers if every cell that is filled is one, else of texts. Numbers are compared with numbers and texts with texts. A
@@ -65,7 +65,7 @@ def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows
     # pandas would take a column called `list` or `nan` for its own; these names mean nothing to it.
     safe = {name: f"column_{number}" for number, name in enumerate(sorted(named))}
     values: dict[str, Any] = {}
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, _Kind] = {}
     known = {} if known is None else known
     for name in named:
         if name not in known:
@@ -75,21 +75,21 @@ def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows
 
 
 def _parse(expression: str) -> ast.Expression:
-    if len(expression) > LONGEST:
-        raise InputError(f"filter {expression[:40]!r}...: has {len(expression)} characters; {LONGEST} are the most.")
+    if len(expression) > _LONGEST:
+        raise InputError(f"filter {expression[:40]!r}...: has {len(expression)} characters; {_LONGEST} are the most.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             tree = ast.parse(expression.strip(), mode="eval")
-            _require_shallow(tree, DEEPEST)
+            _require_shallow(tree, _DEEPEST)
             return tree
     except (SyntaxError, ValueError, RecursionError, MemoryError, Warning) as error:
-        raise InputError(f"filter {expression!r}: cannot be read ({str(error).splitlines()[0]}); {GRAMMAR}.") from error
+        raise InputError(f"filter {expression!r}: cannot be read ({str(error).splitlines()[0]}); {_GRAMMAR}.") from error
 
 
 def _require_shallow(node: ast.AST, levels: int) -> None:
     if not levels:
-        raise ValueError(f"is nested more than {DEEPEST} levels deep")
+        raise ValueError(f"is nested more than {_DEEPEST} levels deep")
     for child in ast.iter_child_nodes(node):
         _require_shallow(child, levels - 1)
 
@@ -97,7 +97,7 @@ def _require_shallow(node: ast.AST, levels: int) -> None:
 class _Checked(ast.NodeTransformer):
     """Lets through what the grammar has and refuses everything else; a comparison also asks that its cells are filled."""
 
-    def __init__(self, expression: str, kinds: Mapping[str, Kind], safe: Mapping[str, str]) -> None:
+    def __init__(self, expression: str, kinds: Mapping[str, _Kind], safe: Mapping[str, str]) -> None:
         self.expression, self.kinds, self.safe = expression, kinds, safe
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -118,9 +118,9 @@ class _Checked(ast.NodeTransformer):
         operands = [node.left, *node.comparators]
         pairs: list[ast.expr] = []
         for left, sign, right in zip(operands, node.ops, operands[1:], strict=False):
-            if not isinstance(sign, (*COMPARISONS, *MEMBERSHIPS)):
+            if not isinstance(sign, (*_COMPARISONS, *_MEMBERSHIPS)):
                 raise self._refusal(f"{type(sign).__name__} is not allowed")
-            kinds = self._kind(left) | self._kind(right, isinstance(sign, MEMBERSHIPS))
+            kinds = self._kind(left) | self._kind(right, isinstance(sign, _MEMBERSHIPS))
             if len(kinds) > 1:
                 raise self._refusal("compares numbers with texts; put texts in quotes, and leave numbers without")
             pairs.append(ast.Compare(self._renamed(left), [sign], [self._renamed(right)]))
@@ -129,7 +129,7 @@ class _Checked(ast.NodeTransformer):
             raise self._refusal("compares no column")
         return ast.BoolOp(ast.And(), [*(ast.Name(f"has_{name}", ast.Load()) for name in named), *pairs])
 
-    def _kind(self, operand: ast.expr, of_list: bool = False) -> set[Kind]:
+    def _kind(self, operand: ast.expr, of_list: bool = False) -> set[_Kind]:
         """Whether an operand holds numbers or texts; a list, after `in`, may hold neither."""
         if of_list:
             if not isinstance(operand, (ast.List, ast.Tuple)) or not operand.elts:
@@ -142,7 +142,7 @@ class _Checked(ast.NodeTransformer):
         value = _literal(operand)
         if isinstance(value, str):
             return {"texts"}
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
             return {"numbers"}
         raise self._refusal(f"{type(operand).__name__} cannot be compared")
 
@@ -156,7 +156,7 @@ class _Checked(ast.NodeTransformer):
         return ast.Constant(value if isinstance(value, str) else float(value))
 
     def _refusal(self, why: str) -> InputError:
-        return InputError(f"filter {self.expression!r}: {why}; {GRAMMAR}.")
+        return InputError(f"filter {self.expression!r}: {why}; {_GRAMMAR}.")
 
 
 def _literal(operand: ast.expr) -> Any:
@@ -183,7 +183,7 @@ def _cells(cells: Sequence[str | None]) -> Cells:
     return "texts", np.array(texts, dtype=object), filled
 
 
-def _evaluate(checked: str, values: Mapping[str, npt.NDArray[Any]], rows: int) -> BoolArray:
+def _evaluate(checked: str, values: Mapping[str, npt.NDArray[Any]], rows: int) -> _BoolArray:
     import pandas
 
     columns = {name: pandas.Series(column, dtype=column.dtype) for name, column in values.items()}

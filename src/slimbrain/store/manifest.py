@@ -18,16 +18,16 @@ from slimbrain.errors import StoreError
 
 MANIFEST_FILE = "sessions.tsv"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
-FIELDS = dict(zip(MANIFEST_COLUMNS, ("key", "subject", "session", "task", "run", "space", "n_frames", "tr", "path"), strict=True))
+_FIELDS = dict(zip(MANIFEST_COLUMNS, ("key", "subject", "session", "task", "run", "space", "n_frames", "tr", "path"), strict=True))
 """Columns of the format, and the fields of `SessionInfo` that they are."""
 
-KEY, SUBJECT, NEEDED = "session", "participant_id", ("session", "participant_id", "space", "path")
+KEY, SUBJECT, _NEEDED = "session", "participant_id", ("session", "participant_id", "space", "path")
 """The columns that name a session and its participant, and those that must be filled."""
 
 LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
 """Columns that say under what terms a session may be used (`slimbrain.store.records`), for filters; stores of before have none of them."""
 
-KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
+_KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
 DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
@@ -68,7 +68,7 @@ class SessionInfo:
 
 def session_key(entities: Mapping[str, str]) -> str:
     """BIDS entities as one name: `sub-01_ses-1_task-rest_run-1_space-MNI152NLin6Asym`."""
-    return "_".join(f"{name}-{entities[name]}" for name in KEY_ENTITIES if entities.get(name))
+    return "_".join(f"{name}-{entities[name]}" for name in _KEY_ENTITIES if entities.get(name))
 
 
 def session_path(entities: Mapping[str, str]) -> Path:
@@ -190,7 +190,7 @@ class SessionTable(Sequence[SessionInfo]):
     @cached_property
     def further(self) -> list[str]:
         """Columns that the format does not know: quality, terms, and whatever else."""
-        return [name for name in self._columns if name not in FIELDS]
+        return [name for name in self._columns if name not in _FIELDS]
 
     def column(self, name: str) -> list[str | None]:
         """Cells of a column as text, as `SessionInfo` has them: empty where a field has no value, None where a session lacks the column.
@@ -249,8 +249,8 @@ class _Cells(Mapping[str, Sequence["str | None"]]):
         self._infos = infos
 
     def __getitem__(self, name: str) -> Sequence[str | None]:
-        if name in FIELDS:
-            return [str(getattr(info, FIELDS[name])) for info in self._infos]
+        if name in _FIELDS:
+            return [str(getattr(info, _FIELDS[name])) for info in self._infos]
         if name not in self._names:
             raise KeyError(name)
         return [info.qc.get(name) for info in self._infos]
@@ -290,10 +290,10 @@ def _parse(path: Path) -> SessionTable:
     header, cells = read_columns(path)
     in_order = header[: len(MANIFEST_COLUMNS)] == list(MANIFEST_COLUMNS)
     named = {name: column for name, column in zip(header, cells, strict=True) if name != BEYOND}
-    own = dict(zip(MANIFEST_COLUMNS, cells, strict=False)) if in_order else {name: named[name] for name in FIELDS if name in named}
-    further = {name: column for name, column in named.items() if name not in FIELDS}
+    own = dict(zip(MANIFEST_COLUMNS, cells, strict=False)) if in_order else {name: named[name] for name in _FIELDS if name in named}
+    further = {name: column for name, column in named.items() if name not in _FIELDS}
     n_rows = len(cells[0]) if cells else 0
-    if n_rows and (len(own) < len(FIELDS) or not _surely_whole(own)):
+    if n_rows and (len(own) < len(_FIELDS) or not _surely_whole(own)):
         _require_whole(own, further, n_rows)
     own = {name: _as_fields(name, own.get(name, [])) for name in MANIFEST_COLUMNS}
     keys = own[KEY]
@@ -306,7 +306,7 @@ def _parse(path: Path) -> SessionTable:
 
 def _surely_whole(own: Mapping[str, Sequence[str]]) -> bool:
     """Whether `_info` would take every row, as far as whole columns tell; where they do not, it has to be asked."""
-    if any(empty in own[name] for name in NEEDED for empty in ("", MISSING)):
+    if any(empty in own[name] for name in _NEEDED for empty in ("", MISSING)):
         return False
     keys, paths = "\n".join(own[KEY]), "\n".join(["", *own["path"]])
     if "/" in keys or "\0" in keys or "\n/" in paths or ".." in paths or "\0" in paths:

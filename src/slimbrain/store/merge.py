@@ -21,10 +21,10 @@ from slimbrain.store.records import Governance, assign, keep_records, record_of,
 from slimbrain.store.store import Store
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.verify import sweep
-from slimbrain.store.withdrawn import Withdrawn, bury, withdrawn
-from slimbrain.store.write import DATA_SHA256, sha256, told_cohort
+from slimbrain.store.withdrawn import Withdrawn, record_withdrawals, withdrawn
+from slimbrain.store.write import DATA_SHA256, cohort_from_row, sha256
 
-Keep = Literal["first", "last"]
+_Keep = Literal["first", "last"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Gathered:
         return 1 if self.failures else 0
 
 
-def merge(out: str | Path, stores: Sequence[Store], keep: Keep | None = None, link: bool = False) -> Gathered:
+def merge(out: str | Path, stores: Sequence[Store], keep: _Keep | None = None, link: bool = False) -> Gathered:
     """Bring the sessions and participants of several stores into one, which may be there already.
 
     The same command again goes on where it stopped. Two sessions of one name are one if their data files hold the same
@@ -128,7 +128,7 @@ class _Request:
 
     chosen: Mapping[str, _Pick]
     found: Mapping[str, Sequence[_Pick]]
-    keep: Keep | None
+    keep: _Keep | None
     link: bool
 
 
@@ -161,24 +161,24 @@ def _carry_withdrawals(target: Store, stores: Sequence[Store]) -> None:
     InputError
         If the target holds data of one of them: nobody asked for these to be deleted.
     """
-    stones = [stone for store in stores for stone in withdrawn(store.root).active]
-    coming = Withdrawn(stones)
+    records = [record for store in stores for record in withdrawn(store.root).active]
+    coming = Withdrawn(records)
     held = sorted({info.subject for info in target.sessions if coming and coming.find(info.subject, target.cohort(info))})
     if held:
         raise InputError(
             f"{target.root}: holds data of {len(held)} participants who were withdrawn from the stores to read, first {held[0]}; "
             f"run `slimbrain withdraw {target.root} {held[0]}` first."
         )
-    bury(target.root, [replace(stone, removed=stone.removed or stone.date) for stone in stones])
+    record_withdrawals(target.root, [replace(record, removed=record.removed or record.date) for record in records])
 
 
 def _rows(store: Store, root: Path, names: Collection[str]) -> list[dict[str, str]]:
     """Rows of a store's participants, but for those who were withdrawn from the store at `root`."""
-    gone, cohorts = withdrawn(root), {info.subject: told_cohort(info) for info in store.sessions}
+    gone, cohorts = withdrawn(root), {info.subject: cohort_from_row(info) for info in store.sessions}
     return [row for name, row in store.participants.items() if name in names and not (gone and gone.find(name, cohorts.get(name, "")))]
 
 
-def _weigh(chosen: dict[str, _Pick], pick: _Pick, keep: Keep | None, failures: list[str]) -> None:
+def _weigh(chosen: dict[str, _Pick], pick: _Pick, keep: _Keep | None, failures: list[str]) -> None:
     """Take `pick` unless another of its name was taken that is the same or preferred."""
     taken = chosen.setdefault(pick.info.key, pick)
     try:
@@ -266,7 +266,7 @@ def _same_data(one: _Pick, other: _Pick) -> bool:
         return True
 
 
-def _wins(pick: _Pick, target: Store, keep: Keep | None) -> bool:
+def _wins(pick: _Pick, target: Store, keep: _Keep | None) -> bool:
     """Whether `pick` is to be written: there is no whole session of its name in `target`, or it is preferred to that."""
     there = target.find(pick.info.key)
     if there is None or not target.is_whole(there.key):

@@ -20,10 +20,10 @@ from slimbrain.store.participants import PARTICIPANTS_FILE
 from slimbrain.store.parts import collect_parts, read_parts
 from slimbrain.store.subjects import subject_hash
 from slimbrain.store.verify import session_of
-from slimbrain.store.withdrawn import WITHDRAWN_FILE, Tombstone, mark, withdrawn
-from slimbrain.store.write import recorded_cohort, told_cohort
+from slimbrain.store.withdrawn import WITHDRAWN_FILE, WithdrawalRecord, mark, withdrawn
+from slimbrain.store.write import cohort_from_row, cohort_from_sidecar
 
-REPORT_FILE = "report.html"
+_REPORT_FILE = "report.html"
 """Shows curves of every session; the next `slimbrain prep` writes it anew."""
 
 EXCLUDED_FOLDER = "excluded"
@@ -55,12 +55,12 @@ def finish_withdrawals(root: Path) -> None:
     listed = read_manifest(root / MANIFEST_FILE)
     suspects = gone.suspects(listed.subjects)
     late = {gone.find(info.subject, _cohort(root, info)) for info in listed if info.subject in suspects}
-    for stone in gone.active:
-        if not stone.removed or stone in late:
-            purge(root, stone)
+    for record in gone.active:
+        if not record.removed or record in late:
+            purge(root, record)
 
 
-def purge(root: Path, stone: Tombstone) -> Purged:
+def purge(root: Path, record: WithdrawalRecord) -> Purged:
     """Delete everything of a withdrawn participant; again, it goes on where it stopped.
 
     Raises
@@ -72,16 +72,16 @@ def purge(root: Path, stone: Tombstone) -> Purged:
     # What a shard listed for itself before the tombstone stood; later ones are refused.
     collect_parts(root)
     try:
-        labels = {info.subject for info in _drop_rows(root, stone, purged)} | _labels(root, stone)
+        labels = {info.subject for info in _drop_rows(root, record, purged)} | _labels(root, record)
         for label in sorted(labels):
-            for path in _files_of(root, label, stone):
+            for path in _files_of(root, label, record):
                 _delete(root, path, purged)
         for label in sorted(labels):
             _clean_tables(root, label, purged)
             _remove_empty(root / label)
-        if (root / REPORT_FILE).exists():
-            _delete(root, root / REPORT_FILE, purged)
-        mark(root, stone.who, removed=date.today().isoformat())
+        if (root / _REPORT_FILE).exists():
+            _delete(root, root / _REPORT_FILE, purged)
+        mark(root, record.who, removed=date.today().isoformat())
     except OSError as error:
         raise StoreError(
             f"{error.filename or root}: cannot be deleted ({error.strerror}); "
@@ -90,18 +90,18 @@ def purge(root: Path, stone: Tombstone) -> Purged:
     return purged
 
 
-def rows_of(root: Path, stone: Tombstone) -> list[SessionInfo]:
+def _rows_of(root: Path, record: WithdrawalRecord) -> list[SessionInfo]:
     """Rows of the manifest that are the participant's, hidden from readers or not."""
-    return [info for info in read_manifest(root / MANIFEST_FILE) if stone.is_of(info.subject, _cohort(root, info))]
+    return [info for info in read_manifest(root / MANIFEST_FILE) if record.is_of(info.subject, _cohort(root, info))]
 
 
 def _cohort(root: Path, info: SessionInfo) -> str:
-    return told_cohort(info) or recorded_cohort((root / info.path).with_suffix(".json"))
+    return cohort_from_row(info) or cohort_from_sidecar((root / info.path).with_suffix(".json"))
 
 
-def _drop_rows(root: Path, stone: Tombstone, purged: Purged) -> list[SessionInfo]:
+def _drop_rows(root: Path, record: WithdrawalRecord, purged: Purged) -> list[SessionInfo]:
     with locked(root):
-        gone = rows_of(root, stone)
+        gone = _rows_of(root, record)
         if gone:
             keys = {info.key for info in gone}
             left = [info for info in read_manifest(root / MANIFEST_FILE) if info.key not in keys]
@@ -111,21 +111,21 @@ def _drop_rows(root: Path, stone: Tombstone, purged: Purged) -> list[SessionInfo
     return gone
 
 
-def _labels(root: Path, stone: Tombstone) -> set[str]:
+def _labels(root: Path, record: WithdrawalRecord) -> set[str]:
     """Names, padded one way or another, under which something of the participant may lie in the store."""
     names = {path.name for path in root.glob("sub-*") if path.is_dir()}
     names |= {path.name.split("_")[0] for path in (root / EXCLUDED_FOLDER).glob("sub-*.json")}
     names |= {row.get("participant_id", "") for row in _table(root / PARTICIPANTS_FILE)}
-    hashes = {stone.label, stone.person} - {""}
-    return {name for name in names if hashes & {subject_hash(name), subject_hash(name, stone.cohort)}}
+    hashes = {record.label, record.person} - {""}
+    return {name for name in names if hashes & {subject_hash(name), subject_hash(name, record.cohort)}}
 
 
-def _files_of(root: Path, label: str, stone: Tombstone) -> Iterator[Path]:
+def _files_of(root: Path, label: str, record: WithdrawalRecord) -> Iterator[Path]:
     """Files of the participant that no row speaks for: data before the sidecar that tells whose they are."""
     alive = {root / info.path for info in read_manifest(root / MANIFEST_FILE)}
 
     def mine(path: Path) -> bool:
-        return stone.is_of(label, recorded_cohort(path.with_suffix(".json")))
+        return record.is_of(label, cohort_from_sidecar(path.with_suffix(".json")))
 
     for path in sorted((root / label).rglob("*"), key=lambda path: (path.suffix == ".json", path)):
         if path.is_file() and session_of(path.name) and path.with_suffix(".safetensors") not in alive and mine(path):

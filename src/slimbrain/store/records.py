@@ -31,7 +31,7 @@ GOVERNANCE_FILE = "governance.yaml"
 """What a dataset says of itself, at its root."""
 
 RECORDS_FILE = "governance.json"
-RECORD_DIGITS = 12
+_RECORD_DIGITS = 12
 
 
 class Governance(Config):
@@ -103,7 +103,7 @@ class Governance(Config):
 @lru_cache(maxsize=4096)
 def _name(record: Governance) -> str:
     content = json.dumps(record.model_dump(mode="json"), sort_keys=True)
-    return f"g-{hashlib.sha256(content.encode()).hexdigest()[:RECORD_DIGITS]}"
+    return f"g-{hashlib.sha256(content.encode()).hexdigest()[:_RECORD_DIGITS]}"
 
 
 def checked_governance(values: object, said_by: str) -> Governance:

@@ -12,8 +12,8 @@ from slimbrain.errors import InputError
 from slimbrain.store.manifest import MANIFEST_COLUMNS, SessionInfo, manifest_row
 from slimbrain.store.store import Store
 
-CONDITION = re.compile(r"\s*(?P<column>[^<>=!]*[^<>=!\s])\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
-SIGNS = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_CONDITION = re.compile(r"\s*(?P<column>[^<>=!]*[^<>=!\s])\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_SIGNS = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class _Condition:
 
     @classmethod
     def parse(cls, text: str) -> _Condition:
-        matched = CONDITION.fullmatch(text)
+        matched = _CONDITION.fullmatch(text)
         if not matched:
             raise InputError(f"--where {text!r}: is no condition; write one such as 'coverage>=0.9' or 'sex=F'.")
         condition = cls(matched["column"], matched["sign"], matched["value"])
@@ -96,8 +96,8 @@ class _Condition:
             return False
         left, right = _number(cell), _number(self.value)
         if left is not None and right is not None:
-            return bool(SIGNS[self.sign](left, right))
-        return self.sign in ("=", "!=") and bool(SIGNS[self.sign](cell, self.value))
+            return bool(_SIGNS[self.sign](left, right))
+        return self.sign in ("=", "!=") and bool(_SIGNS[self.sign](cell, self.value))
 
 
 def _number(text: str) -> float | None:

@@ -41,19 +41,25 @@ from slimbrain.store.participants import read_participants
 from slimbrain.store.parts import read_part, read_parts
 from slimbrain.store.records import Governance, record_of
 from slimbrain.store.terms import UNKNOWN, canonical_licence
-from slimbrain.store.withdrawn import Tombstone, Withdrawn, refusal, withdrawn
-from slimbrain.store.write import COHORT, DATA_BYTES, put_in_place, recorded_cohort, refuse_withdrawn, take_out, told_cohort
+from slimbrain.store.withdrawn import WithdrawalRecord, Withdrawn, refusal, withdrawn
+from slimbrain.store.write import COHORT, DATA_BYTES, cohort_from_row, cohort_from_sidecar, put_in_place, refuse_withdrawn, take_out
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
 
-TENSORS = {"voxels": (3, "float16"), "mean": (2, "float32"), "std": (2, "float32"), "coarse": (2, "float32"), "coordinates": (2, "float32")}
+_TENSORS = {
+    "voxels": (3, "float16"),
+    "mean": (2, "float32"),
+    "std": (2, "float32"),
+    "coarse": (2, "float32"),
+    "coordinates": (2, "float32"),
+}
 """Number of axes, and type, of each tensor of a session."""
 
-SERIES = ("voxels", "coarse")
+_SERIES = ("voxels", "coarse")
 """Tensors whose first axis is time."""
 
-WRITE_BLOCK_BYTES = 32 * 2**20
+_WRITE_BLOCK_BYTES = 32 * 2**20
 """How much of a session's voxels is in memory at once while it is written."""
 
 
@@ -142,7 +148,7 @@ class Store:
         if not suspects:
             return listed
         people = enumerate(listed.column(SUBJECT))
-        return listed.take([place for place, who in people if who not in suspects or not self._tombstone(listed[place], gone)])
+        return listed.take([place for place, who in people if who not in suspects or not self._withdrawal(listed[place], gone)])
 
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
@@ -203,13 +209,13 @@ class Store:
             refuse_withdrawn(self.root, key.split("_", 1)[0], "")
             raise StoreError(f"{self.root}: has no session {key}; `slimbrain inspect {self.root}` lists what there is.")
         gone = withdrawn(self.root)
-        if stone := gone and self._tombstone(info, gone):
-            raise StoreError(refusal(self.root, info.subject, stone))
+        if record := gone and self._withdrawal(info, gone):
+            raise StoreError(refusal(self.root, info.subject, record))
         return info
 
     def cohort(self, info: SessionInfo) -> str:
         """The study that a session's participant is one of; empty where nobody knows."""
-        return told_cohort(info) or str(self.sidecar(info.key).get(COHORT) or "")
+        return cohort_from_row(info) or str(self.sidecar(info.key).get(COHORT) or "")
 
     def governance(self, info: SessionInfo) -> Governance:
         """Under what terms a session may be used; `unknown` for what an older store does not say.
@@ -228,11 +234,11 @@ class Store:
             licence = UNKNOWN
         return Governance(cohort=self.cohort(info) or UNKNOWN, licence=licence)
 
-    def _tombstone(self, info: SessionInfo, gone: Withdrawn) -> Tombstone | None:
-        told = told_cohort(info)
-        stone = gone.find(info.subject, told)
+    def _withdrawal(self, info: SessionInfo, gone: Withdrawn) -> WithdrawalRecord | None:
+        told = cohort_from_row(info)
+        record = gone.find(info.subject, told)
         # An older row names no cohort, its sidecar may: another's data are not to be hidden for an equal label.
-        return gone.find(info.subject, recorded_cohort((self.root / info.path).with_suffix(".json"))) if stone and not told else stone
+        return gone.find(info.subject, cohort_from_sidecar((self.root / info.path).with_suffix(".json"))) if record and not told else record
 
     def sidecar(self, key: str) -> dict[str, Any]:
         """Everything recorded when the session was prepared."""
@@ -257,11 +263,11 @@ class Store:
             return Channels(tuple(names), mm)
         return cell_channels(self.grid)
 
-    def coarse(self, key: str) -> FloatArray:
+    def coarse(self, key: str) -> _FloatArray:
         """(T, C) float32 channel series; for voxel sessions the mean of each cell."""
         return self._read(self.session(key), "coarse")
 
-    def voxels(self, key: str, start: int = 0, stop: int | None = None) -> FloatArray:
+    def voxels(self, key: str, start: int = 0, stop: int | None = None) -> _FloatArray:
         """(stop - start, P, V) float16 z-scored voxels of the frames asked for; only their bytes are read."""
         info = self._voxel_session(key)
         stop = info.n_frames if stop is None else stop
@@ -269,7 +275,7 @@ class Store:
             raise StoreError(f"{info.path}: frames {start}:{stop} asked for, it has {info.n_frames}; ask within these.")
         return self._read(info, "voxels", [slice(start, stop)])
 
-    def windows(self, key: str, starts: Sequence[int], frames: int) -> FloatArray:
+    def windows(self, key: str, starts: Sequence[int], frames: int) -> _FloatArray:
         """(len(starts) * frames, P, V) float16 z-scored voxels of stretches of `frames` frames, in the order given, from one read."""
         info = self._voxel_session(key)
         if not starts or frames < 1 or min(starts) < 0 or max(starts) + frames > info.n_frames:
@@ -277,7 +283,7 @@ class Store:
             raise StoreError(f"{info.path}: {asked} asked for, it has {info.n_frames}; ask within these.")
         return self._read(info, "voxels", [slice(start, start + frames) for start in starts])
 
-    def moments(self, key: str) -> tuple[FloatArray, FloatArray]:
+    def moments(self, key: str) -> tuple[_FloatArray, _FloatArray]:
         """(P, V) float32 mean and standard deviation that undo the z-score."""
         info = self._voxel_session(key)
         return self._read(info, "mean"), self._read(info, "std")
@@ -299,13 +305,13 @@ class Store:
     def write_session(
         self,
         entities: Mapping[str, str],
-        voxels: FloatArray,
-        mean: FloatArray,
-        std: FloatArray,
+        voxels: _FloatArray,
+        mean: _FloatArray,
+        std: _FloatArray,
         tr: float,
         sidecar: Mapping[str, Any] | None = None,
         qc: Mapping[str, object] | None = None,
-        coarse: FloatArray | None = None,
+        coarse: _FloatArray | None = None,
     ) -> SessionInfo:
         """Add or replace one session, atomically; the manifest row comes last.
 
@@ -346,7 +352,7 @@ class Store:
     def write_roi_session(
         self,
         entities: Mapping[str, str],
-        series: FloatArray,
+        series: _FloatArray,
         channels: Channels,
         tr: float,
         sidecar: Mapping[str, Any] | None = None,
@@ -430,25 +436,25 @@ class Store:
         put_in_place(self.root, info, write, sidecar, self.part)
         self.__dict__.pop("sessions", None)
 
-    def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> FloatArray:
+    def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> _FloatArray:
         path = self.root / info.path
         again = f"delete it and run `slimbrain prep` again for {info.subject}."
         try:
-            rows = read_rows(path, name, parts, info.n_frames if name in SERIES else None)
+            rows = read_rows(path, name, parts, info.n_frames if name in _SERIES else None)
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot read {name} ({error}); {again}") from error
-        if (rows.ndim, str(rows.dtype)) != TENSORS[name]:
+        if (rows.ndim, str(rows.dtype)) != _TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
 
 
-def _frame_blocks(voxels: FloatArray) -> Iterator[slice]:
-    step = max(1, WRITE_BLOCK_BYTES // max(1, voxels[0].nbytes))
+def _frame_blocks(voxels: _FloatArray) -> Iterator[slice]:
+    step = max(1, _WRITE_BLOCK_BYTES // max(1, voxels[0].nbytes))
     for start in range(0, len(voxels), step):
         yield slice(start, min(start + step, len(voxels)))
 
 
-def _forget(array: FloatArray) -> None:
+def _forget(array: _FloatArray) -> None:
     """Pages of a mapped file count as this process' memory until it lets go of them; the file keeps what they hold."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

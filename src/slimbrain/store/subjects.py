@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 HASH_DIGITS = 16
-HEX = frozenset("0123456789abcdef")
+_HEX = frozenset("0123456789abcdef")
 
 
 def subject_hash(label: str, cohort: str = "") -> str:
@@ -25,7 +25,7 @@ def subject_hash(label: str, cohort: str = "") -> str:
 
 def is_hash(value: object, digits: int = HASH_DIGITS) -> bool:
     """Whether a value could be a hash of so many digits."""
-    return isinstance(value, str) and len(value) == digits and HEX.issuperset(value)
+    return isinstance(value, str) and len(value) == digits and _HEX.issuperset(value)
 
 
 def with_prefix(label: str) -> str:

@@ -23,11 +23,11 @@ AGREEMENT = "LicenseRef-"
 CORE_CONSENT = ("broad-research", "disease-specific", "no-commercial", "no-derivatives", UNKNOWN)
 """Scopes of consent whose meaning is fixed; `disease-specific:epilepsy` names the disease."""
 
-SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]*")
-LIKE_CORE = 0.75
+_SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]*")
+_LIKE_CORE = 0.75
 """Likeness (difflib) above which another word is taken for a core scope with a slip: `non-commercial` is 0.92 from `no-commercial`."""
 
-SPELT = {"cc0": "CC0-1.0", "pddl": "PDDL-1.0"}
+_SPELT = {"cc0": "CC0-1.0", "pddl": "PDDL-1.0"}
 """What BIDS recommends to write in `License`, as SPDX has it."""
 
 
@@ -39,7 +39,7 @@ class Permission(IntEnum):
     YES = 2
 
 
-NO, MAYBE, YES = Permission
+NO, _MAYBE, YES = Permission
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,24 @@ def _agreement(commercial: Permission, derivatives: Permission, redistribution: 
     return Terms(commercial, derivatives, redistribution, True, limits=frozenset({limit}))
 
 
-HCP_OPEN = "HCP-Open-Access-DUT"
-AI_TOOLS = "restricts the use of AI tools, generative and analytical models among them, and participants' data may not be passed on"
+_HCP_OPEN = "HCP-Open-Access-DUT"
+_AI_TOOLS = "restricts the use of AI tools, generative and analytical models among them, and participants' data may not be passed on"
 AGREEMENTS = {
     # Point 4 of the text: original and derived data may be passed on under the same terms. Of commerce it says nothing.
-    HCP_OPEN: Terms(MAYBE, YES, YES, True, frozenset({f"{AGREEMENT}{HCP_OPEN}"})),
-    "HCP-Restricted-DUT": _agreement(MAYBE, MAYBE, NO, "HCP-Restricted-DUT: everyone who sees the data applies, each by name"),
-    "ABCD-DUC": _agreement(MAYBE, MAYBE, NO, "ABCD-DUC: for the recipients it lists, who delete the data when it ends"),
-    "UKB-MTA": _agreement(MAYBE, MAYBE, NO, "UKB-MTA: for one approved project, and downloaded data are deleted when it ends"),
-    "ADNI-DUA": _agreement(MAYBE, MAYBE, NO, f"ADNI-DUA {AI_TOOLS}"),
-    "PPMI-DUA": _agreement(MAYBE, MAYBE, NO, f"PPMI-DUA {AI_TOOLS}"),
+    _HCP_OPEN: Terms(_MAYBE, YES, YES, True, frozenset({f"{AGREEMENT}{_HCP_OPEN}"})),
+    "HCP-Restricted-DUT": _agreement(_MAYBE, _MAYBE, NO, "HCP-Restricted-DUT: everyone who sees the data applies, each by name"),
+    "ABCD-DUC": _agreement(_MAYBE, _MAYBE, NO, "ABCD-DUC: for the recipients it lists, who delete the data when it ends"),
+    "UKB-MTA": _agreement(_MAYBE, _MAYBE, NO, "UKB-MTA: for one approved project, and downloaded data are deleted when it ends"),
+    "ADNI-DUA": _agreement(_MAYBE, _MAYBE, NO, f"ADNI-DUA {_AI_TOOLS}"),
+    "PPMI-DUA": _agreement(_MAYBE, _MAYBE, NO, f"PPMI-DUA {_AI_TOOLS}"),
 }
 """Use agreements by name; docs/ledger.md says where each was read, and how much of it. The user's own agreement decides."""
 
-NAMING = Terms(attribution=True)
+_NAMING = Terms(attribution=True)
 LICENCES = {
     **{name: Terms() for name in ("CC0-1.0", "PDDL-1.0", "0BSD", "Unlicense", "MIT-0")},
-    **{name: NAMING for name in ("ODC-By-1.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0")},
-    **{name: NAMING for name in ("MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause")},
+    **{name: _NAMING for name in ("ODC-By-1.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0")},
+    **{name: _NAMING for name in ("MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause")},
     **{name: Terms(attribution=True, share_alike=frozenset({name})) for name in ("ODbL-1.0", "CDLA-Sharing-1.0")},
     **_creative_commons(),
     **{f"{AGREEMENT}{name}": terms for name, terms in AGREEMENTS.items()},
@@ -140,7 +140,7 @@ def canonical_licence(text: str) -> str:
         if bare == agreement.casefold():
             return f"{AGREEMENT}{agreement}"
     try:
-        return str(canonicalize_license_expression(SPELT.get(name.casefold(), name)))
+        return str(canonicalize_license_expression(_SPELT.get(name.casefold(), name)))
     except InvalidLicenseExpression as error:
         raise ValueError(
             f"{text!r} is no licence of the SPDX list and no agreement known here ({', '.join(AGREEMENTS)}); "
@@ -159,16 +159,16 @@ def canonical_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
     words = sorted({scope.strip().casefold() for scope in scopes} - {""}) or [UNKNOWN]
     for word in words:
         head = word.partition(":")[0]
-        if not SCOPE.fullmatch(word):
+        if not _SCOPE.fullmatch(word):
             raise ValueError(f"{word!r} is no scope of consent; write letters, digits and - . _ :, such as {CORE_CONSENT[0]}")
-        if head not in CORE_CONSENT and (near := difflib.get_close_matches(head, CORE_CONSENT, 1, LIKE_CORE)):
+        if head not in CORE_CONSENT and (near := difflib.get_close_matches(head, CORE_CONSENT, 1, _LIKE_CORE)):
             raise ValueError(f"{word!r} looks like {near[0]}, misspelt; write that, or another word")
     if UNKNOWN in words and len(words) > 1:
         raise ValueError(f"{UNKNOWN} cannot stand beside {', '.join(word for word in words if word != UNKNOWN)}; leave one out")
     return tuple(words)
 
 
-def licence_terms(licence: str) -> Terms:
+def _licence_terms(licence: str) -> Terms:
     """What a licence permits; of an expression (`A AND B`, `A OR B`) the strictest part, since nobody said which was chosen."""
     if "WITH" in licence.split():
         return _nobody_knows(licence)
@@ -178,10 +178,10 @@ def licence_terms(licence: str) -> Terms:
 
 def _nobody_knows(licence: str) -> Terms:
     what = "licence unknown" if licence == UNKNOWN else f"what {licence} permits is not known here"
-    return Terms(MAYBE, MAYBE, MAYBE, True, limits=frozenset({what}))
+    return Terms(_MAYBE, _MAYBE, _MAYBE, True, limits=frozenset({what}))
 
 
-def consent_terms(scope: str) -> Terms:
+def _consent_terms(scope: str) -> Terms:
     """What a scope of consent takes away; `broad-research` adds nothing to what the licence says."""
     if scope == "broad-research":
         return Terms()
@@ -190,10 +190,10 @@ def consent_terms(scope: str) -> Terms:
     if scope == "no-derivatives":
         return Terms(derivatives=NO)
     if scope == UNKNOWN:
-        return Terms(MAYBE, MAYBE, MAYBE, limits=frozenset({"consent unknown"}))
+        return Terms(_MAYBE, _MAYBE, _MAYBE, limits=frozenset({"consent unknown"}))
     if scope.partition(":")[0] == "disease-specific":
         return Terms(limits=frozenset({f"consent is {scope}"}))
-    return Terms(MAYBE, MAYBE, MAYBE, limits=frozenset({f"what consent {scope} permits is not known here"}))
+    return Terms(_MAYBE, _MAYBE, _MAYBE, limits=frozenset({f"what consent {scope} permits is not known here"}))
 
 
 def terms_of(licence: str, consent: Iterable[str], not_for: Iterable[str] = ()) -> Terms:
@@ -205,7 +205,7 @@ def terms_of(licence: str, consent: Iterable[str], not_for: Iterable[str] = ()) 
     not_for : who may not see the data.
     """
     kept_from = Terms(limits=frozenset(f"not for {who}" for who in not_for))
-    return strictest([licence_terms(licence), *map(consent_terms, consent), kept_from])
+    return strictest([_licence_terms(licence), *map(_consent_terms, consent), kept_from])
 
 
 def obstacles(data: Terms, licence: str) -> list[str]:

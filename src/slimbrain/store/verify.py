@@ -21,15 +21,15 @@ from slimbrain.store.store import Store
 from slimbrain.store.withdrawn import WITHDRAWN_FILE, withdrawn
 from slimbrain.store.write import DATA_BYTES, DATA_SHA256, sha256
 
-SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")
-TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\d+-(?P<target>.+)", re.DOTALL)
+_SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\d+-(?P<target>.+)", re.DOTALL)
 
-BLOCK_FRAMES = 64
+_BLOCK_FRAMES = 64
 """Frames read at once; 34 MB on the 2 mm lattice."""
 
 
 @dataclass(frozen=True)
-class Problem:
+class _StoreProblem:
     """Something about a store that is not as it was written.
 
     Attributes
@@ -47,7 +47,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What became of a check.
 
     Attributes
@@ -61,7 +61,7 @@ class Verdict:
     n_sessions: int = 0
     unsealed: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[_StoreProblem] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -71,7 +71,7 @@ class Verdict:
         return asdict(self)
 
 
-def verify(root: str | Path) -> Verdict:
+def verify(root: str | Path) -> Verification:
     """Hash every session again, and compare what lies in the store with its manifest.
 
     May run while sessions are added: what another process is writing is looked at no further.
@@ -85,8 +85,10 @@ def verify(root: str | Path) -> Verdict:
     try:
         sessions = store.sessions
     except StoreError as error:
-        return Verdict(problems=[Problem(WITHDRAWN_FILE if WITHDRAWN_FILE in str(error) else MANIFEST_FILE, "damaged", str(error))])
-    verdict = Verdict(len(sessions), problems=_store_files(store))
+        return Verification(
+            problems=[_StoreProblem(WITHDRAWN_FILE if WITHDRAWN_FILE in str(error) else MANIFEST_FILE, "damaged", str(error))]
+        )
+    verdict = Verification(len(sessions), problems=_store_files(store))
     for info in track(sessions, "verify"):
         problems = _session(store, info)
         if problems:
@@ -99,7 +101,7 @@ def verify(root: str | Path) -> Verdict:
     return verdict
 
 
-def _store_files(store: Store) -> list[Problem]:
+def _store_files(store: Store) -> list[_StoreProblem]:
     problems = []
     looks = (lambda: store.participants, lambda: records(store.root), lambda: read_parts(store.root))
     for look in (lambda: store.contract.lattice == ROI or store.grid, *looks):
@@ -107,11 +109,11 @@ def _store_files(store: Store) -> list[Problem]:
             look()
         except SlimbrainError as error:
             file = Path(str(error).partition(": ")[0])
-            problems.append(Problem(file.name, "damaged", str(error)))
+            problems.append(_StoreProblem(file.name, "damaged", str(error)))
     return problems
 
 
-def _session(store: Store, info: SessionInfo) -> list[Problem]:
+def _session(store: Store, info: SessionInfo) -> list[_StoreProblem]:
     data = store.root / info.path
     again = f"run `slimbrain prep` again for {info.subject}"
     absent = [path for path in (data, data.with_suffix(".json")) if not path.is_file()]
@@ -122,7 +124,7 @@ def _session(store: Store, info: SessionInfo) -> list[Problem]:
         _compare(store, info, sidecar)
     except (SlimbrainError, OSError) as error:
         reason = f"{data}: {error.strerror or error}; {again}." if isinstance(error, OSError) else str(error)
-        return [Problem(_file_of(store, reason, info), "damaged", reason, info.key)]
+        return [_StoreProblem(_file_of(store, reason, info), "damaged", reason, info.key)]
     return []
 
 
@@ -145,11 +147,11 @@ def _compare(store: Store, info: SessionInfo, sidecar: dict[str, Any]) -> None:
     store.coarse(info.key)
     if info.space != ROI:
         store.moments(info.key)
-        for start in range(0, info.n_frames if DATA_SHA256 not in sidecar else 1, BLOCK_FRAMES):
-            store.voxels(info.key, start, min(start + BLOCK_FRAMES, info.n_frames))
+        for start in range(0, info.n_frames if DATA_SHA256 not in sidecar else 1, _BLOCK_FRAMES):
+            store.voxels(info.key, start, min(start + _BLOCK_FRAMES, info.n_frames))
 
 
-def _look_again(store: Store, info: SessionInfo) -> list[Problem] | None:
+def _look_again(store: Store, info: SessionInfo) -> list[_StoreProblem] | None:
     """The session's problems now that nobody writes it; None if somebody does."""
     try:
         with claim(store.root, info.key) as mine:
@@ -165,11 +167,11 @@ def _file_of(store: Store, reason: str, info: SessionInfo) -> str:
     return (sidecar if reason.startswith(f"{sidecar}:") else data).relative_to(store.root).as_posix()
 
 
-def _problem(store: Store, path: Path, kind: Literal["damaged", "missing", "unlisted"], reason: str, session: str = "") -> Problem:
-    return Problem(path.relative_to(store.root).as_posix(), kind, f"{path}: {reason}", session)
+def _problem(store: Store, path: Path, kind: Literal["damaged", "missing", "unlisted"], reason: str, session: str = "") -> _StoreProblem:
+    return _StoreProblem(path.relative_to(store.root).as_posix(), kind, f"{path}: {reason}", session)
 
 
-def _unlisted(store: Store) -> list[Problem]:
+def _unlisted(store: Store) -> list[_StoreProblem]:
     listed = {(store.root / info.path) for info in store.sessions}
     listed |= {path.with_suffix(".json") for path in listed}
     try:
@@ -178,11 +180,11 @@ def _unlisted(store: Store) -> list[Problem]:
         # Named already, as a file of the store.
         waiting = set()
     problems = []
-    for path in session_files(store.root):
+    for path in _session_files(store.root):
         if path not in listed and _nobody_writes(store.root, path):
             key = session_of(path.name)
             problems.append(_problem(store, path, "unlisted", _stray(store.root, path, key in waiting), key))
-    for path in temporaries(store.root):
+    for path in _temporaries(store.root):
         if _nobody_writes(store.root, path):
             reason = "was left by a process that was killed; the next `slimbrain prep` removes it."
             problems.append(_problem(store, path, "unlisted", reason))
@@ -215,16 +217,16 @@ def _nobody_writes(root: Path, path: Path) -> bool:
         return True
 
 
-def session_files(root: Path) -> Iterator[Path]:
+def _session_files(root: Path) -> Iterator[Path]:
     """Data files and sidecars that lie in a store, listed or not."""
     for path in _files(root):
-        if path.name.endswith((DATA_SUFFIX, SIDECAR_SUFFIX)) and not path.name.startswith(TEMPORARY_PREFIX):
+        if path.name.endswith((DATA_SUFFIX, _SIDECAR_SUFFIX)) and not path.name.startswith(TEMPORARY_PREFIX):
             yield path
 
 
-def temporaries(root: Path) -> Iterator[Path]:
+def _temporaries(root: Path) -> Iterator[Path]:
     """Files that some process began to write in a store, and finished under another name or not at all."""
-    return (path for path in _files(root) if TEMPORARY.fullmatch(path.name))
+    return (path for path in _files(root) if _TEMPORARY.fullmatch(path.name))
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -236,14 +238,14 @@ def _files(root: Path) -> Iterator[Path]:
 
 def session_of(name: str) -> str:
     """The key in the name of a data file, its sidecar, or a temporary of one of them; empty for other files."""
-    matched = TEMPORARY.fullmatch(name)
+    matched = _TEMPORARY.fullmatch(name)
     target = matched["target"] if matched else name
-    ending = next((ending for ending in (DATA_SUFFIX, SIDECAR_SUFFIX) if target.endswith(ending)), None)
+    ending = next((ending for ending in (DATA_SUFFIX, _SIDECAR_SUFFIX) if target.endswith(ending)), None)
     return target.removesuffix(ending) if ending else ""
 
 
 def _claim_name(path: Path) -> str:
-    matched = TEMPORARY.fullmatch(path.name)
+    matched = _TEMPORARY.fullmatch(path.name)
     target = matched["target"] if matched else path.name
     return part_claim(Path(target).stem) if path.parent.name == PARTS_FOLDER else session_of(path.name) or target
 
@@ -259,10 +261,10 @@ def sweep(root: Path) -> None:
         If the store cannot be written.
     """
     try:
-        for path in [*temporaries(root), *_widowed(root)]:
+        for path in [*_temporaries(root), *_widowed(root)]:
             # The manifest and what stands beside it are written under the store's own lock, all else under a claim.
             with locked(root), claim(root, _claim_name(path)) as mine:
-                if mine and (TEMPORARY.fullmatch(path.name) or not path.with_suffix(".safetensors").exists()):
+                if mine and (_TEMPORARY.fullmatch(path.name) or not path.with_suffix(".safetensors").exists()):
                     path.unlink(missing_ok=True)
         for path in sorted((root / CLAIMS_FOLDER).glob(f"*{CLAIM_SUFFIX}")):
             with claim(root, path.name.removesuffix(CLAIM_SUFFIX)):
@@ -275,7 +277,7 @@ def sweep(root: Path) -> None:
 def _widowed(root: Path) -> Iterator[Path]:
     """Sidecars whose data are not there; one of a session that is listed says what was lost, and stays."""
     listed = {root / info.path for info in [*Store(root).sessions, *read_parts(root).values()]}
-    for path in session_files(root):
+    for path in _session_files(root):
         data = path.with_suffix(".safetensors")
         if path.suffix == ".json" and data not in listed and not data.exists():
             yield path

@@ -21,7 +21,7 @@ WITHDRAWN_FILE = "withdrawn.tsv"
 
 
 @dataclass(frozen=True)
-class Tombstone:
+class WithdrawalRecord:
     """One participant who was withdrawn.
 
     Attributes
@@ -54,51 +54,51 @@ class Tombstone:
         return self.label == subject_hash(label)
 
 
-COLUMNS = tuple(field.name for field in fields(Tombstone))
+_COLUMNS = tuple(field.name for field in fields(WithdrawalRecord))
 
 
 class Withdrawn:
     """The tombstones of a store that hold."""
 
-    def __init__(self, tombstones: Iterable[Tombstone] = ()) -> None:
+    def __init__(self, tombstones: Iterable[WithdrawalRecord] = ()) -> None:
         self.all = tuple(tombstones)
-        self.active = tuple(stone for stone in self.all if not stone.readmitted)
-        self._persons = {stone.person: stone for stone in self.active if stone.person}
-        self._unplaced = {stone.label: stone for stone in self.active if not stone.person}
-        self._labels = {stone.label: stone for stone in self.active}
+        self.active = tuple(record for record in self.all if not record.readmitted)
+        self._persons = {record.person: record for record in self.active if record.person}
+        self._unplaced = {record.label: record for record in self.active if not record.person}
+        self._labels = {record.label: record for record in self.active}
 
     def __bool__(self) -> bool:
         return bool(self.active)
 
     def suspects(self, labels: Iterable[str]) -> set[str]:
         """Labels that are a withdrawn participant's in one cohort or another; of all others `find` finds nothing."""
-        cohorts = {stone.cohort for stone in self.active if stone.person}
+        cohorts = {record.cohort for record in self.active if record.person}
         return {
             label
             for label in labels
             if subject_hash(label) in self._labels or any(subject_hash(label, cohort) in self._persons for cohort in cohorts)
         }
 
-    def find(self, label: str, cohort: str) -> Tombstone | None:
-        """The tombstone of a participant, as `Tombstone.is_of` says; by look-up, for many."""
+    def find(self, label: str, cohort: str) -> WithdrawalRecord | None:
+        """The tombstone of a participant, as `WithdrawalRecord.is_of` says; by look-up, for many."""
         plain = subject_hash(label)
         if not cohort:
             return self._labels.get(plain)
         return self._persons.get(subject_hash(label, cohort)) or self._unplaced.get(plain)
 
 
-def refusal(root: Path, label: str, stone: Tombstone) -> str:
+def refusal(root: Path, label: str, record: WithdrawalRecord) -> str:
     """Why nothing of a participant is read or written."""
-    why = f" ({stone.reason})" if stone.reason else ""
+    why = f" ({record.reason})" if record.reason else ""
     return (
-        f"{root}: {label} was withdrawn on {stone.date}{why}; leave the participant out, or take them in again with "
+        f"{root}: {label} was withdrawn on {record.date}{why}; leave the participant out, or take them in again with "
         f"`slimbrain prep --readmit {label.removeprefix('sub-')}` if they agreed."
     )
 
 
-def new_tombstone(label: str, cohort: str, date: str, reason: str) -> Tombstone:
+def new_record(label: str, cohort: str, date: str, reason: str) -> WithdrawalRecord:
     """What is kept of a participant: no name."""
-    return Tombstone(subject_hash(label), subject_hash(label, cohort) if cohort else "", cohort, date, " ".join(reason.split()))
+    return WithdrawalRecord(subject_hash(label), subject_hash(label, cohort) if cohort else "", cohort, date, " ".join(reason.split()))
 
 
 def withdrawn(root: Path) -> Withdrawn:
@@ -113,44 +113,46 @@ def withdrawn(root: Path) -> Withdrawn:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return NOBODY
+        return _NONE
     return _read_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
-NOBODY = Withdrawn()
+_NONE = Withdrawn()
 
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, signature: tuple[int, int, int]) -> Withdrawn:
-    stones = []
+    records = []
     for line, row in enumerate(read_tsv(path), start=2):
-        cells = {name: "" if row.get(name, MISSING) == MISSING else row[name] for name in COLUMNS}
-        stone = Tombstone(**cells)
-        if not is_hash(stone.label) or not (stone.person == "" or is_hash(stone.person)) or bool(stone.person) != bool(stone.cohort):
+        cells = {name: "" if row.get(name, MISSING) == MISSING else row[name] for name in _COLUMNS}
+        record = WithdrawalRecord(**cells)
+        if not is_hash(record.label) or not (record.person == "" or is_hash(record.person)) or bool(record.person) != bool(record.cohort):
             raise StoreError(f"{path}, line {line}: is no tombstone; restore the file from a copy, since it says whom to leave out.")
-        stones.append(stone)
-    return Withdrawn(stones)
+        records.append(record)
+    return Withdrawn(records)
 
 
-def bury(root: Path, new: Iterable[Tombstone]) -> None:
+def record_withdrawals(root: Path, new: Iterable[WithdrawalRecord]) -> None:
     """Add tombstones; one that holds already stays as it is."""
 
-    def add(stones: list[Tombstone]) -> list[Tombstone]:
-        there = {stone.who for stone in stones if not stone.readmitted}
-        return [*stones, *(stone for stone in new if stone.who not in there)]
+    def add(records: list[WithdrawalRecord]) -> list[WithdrawalRecord]:
+        there = {record.who for record in records if not record.readmitted}
+        return [*records, *(record for record in new if record.who not in there)]
 
     _rewrite(root, add)
 
 
 def mark(root: Path, who: tuple[str, str], **changes: str) -> None:
     """Change what the tombstone that holds says of a participant."""
-    _rewrite(root, lambda stones: [replace(stone, **changes) if stone.who == who and not stone.readmitted else stone for stone in stones])
+    _rewrite(
+        root, lambda records: [replace(record, **changes) if record.who == who and not record.readmitted else record for record in records]
+    )
 
 
-def _rewrite(root: Path, change: Callable[[list[Tombstone]], list[Tombstone]]) -> None:
+def _rewrite(root: Path, change: Callable[[list[WithdrawalRecord]], list[WithdrawalRecord]]) -> None:
     with claim(root, WITHDRAWN_FILE, wait=True):
         before = list(withdrawn(root).all)
         after = change(before)
         if after != before:
-            rows = [{name: value or MISSING for name, value in vars(stone).items()} for stone in after]
-            write_text(root / WITHDRAWN_FILE, format_tsv(COLUMNS, rows))
+            rows = [{name: value or MISSING for name, value in vars(record).items()} for record in after]
+            write_text(root / WITHDRAWN_FILE, format_tsv(_COLUMNS, rows))

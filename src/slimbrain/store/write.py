@@ -57,7 +57,7 @@ def put_in_place(root: Path, info: SessionInfo, write: Callable[[Path], object],
     """
     path = root / info.path
     beside = path.with_suffix(".json")
-    cohort = told_cohort(info) or str(sidecar.get(COHORT) or "")
+    cohort = cohort_from_row(info) or str(sidecar.get(COHORT) or "")
     refuse_withdrawn(root, info.subject, cohort)
     seal: dict[str, Any] = {}
 
@@ -85,13 +85,13 @@ def _list(root: Path, info: SessionInfo, cohort: str, part: str) -> None:
         add_to_part(root, part, info)
     with locked(root):
         # One that began meanwhile did not find what was not there yet.
-        stone = withdrawn(root).find(info.subject, cohort)
-        if stone is None:
+        record = withdrawn(root).find(info.subject, cohort)
+        if record is None:
             if not part:
                 write_text(root / MANIFEST_FILE, manifest_with(root / MANIFEST_FILE, info))
             return
     _take_out(root, info.key, info.path, part)
-    raise StoreError(refusal(root, info.subject, stone))
+    raise StoreError(refusal(root, info.subject, record))
 
 
 def take_out(root: Path, entities: Mapping[str, str], part: str = "") -> None:
@@ -128,17 +128,17 @@ def _take_out(root: Path, key: str, place: str | Path, part: str) -> None:
 
 def refuse_withdrawn(root: Path, subject: str, cohort: str) -> None:
     """Raise the StoreError of a participant who was withdrawn; of anybody else, nothing."""
-    if stone := withdrawn(root).find(subject, cohort):
-        raise StoreError(refusal(root, subject, stone))
+    if record := withdrawn(root).find(subject, cohort):
+        raise StoreError(refusal(root, subject, record))
 
 
-def told_cohort(info: SessionInfo) -> str:
+def cohort_from_row(info: SessionInfo) -> str:
     """The cohort that a session's row names; empty where it names none."""
     told = info.qc.get("cohort", MISSING)
     return "" if told in ("", MISSING, UNKNOWN) else told
 
 
-def recorded_cohort(sidecar: Path) -> str:
+def cohort_from_sidecar(sidecar: Path) -> str:
     """The cohort that a sidecar names; empty where it names none, or is not there."""
     try:
         return str(read_object(sidecar).get(COHORT) or "")

@@ -23,11 +23,11 @@ from slimbrain.errors import InputError
 from slimbrain.train.distributed import add_up, rank, world_size
 from slimbrain.train.stages import Stage
 
-KNOWN_AHEAD = 2
+_KNOWN_AHEAD = 2
 """Intervals whose weights are known when training is in the first of them: workers read ahead, so what is measured in one changes the
 one after the next, for any number of workers."""
 
-DIGITS = 6
+_DIGITS = 6
 """Decimals of logarithms of weights: several processes add up gradients in another order than one."""
 
 
@@ -47,7 +47,7 @@ def adjusted(logs: Sequence[float], losses: Sequence[float], alignments: Sequenc
         excess = loss / mean_loss - 1 if config.signal != "alignment" and mean_loss > 0 else 0.0
         help_given = alignment - mean_alignment if config.signal != "loss" else 0.0
         moved.append(log + config.rate * (excess + help_given))
-    return [round(value - max(moved), DIGITS) for value in moved]
+    return [round(value - max(moved), _DIGITS) for value in moved]
 
 
 def shares(logs: Sequence[float], floor: float) -> list[float]:
@@ -91,8 +91,8 @@ class Adapter:
         """Weights as declared, for the intervals before anything is measured."""
         given = self.stage.draws.weights or dict.fromkeys(self.names, 1.0)
         largest = max(weight_at(given[name], 0) for name in self.names)
-        self.logs = [round(math.log(weight_at(given[name], 0) / largest), DIGITS) for name in self.names]
-        for _ in range(KNOWN_AHEAD):
+        self.logs = [round(math.log(weight_at(given[name], 0) / largest), _DIGITS) for name in self.names]
+        for _ in range(_KNOWN_AHEAD):
             self._extend()
 
     def after_step(self, step: int) -> None:

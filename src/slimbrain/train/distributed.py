@@ -20,8 +20,8 @@ from slimbrain.errors import InputError
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
-Value = TypeVar("Value")
-Parallel = Literal["ddp", "fsdp2"]
+_Value = TypeVar("_Value")
+_Parallel = Literal["ddp", "fsdp2"]
 
 
 def rank() -> int:
@@ -71,7 +71,7 @@ def add_up_named(values: Mapping[str, float], device: torch.device) -> dict[str,
     return dict(zip(values, sums.tolist(), strict=True))
 
 
-def from_first(value: Value) -> Value:
+def from_first(value: _Value) -> _Value:
     """What the first process has, on all of them."""
     box: list[Any] = [value]
     if world_size() > 1:
@@ -85,7 +85,7 @@ def wait() -> None:
         dist.barrier()
 
 
-def spread(step: nn.Module, kind: Parallel, shards: Sequence[nn.Module]) -> nn.Module:
+def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -> nn.Module:
     """Let the processes share the gradients of `step`, a module whose forward pass gives the loss.
 
     Parameters
@@ -112,7 +112,7 @@ def spread(step: nn.Module, kind: Parallel, shards: Sequence[nn.Module]) -> nn.M
 
 
 @contextmanager
-def gradients_later(step: nn.Module, later: bool) -> Iterator[None]:
+def defer_grad_sync(step: nn.Module, later: bool) -> Iterator[None]:
     """Keep the gradients of this backward pass to oneself if `later`: a following one will share them all."""
     if isinstance(step, nn.parallel.DistributedDataParallel):
         step.require_backward_grad_sync = not later

@@ -23,7 +23,7 @@ from slimbrain.errors import CollapseError, InputError
 from slimbrain.progress import track
 from slimbrain.train.adapt import Adapter
 from slimbrain.train.checkpoint import load_state, save_state, saved_steps
-from slimbrain.train.distributed import add_up_named, from_first, gradients_later, rank, spread, world_size
+from slimbrain.train.distributed import add_up_named, defer_grad_sync, from_first, parallelize, rank, world_size
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
@@ -31,7 +31,7 @@ from slimbrain.train.seen import Seen
 from slimbrain.train.stages import Stage
 
 STATE_FOLDER = "state"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What Slurm sends before a time limit, on request, and at it."""
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,7 +62,7 @@ class Loop:
             )
         self.stage, self.config, self.run, self.device, self.workers = stage, config, run, device, workers
         stage.model.to(device)
-        self.model = spread(_Micro(stage), config.parallel, stage.shards)
+        self.model = parallelize(_Micro(stage), config.parallel, stage.shards)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
@@ -72,7 +72,7 @@ class Loop:
         self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
 
     def fit(self) -> dict[str, float] | None:
-        """Train from the newest state to the end, or until a signal of `STOP_SIGNALS` came to any of the processes.
+        """Train from the newest state to the end, or until a signal of `_STOP_SIGNALS` came to any of the processes.
 
         Returns
         -------
@@ -136,7 +136,7 @@ class Loop:
         for micro in range(share):
             batch = next(batches)
             keys += [sample.key for sample in batch]
-            with gradients_later(self.model, micro + 1 < share):
+            with defer_grad_sync(self.model, micro + 1 < share):
                 with self._precision():
                     loss, parts = self.model(batch)
                 self.scaler.scale(loss / share).backward()
@@ -272,7 +272,7 @@ def _adapter(stage: Stage, config: TrainConfig, precision: Callable[[], Abstract
 
 def _leave_signals(_: int) -> None:
     """Processes that read ahead leave it to the loop to end them: a signal to all would otherwise cost it the step."""
-    for number in STOP_SIGNALS:
+    for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -287,7 +287,7 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, note) for number in _STOP_SIGNALS}
     try:
         yield came
     finally:

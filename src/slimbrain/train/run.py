@@ -89,7 +89,7 @@ def _train(
         "sessions": len(stage.draws.sessions),
         "training_set": _training_set(stage.draws),
     }
-    settings["mixture"] = described(stage.draws)
+    settings["mixture"] = _described(stage.draws)
     if rank() == 0:
         for note in stage.draws.notes:
             print(note, file=sys.stderr)
@@ -120,7 +120,7 @@ def _provenance(
     drawn = None if seen is None else {info.key: seen.get(info.key, 0) for info in sessions}
     training[LEDGER] = [entry.to_dict() for entry in entries_of(store, sessions, drawn)]
     training[TIMES] = None if drawn is None else times_by_person(store, sessions, drawn)
-    if components := described(stage.draws):
+    if components := _described(stage.draws):
         had = stage.draws.mixture.had(config.steps * stage.draws.pace.per_step)
         draws = dict(zip(stage.draws.mixture.cohorts, had, strict=True))
         training["mixture"] = [{**component, "draws": draws[component["name"]]} for component in components]
@@ -130,7 +130,7 @@ def _provenance(
     return Provenance(store.contract, preset.window, grid, training)
 
 
-def described(draws: Draws) -> list[dict[str, Any]] | None:
+def _described(draws: Draws) -> list[dict[str, Any]] | None:
     """The components of the mixture as run.json and the model have them; None where cohorts are not told apart."""
     config = draws.sampling.mixture or draws.sampling
     if config.by is None and draws.sampling.mixture is None:

@@ -16,7 +16,7 @@ from slimbrain.config import Preset, TrainConfig
 from slimbrain.data.draws import ClipDraws, Draws, MaskedClip, Series, SeriesDraws
 from slimbrain.data.masking import TARGET_KINDS
 from slimbrain.data.samplers import Pace
-from slimbrain.models.health import spread, token_health
+from slimbrain.models.health import standard_deviations, token_health
 from slimbrain.models.hiera import HieraBlock
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
@@ -103,7 +103,7 @@ class TemporalStage(Stage):
         assert self._last is not None
         device = next(self.model.parameters()).device
         _, windows = self.model.embed(self._last.values[None].to(device), self._last.mm.to(device), self._last.tr)
-        return spread(windows[0])
+        return standard_deviations(windows[0])
 
 
 def _shape(series: Series) -> tuple[int, int, float]:
@@ -169,5 +169,5 @@ class VoxelStage(Stage):
     def after_step(self, progress: float) -> float:
         """The target follows the context, and the position baseline takes in what all processes saw in this step."""
         followed = momentum(progress, self.model.jepa)
-        self.model.follow(followed, add_up)
+        self.model.update_target(followed, add_up)
         return followed

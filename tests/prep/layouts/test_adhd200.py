@@ -9,7 +9,7 @@ from layout_samples import Prep, write_image
 
 from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.adhd200 import ADHD200
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.runs import Filters
 from slimbrain.store import Store
 
@@ -37,7 +37,7 @@ def test_a_site_becomes_a_store(tmp_path: Path, out: Path, prep: Prep) -> None:
 def test_subjects_may_lie_in_folders_of_sites(tmp_path: Path, folder: str) -> None:
     touch(tmp_path / folder, "sfnwmrda0010001_session_1_rest_1.nii.gz")
     assert choose_layout(tmp_path) is ADHD200
-    assert len(ADHD200.find(tmp_path, Request()).runs) == 1
+    assert len(ADHD200.find(tmp_path, RecordingQuery()).runs) == 1
 
 
 def test_the_image_that_is_not_band_passed_is_taken_unless_asked(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_image_that_is_not_band_passed_is_taken_unless_asked(tmp_path: Path)
         "falff_0010001_session_1_rest_1.nii.gz",
     )
     for filters, expected in ((Filters(), "snwmrda"), (Filters(entities={"desc": ("sfnwmrda",)}), "sfnwmrda")):
-        (run,) = ADHD200.find(tmp_path, Request(filters)).runs
+        (run,) = ADHD200.find(tmp_path, RecordingQuery(filters)).runs
         assert run.image.name.startswith(f"{expected}0010001")
 
 

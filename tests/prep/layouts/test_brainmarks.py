@@ -17,7 +17,7 @@ from prep_samples import Array, save
 from slimbrain.errors import InputError
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.layouts import choose_layout
-from slimbrain.prep.layouts.base import Found, Request
+from slimbrain.prep.layouts.base import RecordingQuery, Recordings
 from slimbrain.prep.layouts.brainmarks import BRAINMARKS
 from slimbrain.prep.source import frame_blocks
 from slimbrain.store import Store
@@ -68,8 +68,8 @@ def small(**cells: Any) -> dict[str, Any]:
     return {"sub": "01", "tr": 0.72, **cells, **{name: np.zeros((1, 2), np.float32) for name in ("bold", "mean", "std")}}
 
 
-def found(source: Path, mask: Path) -> Found:
-    return BRAINMARKS.find(source, Request(mask_source=mask))
+def found(source: Path, mask: Path) -> Recordings:
+    return BRAINMARKS.find(source, RecordingQuery(mask_source=mask))
 
 
 def one_sentence(source: Path, mask: Path) -> str:
@@ -181,7 +181,7 @@ def test_files_and_rows_that_cannot_be_used_cost_themselves(tmp_path: Path, mask
 def test_the_mask_is_asked_for_and_checked(tmp_path: Path, brain: Array, mask8: Path) -> None:
     path = write_arrow(tmp_path / "x.arrow", small())
     with pytest.raises(InputError, match="--mask-source"):
-        BRAINMARKS.find(path, Request())
+        BRAINMARKS.find(path, RecordingQuery())
     with pytest.raises(InputError, match=f"not Brainmarks' {VOXELS}"):
         found(path, mask8)
     smaller = brain.copy()

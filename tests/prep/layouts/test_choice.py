@@ -11,7 +11,7 @@ from layout_samples import write_hcp_run, write_image
 from slimbrain.cli import app, run_command
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts import LAYOUTS, choose_layout, find_recordings
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.runs import Filters
 from slimbrain.store import Store
 
@@ -78,7 +78,7 @@ def test_two_layouts_are_not_chosen_between(tmp_path: Path) -> None:
 def test_an_option_of_another_layout_is_refused(tmp_path: Path) -> None:
     write_hcp_run(tmp_path)
     with pytest.raises(InputError, match="--res 2"):
-        find_recordings(tmp_path, LAYOUTS["hcp"], Request(Filters(res="2")))
+        find_recordings(tmp_path, LAYOUTS["hcp"], RecordingQuery(Filters(res="2")))
 
 
 def test_filters_hold_for_every_layout(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_filters_hold_for_every_layout(tmp_path: Path) -> None:
             write_hcp_run(tmp_path, subject, run, "")
 
     def found(**filters: object) -> list[str]:
-        recordings = find_recordings(tmp_path, LAYOUTS["hcp"], Request(Filters(**filters)))  # type: ignore[arg-type]
+        recordings = find_recordings(tmp_path, LAYOUTS["hcp"], RecordingQuery(Filters(**filters)))  # type: ignore[arg-type]
         return [f"{run.entities['sub']} {run.entities['task']}" for run in recordings.runs]
 
     assert found(participant_label=("sub-100307",), task_id=("WM",)) == ["100307 WM"]

@@ -9,7 +9,7 @@ from layout_samples import Prep, write_image
 
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts import choose_layout
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.layouts.cpac import CPAC
 from slimbrain.store import Store
 
@@ -41,7 +41,7 @@ def test_any_folder_of_the_release_may_be_named(tmp_path: Path, depth: int) -> N
     touch(tmp_path.joinpath(*parts) / NAME)
     source = tmp_path.joinpath(*parts[:depth])
     assert choose_layout(source) is CPAC
-    assert [run.image.name for run in CPAC.find(source, Request()).runs] == [NAME]
+    assert [run.image.name for run in CPAC.find(source, RecordingQuery()).runs] == [NAME]
 
 
 def test_without_a_tr_in_the_header_it_is_asked_for(tmp_path: Path, prep: Prep) -> None:
@@ -54,13 +54,13 @@ def test_strategies_are_not_chosen_between(tmp_path: Path) -> None:
     for strategy in ("filt_global", "nofilt_noglobal"):
         touch(tmp_path / "cpac" / strategy / "func_preproc" / NAME)
     with pytest.raises(InputError, match=r"several strategies \(cpac/filt_global/func_preproc, cpac/nofilt_noglobal/func_preproc\)"):
-        CPAC.find(tmp_path, Request())
+        CPAC.find(tmp_path, RecordingQuery())
 
 
 @pytest.mark.parametrize("source", [".", "dparsf"])
 def test_other_pipelines_are_refused_by_name(tmp_path: Path, source: str) -> None:
     touch(tmp_path / "dparsf" / "filt_global" / "func_preproc" / NAME)
-    found = CPAC.find(tmp_path / source, Request())
+    found = CPAC.find(tmp_path / source, RecordingQuery())
     assert not found.runs
     assert "pipeline dparsf" in found.failures[0].reason
 

@@ -10,14 +10,14 @@ from layout_samples import Prep, write_hcp_run
 
 from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_relative_rms
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.layouts.hcp import HCP
 from slimbrain.prep.runs import Run
 from slimbrain.store import Store
 
 
 def runs(root: Path) -> list[Run]:
-    return HCP.find(root, Request()).runs
+    return HCP.find(root, RecordingQuery()).runs
 
 
 def touch(root: Path, subject: str, run: str, *suffixes: str) -> None:
@@ -84,7 +84,7 @@ def test_joined_runs_are_left_out_beside_single_ones_and_refused_alone(tmp_path:
     touch(tmp_path, "1", "rfMRI_REST1_AP", ".nii.gz")
     touch(tmp_path, "1", "rfMRI_REST", "_hp0_clean.nii.gz")
     touch(tmp_path, "2", "rfMRI_REST", "_hp0_clean.nii.gz")
-    found = HCP.find(tmp_path, Request())
+    found = HCP.find(tmp_path, RecordingQuery())
     assert [run.entities["sub"] for run in found.runs] == ["1"]
     assert [failure.file for failure in found.failures] == ["2/MNINonLinear/Results/rfMRI_REST"]
     assert "not named as one run" in found.failures[0].reason

@@ -20,7 +20,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.prep import volume
 from slimbrain.prep.layouts import choose_layout
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.layouts.npz import NPZ, Chunk, ChunkedSource, check_frames, open_chunks
 from slimbrain.prep.source import frame_blocks
 from slimbrain.store import Store
@@ -47,7 +47,7 @@ def write_chunks(root: Path, data: Array, names: dict[str, slice], subject: str 
 
 
 def opened(root: Path) -> ChunkedSource:
-    (run,) = pickle.loads(pickle.dumps(NPZ.find(root, Request()).runs))  # as they go to worker processes
+    (run,) = pickle.loads(pickle.dumps(NPZ.find(root, RecordingQuery()).runs))  # as they go to worker processes
     return open_chunks(run)
 
 
@@ -140,7 +140,7 @@ def test_names_become_entities_and_runs_stay_apart(tmp_path: Path) -> None:
     names = {"run-1_0000-0199_1": slice(None), "run-2_0000-0199_1": slice(None), "_REST1_LR_hp2000_clean_0000-0199_1": slice(None)}
     write_chunks(tmp_path / "HCP_val_40", chunk, names, "100307")
     assert choose_layout(tmp_path) is NPZ and choose_layout(tmp_path / "HCP_val_40") is NPZ
-    runs = NPZ.find(tmp_path, Request()).runs
+    runs = NPZ.find(tmp_path, RecordingQuery()).runs
     labels = sorted("_".join(run.entities.values()) for run in runs)
     assert labels == [
         "100307_1_MNI152",

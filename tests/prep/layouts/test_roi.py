@@ -18,7 +18,7 @@ from scipy.interpolate import CubicSpline
 from slimbrain.errors import ContractError, InputError
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.layouts import choose_layout
-from slimbrain.prep.layouts.base import Found, Request
+from slimbrain.prep.layouts.base import RecordingQuery, Recordings
 from slimbrain.prep.layouts.roi import REGIONS
 from slimbrain.store import Channels, Store
 
@@ -57,8 +57,8 @@ def write_cifti(path: Path, values: Array, names: tuple[str, ...] = NAMES, tr: f
     return path
 
 
-def opened(root: Path, channels: str | None = None) -> Found:
-    return REGIONS.find(root, Request(channels=channels))
+def opened(root: Path, channels: str | None = None) -> Recordings:
+    return REGIONS.find(root, RecordingQuery(channels=channels))
 
 
 def zscored(values: Array) -> Array:

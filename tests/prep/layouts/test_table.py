@@ -12,7 +12,7 @@ from layout_samples import Prep, series, write_image, write_table
 from prep_samples import affine, save
 
 from slimbrain.errors import InputError
-from slimbrain.prep.layouts.base import Request
+from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.layouts.table import TABLE
 from slimbrain.prep.runs import Run
 from slimbrain.store import Store
@@ -22,7 +22,7 @@ ROW = {"path": "a.nii.gz", "participant_id": "sub-01", "space": "MNI152NLin2009c
 
 
 def found(table: Path) -> tuple[list[Run], list[str]]:
-    everything = TABLE.find(table, Request())
+    everything = TABLE.find(table, RecordingQuery())
     return everything.runs, [failure.reason for failure in everything.failures]
 
 

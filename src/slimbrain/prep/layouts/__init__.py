@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slimbrain.errors import InputError
 from slimbrain.prep.layouts.adhd200 import ADHD200
-from slimbrain.prep.layouts.base import Found, Layout, Request
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.layouts.brainmarks import BRAINMARKS
 from slimbrain.prep.layouts.cpac import CPAC
 from slimbrain.prep.layouts.fmriprep import BIDS
@@ -54,7 +54,7 @@ def choose_layout(source: Path, name: str = AUTO) -> Layout:
     return matching[0]
 
 
-def find_recordings(source: Path, layout: Layout, request: Request) -> Found:
+def find_recordings(source: Path, layout: Layout, request: RecordingQuery) -> Recordings:
     """The runs of a source that pass the filters.
 
     Raises

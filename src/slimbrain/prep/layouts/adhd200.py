@@ -6,41 +6,41 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
 from slimbrain.prep.runs import Run, is_wanted_version
 
-PATTERNS = tuple(f"{folder}*wmrda*_session_*_rest_*.nii*" for folder in ("", "*/", "*/*/"))
-NAME = re.compile(r"(?P<desc>sf?nwmrda)(?P<sub>\d+)_session_(?P<ses>\d+)_rest_(?P<run>\d+)\.nii(?:\.gz)?")
-FILTERED = "sfnwmrda"
+_PATTERNS = tuple(f"{folder}*wmrda*_session_*_rest_*.nii*" for folder in ("", "*/", "*/*/"))
+_NAME = re.compile(r"(?P<desc>sf?nwmrda)(?P<sub>\d+)_session_(?P<ses>\d+)_rest_(?P<run>\d+)\.nii(?:\.gz)?")
+_FILTERED = "sfnwmrda"
 """Band-pass filtered, 0.009-0.08 Hz; without the f, not."""
 
-SPACE = "MNI152"
-SPACE_FROM = "the Athena pipeline (MNI space at 4 mm; which template is not known)"
+_SPACE = "MNI152"
+_SPACE_FROM = "the Athena pipeline (MNI space at 4 mm; which template is not known)"
 
 
 def _matches(source: Path) -> bool:
-    return any(NAME.fullmatch(path.name) for path in files_matching(source, PATTERNS))
+    return any(_NAME.fullmatch(path.name) for path in files_matching(source, _PATTERNS))
 
 
-def _find(source: Path, request: Request) -> Found:
+def _find(source: Path, request: RecordingQuery) -> Recordings:
     """One image a run: the one that is not band-pass filtered where both are there, as no other layout's images are.
 
     A filter on `description` (`sfnwmrda`) takes the other.
     """
     versions: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for image in files_matching(source, PATTERNS):
-        if name := NAME.fullmatch(image.name):
+    for image in files_matching(source, _PATTERNS):
+        if name := _NAME.fullmatch(image.name):
             run = _run(image, name)
             if is_wanted_version(run.entities, request.filters):
                 versions[name["sub"], name["ses"], name["run"], image.parent.as_posix()].append(run)
-    runs = [min(candidates, key=lambda run: run.entities["desc"] == FILTERED) for candidates in versions.values()]
-    return Found(source, runs)
+    runs = [min(candidates, key=lambda run: run.entities["desc"] == _FILTERED) for candidates in versions.values()]
+    return Recordings(source, runs)
 
 
 def _run(image: Path, name: re.Match[str]) -> Run:
-    entities = {"sub": name["sub"], "ses": name["ses"], "task": "rest", "run": name["run"], "space": SPACE, "desc": name["desc"]}
-    filtered = "0.009-0.08 Hz" if name["desc"] == FILTERED else "none"
-    return Run(image=image, entities=entities, record={"Layout": ADHD200.name, "SpaceFrom": SPACE_FROM, "BandPass": filtered})
+    entities = {"sub": name["sub"], "ses": name["ses"], "task": "rest", "run": name["run"], "space": _SPACE, "desc": name["desc"]}
+    filtered = "0.009-0.08 Hz" if name["desc"] == _FILTERED else "none"
+    return Run(image=image, entities=entities, record={"Layout": ADHD200.name, "SpaceFrom": _SPACE_FROM, "BandPass": filtered})
 
 
 ADHD200 = Layout("adhd200", "[SITE/][SUBJECT/]s[f]nwmrdaSUBJECT_session_N_rest_N.nii[.gz]", _matches, _find)

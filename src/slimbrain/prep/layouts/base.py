@@ -10,7 +10,7 @@ from slimbrain.prep.runs import Failure, Filters, Run
 
 
 @dataclass(frozen=True)
-class Request:
+class RecordingQuery:
     """What the user asked for, as far as finding runs needs it.
 
     Attributes
@@ -26,7 +26,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Found:
+class Recordings:
     """What a layout found.
 
     Attributes
@@ -43,7 +43,7 @@ class Found:
     participants: list[Mapping[str, str]] | None = None
 
 
-def described_already(root: Path, runs: Sequence[Run]) -> tuple[list[Run], list[Failure]]:
+def _described_already(root: Path, runs: Sequence[Run]) -> tuple[list[Run], list[Failure]]:
     """For layouts whose runs are listed with all that belongs to them."""
     return list(runs), []
 
@@ -60,17 +60,17 @@ class Layout:
     find : lists its runs; those that the filters leave out may be among them, unless `filters_itself`.
     filters_itself : the filters decide which image of a run is taken.
     regions : its recordings are region-of-interest series.
-    describe : adds to runs, in the folder that `Found` names, what has to be searched for; a part of a batch asks for its own runs alone.
-        Returns them and those for which it cannot be read.
+    describe : adds to runs, in the folder that `Recordings` names, what has to be searched for; a shard asks for its own runs
+        alone. Returns them and those for which it cannot be read.
     """
 
     name: str
     looks_for: str
     matches: Callable[[Path], bool]
-    find: Callable[[Path, Request], Found]
+    find: Callable[[Path, RecordingQuery], Recordings]
     filters_itself: bool = False
     regions: bool = False
-    describe: Callable[[Path, Sequence[Run]], tuple[list[Run], list[Failure]]] = described_already
+    describe: Callable[[Path, Sequence[Run]], tuple[list[Run], list[Failure]]] = _described_already
 
 
 def files_matching(root: Path, patterns: Iterable[str]) -> Iterable[Path]:

@@ -19,31 +19,31 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
-from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
 from slimbrain.prep.runs import Failure, Run, as_label
 from slimbrain.prep.source import Source
 from slimbrain.store.manifest import session_key
 from slimbrain.store.participants import PARTICIPANTS_FILE
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-PATTERNS = tuple(f"{folder}*.arrow" for folder in ("", "*/", "*/*/"))
-CACHED = "cache-"
+_PATTERNS = tuple(f"{folder}*.arrow" for folder in ("", "*/", "*/*/"))
+_CACHED = "cache-"
 """Files that Hugging Face's datasets leaves beside the data."""
 
-SHAPE = (91, 109, 91)
-AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
-N_VOXELS = 228_483
-NEEDED = ("sub", "bold", "mean", "std", "tr")
-ARRAYS = ("bold", "mean", "std")
-ENTITY_COLUMNS = {"sub": ("sub",), "ses": ("ses", "visit"), "task": ("task",), "acq": ("mag",), "dir": ("dir",), "run": ("run",)}
-RECORDING_COLUMNS = {"sub", "ses", "visit", "mod", "task", "mag", "dir", "run", "path", "start", "end", "n_frames", "tr", "segment"}
+_SHAPE = (91, 109, 91)
+_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+_N_VOXELS = 228_483
+_NEEDED = ("sub", "bold", "mean", "std", "tr")
+_ARRAYS = ("bold", "mean", "std")
+_ENTITY_COLUMNS = {"sub": ("sub",), "ses": ("ses", "visit"), "task": ("task",), "acq": ("mag",), "dir": ("dir",), "run": ("run",)}
+_RECORDING_COLUMNS = {"sub", "ses", "visit", "mod", "task", "mag", "dir", "run", "path", "start", "end", "n_frames", "tr", "segment"}
 """Columns about the recording; the others may describe the participant."""
 
-START = "start"
-SPLITS = ("train", "validation", "test")
+_START = "start"
+_SPLITS = ("train", "validation", "test")
 SPACE = "MNI152NLin6Asym"
-SPACE_FROM = "Brainmarks (voxels of the MNI152NLin6Asym 2 mm brain mask)"
+_SPACE_FROM = "Brainmarks (voxels of the MNI152NLin6Asym 2 mm brain mask)"
 MASK_NAME = "tpl-MNI152NLin6Asym_res-02_desc-brain_mask.nii.gz"
 
 
@@ -58,12 +58,12 @@ class MaskedSource(Source):
     place : (V,) of each voxel in a volume whose first axis is fastest.
     """
 
-    values: FloatArray
-    mean: FloatArray
-    std: FloatArray
+    values: _FloatArray
+    mean: _FloatArray
+    std: _FloatArray
     place: npt.NDArray[np.int64]
 
-    def raw_blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[_FloatArray]:
         for start in range(0, self.n_frames, self.frames_a_block):
             listed = self.values[start : start + self.frames_a_block].astype(np.float32)
             block = np.zeros((len(listed), self.n_voxels), np.float32)
@@ -72,7 +72,7 @@ class MaskedSource(Source):
 
 
 @dataclass(frozen=True)
-class RowReader:
+class _RowReader:
     """Opens one row.
 
     Attributes
@@ -98,12 +98,12 @@ class RowReader:
             batch = next((batch for number, batch in enumerate(_batches(run.image)) if number == self.batch), None)
             if batch is None:
                 raise ValueError(f"it has no batch {self.batch} any more")
-            values, mean, std = (_matrix(batch.column(name), self.row) for name in ARRAYS)
+            values, mean, std = (_matrix(batch.column(name), self.row) for name in _ARRAYS)
         return masked_source(run.image, values, mean, std, place, run.name)
 
 
 def masked_source(
-    path: Path, values: FloatArray, mean: FloatArray, std: FloatArray, place: npt.NDArray[np.int64], name: str = ""
+    path: Path, values: _FloatArray, mean: _FloatArray, std: _FloatArray, place: npt.NDArray[np.int64], name: str = ""
 ) -> MaskedSource:
     """One recording of the space `mni` as a source.
 
@@ -120,10 +120,10 @@ def masked_source(
     InputError
         If they have other sizes than the mask.
     """
-    if values.shape[1:] != (N_VOXELS,) or len(values) < 1 or mean.shape != (1, N_VOXELS) or std.shape != (1, N_VOXELS):
-        shapes = ", ".join(f"{array_name} {array.shape}" for array_name, array in zip(ARRAYS, (values, mean, std), strict=True))
-        raise InputError(f"{name or path}: has {shapes}, not (T, {N_VOXELS}) and (1, {N_VOXELS}); give the files of the space `mni`.")
-    return MaskedSource(path, (*SHAPE, len(values)), AFFINE, np.dtype(np.float32), None, values, mean[0], std[0], place)
+    if values.shape[1:] != (_N_VOXELS,) or len(values) < 1 or mean.shape != (1, _N_VOXELS) or std.shape != (1, _N_VOXELS):
+        shapes = ", ".join(f"{array_name} {array.shape}" for array_name, array in zip(_ARRAYS, (values, mean, std), strict=True))
+        raise InputError(f"{name or path}: has {shapes}, not (T, {_N_VOXELS}) and (1, {_N_VOXELS}); give the files of the space `mni`.")
+    return MaskedSource(path, (*_SHAPE, len(values)), _AFFINE, np.dtype(np.float32), None, values, mean[0], std[0], place)
 
 
 def mask_places(path: Path) -> npt.NDArray[np.int64]:
@@ -133,13 +133,13 @@ def mask_places(path: Path) -> npt.NDArray[np.int64]:
         mask = np.asarray(image.dataobj) > 0
     except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         raise InputError(f"{path}: cannot be read as a mask ({error}); give {MASK_NAME} of TemplateFlow.") from error
-    if mask.shape != SHAPE or not np.allclose(image.affine, AFFINE, atol=1e-3) or mask.sum() != N_VOXELS:
+    if mask.shape != _SHAPE or not np.allclose(image.affine, _AFFINE, atol=1e-3) or mask.sum() != _N_VOXELS:
         found = f"{int(mask.sum())} voxels and the shape {mask.shape}"
-        raise InputError(f"{path}: has {found}, not Brainmarks' {N_VOXELS} in {SHAPE}; give {MASK_NAME} of TemplateFlow.")
+        raise InputError(f"{path}: has {found}, not Brainmarks' {_N_VOXELS} in {_SHAPE}; give {MASK_NAME} of TemplateFlow.")
     return np.flatnonzero(mask.ravel(order="F"))
 
 
-def _matrix(column: Any, row: int) -> FloatArray:
+def _matrix(column: Any, row: int) -> _FloatArray:
     """Row of a column of lists of lists as (N, M), without copying."""
     import pyarrow
     import pyarrow.compute
@@ -176,10 +176,10 @@ def _matches(source: Path) -> bool:
 def _files(source: Path) -> Iterator[Path]:
     if source.is_file() and source.suffix == ".arrow":
         yield source
-    yield from (path for path in files_matching(source, PATTERNS) if not path.name.startswith(CACHED))
+    yield from (path for path in files_matching(source, _PATTERNS) if not path.name.startswith(_CACHED))
 
 
-def _find(source: Path, request: Request) -> Found:
+def _find(source: Path, request: RecordingQuery) -> Recordings:
     """A run for each row.
 
     Raises
@@ -206,20 +206,20 @@ def _find(source: Path, request: Request) -> Found:
             continue
         for number, (batch, row, cells) in enumerate(rows):
             try:
-                runs.append(_run(path, cells, RowReader(batch, row, request.mask_source), number))
+                runs.append(_run(path, cells, _RowReader(batch, row, request.mask_source), number))
             except InputError as error:
                 failures.append(Failure(f"{name} (row {number})", str(error)))
     runs = _tell_clips_apart(runs)
-    return Found(root, runs, failures, None if (root / PARTICIPANTS_FILE).is_file() else _participants(runs))
+    return Recordings(root, runs, failures, None if (root / PARTICIPANTS_FILE).is_file() else _participants(runs))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Batch, place in the batch and plain cells of each row; the arrays are not touched."""
     with _reading(path):
         for number, batch in enumerate(_batches(path)):
-            if missing := [name for name in NEEDED if name not in batch.schema.names]:
+            if missing := [name for name in _NEEDED if name not in batch.schema.names]:
                 raise InputError(f"{path}: has no column {', '.join(missing)}; give a file of Brainmarks.")
-            plain = [name for name in batch.schema.names if name not in ARRAYS]
+            plain = [name for name in batch.schema.names if name not in _ARRAYS]
             for row in range(batch.num_rows):
                 yield number, row, {name: _cell(batch.column(name)[row].as_py()) for name in plain}
 
@@ -231,15 +231,15 @@ def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def _run(path: Path, cells: Mapping[str, Any], reader: RowReader, number: int) -> Run:
+def _run(path: Path, cells: Mapping[str, Any], reader: _RowReader, number: int) -> Run:
     entities = {}
-    for entity, columns in ENTITY_COLUMNS.items():
+    for entity, columns in _ENTITY_COLUMNS.items():
         stated = next((cells[column] for column in columns if cells.get(column) not in (None, "")), "")
         if label := as_label(str(stated).removeprefix(f"{entity}-")):
             entities[entity] = label
     if "sub" not in entities:
         raise InputError(f"{path}: row {number} names no participant in `sub`; correct the file.")
-    split = {"Split": path.parent.name} if path.parent.name in SPLITS else {}
+    split = {"Split": path.parent.name} if path.parent.name in _SPLITS else {}
     return Run(
         image=path,
         place=f"row {number}",
@@ -248,7 +248,7 @@ def _run(path: Path, cells: Mapping[str, Any], reader: RowReader, number: int) -
         sidecar={} if cells["tr"] is None else {"RepetitionTime": cells["tr"]},
         tr_from="row",
         reader=reader,
-        record={"Layout": BRAINMARKS.name, "SpaceFrom": SPACE_FROM, **split, "Row": dict(cells)},
+        record={"Layout": BRAINMARKS.name, "SpaceFrom": _SPACE_FROM, **split, "Row": dict(cells)},
     )
 
 
@@ -257,7 +257,7 @@ def _tell_clips_apart(runs: list[Run]) -> list[Run]:
     counts = Counter(session_key(run.entities) for run in runs)
     told = []
     for run in runs:
-        start = run.record["Row"].get(START)
+        start = run.record["Row"].get(_START)
         several = counts[session_key(run.entities)] > 1 and start is not None
         told.append(replace(run, entities={**run.entities, "chunk": str(start)}) if several else run)
     return told
@@ -268,7 +268,7 @@ def _participants(runs: list[Run]) -> list[Mapping[str, str]]:
     values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
         of_participant = values[f"sub-{run.entities['sub']}"]
-        described = {name: value for name, value in run.record["Row"].items() if name not in RECORDING_COLUMNS}
+        described = {name: value for name, value in run.record["Row"].items() if name not in _RECORDING_COLUMNS}
         for name, value in {**described, "split": run.record.get("Split")}.items():
             of_participant[name].add("" if value is None else str(value))
     varying = {name for columns in values.values() for name, found in columns.items() if len(found) > 1}

@@ -21,21 +21,21 @@ import numpy.typing as npt
 
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES
-from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
 from slimbrain.prep.runs import Run, as_label, parse_entities
 from slimbrain.prep.source import MAX_DEFLATE_RATIO, MAX_FRAMES, Source
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-PATTERNS = tuple(f"{folder}*_*-*.npz" for folder in ("*/*/", "*/"))
-NAME = re.compile(r"(?P<stem>.+)_(?P<start>\d{4,})-(?P<stop>\d{4,})(?:_(?P<piece>\d+))?\.npz")
-SPLIT = re.compile(r"(?P<dataset>.+)_(?P<split>train|val|test)(?:_\d+)?")
-SPACE = "MNI152"
-SPACE_FROM = "arXiv 2512.21881 (MNI space; the files name no template)"
-LATTICE = LATTICES["2mm"]
-NO_AFFINE = (
-    f"its files hold no affine; they are taken to lie on the published lattice ({LATTICE.edge} voxels a side of {LATTICE.voxel_mm:g} mm, "
-    f"RAS+, first voxel at {', '.join(f'{mm:g}' for mm in LATTICE.origin_mm)} mm), so look at the images of the report."
+_PATTERNS = tuple(f"{folder}*_*-*.npz" for folder in ("*/*/", "*/"))
+_NAME = re.compile(r"(?P<stem>.+)_(?P<start>\d{4,})-(?P<stop>\d{4,})(?:_(?P<piece>\d+))?\.npz")
+_SPLIT = re.compile(r"(?P<dataset>.+)_(?P<split>train|val|test)(?:_\d+)?")
+_SPACE = "MNI152"
+_SPACE_FROM = "arXiv 2512.21881 (MNI space; the files name no template)"
+_LATTICE = LATTICES["2mm"]
+_NO_AFFINE = (
+    f"its files hold no affine; they are taken to lie on the published lattice ({_LATTICE.edge} voxels a side of {_LATTICE.voxel_mm:g} mm, "
+    f"RAS+, first voxel at {', '.join(f'{mm:g}' for mm in _LATTICE.origin_mm)} mm), so look at the images of the report."
 )
 
 
@@ -71,9 +71,9 @@ class ChunkedSource(Source):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return () if self.has_affine else (NO_AFFINE,)
+        return () if self.has_affine else (_NO_AFFINE,)
 
-    def raw_blocks(self) -> Iterator[FloatArray]:
+    def raw_blocks(self) -> Iterator[_FloatArray]:
         for chunk in self.chunks:
             with _reading(chunk.path), np.load(chunk.path) as arrays:
                 values = arrays[chunk.key]
@@ -83,36 +83,36 @@ class ChunkedSource(Source):
 
 
 def _matches(source: Path) -> bool:
-    return any(_subject_stem(path) for path in files_matching(source, PATTERNS))
+    return any(_subject_stem(path) for path in files_matching(source, _PATTERNS))
 
 
 def _subject_stem(path: Path) -> tuple[str, str] | None:
     """The participant and what else the name says, if it is a chunk's name; each lies in a folder called after the participant."""
-    name, subject = NAME.fullmatch(path.name), path.parent.name
+    name, subject = _NAME.fullmatch(path.name), path.parent.name
     if name is None or not name["stem"].startswith(f"{subject}_"):
         return None
     return subject, name["stem"].removeprefix(subject).strip("_")
 
 
-def _find(source: Path, request: Request) -> Found:
+def _find(source: Path, request: RecordingQuery) -> Recordings:
     runs: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in files_matching(source, PATTERNS):
+    for path in files_matching(source, _PATTERNS):
         if named := _subject_stem(path):
             runs[path.parent, named[1]].append(path)
-    return Found(source, [_run(folder, rest, sorted(paths)) for (folder, rest), paths in runs.items()])
+    return Recordings(source, [_run(folder, rest, sorted(paths)) for (folder, rest), paths in runs.items()])
 
 
 def _run(folder: Path, rest: str, paths: list[Path]) -> Run:
     said = parse_entities(f"{rest}_")
     task = as_label("".join(part for part in rest.split("_") if "-" not in part))
     entities = {"sub": as_label(folder.name), "ses": said.get("ses", ""), "task": said.get("task", task), "run": said.get("run", "")}
-    split = SPLIT.fullmatch(folder.resolve().parent.name)
-    record = {"Layout": NPZ.name, "SpaceFrom": SPACE_FROM, "SourceName": f"{folder.name}_{rest}"}
+    split = _SPLIT.fullmatch(folder.resolve().parent.name)
+    record = {"Layout": NPZ.name, "SpaceFrom": _SPACE_FROM, "SourceName": f"{folder.name}_{rest}"}
     record |= {"Dataset": split["dataset"], "Split": split["split"]} if split else {}
     return Run(
         image=paths[0],
         parts=tuple(paths[1:]),
-        entities={name: label for name, label in entities.items() if label} | {"space": SPACE},
+        entities={name: label for name, label in entities.items() if label} | {"space": _SPACE},
         reader=open_chunks,
         record=record,
     )
@@ -132,13 +132,13 @@ def open_chunks(run: Run) -> ChunkedSource:
     n_frames = sum(chunk.shape[3] for chunk in chunks)
     dtype = np.result_type(*(chunk.dtype for chunk in chunks))
     affine, tr = _geometry(chunks[0].path)
-    matrix = LATTICE.affine if affine is None else affine
-    shape = (LATTICE.edge, LATTICE.edge, LATTICE.edge, n_frames)
+    matrix = _LATTICE.affine if affine is None else affine
+    shape = (_LATTICE.edge, _LATTICE.edge, _LATTICE.edge, n_frames)
     return ChunkedSource(run.image, shape, matrix, dtype, tr, tuple(chunks), affine is not None)
 
 
 def _chunk(path: Path) -> Chunk:
-    name = NAME.fullmatch(path.name)
+    name = _NAME.fullmatch(path.name)
     assert name is not None
     with _reading(path), zipfile.ZipFile(path) as archive:
         arrays = [info for info in archive.infolist() if info.filename.endswith(".npy")]
@@ -155,8 +155,8 @@ def _chunk(path: Path) -> Chunk:
 
 
 def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], info: zipfile.ZipInfo) -> None:
-    if len(shape) != 4 or shape[:3] != (LATTICE.edge,) * 3 or not 1 <= shape[3] <= MAX_FRAMES:
-        raise InputError(f"{path}: its first array has the shape {shape}, not ({LATTICE.edge}, {LATTICE.edge}, {LATTICE.edge}, T).")
+    if len(shape) != 4 or shape[:3] != (_LATTICE.edge,) * 3 or not 1 <= shape[3] <= MAX_FRAMES:
+        raise InputError(f"{path}: its first array has the shape {shape}, not ({_LATTICE.edge}, {_LATTICE.edge}, {_LATTICE.edge}, T).")
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: holds numbers of type {dtype}, not one real value a voxel; convert it to float32.")
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -196,7 +196,7 @@ def check_frames(chunks: list[Chunk]) -> None:
         expected = stop + 1
 
 
-def _geometry(path: Path) -> tuple[FloatArray | None, float | None]:
+def _geometry(path: Path) -> tuple[_FloatArray | None, float | None]:
     """Affine and TR, where a file has arrays of these names."""
     with _reading(path), np.load(path) as arrays:
         affine = np.asarray(arrays["affine"], np.float64) if "affine" in arrays else None

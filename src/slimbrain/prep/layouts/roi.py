@@ -18,25 +18,25 @@ import numpy.typing as npt
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
-from slimbrain.prep.layouts.base import Found, Layout, Request, files_matching
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
 from slimbrain.prep.runs import Failure, RoiSeries, Run, parse_entities
 from slimbrain.prep.source import MAX_FRAMES, TR_S
 from slimbrain.store import ROI, Channels
 
-FloatArray = npt.NDArray[Any]
+_FloatArray = npt.NDArray[Any]
 
-CHANNELS_FILE = "channels.tsv"
-NO_CHANNELS = "none"
+_CHANNELS_FILE = "channels.tsv"
+_NO_CHANNELS = "none"
 """What `--channels` says where nobody knows the regions' places."""
 
-NPZ_SUFFIX, TSV_SUFFIX, CIFTI_SUFFIX = "timeseries.npz", "_timeseries.tsv", ".ptseries.nii"
-FOLDERS = ("", "sub-*/", "sub-*/func/", "sub-*/ses-*/", "sub-*/ses-*/func/")
-CONFOUNDS = "_desc-confounds_"
-UNKNOWN_PLACES = "the places of its channels are not known and stand as 0, so stage 1 cannot tell them apart by place."
+_NPZ_SUFFIX, _TSV_SUFFIX, _CIFTI_SUFFIX = "timeseries.npz", "_timeseries.tsv", ".ptseries.nii"
+_FOLDERS = ("", "sub-*/", "sub-*/func/", "sub-*/ses-*/", "sub-*/ses-*/func/")
+_CONFOUNDS = "_desc-confounds_"
+_UNKNOWN_PLACES = "the places of its channels are not known and stand as 0, so stage 1 cannot tell them apart by place."
 
 
 @dataclass(frozen=True)
-class RegionReader:
+class _RegionReader:
     """Opens one recording.
 
     Attributes
@@ -57,9 +57,9 @@ class RegionReader:
             If it cannot be read, or does not fit the channels.
         """
         path = run.image
-        if path.name.endswith(CIFTI_SUFFIX):
+        if path.name.endswith(_CIFTI_SUFFIX):
             values, names, tr = _read_cifti(path)
-        elif path.name.endswith(TSV_SUFFIX):
+        elif path.name.endswith(_TSV_SUFFIX):
             values, names, tr = *_read_tsv(path), None
         else:
             values, names, tr = _read_npz(path, self.key), None, None
@@ -67,14 +67,14 @@ class RegionReader:
             raise InputError(f"{run.name}: has the shape {values.shape} and type {values.dtype}, not (frames, channels) of real numbers.")
         if self.channels is None:
             names = names or tuple(f"channel-{number:03d}" for number in range(values.shape[1]))
-            return RoiSeries(path, values, Channels(tuple(names), np.zeros((len(names), 3))), tr, (UNKNOWN_PLACES,))
+            return RoiSeries(path, values, Channels(tuple(names), np.zeros((len(names), 3))), tr, (_UNKNOWN_PLACES,))
         if names is None:
             _require_width(run.name, values, self.channels)
             return RoiSeries(path, values, self.channels, tr)
         return RoiSeries(path, values[:, _columns(run.name, names, self.channels)], self.channels, tr)
 
 
-def _require_width(name: str, values: FloatArray, channels: Channels) -> None:
+def _require_width(name: str, values: _FloatArray, channels: Channels) -> None:
     if values.shape[1] != len(channels.names):
         turned = values.shape[0] == len(channels.names)
         advice = "it seems to be (channels, frames), turn it" if turned else "give the table of these"
@@ -97,14 +97,14 @@ def _matches(source: Path) -> bool:
 
 
 def _series_files(source: Path) -> Iterator[Path]:
-    loose = ("*.npz",) if (source / CHANNELS_FILE).is_file() else (f"*{NPZ_SUFFIX}",)
+    loose = ("*.npz",) if (source / _CHANNELS_FILE).is_file() else (f"*{_NPZ_SUFFIX}",)
     yield from files_matching(source, loose)
-    for path in files_matching(source, [f"{folder}sub-*{suffix}" for folder in FOLDERS for suffix in (TSV_SUFFIX, CIFTI_SUFFIX)]):
-        if CONFOUNDS not in path.name:
+    for path in files_matching(source, [f"{folder}sub-*{suffix}" for folder in _FOLDERS for suffix in (_TSV_SUFFIX, _CIFTI_SUFFIX)]):
+        if _CONFOUNDS not in path.name:
             yield path
 
 
-def _find(source: Path, request: Request) -> Found:
+def _find(source: Path, request: RecordingQuery) -> Recordings:
     """A run for each file, and for each array of an npz file.
 
     Raises
@@ -127,17 +127,17 @@ def _find(source: Path, request: Request) -> Found:
                 runs.append(_run(path, key, channels, table))
             except InputError as error:
                 failures.append(Failure(f"{path.relative_to(source).as_posix()}{f' ({key})' if key else ''}", str(error)))
-    return Found(source, runs, failures)
+    return Recordings(source, runs, failures)
 
 
 def _channel_table(source: Path, asked: str | None) -> Path | None:
-    if asked == NO_CHANNELS:
+    if asked == _NO_CHANNELS:
         return None
-    table = Path(asked) if asked else source / CHANNELS_FILE
+    table = Path(asked) if asked else source / _CHANNELS_FILE
     if not table.is_file():
         raise InputError(
-            f"{table}: is not there; give the names and MNI places of the regions (columns name, x, y, z, in mm) in a {CHANNELS_FILE} or "
-            f"with --channels, or write --channels {NO_CHANNELS} where nobody knows them."
+            f"{table}: is not there; give the names and MNI places of the regions (columns name, x, y, z, in mm) in a {_CHANNELS_FILE} or "
+            f"with --channels, or write --channels {_NO_CHANNELS} where nobody knows them."
         )
     return table
 
@@ -158,7 +158,7 @@ def _run(path: Path, key: str, channels: Channels | None, table: Path | None) ->
     entities = parse_entities(f"{key}_" if key else path.name)
     if not entities.get("sub"):
         raise InputError(f"{path}{f' ({key})' if key else ''}: its name has no participant; begin it with sub-LABEL.")
-    sidecar_path = path.with_name(path.name.removesuffix(CIFTI_SUFFIX).removesuffix(".npz").removesuffix(".tsv") + ".json")
+    sidecar_path = path.with_name(path.name.removesuffix(_CIFTI_SUFFIX).removesuffix(".npz").removesuffix(".tsv") + ".json")
     sidecars = (sidecar_path,) if sidecar_path.is_file() else ()
     record: dict[str, Any] = {"Layout": REGIONS.name} | ({"SourceSpace": entities["space"]} if "space" in entities else {})
     return Run(
@@ -168,7 +168,7 @@ def _run(path: Path, key: str, channels: Channels | None, table: Path | None) ->
         entities={**entities, "space": ROI},
         sidecar=read_json(sidecar_path) if sidecars else {},
         sidecars=sidecars,
-        reader=RegionReader(channels, key),
+        reader=_RegionReader(channels, key),
         record=record if table else {**record, "ChannelPlaces": "unknown"},
     )
 
@@ -178,12 +178,12 @@ def _keys(path: Path) -> list[str]:
         return list(arrays.files)
 
 
-def _read_npz(path: Path, key: str) -> FloatArray:
+def _read_npz(path: Path, key: str) -> _FloatArray:
     with _reading(path), np.load(path) as arrays:
         return np.asarray(arrays[key])
 
 
-def _read_tsv(path: Path) -> tuple[FloatArray, tuple[str, ...]]:
+def _read_tsv(path: Path) -> tuple[_FloatArray, tuple[str, ...]]:
     with _reading(path), open(path, encoding="utf-8-sig", newline="") as handle:
         header, *rows = [row for row in csv.reader(handle, delimiter="\t") if row] or [[]]
     if not header or any(_is_number(name) for name in header):
@@ -205,7 +205,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_cifti(path: Path) -> tuple[FloatArray, tuple[str, ...], float | None]:
+def _read_cifti(path: Path) -> tuple[_FloatArray, tuple[str, ...], float | None]:
     import nibabel
     from nibabel.cifti2.cifti2 import Cifti2Image
     from nibabel.cifti2.cifti2_axes import ParcelsAxis, SeriesAxis
@@ -237,7 +237,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 REGIONS = Layout(
     "roi",
-    f"{CHANNELS_FILE} with *.npz, or *{NPZ_SUFFIX}, sub-*{TSV_SUFFIX}, sub-*{CIFTI_SUFFIX}",
+    f"{_CHANNELS_FILE} with *.npz, or *{_NPZ_SUFFIX}, sub-*{_TSV_SUFFIX}, sub-*{_CIFTI_SUFFIX}",
     _matches,
     _find,
     regions=True,

@@ -9,21 +9,21 @@ from typing import Any
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
-from slimbrain.prep.layouts.base import Found, Layout, Request
+from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.runs import Failure, Run, as_label, require_mni152
 from slimbrain.prep.source import TR_TOLERANCE_S
 
-NEEDED = ("path", "participant_id", "space")
-OPTIONAL = ("session_id", "task", "run", "tr", "confounds", "events")
-ENTITY_COLUMNS = {"sub": "participant_id", "ses": "session_id", "task": "task", "run": "run"}
-IMAGES = (".nii", ".nii.gz")
+_NEEDED = ("path", "participant_id", "space")
+_OPTIONAL = ("session_id", "task", "run", "tr", "confounds", "events")
+_ENTITY_COLUMNS = {"sub": "participant_id", "ses": "session_id", "task": "task", "run": "run"}
+_IMAGES = (".nii", ".nii.gz")
 
 
 def _matches(source: Path) -> bool:
     return source.is_file() and source.suffix == ".tsv"
 
 
-def _find(source: Path, request: Request) -> Found:
+def _find(source: Path, request: RecordingQuery) -> Recordings:
     """One run a row; a row that cannot be used costs itself alone.
 
     Raises
@@ -41,15 +41,15 @@ def _find(source: Path, request: Request) -> Found:
             runs.append(_run(source, row))
         except InputError as error:
             failures.append(Failure(f"{source.name}: line {number}", f"{source}: line {number}: {error}"))
-    return Found(source.parent, runs, failures)
+    return Recordings(source.parent, runs, failures)
 
 
 def _check_columns(source: Path, row: Mapping[str, Any]) -> None:
-    if missing := [name for name in NEEDED if name not in row]:
+    if missing := [name for name in _NEEDED if name not in row]:
         advice = " (name the template of each image, for example MNI152NLin6Asym)" if "space" in missing else ""
         raise InputError(f"{source}: has no column {', '.join(missing)}{advice}; add it.")
-    if unknown := [name for name in row if name not in NEEDED + OPTIONAL]:
-        known = ", ".join(NEEDED + OPTIONAL)
+    if unknown := [name for name in row if name not in _NEEDED + _OPTIONAL]:
+        known = ", ".join(_NEEDED + _OPTIONAL)
         raise InputError(
             f"{source}: column {', '.join(map(repr, unknown))} is not known; the columns are {known}, and what describes participants "
             "goes into a participants.tsv beside the table."
@@ -60,9 +60,9 @@ def _run(source: Path, row: Mapping[str, str]) -> Run:
     if not row["path"] or not as_label(row["participant_id"].removeprefix("sub-")):
         raise InputError("has no path or no participant_id; fill it in, or delete the line.")
     image = source.parent / row["path"]
-    if not image.name.endswith(IMAGES):
+    if not image.name.endswith(_IMAGES):
         raise InputError(f"{image} is not NIfTI; convert it to .nii.gz.")
-    entities = {entity: as_label(row.get(column, "").removeprefix(f"{entity}-")) for entity, column in ENTITY_COLUMNS.items()}
+    entities = {entity: as_label(row.get(column, "").removeprefix(f"{entity}-")) for entity, column in _ENTITY_COLUMNS.items()}
     entities["space"] = require_mni152(row["space"], str(image))
     sidecar, sidecars = _sidecar(image, row.get("tr", ""))
     return Run(
