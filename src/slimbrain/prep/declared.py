@@ -12,10 +12,11 @@ from typing import Any
 from slimbrain.errors import InputError
 from slimbrain.prep.cohort import DOI, cohort_of
 from slimbrain.store import Store
-from slimbrain.store.records import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
+from slimbrain.store.records import GOVERNANCE_FILE, Governance, checked_governance, merged, read_governance, record_of
 from slimbrain.store.subjects import with_prefix
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.withdrawn import mark, withdrawn
+from slimbrain.store.write import assign
 
 _OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
 """The option that gives each entry of a record."""
