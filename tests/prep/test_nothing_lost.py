@@ -187,7 +187,7 @@ def test_two_preps_on_one_store_never_work_on_the_same_run_at_once(
     inside: list[str] = []
     done: list[str] = []
     both = threading.Barrier(2)
-    work = session_module._prepare_run
+    work = session_module._store_run
 
     def watched(job: Any, *rest: Any) -> Any:
         assert job.file not in inside
@@ -201,7 +201,7 @@ def test_two_preps_on_one_store_never_work_on_the_same_run_at_once(
             inside.remove(job.file)
             done.append(job.file)
 
-    monkeypatch.setattr(session_module, "_prepare_run", watched)
+    monkeypatch.setattr(session_module, "_store_run", watched)
     options = {"mask": mask8, "resolution": "8mm", "force": force}
     pairs = [prepared_by(batch, tmp_path / "store", **options) for _ in range(2)]
     for thread, _ in pairs:
