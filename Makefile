@@ -6,7 +6,7 @@ WORKERS ?= 2
 SINCE ?= main
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
-CHECK_SECONDS ?= 50
+CHECK_SECONDS ?= 45
 BENCHMARKS := cli prep store stage2 plan saliency selection probe scale mixtures maps
 
 BIN := .venv/bin
