@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.config import WindowConfig
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare, evaluate, to_markdown
@@ -21,7 +22,7 @@ from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Channels, Contract, Store
-from slimbrain.store.write import COHORT, sha256
+from slimbrain.store.write import COHORT
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.prep.bids import read_events
 from slimbrain.prep.declared import Declared
@@ -24,7 +25,7 @@ from slimbrain.store import SessionInfo, Store
 from slimbrain.store.manifest import session_key
 from slimbrain.store.records import Governance, keep_records
 from slimbrain.store.withdrawn import refusal, withdrawn
-from slimbrain.store.write import COHORT, sha256
+from slimbrain.store.write import COHORT
 
 _SOURCE_SHA256 = "SourceSha256"
 """Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError, StoreError
 from slimbrain.progress import track
 from slimbrain.store.contract import ROI
@@ -22,7 +23,7 @@ from slimbrain.store.store import Store
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.verify import sweep
 from slimbrain.store.withdrawn import Withdrawn, record_withdrawals, withdrawn
-from slimbrain.store.write import DATA_SHA256, cohort_from_row, sha256
+from slimbrain.store.write import DATA_SHA256, cohort_from_row
 
 _Keep = Literal["first", "last"]
 

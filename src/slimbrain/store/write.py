@@ -7,13 +7,13 @@ is put in place.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from slimbrain.disk.atomic import write_atomic, write_json, write_text
 from slimbrain.disk.locks import locked
+from slimbrain.disk.seal import sha256
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import StoreError
 from slimbrain.store.description import read_object
@@ -144,9 +144,3 @@ def cohort_from_sidecar(sidecar: Path) -> str:
         return str(read_object(sidecar).get(COHORT) or "")
     except StoreError:
         return ""
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
