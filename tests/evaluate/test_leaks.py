@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.config import WindowConfig
-from slimbrain.disk.checksum import sha256
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare, evaluate, to_markdown

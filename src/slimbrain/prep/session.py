@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from slimbrain.disk.checksum import sha256
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.prep.bids import read_events
 from slimbrain.prep.declared import Declared
