@@ -225,7 +225,7 @@ def test_store_baselines_on_the_frames_seen(tmp_path: Path) -> None:
     seen = {key: np.arange(10, 30) for key in keys}
     sets = {(features.model, features.method): features for features in store_baselines(store, keys, seen, exclude=["sex"])}
     cut = [store.coarse(key)[10:30].astype(float) for key in keys]
-    assert np.array_equal(sets["connectivity", "correlation, frames seen"].data, connectivity(cut, "frames seen")[0].data)
+    assert np.array_equal(sets["connectivity", "correlation, frames used"].data, connectivity(cut, "frames used")[0].data)
     assert ("connectivity", "tangent, whole run") in sets and ("majority", majority(6).method) in sets
     assert sets["confounds", "age"].data.shape == (6, 1)
     with pytest.raises(InputError, match="no window"):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import ATTENTION, INNER_SPLITS, Fitted, PredictionProblem, Split, inner_splits, summed_loss
+from slimbrain.evaluate.probe import INNER_SPLITS, Fitted, PredictionProblem, Split, inner_splits, summed_loss
+from slimbrain.evaluate.result import ATTENTION
 from slimbrain.evaluate.stats import Floats, Ints
 
 EPOCHS, _PATIENCE, _BATCH = 60, 10, 16

@@ -6,8 +6,8 @@ grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,14 +17,12 @@ from sklearn.base import BaseEstimator, clone
 from slimbrain.errors import InputError
 from slimbrain.evaluate.groups import deal_groups
 from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
+from slimbrain.evaluate.result import PROBE
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
 Kind = Literal["classification", "regression"]
 _Labels = NDArray[Any]
-
-PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
-"""How a model is read, for the table."""
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 """Inverse penalties tried in the inner split: C of the logistic regression, 1/alpha of the ridge. Tangent connectivity is best between
@@ -162,9 +160,27 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.data)
 
+    def take(self, rows: Sequence[int]) -> FeatureSet:
+        """Those of some sessions, in this order."""
+        return replace(self, data=self.data[list(rows)])
+
     def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
         return _fit_predict(self, problem, split, seed)
+
+
+def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequence[str], method: str = PROBE) -> FeatureSet:
+    """Frozen vectors (D,) of the sessions `keys`, in that order.
+
+    Raises
+    ------
+    InputError
+        If a session has none.
+    """
+    missing = [key for key in keys if key not in vectors]
+    if missing:
+        raise InputError(f"{model}: {len(missing)} labelled sessions have no embedding, {missing[0]} among them; embed the whole store.")
+    return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
 def cross_validate(
