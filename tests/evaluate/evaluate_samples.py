@@ -10,7 +10,7 @@ import numpy as np
 
 from slimbrain.evaluate.compare import evaluate
 from slimbrain.evaluate.leaks import screen
-from slimbrain.evaluate.probe import embedding_set
+from slimbrain.evaluate.probes import embedding_set
 from slimbrain.evaluate.result import IDENTIFY, PROBE, Result
 from slimbrain.evaluate.tasks import Task
 from slimbrain.store import Store

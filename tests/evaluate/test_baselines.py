@@ -27,8 +27,9 @@ from slimbrain.evaluate.baselines import (
     majority,
     store_baselines,
 )
-from slimbrain.evaluate.probe import SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Store

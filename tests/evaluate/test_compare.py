@@ -10,8 +10,8 @@ import pytest
 from evaluate_samples import evaluate_vectors
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import SplitPolicy
 from slimbrain.evaluate.result import Result
+from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
@@ -27,7 +27,7 @@ N_SUBJECTS = 24
 def few_penalties() -> Iterator[None]:
     """How a probe is tuned is tested elsewhere; here it only takes time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slimbrain.evaluate.probe.STRENGTHS", (0.1, 10.0))
+        patch.setattr("slimbrain.evaluate.probes.STRENGTHS", (0.1, 10.0))
         yield
 
 

@@ -14,8 +14,9 @@ from phenotype_samples import write_store
 from slimbrain.errors import InputError
 from slimbrain.evaluate.compare import compare
 from slimbrain.evaluate.groups import bound_together, deal_groups
-from slimbrain.evaluate.probe import FeatureSet, PredictionProblem, Split, SplitPolicy, cross_validate, inner_splits, outer_splits
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.result import Grouping
+from slimbrain.evaluate.splits import PredictionProblem, Split, SplitPolicy, inner_splits, outer_splits
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import connectivity
 from slimbrain.evaluate.identify import Pairing, identify, pair_sessions
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task

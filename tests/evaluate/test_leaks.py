@@ -16,8 +16,9 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare
 from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, require_no_duplicates, require_unseen, scoring_record
-from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.result import Scoring
+from slimbrain.evaluate.splits import Split, SplitPolicy
 from slimbrain.evaluate.stats import score
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target

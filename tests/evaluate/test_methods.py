@@ -33,7 +33,7 @@ SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=
 @pytest.fixture(scope="module", autouse=True)
 def few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slimbrain.evaluate.probe.STRENGTHS", (1.0,))
+        patch.setattr("slimbrain.evaluate.probes.STRENGTHS", (1.0,))
         patch.setattr("slimbrain.evaluate.attention.EPOCHS", 1)
         yield
 

@@ -20,9 +20,9 @@ from slimbrain.evaluate.labels import visit_month
 from slimbrain.evaluate.leaks import require_apart
 from slimbrain.evaluate.listing import as_markdown, as_records
 from slimbrain.evaluate.phenotypes import column_key
-from slimbrain.evaluate.probe import Split, outer_splits
 from slimbrain.evaluate.registry import ENTRIES
 from slimbrain.evaluate.result import Grouping
+from slimbrain.evaluate.splits import Split, outer_splits
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.evaluate.tasks import Target, get_task, primary_metric, read_target
 

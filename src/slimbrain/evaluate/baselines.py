@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
 from slimbrain.governance.fingerprint import standardised

@@ -16,7 +16,7 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import CONNECTIVITY, majority, store_baselines
 from slimbrain.evaluate.identify import identify, pair_sessions
 from slimbrain.evaluate.leaks import Screened, scoring_record
-from slimbrain.evaluate.probe import FeatureSet, Predictor, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, Predictor, cross_validate
 from slimbrain.evaluate.result import UNTRAINED, Estimate, ModelWeights, Result, Row
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import (

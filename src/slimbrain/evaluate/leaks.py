@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.result import Scoring
 from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.tasks import Target, Task, read_target
 from slimbrain.governance.fingerprint import standardised
 from slimbrain.governance.provenance import Person, Provenance, people_in

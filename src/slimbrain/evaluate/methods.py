@@ -19,7 +19,7 @@ from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
-from slimbrain.evaluate.probe import Predictor, embedding_set
+from slimbrain.evaluate.probes import Predictor, embedding_set
 from slimbrain.evaluate.result import IDENTIFY, UNTRAINED, ModelWeights, Result
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task

@@ -194,9 +194,9 @@ def as_result(name: str, value: object) -> Result:
     InputError
         As `read_result`.
     """
-    if not is_result(value):
-        raise InputError(f"{name}: is no result of `slimbrain evaluate`; give the JSON that it wrote.")
-    assert isinstance(value, Mapping)
+    lacking = sorted(_MARKS - value.keys()) if isinstance(value, Mapping) else ["everything"]
+    if not isinstance(value, Mapping) or lacking:
+        raise InputError(f"{name}: is no result of `slimbrain evaluate` (lacks {', '.join(lacking)}); give the JSON that it wrote.")
     version = value.get("schema_version", 0)
     if type(version) is not int:
         raise _damaged(name, f"its schema is {version!r}")
@@ -211,8 +211,8 @@ def as_result(name: str, value: object) -> Result:
         raise _damaged(name, f"{where}: {first['msg']}" if where else first["msg"]) from error
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(name, f"{type(error).__name__}: {error}") from error
-    if lacking := [gap for gap in result.differences if result.row_of(gap) is None]:
-        raise _damaged(name, f"no row has {lacking[0].model}, {lacking[0].method}, {lacking[0].metric}")
+    if strays := [gap for gap in result.differences if result.row_of(gap) is None]:
+        raise _damaged(name, f"no row has {strays[0].model}, {strays[0].method}, {strays[0].metric}")
     return result
 
 

@@ -19,9 +19,9 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.groups import bound_together
 from slimbrain.evaluate.labels import Labelled, LeftOut
 from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
-from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.registry import ENTRIES, Benchmark, TaskKind
 from slimbrain.evaluate.result import Grouping
+from slimbrain.evaluate.splits import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.participants import PARTICIPANTS_FILE
