@@ -56,6 +56,7 @@ def layout_names(incomplete: str) -> list[str]:
 
 
 def prep(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
@@ -120,9 +121,9 @@ def prep(
         "denoise": denoise,
     }
     values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
-    values |= {"consent": consent or [], "not_for": not_for or [], "readmit": readmit or []}
+    values |= {"consent": consent, "not_for": not_for, "readmit": readmit}
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
-    values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
+    values |= {"participant_label": participant_label, "session_id": session_id, "task_id": task_id}
     summary = prepare(source, out, checked_options(values))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
@@ -130,7 +131,7 @@ def prep(
         # Only here, since it loads torch: shards would each wait for that.
         from slimbrain.report.data_page import write_data_page
 
-        where = f"see {write_data_page(out, typed_command())}"
+        where = f"see {write_data_page(out, typed_command(context))}"
     else:
         where = f"`slimbrain store collect {out}` lists them once all shards are done"
     print(f"{counts}, {len(summary.failures)} refused{gone}; {where}")

@@ -45,7 +45,7 @@ class PrepOptions(Limits):
 
 
 def checked_options(values: Mapping[str, Any]) -> PrepOptions:
-    """What was typed, by the names of the options.
+    """What was typed, by the names of the options; None counts as not given.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def checked_options(values: Mapping[str, Any]) -> PrepOptions:
         If a value is not accepted.
     """
     try:
-        return PrepOptions.model_validate(values)
+        return PrepOptions.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}; see `slimbrain prep --help`.") from error

@@ -87,7 +87,7 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     """
     source, out, options = Path(source), Path(out), options or PrepOptions()
     layout = choose_layout(source, options.layout)
-    found = find_recordings(source, layout, request_of(options))
+    found = find_recordings(source, layout, query_of(options))
     said = {"cohort": options.cohort, "source": options.source_id, "licence": options.license}
     declared = declare(found.root, options.governance, {**said, "consent": options.consent, "not_for": options.not_for})
     _open_store(out, layout, options, found.root)
@@ -162,7 +162,7 @@ def bytes_of(run: Run) -> int:
         return 0
 
 
-def request_of(options: PrepOptions) -> RecordingQuery:
+def query_of(options: PrepOptions) -> RecordingQuery:
     """What the options ask of a layout."""
     entities = read_bids_filter(options.bids_filter_file) if options.bids_filter_file else {}
     filters = Filters(options.participant_label, options.session_id, options.task_id, options.space, options.res, entities)
