@@ -19,7 +19,7 @@ class ContractError(SlimbrainError):
     """Two things that must share a lattice, mask, space, TR or window length do not."""
 
 
-class SeenInTrainingWarning(UserWarning):
+class TrainingOverlapWarning(UserWarning):
     """Sessions are embedded of participants whom the model was trained on: what is predicted of them says little of others."""
 
 

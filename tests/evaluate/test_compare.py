@@ -85,7 +85,7 @@ def test_a_planted_class_is_found_and_beats_every_baseline(classified: Result) -
     (gap,) = classified.differences
     assert gap.low > 0 and gap.mean == pytest.approx(ours.mean - best.mean)
     assert f"ours (auc {ours.mean:.3f} [{ours.low:.3f}, {ours.high:.3f}]) beats the best baseline" in to_markdown(classified)
-    assert "3 of these subjects were seen in pretraining" in to_markdown(classified)
+    assert "pretrained on 3 of these subjects (--allow-overlap)" in to_markdown(classified)
 
 
 def test_noise_beats_nothing(store: Store) -> None:

@@ -16,7 +16,7 @@ from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare
-from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, require_no_duplicates, require_unseen, scoring_record
+from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, require_no_duplicates, require_no_overlap, scoring_record
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.result import Scoring
 from slimbrain.evaluate.splits import Split, SplitPolicy
@@ -62,16 +62,16 @@ def embed(store: Store) -> dict[str, np.ndarray]:
     return {info.key: np.random.default_rng(7).normal(size=3) for info in store.sessions}
 
 
-# --- the same subject was seen in pretraining
+# --- the model was pretrained on the same subject
 
 
 def test_subjects_of_pretraining_are_refused_or_counted(store: Store) -> None:
     people = people_in(store)
     model = model_trained_on(people[:3])
     with pytest.raises(InputError, match=r"^run/model: was trained on 3 of the 12 participants to be evaluated, first sub-00; "):
-        require_unseen({"run/model": model}, people, allow=False)
-    assert require_unseen({"run/model": model, "other": None}, people, allow=True) == 3
-    assert require_unseen({"run/model": model}, people[3:], allow=False) == 0
+        require_no_overlap({"run/model": model}, people, allow=False)
+    assert require_no_overlap({"run/model": model, "other": None}, people, allow=True) == 3
+    assert require_no_overlap({"run/model": model}, people[3:], allow=False) == 0
 
 
 def test_another_session_of_a_subject_of_pretraining_is_refused(store: Store) -> None:
@@ -79,7 +79,7 @@ def test_another_session_of_a_subject_of_pretraining_is_refused(store: Store) ->
     add(store, "00", recording(100), session="2")
     later = [info for info in Store(store.root).sessions if info.session == "ses-2"]
     with pytest.raises(InputError, match="first sub-00"):
-        require_unseen({"m": model}, people_in(Store(store.root), later), allow=False)
+        require_no_overlap({"m": model}, people_in(Store(store.root), later), allow=False)
 
 
 # --- the same subject under another name
@@ -91,7 +91,7 @@ def test_a_relabelled_subject_of_another_cohort_is_refused(store: Store, tmp_pat
     add(other, "new", recording(4), cohort="renamed")
     add(other, "04", recording(50), cohort="renamed")
     with pytest.raises(InputError, match="on 1 of the 2 participants to be evaluated, first sub-new"):
-        require_unseen({"m": model}, people_in(Store(other.root)), allow=False)
+        require_no_overlap({"m": model}, people_in(Store(other.root)), allow=False)
 
 
 def test_a_copied_recording_under_another_name_is_refused(store: Store) -> None:

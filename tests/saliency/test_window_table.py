@@ -20,6 +20,7 @@ from slimbrain.saliency import (
     WindowScores,
     exact_scores,
     order_apart,
+    order_by_score,
     order_diverse,
     rank_store,
     ranks_of,
@@ -61,15 +62,15 @@ def test_damaged_window_tables_are_refused(tmp_path: Path) -> None:
 def test_rows_carry_the_rank_of_their_score_or_of_the_order_given() -> None:
     score = np.array([0.1, 3.0, -1.0, 2.0])
     scores = WindowScores(*[score] * 4, onset_s=np.arange(4) * 2.0, duration_s=np.full(4, 2.0), score=score)
-    assert [row.rank for row in window_rows("a", scores)] == [3, 1, 4, 2]
-    assert [row.onset_s for row in window_rows("a", scores)] == [0, 2, 4, 6]
+    assert [row.rank for row in window_rows("a", scores, order_by_score(scores.score))] == [3, 1, 4, 2]
+    assert [row.onset_s for row in window_rows("a", scores, order_by_score(scores.score))] == [0, 2, 4, 6]
     assert [row.rank for row in window_rows("a", scores, np.array([2, 0, 1, 3]))] == [2, 3, 1, 4]
 
 
 def made(run: str, scores: list[float]) -> list[WindowRow]:
     column = np.array(scores)
     onset, duration = np.arange(len(scores)) * 5.76, np.full(len(scores), 5.76)
-    return window_rows(run, WindowScores(*[column] * 4, onset_s=onset, duration_s=duration, score=column))
+    return window_rows(run, WindowScores(*[column] * 4, onset_s=onset, duration_s=duration, score=column), order_by_score(column))
 
 
 def chosen(rows: list[WindowRow]) -> set[tuple[str, int]]:

@@ -54,7 +54,7 @@ def screen(
 
     Parameters
     ----------
-    models, allow : as for `require_unseen`.
+    models, allow : as for `require_no_overlap`.
     series : the store's series; what is read here need not be read again.
 
     Raises
@@ -65,13 +65,13 @@ def screen(
     series, target = series or ChannelSeries(store), read_target(task, store)
     scoring_record(target, task.policy)
     people = people_in(store, [store.session(key) for key in target.keys], series.signature)
-    in_pretraining = require_unseen(models, people, allow)
+    in_pretraining = require_no_overlap(models, people, allow)
     require_no_duplicates(store, target, series)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
     return Screened(target, in_pretraining, tuple(unknown))
 
 
-def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Person], allow: bool) -> int:
+def require_no_overlap(models: Mapping[str, Provenance | None], people: Sequence[Person], allow: bool) -> int:
     """How many of the participants the model knows best was pretrained on.
 
     Parameters
@@ -85,14 +85,14 @@ def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Per
     InputError
         If there are any and `allow` is off.
     """
-    seen = {name: provenance.seen(people) if provenance else [] for name, provenance in models.items()}
-    for name, labels in seen.items():
+    known = {name: provenance.seen(people) if provenance else [] for name, provenance in models.items()}
+    for name, labels in known.items():
         if labels and not allow:
             raise InputError(
                 f"{name}: was trained on {len(labels)} of the {len({person.label for person in people})} participants to be evaluated, "
-                f"first {labels[0]}; evaluate on others (--participants), or add --allow-seen, which the table then states."
+                f"first {labels[0]}; evaluate on others (--participants), or add --allow-overlap, which the table then states."
             )
-    return max((len(labels) for labels in seen.values()), default=0)
+    return max((len(labels) for labels in known.values()), default=0)
 
 
 def require_no_duplicates(store: Store, target: Target, series: ChannelSeries | None = None) -> None:

@@ -52,9 +52,7 @@ def remarks(result: Result) -> list[str]:
     if result.groups:
         lines.append(_togetherness(result.groups))
     if result.seen_in_pretraining:
-        lines.append(
-            f"{result.seen_in_pretraining} of these subjects were seen in pretraining (--allow-seen): the model's scores are optimistic."
-        )
+        lines.append(f"A model was pretrained on {result.seen_in_pretraining} of these subjects (--allow-overlap): scores are optimistic.")
     if result.pretraining_unknown:
         models = ", ".join(result.pretraining_unknown)
         lines.append(f"Whom {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")

@@ -12,7 +12,7 @@ from slimbrain.disk.atomic import write_text
 from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.saliency.scores import WindowScores
-from slimbrain.saliency.select import IntArray, ranks, ranks_of
+from slimbrain.saliency.select import IntArray, ranks_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,10 @@ class WindowRow:
 COLUMNS = tuple(field.name for field in fields(WindowRow))
 
 
-def window_rows(session: str, scores: WindowScores, order: IntArray | None = None) -> list[WindowRow]:
-    """The scores of one session as lines of a table, in order of time; ranked by score if no order is given."""
-    rank = ranks(scores.score) if order is None else ranks_of(order)
+def window_rows(session: str, scores: WindowScores, order: IntArray) -> list[WindowRow]:
+    """The scores of one session as lines of a table, in order of time."""
     names = ("onset_s", "duration_s", "informativeness", "novelty", "score", "explained", "dvars")
-    columns = {name: getattr(scores, name).tolist() for name in names} | {"rank": rank.tolist()}
+    columns = {name: getattr(scores, name).tolist() for name in names} | {"rank": ranks_of(order).tolist()}
     return [WindowRow(session, i, **{name: column[i] for name, column in columns.items()}) for i in range(len(scores))]
 
 
