@@ -14,7 +14,7 @@ from roi_cohorts import Cohort, FloatArray
 from roi_networks import PLAIN, Network, Recipe, trained, untrained
 from sklearn.covariance import ledoit_wolf
 
-from slimbrain.evaluate.baselines import PopulationTangent, TangentSpace, connectivity, correlations
+from slimbrain.evaluate.connectivity import PopulationTangent, TangentSpace, connectivity, correlation_matrix
 from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.models.temporal import TemporalExtractor, standardise
 
@@ -162,7 +162,7 @@ def population(runs: Sequence[FloatArray]) -> PopulationTangent:
 
 def covariances(runs: Sequence[FloatArray]) -> FloatArray:
     """(N, C, C) correlation matrices as they are, singular where frames are few."""
-    return correlations([standardise(torch.from_numpy(run)).numpy() for run in runs])
+    return np.stack([correlation_matrix(standardise(torch.from_numpy(run)).numpy()) for run in runs])
 
 
 def token_covariance(tokens: FloatArray) -> FloatArray:

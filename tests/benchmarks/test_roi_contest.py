@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slimbrain.evaluate.baselines import connectivity
+from slimbrain.evaluate.connectivity import connectivity
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.models.temporal import standardise

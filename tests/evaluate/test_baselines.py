@@ -16,16 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import (
-    PopulationTangent,
-    TangentSpace,
-    channel_statistics,
-    confounds,
-    connectivity,
-    correlations,
-    majority,
-    store_baselines,
-)
+from slimbrain.evaluate.baselines import channel_statistics, confounds, majority, store_baselines
+from slimbrain.evaluate.connectivity import PopulationTangent, TangentSpace, connectivity, correlation_matrix
 from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.splits import SplitPolicy, outer_splits
@@ -109,7 +101,7 @@ def test_geometric_mean_is_where_the_logarithms_cancel(monkeypatch: pytest.Monke
     rng = np.random.default_rng(0)
     roots = rng.normal(size=(10, 5, 8))
     matrices = roots @ np.swapaxes(roots, 1, 2) / 8 + 0.05 * np.eye(5)
-    monkeypatch.setattr("slimbrain.evaluate.baselines._GEOMETRIC_MEAN_TOLERANCE", 1e-9)
+    monkeypatch.setattr("slimbrain.evaluate.connectivity._MEAN_TOLERANCE", 1e-9)
     mean = origin_of_tangent(matrices)
     total = sum(logm(np.linalg.solve(mean, matrix)) for matrix in matrices)
     assert np.abs(total).max() < 1e-6
@@ -129,7 +121,7 @@ def test_the_tangent_towards_the_population_is_a_matrix_logarithm() -> None:
     whole = [np.real(logm(root @ (matrix + mean) / 2 @ root)) for matrix in matrices]
     expected = [np.sum(log**2) for log in whole]
     features = connectivity(series, "whole run")[3]
-    assert features.data == pytest.approx(matrices)
+    assert features.data == pytest.approx(matrices[:, *np.tril_indices(4)])
     vectors = PopulationTangent().fit(features.data).transform(features.data)
     assert (vectors**2).sum(1) == pytest.approx(expected)
     diagonal = vectors[:, np.tril_indices(4)[0] == np.tril_indices(4)[1]]
@@ -146,7 +138,7 @@ def test_a_series_of_three_frames_and_a_dead_channel_have_a_tangent() -> None:
     """Of four channels; the one that is constant correlates with nothing."""
     short = np.random.default_rng(1).standard_normal((3, 4))
     short[:, 3] = 0.0
-    (matrix,) = correlations([(short - short.mean(0)) / np.maximum(short.std(0), 1e-12)])
+    matrix = correlation_matrix((short - short.mean(0)) / np.maximum(short.std(0), 1e-12))
     assert np.linalg.eigvalsh(matrix[:3, :3])[0] == pytest.approx(0, abs=1e-12)
     assert np.array_equal(matrix[3], [0, 0, 0, 1])
     people = np.stack([np.corrcoef(values.T) for values in networks(6, 60, 4)])
@@ -162,7 +154,7 @@ def test_the_tangent_reference_knows_the_training_subjects_only(kind: int) -> No
     tangent = connectivity(series, "whole run")[kind]
     before = cross_validate(tangent, labels, who, "classification", policy)
     outlier, *others = np.flatnonzero(before.fold[0] == 1)
-    tangent.data[outlier] = 1e4 * np.eye(6)
+    tangent.data[outlier] = 1e4 * np.eye(6)[np.tril_indices(6)]
     after = cross_validate(tangent, labels, who, "classification", policy)
     elsewhere = before.fold[0] != 1
     assert np.array_equal(after.scores[0, others], before.scores[0, others])
@@ -237,6 +229,9 @@ def test_store_baselines_on_the_frames_seen(tmp_path: Path) -> None:
     assert np.array_equal(sets["connectivity", "correlation, frames used"].data, connectivity(cut, "frames used")[0].data)
     assert ("connectivity", "tangent, whole run") in sets and ("majority", majority(6).method) in sets
     assert sets["confounds", "age"].data.shape == (6, 1)
+    # Where the model used all frames there is nothing to compare.
+    whole = {info.key: np.arange(info.n_frames) for info in store.sessions}
+    assert not any("frames used" in features.method for features in store_baselines(store, keys, whole))
     with pytest.raises(InputError, match="no window"):
         store_baselines(store, keys, {keys[0]: np.arange(5)})
 

@@ -10,7 +10,7 @@ from evaluate_samples import evaluate_vectors
 from scipy.stats import rankdata
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import connectivity
+from slimbrain.evaluate.connectivity import connectivity
 from slimbrain.evaluate.identify import Pairing, identify, pair_sessions
 from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score

@@ -7,13 +7,14 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate import probes
 from slimbrain.evaluate.baselines import majority
-from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, cross_validate, ranking_loss, summed_loss
 from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import bootstrap, score
 
@@ -175,3 +176,32 @@ def test_sessions_are_averaged_where_a_seed_tests_some_subjects_only() -> None:
     found = cross_validate(FeatureSet("x", "y", data), labels.astype(str), subjects, "classification", policy)
     assert found.scores.shape == (2, 40, 2) and (np.isnan(found.scores).any(axis=2) == (found.fold < 0)).all()
     assert score(found, "accuracy").min() > 0.9 and score(found, "auc").min() > 0.9
+
+
+def test_a_rare_class_is_named_and_settings_are_chosen_by_rank() -> None:
+    """17 % of one class, as women in ABIDE: a probe that ranks well must not score what always naming the majority scores."""
+    rng = np.random.default_rng(0)
+    labels = np.where(np.arange(300) % 6 == 0, "f", "m")
+    x = rng.standard_normal((300, 40))
+    x[:, 0] += 1.8 * (labels == "f")
+    scored = cross_validate(FeatureSet("m", "probe", x), labels, np.arange(300), "classification", SplitPolicy(n_splits=5, seeds=(0,)))
+    said = scored.scores[0].argmax(axis=1)
+    assert float(score(scored, "auc")[0]) > 0.7
+    assert recall_score(scored.truth, said, average="macro") < float(score(scored, "balanced_accuracy")[0]) - 0.03
+    assert float(score(scored, "balanced_accuracy")[0]) > 0.63
+    # The likeliest class at the training set's shares, by hand; every fold trains on as many of each.
+    share = np.array([1 / 6, 5 / 6])
+    by_hand = recall_score(scored.truth, (scored.scores[0] / share).argmax(axis=1), average="macro")
+    assert float(score(scored, "balanced_accuracy")[0]) == pytest.approx(by_hand)
+    assert float(score(scored, "accuracy")[0]) == pytest.approx(np.mean(said == scored.truth))
+
+
+def test_ranking_loss_prefers_what_ranks_to_what_is_calibrated() -> None:
+    y = np.array([0, 0, 0, 0, 1])
+    ranks = np.column_stack([1 - np.array([0.6, 0.6, 0.6, 0.6, 0.7]), [0.6, 0.6, 0.6, 0.6, 0.7]])
+    calibrated = np.column_stack([np.full(5, 0.8), np.full(5, 0.2)])
+    assert summed_loss(calibrated, y, "classification") < summed_loss(ranks, y, "classification")
+    assert ranking_loss(ranks, y, "classification") < ranking_loss(calibrated, y, "classification") == pytest.approx(0.5, abs=1e-4)
+    assert ranking_loss(ranks[:4], y[:4], "classification") == pytest.approx(summed_loss(ranks[:4], y[:4], "classification") / 4)
+    values = np.array([[1.0], [2.0]])
+    assert ranking_loss(values, np.array([1.0, 4.0]), "regression") == 2.0

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import CONNECTIVITY, majority, store_baselines
+from slimbrain.evaluate.baselines import majority, store_baselines
+from slimbrain.evaluate.connectivity import CONNECTIVITY
 from slimbrain.evaluate.identify import identify, pair_sessions
 from slimbrain.evaluate.leaks import Screened, scoring_record
 from slimbrain.evaluate.probes import FeatureSet, Predictor, cross_validate

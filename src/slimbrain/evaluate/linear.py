@@ -30,6 +30,8 @@ _GRADIENT_TOLERANCE = 1e-7
 """In scaled coordinates: probabilities are then right to about 1e-6, at the weakest penalty too."""
 _MOST_STEPS = 2000
 _REMEMBERED_STEPS = 20
+_BLOCK_FEATURES = 4096
+"""Features whose inner products are added at once: 700 sessions of them are 23 MB."""
 
 
 def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
@@ -39,16 +41,27 @@ def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Float
     -------
     x (N, R), whose columns are orthogonal, and the others (M, R) along the same axes; R is the rank of x, at least 1.
     """
-    scaler, width = StandardScaler().fit(x), np.sqrt(x.shape[1])
-    train, *held = [scaler.transform(part) / width for part in (x, *others)]
     if x.shape[1] <= len(x):
+        train, *held = _standardised(x, others, x.shape[1])
         _, axes = _spectrum(train.T @ train)
         return train @ axes, [part @ axes for part in held]
-    # Through inner products, each part meets the D features once.
-    gram = train @ train.T
-    values, vectors = _spectrum(gram)
+    # Through inner products, to which each block of features adds its share: standardised copies of all features would not fit.
+    products = [np.zeros((len(part), len(x))) for part in (x, *others)]
+    for start in range(0, x.shape[1], _BLOCK_FEATURES):
+        block = slice(start, start + _BLOCK_FEATURES)
+        train, *held = _standardised(x[:, block], [part[:, block] for part in others], x.shape[1])
+        for total, part in zip(products, (train, *held), strict=True):
+            total += part @ train.T
+    values, vectors = _spectrum(products[0])
     axes = vectors / np.sqrt(values)
-    return gram @ axes, [part @ train.T @ axes for part in held]
+    gram, *across = products
+    return gram @ axes, [part @ axes for part in across]
+
+
+def _standardised(x: Floats, others: Sequence[Floats], width: int) -> list[Floats]:
+    """x and the others in units of x's standard deviations around its means, over the square root of `width`."""
+    scaler = StandardScaler().fit(x)
+    return [scaler.transform(part) / np.sqrt(width) for part in (x, *others)]
 
 
 def ridge_path(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float]) -> Floats:

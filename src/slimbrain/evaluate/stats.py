@@ -47,6 +47,8 @@ class OutOfFold:
     fold : (S, N) int, the test fold the row was in (in identification, the direction); -1 where that seed did not test the row.
     scale : (S, N) standard deviation of the training targets of that fold (1 for classes), for `mse_z`.
     inner_loss : (S, N) loss of the chosen setting in the inner split of that fold's training set; inf where not tuned.
+    prior : (S, N, K) shares of the classes in that fold's training set; each alike if None. Balanced accuracy and F1 take the class whose
+        probability is the largest multiple of its share, without which a rare class is hardly ever named.
     classes : names of the classes; empty for regression and identification.
     gallery : whether rows are queries of an identification.
     group : (N,) str, subjects who belong together, such as a family; each by itself if None.
@@ -61,6 +63,7 @@ class OutOfFold:
     classes: tuple[str, ...]
     gallery: bool = False
     group: NDArray[np.str_] | None = None
+    prior: Floats | None = None
 
     @property
     def drawn_together(self) -> NDArray[np.str_]:
@@ -198,9 +201,10 @@ def _per_seed(predictions: OutOfFold, metric: str, truth: Floats, weights: Float
     if metric not in predictions.metrics:
         raise InputError(f"{metric} is not a metric of this task; choose from {', '.join(predictions.metrics)}.")
     values = []
-    for scores, fold, scale in zip(predictions.scores, predictions.fold, predictions.scale, strict=True):
+    prior = np.ones_like(predictions.scores) if predictions.prior is None else predictions.prior
+    for scores, share, fold, scale in zip(predictions.scores, prior, predictions.fold, predictions.scale, strict=True):
         tested = fold >= 0
-        case = _Case(truth[:, tested], scores[tested], weights[:, tested], fold[tested], scale[tested])
+        case = _Case(truth[:, tested], scores[tested], weights[:, tested], fold[tested], scale[tested], share[tested])
         with np.errstate(invalid="ignore", divide="ignore"):
             values.append(_METRICS[metric](case))
     return np.stack(values)
@@ -208,17 +212,23 @@ def _per_seed(predictions: OutOfFold, metric: str, truth: Floats, weights: Float
 
 @dataclass(frozen=True)
 class _Case:
-    """What one metric looks at: `truth` and `weights` (R or 1, N), `scores` (N, K), `fold` and `scale` (N,)."""
+    """What one metric looks at: `truth` and `weights` (R or 1, N), `scores` and `prior` (N, K), `fold` and `scale` (N,)."""
 
     truth: Floats
     scores: Floats
     weights: Floats
     fold: Ints
     scale: Floats
+    prior: Floats
 
     @property
-    def predicted_class(self) -> NDArray[Any]:
+    def likeliest_class(self) -> NDArray[Any]:
         return self.scores.argmax(axis=1)
+
+    @property
+    def balanced_class(self) -> NDArray[Any]:
+        """The likeliest class if all were as frequent."""
+        return (self.scores / self.prior).argmax(axis=1)
 
     def average(self, values: Floats) -> Floats:
         """(R,) weighted mean over rows."""
@@ -226,7 +236,9 @@ class _Case:
 
     def by_fold(self) -> list[_Case]:
         picks = [self.fold == number for number in np.unique(self.fold)]
-        return [_Case(self.truth[:, at], self.scores[at], self.weights[:, at], self.fold[at], self.scale[at]) for at in picks]
+        return [
+            _Case(self.truth[:, at], self.scores[at], self.weights[:, at], self.fold[at], self.scale[at], self.prior[at]) for at in picks
+        ]
 
 
 def _total(values: Floats) -> Floats:
@@ -235,23 +247,23 @@ def _total(values: Floats) -> Floats:
 
 
 def _accuracy(case: _Case) -> Floats:
-    return case.average((case.truth == case.predicted_class).astype(np.float64))
+    return case.average((case.truth == case.likeliest_class).astype(np.float64))
 
 
 def _balanced_accuracy(case: _Case) -> Floats:
     """Mean recall of the classes that are present, as scikit-learn defines it."""
-    recalls = []
+    recalls, said = [], case.balanced_class
     for label in range(case.scores.shape[1]):
         true = case.truth == label
-        recalls.append(_total(case.weights * (true & (case.predicted_class == label))) / _total(case.weights * true))
+        recalls.append(_total(case.weights * (true & (said == label))) / _total(case.weights * true))
     return _mean_of_defined(np.stack(recalls))
 
 
 def _macro_f1(case: _Case) -> Floats:
     """Mean F1 of the classes that are present or predicted."""
-    values = []
+    values, chosen = [], case.balanced_class
     for label in range(case.scores.shape[1]):
-        true, said = case.truth == label, case.predicted_class == label
+        true, said = case.truth == label, chosen == label
         both = _total(case.weights * (true & said))
         values.append(2 * both / (_total(case.weights * true) + _total(case.weights * said)))
     return _mean_of_defined(np.stack(values))
