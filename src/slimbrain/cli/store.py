@@ -39,6 +39,8 @@ def verify(
         print(f"no checksum: {key} was written by an earlier slimbrain; it could be read to its end, which is all that can be said.")
     for key in verdict.busy:
         print(f"not checked: {key} is being written by another process.")
+    for note in verdict.notes:
+        print(f"note: {note}")
     print(f"{verdict.n_sessions} sessions, {len(verdict.problems)} problems")
     raise typer.Exit(verdict.exit_code)
 

@@ -88,6 +88,17 @@ def session_path(entities: Mapping[str, str]) -> Path:
     return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
 
 
+def misplaced(info: SessionInfo) -> str:
+    """What is wrong with where a row says its data are, in words; empty if it is where its entities put it.
+
+    Whoever writes by a row of another store would otherwise write wherever that store says.
+    """
+    place = (Path(info.subject) / info.session / "func" / f"{info.key}{DATA_SUFFIX}").as_posix()
+    if info.key != info.subject and not info.key.startswith(f"{info.subject}_"):
+        return f"is called {info.key} but has the participant_id {info.subject}"
+    return "" if info.path == place else f"has the path {info.path} where its entities give {place}"
+
+
 def _manifest_row(info: SessionInfo) -> dict[str, str]:
     """A session as the manifest writes it, by column name."""
     values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
@@ -318,7 +329,7 @@ def _parse_once(path: Path, signature: tuple[int, int, int]) -> SessionTable:
 
 
 def _parse(path: Path) -> SessionTable:
-    header, cells = read_columns(path)
+    header, cells = read_columns(path, one_line=True)
     in_order = header[: len(MANIFEST_COLUMNS)] == list(MANIFEST_COLUMNS)
     named = {name: column for name, column in zip(header, cells, strict=True) if name != BEYOND}
     own = dict(zip(MANIFEST_COLUMNS, cells, strict=False)) if in_order else {name: named[name] for name in _FIELDS if name in named}
@@ -341,6 +352,8 @@ def _surely_whole(own: Mapping[str, Sequence[str]]) -> bool:
         return False
     keys, paths = "\n".join(own[KEY]), "\n".join(["", *own["path"]])
     if "/" in keys or "\0" in keys or "\n/" in paths or ".." in paths or "\0" in paths:
+        return False
+    if not all(path.endswith(DATA_SUFFIX) for path in own["path"]):
         return False
     try:
         return min(map(int, set(own["n_frames"]))) >= 1 and all(0 < float(cell) < math.inf for cell in set(own["tr"]))
@@ -383,6 +396,8 @@ def _info(cells: Sequence[str], qc: dict[str, str]) -> SessionInfo:
             raise ValueError("a cell that must be filled is empty")
         if path[0] == "/" or (".." in path and ".." in Path(path).parts):
             raise ValueError("its path leaves the store")
+        if not path.endswith(DATA_SUFFIX):
+            raise ValueError("its path is not that of a data file")
         if "\0" in path or "/" in key or "\0" in key:
             raise ValueError("its name could not be that of a file")
         frames, seconds = int(n_frames), float(tr)

@@ -36,6 +36,7 @@ from slimbrain.store.manifest import (
     SessionTable,
     manifest_text,
     manifest_with,
+    misplaced,
     read_manifest,
     read_part,
     row_to_repeat,
@@ -192,6 +193,8 @@ def copy_session(store: Store, info: SessionInfo, data: Path, sidecar: Mapping[s
 def _placed(store: Store, info: SessionInfo, sidecar: Mapping[str, Any]) -> Iterator[Path]:
     """The one way into a store: yields a file for a session's data; when it is filled, data, sidecar and row are put in place."""
     path = store.root / info.path
+    if fault := misplaced(info):
+        raise StoreError(f"{store.root}: {info.key} cannot be written, its row {fault}; correct the table that it is from.")
     cohort = info.cohort or str(sidecar.get(COHORT) or "")
     refuse_withdrawn(store.root, info.subject, cohort)
     try:
