@@ -27,8 +27,9 @@ from slimbrain.evaluate.baselines import (
     majority,
     store_baselines,
 )
-from slimbrain.evaluate.probe import SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Store
@@ -226,7 +227,7 @@ def test_store_baselines_on_the_frames_seen(tmp_path: Path) -> None:
     seen = {key: np.arange(10, 30) for key in keys}
     sets = {(features.model, features.method): features for features in store_baselines(store, keys, seen, exclude=["sex"])}
     cut = [store.coarse(key)[10:30].astype(float) for key in keys]
-    assert np.array_equal(sets["connectivity", "correlation, frames seen"].data, connectivity(cut, "frames seen")[0].data)
+    assert np.array_equal(sets["connectivity", "correlation, frames used"].data, connectivity(cut, "frames used")[0].data)
     assert ("connectivity", "tangent, whole run") in sets and ("majority", majority(6).method) in sets
     assert sets["confounds", "age"].data.shape == (6, 1)
     with pytest.raises(InputError, match="no window"):

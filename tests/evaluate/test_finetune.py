@@ -12,7 +12,8 @@ import torch
 from slimbrain.config import HieraConfig, TemporalConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder, Views, parameter_groups, require_encoder, set_rates
-from slimbrain.evaluate.probe import PredictionProblem, SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import cross_validate
+from slimbrain.evaluate.splits import PredictionProblem, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import score
 from slimbrain.governance.provenance import PEOPLE_FILE, people_in, seen_in
 from slimbrain.grid import Grid

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluate_samples import evaluate_vectors
 from scipy.stats import rankdata
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import connectivity
-from slimbrain.evaluate.compare import evaluate, to_markdown
 from slimbrain.evaluate.identify import Pairing, identify, pair_sessions
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score
+from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
@@ -112,17 +113,17 @@ def test_every_baseline_stands_beside_ours(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     vectors = {info.key: rng.normal(size=5) for info in store.sessions}
     models = {"ours": vectors, "untrained": {key: rng.normal(size=5) for key in vectors}}
-    seen = {key: np.arange(30) for key in vectors}
-    result = evaluate(store, get_task("identity"), models, seen, n_resamples=100)
-    there = {(row["model"], row["method"]) for row in result["rows"]}
+    used = {key: np.arange(30) for key in vectors}
+    result = evaluate_vectors(store, get_task("identity"), models, used, n_resamples=100)
+    there = set(result.by_predictor)
     kinds = ("correlation", "partial correlation", "tangent")
-    assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames seen")} <= there
+    assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames used")} <= there
     assert {("untrained", "identification"), ("chance", "everybody alike"), ("confounds", "age, sex")} <= there
-    assert {("channels", "mean and std, whole run"), ("channels", "mean and std, frames seen")} <= there
+    assert {("channels", "mean and std, whole run"), ("channels", "mean and std, frames used")} <= there
     # Age is of the subject: whoever knows it finds everybody, and no embedding of noise beats that.
-    assert result["best_baseline"]["mean"] == 1 and result["difference"]["high"] < 0
+    assert result.best_baseline.mean == 1 and result.differences[0].high < 0
     assert "ours (top1" in to_markdown(result) and "is beaten by the best baseline" in to_markdown(result)
-    assert (result["n_subjects"], result["n_sessions"], result["seeds"]) == (8, 16, [])
+    assert (result.n_subjects, result.n_sessions, result.seeds) == (8, 16, ())
 
 
 def test_the_pair_that_most_people_have_is_taken_unless_named(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lost/run\.json"):
         write_report(tmp_path / "page.html", ReportInputs(runs=(tmp_path / "lost",)))
     (tmp_path / "other.json").write_text('{"task": "x"}')
-    with pytest.raises(InputError, match=r"other\.json: lacks cohort"):
+    with pytest.raises(InputError, match=r"other\.json: is no result of .*lacks best_baseline, difference"):
         write_report(tmp_path / "page.html", ReportInputs(evaluations=(tmp_path / "other.json",)))
     with pytest.raises(StoreError, match=r"failures\.tsv"):
         write_report(tmp_path / "page.html", ReportInputs(failures=tmp_path / "failures.tsv"))

@@ -139,24 +139,28 @@ def sweeping(root: Path) -> bool:
         return True
 
 
+@pytest.mark.slow
 @fuzzing(200)
 @given(mutate=json_edits() | byte_edits(200))
 def test_the_description(mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], "dataset_description.json", mutate))
 
 
+@pytest.mark.slow
 @fuzzing(400)
 @given(file=st.sampled_from(["sessions.tsv", "sessions.tsv", "participants.tsv"]), mutate=cell_edits() | byte_edits(400))
 def test_the_tables(file: str, mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], file, mutate))
 
 
+@pytest.mark.slow
 @fuzzing(300)
 @given(file=st.sampled_from(SIDECARS), mutate=json_edits() | byte_edits(400))
 def test_the_sidecars(file: str, mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], file, mutate))
 
 
+@pytest.mark.slow
 @fuzzing(100)
 @given(mutate=byte_edits(400))
 def test_the_mask(mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
@@ -176,6 +180,7 @@ def header_edits(draw: st.DrawFn) -> Mutate:
     return mutate
 
 
+@pytest.mark.slow
 @fuzzing(500)
 @given(file=st.sampled_from([DATA, ROI_DATA]), mutate=header_edits() | byte_edits(HEADER_FOCUS))
 def test_the_data(file: str, mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
@@ -189,6 +194,7 @@ def test_the_data(file: str, mutate: Mutate, restore: Callable[[], Path], whole:
     assert sweeping(root) == (path.read_bytes() != before)
 
 
+@pytest.mark.slow
 @fuzzing(200)
 @given(where=st.floats(0, 1), value=BYTE_VALUES, file=st.sampled_from([DATA, ROI_DATA]))
 def test_verify_knows_of_every_byte(where: float, value: int, file: str, restore: Callable[[], Path]) -> None:

@@ -14,6 +14,7 @@ from ledger_samples import CLOSED, OPEN, make
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, StoreError
 from slimbrain.governance.query import set_governance
+from slimbrain.prep import PrepOptions
 from slimbrain.prep.declared import declare
 from slimbrain.store import Store
 from slimbrain.store import records as governance
@@ -85,12 +86,11 @@ def test_options_stand_over_the_file_and_the_file_is_found(tmp_path: Path) -> No
     derivative = tmp_path / "raw" / "derivatives" / "fmriprep"
     derivative.mkdir(parents=True)
     yaml_file(tmp_path / "raw", "cohort: a\nlicense: MIT\n")
-    options = {"cohort": None, "licence": "CC0-1.0", "consent": ()}
-    said = declare(derivative, None, options)
+    said = declare(derivative, PrepOptions(license="CC0-1.0"))
     assert (said.record.cohort, said.record.licence, said.given) == ("a", "CC0-1.0", {"cohort", "licence"})
-    assert declare(tmp_path, None, {}).record == Governance()
+    assert declare(tmp_path, PrepOptions()).record == Governance()
     with pytest.raises(InputError, match=r"^--license: licence: 'x y' is no licence"):
-        declare(tmp_path, None, {"licence": "x y"})
+        declare(tmp_path, PrepOptions(license="x y"))
 
 
 def test_another_record_has_another_name() -> None:

@@ -102,6 +102,7 @@ def test_a_mixture_goes_on_in_the_middle_of_an_epoch(stage: str, grid8: Grid, tm
         pretrain(stage, Store(root), preset, parts, seed=3, resume=True, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "where"), [("temporal", "in a save"), ("voxel", "in a step")])
 def test_a_killed_run_goes_on_to_the_bit(stage: str, where: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
     run = tmp_path / stage

@@ -46,7 +46,9 @@ def verify(
 
 
 @commands.command()
-def collect(store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]) -> None:
+def collect(
+    context: typer.Context, store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]
+) -> None:
     """List in sessions.tsv, at once, what the shards of `slimbrain prep` prepared, and write the report.
 
     Example: `slimbrain store collect store/`
@@ -56,7 +58,7 @@ def collect(store: Annotated[Path, typer.Argument(help="Store that `slimbrain pr
     from slimbrain.report.data_page import write_data_page
 
     listed = bring_together(store)
-    print(f"{listed} sessions listed; see {write_data_page(store, typed_command())}")
+    print(f"{listed} sessions listed; see {write_data_page(store, typed_command(context))}")
 
 
 @commands.command()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimbrain import __version__
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.disk.atomic import write_atomic, write_json, write_text
-from slimbrain.disk.checksum import sha256
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import ContractError, InputError
 from slimbrain.governance.provenance import CONFIG_FILE, Provenance
 from slimbrain.grid import MASK_FILE, Grid

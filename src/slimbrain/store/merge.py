@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from slimbrain.disk.checksum import sha256
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError, StoreError
 from slimbrain.progress import track
 from slimbrain.store.contract import ROI

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimbrain.disk.atomic import TEMPORARY_PREFIX
-from slimbrain.disk.checksum import sha256
 from slimbrain.disk.locks import CLAIM_SUFFIX, CLAIMS_FOLDER, claim, locked
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.progress import track
 from slimbrain.store.contract import ROI, TR_TOLERANCE_S

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from slimbrain import __version__
 from slimbrain.disk.atomic import replacing, write_json, write_text
-from slimbrain.disk.checksum import sha256
 from slimbrain.disk.locks import locked
+from slimbrain.disk.seal import sha256
 from slimbrain.disk.tensorfile import TensorFile, TensorSpec
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import ContractError, InputError, StoreError
