@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from slimbrain.errors import StoreError
 
@@ -100,8 +101,14 @@ def _parse(text: str, one_line: bool) -> tuple[list[str], list[list[str]]]:
 
 def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as tab-separated text with a header; `n/a` where a row lacks a column."""
+    text = _format(columns, rows, csv.QUOTE_MINIMAL)
+    # csv reads a bare carriage return as the end of a line, but does not quote it.
+    return _format(columns, rows, csv.QUOTE_ALL) if "\r" in text else text
+
+
+def _format(columns: Sequence[str], rows: Sequence[Mapping[str, object]], quoting: Literal[0, 1]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval=MISSING, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(buffer, columns, restval=MISSING, delimiter="\t", lineterminator="\n", extrasaction="ignore", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
-from slimbrain.disk.atomic import TEMPORARY_PREFIX
+from slimbrain.disk.atomic import TEMPORARY_PREFIX, FileVersion, file_version
 from slimbrain.disk.tsv import BEYOND, MISSING, format_tsv, insert_row, read_columns
 from slimbrain.errors import StoreError
 from slimbrain.store.terms import UNKNOWN
@@ -33,7 +33,8 @@ LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
 _KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
-DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
+_DATA_TYPE = ".safetensors"
+DATA_SUFFIX = f"_desc-slimbrain_bold{_DATA_TYPE}"
 SESSION_ROW = "SessionRow"
 """Field of the sidecar that repeats the row of the manifest, but for the terms, which may change when nothing else does."""
 
@@ -295,10 +296,10 @@ def read_manifest(path: Path) -> SessionTable:
         If the table is missing or a row is damaged.
     """
     try:
-        status = path.stat()
+        version = file_version(path)
     except OSError:
         return _parse(path)
-    return _parse_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    return _parse_once(path, version)
 
 
 def part_path(root: Path, name: str) -> Path:
@@ -324,7 +325,7 @@ def read_parts(root: Path) -> dict[str, SessionInfo]:
 
 
 @lru_cache(maxsize=4)
-def _parse_once(path: Path, signature: tuple[int, int, int]) -> SessionTable:
+def _parse_once(path: Path, version: FileVersion) -> SessionTable:
     return _parse(path)
 
 
@@ -353,7 +354,7 @@ def _surely_whole(own: Mapping[str, Sequence[str]]) -> bool:
     keys, paths = "\n".join(own[KEY]), "\n".join(["", *own["path"]])
     if "/" in keys or "\0" in keys or "\n/" in paths or ".." in paths or "\0" in paths:
         return False
-    if not all(path.endswith(DATA_SUFFIX) for path in own["path"]):
+    if not all(path.endswith(_DATA_TYPE) for path in own["path"]):
         return False
     try:
         return min(map(int, set(own["n_frames"]))) >= 1 and all(0 < float(cell) < math.inf for cell in set(own["tr"]))
@@ -396,7 +397,7 @@ def _info(cells: Sequence[str], qc: dict[str, str]) -> SessionInfo:
             raise ValueError("a cell that must be filled is empty")
         if path[0] == "/" or (".." in path and ".." in Path(path).parts):
             raise ValueError("its path leaves the store")
-        if not path.endswith(DATA_SUFFIX):
+        if not path.endswith(_DATA_TYPE):
             raise ValueError("its path is not that of a data file")
         if "\0" in path or "/" in key or "\0" in key:
             raise ValueError("its name could not be that of a file")

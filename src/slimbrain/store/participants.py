@@ -104,7 +104,8 @@ def merge_participants(root: Path, rows: Iterable[Mapping[str, str]]) -> None:
         merged = dict(read_participants(root))
         for row in rows:
             name = with_prefix(row[PARTICIPANT])
-            known = {column: value for column, value in row.items() if value not in _NOTHING}
+            cells = {column: " ".join(value.split()) for column, value in row.items()}
+            known = {column: value for column, value in cells.items() if value not in _NOTHING}
             merged[name] = {**dict.fromkeys(row, MISSING), **merged.get(name, {}), **known, PARTICIPANT: name}
         columns = list(dict.fromkeys([PARTICIPANT, *(column for row in merged.values() for column in row)]))
         complete = [{column: value or MISSING for column, value in row.items()} for row in merged.values()]
