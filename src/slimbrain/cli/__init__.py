@@ -17,6 +17,7 @@ from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.maps import explain
 from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
 from slimbrain.cli.options import CommandLine
+from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
@@ -47,9 +48,9 @@ for command in (
     inspect,
     doctor,
 ):
-    app.command()(command)
+    app.command(cls=None if command is prep else WritingCommand)(command)
 # What follows the command to launch belongs to that command.
-app.command(context_settings={"allow_interspersed_args": False})(launch)
+app.command(cls=WritingCommand, context_settings={"allow_interspersed_args": False})(launch)
 app.add_typer(store_commands, name="store")
 
 _WRONG_USAGE = 2

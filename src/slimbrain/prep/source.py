@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
+from slimbrain.prep.transform import image_transform
 
 # The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
 gzip_module: ModuleType = gzip
@@ -44,9 +45,6 @@ _MAX_VOXELS = 2**26
 
 MAX_FRAMES = 100_000
 """At TR 0.1 s that is almost three hours; more is a damaged header."""
-
-_VOXEL_MM = (0.3, 20.0)
-"""Voxel sizes that can be a functional image of a whole brain."""
 
 TR_S = (0.05, 30.0)
 """TRs that can be one; outside, the unit is wrong (milliseconds called seconds) or the value is not a TR."""
@@ -147,11 +145,17 @@ class NiftiSource(Source):
     ----------
     offset : bytes before the first number.
     slope, inter : value = slope * number + inter.
+    transform_note : what the user should know of its sform and qform, empty if nothing.
     """
 
     offset: int
     slope: float
     inter: float
+    transform_note: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (self.transform_note,) if self.transform_note else ()
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
         """The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes."""
@@ -203,11 +207,10 @@ def open_source(path: str | Path) -> NiftiSource:
     _check_shape(path, image.shape)
     _check_type(path, proxy.dtype)
     _check_length(path, proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize)
-    _check_geometry(path, image)
+    affine, note = image_transform(path, image)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
     slope, inter = float(proxy.slope), float(proxy.inter)
-    affine = np.asarray(image.affine, np.float64)
-    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter)
+    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter, note)
 
 
 @dataclass(frozen=True)
@@ -217,9 +220,15 @@ class _ArraySource(Source):
     Attributes
     ----------
     values : (X, Y, Z, T) in the image's units.
+    transform_note : as of `NiftiSource`.
     """
 
     values: _FloatArray
+    transform_note: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (self.transform_note,) if self.transform_note else ()
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
         for start in range(0, self.n_frames, self.frames_a_block):
@@ -250,14 +259,14 @@ def source_of(image: Any, name: str) -> Source:
     if not isinstance(image, nibabel.Nifti1Pair):
         raise InputError(f"{path}: is {type(image).__name__}, not a NIfTI image; give a nibabel.Nifti1Image.")
     _check_shape(path, image.shape)
-    _check_geometry(path, image)
-    affine, header_tr = np.asarray(image.affine, np.float64), _header_tr(image.header)
+    affine, note = image_transform(path, image)
+    header_tr = _header_tr(image.header)
     if file and nibabel.is_proxy(image.dataobj):
-        return replace(open_source(file), affine=affine, header_tr=header_tr)
+        return replace(open_source(file), affine=affine, header_tr=header_tr, transform_note=note)
     values = np.asanyarray(image.dataobj)
     _check_type(path, values.dtype)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
-    return _ArraySource(path, shape, affine, values.dtype, header_tr, values)
+    return _ArraySource(path, shape, affine, values.dtype, header_tr, values, note)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
@@ -281,18 +290,6 @@ def _check_length(path: Path, needed: int) -> None:
             raise InputError(f"{path}: its header claims {needed} bytes, more than {size} compressed ones can hold; restore the file.")
     elif size < needed:
         raise InputError(f"{path}: holds {size} bytes where its header claims {needed}; the file is truncated, restore it.")
-
-
-def _check_geometry(path: Path, image: Any) -> None:
-    affine = image.affine
-    if not image.header["sform_code"] and not image.header["qform_code"]:
-        raise InputError(f"{path}: has neither sform nor qform, so its place in MNI space is unknown; write it with its affine.")
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _VOXEL_MM[0] ** 3:
-        raise InputError(f"{path}: its affine is not invertible or not finite; write the image with its true affine.")
-    zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if (zooms < _VOXEL_MM[0]).any() or (zooms > _VOXEL_MM[1]).any():
-        sizes = " x ".join(f"{zoom:g}" for zoom in zooms)
-        raise InputError(f"{path}: its affine gives voxels of {sizes} mm; write the image with its true affine in mm.")
 
 
 def _header_tr(header: Any) -> float | None:
