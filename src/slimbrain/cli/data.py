@@ -80,6 +80,9 @@ def prep(
     max_flagged: Annotated[float | None, typer.Option(help="Leave out runs with a larger share of flagged frames.")] = None,
     min_template_overlap: Annotated[float | None, typer.Option(help="Leave out runs that overlap less with the MNI brain mask.")] = None,
     denoise: Annotated[str, typer.Option(help="none, simple or scrubbing (fMRIPrep confounds).")] = "none",
+    flag_nonfinite: Annotated[
+        bool, typer.Option("--flag-nonfinite", help="Interpolate and flag frames that are NaN or infinite in most of the brain.")
+    ] = False,
     nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
     window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
@@ -119,6 +122,7 @@ def prep(
         "max_flagged": max_flagged,
         "min_template_overlap": min_template_overlap,
         "denoise": denoise,
+        "flag_nonfinite": flag_nonfinite,
     }
     values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
     values |= {"consent": consent, "not_for": not_for, "readmit": readmit}

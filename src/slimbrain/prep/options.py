@@ -32,6 +32,7 @@ class PrepOptions(Limits):
     window_frames: int = Field(8, ge=1, description="a run shorter than one window is refused")
     warn_coverage: float = Field(0.95, ge=0, le=1, description="share of the mask under which a run is kept with a warning")
     denoise: Strategy = Field("none", description="nuisance regression with fMRIPrep's confounds")
+    flag_nonfinite: bool = Field(False, description="frames without finite values in most of the brain are bridged and flagged")
     nprocs: int = Field(1, ge=1, description="runs worked on at once")
     force: bool = Field(False, description="prepare again what the store already has")
     shard: str | None = Field(None, description="only this part of the runs, such as 3/16; `collect` lists what all parts prepared")

@@ -46,10 +46,11 @@ class Quality:
     ----------
     scalars : one number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`,
         `spikes`, `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known,
-        `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to compare.
+        `frozen_frames`, `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where there was
+        something to compare.
     series : lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where
-        undefined. `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, or were left out by
-        scrubbing; `flagged_stored` the frames of the store that come from them.
+        undefined. `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were
+        bridged, or were left out by scrubbing; `flagged_stored` the frames of the store that come from them.
     gap : where the image ends within the brain, empty if nowhere in particular.
     flips : overlap with the brain mask by flip (`likeness.FLIPS`).
     warnings : sentences for the user.
@@ -89,7 +90,8 @@ def assess(
     gap = coverage_gap(prepared.covered, grid)
     displacement, motion_warnings = _motion(run, times.n_source)
     spikes, level = dvars_spikes(prepared.dvars), prepared.global_signal
-    flagged = np.concatenate(([False], spikes))
+    frames = prepared.frames
+    flagged = np.concatenate(([False], spikes)) | frames.frozen | frames.repeated | prepared.bridged
     if confounds is not None:
         flagged |= ~confounds.kept
     scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": _tsnr(prepared)}
@@ -99,13 +101,16 @@ def assess(
     if displacement is not None:
         scalars |= {"fd_mean": _rounded(float(np.nanmean(displacement))), "fd_max": _rounded(float(np.nanmax(displacement)))}
         flagged |= np.nan_to_num(displacement) > FD_THRESHOLD_MM
+    scalars |= {"frozen_frames": int(frames.frozen.sum()), "repeated_frames": int(frames.repeated.sum())}
+    scalars |= {"nonfinite_frames": int(frames.nonfinite.sum())}
     scalars |= {"flagged": int(flagged.sum()), "flagged_share": _rounded(float(flagged.mean()))}
     series |= {"flagged": np.flatnonzero(flagged).tolist(), "flagged_stored": np.flatnonzero(in_store(flagged, times)).tolist()}
     if likeness is not None:
         scalars["template_overlap"] = _rounded(likeness.overlap)
     flips = {name: _rounded(value) for name, value in likeness.flipped.items()} if likeness else {}
     seen = likeness.warnings if likeness else []
-    return Quality(scalars, series, gap, flips, [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings])
+    warnings = [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings, *frames.warnings]
+    return Quality(scalars, series, gap, flips, warnings)
 
 
 def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | None) -> dict[str, list[Any]]:
@@ -136,7 +141,12 @@ def _coverage_warnings(prepared: Prepared, gap: str, warn_coverage: float) -> li
         where = f", missing {gap}" if gap else ""
         warnings.append(f"covers {prepared.coverage:.1%} of the brain mask{where}.")
     if prepared.n_nonfinite:
-        warnings.append(f"{prepared.n_nonfinite} brain voxels hold NaN or infinite values and count as not covered.")
+        frames = int(prepared.frames.nonfinite.sum())
+        where = f" in {frames} of {len(prepared.frames.nonfinite)} frames" if frames else ""
+        warnings.append(f"{prepared.n_nonfinite} brain voxels hold NaN or infinite values{where} and count as not covered.")
+    if prepared.bridged.any():
+        bridged = f"{int(prepared.bridged.sum())} of {len(prepared.bridged)} frames have no finite value in most of the brain"
+        warnings.append(f"{bridged}; they were interpolated in time, and are flagged.")
     return warnings
 
 

@@ -65,6 +65,11 @@ class FrameFile:
             row[:] = np.frombuffer(os.pread(descriptor, row.nbytes, size * (frame * self.shape[1] + start)), self.dtype)
         return block
 
+    def frame(self, number: int) -> _FloatArray:
+        """(N,) one frame."""
+        size = self.dtype.itemsize * self.shape[1]
+        return np.frombuffer(os.pread(self._file.fileno(), size, size * number), self.dtype)
+
     def mapped(self, shape: tuple[int, ...]) -> _FloatArray:
         """The whole as an array that reads from the file, which lives as long as the array does."""
         return np.memmap(self._file, self.dtype, mode="r", shape=shape)

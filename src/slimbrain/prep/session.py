@@ -182,7 +182,12 @@ def _fingerprint(job: Job) -> dict[str, Any]:
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror}); fetch or restore it.") from error
         files.append({"Path": _relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
-    return {"SourceFiles": files, "Options": job.options.model_dump(include={"tr", "denoise"})}
+    return {"SourceFiles": files, "Options": _shaping_options(job.options)}
+
+
+def _shaping_options(options: PrepOptions) -> dict[str, Any]:
+    """Options that shape what is stored; one that came later is named only where it is used, so that older sessions still stand."""
+    return options.model_dump(include={"tr", "denoise"}) | ({"flag_nonfinite": True} if options.flag_nonfinite else {})
 
 
 def _stored(store: Store, job: Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
@@ -227,7 +232,7 @@ def _prepare_image(
     times = TimeAxis(source.n_frames, tr)
     require_length(source.path, times, options.window_frames)
     confounds = load_confounds(run, options.denoise, source.n_frames)
-    prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
+    prepared = prepare_image(source, store.grid, tr, confounds, store.root, options.flag_nonfinite)
     quality = assess(prepared, store.grid, run, times, options.warn_coverage, template_likeness(source), confounds)
     events, event_warnings = _events(run)
     warnings = [*quality.warnings, *warnings, *event_warnings]
@@ -257,7 +262,8 @@ def _prepare_regions(
         raise InputError(f"{run.name}: --denoise {job.options.denoise} needs the image and its confounds; use --denoise none.")
     times = TimeAxis(len(source.values), known["SourceRepetitionTime"])
     require_length(source.path, times, job.options.window_frames)
-    prepared = prepare_roi(source, times)
+    prepared = prepare_roi(source, times, job.options.flag_nonfinite)
+    warnings = [*warnings, *prepared.warnings]
     if prepared.empty:
         names = ", ".join(prepared.empty[:_MAX_NAMED]) + (", ..." if len(prepared.empty) > _MAX_NAMED else "")
         warnings = [*warnings, f"{len(prepared.empty)} of {len(source.channels.names)} channels have no signal and are 0: {names}."]

@@ -65,9 +65,7 @@ def _chosen(path: Path, image: Any) -> tuple[_FloatArray, str]:
         return affine, ""
     millimetres, voxels = _shift(sform, qform, image.shape[:3])
     if sform_code == qform_code == _MNI_CODE and voxels > 1:
-        raise InputError(
-            f"{path}: its sform and qform both say MNI space and lie {millimetres:.3g} mm apart; keep the one that is right."
-        )
+        raise InputError(f"{path}: its sform and qform both say MNI space and lie {millimetres:.3g} mm apart; keep the one that is right.")
     name, taken = ("qform", qform) if qform_code == _MNI_CODE != sform_code else ("sform", sform)
     said = f"its sform (code {sform_code}) and qform (code {qform_code}) lie {millimetres:.3g} mm apart; the {name} was taken."
     return np.asarray(taken, np.float64), said if voxels > _WARN_SHIFT else ""
