@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,12 +128,19 @@ def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | Non
 
 def _motion(run: Run, n_frames: int) -> tuple[_FloatArray | None, list[str]]:
     """Framewise displacement of a run where its table fits and has any, and what to say where it does not fit."""
-    displacement = framewise_displacement(run)
-    if displacement is None:
+    table, displacement = run.motion or run.confounds, framewise_displacement(run)
+    if table is None:
         return None, []
-    if len(displacement) != n_frames:
-        return None, [f"{run.motion or run.confounds} has {len(displacement)} rows for {n_frames} frames, so motion is not reported."]
-    return (displacement if np.isfinite(displacement).any() else None), []
+    n_rows = len(displacement) if displacement is not None else 0
+    if n_rows != n_frames and (displacement is not None or not _has_rows(run)):
+        return None, [f"{table} has {n_rows} rows for {n_frames} frames, so motion is not reported."]
+    if displacement is None or not np.isfinite(displacement).any():
+        return None, [f"{table} holds no motion, so none is reported."]
+    return displacement, []
+
+
+def _has_rows(run: Run) -> bool:
+    return run.confounds is not None and bool(read_table(run.confounds))
 
 
 def _coverage_warnings(prepared: Prepared, gap: str, warn_coverage: float) -> list[str]:
@@ -189,7 +197,7 @@ def framewise_displacement(run: Run) -> _FloatArray | None:
         If a column holds something else than numbers.
     """
     if run.motion:
-        return np.array(read_relative_rms(run.motion))
+        return _finite(run.motion, "it", read_relative_rms(run.motion))
     rows = read_table(run.confounds) if run.confounds else []
     columns = rows[0].keys() if rows else set()
     if "framewise_displacement" in columns:
@@ -202,9 +210,17 @@ def framewise_displacement(run: Run) -> _FloatArray | None:
 
 def _column(run: Run, rows: list[dict[str, str]], name: str) -> _FloatArray:
     try:
-        return np.array([float(row[name]) if row[name] not in ("n/a", "") else np.nan for row in rows])
+        values = [float(row[name]) if row[name] not in ("n/a", "") else np.nan for row in rows]
     except ValueError as error:
-        raise InputError(f"{run.confounds}: {name} holds something else than numbers ({error}); correct the table.") from error
+        raise InputError(f"{run.confounds}: {name} holds something else than finite numbers ({error}); correct the table.") from error
+    return _finite(run.confounds, name, values)
+
+
+def _finite(table: Path | None, what: str, values: list[float]) -> _FloatArray:
+    """(T,) numbers; NaN, which stands for an empty cell, is let pass."""
+    if np.isinf(values).any():
+        raise InputError(f"{table}: {what} holds something else than finite numbers (inf); correct the table.")
+    return np.array(values)
 
 
 def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:

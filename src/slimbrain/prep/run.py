@@ -25,8 +25,8 @@ from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, write_table
 from slimbrain.prep.layouts import choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.options import PrepOptions
-from slimbrain.prep.runs import Failure, Filters, Run
-from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, file_of, prepare_run
+from slimbrain.prep.runs import Failure, Filters, Run, file_of
+from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, prepare_run
 from slimbrain.prep.volume import TARGET_TR_S
 from slimbrain.progress import track
 from slimbrain.store import Store

@@ -17,7 +17,7 @@ from slimbrain.prep.likeness import template_likeness
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.quality import assess
 from slimbrain.prep.roi import prepare_roi
-from slimbrain.prep.runs import Failure, RoiSeries, Run
+from slimbrain.prep.runs import Failure, RoiSeries, Run, file_of, relative
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
 from slimbrain.store import SessionInfo, Store
@@ -181,7 +181,7 @@ def _fingerprint(job: Job) -> dict[str, Any]:
             status = path.stat()
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror}); fetch or restore it.") from error
-        files.append({"Path": _relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
+        files.append({"Path": relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
     return {"SourceFiles": files, "Options": _shaping_options(job.options)}
 
 
@@ -204,7 +204,7 @@ def _store_run(job: Job, store: Store, source: Source | RoiSeries, fingerprint: 
     terms = job.declared.for_new(store, job.key, job.terms)
     keep_records(store.root, [terms])
     said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}
-    said[_SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
+    said[_SOURCE_SHA256] = {relative(job.root, path): _checksum(path) for path in job.run.files}
     warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
         return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings, terms)
@@ -244,7 +244,7 @@ def _prepare_image(
         "QC": quality.record(),
         "Series": quality.series,
         "Events": events,
-        "EventsFile": _relative(job.root, run.events) if run.events else None,
+        "EventsFile": relative(job.root, run.events) if run.events else None,
         "Warnings": warnings,
     }
     if (excluded := _exclude(job, store, sidecar)) is not None:
@@ -311,13 +311,3 @@ def _events(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
         return read_events(run.events), []
     except InputError as error:
         return [], [str(error)]
-
-
-def file_of(root: Path, run: Run) -> str:
-    """The run in tables: its image below the source's root, and its place there if the image holds several."""
-    return f"{_relative(root, run.image)}{f' ({run.place})' if run.place else ''}"
-
-
-def _relative(root: Path, path: Path) -> str:
-    """The path below the source's root, or whole where a table names one elsewhere."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
