@@ -61,7 +61,7 @@ def prep(
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
     layout: Annotated[
-        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.", autocompletion=layout_names)
+        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi, parcellated or table.", autocompletion=layout_names)
     ] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
@@ -71,6 +71,7 @@ def prep(
     bids_filter_file: Annotated[Path | None, typer.Option(help="fMRIPrep's JSON filter, e.g. {'bold': {'run': 1}}.")] = None,
     mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
     channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="Atlas to take, where XCP-D or giga_connectome wrote series of several.")] = None,
     resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
@@ -113,6 +114,7 @@ def prep(
         "bids_filter_file": bids_filter_file,
         "mask_source": mask_source,
         "channels": channels,
+        "atlas": atlas,
         "resolution": resolution,
         "mask": mask,
         "tr": tr,

@@ -66,10 +66,11 @@ def evaluate(
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
-    from slimbrain.disk.atomic import write_json, write_text
-    from slimbrain.evaluate.compare import to_markdown
+    from slimbrain.disk.atomic import write_text
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
+    from slimbrain.evaluate.result import write_result
+    from slimbrain.evaluate.table import to_markdown
     from slimbrain.governance.provenance import FOLDS_SUFFIX
 
     set_threads(threads)
@@ -77,9 +78,9 @@ def evaluate(
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
-    write_json(out, result)
+    write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
-    print(json.dumps(result, indent=2) if as_json else to_markdown(result))
+    print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))
 
 
 def predict(

@@ -87,14 +87,17 @@ def subset(
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
     space: Annotated[list[str] | None, typer.Option(help="Only images from this template, e.g. MNI152NLin6Asym.")] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="Condition on a column of sessions.tsv or participants.tsv; = != < <= > >=. Repeat for more.")
+        list[str] | None,
+        typer.Option(
+            help="Filter on columns of sessions.tsv or participants.tsv, e.g. \"sex == 'F' and age >= 18\". Repeat: all must hold."
+        ),
     ] = None,
     sessions: Annotated[Path | None, typer.Option(help="TSV with a column `session`: only these recordings.")] = None,
     link: _LINK = False,
 ) -> None:
     """Copy some sessions of a store into another; run again, it goes on where it stopped.
 
-    Example: `slimbrain store subset store/ good/ --task-id rest --where 'coverage>=0.9' --where sex=F`
+    Example: `slimbrain store subset store/ good/ --task-id rest --where "coverage >= 0.9 and sex == 'F'"`
     """
     from slimbrain.disk.tsv import read_tsv
     from slimbrain.store import Store

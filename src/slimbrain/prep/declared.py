@@ -12,10 +12,11 @@ from slimbrain.errors import InputError
 from slimbrain.prep.cohort import DOI, cohort_of
 from slimbrain.prep.options import PrepOptions
 from slimbrain.store import Store
-from slimbrain.store.records import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
+from slimbrain.store.records import GOVERNANCE_FILE, Governance, checked_governance, merged, read_governance, record_of
 from slimbrain.store.subjects import with_prefix
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.withdrawn import mark, withdrawn
+from slimbrain.store.write import assign
 
 _FIELDS = {"cohort": "cohort", "source": "source_id", "licence": "license", "consent": "consent", "not_for": "not_for"}
 """The option that gives each entry of a record."""

@@ -221,7 +221,7 @@ def query_of(options: PrepOptions) -> RecordingQuery:
     """What the options ask of a layout."""
     entities = read_bids_filter(options.bids_filter_file) if options.bids_filter_file else {}
     filters = Filters(options.participant_label, options.session_id, options.task_id, options.space, options.res, entities)
-    return RecordingQuery(filters, options.mask_source, options.channels)
+    return RecordingQuery(filters, options.mask_source, options.channels, options.atlas)
 
 
 def _open_store(batch: _Batch) -> None:

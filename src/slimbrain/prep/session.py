@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.prep.bids import read_events
 from slimbrain.prep.declared import Declared
@@ -21,10 +22,11 @@ from slimbrain.prep.runs import Failure, RoiSeries, Run, file_of, relative
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
 from slimbrain.store import SessionInfo, Store
+from slimbrain.store.description import COHORT
 from slimbrain.store.manifest import session_key
 from slimbrain.store.records import Governance, keep_records
 from slimbrain.store.withdrawn import refusal, withdrawn
-from slimbrain.store.write import COHORT, sha256
+from slimbrain.store.write import remove_session, write_roi_session, write_session
 
 _SOURCE_SHA256 = "SourceSha256"
 """Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file
@@ -169,7 +171,7 @@ def _exclude(job: Job, store: Store, sidecar: dict[str, Any]) -> ExcludedRun | N
         return None
     excluded = ExcludedRun(job.file, job.key, breaches)
     write_record(store.root, excluded, sidecar)
-    store.remove_session(job.run.entities)
+    remove_session(store, job.run.entities)
     return excluded
 
 
@@ -250,7 +252,7 @@ def _prepare_image(
     if (excluded := _exclude(job, store, sidecar)) is not None:
         return excluded
     qc = {**quality.scalars, "n_warnings": len(warnings), **terms.cells()}
-    info = store.write_session(run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
+    info = write_session(store, run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
 
@@ -271,7 +273,7 @@ def _prepare_regions(
     described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}
     sidecar = {**described, **_time_record(times), **known, **moments, "Warnings": warnings}
     qc = {"n_warnings": len(warnings), **terms.cells()}
-    info = store.write_roi_session(run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc=qc)
+    info = write_roi_session(store, run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc=qc)
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
 
