@@ -26,11 +26,13 @@ def run_demo(out: Path, seed: int, run_command: Callable[[Sequence[str]], int]) 
 
     Parameters
     ----------
-    run_command : runs one slimbrain command in this process and returns its exit code.
+    run_command : callable
+        Runs one slimbrain command in this process and returns its exit code.
 
     Returns
     -------
-    The report.
+    Path
+        The report.
     """
 
     def run(*arguments: object) -> None:

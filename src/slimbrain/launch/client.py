@@ -34,11 +34,16 @@ class LaunchOutcome:
 
     Attributes
     ----------
-    states : of each shard.
-    table : one line a shard that is not done, or an empty string.
-    line : what gathering said.
-    waiting : jobs are still on their way, since nobody waited for them.
-    changed : what the shards shared out became another meanwhile, so some of it may be in no shard.
+    states : mapping
+        Of each shard.
+    table : str
+        One line a shard that is not done, or an empty string.
+    line : str
+        What gathering said.
+    waiting : bool
+        Jobs are still on their way, since nobody waited for them.
+    changed : bool
+        What the shards shared out became another meanwhile, so some of it may be in no shard.
     """
 
     states: Mapping[str, ShardState]
@@ -60,7 +65,8 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
 
     Parameters
     ----------
-    wait : until all shards have ended; else return once they are submitted.
+    wait : bool
+        Until all shards have ended; else return once they are submitted.
 
     Raises
     ------

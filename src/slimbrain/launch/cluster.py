@@ -30,8 +30,10 @@ class Slurm:
 
     Parameters
     ----------
-    resources : of each shard.
-    name : that the queue shows.
+    resources : Resources
+        Of each shard.
+    name : str
+        That the queue shows.
 
     Raises
     ------

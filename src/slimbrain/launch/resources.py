@@ -26,14 +26,22 @@ class Resources:
 
     Attributes
     ----------
-    partition, account, constraint, memory : as for sbatch; the cluster's own choice if None. `memory` is of a node.
-    time : limit, in one of sbatch's forms.
-    gpus, cpus : of a node; `cpus` of the one task there.
-    nodes : of pretraining.
-    processes : of pretraining, on a node; one a GPU if None.
-    sbatch : further lines, `qos=high` or `exclusive`, with or without `--`.
-    parallel : shards that run at once, at most.
-    grace_s : seconds before the limit at which the job is told to save.
+    partition, account, constraint, memory : str or None
+        As for sbatch; the cluster's own choice if None. `memory` is of a node.
+    time : str
+        Limit, in one of sbatch's forms.
+    gpus, cpus : int or None
+        Of a node; `cpus` of the one task there.
+    nodes : int
+        Of pretraining.
+    processes : int or None
+        Of pretraining, on a node; one a GPU if None.
+    sbatch : tuple of str
+        Further lines, `qos=high` or `exclusive`, with or without `--`.
+    parallel : int
+        Shards that run at once, at most.
+    grace_s : int
+        Seconds before the limit at which the job is told to save.
     """
 
     partition: str | None = None

@@ -26,13 +26,20 @@ class Work:
 
     Attributes
     ----------
-    command : its words after `slimbrain`, as they were typed.
-    out : what it writes; logs and the state of shards lie beside it.
-    shards : by name, the words after `slimbrain` that do a part of it, each of which could be typed.
-    distributed : its one shard is started by `torchrun`, on every node.
-    saves : a signal makes it save what it has, and it goes on from there; others start their shard again and skip what is done.
-    gather : called once no shard is on its way; told whether all are done, returns a line to print.
-    inputs : tells by a checksum what the shards share out among themselves. If that changes, so may what is whose, and no shard is done.
+    command : Words
+        Its words after `slimbrain`, as they were typed.
+    out : Path
+        What it writes; logs and the state of shards lie beside it.
+    shards : mapping
+        By name, the words after `slimbrain` that do a part of it, each of which could be typed.
+    distributed : bool
+        Its one shard is started by `torchrun`, on every node.
+    saves : bool
+        A signal makes it save what it has, and it goes on from there; others start their shard again and skip what is done.
+    gather : callable
+        Called once no shard is on its way; told whether all are done, returns a line to print.
+    inputs : callable
+        Tells by a checksum what the shards share out among themselves. If that changes, so may what is whose, and no shard is done.
     """
 
     command: Words

@@ -25,10 +25,14 @@ def outcomes(
 
     Parameters
     ----------
-    work : a function of a module, since it may be called in another process.
-    died : the outcome of a job that kills the process it runs in.
-    waits : is told the number of jobs that are waited for.
-    nprocs : processes; with 1 the jobs are done in this one.
+    work : _Work
+        A function of a module, since it may be called in another process.
+    died : callable
+        The outcome of a job that kills the process it runs in.
+    waits : callable
+        Is told the number of jobs that are waited for.
+    nprocs : int
+        Processes; with 1 the jobs are done in this one.
     """
     busy = []
     for job, outcome in _each(jobs, work, died, False, nprocs):

@@ -47,7 +47,8 @@ def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
 
     Returns
     -------
-    Usable runs sorted by image, and runs that have no image in MNI152 space, or several echoes and no combination.
+    tuple of list of Run, list of Failure
+        Usable runs sorted by image, and runs that have no image in MNI152 space, or several echoes and no combination.
 
     Raises
     ------
@@ -80,7 +81,8 @@ def describe_runs(bids_dir: Path, runs: Sequence[Run]) -> tuple[list[Run], list[
 
     Returns
     -------
-    Runs in the order given, and those whose metadata cannot be read.
+    tuple of list of Run, list of Failure
+        Runs in the order given, and those whose metadata cannot be read.
     """
     folders, described, failures = _Folders(), [], []
     for run in runs:

@@ -28,8 +28,10 @@ class Declared:
 
     Attributes
     ----------
-    record : with `unknown` for what nobody said.
-    given : entries that somebody gave.
+    record : Governance
+        With `unknown` for what nobody said.
+    given : frozenset of str
+        Entries that somebody gave.
     """
 
     record: Governance
@@ -50,7 +52,8 @@ class Declared:
 
         Parameters
         ----------
-        found : what is said now, from `of`.
+        found : Governance
+            What is said now, from `of`.
         """
         before = store.find(key)
         told = record_of(store.root, before) if before else None
@@ -109,11 +112,13 @@ def renew(out: Path, keys: Sequence[str], declared: Declared, part: str = "") ->
 
     Parameters
     ----------
-    part : name under which this process lists its sessions, where it does (`Store`).
+    part : str
+        Name under which this process lists its sessions, where it does (`Store`).
 
     Returns
     -------
-    Sessions whose terms clash with it, each with the reason.
+    dict
+        Sessions whose terms clash with it, each with the reason.
     """
     store, changed, clashes, kept = Store(out, part), dict[str, Governance](), dict[str, str](), 0
     for key in keys if declared.given else ():
@@ -140,7 +145,8 @@ def readmit(out: Path, labels: Sequence[str], cohorts: Mapping[str, str]) -> Non
 
     Parameters
     ----------
-    cohorts : of the participants who have runs here, empty where it is not known.
+    cohorts : mapping
+        Of the participants who have runs here, empty where it is not known.
 
     Raises
     ------

@@ -42,11 +42,16 @@ class _Limit:
 
     Attributes
     ----------
-    option : field of `Limits`.
-    measure : what it is compared with, a scalar of `Quality`.
-    lowest : whether the value must not be lower; else it must not be higher.
-    words : what the value is, with a place for it.
-    needs : what a run without the measure lacks.
+    option : str
+        Field of `Limits`.
+    measure : str
+        What it is compared with, a scalar of `Quality`.
+    lowest : bool
+        Whether the value must not be lower; else it must not be higher.
+    words : str
+        What the value is, with a place for it.
+    needs : str
+        What a run without the measure lacks.
     """
 
     option: str
@@ -89,9 +94,12 @@ class ExcludedRun:
 
     Attributes
     ----------
-    file : its image, relative to the source.
-    key : the session it would be.
-    breaches : the limits it is beyond; at least one.
+    file : str
+        Its image, relative to the source.
+    key : str
+        The session it would be.
+    breaches : tuple of Breach
+        The limits it is beyond; at least one.
     """
 
     file: str
@@ -104,9 +112,12 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
 
     Parameters
     ----------
-    name : of the run, for messages.
-    measured : its scalars.
-    gap : where the image ends, for the message on coverage.
+    name : str
+        Of the run, for messages.
+    measured : mapping
+        Its scalars.
+    gap : str
+        Where the image ends, for the message on coverage.
 
     Raises
     ------

@@ -45,16 +45,21 @@ class Quality:
 
     Attributes
     ----------
-    scalars : one number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`,
-        `spikes`, `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known,
-        `frozen_frames`, `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where there was
-        something to compare.
-    series : lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where
-        undefined. `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were
-        bridged, or were left out by scrubbing; `flagged_stored` the frames of the store that come from them.
-    gap : where the image ends within the brain, empty if nowhere in particular.
-    flips : overlap with the brain mask by flip (`likeness.FLIPS`).
-    warnings : sentences for the user.
+    scalars : dict
+        One number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`, `spikes`,
+        `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known, `frozen_frames`,
+        `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to
+        compare.
+    series : dict
+        Lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where undefined. `flagged`
+        lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or were left out
+        by scrubbing; `flagged_stored` the frames of the store that come from them.
+    gap : str
+        Where the image ends within the brain, empty if nowhere in particular.
+    flips : dict
+        Overlap with the brain mask by flip (`likeness.FLIPS`).
+    warnings : list of str
+        Sentences for the user.
     """
 
     scalars: dict[str, float]
@@ -81,12 +86,18 @@ def assess(
 
     Parameters
     ----------
-    prepared : the run on the grid.
-    run : names the table of confounds that holds the motion.
-    times : recorded and stored frames.
-    warn_coverage : share of the mask under which to warn.
-    likeness : how well the image fits the template.
-    confounds : what was regressed out; the frames it left out of the fit are marked.
+    prepared : Prepared
+        The run on the grid.
+    run : Run
+        Names the table of confounds that holds the motion.
+    times : TimeAxis
+        Recorded and stored frames.
+    warn_coverage : float
+        Share of the mask under which to warn.
+    likeness : Likeness or None
+        How well the image fits the template.
+    confounds : Confounds or None
+        What was regressed out; the frames it left out of the fit are marked.
     """
     gap = coverage_gap(prepared.covered, grid)
     displacement, motion_warnings = _motion(run, times.n_source)
@@ -163,7 +174,8 @@ def in_store(flagged: npt.NDArray[np.bool_], times: TimeAxis) -> npt.NDArray[np.
 
     Parameters
     ----------
-    flagged : (T_source,) True at recorded frames.
+    flagged : ndarray of bool
+        (T_source,) True at recorded frames.
     """
     place = np.arange(times.n_frames) * (times.tr / times.source_tr)
     # The slack takes a frame that falls on a recorded one for that frame, whatever the division leaves.
@@ -231,11 +243,13 @@ def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
 
     Parameters
     ----------
-    covered : (P, V) True where there is data.
+    covered : ndarray of bool
+        (P, V) True where there is data.
 
     Returns
     -------
-    Words, empty if no end has lost a whole plane.
+    str
+        Words, empty if no end has lost a whole plane.
     """
     missing = grid.unpack(grid.voxel_mask & ~covered, fill=False)
     best, words = 0, ""

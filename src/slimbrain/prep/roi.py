@@ -25,10 +25,14 @@ class PreparedRoi:
 
     Attributes
     ----------
-    series : (T, C) float32, each channel z-scored over time; 0 where it never changes or is not finite.
-    mean, std : (C,) undo the z-score; 0 for those channels.
-    empty : names of the channels without signal.
-    warnings : sentences for the user about single frames.
+    series : ndarray
+        (T, C) float32, each channel z-scored over time; 0 where it never changes or is not finite.
+    mean, std : ndarray
+        (C,) undo the z-score; 0 for those channels.
+    empty : tuple of str
+        Names of the channels without signal.
+    warnings : tuple of str
+        Sentences for the user about single frames.
     """
 
     series: _FloatArray
@@ -46,9 +50,12 @@ def prepare_roi(source: RoiSeries, times: TimeAxis, flag_nonfinite: bool = False
 
     Parameters
     ----------
-    source : the recording.
-    times : where the stored frames lie among its own.
-    flag_nonfinite : whether frames most of whose channels are not finite are bridged, and do not cost the channels.
+    source : RoiSeries
+        The recording.
+    times : TimeAxis
+        Where the stored frames lie among its own.
+    flag_nonfinite : bool
+        Whether frames most of whose channels are not finite are bridged, and do not cost the channels.
 
     Raises
     ------

@@ -75,8 +75,10 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
 
     Parameters
     ----------
-    source : a folder or file in one of the layouts of `slimbrain.prep.layouts`.
-    out : store to make or to add to.
+    source : str or Path
+        A folder or file in one of the layouts of `slimbrain.prep.layouts`.
+    out : str or Path
+        Store to make or to add to.
 
     Raises
     ------

@@ -40,11 +40,16 @@ class RoiSeries:
 
     Attributes
     ----------
-    path : the file that messages name.
-    values : (T, C), as stored by whoever made it.
-    channels : names and MNI places of the columns.
-    header_tr : seconds a frame, None if the file does not say.
-    notes : what the user should know about the file.
+    path : Path
+        The file that messages name.
+    values : ndarray
+        (T, C), as stored by whoever made it.
+    channels : Channels
+        Names and MNI places of the columns.
+    header_tr : float or None
+        Seconds a frame, None if the file does not say.
+    notes : tuple of str
+        What the user should know about the file.
     """
 
     path: Path
@@ -65,19 +70,32 @@ class Run:
 
     Attributes
     ----------
-    image : the file that holds it, or the first of them.
-    entities : BIDS entities, in order (`sub`, `ses`, `task`, ..., `space`).
-    sidecar : JSON metadata; `RepetitionTime` is believed over the file's own.
-    sidecars : the files that metadata came from.
-    confounds : fMRIPrep's table of confounds, if there is one.
-    events : table of events, if there is one.
-    motion : table of one displacement in mm a frame, for layouts without such confounds.
-    parts : further files that are read to make the run.
-    place : which recording of the file it is, where one file holds several.
-    reader : opens it; sent to worker processes, so a function or a frozen dataclass.
-    tr_from : where `RepetitionTime` comes from.
-    notes : what the user should know before anything is read.
-    record : what the layout adds to the session's sidecar.
+    image : Path
+        The file that holds it, or the first of them.
+    entities : dict
+        BIDS entities, in order (`sub`, `ses`, `task`, ..., `space`).
+    sidecar : dict
+        JSON metadata; `RepetitionTime` is believed over the file's own.
+    sidecars : tuple of Path
+        The files that metadata came from.
+    confounds : Path or None
+        fMRIPrep's table of confounds, if there is one.
+    events : Path or None
+        Table of events, if there is one.
+    motion : Path or None
+        Table of one displacement in mm a frame, for layouts without such confounds.
+    parts : tuple of Path
+        Further files that are read to make the run.
+    place : str
+        Which recording of the file it is, where one file holds several.
+    reader : callable
+        Opens it; sent to worker processes, so a function or a frozen dataclass.
+    tr_from : str
+        Where `RepetitionTime` comes from.
+    notes : tuple of str
+        What the user should know before anything is read.
+    record : mapping
+        What the layout adds to the session's sidecar.
     """
 
     image: Path
@@ -123,9 +141,12 @@ class Filters:
 
     Attributes
     ----------
-    participant_label, session_id, task_id : labels to take.
-    space, res : template and resolution of the image, as BIDS names have them.
-    entities : for any BIDS entity the labels to take; `_PRESENT` stands for any, None for runs without the entity.
+    participant_label, session_id, task_id : sequence of str
+        Labels to take.
+    space, res : str or None
+        Template and resolution of the image, as BIDS names have them.
+    entities : mapping
+        For any BIDS entity the labels to take; `_PRESENT` stands for any, None for runs without the entity.
     """
 
     participant_label: Sequence[str] = ()

@@ -23,9 +23,12 @@ class FrameFile:
 
     Parameters
     ----------
-    folder : where to put it; the system's folder for such files if None.
-    shape : (T, N).
-    dtype : of the numbers.
+    folder : Path or None
+        Where to put it; the system's folder for such files if None.
+    shape : tuple of int
+        (T, N).
+    dtype : npt.DTypeLike
+        Of the numbers.
 
     Raises
     ------

@@ -42,9 +42,12 @@ class PreparedRun:
 
     Attributes
     ----------
-    file : its image, relative to the source.
-    key : its session in the store.
-    warnings : what the user should know about it.
+    file : str
+        Its image, relative to the source.
+    key : str
+        Its session in the store.
+    warnings : tuple of str
+        What the user should know about it.
     """
 
     file: str
@@ -58,9 +61,12 @@ class Job:
 
     Attributes
     ----------
-    root, out : the source, and the store.
-    declared : what is said of the terms of the source's data.
-    part : under which sessions are listed (`Store`).
+    root, out : Path
+        The source, and the store.
+    declared : Declared
+        What is said of the terms of the source's data.
+    part : str
+        Under which sessions are listed (`Store`).
     """
 
     root: Path

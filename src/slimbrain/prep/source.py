@@ -76,11 +76,16 @@ class Source(ABC):
 
     Attributes
     ----------
-    path : the file that messages name.
-    shape : (X, Y, Z, T).
-    affine : (4, 4) voxel index -> mm.
-    dtype : type of the numbers on disk.
-    header_tr : seconds a frame, None if the file does not say or cannot be believed.
+    path : Path
+        The file that messages name.
+    shape : tuple of int
+        (X, Y, Z, T).
+    affine : ndarray
+        (4, 4) voxel index -> mm.
+    dtype : numpy.dtype
+        Type of the numbers on disk.
+    header_tr : float or None
+        Seconds a frame, None if the file does not say or cannot be believed.
     """
 
     path: Path
@@ -143,9 +148,12 @@ class NiftiSource(Source):
 
     Attributes
     ----------
-    offset : bytes before the first number.
-    slope, inter : value = slope * number + inter.
-    transform_note : what the user should know of its sform and qform, empty if nothing.
+    offset : int
+        Bytes before the first number.
+    slope, inter : float
+        value = slope * number + inter.
+    transform_note : str
+        What the user should know of its sform and qform, empty if nothing.
     """
 
     offset: int
@@ -219,8 +227,10 @@ class _ArraySource(Source):
 
     Attributes
     ----------
-    values : (X, Y, Z, T) in the image's units.
-    transform_note : as of `NiftiSource`.
+    values : ndarray
+        (X, Y, Z, T) in the image's units.
+    transform_note : str
+        As of `NiftiSource`.
     """
 
     values: _FloatArray
@@ -244,8 +254,10 @@ def source_of(image: Any, name: str) -> Source:
 
     Parameters
     ----------
-    image : a nibabel image.
-    name : what messages call it if it is no file.
+    image : object
+        A nibabel image.
+    name : str
+        What messages call it if it is no file.
 
     Raises
     ------
@@ -320,14 +332,19 @@ def repetition_time(
 
     Parameters
     ----------
-    sidecar : BIDS metadata of the recording.
-    given : the user's value in seconds; may fill a gap, never contradict.
-    said_by : where the metadata come from.
-    option : what the user gives it with.
+    sidecar : mapping
+        BIDS metadata of the recording.
+    given : float or None
+        The user's value in seconds; may fill a gap, never contradict.
+    said_by : str
+        Where the metadata come from.
+    option : str
+        What the user gives it with.
 
     Returns
     -------
-    Seconds a frame, and `said_by`, `header` or `option`.
+    tuple of float, str
+        Seconds a frame, and `said_by`, `header` or `option`.
 
     Raises
     ------

@@ -60,17 +60,27 @@ class Prepared:
 
     Attributes
     ----------
-    voxels : (T, P, V) float16, z-scored over time; 0 outside the mask and where nothing was recorded. Mapped from a file, so that
-        they fill no memory until they are looked at.
-    mean, std : (P, V) float32, in the image's units; 0 where nothing was recorded.
-    tr : seconds a frame.
-    covered : (P, V) True at mask voxels with finite data that change over time.
-    coverage : share of the mask's voxels that are covered.
-    n_nonfinite : mask voxels lost to NaN or infinite values.
-    frames : what is odd about single recorded frames.
-    bridged : (T_source,) True at missing frames that were replaced by straight lines between their neighbours.
-    dvars : (T_source - 1,) root mean square over covered voxels of the change of the z-scored series, before denoising and resampling.
-    global_signal : (T_source,) mean over covered voxels, in the image's units.
+    voxels : ndarray
+        (T, P, V) float16, z-scored over time; 0 outside the mask and where nothing was recorded. Mapped from a file, so that they fill no
+        memory until they are looked at.
+    mean, std : ndarray
+        (P, V) float32, in the image's units; 0 where nothing was recorded.
+    tr : float
+        Seconds a frame.
+    covered : ndarray of bool
+        (P, V) True at mask voxels with finite data that change over time.
+    coverage : float
+        Share of the mask's voxels that are covered.
+    n_nonfinite : int
+        Mask voxels lost to NaN or infinite values.
+    frames : FrameRecord
+        What is odd about single recorded frames.
+    bridged : ndarray of bool
+        (T_source,) True at missing frames that were replaced by straight lines between their neighbours.
+    dvars : ndarray
+        (T_source - 1,) root mean square over covered voxels of the change of the z-scored series, before denoising and resampling.
+    global_signal : ndarray
+        (T_source,) mean over covered voxels, in the image's units.
     """
 
     voxels: _FloatArray
@@ -93,16 +103,23 @@ def prepare_image(
 
     Parameters
     ----------
-    source : the checked image.
-    grid : where to put it.
-    tr : seconds a frame of the source.
-    confounds : what to regress out, if anything.
-    flag_nonfinite : whether frames most of whose voxels are not finite are bridged, and do not cost the voxels.
-    scratch : folder for two nameless temporary files, of T_source * N float32 and T * P * V float16; the system's if None.
+    source : Source
+        The checked image.
+    grid : Grid
+        Where to put it.
+    tr : float
+        Seconds a frame of the source.
+    confounds : Confounds or None
+        What to regress out, if anything.
+    flag_nonfinite : bool
+        Whether frames most of whose voxels are not finite are bridged, and do not cost the voxels.
+    scratch : Path or None
+        Folder for two nameless temporary files, of T_source * N float32 and T * P * V float16; the system's if None.
 
     Returns
     -------
-    The run; its `voxels` are mapped from the second file, which lives as long as they do.
+    Prepared
+        The run; its `voxels` are mapped from the second file, which lives as long as they do.
 
     Raises
     ------
@@ -147,9 +164,12 @@ class Sampling:
 
     Attributes
     ----------
-    taken : (U,) voxels of the image that take part, counted with X fastest; one a brain voxel (U = N) where voxels are copied.
-    weights : (N, U) weights, None where voxels are copied.
-    filled : (N,) False where a brain voxel lies outside the image, so that it becomes 0.
+    taken : ndarray of int
+        (U,) voxels of the image that take part, counted with X fastest; one a brain voxel (U = N) where voxels are copied.
+    weights : csr_matrix or None
+        (N, U) weights, None where voxels are copied.
+    filled : ndarray of bool
+        (N,) False where a brain voxel lies outside the image, so that it becomes 0.
     """
 
     taken: npt.NDArray[np.int64]
@@ -175,11 +195,13 @@ def interpolate(source: Source, sampling: Sampling, put: Callable[[int, _FloatAr
 
     Parameters
     ----------
-    put : called with the number of the first of F frames and their (F, N) float32 values, block after block; not finite counts as 0.
+    put : callable
+        Called with the number of the first of F frames and their (F, N) float32 values, block after block; not finite counts as 0.
 
     Returns
     -------
-    Which voxels and frames hold values that are not finite, and which frames are copies.
+    FrameRecord
+        Which voxels and frames hold values that are not finite, and which frames are copies.
 
     Raises
     ------
@@ -219,13 +241,17 @@ def interpolation(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tupl
 
     Parameters
     ----------
-    grid : lattice and mask.
-    affine : (4, 4) of the source, as nested tuples.
-    shape : (X, Y, Z) of the source.
+    grid : Grid
+        Lattice and mask.
+    affine : tuple of tuple of float
+        (4, 4) of the source, as nested tuples.
+    shape : tuple of int
+        (X, Y, Z) of the source.
 
     Returns
     -------
-    (P * V, X * Y * Z) float32; columns count voxels with X fastest, as on disk.
+    csr_matrix
+        (P * V, X * Y * Z) float32; columns count voxels with X fastest, as on disk.
     """
     matrix = np.asarray(affine)
     # Worked out in the nearest RAS+ frame and mapped back to the file's order last: a file and its mirror image then
@@ -295,8 +321,10 @@ class TimeAxis:
 
     Parameters
     ----------
-    n_source : frames recorded.
-    source_tr : seconds a frame recorded.
+    n_source : int
+        Frames recorded.
+    source_tr : float
+        Seconds a frame recorded.
     """
 
     def __init__(self, n_source: int, source_tr: float) -> None:
@@ -405,8 +433,10 @@ class _Block:
 
     Parameters
     ----------
-    series : float32, overwritten.
-    lost : (n,) voxels not to use.
+    series : ndarray
+        Float32, overwritten.
+    lost : ndarray of bool
+        (n,) voxels not to use.
     """
 
     def __init__(self, series: _FloatArray, lost: npt.NDArray[np.bool_]) -> None:

@@ -45,12 +45,18 @@ class Chunk:
 
     Attributes
     ----------
-    path : the file.
-    start, stop : first and last frame of the range it is cut from.
-    piece : its place among the pieces of that range, from 1.
-    key : name of its array.
-    shape : (X, Y, Z, T).
-    dtype : type of the numbers.
+    path : Path
+        The file.
+    start, stop : int
+        First and last frame of the range it is cut from.
+    piece : int
+        Its place among the pieces of that range, from 1.
+    key : str
+        Name of its array.
+    shape : tuple of int
+        (X, Y, Z, T).
+    dtype : numpy.dtype
+        Type of the numbers.
     """
 
     path: Path
@@ -169,7 +175,8 @@ def check_frames(chunks: list[Chunk]) -> None:
 
     Parameters
     ----------
-    chunks : sorted by range and piece.
+    chunks : list of Chunk
+        Sorted by range and piece.
 
     Raises
     ------
