@@ -17,7 +17,7 @@ _SHARDS_FOLDER, _LOGS_FOLDER = "shards", "logs"
 State = Literal["waiting", "running", "requeued", "retried", "done", "failed", "stopped", "lost"]
 FINAL: tuple[State, ...] = ("done", "failed", "stopped", "lost")
 """`requeued` after a signal and `retried` after a failure are in the queue again. `stopped` by a signal and not queued again; `lost`
-without a word. Only the client calls a shard lost."""
+ended without a state. Only the client calls a shard lost."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class ShardState:
     state : State
         See `State`.
     requeues : int
-        How often it was stopped, saved and queued again.
+        How often it was stopped, saved and requeued.
     failures : int
         How often its command failed since it was submitted last.
     exit_code : int or None
-        Of the command, once it has ended.
+        Exit code of the command, once it has ended.
     node : str
         Where it ran last.
     seconds : float
-        That its last run took.
+        Duration of its last run.
     """
 
     state: State = "waiting"
@@ -77,13 +77,13 @@ class LaunchPlan:
     distributed, saves : bool
         As of `Work`.
     processes : int
-        That `torchrun` starts on each node.
+        Processes that `torchrun` starts on each node.
     grace_s : int
         Seconds that a command has to save, once it is told to.
     inputs : str
-        Checksum of what the shards share out (`Work`).
+        Checksum of what is divided among the shards (`Work`).
     finished : bool
-        Everything was done and gathered; the same command starts anew.
+        Everything was done and gathered; the same command starts again from the beginning.
     """
 
     command: tuple[str, ...]

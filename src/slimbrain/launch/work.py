@@ -31,15 +31,15 @@ class Work:
     out : Path
         What it writes; logs and the state of shards lie beside it.
     shards : mapping
-        By name, the words after `slimbrain` that do a part of it, each of which could be typed.
+        Words after `slimbrain` of each shard, by name; each could be typed.
     distributed : bool
-        Its one shard is started by `torchrun`, on every node.
+        Whether its one shard is started by `torchrun`, on every node.
     saves : bool
-        A signal makes it save what it has, and it goes on from there; others start their shard again and skip what is done.
+        Whether a signal makes it save, so that it resumes from there; others start their shard again and skip what is done.
     gather : callable
-        Called once no shard is on its way; told whether all are done, returns a line to print.
+        Called with whether all shards are done, once none is queued or running; returns a line to print.
     inputs : callable
-        Tells by a checksum what the shards share out among themselves. If that changes, so may what is whose, and no shard is done.
+        Returns a checksum of what is divided among the shards. If it changes, so may the division, and no shard counts as done.
     """
 
     command: Words
@@ -61,5 +61,5 @@ def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str], in
 
 
 def checksum(items: Iterable[tuple[str, int]]) -> str:
-    """Of names and sizes that are shared out."""
+    """Checksum of the names and sizes that are divided among shards."""
     return hashlib.sha256("\n".join(f"{name}\t{size}" for name, size in items).encode()).hexdigest()

@@ -72,7 +72,7 @@ class _Limit:
 LIMITS = (
     _Limit("min_coverage", "coverage", True, "covers {:.1%} of the brain mask", "a brain mask"),
     _Limit("min_tsnr", "tsnr", True, "has a tSNR of {:.4g}", "voxels"),
-    _Limit("max_fd_mean", "fd_mean", False, "moves {:.4g} mm a frame in the mean", "motion in a table of confounds"),
+    _Limit("max_fd_mean", "fd_mean", False, "has a mean framewise displacement of {:.4g} mm", "motion in a table of confounds"),
     _Limit("max_flagged", "flagged_share", False, "has {:.1%} of its frames flagged", "frames that could be flagged"),
     _Limit("min_template_overlap", "template_overlap", True, "overlaps with the MNI brain mask by {:.3g}", "an image in its first frames"),
 )
@@ -122,7 +122,7 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
     Raises
     ------
     InputError
-        If a limit is set on something that this run does not have: nobody knows then on which side it is.
+        If a limit is set on something that this run does not have: it is not known then on which side it is.
     """
     found = []
     for limit in LIMITS:
@@ -176,7 +176,7 @@ def drop_record(root: Path, key: str) -> None:
 
 
 def write_table(root: Path) -> Path:
-    """Write `excluded.tsv` from all records, of this command and of earlier ones; one row a run and limit."""
+    """Write `excluded.tsv` from all records, of this command and of earlier ones; one row per run and limit."""
     rows = []
     for path in sorted((root / _EXCLUDED_FOLDER).glob("*.json")):
         excluded = (read_record(root, path.stem) or {}).get(_RECORD_KEY, {})

@@ -50,7 +50,7 @@ class ImageSessions:
     grid : Grid
         Lattice and mask of the sessions.
     tr : float or None
-        Seconds a frame, where neither a JSON sidecar nor the header says.
+        Seconds per frame, where neither a JSON sidecar nor the header says.
     window_frames : int
         Shorter recordings are refused.
 

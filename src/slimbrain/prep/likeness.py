@@ -82,7 +82,7 @@ class Likeness:
 
     @property
     def warnings(self) -> list[str]:
-        """What was seen, in one sentence; none if the image looks like what it claims to be."""
+        """What was found, in one sentence; none if the image looks like what it claims to be."""
         if flip := self.better_flip:
             fit = f"{self.flipped[flip]:.2f} against {self.overlap:.2f}"
             return [f"fits the MNI brain mask better {_SEEN[flip]} (overlap {fit}); check its orientation."]

@@ -229,7 +229,7 @@ def _column(run: Run, rows: list[dict[str, str]], name: str) -> _FloatArray:
 
 
 def _finite(table: Path | None, what: str, values: list[float]) -> _FloatArray:
-    """(T,) numbers; NaN, which stands for an empty cell, is let pass."""
+    """(T,) numbers; NaN stands for an empty cell."""
     if np.isinf(values).any():
         raise InputError(f"{table}: {what} holds something else than finite numbers (inf); correct the table.")
     return np.array(values)

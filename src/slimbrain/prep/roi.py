@@ -46,7 +46,7 @@ def prepare_roi(source: RoiSeries, times: TimeAxis, flag_nonfinite: bool = False
     """Resample and z-score.
 
     Whoever reads `coarse` standardises it first: stage 1, saliency and connectivity. Stored z-scored it has, like a voxel
-    session, no scale by which a scanner or a pipeline could be told.
+    session, no scale that would give away the scanner or pipeline.
 
     Parameters
     ----------

@@ -207,7 +207,7 @@ def own_runs(layout: Layout, found: Recordings, shard: Shard) -> tuple[list[Run]
     if shard.of > 1:
         runs = shard.take(runs, [bytes_of(run) for run in runs])
     described, damaged = layout.describe(found.root, runs)
-    # What is nobody's own is the first shard's.
+    # What belongs to no run is the first shard's.
     return described, [*damaged, *([*found.failures, *doubles] if shard.number == 1 else ())]
 
 

@@ -36,7 +36,7 @@ _PRESENT = "*"
 
 @dataclass(frozen=True)
 class RoiSeries:
-    """One recording as a parcellation sees it.
+    """One recording as series of the regions of a parcellation.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class RoiSeries:
     channels : Channels
         Names and MNI places of the columns.
     header_tr : float or None
-        Seconds a frame, None if the file does not say.
+        Seconds per frame, None if the file does not say.
     notes : tuple of str
         What the user should know about the file.
     """
@@ -83,7 +83,7 @@ class Run:
     events : Path or None
         Table of events, if there is one.
     motion : Path or None
-        Table of one displacement in mm a frame, for layouts without such confounds.
+        Table of one displacement in mm per frame, for layouts without such confounds.
     parts : tuple of Path
         Further files that are read to make the run.
     place : str

@@ -132,7 +132,7 @@ def prepare_run(job: Job, wait: bool = False) -> RunOutcome | None:
             made = _store_run(job, store, job.run.reader(job.run), fingerprint)
             return RunOutcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
     except Exception as error:
-        # Also what nobody thought of: it must not cost the other runs of a night.
+        # Also what was not foreseen: it must not cost the other runs of a night.
         return RunOutcome("failures", Failure(job.file, _reason(job, error)))
 
 

@@ -85,7 +85,7 @@ class Source(ABC):
     dtype : numpy.dtype
         Type of the numbers on disk.
     header_tr : float or None
-        Seconds a frame, None if the file does not say or cannot be believed.
+        Seconds per frame, None if the file does not say or cannot be believed.
     """
 
     path: Path
@@ -126,7 +126,7 @@ class Source(ABC):
 
     @property
     def n_voxels(self) -> int:
-        """Voxels a frame."""
+        """Voxels per frame."""
         return math.prod(self.shape[:3])
 
     @property
@@ -292,7 +292,7 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
 
 def _check_type(path: Path, dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value a voxel; convert it to float32.")
+        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value per voxel; convert it to float32.")
 
 
 def _check_length(path: Path, needed: int) -> None:
@@ -344,7 +344,7 @@ def repetition_time(
     Returns
     -------
     tuple of float, str
-        Seconds a frame, and `said_by`, `header` or `option`.
+        Seconds per frame, and `said_by`, `header` or `option`.
 
     Raises
     ------

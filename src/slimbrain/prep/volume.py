@@ -66,7 +66,7 @@ class Prepared:
     mean, std : ndarray
         (P, V) float32, in the image's units; 0 where nothing was recorded.
     tr : float
-        Seconds a frame.
+        Seconds per frame.
     covered : ndarray of bool
         (P, V) True at mask voxels with finite data that change over time.
     coverage : float
@@ -108,7 +108,7 @@ def prepare_image(
     grid : Grid
         Where to put it.
     tr : float
-        Seconds a frame of the source.
+        Seconds per frame of the source.
     confounds : Confounds or None
         What to regress out, if anything.
     flag_nonfinite : bool
@@ -324,7 +324,7 @@ class TimeAxis:
     n_source : int
         Frames recorded.
     source_tr : float
-        Seconds a frame recorded.
+        Seconds per frame recorded.
     """
 
     def __init__(self, n_source: int, source_tr: float) -> None:

@@ -64,7 +64,7 @@ def find_recordings(source: Path, layout: Layout, request: RecordingQuery) -> Re
         If there is none, or an option does not concern the layout.
     """
     if layout is not BIDS and request.filters.res:
-        raise InputError(f"--res {request.filters.res}: chooses among images of a BIDS derivative; {layout.name} has one image a run.")
+        raise InputError(f"--res {request.filters.res}: chooses among images of a BIDS derivative; {layout.name} has one image per run.")
     found = layout.find(source, request)
     if not layout.filters_itself:
         wanted = [run for run in found.runs if _passes(run, request.filters)]

@@ -1,4 +1,4 @@
-"""Brainmarks' Arrow files: a row a recording, its brain voxels z-scored in `bold` (T, V), `mean` and `std` (1, V) beside them.
+"""Brainmarks' Arrow files: one row per recording, its brain voxels z-scored in `bold` (T, V), `mean` and `std` (1, V) beside them.
 
 V are the voxels of the MNI152NLin6Asym 2 mm brain mask, RAS, listed from arrays that have the axes (Z, Y, X).
 """

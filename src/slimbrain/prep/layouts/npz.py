@@ -164,7 +164,7 @@ def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], info:
     if len(shape) != 4 or shape[:3] != (_LATTICE.edge,) * 3 or not 1 <= shape[3] <= MAX_FRAMES:
         raise InputError(f"{path}: its first array has the shape {shape}, not ({_LATTICE.edge}, {_LATTICE.edge}, {_LATTICE.edge}, T).")
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value a voxel; convert it to float32.")
+        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value per voxel; convert it to float32.")
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size < needed or needed > info.compress_size * MAX_DEFLATE_RATIO:
         raise InputError(f"{path}: its header claims {needed} bytes, which the file does not hold; restore it.")
