@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
 
-_LINK = Annotated[bool, typer.Option("--link", help="Hard links, which take no space, where the file system can.")]
+_LINK = Annotated[bool, typer.Option("--link", help="Use hard links, which take no space, where the file system can.")]
 
 
 @commands.command()
@@ -23,7 +23,7 @@ def verify(
     store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hash every session again and name what is damaged, missing, or in no table; exit code 1 if anything is.
+    """Verify the checksum of every session, and name what is damaged, missing or not listed; exit code 1 if anything is.
 
     Example: `slimbrain store verify store/`
     """
@@ -49,7 +49,7 @@ def verify(
 def collect(
     context: typer.Context, store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]
 ) -> None:
-    """List in sessions.tsv, at once, what the shards of `slimbrain prep` prepared, and write the report.
+    """List the sessions that shards of `slimbrain prep` prepared in sessions.tsv, and write the report.
 
     Example: `slimbrain store collect store/`
     """
@@ -65,10 +65,10 @@ def collect(
 def merge(
     out: Annotated[Path, typer.Argument(help="Store to make or to add to.", show_default=False)],
     stores: Annotated[list[Path], typer.Argument(help="Stores to read.", show_default=False)],
-    keep: Annotated[str | None, typer.Option(help="first or last: which to take where one name has different data.")] = None,
+    keep: Annotated[str | None, typer.Option(help="first or last: which session to keep where two differ under one name.")] = None,
     link: _LINK = False,
 ) -> None:
-    """Bring the sessions of several stores into one; run again, it goes on where it stopped.
+    """Merge the sessions of several stores into one; run again, it resumes where it stopped.
 
     Example: `slimbrain store merge all/ hcp/ abide/ --link`
     """
@@ -97,7 +97,7 @@ def subset(
     sessions: Annotated[Path | None, typer.Option(help="TSV with a column `session`: only these recordings.")] = None,
     link: _LINK = False,
 ) -> None:
-    """Copy some sessions of a store into another; run again, it goes on where it stopped.
+    """Copy some sessions of a store into another; run again, it resumes where it stopped.
 
     Example: `slimbrain store subset store/ good/ --task-id rest --where "coverage >= 0.9 and sex == 'F'"`
     """
