@@ -19,6 +19,7 @@ from slimbrain.store import Channels, Store
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
     "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "schema_version", "excluded",
+    "classes",
 }  # fmt: skip
 N_SUBJECTS = 24
 
@@ -69,6 +70,8 @@ def test_the_result_holds_what_other_programs_read(classified: Result, store: St
     assert all(set(row) == {"model", "method", "metric", "mean", "low", "high", "p"} for row in result["rows"])
     assert set(result["difference"]) == {"metric", "mean", "low", "high"}
     assert result["contract"] == store.contract.to_dict() and result["seen_in_pretraining"] == 3
+    assert result["classes"] == {"a": 12, "b": 12}
+    assert "Classes, in subjects: a 12, b 12." in to_markdown(classified)
     methods = {(row["model"], row["method"]) for row in result["rows"]}
     kinds = ("correlation", "partial correlation", "tangent", "tangent towards the population", "best of 4 chosen inside")
     assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames used")} <= methods

@@ -168,6 +168,7 @@ def _result(
         best_baseline=_estimate(best, metric, bootstrap(best.predictions, metric, n_resamples)),
         differences=tuple(_estimate(entry, metric, gap) for entry, gap in zip(mine, gaps, strict=True)),
         published=dict(task.published),
+        classes=target.classes,
         test_scored=record.model_copy(update={"predictors": len(mine) + len(theirs)}),
     )
 
