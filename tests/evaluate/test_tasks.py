@@ -57,10 +57,7 @@ def test_many_numbers_are_a_quantity_and_few_are_classes(store: Store) -> None:
     ("cells", "spellings"),
     [
         (["m", "M", "f", "F", "M", "n/a", "m"], "'f' (1 participant), 'F' (1 participant)"),
-        (
-            ["Patient", "control", "patient", "control", "control", "control", "control"],
-            "'Patient' (1 participant), 'patient' (1 participant)",
-        ),
+        (["Case", "x", "case", "x", "x", "x", "x"], "'case' (1 participant), 'Case' (1 participant)"),
         (["1", "2", "1.0", "2", "1", "2", "2"], "'1' (2 participants), '1.0' (1 participant)"),
         (["a b", "c", "a  b", "c", "c", "c", "c"], "'a  b' (1 participant), 'a b' (1 participant)"),
     ],
