@@ -357,6 +357,7 @@ def folder(readme: Path, tmp_path: Path) -> Iterator[Path]:
 # --- the tests
 
 
+@pytest.mark.slow
 def test_the_readme_runs(readme: Path) -> None:
     assert [name for name in MADE if not (readme / name).exists()] == []
     assert (readme / "report.html").stat().st_size > 10_000

@@ -32,6 +32,7 @@ from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session, write_session
 
 
 def networks(n: int, t: int, c: int, seed: int = 0) -> list[np.ndarray]:
@@ -219,7 +220,7 @@ def test_many_cells_become_units(tmp_path: Path, grid8: Grid, monkeypatch: pytes
     rng = np.random.default_rng(0)
     voxels = np.where(grid.voxel_mask, rng.normal(size=(6, grid.n_patches, grid.voxels_per_patch)), 0).astype(np.float16)
     zeros = np.zeros(voxels.shape[1:])
-    info = store.write_session({"sub": "01", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, zeros, zeros, 0.72)
+    info = write_session(store, {"sub": "01", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, zeros, zeros, 0.72)
     series = ChannelSeries(store).channels(info.key)
     assert series.shape == (6, grid.n_units)
     for unit in range(grid.n_units):
@@ -259,7 +260,7 @@ def roi_store(root: Path, series: list[np.ndarray]) -> Store:
     store = Store.create(root, None, tr=0.72)
     channels = Channels(tuple(f"parcel-{number}" for number in range(series[0].shape[1])), np.zeros((series[0].shape[1], 3)))
     for number, values in enumerate(series):
-        store.write_roi_session({"sub": f"{number:02d}", "task": "rest"}, values, channels, 0.72)
+        write_roi_session(store, {"sub": f"{number:02d}", "task": "rest"}, values, channels, 0.72)
     rows = [f"sub-{number:02d}\t{20 + number}\t{'FM'[number % 2]}" for number in range(len(series))]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]) + "\n")
     return Store(root)

@@ -15,6 +15,7 @@ from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
@@ -41,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     channels = Channels(tuple("abcde"), np.zeros((5, 3)))
     for subject in range(N_SUBJECTS):
         for session in "12":
-            store.write_roi_session({"sub": f"{subject:02d}", "ses": session, "task": "rest"}, rng.normal(size=(40, 5)), channels, 0.72)
+            write_roi_session(store, {"sub": f"{subject:02d}", "ses": session, "task": "rest"}, rng.normal(size=(40, 5)), channels, 0.72)
     trait = rng.normal(size=N_SUBJECTS)
     rows = [f"sub-{number:02d}\t{'ab'[number % 2]}\t{trait[number]:.6f}" for number in range(N_SUBJECTS)]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tgroup\ttrait", *rows]) + "\n")

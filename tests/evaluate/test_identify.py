@@ -17,6 +17,7 @@ from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 N = 14
 
@@ -101,7 +102,7 @@ def cohort(root: Path, n: int = 8, sessions: str = "12", strength: float = 4.0) 
         mixing = np.eye(6) + strength * rng.normal(size=(6, 6)) / 6
         for session in sessions:
             entities = {"sub": f"{person:02d}", "ses": session, "task": "rest"}
-            store.write_roi_session(entities, rng.normal(size=(120, 6)) @ mixing, channels, 0.72)
+            write_roi_session(store, entities, rng.normal(size=(120, 6)) @ mixing, channels, 0.72)
     rows = [f"sub-{number:02d}\t{20 + number}\t{'FM'[number % 2]}" for number in range(n)]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]) + "\n")
     return Store(root)
@@ -129,8 +130,8 @@ def test_the_pair_that_most_people_have_is_taken_unless_named(tmp_path: Path) ->
     store = cohort(tmp_path, n=5)
     channels = store.channels(store.sessions[0].key)
     for person in range(4):
-        store.write_roi_session(
-            {"sub": f"{person:02d}", "ses": "0", "task": "rest"}, np.random.default_rng(9).normal(size=(40, 6)), channels, 0.72
+        write_roi_session(
+            store, {"sub": f"{person:02d}", "ses": "0", "task": "rest"}, np.random.default_rng(9).normal(size=(40, 6)), channels, 0.72
         )
     store = Store(tmp_path)
     assert pair_sessions(store).occasions == ("ses-1_task-rest", "ses-2_task-rest") and pair_sessions(store).left_out == 4

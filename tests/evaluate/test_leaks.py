@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.config import WindowConfig
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
 from slimbrain.evaluate.compare import compare
@@ -24,7 +25,8 @@ from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Channels, Contract, Store
-from slimbrain.store.write import COHORT, sha256
+from slimbrain.store.description import COHORT
+from slimbrain.store.write import write_roi_session
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12
@@ -37,7 +39,7 @@ def recording(seed: int, frames: int = 160) -> np.ndarray:
 
 
 def add(store: Store, subject: str, series: np.ndarray, session: str = "1", cohort: str = "study") -> str:
-    info = store.write_roi_session({"sub": subject, "ses": session, "task": "rest"}, series, CHANNELS, 0.72, sidecar={COHORT: cohort})
+    info = write_roi_session(store, {"sub": subject, "ses": session, "task": "rest"}, series, CHANNELS, 0.72, sidecar={COHORT: cohort})
     return info.key
 
 
@@ -157,7 +159,7 @@ def test_real_recordings_hold_one_copy(shared_data: Path, tmp_path: Path) -> Non
     store = Store.create(tmp_path / "store", None, 2.0)
     names = Channels(tuple(f"c{number}" for number in range(122)), np.zeros((122, 3)))
     for name, values in series.items():
-        store.write_roi_session({"sub": name.removeprefix("sub-")}, values.astype(np.float32), names, 2.0)
+        write_roi_session(store, {"sub": name.removeprefix("sub-")}, values.astype(np.float32), names, 2.0)
     keys = [info.key for info in Store(store.root).sessions]
     (pair,) = duplicates(Store(store.root), keys)
     assert pair[:2] == ("sub-essen004_space-roi", "sub-essen005_space-roi")

@@ -25,6 +25,7 @@ from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 SUBJECTS, FRAMES = 12, 4
 SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=1, recompute=False)
@@ -50,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         for session in "12":
             voxels = np.where(grid.voxel_mask, rng.normal(size=(6 * FRAMES, *shape)), 0).astype(np.float16)
             entities = {"sub": f"{subject:02d}", "ses": session, "task": "rest", "space": "MNI152NLin6Asym"}
-            store.write_session(entities, voxels, np.zeros(shape), np.ones(shape), 0.72, qc={"fd_mean": 0.1 + 0.01 * subject})
+            write_session(store, entities, voxels, np.zeros(shape), np.ones(shape), 0.72, qc={"fd_mean": 0.1 + 0.01 * subject})
     rows = [f"sub-{number:02d}\t{'ab'[number % 2]}\t{20 + number}\t{'xy'[number % 4 // 2]}" for number in range(SUBJECTS)]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tgroup\tage\tsite", *rows]) + "\n")
     return Store(root)

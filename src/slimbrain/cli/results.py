@@ -16,10 +16,10 @@ from slimbrain.cli.options import (
     THREADS,
     TOP,
     WINDOWS,
-    arguments,
     open_store,
     set_threads,
     typed_command,
+    typed_line,
 )
 from slimbrain.errors import InputError
 
@@ -30,11 +30,11 @@ _METHOD = Annotated[
 _EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
 
 
-def _list_tasks(asked: bool) -> None:
+def _list_tasks(context: typer.Context, asked: bool) -> None:
     if asked:
         from slimbrain.evaluate.listing import as_records, as_text
 
-        print(json.dumps(as_records(), indent=2) if "--json" in arguments else as_text())
+        print(json.dumps(as_records(), indent=2) if "--json" in typed_line(context).words else as_text())
         raise typer.Exit
 
 
@@ -110,6 +110,7 @@ def predict(
 
 
 def report(
+    context: typer.Context,
     found_in: Annotated[
         list[Path] | None,
         typer.Argument(metavar="RUN...", help="Folders and files to look through: a demo, stores, runs, results.", show_default=False),
@@ -154,7 +155,7 @@ def report(
         truth=truth or only(found.truths, "truths", "--truth"),
         maps=all_of(maps, found.maps),
         explained=all_of(explained, found.explained),
-        commands=(typed_command(),),
+        commands=(typed_command(context),),
         title=title,
     )
     if inputs.shows_nothing:

@@ -18,7 +18,7 @@ from slimbrain.evaluate.tasks import Target, Task, read_target
 from slimbrain.governance.fingerprint import standardised
 from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.store import Store
-from slimbrain.store.write import DATA_SHA256
+from slimbrain.store.description import DATA_SHA256
 
 _DUPLICATE_CORRELATION = 0.999
 """Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""
