@@ -61,7 +61,7 @@ def classified(store: Store) -> Result:
     models = {"ours": embeddings(store, "group", 2.0), "untrained": embeddings(store, "group", 0.0, seed=1)}
     used = {info.key: np.arange(16) for info in store.sessions}
     task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(4, 5)))
-    return evaluate_vectors(store, task, models, used, 200, in_pretraining=3)
+    return evaluate_vectors(store, task, models, used, 200, in_training=3)
 
 
 def test_the_result_holds_what_other_programs_read(classified: Result, store: Store) -> None:

@@ -58,6 +58,9 @@ def evaluate(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Also participants that a model was trained on; the table counts them.")
     ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out copies of recordings: both where labels disagree, else one.")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: THREADS = None,
@@ -78,7 +81,7 @@ def evaluate(
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
-    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, tuning)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))

@@ -78,7 +78,7 @@ def evaluate(
         result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
     known = {
         "cohort": store.root.name,
-        "seen_in_pretraining": screened.in_pretraining,
+        "seen_in_pretraining": screened.in_training,
         "pretraining_unknown": screened.unknown,
         "models": tuple(models),
         "contract": store.contract,

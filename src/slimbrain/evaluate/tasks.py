@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,25 @@ class Target:
     @property
     def n_subjects(self) -> int:
         return len(np.unique(self.subjects))
+
+    def without(self, keys: Collection[str], reason: str) -> Target:
+        """Labels of the other sessions; these are counted under a reason."""
+        rows = np.array([row for row, key in enumerate(self.keys) if key not in keys], dtype=np.int64)
+        if len(rows) == len(self.keys):
+            return self
+        groups = None if self.groups is None else self.groups[rows]
+        bound = self.bound if groups is None or self.bound is None else Grouping(by=self.bound.by, count=len(np.unique(groups)))
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            subjects=self.subjects[rows],
+            labels=self.labels[rows],
+            strata=None if self.strata is None else self.strata[rows],
+            excluded={**self.excluded, reason: len(self.keys) - len(rows)},
+            known=tuple(self.known[row] for row in rows) if self.known else (),
+            groups=groups,
+            bound=bound,
+        )
 
     @property
     def classes(self) -> dict[str, int]:
