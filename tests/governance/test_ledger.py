@@ -221,7 +221,7 @@ def test_may_it_be_given_away(store: Store, model: Path, capsys: pytest.CaptureF
     verdict = json.loads(say(capsys, model, "--compatible-with", "CC-BY-4.0", "--json")[1])
     assert not verdict["compatible"] and [block["cohort"] for block in verdict["blocks"]] == ["closed study"]
     (store.root / "g.yaml").write_text("license: CC-BY-4.0\nconsent: broad-research\nnot_for: []\n")
-    code, out, _ = say(capsys, store.root, "--set", store.root / "g.yaml", "--where", "cohort=closed study")
+    code, out, _ = say(capsys, store.root, "--set", store.root / "g.yaml", "--where", "cohort == 'closed study'")
     assert (code, out) == (0, f"2 sessions are under the terms of {store.root / 'g.yaml'} now\n")
     assert say(capsys, store.root, "--compatible-with", "CC-BY-4.0")[0] == 0
     assert say(capsys, store.root, "--compatible-with", "CC0-1.0")[0] == 1
