@@ -15,13 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from store_samples import make_store
-from train_samples import assert_same_run, comparable, settings, small_preset
+from train_samples import assert_same_run, comparable, settings
 
 from slimbrain.config import load_preset
-from slimbrain.grid import Grid
 from slimbrain.store import Store
-from slimbrain.train import Loop, VoxelStage, pretrain
+from slimbrain.train import Loop, VoxelStage
 from slimbrain.train.checkpoint import saved_steps
 from slimbrain.train.distributed import add_up_named, from_first, rank, world_size
 
@@ -29,8 +27,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_store(tmp_path_factory.mktemp("store"), grid8, frames=12)
+def store(training_store: Store) -> Store:
+    return training_store
 
 
 def start(processes: int, command: list[str]) -> list[subprocess.Popen[str]]:
@@ -202,7 +200,7 @@ def test_two_killed_processes_go_on_to_the_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "number", "workers"), [(1, "SIGUSR1", 0), (1, "SIGTERM", 1), (2, "SIGTERM", 0)])
 def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
-    processes: int, number: str, workers: int, store: Store, whole: Mapping[str, Path], tmp_path: Path
+    processes: int, number: str, workers: int, store: Store, whole: Mapping[str, Path], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """With workers, the whole group of processes gets the signal, as from a scheduler."""
     run = tmp_path / "run"
@@ -210,9 +208,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
     assert "stopped by a signal after step 5 of 7; --resume auto goes on from step 5" in said[0]
     assert saved_steps(run / "state") == [3, 5] and not (run / "model").exists()
     train(store, run, processes, workers=workers)
-    if processes == 1:
-        pretrain("voxel", store, small_preset(), tmp_path / "alone", seed=3, device="cpu")
-    assert_same_run(whole["ddp"] if processes == 2 else tmp_path / "alone", run)
+    assert_same_run(whole["ddp"] if processes == 2 else trained("voxel"), run)
 
 
 @pytest.mark.slow
