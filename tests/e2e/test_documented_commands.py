@@ -28,7 +28,7 @@ import pytest
 from slimbrain.cli import run_command
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.evaluate import attention
-from slimbrain.evaluate.probe import DEFAULT_POLICY
+from slimbrain.evaluate.splits import DEFAULT_POLICY
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import Store
 

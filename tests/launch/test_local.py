@@ -1,4 +1,4 @@
-"""The commands with --local, in processes of this machine: the same as without."""
+"""`slimbrain launch --local`, in processes of this machine: the same as without."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_shards_of_prep_make_the_store_of_one_process(tmp_path: Path) -> None:
     cohort, out, alone = tmp_path / "cohort", tmp_path / "store", tmp_path / "alone"
     simulate_cohort(cohort, CohortSpec(subjects=2, sessions=1, frames=130, seed=1))
-    assert run_command(["prep", str(cohort), str(out), "--resolution", "8mm", "--local", "--shards", "2"]) == 0
+    assert run_command(["launch", "--local", "--shards", "2", "prep", str(cohort), str(out), "--resolution", "8mm"]) == 0
     prepare(cohort, alone, PrepOptions(resolution="8mm"))
 
     def contents(store: Path) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def test_two_local_processes_train_what_one_trains(training_store: Store, traine
     run, alone = tmp_path / "run", trained("voxel")
     words = ["pretrain", "voxel", str(training_store.root), "--preset", "tiny", "--out", str(run), "--seed", "3", "--device", "cpu"]
     changed = [part for override in settings() for part in ("--set", override)]
-    assert run_command([*words, *changed, "--local", "--processes", "2"]) == 0
+    assert run_command(["launch", "--local", "--processes", "2", *words, *changed]) == 0
     assert json.loads((run / "run.json").read_text())["processes"] == 2
     # Sums are added up in another order, so the last digits differ; gradients agree to 1e-10 in float64 (test_distributed.py).
     for line, other in zip(comparable(run), comparable(alone), strict=True):

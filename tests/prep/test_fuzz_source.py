@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import Mutate, byte_edits, fuzzing, little_memory
-from prep_samples import affine, brain_series, save
+from prep_samples import HEADER_BYTES, affine, brain_series, save
 
 from slimbrain.errors import InputError
-from slimbrain.prep.source import HEADER_BYTES, frame_blocks, open_source
+from slimbrain.prep.source import frame_blocks, open_source
 
 FRAMES = 9
 

@@ -19,6 +19,7 @@ from slimbrain.errors import SlimbrainError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Store
 from slimbrain.store.verify import verify
+from slimbrain.store.write import write_roi_session
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"
 DATA = f"sub-01/func/{KEY}_desc-slimbrain_bold.safetensors"
@@ -42,7 +43,7 @@ def whole(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     root = tmp_path_factory.mktemp("fuzz") / "store"
     store = make_store(root, small, 1, frames=FRAMES)
     series = np.random.default_rng(0).normal(size=(FRAMES, 3)).astype(np.float32)
-    store.write_roi_session(entities("01"), series, Channels(("a", "b", "ç"), np.arange(9.0).reshape(3, 3)), TR_S)
+    write_roi_session(store, entities("01"), series, Channels(("a", "b", "ç"), np.arange(9.0).reshape(3, 3)), TR_S)
     (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t31\n")
     return root, everything(root)
 

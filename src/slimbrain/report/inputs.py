@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from slimbrain.config import WindowConfig
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
+from slimbrain.evaluate.result import Result, read_result
 from slimbrain.explain import MapEntry, list_maps
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.saliency import WindowRow, read_window_table
@@ -27,8 +28,6 @@ MAX_DETAILED = 20
 """More sessions than this are summed up, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
 
 N_WORST = 10
-
-RESULT_KEYS = ("task", "cohort", "n_subjects", "n_sessions", "split", "rows", "best_baseline", "difference", "published", "version")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Material:
     sessions: tuple[SessionFacts, ...]
     windows: Mapping[str, Sequence[WindowRow]]
     runs: tuple[RunRecord, ...]
-    evaluations: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[Result, ...]
     failures: tuple[tuple[str, str], ...]
     excluded: tuple[Mapping[str, str], ...]
     truth: Truth | None
@@ -176,7 +175,7 @@ def read_material(inputs: ReportInputs) -> Material:
         sessions=tuple(_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
         windows=read_window_table(inputs.windows) if inputs.windows else {},
         runs=tuple(read_run(folder) for folder in inputs.runs),
-        evaluations=tuple(_read_result(path) for path in inputs.evaluations),
+        evaluations=tuple(read_result(path) for path in inputs.evaluations),
         failures=_read_failures(inputs.failures) if inputs.failures else (),
         excluded=_read_excluded(inputs.excluded) if inputs.excluded else (),
         truth=load_truth(inputs.truth) if inputs.truth else None,
@@ -207,15 +206,6 @@ def read_run(folder: Path) -> RunRecord:
     """A run folder's run.json and metrics.jsonl."""
     settings = _read_object(folder / RUN_FILE, "a pretraining run, name a folder that `slimbrain pretrain` wrote")
     return RunRecord(folder, settings, tuple(read_metrics(folder)))
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    """A result file of `slimbrain evaluate`."""
-    result = _read_object(path, "a result, name a file that `slimbrain evaluate --out` wrote")
-    missing = [name for name in RESULT_KEYS if name not in result]
-    if missing or not result["rows"]:
-        raise InputError(f"{path}: lacks {', '.join(missing) or 'rows'}; write it again with `slimbrain evaluate --out`.")
-    return result
 
 
 def _read_failures(path: Path) -> tuple[tuple[str, str], ...]:
