@@ -61,12 +61,11 @@ preset, store = load_preset("tiny", overrides), Store(root)
 stage = TemporalStage(store, preset, 3) if name == "temporal" else VoxelStage(store, preset, 3, None)
 stage.model.double()
 if name == "temporal":  # it takes series as they are stored
-    draws = type(stage.draws)
-    single = draws.__getitem__
+    single = type(stage.draws)
     def double(self, draw):
-        series = single(self, draw)
+        series = single.__getitem__(self, draw)
         return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw, series.key)
-    draws.__getitem__ = double
+    stage.draws.__class__ = type("Double", (single,), {"__getitem__": double})
 config = preset.train_temporal if name == "temporal" else preset.train_voxel
 def compute():
     loop = Loop(stage, config, Path(out), torch.device("cpu"))
@@ -85,14 +84,19 @@ with process_group(torch.device("cpu")):
 
 @pytest.fixture(scope="module")
 def gradients(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, str], dict[str, torch.Tensor]]:
-    """Gradients of the third step of four micro-batches, in float64."""
+    """Gradients of the third step of four micro-batches, in float64; those of one process are computed in this one."""
     folder = tmp_path_factory.mktemp("gradients")
 
     def compute(stage: str, processes: int, parallel: str) -> dict[str, torch.Tensor]:
         out = folder / f"{stage}{processes}{parallel}.pt"
         if not out.exists():
-            overrides = settings(accumulate=4, clip=1e9, parallel=parallel)
-            finish(start(processes, ["-c", GRADIENTS, str(store.root), str(out), stage, *overrides]))
+            words = [str(store.root), str(out), stage, *settings(accumulate=4, clip=1e9, parallel=parallel)]
+            if processes == 1:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(sys, "argv", ["-c", *words])
+                    exec(compile(GRADIENTS, "GRADIENTS", "exec"), {})
+            else:
+                finish(start(processes, ["-c", GRADIENTS, *words]))
         return torch.load(out, weights_only=True)
 
     return compute
