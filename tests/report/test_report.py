@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_store, window_rows
+from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_run, make_store, window_rows
 
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, write_report
 from slimbrain.report.explorer import Happened, describe
-from slimbrain.report.figures import Marks, carpet, thinned, window_scores
+from slimbrain.report.figures import Marks, carpet, curve_styles, curves, thinned, window_scores
 from slimbrain.report.ink import THEME
 from slimbrain.report.inputs import MAX_DETAILED, N_WORST, session_labels
 from slimbrain.report.maps import VIEWER_BYTES
@@ -155,6 +155,27 @@ def test_marks_stand_at_their_seconds() -> None:
     assert "stroke-dasharray" in svg
 
 
+@pytest.mark.parametrize("n", [1, 4, 5, 9])
+def test_every_curve_of_a_panel_is_drawn_and_looks_different(n: int) -> None:
+    """A curve that is flat at its own height is a line from edge to edge: as many heights as curves, and each in a style of its own."""
+    svg = str(curves({"loss": {f"curve {i}": ([0.0, 1.0], [float(i), float(i)]) for i in range(n)}}, "c", "words"))
+    assert len(set(curve_styles(n))) == n
+    lines = re.findall(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip-path="[^"]*" style="([^"]*)"', svg)
+    flat = {(y, style) for left, y, right, end, style in lines if y == end and "--line" not in style and float(right) > float(left)}
+    assert len(flat) == len({style for _, style in flat}) == n
+    assert all(f">curve {i}</text>" in svg for i in range(n)) or n == 1
+
+
+def test_every_trace_and_every_kind_of_tick_is_drawn() -> None:
+    times = np.arange(20.0)
+    traces = {f"trace {i}": (times, times) for i in range(6)}
+    svg = carpet(np.ones((20, 3)), np.arange(3.0), TR, traces, Marks(), "c", "words")
+    assert all(f">{label}</text>" in svg for label in traces)
+    ticks = {f"kind {i}": np.array([1.0]) for i in range(5)}
+    svg = window_scores(window_rows("sub-001", [1.0, 0.0]), 1, ticks, "w", "words")
+    assert len(re.findall(r"stroke-width: 1\.6", svg)) == len(ticks)
+
+
 def test_a_carpet_without_marks_has_no_row_for_them() -> None:
     def height(marks: Marks) -> float:
         svg = carpet(np.ones((20, 3)), np.arange(3.0), TR, {}, marks, "c", "words")
@@ -267,6 +288,26 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"failures\.tsv"):
         write_report(tmp_path / "page.html", ReportInputs(failures=tmp_path / "failures.tsv"))
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run.json", "{"),
+        ("run.json", "[" * 100_000),
+        ("run.json", "[]"),
+        ("run.json", '{"stage": "voxel", "preset": 3}'),
+        ("run.json", '{"stage": "voxel", "seed": "many"}'),
+        ("metrics.jsonl", "{\n"),
+        ("metrics.jsonl", "3\n"),
+        ("metrics.jsonl", '{"loss": 1}\n'),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path: Path, file: str, text: str) -> None:
+    run = make_run(tmp_path / "voxel", "voxel")
+    (run / file).write_text(text)
+    with pytest.raises(InputError, match=file):
+        write_report(tmp_path / "page.html", ReportInputs(runs=(run,)))
 
 
 def test_region_of_interest_store_has_carpets_and_no_mean_image(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from slimbrain.errors import InputError
 from slimbrain.explain import holds_maps
 from slimbrain.report.blocks import count
-from slimbrain.report.inputs import RESULT_KEYS, read_run
+from slimbrain.report.inputs import RESULT_KEYS
 from slimbrain.report.nifti import MAP_SUFFIXES
+from slimbrain.report.recorded import read_run
 from slimbrain.saliency.table import COLUMNS
 from slimbrain.store.description import DESCRIPTION_FILE
 from slimbrain.train import RUN_FILE

@@ -53,7 +53,7 @@ def named(entry: MapEntry, image: Path) -> NamedMap:
 def _about(entry: MapEntry) -> str:
     """What a value is, what it is counted in, and how far to trust it."""
     meaning = _MEANINGS.get(entry.method, f"Method: {entry.method}.")
-    if entry.record.get("decided_by") and entry.record.get("average") != NAMES[MAGNITUDE]:
+    if entry.explains_decision and entry.average != NAMES[MAGNITUDE]:
         meaning += " Red speaks for it, blue against it."
     return f"{meaning} Unit: {entry.unit}.{f' {_sentence(entry.note)}' if entry.note else ''}"
 
@@ -90,13 +90,13 @@ def _told(folder: Path, shown: Sequence[MapEntry]) -> str:
     contrast = " The contrast, what sets labels apart, is the one to look at first." if any(map(_is_contrast, shown)) else ""
     trusted = f" {_sentence(shown[0].note)}" if shown[0].note else ""
     return (
-        f"{folder.name}: {methods} of {count(int(shown[0].record['sessions']), 'session')}, averaged.{contrast}{trusted} "
+        f"{folder.name}: {methods} of {count(shown[0].sessions, 'session')}, averaged.{contrast}{trusted} "
         "A map says what moved the model, not what caused anything; where the model is at chance it shows noise."
     )
 
 
 def _is_contrast(entry: MapEntry) -> bool:
-    return str(entry.record.get("average", "")) not in NAMES.values()
+    return entry.average not in NAMES.values()
 
 
 def _regions(entry: MapEntry) -> Table:
@@ -104,7 +104,7 @@ def _regions(entry: MapEntry) -> Table:
     which = f"the {len(rows)} of {len(entry.rows)} regions with the largest share" if len(rows) < len(entry.rows) else "all regions"
     caption = (
         f"{entry.title}: {which}. Share: of the sum of absolute values over the brain; peak: the value farthest from zero, and where "
-        f"it lies (MNI, mm). Unit: {entry.unit}. Regions: {entry.record.get('atlas', MISSING)}."
+        f"it lies (MNI, mm). Unit: {entry.unit}. Regions: {entry.atlas or MISSING}."
     )
     heads = ("voxels", "mean", "share (%)", "peak", "x", "y", "z")
     table = TableBuilder(caption, (Column("region"), *(Column(head, True) for head in heads)))

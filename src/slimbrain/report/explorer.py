@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,3 @@ def _of(measure: Any, values: _FloatArray) -> float | None:
 def _short(value: float) -> float | None:
     """Three digits; JSON has no word for what is not a number."""
     return float(f"{value:.3g}") if np.isfinite(value) else None
-
-
-def event_names(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-    """Onset and name of recorded events, as a sidecar lists them."""
-    return [(float(event["onset"]), str(event.get("trial_type") or "event")) for event in events]

@@ -50,7 +50,20 @@ def time_axis_span() -> tuple[float, float]:
 _MARK_ROW_IN = 0.17
 """Height of a line of marks."""
 
-_LABEL_CHARACTERS, _INCHES_A_CHARACTER = 60, 0.064
+_LABEL_CHARACTERS, _INCHES_PER_CHARACTER = 60, 0.064
+
+_LineStyle = str | tuple[int, tuple[int, int]]
+
+_CURVE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+
+
+def curve_styles(n: int, colours: Sequence[str] = _CURVE_COLOURS) -> list[tuple[str, _LineStyle]]:
+    """A colour and a dash pattern for each of n curves, no two alike: solid in every colour, then dashes that grow longer."""
+    styles: list[tuple[str, _LineStyle]] = []
+    for place in range(n):
+        turn, colour = divmod(place, len(colours))
+        styles.append((colours[colour], (0, (2 * turn, 2)) if turn else "-"))
+    return styles
 
 
 @dataclass(frozen=True)
@@ -96,8 +109,9 @@ def carpet(
     heights = [*(0.5 for _ in traces), *([_MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
     with drawing(sum(heights) * 1.05, _TIME_MARGINS, hspace=0.12) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        for axis, (label, (times, values)), colour in zip(axes, traces.items(), (ORANGE, PURPLE, GREEN, BLUE), strict=False):
-            axis.plot(*thinned(times, values), color=colour, linewidth=0.9)
+        styles = curve_styles(len(traces), (ORANGE, PURPLE, GREEN, BLUE))
+        for axis, (label, (times, values)), (colour, dashes) in zip(axes[: len(traces)], traces.items(), styles, strict=True):
+            axis.plot(*thinned(times, values), color=colour, linestyle=dashes, linewidth=0.9)
             if label in marks.levels:
                 axis.axhline(marks.levels[label], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             _name_row(axis, label)
@@ -249,7 +263,7 @@ def window_scores(
     with drawing(sum(heights) * 1.12, _TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
-        for axis, part, colour in zip(axes, parts, (PURPLE, GREEN, BLUE, INK), strict=False):
+        for axis, part, colour in zip(axes[: len(parts)], parts, (PURPLE, GREEN, BLUE, INK), strict=True):
             axis.stairs([getattr(row, part) for row in rows], edges, baseline=None, color=colour, linewidth=1.3)
             _name_row(axis, part)
             axis.yaxis.set_major_locator(MaxNLocator(3))
@@ -270,8 +284,9 @@ def window_scores(
 
 
 def _tick_rows(axis: Axes, marks: Mapping[str, _FloatArray]) -> None:
-    """One line of ticks a label, from the top down."""
-    for line, (seconds, colour) in enumerate(zip(marks.values(), (BLUE, INK, ORANGE), strict=False)):
+    """One line of ticks per label, from the top down; the labels, not the colours, tell more than three lines apart."""
+    styles = curve_styles(len(marks), (BLUE, INK, ORANGE))
+    for line, (seconds, (colour, _)) in enumerate(zip(marks.values(), styles, strict=True)):
         _ticks(axis, seconds, -line, colour, 1.6)
     _label_lines(axis, list(marks))
 
@@ -282,7 +297,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Markup:
-    """Logged numbers over steps, one panel a quantity; a panel of several curves has a legend.
+    """Logged numbers over steps, one panel per quantity; a panel of several curves has a legend.
 
     Parameters
     ----------
@@ -291,9 +306,10 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Ma
     lines = math.ceil(len(panels) / _PANEL_COLUMNS)
     with drawing(1.65 * lines, Margins(left=0.6, bottom=0.5, top=0.25), wspace=0.4, hspace=0.35) as figure:
         grid = figure.subplots(lines, _PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
-        for axis, (title, labelled) in zip(grid, panels.items(), strict=False):
-            for (label, (steps, values)), colour in zip(labelled.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
-                axis.plot(steps, values, color=colour, label=label, marker="o" if len(steps) == 1 else None, markersize=3)
+        for axis, (title, labelled) in zip(grid[: len(panels)], panels.items(), strict=True):
+            for (label, (steps, values)), (colour, dashes) in zip(labelled.items(), curve_styles(len(labelled)), strict=True):
+                marker = "o" if len(steps) == 1 else None
+                axis.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=3)
             axis.set_title(title)
             axis.grid(axis="y")
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -329,7 +345,7 @@ def forest(
     metric : its name in words.
     """
     labels = [textwrap.shorten(f"{row['model']}: {row['method']}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
-    left = max(map(len, labels)) * _INCHES_A_CHARACTER + 0.2
+    left = max(map(len, labels)) * _INCHES_PER_CHARACTER + 0.2
     with drawing(0.27 * len(rows), Margins(left=left, bottom=0.5, top=0.3)) as figure:
         axis = figure.subplots()
         for line, row in enumerate(rows):

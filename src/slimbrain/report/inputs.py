@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
 from slimbrain.config import WindowConfig
@@ -18,10 +16,10 @@ from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
 from slimbrain.explain import MapEntry, list_maps
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
+from slimbrain.report.recorded import RunRecord, SessionFacts, read_object, read_run, session_facts
 from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
-from slimbrain.store import ROI, SessionInfo, Store
-from slimbrain.train import RUN_FILE, read_metrics
+from slimbrain.store import ROI, Store
 
 MAX_DETAILED = 20
 """More sessions than this are summed up, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
@@ -70,45 +68,6 @@ class ReportInputs:
 
 
 @dataclass(frozen=True)
-class SessionFacts:
-    """A session and what prep found out about it.
-
-    Attributes
-    ----------
-    label : shortest name that tells it from the others.
-    qc : measures that are numbers.
-    warnings : sentences.
-    denoise : strategy of nuisance regression; empty if it was not recorded.
-    resampling : how the series was brought to the store's TR; empty if it was not recorded.
-    """
-
-    info: SessionInfo
-    label: str
-    qc: Mapping[str, float]
-    warnings: tuple[str, ...]
-    denoise: str = ""
-    resampling: str = ""
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A pretraining run: its folder, what run.json says, its log."""
-
-    folder: Path
-    settings: Mapping[str, Any]
-    metrics: tuple[Mapping[str, Any], ...]
-
-    @property
-    def stage(self) -> str:
-        return str(self.settings.get("stage", "unknown"))
-
-    def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of a logged number, where it was logged."""
-        lines = [line for line in self.metrics if line.get(name) is not None]
-        return [float(line["step"]) for line in lines], [float(line[name]) for line in lines]
-
-
-@dataclass(frozen=True)
 class Material:
     """Everything a section builder may show."""
 
@@ -128,11 +87,10 @@ class Material:
 
     @property
     def k(self) -> int:
-        """Windows kept a session: what the last run was told, or the default."""
+        """Windows kept per session: what the last run was told, or the default."""
         for run in reversed(self.runs):
-            k = run.settings.get("preset", {}).get("window", {}).get("k")
-            if k is not None:
-                return int(k)
+            if run.settings.preset.window.k is not None:
+                return run.settings.preset.window.k
         return WindowConfig().k
 
     @cached_property
@@ -173,7 +131,7 @@ def read_material(inputs: ReportInputs) -> Material:
     labels = session_labels([info.key for info in infos])
     return Material(
         inputs=inputs,
-        sessions=tuple(_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
+        sessions=tuple(session_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
         windows=read_window_table(inputs.windows) if inputs.windows else {},
         runs=tuple(read_run(folder) for folder in inputs.runs),
         evaluations=tuple(_read_result(path) for path in inputs.evaluations),
@@ -198,20 +156,9 @@ def has_voxels(store: Store) -> bool:
     return store.contract.lattice != ROI
 
 
-def floats(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
-    """A recorded series as numbers, NaN where prep wrote None."""
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def read_run(folder: Path) -> RunRecord:
-    """A run folder's run.json and metrics.jsonl."""
-    settings = _read_object(folder / RUN_FILE, "a pretraining run, name a folder that `slimbrain pretrain` wrote")
-    return RunRecord(folder, settings, tuple(read_metrics(folder)))
-
-
 def _read_result(path: Path) -> dict[str, Any]:
     """A result file of `slimbrain evaluate`."""
-    result = _read_object(path, "a result, name a file that `slimbrain evaluate --out` wrote")
+    result = read_object(path, "a result, name a file that `slimbrain evaluate --out` wrote")
     missing = [name for name in RESULT_KEYS if name not in result]
     if missing or not result["rows"]:
         raise InputError(f"{path}: lacks {', '.join(missing) or 'rows'}; write it again with `slimbrain evaluate --out`.")
@@ -233,31 +180,3 @@ def _read_excluded(path: Path) -> tuple[dict[str, str], ...]:
     if missing:
         raise InputError(f"{path}: has no column {missing[0]}; name the excluded.tsv that `slimbrain prep` wrote.")
     return rows
-
-
-def _read_object(path: Path, wanted: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as {wanted} ({getattr(error, 'strerror', None) or error}).") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: does not hold {wanted}.")
-    return value
-
-
-def _facts(store: Store, info: SessionInfo, label: str) -> SessionFacts:
-    """QC from the sidecar, which keeps all digits, over that of the manifest."""
-    sidecar = store.sidecar(info.key)
-    qc = {**_numbers(info.qc), **_numbers(sidecar.get("QC", {}))}
-    denoise, resampling = (sidecar.get("Denoise") or {}).get("Strategy", ""), sidecar.get("TimeResampling", "")
-    return SessionFacts(info, label, qc, tuple(map(str, sidecar.get("Warnings", ()))), str(denoise), str(resampling))
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {}
-    for name, value in values.items():
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            continue
-    return numbers

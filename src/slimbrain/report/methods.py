@@ -9,12 +9,16 @@ import numpy as np
 
 from slimbrain import __version__
 from slimbrain.evaluate.compare import resampling_unit
+from slimbrain.evaluate.probe import IDENTIFY
+from slimbrain.evaluate.stats import REGRESSION_METRICS
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
 from slimbrain.report.evaluation import ours_in
 from slimbrain.report.explained import averages
-from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.inputs import Material
+from slimbrain.report.recorded import RunRecord
 from slimbrain.report.references import (
     FD,
+    FINGERPRINT,
     HIERA,
     INPUT_GRADIENT,
     INTEGRATED,
@@ -22,6 +26,7 @@ from slimbrain.report.references import (
     LEDOIT,
     OCCLUSION,
     PAPER,
+    SCIPY,
     SKLEARN,
     SOFTWARE,
     TEMPLATE,
@@ -50,7 +55,7 @@ def build(material: Material) -> Section:
             "preprocessed before slimbrain is not known here."
         ),
         Code("Methods", (text,), prose=True),
-        Code("References, BibTeX", tuple("\n".join(reference.bibtex() for reference in cited).split("\n"))),
+        Code("References, BibTeX", tuple("\n".join(reference.bibtex for reference in cited).split("\n"))),
     ]
     return Section("methods", _TITLE, tuple(blocks))
 
@@ -115,7 +120,6 @@ def _time(material: Material) -> str:
 
 
 def _run(run: RunRecord) -> _Part:
-    preset: Mapping[str, Any] = run.settings.get("preset", {})
     if run.stage == "temporal":
         what = f"A temporal extractor (stage 1 of {PAPER.cite}) was trained by masked reconstruction of whole sessions at low resolution"
         cited: tuple[Reference, ...] = (TORCH,)
@@ -126,15 +130,15 @@ def _run(run: RunRecord) -> _Part:
         cited = (HIERA, JEPA, TORCH)
     else:
         return "", ()
-    train = preset.get(f"train_{run.stage}", {})
+    settings, train = run.settings, run.settings.train
     steps = run.series("loss")[0]
     facts = [
-        f"{count(int(run.settings['sessions']), 'session')}" if "sessions" in run.settings else "",
-        f"{count(int(steps[-1]) + 1, 'step')}" if steps else "",
-        f"{train['batch'] * train.get('accumulate', 1)} sessions a step" if "batch" in train else "",
-        f"AdamW, peak learning rate {train['lr']:g}" if "lr" in train else "",
-        f"preset {preset['name']}" if preset.get("name") else "",
-        f"seed {run.settings['seed']}" if "seed" in run.settings else "",
+        count(settings.sessions, "session") if settings.sessions is not None else "",
+        count(int(steps[-1]) + 1, "step") if steps else "",
+        f"{train.batch * train.accumulate} sessions per step" if train.batch is not None else "",
+        f"AdamW, peak learning rate {train.lr:g}" if train.lr is not None else "",
+        f"preset {settings.preset.name}" if settings.preset.name else "",
+        f"seed {settings.seed}" if settings.seed is not None else "",
     ]
     told = "; ".join(fact for fact in facts if fact)
     return f"{what}{f' ({told})' if told else ''}, in PyTorch ({TORCH.cite}).", cited
@@ -163,11 +167,32 @@ def _evaluations(material: Material) -> _Part:
         words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
     connectivity = any(row["model"] == "connectivity" for result in material.evaluations for row in result["rows"])
-    covariance = f" Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite})." if connectivity else ""
+    covariance = f"Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite}), in scikit-learn ({SKLEARN.cite})."
     units = sorted({resampling_unit(result) for result in material.evaluations}, reverse=True)
-    intervals = f"intervals are 95 % over resampled {' or '.join(units)}"
-    fitted = f" Linear models and their folds are those of scikit-learn ({SKLEARN.cite}); {intervals}."
-    return text + covariance + fitted, (*((LEDOIT,) if connectivity else ()), SKLEARN)
+    intervals = f"Intervals are 95 % bootstrap intervals over {' or '.join(units)}."
+    parts = (_fitting(material), (covariance, (LEDOIT, SKLEARN)) if connectivity else ("", ()), (intervals, ()))
+    return " ".join(filter(None, (text, *(words for words, _ in parts)))), tuple(work for _, works in parts for work in works)
+
+
+def _fitting(material: Material) -> _Part:
+    """What fitted the linear models and made the folds, and how participants were identified."""
+    primary = [result["rows"][0] for result in material.evaluations]
+    predicted = [row["metric"] for row in primary if row["method"] != IDENTIFY]
+    numbers = any(metric in REGRESSION_METRICS for metric in predicted)
+    classes = any(metric not in REGRESSION_METRICS for metric in predicted)
+    parts: list[_Part] = []
+    if predicted:
+        models = _listed([*(["ridge regressions"] if numbers else []), *(["L2-penalised logistic regressions"] if classes else [])])
+        optimised = f", the logistic ones by L-BFGS-B in SciPy ({SCIPY.cite})" if classes else ""
+        words = (
+            f"Linear models were {models}, fitted by slimbrain{optimised}, on features standardised with scikit-learn ({SKLEARN.cite}). "
+            "Folds were slimbrain's own, by participant and balanced over the label; features were standardised by the training participants, "
+            "and the penalty was chosen without the test participants."
+        )
+        parts.append((words, (*((SCIPY,) if classes else ()), SKLEARN)))
+    if len(predicted) < len(primary):
+        parts.append((f"Participants were identified by the correlation of their sessions ({FINGERPRINT.cite}).", (FINGERPRINT,)))
+    return " ".join(words for words, _ in parts), tuple(work for _, works in parts for work in works)
 
 
 _ATTRIBUTIONS: Mapping[str, tuple[str, Reference]] = {
@@ -182,10 +207,10 @@ def _explanations(material: Material) -> _Part:
     for _, entries in material.explained:
         first = {entry.method: entry for entry in reversed(averages(entries))}
         for method, entry in first.items():
-            sessions = count(int(entry.record["sessions"]), "session")
+            sessions = count(entry.sessions, "session")
             if method in _ATTRIBUTIONS:
                 how, reference = _ATTRIBUTIONS[method]
-                task = str(entry.record["task"]).removeprefix("column:")
+                task = entry.task.removeprefix("column:")
                 words.append(f"What moved the decision on {task} was mapped by {how} ({reference.cite}) in {sessions}.")
                 cited.append(reference)
             elif method == "surprise":

@@ -11,7 +11,8 @@ from pathlib import Path
 from slimbrain import __version__
 from slimbrain.report.blocks import MISSING, Block, Code, Column, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
-from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.inputs import Material
+from slimbrain.report.recorded import RunRecord
 from slimbrain.train import MODEL_FOLDER
 
 _TITLE = "How to do it again"
@@ -28,9 +29,9 @@ def build(material: Material) -> Section:
         blocks.append(_contract(material))
     if material.runs:
         blocks.append(_runs(material))
-    recorded = [run.settings.get("command") for run in material.runs]
-    recorded += [entry.record.get("command") for _, entries in material.explained for entry in averages(entries)]
-    commands = tuple(dict.fromkeys((*(str(command) for command in recorded if command), *material.inputs.commands)))
+    recorded = [run.settings.command for run in material.runs]
+    recorded += [entry.command for _, entries in material.explained for entry in averages(entries)]
+    commands = tuple(dict.fromkeys((*filter(None, recorded), *material.inputs.commands)))
     if commands:
         blocks.append(Code("Command lines, in order", commands))
     else:
@@ -46,8 +47,8 @@ def _versions(material: Material) -> Table:
     for name in _LIBRARIES:
         table.add([name, metadata.version(name), "this page"])
     for run in material.runs:
-        for name, version in run.settings.get("versions", {}).items():
-            table.add([str(name), str(version), f"run {run.folder.name}"])
+        for name, version in run.settings.versions.items():
+            table.add([name, version, f"run {run.folder.name}"])
     for result in material.evaluations:
         table.add(["slimbrain", str(result["version"]), f"evaluation of {result['task']}"])
     return table.build()
@@ -90,9 +91,8 @@ def _runs(material: Material) -> Table:
     heads = ("run", "stage", "preset", "seed", "threads", "SHA-256 of the weights")
     table = TableBuilder("Pretraining runs", tuple(Column(head, head in ("seed", "threads")) for head in heads))
     for run in material.runs:
-        settings = run.settings
-        told = (settings.get("preset", {}).get("name"), settings.get("seed"), settings.get("threads"))
-        table.add([run.folder.name, run.stage, *(MISSING if value is None else str(value) for value in told), _digest(run)])
+        known = (run.settings.preset.name or None, run.settings.seed, run.settings.threads)
+        table.add([run.folder.name, run.stage, *(MISSING if value is None else str(value) for value in known), _digest(run)])
     return table.build()
 
 

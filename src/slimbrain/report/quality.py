@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
-from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
+from slimbrain.report.inputs import N_WORST, Material, has_voxels
+from slimbrain.report.recorded import SessionFacts, SessionSeries, session_series
 from slimbrain.store import Store
 
 _FloatArray = npt.NDArray[Any]
@@ -138,8 +138,7 @@ def _coverage(store: Store, material: Material) -> Figure:
     session = material.worst_first[0]
     mean, std = store.moments(session.info.key)
     share = Field("coverage", "", 1, 100.0).show(session.qc)
-    gap = str(store.sidecar(session.info.key).get("QC", {}).get("gap", ""))
-    where = f", missing {gap}" if gap else ""
+    where = f", missing {session.gap}" if session.gap else ""
     alt = f"Mean image of {session.label} in sagittal, coronal and axial cuts; data cover {share} % of the brain mask{where}."
     chosen = f", the first of all sessions in this order: {_order()}" if len(material.sessions) > 1 else ""
     whole = (std > 0)[store.grid.voxel_mask].all()
@@ -165,8 +164,9 @@ def _carpets(store: Store, material: Material) -> list[Block]:
 
 def _carpet(store: Store, material: Material, session: SessionFacts, place: int) -> Figure:
     series: _FloatArray = store.coarse(session.info.key)
-    recorded = store.sidecar(session.info.key).get("Series", {})
-    traces, marks = _traces(recorded), _marks(material, session, recorded)
+    recorded = session_series(store, session.info.key)
+    traces = {label: (recorded.times, recorded.traces[name]) for name, label in _TRACES if name in recorded.traces}
+    marks = _marks(material, session, recorded)
     names = ", ".join(traces) or "no trace"
     parts = [
         f"{len(marks.flagged)} flagged frames" if len(marks.flagged) else "",
@@ -179,16 +179,7 @@ def _carpet(store: Store, material: Material, session: SessionFacts, place: int)
     return Figure(svg, caption, alt)
 
 
-def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any]) -> Marks:
-    times = floats(recorded.get("time_s", ()))
-    flagged = [frame for frame in recorded.get("flagged", ()) if frame < len(times)]
+def _marks(material: Material, session: SessionFacts, recorded: SessionSeries) -> Marks:
     windows = material.windows.get(session.info.key, ())
     chosen = [(row.onset_s, row.duration_s) for row in windows if row.among(material.k)]
-    return Marks(times[flagged] if flagged else np.empty(0), chosen, {FD_LABEL: FD_THRESHOLD_MM})
-
-
-def _traces(series: dict[str, Any]) -> dict[str, tuple[_FloatArray, _FloatArray]]:
-    """The recorded traces that have any value, with their times; prep writes None where a value is undefined."""
-    times = floats(series.get("time_s", ()))
-    found = {label: floats(series[name]) for name, label in _TRACES if name in series}
-    return {label: (times, values) for label, values in found.items() if len(values) == len(times) and np.isfinite(values).any()}
+    return Marks(recorded.flagged, chosen, {FD_LABEL: FD_THRESHOLD_MM})

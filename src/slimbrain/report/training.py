@@ -8,7 +8,8 @@ import numpy as np
 
 from slimbrain.report.blocks import MISSING, Block, Column, Figure, Heading, Prose, Section, Table, TableBuilder, count, number, short
 from slimbrain.report.figures import Curve, curves
-from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.inputs import Material
+from slimbrain.report.recorded import RunRecord
 
 _TITLE = "Training of both stages"
 
@@ -74,7 +75,7 @@ def _table(runs: tuple[RunRecord, ...]) -> Table:
         table.add(
             [
                 run.folder.name,
-                str(run.settings.get("sessions", MISSING)),
+                MISSING if run.settings.sessions is None else str(run.settings.sessions),
                 f"{int(steps[-1]) + 1:,}" if steps else MISSING,
                 short(_first(values["loss"]), 4),
                 short(_last(values["loss"]), 4),
