@@ -78,7 +78,7 @@ def test_all_files_of_a_decision(root: Path, tmp_path: Path) -> None:
     picture = matplotlib.image.imread(entries[0].picture)
     assert picture.shape[0] > 500 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 100
     model = json.loads((root / "voxel" / "config.json").read_text())
-    record = entries[0].record
+    record = record_of(entries[0])
     assert record["model"]["weights_sha256"] == model["weights_sha256"] and record["store"]["contract"] == store.contract.to_dict()
     assert record["decided_by"]["metric"] == "auc" and record["seed"] == 0 and record["command"].startswith("slimbrain explain")
 

@@ -211,7 +211,7 @@ def _entry(path: Path) -> MapEntry | None:
         session=words("session"),
         average=words("average"),
         # A single session's record has its number of windows, not of sessions.
-        sessions=int(record.get("sessions") or 0),
+        sessions=record["sessions"] if isinstance(record.get("sessions"), int) else 0,
         unit=words("unit"),
         task=words("task"),
         explains_decision=bool(record.get("decided_by")),

@@ -186,8 +186,8 @@ def _fitting(material: Material) -> _Part:
         optimised = f", the logistic ones by L-BFGS-B in SciPy ({SCIPY.cite})" if classes else ""
         words = (
             f"Linear models were {models}, fitted by slimbrain{optimised}, on features standardised with scikit-learn ({SKLEARN.cite}). "
-            "Folds were slimbrain's own, by participant and balanced over the label; features were standardised by the training participants, "
-            "and the penalty was chosen without the test participants."
+            "Folds were slimbrain's own, by participant and balanced over the label; features were standardised by the training "
+            "participants, and the penalty was chosen without the test participants."
         )
         parts.append((words, (*((SCIPY,) if classes else ()), SKLEARN)))
     if len(predicted) < len(primary):
