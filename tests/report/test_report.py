@@ -106,14 +106,14 @@ def test_quality_table_equals_the_sidecars(inputs: ReportInputs, page: Page) -> 
         assert (int(row["frames"]), float(row["TR (s)"])) == (info.n_frames, info.tr)
     assert [row["warnings"] for row in rows.values()] == ["0", "0", "1"]
     assert "Cohort: unknown. Licence: unknown for 3 of 3 sessions. Consent: unknown for 3 of 3 sessions." in page.words
-    assert "What is unknown is set with: slimbrain ledger STORE --set FILE." in page.words
+    assert "Set what is unknown with: slimbrain ledger STORE --set FILE." in page.words
     assert page.rows("reason")["sub-99/func/bad.nii.gz"]["reason"].startswith("no TR")
 
 
 def test_runs_left_out_stand_with_value_and_threshold(inputs: ReportInputs, page: Page) -> None:
     row = page.rows("left out")["sub-77_task-rest"]
     assert (row["measure"], row["value"], row["threshold"]) == ("fd_mean", "0.3679", "0.3")
-    assert "1 run was left out by a threshold on quality and 1 run was refused" in page.words
+    assert "1 run was excluded by a quality threshold and 1 run was refused" in page.words
 
 
 FLAGS = re.compile(r'd="([^"]+)"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2')
@@ -164,6 +164,14 @@ def test_every_curve_of_a_panel_is_drawn_and_looks_different(n: int) -> None:
     flat = {(y, style) for left, y, right, end, style in lines if y == end and "--line" not in style and float(right) > float(left)}
     assert len(flat) == len({style for _, style in flat}) == n
     assert all(f">curve {i}</text>" in svg for i in range(n)) or n == 1
+
+
+def test_small_numbers_on_an_axis_keep_their_digits() -> None:
+    """A learning rate from 0 to 0.004 has ticks at its thousandths, not several zeros."""
+    svg = str(curves({"learning rate": {"lr": ([0.0, 1.0], [0.0, 0.004])}}, "c", "words"))
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    numbers = {float(label) for label in labels if re.fullmatch(r"[\d.]+", label)}
+    assert len({number for number in numbers if 0 < number < 0.01}) >= 2
 
 
 def test_every_trace_and_every_kind_of_tick_is_drawn() -> None:
@@ -261,7 +269,7 @@ def test_summary_has_at_most_five_sentences(text: str) -> None:
     assert len(paragraphs) == 5
     assert (
         paragraphs[0]
-        == "3 sessions of 3 participants went in, 2 minutes in all; 1 run was left out by a threshold on quality and 1 run was refused."
+        == "3 sessions of 3 participants went in, 2 minutes in all; 1 run was excluded by a quality threshold and 1 run was refused."
     )
     assert "at least 97.0 % of the brain mask" in paragraphs[1] and "1 session carries a warning" in paragraphs[1]
 

@@ -28,16 +28,16 @@ def test_the_paragraph_says_what_the_inputs_hold(inputs: ReportInputs) -> None:
     for words in (
         "3 functional MRI sessions of 3 participants (task rest)",
         "Images normalised to MNI152NLin6Asym",
-        "a lattice of 24 voxels of 8 mm a side",
+        "a lattice of 24 voxels of 8 mm per side",
         # 0.1234, 0.1334 and 0.1434 mm.
         "was 0.13 mm (SD 0.01)",
-        "1 run was left out by a threshold on fd mean",
+        "1 run was excluded by a threshold on fd mean",
         "1 run could not be used",
-        "18 windows of 5.76 s of 3 sessions were scored by mutual masked reconstruction, and the 2 that rank first",
+        "18 windows of 5.76 s of 3 sessions were scored by mutual masked reconstruction, and the 2 best",
         "(3 sessions; 41 steps; preset tiny; seed 7)",
         "Group was predicted by linear probe in 3 participants (3-fold by subject; metric auc) beside 3 baselines.",
-        "What moved the decision on group was mapped by the gradient times the input (Shrikumar et al., 2016) in 3 sessions.",
-        "The encoder's errors in predicting hidden places were mapped in 3 sessions.",
+        "Contributions to the decision on group were mapped by the gradient times the input (Shrikumar et al., 2016) in 3 sessions.",
+        "The encoder's prediction errors at hidden places were mapped in 3 sessions.",
     ):
         assert words in text, words
 
@@ -61,10 +61,10 @@ def result_with(folder: Path, metric: str, method: str = "linear probe") -> Path
 @pytest.mark.parametrize(
     ("metrics", "told", "not_told"),
     [
-        (["r2"], ["Linear models were ridge regressions, fitted by slimbrain, on"], ["L-BFGS-B", "logistic", "identified", "virtanen"]),
+        (["r2"], ["Linear models were ridge regressions, fitted by slimbrain on"], ["L-BFGS-B", "logistic", "identified", "virtanen"]),
         (
             ["auc"],
-            ["L2-penalised logistic regressions, fitted by slimbrain", "by L-BFGS-B in SciPy", "virtanen2020"],
+            ["L2-penalised logistic regressions, fitted by slimbrain (by L-BFGS-B in SciPy, Virtanen et al., 2020)", "virtanen2020"],
             ["ridge", "finn2015"],
         ),
         (["auc", "r2"], ["ridge regressions and L2-penalised logistic regressions"], ["identified"]),

@@ -1,4 +1,4 @@
-"""Maps on disk: NIfTI, region table, picture, and a JSON record that comes last and so vouches for the image; and what a folder holds."""
+"""Maps on disk: NIfTI, region table, picture, and a JSON record, written last, so that a map with a record is complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slimbrain.explain.regions import COLUMNS
 from slimbrain.grid import Grid
 
 _GROUP = "group"
-"""What stands in place of a session's key in the names of the average's files."""
+"""In place of a session's key in the names of an average's files."""
 
 _SESSIONS_FOLDER = "sessions"
 _IMAGE_SUFFIX, _RECORD_SUFFIX = "_map.nii.gz", "_map.json"
@@ -30,8 +30,10 @@ class MapName:
 
     Attributes
     ----------
-    folder : that they lie in.
-    stem : `<session key or group>_desc-<method>`.
+    folder : Path
+        Where they lie.
+    stem : str
+        `<session key or group>_desc-<method>`.
     """
 
     folder: Path
@@ -43,7 +45,7 @@ class MapName:
 
     @property
     def by_window(self) -> Path:
-        """4D, one volume a window."""
+        """4D, one volume per window."""
         return self.folder / f"{self.stem}_windows.nii.gz"
 
     @property
@@ -102,13 +104,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def trust(record: Mapping[str, Any]) -> str:
-    """How well what a map explains does on subjects it was not fitted on, and how many the model knows, in words; empty if neither."""
+    """Held-out score of what a map explains, and how many participants the model was trained on, in words; empty if unknown."""
     decided = record.get("decided_by") or {}
     words = []
     if "mean" in decided:
         words.append(f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]")
     elif decided:
-        words.append("how well it predicts others is not known")
+        words.append("its held-out score is not known")
     if seen := record.get("seen_in_training"):
         words.append(f"trained on {seen} of {record['participants']} participants")
     return "; ".join(words)

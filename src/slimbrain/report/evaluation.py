@@ -68,7 +68,7 @@ def _table(result: _Result) -> Table:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     table = TableBuilder(
         f"{result['task']}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; "
-        f"p for {_words(metrics[0])}, labels dealt out at random",
+        f"p for {_words(metrics[0])}, permuted labels",
         (Column("model"), Column("method"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True)),
     )
     by_model: dict[tuple[str, str], dict[str, _Result]] = {}

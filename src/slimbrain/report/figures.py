@@ -28,7 +28,7 @@ FD_LABEL = "FD (mm)"
 _CARPET_STD = 2.0
 """Cells are z-scored means; black and white lie at this many of their own standard deviations."""
 _CARPET_ROWS, _CARPET_COLUMNS = 128, 512
-"""A carpet is averaged down to this size: more could not be seen, and noise does not compress."""
+"""A carpet is averaged down to this size: more would be invisible, and noise does not compress."""
 _CARPET_SHADES = 32
 
 _TRACE_STRETCHES = 200
@@ -39,7 +39,7 @@ _VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 """Name of the view and of its normal, in the order of the axes."""
 
 _TIME_MARGINS = Margins(left=1.6, bottom=0.5)
-"""Alike for all figures over time, so that times lie under each other down the page."""
+"""The same for all figures over time, so that their time axes are aligned."""
 
 
 def time_axis_span() -> tuple[float, float]:
@@ -68,13 +68,16 @@ def curve_styles(n: int, colours: Sequence[str] = _CURVE_COLOURS) -> list[tuple[
 
 @dataclass(frozen=True)
 class Marks:
-    """What to point out beneath the traces of a carpet.
+    """Marks below the traces of a carpet.
 
     Attributes
     ----------
-    flagged : (N,) seconds of flagged frames.
-    chosen : (onset, duration) in seconds of the windows that stage 1 chose.
-    levels : label of a trace -> value to draw a line at.
+    flagged : array
+        (N,) seconds of flagged frames.
+    chosen : sequence of (float, float)
+        (onset, duration) in seconds of the windows that stage 1 chose.
+    levels : mapping of str to float
+        Value at which to draw a line, by label of the trace.
     """
 
     flagged: _FloatArray = field(default_factory=lambda: np.empty(0))
@@ -83,7 +86,7 @@ class Marks:
 
     @property
     def rows(self) -> list[str]:
-        """Labels of those that there are."""
+        """Labels of the non-empty kinds."""
         return [label for label, found in (("flagged", len(self.flagged)), ("chosen", len(self.chosen))) if found]
 
 
@@ -100,11 +103,16 @@ def carpet(
 
     Parameters
     ----------
-    series : (T, C) channel means.
-    height_mm : (C,) their z in MNI mm; channels are sorted by it.
-    tr : seconds a frame.
-    traces : label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
-    marks : flagged frames and chosen windows, drawn between traces and carpet.
+    series : array
+        (T, C) channel means.
+    height_mm : array
+        (C,) their z in MNI mm; channels are sorted by it.
+    tr : float
+        Seconds per frame.
+    traces : mapping of str to (array, array)
+        Label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
+    marks : Marks
+        Flagged frames and chosen windows, drawn between traces and carpet.
     """
     heights = [*(0.5 for _ in traces), *([_MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
     with drawing(sum(heights) * 1.05, _TIME_MARGINS, hspace=0.12) as figure:
@@ -131,11 +139,12 @@ def carpet(
 
 
 def thinned(times: _FloatArray, values: _FloatArray) -> _Trace:
-    """A long trace as the lowest and the highest value of each stretch, in order of time: no spike is lost that could be seen.
+    """A long trace as the lowest and the highest value of each stretch, in order of time: no visible spike is lost.
 
     Parameters
     ----------
-    times, values : (N,); values may be NaN, and a stretch of nothing else stays a gap.
+    times, values : array
+        (N,); values may be NaN, and a stretch of NaN stays a gap.
     """
     if len(values) <= 2 * _TRACE_STRETCHES:
         return times, values
@@ -163,7 +172,7 @@ def _mark_rows(axis: Axes, marks: Marks) -> None:
 
 
 def _ticks(axis: Axes, seconds: _FloatArray, line: float, colour: str, width: float) -> None:
-    """Upright ticks as one path: one a tick would be most of the page."""
+    """Vertical ticks as one path: one path per tick would be most of the page."""
     times = np.repeat(np.asarray(seconds, np.float64), 3)
     times[2::3] = np.nan
     axis.plot(times, np.tile((line - 0.38, line + 0.38, np.nan), len(seconds)), color=colour, linewidth=width, solid_capstyle="butt")
@@ -194,7 +203,7 @@ def _shades(series: _FloatArray) -> _FloatArray:
 
 
 def _averaged(rows: _FloatArray, most: int) -> _FloatArray:
-    """Means of neighbouring rows, so that at most so many remain."""
+    """Means of neighbouring rows, at most `most` of them."""
     if len(rows) <= most:
         return rows
     starts = np.linspace(0, len(rows), most, endpoint=False).astype(int)
@@ -202,12 +211,14 @@ def _averaged(rows: _FloatArray, most: int) -> _FloatArray:
 
 
 def mosaic(grid: Grid, mean: _FloatArray, covered: npt.NDArray[np.bool_], name: str, alt: str) -> Markup:
-    """The mean image in cuts along three axes, with the outline of the mask and what of it has no data.
+    """The mean image in cuts along three axes, with the outline of the mask and the places without data.
 
     Parameters
     ----------
-    mean : (P, V) mean over time.
-    covered : (P, V) True where the run has data.
+    mean : array
+        (P, V) mean over time.
+    covered : array
+        (P, V) True where the run has data.
     """
     volume, missing = grid.unpack(mean), grid.unpack(~covered & grid.voxel_mask) > 0
     top = float(np.percentile(mean[covered & grid.voxel_mask], 98)) if (covered & grid.voxel_mask).any() else 1.0
@@ -248,14 +259,18 @@ def _cut(panel: Axes, grid: Grid, volume: _FloatArray, missing: _FloatArray, axi
 def window_scores(
     rows: Sequence[WindowRow], k: int, ticks: Mapping[str, _FloatArray], name: str, alt: str, motion: _Trace | None = None
 ) -> Markup:
-    """Informativeness, novelty, energy explained and score of a session's windows over time, the chosen ones shaded.
+    """Informativeness, novelty, explained energy and score of a session's windows over time, the chosen ones shaded.
 
     Parameters
     ----------
-    rows : one a window, in order of time.
-    k : windows chosen.
-    ticks : label -> seconds to mark below.
-    motion : seconds, and framewise displacement in mm; left out if None.
+    rows : sequence of WindowRow
+        One per window, in order of time.
+    k : int
+        Windows chosen.
+    ticks : mapping of str to array
+        Label -> seconds to mark below.
+    motion : (array, array) or None
+        Seconds, and framewise displacement in mm; left out if None.
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
     parts = ("informativeness", "novelty", "explained", "score")
@@ -301,7 +316,8 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Ma
 
     Parameters
     ----------
-    panels : title with unit -> label -> steps and values.
+    panels : mapping of str to mapping of str to Curve
+        Title with unit -> label -> steps and values.
     """
     lines = math.ceil(len(panels) / _PANEL_COLUMNS)
     with drawing(1.65 * lines, Margins(left=0.6, bottom=0.5, top=0.25), wspace=0.4, hspace=0.35) as figure:
@@ -338,11 +354,16 @@ def forest(
 
     Parameters
     ----------
-    rows : result rows of one metric, those without a value left out.
-    ours : names of our models.
-    best : model and method of the best baseline.
-    published : value from the literature, or None.
-    metric : its name in words.
+    rows : sequence of mapping of str to object
+        Result rows of one metric, those without a value left out.
+    ours : set of str
+        Names of our models.
+    best : (str, str)
+        Model and method of the best baseline.
+    published : float or None
+        Value from the literature, or None.
+    metric : str
+        Its name in words.
     """
     labels = [textwrap.shorten(f"{row['model']}: {row['method']}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
     left = max(map(len, labels)) * _INCHES_PER_CHARACTER + 0.2

@@ -1,4 +1,4 @@
-"""What a report is made from, read once and checked before anything is drawn."""
+"""The inputs of a report, read once and checked before anything is drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from slimbrain.simulate import SessionTruth, Truth, load_truth
 from slimbrain.store import ROI, Store
 
 MAX_DETAILED = 20
-"""More sessions than this are summed up, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
+"""More sessions than this are summarised, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
 
 N_WORST = 10
 
@@ -31,21 +31,32 @@ RESULT_KEYS = ("task", "cohort", "n_subjects", "n_sessions", "split", "rows", "b
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Files that a report shows; what is not given is left out, and the page says so.
+    """Files that a report shows; the page names those that were not given.
 
     Attributes
     ----------
-    store : prepared sessions.
-    windows : window table of `slimbrain rank`.
-    runs : folders of pretraining runs.
-    evaluations : result files of `slimbrain evaluate`.
-    failures : table of refused runs that `slimbrain prep` wrote.
-    excluded : table of runs that a limit on quality left out, which it wrote as well.
-    truth : truth.json of a simulated cohort; its events are marked under the scores.
-    maps : NIfTI files for the slice viewer.
-    explained : folders of `slimbrain explain`, whose averages are shown there, with their regions.
-    commands : command lines to show after those that the runs recorded.
-    title : heading of the page.
+    store : Store or None
+        Prepared sessions.
+    windows : Path or None
+        Window table of `slimbrain rank`.
+    runs : tuple of Path
+        Folders of pretraining runs.
+    evaluations : tuple of Path
+        Result files of `slimbrain evaluate`.
+    failures : Path or None
+        Table of refused runs that `slimbrain prep` wrote.
+    excluded : Path or None
+        Table of runs that a quality threshold excluded, from `slimbrain prep` as well.
+    truth : Path or None
+        `truth.json` of a simulated cohort; its events are marked under the scores.
+    maps : tuple of Path
+        NIfTI files for the slice viewer.
+    explained : tuple of Path
+        Folders of `slimbrain explain`, whose averages are shown there, with their regions.
+    commands : tuple of str
+        Command lines to show after those that the runs recorded.
+    title : str
+        Heading of the page.
     """
 
     store: Store | None = None
@@ -115,7 +126,7 @@ class Material:
         return self.sessions if len(self.sessions) <= MAX_DETAILED else self.worst_first[:N_WORST]
 
     def planted(self, key: str) -> SessionTruth | None:
-        """What was planted in a session, if that is known."""
+        """What was planted in a session, if known."""
         return next((session for session in self.truth.sessions if session.key == key), None) if self.truth else None
 
 
@@ -143,7 +154,7 @@ def read_material(inputs: ReportInputs) -> Material:
 
 
 def session_labels(keys: Iterable[str]) -> dict[str, str]:
-    """Each key without the entities that all keys share, apart from the subject; the key itself where only one is left to tell."""
+    """Each key without the entities that all keys share, except the subject; the key itself where nothing else is left."""
     keys = list(dict.fromkeys(keys))
     parts = [key.split("_") for key in keys]
     shared = set.intersection(*map(set, parts)) if parts else set()
@@ -174,7 +185,7 @@ def _read_failures(path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _read_excluded(path: Path) -> tuple[dict[str, str], ...]:
-    """One row for each limit that a run is beyond."""
+    """One row per threshold that a run exceeds."""
     rows = tuple(read_tsv(path))
     missing = [name for name in EXCLUDED_COLUMNS if rows and name not in rows[0]]
     if missing:

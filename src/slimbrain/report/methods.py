@@ -1,4 +1,4 @@
-"""The section to paste into a paper: what was done, from what the files record, and whom to cite."""
+"""The section to paste into a paper: what was done, as the files record it, and what to cite."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def build(material: Material) -> Section:
     told = (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material), _explanations(material))
     parts = [part for part in told if part[0]]
     if not parts:
-        return Section("methods", _TITLE, absent="Nothing was given to report on, so there is no method to describe.")
+        return Section("methods", _TITLE, absent="Nothing was given to report on, so there are no methods to describe.")
     text = " ".join(words for words, _ in parts)
     cited = list(dict.fromkeys([PAPER, SOFTWARE, *(reference for _, references in parts for reference in references)]))
     blocks: list[Block] = [
         Prose(
             "Written from what the files record. Read it before it goes into a paper: how participants were recruited, scanned and "
-            "preprocessed before slimbrain is not known here."
+            "preprocessed is not known here."
         ),
         Code("Methods", (text,), prose=True),
         Code("References, BibTeX", tuple("\n".join(reference.bibtex for reference in cited).split("\n"))),
@@ -83,7 +83,7 @@ def _data(material: Material) -> _Part:
     if material.excluded:
         measures = _listed({row["measure"].replace("_", " ") for row in material.excluded})
         left_out = len({row["session"] for row in material.excluded})
-        words.append(f"{count(left_out, 'run was', 'runs were')} left out by a threshold on {measures}.")
+        words.append(f"{count(left_out, 'run was', 'runs were')} excluded by a threshold on {measures}.")
     if material.failures:
         words.append(f"{count(len(material.failures), 'run', 'runs')} could not be used.")
     return " ".join(words), tuple(cited)
@@ -94,20 +94,20 @@ def _space(material: Material) -> str:
     grid, templates = material.store.grid, _listed({session.info.space for session in material.sessions} - {ROI})
     lattice = grid.lattice
     return (
-        f"Images normalised to {templates} ({TEMPLATE.cite}) were brought to a lattice of {lattice.edge} voxels of {lattice.voxel_mm:g} mm "
-        f"a side, of which {grid.n_voxels:,} lie within the brain mask."
+        f"Images normalised to {templates} ({TEMPLATE.cite}) were resampled to a lattice of {lattice.edge} voxels "
+        f"of {lattice.voxel_mm:g} mm per side, of which {grid.n_voxels:,} lie within the brain mask."
     )
 
 
 def _time(material: Material) -> str:
-    """Resampling in time, nuisance regression, z-scores; each as recorded, with how many sessions where they differ."""
+    """Resampling in time, nuisance regression, z-scores; each as recorded, with the number of sessions where they differ."""
     assert material.store is not None
     resampled = sum(session.resampling not in ("", "none") for session in material.sessions)
     denoised = {session.denoise for session in material.sessions} - {"", "none"}
     parts = []
     if resampled:
         how = _listed({session.resampling for session in material.sessions} - {"", "none"})
-        parts.append(f"{count(resampled, 'series was', 'series were')} brought to {material.store.contract.tr:g} s a frame by {how}")
+        parts.append(f"{count(resampled, 'series was', 'series were')} resampled to {material.store.contract.tr:g} s per frame by {how}")
     if denoised:
         n = sum(session.denoise in denoised for session in material.sessions)
         parts.append(f"confounds were regressed out of {count(n, 'session')} (nilearn's strategy {_listed(denoised)})")
@@ -151,7 +151,7 @@ def _windows(material: Material) -> _Part:
     n_windows = sum(map(len, material.windows.values()))
     words = (
         f"{count(n_windows, 'window')} of {seconds} s of {count(len(material.windows), 'session')} were scored by mutual masked "
-        f"reconstruction, and the {material.k} that rank first of each session were used."
+        f"reconstruction, and the {material.k} best of each session were used."
     )
     return words, ()
 
@@ -183,11 +183,11 @@ def _fitting(material: Material) -> _Part:
     parts: list[_Part] = []
     if predicted:
         models = _listed([*(["ridge regressions"] if numbers else []), *(["L2-penalised logistic regressions"] if classes else [])])
-        optimised = f", the logistic ones by L-BFGS-B in SciPy ({SCIPY.cite})" if classes else ""
+        optimised = f" ({'the logistic ones ' if numbers else ''}by L-BFGS-B in SciPy, {SCIPY.cite})" if classes else ""
         words = (
-            f"Linear models were {models}, fitted by slimbrain{optimised}, on features standardised with scikit-learn ({SKLEARN.cite}). "
-            "Folds were slimbrain's own, by participant and balanced over the label; features were standardised by the training "
-            "participants, and the penalty was chosen without the test participants."
+            f"Linear models were {models}, fitted by slimbrain{optimised} on features that scikit-learn ({SKLEARN.cite}) standardised by "
+            "the training participants; the penalty was chosen without the test participants. "
+            "Folds were slimbrain's own, by participant and balanced over the label."
         )
         parts.append((words, (*((SCIPY,) if classes else ()), SKLEARN)))
     if len(predicted) < len(primary):
@@ -198,7 +198,7 @@ def _fitting(material: Material) -> _Part:
 _ATTRIBUTIONS: Mapping[str, tuple[str, Reference]] = {
     "gradient": ("the gradient times the input", INPUT_GRADIENT),
     "integrated": ("integrated gradients", INTEGRATED),
-    "occlusion": ("deleting one unit of the brain after the other, a form of occlusion", OCCLUSION),
+    "occlusion": ("deleting one unit of the brain at a time, a form of occlusion", OCCLUSION),
 }
 
 
@@ -211,12 +211,12 @@ def _explanations(material: Material) -> _Part:
             if method in _ATTRIBUTIONS:
                 how, reference = _ATTRIBUTIONS[method]
                 task = entry.task.removeprefix("column:")
-                words.append(f"What moved the decision on {task} was mapped by {how} ({reference.cite}) in {sessions}.")
+                words.append(f"Contributions to the decision on {task} were mapped by {how} ({reference.cite}) in {sessions}.")
                 cited.append(reference)
             elif method == "surprise":
-                words.append(f"The encoder's errors in predicting hidden places were mapped in {sessions}.")
+                words.append(f"The encoder's prediction errors at hidden places were mapped in {sessions}.")
             elif method == "channels":
-                words.append(f"What each channel adds to the temporal extractor's output was mapped in {sessions}.")
+                words.append(f"The contribution of each channel to the temporal extractor's output was mapped in {sessions}.")
     return " ".join(words), tuple(cited)
 
 

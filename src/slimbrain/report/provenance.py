@@ -1,4 +1,4 @@
-"""The section that lets someone do it again: versions, seeds, hashes, command lines."""
+"""The section on how to reproduce the page: versions, seeds, hashes, command lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
 from slimbrain.train import MODEL_FOLDER
 
-_TITLE = "How to do it again"
+_TITLE = "How to reproduce this"
 
 _WEIGHTS_FILE = "model.safetensors"
 
@@ -68,7 +68,7 @@ def _files(material: Material) -> Table:
         ("maps of slimbrain explain", inputs.explained),
     )
     columns = (Column("what"), Column("path"), Column("SHA-256 of the file"))
-    table = TableBuilder("What this page was made from; folders have no hash of their own", columns)
+    table = TableBuilder("Inputs of this page; folders have no hash", columns)
     for kind, paths in kinds:
         for path in filter(None, paths):
             table.add([kind, str(path), _sha256(path) if path.is_file() else MISSING])
@@ -78,7 +78,7 @@ def _files(material: Material) -> Table:
 def _contract(material: Material) -> Table:
     assert material.store is not None
     contract = material.store.contract
-    table = TableBuilder("Contract of the store: what a model must share with it", (Column("part"), Column("value")))
+    table = TableBuilder("Contract of the store, which a model must share", (Column("part"), Column("value")))
     table.add(["lattice", contract.lattice])
     table.add(["hash of the mask", contract.mask])
     table.add(["space", contract.space])

@@ -1,4 +1,4 @@
-"""The section on what went in: QC of every session, what was left out or refused, carpet plots, coverage."""
+"""The section on what went in: QC of every session, excluded and refused runs, carpet plots, coverage."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global 
 
 
 def build(material: Material) -> Section:
-    """Tables first, then what the sessions look like."""
+    """Tables, then pictures."""
     store = material.store
     if store is None or not material.sessions:
-        reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
+        reason = "The store holds no session." if store else "No store was given, so the page shows no sessions."
         return Section("data", _TITLE, (*_excluded(material), *_failures(material)), absent=reason)
     blocks: list[Block] = [Prose(_whose(store, material))]
     if len(material.in_detail) < len(material.sessions):
@@ -55,9 +55,9 @@ def build(material: Material) -> Section:
 
 
 def _whose(store: Store, material: Material) -> str:
-    """The ledger, and what to do where it has gaps: whoever gets the page has to know what may be done with the data."""
+    """The ledger, and how to fill its gaps: readers of the page must know what the data may be used for."""
     entries = entries_of(store, [session.info for session in material.sessions])
-    way_out = " What is unknown is set with: slimbrain ledger STORE --set FILE." if gaps(entries) else ""
+    way_out = " Set what is unknown with: slimbrain ledger STORE --set FILE." if gaps(entries) else ""
     return f"{summary(entries)}{way_out}"
 
 
@@ -70,7 +70,7 @@ def _sessions(material: Material) -> Table:
     table = TableBuilder(
         "Sessions in the store, with their quality measures. Coverage: share of the brain mask; "
         "SD: standard deviations of a voxel's own series; spikes are counted in frames. Flagged: share of frames with framewise "
-        "displacement over 0.5 mm, a spike, or left out by scrubbing. Overlap: share of the brightest places that lie in the brain mask.",
+        "displacement over 0.5 mm, a spike, or left out by scrubbing. Overlap: share of the brightest voxels that lie in the brain mask.",
         (Column("session"), *(Column(head, True) for head in heads)),
     )
     for session in material.in_detail:
@@ -82,7 +82,7 @@ def _sessions(material: Material) -> Table:
 
 def _overview(material: Material) -> Table:
     columns = (Column("measure"), *(Column(name, True) for name in ("lowest", "median", "highest", "sessions")))
-    table = TableBuilder(f"All {len(material.sessions):,} sessions, measure by measure", columns)
+    table = TableBuilder(f"All {len(material.sessions):,} sessions, by measure", columns)
     for field in _MEASURES:
         values = np.array([session.qc[field.key] for session in material.sessions if field.key in session.qc]) * field.scale
         if len(values):
@@ -94,8 +94,8 @@ def _overview(material: Material) -> Table:
 def _warnings(material: Material) -> list[Block]:
     rows = [(session.label, warning) for session in material.in_detail for warning in session.warnings]
     if not rows:
-        return [Prose("Preparation gave no warning about these sessions.")]
-    table = TableBuilder("Warnings of the preparation", (Column("session"), Column("warning")))
+        return [Prose("slimbrain prep gave no warning about these sessions.")]
+    table = TableBuilder("Warnings of slimbrain prep", (Column("session"), Column("warning")))
     for row in rows:
         table.add(row)
     return [table.build()]
@@ -105,10 +105,10 @@ def _excluded(material: Material) -> tuple[Block, ...]:
     if material.inputs.excluded is None:
         return ()
     if not material.excluded:
-        return (Prose("No run was left out by a threshold on quality."),)
+        return (Prose("No run was excluded by a quality threshold."),)
     n_runs = len({row["session"] for row in material.excluded})
     table = TableBuilder(
-        f"{count(n_runs, 'run')} left out of the store by a threshold on quality; they are no failures",
+        f"{count(n_runs, 'run')} excluded from the store by a quality threshold; they are not failures",
         (Column("left out"), Column("measure"), Column("value", True), Column("threshold", True)),
     )
     for row in material.excluded:

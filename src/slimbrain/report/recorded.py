@@ -1,4 +1,4 @@
-"""What other commands recorded, as types: the settings and the log of a pretraining run, the quality and the series of a session."""
+"""What other commands recorded, typed: the settings and the log of a pretraining run, the quality and the series of a session."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _PresetSettings(_Recorded):
     train_voxel: _TrainSettings = _TrainSettings()
 
 
-class RunSettings(_Recorded):
+class _RunSettings(_Recorded):
     """What a page tells of a run.json; None where that does not say."""
 
     stage: str = "unknown"
@@ -68,7 +68,7 @@ class RunRecord:
     """A pretraining run: its folder, its settings, its log."""
 
     folder: Path
-    settings: RunSettings
+    settings: _RunSettings
     metrics: tuple[Mapping[str, float | None], ...]
 
     @property
@@ -93,7 +93,7 @@ def read_run(folder: Path) -> RunRecord:
     path = folder / RUN_FILE
     recorded = read_object(path, _RUN_WANTED)
     try:
-        settings = RunSettings.model_validate(recorded)
+        settings = _RunSettings.model_validate(recorded)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(f"{path}: its {where} is not what `slimbrain pretrain` writes; restore the file, or leave the run out.") from error
@@ -165,12 +165,12 @@ class SessionSeries:
 
     Attributes
     ----------
-    times : (N,) array of float
-        Seconds of the frames as they were recorded, before any resampling.
+    times : array
+        (N,) seconds of the frames as they were recorded, before any resampling.
     traces : mapping of str to (N,) array
         `fd` (mm), `dvars` (SD) and `global_signal`, as far as known; NaN where undefined.
-    flagged : (M,) array of float
-        Seconds of flagged frames.
+    flagged : array
+        (M,) seconds of flagged frames.
     events : sequence of (float, str)
         Onset in seconds, and name.
     """

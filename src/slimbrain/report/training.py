@@ -1,4 +1,4 @@
-"""The section on pretraining: what each run's loss, health and speed did."""
+"""The section on pretraining: loss, health and speed of each run."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def build(material: Material) -> Section:
         _table(material.runs),
         Prose(
             "Std is the mean over dimensions of the standard deviation over tokens, effective rank the number of directions "
-            "they really use (Roy and Vetterli, 2007). When an encoder collapses, the first falls towards 0, the second towards 1; "
-            "content std falls towards 0, too, when all it has learnt are the places of tokens."
+            "in which they vary (Roy and Vetterli, 2007). When an encoder collapses, the first falls towards 0, the second towards 1; "
+            "content std also falls towards 0 when it encodes only the places of tokens."
         ),
     ]
     for place, run in enumerate(material.runs):

@@ -1,4 +1,4 @@
-"""The section on stage 1: the score of every window, which were chosen, and what happened in them."""
+"""The section on stage 1: the scores of all windows, the chosen ones, and the events in them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _N_OPEN = 4
 
 _EVENTS, _PLANTED, _FLAGGED = "events", "planted peaks", "flagged"
 _WINDOW_BLOCKS = "window-blocks"
-"""Id on the page of where the cubes of the mean maps lie."""
+"""Id on the page of the positions of the cubes of the mean maps."""
 
-_HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see what lies under a window."
+_HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see the details of a window."
 
-_MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or left out by scrubbing"
+_MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or excluded by scrubbing"
 
 
 def build(material: Material) -> Section:
@@ -60,12 +60,12 @@ def build(material: Material) -> Section:
         Prose(
             f"Stage 1 scored {count(n_windows, 'window')} of {count(len(material.windows), 'session')}; "
             f"the {material.k} best of each session are chosen for stage 2. "
-            "Informativeness: how well a window lets the others be rebuilt. Novelty: how badly the others rebuild it. "
-            "Explained: how much of its energy the others rebuild. The score is a weighted sum of their z-scores and of that of DVARS, "
+            "Informativeness: how well the others are reconstructed from a window. Novelty: how badly it is reconstructed from the others. "
+            "Explained: how much of its energy the others reconstruct. The score is a weighted sum of their z-scores and of that of DVARS, "
             "the largest change from frame to frame, which counts against a window; weights and the order in which windows are taken "
             "are those of the preset, or of the command that ranked them."
         ),
-        Prose(f"All scores stand in {material.inputs.windows.name}, one line a window."),
+        Prose(f"All scores are in {material.inputs.windows.name}, one line per window."),
         *_recall_blocks(material),
         *_score_blocks(material),
     ]
@@ -73,7 +73,7 @@ def build(material: Material) -> Section:
 
 
 def recalls(material: Material) -> dict[str, Recall]:
-    """Recall of each session whose truth is known and in whose windows an event peaks."""
+    """Recall of each session with known truth and an event that peaks in one of its windows."""
     found = {}
     for key, rows in material.windows.items():
         truth = material.planted(key)
@@ -85,7 +85,7 @@ def recalls(material: Material) -> dict[str, Recall]:
 
 
 def recall_sentence(total: Recall) -> str:
-    """What the chosen windows hold, against chance."""
+    """Events in the chosen windows, against chance."""
     return (
         f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({total.recall:.1%}); "
         f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {probability(total.p)}."
