@@ -3,8 +3,10 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+SINCE ?= main
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
+CHECK_SECONDS ?= 45
 BENCHMARKS := cli prep store stage2 plan saliency selection probe scale mixtures maps
 
 BIN := .venv/bin
@@ -17,11 +19,13 @@ SUITE_PACKAGE := brainmarks==0.1.1
 PRINT_SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint bench brainmarks brainmarks-if-possible docs clean
+.PHONY: help .venv demo test test-slow check changed lint bench brainmarks brainmarks-if-possible docs clean
 
 help:
 	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
-	@echo "make test    run the tests (WORKERS=$(WORKERS) processes; TESTS='-k grid' picks some)"
+	@echo "make check   lint, and the tests of what changed since $(SINCE) (SINCE=COMMIT), at most $(CHECK_SECONDS) s of them"
+	@echo "make test    run the tests but for slow ones (WORKERS=$(WORKERS) processes; TESTS='-k grid' picks some)"
+	@echo "make test-slow   run the slow tests: killed processes, Slurm, benchmarks, commands of the pages"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
@@ -43,8 +47,23 @@ demo: $(READY)
 	$(BIN)/slimbrain demo --out $(DEMO_OUT)
 	@echo "The report is at $(abspath $(DEMO_OUT))/report.html"
 
+# Whole files to each process: what a file's tests share is made once.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
+
+test-slow: $(READY)
+	$(PYTEST) -m slow $(TESTS)
+
+# Lint on one core, tests on the other.
+check: $(READY)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint changed
+
+changed: $(READY)
+	@files=$$($(BIN)/python tests/changed.py $(SINCE)) || exit 1; \
+	if [ -n "$$files" ]; then $(PYTEST) -m "not slow" --seconds $(CHECK_SECONDS) $$files; \
+	else echo "nothing changed since $(SINCE): no tests to run"; fi
 
 lint: $(READY)
 	$(BIN)/ruff check .

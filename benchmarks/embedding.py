@@ -28,7 +28,8 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from slimbrain.config import SaliencyConfig
-from slimbrain.evaluate.probe import FeatureSet, PredictionProblem, Split, SplitPolicy, outer_splits
+from slimbrain.evaluate.probes import FeatureSet
+from slimbrain.evaluate.splits import PredictionProblem, Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import Interval, OutOfFold, bootstrap, bootstrap_difference, score
 from slimbrain.progress import track
 from slimbrain.saliency import fast_scores, order_apart

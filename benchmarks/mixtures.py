@@ -31,7 +31,8 @@ from slimbrain.data.draws import ClipDraws, Draws, Pick
 from slimbrain.data.mixture import divide
 from slimbrain.data.samplers import mix
 from slimbrain.embed.features import embed_store
-from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.stats import score
 from slimbrain.models.hub import from_pretrained
 from slimbrain.prep import PrepOptions, prepare

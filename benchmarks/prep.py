@@ -34,6 +34,7 @@ from slimbrain.prep import source as reading
 from slimbrain.prep.source import Source, open_source
 from slimbrain.prep.volume import Sampling, interpolate, prepare_image
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 Array = npt.NDArray[Any]
 
@@ -112,7 +113,7 @@ def whole(path: Path, grid: Grid, tr: float) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         store = Store.create(folder, grid, HCP_TR_S)
         result = prepare_image(open_source(path), grid, tr, scratch=store.root)
-        store.write_session({"sub": "01", "space": "MNI152NLin6Asym"}, result.voxels, result.mean, result.std, result.tr)
+        write_session(store, {"sub": "01", "space": "MNI152NLin6Asym"}, result.voxels, result.mean, result.std, result.tr)
 
 
 def difference(grid: Grid, mine: Array, theirs: Array) -> dict[str, float]:

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from slimbrain.evaluate.linear import coordinates, logistic_path
-from slimbrain.evaluate.probe import STRENGTHS
+from slimbrain.evaluate.probes import STRENGTHS
 
 SIZES = {"38_sessions": (38, 7626), "400_sessions": (400, 7626)}
 QUICK_SIZES = {"38_sessions": (38, 2000)}

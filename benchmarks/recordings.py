@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from slimbrain.prep.source import HEADER_BYTES
-
 FACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces" / "sub-01" / "func"
 FACES_IMAGE = "sub-01_task-facerep_space-MNI152Lin_res-3_desc-preproc_bold.nii.gz"
 STEM = "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold"
@@ -22,6 +20,9 @@ BRAIN_FILL = 0.47
 
 LEVEL, SIGNAL, NOISE = 10_000, 100, 80
 """Mean, and standard deviations of what the voxels share and of what each has for itself, in units of the int16 on disk."""
+
+HEADER_BYTES = 352
+"""Of a NIfTI-1 file without extensions: where its voxels begin."""
 
 UNIQUE_FRAMES = 40
 """Frames simulated; a longer run repeats them, since no figure depends on what they hold."""

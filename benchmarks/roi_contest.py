@@ -15,7 +15,7 @@ from roi_networks import PLAIN, Network, Recipe, trained, untrained
 from sklearn.covariance import ledoit_wolf
 
 from slimbrain.evaluate.baselines import PopulationTangent, TangentSpace, connectivity, correlations
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.models.temporal import TemporalExtractor, standardise
 
 BANDS_HZ = (0.0, 0.05, 0.1, np.inf)

@@ -35,6 +35,7 @@ from slimbrain.data.draws import ClipDraws
 from slimbrain.grid import Grid
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store import manifest as manifest_module
+from slimbrain.store.write import write_session
 
 Array = npt.NDArray[Any]
 
@@ -84,7 +85,7 @@ def make_files(folder: Path, size: Size) -> Files:
     noise = np.random.default_rng(0).standard_normal((SHORT, *shape), dtype=np.float32) * grid.voxel_mask
     voxels = noise.astype(np.float16)
     store = Store.create(folder / "store", grid, TR_S)
-    info = store.write_session({"sub": "01", "task": "rest", "space": SPACE}, voxels, np.ones(shape), np.ones(shape), TR_S)
+    info = write_session(store, {"sub": "01", "task": "rest", "space": SPACE}, voxels, np.ones(shape), np.ones(shape), TR_S)
     files = Files(store, info, folder / "voxels.npy", folder / "sub-01_run-1_0000-0199_1.npz", folder / "bold.nii.gz")
     np.save(files.npy, voxels)
     dense = np.moveaxis(grid.unpack(voxels[:CHUNK_FRAMES]), 0, -1)
@@ -229,7 +230,7 @@ def lengthen(files: Files, windows: Sequence[int]) -> tuple[Store, SessionInfo]:
     """Add a session of `LONG` frames that holds noise at these windows; the store, opened again, and that session."""
     shape = files.grid.voxel_mask.shape
     ones = np.ones(shape)
-    info = files.store.write_session({"sub": "02", "task": "rest", "space": SPACE}, np.zeros((1, *shape)), ones, ones, TR_S)
+    info = write_session(files.store, {"sub": "02", "task": "rest", "space": SPACE}, np.zeros((1, *shape)), ones, ones, TR_S)
     path = files.store.root / info.path
     frame_bytes = 2 * math.prod(shape)
     header = json.dumps({"voxels": {"dtype": "F16", "shape": [LONG, *shape], "data_offsets": [0, LONG * frame_bytes]}}).encode()
@@ -277,7 +278,7 @@ def many_cases(folder: Path, size: Size) -> Iterator[Case]:
 def add_session(store: Store, number: int) -> SessionInfo:
     shape = store.grid.voxel_mask.shape
     ones = np.ones(shape)
-    return store.write_session({"sub": f"{number:05d}", "task": "rest", "space": SPACE}, np.zeros((1, *shape)), ones, ones, TR_S, qc=QC)
+    return write_session(store, {"sub": f"{number:05d}", "task": "rest", "space": SPACE}, np.zeros((1, *shape)), ones, ones, TR_S, qc=QC)
 
 
 def copy_session(root: Path, info: SessionInfo, number: int, data: bytes) -> SessionInfo:

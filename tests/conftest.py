@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +27,28 @@ BRAINMARKS_SHAPE, BRAINMARKS_VOXELS = (91, 109, 91), 228_483
 BRAINMARKS_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
 
+LONGEST_FIRST = ("tests/slurm/", "tests/e2e/", "tests/benchmarks/", "tests/prep/test_nothing_lost.py")
+"""Processes that take whole files would wait for the last long one (`make test`, `make test-slow`)."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: processes that take whole files would wait for the last long one (`make test`)."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    rank = {place: number for number, place in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: next((rank[place] for place in rank if item.nodeid.startswith(place)), len(rank)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=float, metavar="N", help="skip tests that do not start within N seconds of the first (make check)")
+
+
+@cache
+def first_test_at() -> float:
+    return time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--seconds")
+    if limit is not None and time.monotonic() - first_test_at() > limit:
+        pytest.skip(f"did not start within {limit:g} s; `make test` runs it")
 
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"

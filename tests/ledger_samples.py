@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from slimbrain.store import Channels, Store
+from slimbrain.store.description import COHORT
 from slimbrain.store.records import Governance, keep_records
-from slimbrain.store.store import COHORT
+from slimbrain.store.write import write_roi_session
 
 TR_S = 1.5
 OPEN = {"cohort": "open study", "licence": "CC0-1.0", "consent": ["broad-research"]}
@@ -24,7 +25,8 @@ def write(store: Store, subject: str, session: str, said: Mapping[str, Any] | No
     record = Governance.model_validate(said) if said else None
     if record:
         keep_records(store.root, [record])
-    info = store.write_roi_session(
+    info = write_roi_session(
+        store,
         {"sub": subject, "ses": session, "task": "rest"},
         series,
         Channels(tuple("abcd"), np.zeros((4, 3), np.float32)),

@@ -9,10 +9,23 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.prep.bids import describe_runs, list_runs
+from slimbrain.prep.runs import Failure, Filters, Run
+
 Array = npt.NDArray[Any]
+
+HEADER_BYTES = 352
+"""Of NIfTI-1, with the four that say whether extensions follow."""
 
 LOW_CORNER_MM = (-104.0, -120.0, -86.0)
 """First voxel centre of an image of 14 voxels of 16 mm that holds the whole box of the lattice."""
+
+
+def find_runs(bids_dir: Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
+    """The runs of a BIDS derivative with all that belongs to them."""
+    runs, failures = list_runs(bids_dir, filters)
+    described, damaged = describe_runs(bids_dir, runs)
+    return described, [*failures, *damaged]
 
 
 def affine(voxel_mm: float, origin: tuple[float, float, float] = LOW_CORNER_MM) -> Array:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from slimbrain.grid import Grid
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 FloatArray = npt.NDArray[np.float64]
 SPACE = "MNI152NLin6Asym"
@@ -34,7 +35,7 @@ def network_series(grid: Grid, frames: int, seed: int) -> FloatArray:
 def write_run(store: Store, frames: int = 40, subject: str = "01", run: int = 1, seed: int = 0, **qc: object) -> None:
     shape = store.grid.voxel_mask.shape
     voxels = network_series(store.grid, frames, seed)
-    store.write_session(entities(subject, run), voxels, np.full(shape, 100.0), np.ones(shape), store.contract.tr, qc=qc)
+    write_session(store, entities(subject, run), voxels, np.full(shape, 100.0), np.ones(shape), store.contract.tr, qc=qc)
 
 
 def make_store(root: Path, grid: Grid, subjects: int = 3, frames: int = 40, tr: float = TR_S) -> Store:

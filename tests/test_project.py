@@ -177,12 +177,12 @@ def command_line() -> Any:
 
 def unknown_word(words: list[str]) -> str | None:
     """The first subcommand or option among `words` that the command line does not have."""
-    from slimbrain.launch.commands import COMMANDS
+    from slimbrain.cli.launch import LAUNCHABLE
 
     command = command_line()
-    if words[:1] == ["launch"] and (start := next((place for place, word in enumerate(words) if word in COMMANDS), None)):
-        # The cluster's options, then a whole command, which has them too.
-        words = [*words[start:], *words[1:start]]
+    if words[:1] == ["launch"] and (start := next((place for place, word in enumerate(words) if word in LAUNCHABLE), None)):
+        # The cluster's options, then a whole command.
+        return unknown_word(words[:start]) or unknown_word(words[start:])
     options = {"--help"}
     for word in (word.strip("[]") for word in words):
         if word.startswith("-"):

@@ -70,6 +70,7 @@ def test_cli_benchmark_prints_its_case() -> None:
     assert cases["cli/help_seconds"]["ratio"] > 1
 
 
+@pytest.mark.slow
 def test_scale_benchmark_prints_its_cases() -> None:
     cases = run_quick("scale.py")
     paces = {f"scale/clips_per_second_{name}" for name in ("1_a100", "8_h100", "64_h100")}
@@ -88,6 +89,7 @@ def test_scale_counts_the_bytes_that_a_store_holds(benchmark_module: Any, grid8:
     assert scale.session_bytes(grid8, 60) == pytest.approx((store.root / info.path).stat().st_size, rel=0.01)
 
 
+@pytest.mark.slow
 def test_probe_benchmark_prints_its_case() -> None:
     cases = run_quick("probe.py")
     assert cases.keys() == {"probe/path_seconds_38_sessions"}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from slimbrain.evaluate.baselines import connectivity
-from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.models.temporal import standardise
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -143,7 +144,7 @@ def test_predictions_of_a_column_are_those_of_cross_validation(
     labels, subjects = np.array([row["sex"] for row in cohort.about]), np.array(cohort.people)
     policy = SplitPolicy(n_splits=3, seeds=(0, 1))
     theirs = cross_validate(FeatureSet("", "", connectivity(cohort.first, "")[0].data), labels, subjects, "classification", policy)
-    problem = embedding.Problem((labels == "M").astype(float), subjects, ("F", "M"))
+    problem = embedding.PredictionProblem((labels == "M").astype(float), subjects, ("F", "M"))
     splits = [outer_splits(subjects, labels, "classification", policy, seed) for seed in policy.seeds]
     ours = embedding.predicted(problem, [contest.Excerpts(list(cohort.first))] * 2, splits, lambda split: contest.Fold(cohort, (), 1), "")
     row = [list(theirs.subject).index(name) for name in subjects]

@@ -19,6 +19,7 @@ from slimbrain.data.draws import ClipDraws, MaskedClip, Series, SeriesDraws
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session, write_session
 
 WINDOW = WindowConfig(frames=8, k=3)
 
@@ -212,7 +213,7 @@ def test_series_are_the_coarse_channels(store: Store) -> None:
 def test_series_of_parcels(tmp_path: Path) -> None:
     store = Store.create(tmp_path, None, 1.0)
     places = np.arange(12.0).reshape(4, 3)
-    store.write_roi_session({"sub": "01"}, np.ones((20, 4)), Channels(tuple("abcd"), places), 1.0)
+    write_roi_session(store, {"sub": "01"}, np.ones((20, 4)), Channels(tuple("abcd"), places), 1.0)
     series = SeriesDraws(store, WINDOW, 0)[0]
     assert series.values.shape == (20, 4) and series.tr == 1.0
     np.testing.assert_array_equal(series.mm.numpy(), places)
@@ -283,7 +284,7 @@ def test_sessions_too_short_are_left_out(grid8: Grid, tmp_path: Path) -> None:
 
 def test_nothing_to_train_on_is_refused(grid8: Grid, tmp_path: Path) -> None:
     store = Store.create(tmp_path, grid8, TR_S)
-    store.write_session({"sub": "01", "space": "MNI"}, network_series(grid8, 9, 0), *np.ones((2, *grid8.voxel_mask.shape)), TR_S)
+    write_session(store, {"sub": "01", "space": "MNI"}, network_series(grid8, 9, 0), *np.ones((2, *grid8.voxel_mask.shape)), TR_S)
     makers: list[Callable[[], object]] = [lambda: SeriesDraws(store, WINDOW, 0), lambda: clip_draws(store)]
     for make in makers:
         with pytest.raises(InputError, match="no session to train on"):

@@ -11,11 +11,12 @@ from store_samples import TR_S, make_store, write_run
 
 from slimbrain.config import MixtureConfig, SamplingConfig, load_mixture, load_preset, with_mixture
 from slimbrain.data.draws import Draws, SeriesDraws
-from slimbrain.data.mixture import Columns, Division, cohorts_of, divide
+from slimbrain.data.mixture import Division, cohorts_of, divide
 from slimbrain.data.samplers import Pace
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.grid import Grid
 from slimbrain.store import Store
+from slimbrain.store.select import Columns
 
 AGES = ("20", "30", "n/a", "50", "60", "70", "35", "45")
 

@@ -186,15 +186,19 @@ def test_inspect_follows_a_run_through_its_states(preset: Any, store: Store, tmp
     shutil.rmtree(tmp_path / "run" / "model")
     assert "--resume auto" in inspect_path(tmp_path / "run")["model"]
     (tmp_path / "run" / "state" / "step-00000002" / "loop.json").unlink()
-    with pytest.raises(InputError, match="half a training state"):
+    with pytest.raises(InputError, match=r"damaged or no training state \(loop.json is missing\)"):
         inspect_path(tmp_path / "run" / "state" / "step-00000002")
 
 
 def test_inspect_reads_an_evaluation(tmp_path: Path) -> None:
     rows = [{"model": name, "method": "linear probe", "metric": "auc", "mean": 0.7} for name in ("ours", "untrained")]
-    value = {"task": "column:sex", "cohort": "x", "n_subjects": 9, "rows": rows, "best_baseline": {"model": "untrained"}, "difference": {}}
+    difference = {"metric": "auc", "mean": 0.0, "low": -0.1, "high": 0.1}
+    value = {"task": "column:sex", "cohort": "x", "n_subjects": 9, "n_sessions": 9, "split": "5-fold", "rows": rows, "version": "0.1.0"}
+    value |= {"best_baseline": rows[1], "difference": difference}
     facts = inspect_path(write_json(tmp_path / "sex.json", value))
     assert (facts["kind"], facts["task"], facts["n_subjects"], facts["models"]) == ("evaluation", "column:sex", 9, "ours, untrained")
+    facts = inspect_path(write_json(tmp_path / "sex.json", {**value, "rows": []}))
+    assert facts["kind"] == "damaged evaluation" and "rows" in facts["reason"]
 
 
 def test_inspect_reads_a_sidecar_as_its_manifest_row(store: Store) -> None:

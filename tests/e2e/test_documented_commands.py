@@ -28,7 +28,7 @@ import pytest
 from slimbrain.cli import run_command
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.evaluate import attention
-from slimbrain.evaluate.probe import DEFAULT_POLICY
+from slimbrain.evaluate.splits import DEFAULT_POLICY
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import Store
 
@@ -357,6 +357,7 @@ def folder(readme: Path, tmp_path: Path) -> Iterator[Path]:
 # --- the tests
 
 
+@pytest.mark.slow
 def test_the_readme_runs(readme: Path) -> None:
     assert [name for name in MADE if not (readme / name).exists()] == []
     assert (readme / "report.html").stat().st_size > 10_000

@@ -14,6 +14,7 @@ from slimbrain.errors import InputError
 from slimbrain.governance.provenance import Provenance
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Channels, Store
+from slimbrain.store.write import write_roi_session
 
 TR_S, FRAMES, CHANNELS = 0.72, 160, 12
 
@@ -28,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         series = generator.normal(size=(FRAMES, CHANNELS))
         if number % 3 != 1:
             series = 0.3 * series + np.cumsum(generator.normal(size=(FRAMES, 1)), axis=0)
-        made.write_roi_session({"sub": f"{number:02d}", "task": "rest", "space": ROI}, series.astype(np.float32), channels, TR_S)
+        write_roi_session(made, {"sub": f"{number:02d}", "task": "rest", "space": ROI}, series.astype(np.float32), channels, TR_S)
     return made
 
 

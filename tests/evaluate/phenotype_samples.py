@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "hcp": ("Subject", "Release", "Acquisition", "Gender", "Age", "3T_Full_MR_Compl", "3T_RS-fMRI_PctCompl", "QC_Issue"),
@@ -47,5 +48,5 @@ def write_store(root: Path, sessions: Sequence[tuple[str, ...]], seed: int = 0, 
     for session in sessions:
         entities = dict(zip(("sub", "ses", "task", "run"), (*session, *("", "rest", "")[len(session) - 1 :]), strict=True))
         series = rng.normal(size=(frames, channels)).astype(np.float32)
-        store.write_roi_session({name: label for name, label in entities.items() if label}, series, names, 0.72)
+        write_roi_session(store, {name: label for name, label in entities.items() if label}, series, names, 0.72)
     return Store(root)

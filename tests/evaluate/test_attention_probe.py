@@ -8,7 +8,8 @@ import torch
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe, AttentionReader
-from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.stats import bootstrap, score
 
 N, DIM = 96, 6

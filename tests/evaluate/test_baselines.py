@@ -27,11 +27,13 @@ from slimbrain.evaluate.baselines import (
     majority,
     store_baselines,
 )
-from slimbrain.evaluate.probe import SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session, write_session
 
 
 def networks(n: int, t: int, c: int, seed: int = 0) -> list[np.ndarray]:
@@ -211,7 +213,7 @@ def test_many_cells_become_units(tmp_path: Path, grid8: Grid, monkeypatch: pytes
     rng = np.random.default_rng(0)
     voxels = np.where(grid.voxel_mask, rng.normal(size=(6, grid.n_patches, grid.voxels_per_patch)), 0).astype(np.float16)
     zeros = np.zeros(voxels.shape[1:])
-    info = store.write_session({"sub": "01", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, zeros, zeros, 0.72)
+    info = write_session(store, {"sub": "01", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, zeros, zeros, 0.72)
     series = ChannelSeries(store).channels(info.key)
     assert series.shape == (6, grid.n_units)
     for unit in range(grid.n_units):
@@ -225,7 +227,7 @@ def test_store_baselines_on_the_frames_seen(tmp_path: Path) -> None:
     seen = {key: np.arange(10, 30) for key in keys}
     sets = {(features.model, features.method): features for features in store_baselines(store, keys, seen, exclude=["sex"])}
     cut = [store.coarse(key)[10:30].astype(float) for key in keys]
-    assert np.array_equal(sets["connectivity", "correlation, frames seen"].data, connectivity(cut, "frames seen")[0].data)
+    assert np.array_equal(sets["connectivity", "correlation, frames used"].data, connectivity(cut, "frames used")[0].data)
     assert ("connectivity", "tangent, whole run") in sets and ("majority", majority(6).method) in sets
     assert sets["confounds", "age"].data.shape == (6, 1)
     with pytest.raises(InputError, match="no window"):
@@ -251,7 +253,7 @@ def roi_store(root: Path, series: list[np.ndarray]) -> Store:
     store = Store.create(root, None, tr=0.72)
     channels = Channels(tuple(f"parcel-{number}" for number in range(series[0].shape[1])), np.zeros((series[0].shape[1], 3)))
     for number, values in enumerate(series):
-        store.write_roi_session({"sub": f"{number:02d}", "task": "rest"}, values, channels, 0.72)
+        write_roi_session(store, {"sub": f"{number:02d}", "task": "rest"}, values, channels, 0.72)
     rows = [f"sub-{number:02d}\t{20 + number}\t{'FM'[number % 2]}" for number in range(len(series))]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]) + "\n")
     return Store(root)

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from evaluate_samples import evaluate_vectors
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.compare import evaluate, to_markdown
-from slimbrain.evaluate.probe import SplitPolicy
+from slimbrain.evaluate.result import Result
+from slimbrain.evaluate.splits import SplitPolicy
+from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
-    "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "excluded",
+    "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "schema_version", "excluded",
 }  # fmt: skip
 N_SUBJECTS = 24
 
@@ -25,7 +28,7 @@ N_SUBJECTS = 24
 def few_penalties() -> Iterator[None]:
     """How a probe is tuned is tested elsewhere; here it only takes time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slimbrain.evaluate.probe.STRENGTHS", (0.1, 10.0))
+        patch.setattr("slimbrain.evaluate.probes.STRENGTHS", (0.1, 10.0))
         yield
 
 
@@ -38,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     channels = Channels(tuple("abcde"), np.zeros((5, 3)))
     for subject in range(N_SUBJECTS):
         for session in "12":
-            store.write_roi_session({"sub": f"{subject:02d}", "ses": session, "task": "rest"}, rng.normal(size=(40, 5)), channels, 0.72)
+            write_roi_session(store, {"sub": f"{subject:02d}", "ses": session, "task": "rest"}, rng.normal(size=(40, 5)), channels, 0.72)
     trait = rng.normal(size=N_SUBJECTS)
     rows = [f"sub-{number:02d}\t{'ab'[number % 2]}\t{trait[number]:.6f}" for number in range(N_SUBJECTS)]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tgroup\ttrait", *rows]) + "\n")
@@ -53,15 +56,15 @@ def embeddings(store: Store, column: str, strength: float, seed: int = 0) -> dic
 
 
 @pytest.fixture(scope="module")
-def classified(store: Store) -> dict[str, object]:
+def classified(store: Store) -> Result:
     models = {"ours": embeddings(store, "group", 2.0), "untrained": embeddings(store, "group", 0.0, seed=1)}
-    seen = {info.key: np.arange(16) for info in store.sessions}
+    used = {info.key: np.arange(16) for info in store.sessions}
     task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(4, 5)))
-    return evaluate(store, task, models, seen, seen_in_pretraining=3, n_resamples=200)
+    return evaluate_vectors(store, task, models, used, 200, in_pretraining=3)
 
 
-def test_the_result_holds_what_other_programs_read(classified: dict, store: Store) -> None:
-    result = json.loads(json.dumps(classified, allow_nan=False))
+def test_the_result_holds_what_other_programs_read(classified: Result, store: Store) -> None:
+    result = json.loads(json.dumps(classified.to_dict(), allow_nan=False))
     assert set(result) == KEYS
     assert (result["n_subjects"], result["n_sessions"], result["seeds"]) == (N_SUBJECTS, 2 * N_SUBJECTS, [4, 5])
     assert all(set(row) == {"model", "method", "metric", "mean", "low", "high", "p"} for row in result["rows"])
@@ -69,64 +72,63 @@ def test_the_result_holds_what_other_programs_read(classified: dict, store: Stor
     assert result["contract"] == store.contract.to_dict() and result["seen_in_pretraining"] == 3
     methods = {(row["model"], row["method"]) for row in result["rows"]}
     kinds = ("correlation", "partial correlation", "tangent", "tangent towards the population", "best of 4 chosen inside")
-    assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames seen")} <= methods
+    assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames used")} <= methods
     assert {("untrained", "linear probe"), ("majority", "majority class or mean"), ("channels", "mean and std, whole run")} <= methods
 
 
-def test_a_planted_class_is_found_and_beats_every_baseline(classified: dict) -> None:
-    ours = next(row for row in classified["rows"] if (row["model"], row["metric"]) == ("ours", "auc"))
-    assert ours["low"] > 0.9 and ours["p"] == 1 / 201
-    best = classified["best_baseline"]
-    others = [row["mean"] for row in classified["rows"] if row["model"] != "ours" and row["metric"] == "auc"]
-    assert best["mean"] == max(others) and best["model"] != "ours"
-    gap = classified["difference"]
-    assert gap["low"] > 0 and gap["mean"] == pytest.approx(ours["mean"] - best["mean"])
-    assert f"ours (auc {ours['mean']:.3f} [{ours['low']:.3f}, {ours['high']:.3f}]) beats the best baseline" in to_markdown(classified)
+def test_a_planted_class_is_found_and_beats_every_baseline(classified: Result) -> None:
+    ours = next(row for row in classified.rows if (row.model, row.metric) == ("ours", "auc"))
+    assert ours.low > 0.9 and ours.p == 1 / 201
+    best = classified.best_baseline
+    others = [row.mean for row in classified.rows if row.model != "ours" and row.metric == "auc"]
+    assert best.mean == max(others) and best.model != "ours"
+    (gap,) = classified.differences
+    assert gap.low > 0 and gap.mean == pytest.approx(ours.mean - best.mean)
+    assert f"ours (auc {ours.mean:.3f} [{ours.low:.3f}, {ours.high:.3f}]) beats the best baseline" in to_markdown(classified)
     assert "3 of these subjects were seen in pretraining" in to_markdown(classified)
 
 
 def test_noise_beats_nothing(store: Store) -> None:
     task = get_task("column:group", SplitPolicy(n_splits=3, seeds=(0,)))
-    result = evaluate(store, task, {"ours": embeddings(store, "group", 0.0)}, n_resamples=200)
-    assert result["difference"]["low"] < 0
+    result = evaluate_vectors(store, task, {"ours": embeddings(store, "group", 0.0)}, n_resamples=200)
+    assert result.differences[0].low < 0
     assert ") beats" not in to_markdown(result)
 
 
 def test_regression_goes_the_same_way(store: Store) -> None:
     task = get_task("column:trait", SplitPolicy(n_splits=3, seeds=(0,)))
-    result = evaluate(store, task, {"ours": embeddings(store, "trait", 2.0)}, n_resamples=200)
-    ours = {row["metric"]: row for row in result["rows"] if row["model"] == "ours"}
-    assert result["difference"]["metric"] == "r2" and ours["r2"]["low"] > 0.5 and ours["mse_z"]["p"] == 1 / 201
-    constant = {row["metric"]: row for row in result["rows"] if row["model"] == "majority"}
-    assert constant["r"]["mean"] is None and constant["r2"]["mean"] <= 0
-    assert json.dumps(result, allow_nan=False)
+    result = evaluate_vectors(store, task, {"ours": embeddings(store, "trait", 2.0)}, n_resamples=200)
+    ours, constant = ({row.metric: row for row in result.rows if row.model == name} for name in ("ours", "majority"))
+    assert result.differences[0].metric == "r2" and ours["r2"].low > 0.5 and ours["mse_z"].p == 1 / 201
+    assert constant["r"].mean is None and constant["r2"].mean <= 0
+    assert json.dumps(result.to_dict(), allow_nan=False)
 
 
-def test_the_table_has_one_line_a_predictor_with_all_its_metrics(classified: dict) -> None:
+def test_the_table_has_one_line_a_predictor_with_all_its_metrics(classified: Result) -> None:
     lines = to_markdown(classified).splitlines()
     head = next(line for line in lines if line.startswith("| model"))
     assert head == "| model | method | auc | balanced_accuracy | accuracy | macro_f1 | p (auc) |"
     body = [line for line in lines if line.startswith("| ") and line != head]
-    assert len(body) == len({(row["model"], row["method"]) for row in classified["rows"]})
+    assert len(body) == len(classified.by_predictor)
     assert all(line.count("|") == head.count("|") for line in body)
-    first = classified["rows"][0]
-    assert f"{first['mean']:.3f} [{first['low']:.3f}, {first['high']:.3f}]" in body[0]
+    first = classified.rows[0]
+    assert f"{first.mean:.3f} [{first.low:.3f}, {first.high:.3f}]" in body[0]
 
 
 def test_the_same_seed_gives_the_same_numbers(store: Store) -> None:
     task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(0,)))
-    runs = [evaluate(store, task, {"ours": embeddings(store, "group", 0.5)}, n_resamples=50) for _ in range(2)]
+    runs = [evaluate_vectors(store, task, {"ours": embeddings(store, "group", 0.5)}, n_resamples=50) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("models", [{}, {"untrained": {}}])
-def test_nothing_to_evaluate_is_refused(store: Store, models: dict) -> None:
+@pytest.mark.parametrize("models", [(), ("untrained",)])
+def test_nothing_to_evaluate_is_refused(store: Store, models: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="nothing to evaluate"):
-        evaluate(store, get_task("column:group"), models)
+        evaluate_vectors(store, get_task("column:group"), {name: embeddings(store, "group", 1.0) for name in models})
 
 
 def test_a_session_without_embedding_is_refused(store: Store) -> None:
     vectors = embeddings(store, "group", 1.0)
     vectors.pop("sub-00_ses-1_task-rest_space-roi")
     with pytest.raises(InputError, match="1 labelled sessions have no embedding"):
-        evaluate(store, get_task("column:group"), {"ours": vectors})
+        evaluate_vectors(store, get_task("column:group"), {"ours": vectors})

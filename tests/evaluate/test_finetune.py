@@ -12,13 +12,15 @@ import torch
 from slimbrain.config import HieraConfig, TemporalConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder, Views, parameter_groups, require_encoder, set_rates
-from slimbrain.evaluate.probe import PredictionProblem, SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import cross_validate
+from slimbrain.evaluate.splits import PredictionProblem, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import score
 from slimbrain.governance.provenance import PEOPLE_FILE, people_in, seen_in
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 SUBJECTS, FRAMES = 16, 4
 SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=1, recompute=False)
@@ -50,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, small_grid: Grid) -> Store:
             voxels[:, small_grid.patch_unit == 0] += 1.5 * (subject % 2)
             voxels = np.where(small_grid.voxel_mask, voxels, 0).astype(np.float16)
             entities = {"sub": f"{subject:02d}", "ses": session, "task": "rest", "space": "MNI152NLin6Asym"}
-            store.write_session(entities, voxels, np.zeros(shape), np.ones(shape), 0.72)
+            write_session(store, entities, voxels, np.zeros(shape), np.ones(shape), 0.72)
     return Store(root)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluate_samples import evaluate_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phenotype_samples import write_store
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.compare import compare, evaluate, to_markdown
+from slimbrain.evaluate.compare import compare
 from slimbrain.evaluate.groups import bound_together, deal_groups
-from slimbrain.evaluate.probe import FeatureSet, PredictionProblem, Split, SplitPolicy, cross_validate, inner_splits, outer_splits
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.result import Grouping
+from slimbrain.evaluate.splits import PredictionProblem, Split, SplitPolicy, inner_splits, outer_splits
 from slimbrain.evaluate.stats import score
+from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 
 
@@ -56,7 +59,7 @@ def twins(pairs: int = 40) -> tuple[np.ndarray, np.ndarray, Target]:
     subjects = np.array([f"sub-{number:02d}" for number in range(2 * pairs)])
     names = subjects[2 * family]
     keys = tuple(subjects.tolist())
-    target = Target(keys, subjects, labels, "classification", None, {}, groups=names, bound={"by": "family", "count": pairs})
+    target = Target(keys, subjects, labels, "classification", None, {}, groups=names, bound=Grouping(by="family", count=pairs))
     return data, labels, target
 
 
@@ -84,9 +87,9 @@ def test_the_result_says_who_was_kept_together() -> None:
     data, _, target = twins(10)
     sets = [FeatureSet(name, "linear probe", data) for name in ("ours", "theirs")]
     result = compare(Task("t", "t", policy=SplitPolicy(n_splits=2, seeds=(0,))), target, sets[:1], sets[1:], n_resamples=20)
-    assert result["groups"] == {"by": "family", "count": 10} and json.dumps(result)
+    assert result.groups == Grouping(by="family", count=10)
     assert "Subjects who share family are on one side of every split: 10 groups." in to_markdown(result)
-    unknown = {**result, "groups": {"by": "Family_ID", "count": None}}
+    unknown = result.model_copy(update={"groups": Grouping(by="Family_ID", count=None)})
     assert "Which subjects are relatives is not known (no Family_ID)" in to_markdown(unknown)
 
 
@@ -96,9 +99,9 @@ def test_a_column_of_participants_binds(tmp_path: Path) -> None:
     (store.root / "participants.tsv").write_text("\n".join(["participant_id\tsex\tfamily", *rows]) + "\n")
     task = get_task("column:sex", SplitPolicy(n_splits=2, seeds=(0,)), group="family")
     target = read_target(task, store)
-    assert target.bound == {"by": "family", "count": 9}
+    assert target.bound == Grouping(by="family", count=9)
     vectors = {info.key: np.random.default_rng(0).normal(size=3) for info in store.sessions}
-    assert evaluate(store, task, {"ours": vectors}, n_resamples=20)["groups"] == {"by": "family", "count": 9}
+    assert evaluate_vectors(store, task, {"ours": vectors}).groups == target.bound
     with pytest.raises(InputError, match="needs the column house"):
         read_target(get_task("column:sex", group="house"), store)
     for name in ("hcp-sex", "identity"):

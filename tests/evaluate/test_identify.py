@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluate_samples import evaluate_vectors
 from scipy.stats import rankdata
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import connectivity
-from slimbrain.evaluate.compare import evaluate, to_markdown
 from slimbrain.evaluate.identify import Pairing, identify, pair_sessions
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.stats import OutOfFold, bootstrap, permutation_p, score
+from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 N = 14
 
@@ -100,7 +102,7 @@ def cohort(root: Path, n: int = 8, sessions: str = "12", strength: float = 4.0) 
         mixing = np.eye(6) + strength * rng.normal(size=(6, 6)) / 6
         for session in sessions:
             entities = {"sub": f"{person:02d}", "ses": session, "task": "rest"}
-            store.write_roi_session(entities, rng.normal(size=(120, 6)) @ mixing, channels, 0.72)
+            write_roi_session(store, entities, rng.normal(size=(120, 6)) @ mixing, channels, 0.72)
     rows = [f"sub-{number:02d}\t{20 + number}\t{'FM'[number % 2]}" for number in range(n)]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]) + "\n")
     return Store(root)
@@ -111,25 +113,25 @@ def test_every_baseline_stands_beside_ours(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     vectors = {info.key: rng.normal(size=5) for info in store.sessions}
     models = {"ours": vectors, "untrained": {key: rng.normal(size=5) for key in vectors}}
-    seen = {key: np.arange(30) for key in vectors}
-    result = evaluate(store, get_task("identity"), models, seen, n_resamples=100)
-    there = {(row["model"], row["method"]) for row in result["rows"]}
+    used = {key: np.arange(30) for key in vectors}
+    result = evaluate_vectors(store, get_task("identity"), models, used, n_resamples=100)
+    there = set(result.by_predictor)
     kinds = ("correlation", "partial correlation", "tangent")
-    assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames seen")} <= there
+    assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames used")} <= there
     assert {("untrained", "identification"), ("chance", "everybody alike"), ("confounds", "age, sex")} <= there
-    assert {("channels", "mean and std, whole run"), ("channels", "mean and std, frames seen")} <= there
+    assert {("channels", "mean and std, whole run"), ("channels", "mean and std, frames used")} <= there
     # Age is of the subject: whoever knows it finds everybody, and no embedding of noise beats that.
-    assert result["best_baseline"]["mean"] == 1 and result["difference"]["high"] < 0
+    assert result.best_baseline.mean == 1 and result.differences[0].high < 0
     assert "ours (top1" in to_markdown(result) and "is beaten by the best baseline" in to_markdown(result)
-    assert (result["n_subjects"], result["n_sessions"], result["seeds"]) == (8, 16, [])
+    assert (result.n_subjects, result.n_sessions, result.seeds) == (8, 16, ())
 
 
 def test_the_pair_that_most_people_have_is_taken_unless_named(tmp_path: Path) -> None:
     store = cohort(tmp_path, n=5)
     channels = store.channels(store.sessions[0].key)
     for person in range(4):
-        store.write_roi_session(
-            {"sub": f"{person:02d}", "ses": "0", "task": "rest"}, np.random.default_rng(9).normal(size=(40, 6)), channels, 0.72
+        write_roi_session(
+            store, {"sub": f"{person:02d}", "ses": "0", "task": "rest"}, np.random.default_rng(9).normal(size=(40, 6)), channels, 0.72
         )
     store = Store(tmp_path)
     assert pair_sessions(store).occasions == ("ses-1_task-rest", "ses-2_task-rest") and pair_sessions(store).left_out == 4

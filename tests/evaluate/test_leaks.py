@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from evaluate_samples import evaluate_vectors
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.config import WindowConfig
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
-from slimbrain.evaluate.compare import compare, evaluate, to_markdown
+from slimbrain.evaluate.compare import compare
 from slimbrain.evaluate.leaks import correlation, duplicates, require_apart, require_no_duplicates, require_unseen, scoring_record
-from slimbrain.evaluate.probe import FeatureSet, Split, SplitPolicy, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.result import Scoring
+from slimbrain.evaluate.splits import Split, SplitPolicy
 from slimbrain.evaluate.stats import score
+from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import Target, Task, get_task, read_target
 from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Channels, Contract, Store
-from slimbrain.store.write import COHORT, sha256
+from slimbrain.store.description import COHORT
+from slimbrain.store.write import write_roi_session
 
 CHANNELS = Channels(tuple("abcdefgh"), np.zeros((8, 3)))
 N_PEOPLE = 12
@@ -34,7 +39,7 @@ def recording(seed: int, frames: int = 160) -> np.ndarray:
 
 
 def add(store: Store, subject: str, series: np.ndarray, session: str = "1", cohort: str = "study") -> str:
-    info = store.write_roi_session({"sub": subject, "ses": session, "task": "rest"}, series, CHANNELS, 0.72, sidecar={COHORT: cohort})
+    info = write_roi_session(store, {"sub": subject, "ses": session, "task": "rest"}, series, CHANNELS, 0.72, sidecar={COHORT: cohort})
     return info.key
 
 
@@ -94,7 +99,7 @@ def test_a_copied_recording_under_another_name_is_refused(store: Store) -> None:
     store = Store(store.root)
     assert store.sidecar(original)["DataSha256"] == store.sidecar(copy)["DataSha256"]
     with pytest.raises(InputError, match=f"{original} and {copy} are one recording .their data files are the same."):
-        evaluate(store, get_task("column:group"), {"ours": embed(store)})
+        evaluate_vectors(store, get_task("column:group"), {"ours": embed(store)})
 
 
 # --- a near copy
@@ -154,7 +159,7 @@ def test_real_recordings_hold_one_copy(shared_data: Path, tmp_path: Path) -> Non
     store = Store.create(tmp_path / "store", None, 2.0)
     names = Channels(tuple(f"c{number}" for number in range(122)), np.zeros((122, 3)))
     for name, values in series.items():
-        store.write_roi_session({"sub": name.removeprefix("sub-")}, values.astype(np.float32), names, 2.0)
+        write_roi_session(store, {"sub": name.removeprefix("sub-")}, values.astype(np.float32), names, 2.0)
     keys = [info.key for info in Store(store.root).sessions]
     (pair,) = duplicates(Store(store.root), keys)
     assert pair[:2] == ("sub-essen004_space-roi", "sub-essen005_space-roi")
@@ -237,9 +242,9 @@ def test_the_result_says_how_often_test_was_scored(policy: SplitPolicy, tuned: s
     target, rng = target_of(), np.random.default_rng(0)
     sets = [FeatureSet(name, "linear probe", rng.normal(size=(80, 3))) for name in ("ours", "theirs")]
     result = compare(Task("t", "t", policy=policy), target, sets[:1], sets[1:], n_resamples=20)
-    wanted: dict[str, Any] = {"times_a_seed": 1, "seeds": 3, "predictors": 2, "tuned_on": tuned, "fitted_on": "the training subjects"}
-    assert result["test_scored"] == wanted
-    line = f"Test: every subject once a seed (3) and predictor (2); tuned on {tuned}, fitted on the training subjects."
+    wanted = Scoring(tests_per_seed=1, seeds=3, predictors=2, tuned_on=tuned, fitted_on="the training subjects")
+    assert result.test_scored == wanted
+    line = f"Test: each subject is tested once per seed (3) and predictor (2); tuned on {tuned}, fitted on the training subjects."
     assert line in to_markdown(result)
 
 
@@ -261,13 +266,13 @@ def test_a_subject_tested_twice_or_on_two_sides_is_refused(monkeypatch: pytest.M
 def test_identification_fits_and_tunes_nothing() -> None:
     target = replace(target_of(), kind="identification")
     record = scoring_record(target, SplitPolicy())
-    assert (record["times_a_seed"], record["tuned_on"], record["fitted_on"]) == (1, "nothing is tuned", "nothing is fitted")
+    assert (record.tests_per_seed, record.tuned_on, record.fitted_on) == (1, "nothing", "nothing")
 
 
 def test_what_is_not_known_of_pretraining_is_said(store: Store) -> None:
-    result = evaluate(store, get_task("column:group", SplitPolicy(n_splits=2, seeds=(0,))), {"ours": embed(store)}, n_resamples=20,
-                      pretraining_unknown=["slimbrain voxel"])  # fmt: skip
-    assert "Whom slimbrain voxel was pretrained on is not known" in to_markdown(result)
+    task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(0,)))
+    result = evaluate_vectors(store, task, {"ours": embed(store)}, unknown=("slimbrain voxel",))
+    assert "Whom slimbrain voxel was pretrained on is not recorded" in to_markdown(result)
 
 
 def test_files_that_differ_only_by_a_name_have_one_hash(store: Store) -> None:

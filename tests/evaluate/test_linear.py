@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from slimbrain.evaluate.linear import coordinates, logistic_path, ridge_path
-from slimbrain.evaluate.probe import STRENGTHS
+from slimbrain.evaluate.probes import STRENGTHS
 
 N, HELD = 30, 12
 

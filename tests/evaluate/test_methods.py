@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate import methods
-from slimbrain.evaluate.compare import to_markdown
 from slimbrain.evaluate.methods import Options, Tuning, choose_methods, evaluate_models
+from slimbrain.evaluate.result import ModelWeights, Result, read_result
+from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
 from slimbrain.evaluate.tuned import load_tuned
 from slimbrain.governance.provenance import Provenance
@@ -25,6 +25,7 @@ from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 SUBJECTS, FRAMES = 12, 4
 SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=1, recompute=False)
@@ -33,7 +34,7 @@ SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=
 @pytest.fixture(scope="module", autouse=True)
 def few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slimbrain.evaluate.probe.STRENGTHS", (1.0,))
+        patch.setattr("slimbrain.evaluate.probes.STRENGTHS", (1.0,))
         patch.setattr("slimbrain.evaluate.attention.EPOCHS", 1)
         yield
 
@@ -50,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         for session in "12":
             voxels = np.where(grid.voxel_mask, rng.normal(size=(6 * FRAMES, *shape)), 0).astype(np.float16)
             entities = {"sub": f"{subject:02d}", "ses": session, "task": "rest", "space": "MNI152NLin6Asym"}
-            store.write_session(entities, voxels, np.zeros(shape), np.ones(shape), 0.72, qc={"fd_mean": 0.1 + 0.01 * subject})
+            write_session(store, entities, voxels, np.zeros(shape), np.ones(shape), 0.72, qc={"fd_mean": 0.1 + 0.01 * subject})
     rows = [f"sub-{number:02d}\t{'ab'[number % 2]}\t{20 + number}\t{'xy'[number % 4 // 2]}" for number in range(SUBJECTS)]
     (root / "participants.tsv").write_text("\n".join(["participant_id\tgroup\tage\tsite", *rows]) + "\n")
     return Store(root)
@@ -67,12 +68,12 @@ def models(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {name: save_pretrained(model, root / name, provenance) for name, model in (("voxel", voxel), ("temporal", temporal))}
 
 
-def rows_of(result: dict) -> set[tuple[str, str]]:
-    return {(row["model"], row["method"]) for row in result["rows"]}
+def rows_of(result: Result) -> set[tuple[str, str]]:
+    return set(result.by_predictor)
 
 
 KINDS = ("correlation", "partial correlation", "tangent", "tangent towards the population")
-FRAMES_OF = ("whole run", "frames seen")
+FRAMES_OF = ("whole run", "frames used")
 
 
 def test_every_method_stands_beside_every_baseline(store: Store, models: dict[str, Path], tmp_path: Path) -> None:
@@ -80,17 +81,17 @@ def test_every_method_stands_beside_every_baseline(store: Store, models: dict[st
     asked = [word for name in ("attention", "probe", "finetune") for word in ("--method", name)]
     arguments = ["evaluate", str(store.root), "--task", "column:group", "--model", str(models["voxel"]), "--out", str(out)]
     assert run_command([*arguments, *asked, "--epochs", "1", "--save", str(tmp_path / "tuned")]) == 0
-    result = json.loads(out.read_text())
+    result = read_result(out)
     there = rows_of(result)
     ours = [("slimbrain voxel", name) for name in ("attention probe", "linear probe", "fine-tuning")]
-    assert [(gap["model"], gap["method"]) for gap in result["differences"]] == ours
-    assert (result["rows"][0]["model"], result["rows"][0]["method"]) == ours[0]
+    assert [gap.predictor for gap in result.differences] == ours
+    assert result.rows[0].predictor == ours[0]
     assert {*ours, *(("untrained", method) for _, method in ours)} <= there
     best = "best of 4 chosen inside"
     assert {("connectivity", f"{kind}, {frames}") for kind in (*KINDS, best) for frames in FRAMES_OF} <= there
     assert {("channels", f"mean and std, {frames}") for frames in FRAMES_OF} <= there
     assert {("confounds", "age, fd_mean, site"), ("majority", "majority class or mean")} <= there
-    assert result["best_baseline"]["model"] != "slimbrain voxel" and len(result["seeds"]) == 3
+    assert result.best_baseline.model != "slimbrain voxel" and len(result.seeds) == 3
     table = out.with_suffix(".md").read_text()
     assert sum("the best baseline," in line for line in table.splitlines()) == 3
     assert load_tuned(tmp_path / "tuned").head.classes == ("a", "b")
@@ -111,7 +112,7 @@ def test_an_identification_has_all_baselines_too(store: Store, models: dict[str,
     assert {("slimbrain voxel", "identification"), ("slimbrain temporal", "identification"), ("untrained", "identification")} <= there
     assert {("connectivity", f"{kind}, {frames}") for kind in KINDS for frames in FRAMES_OF} <= there
     assert {("channels", "mean and std, whole run"), ("confounds", "age, fd_mean, site"), ("chance", "everybody alike")} <= there
-    assert {row["metric"] for row in result["rows"]} == {"top1", "mrr"}
+    assert set(result.metrics) == {"top1", "mrr"}
 
 
 def test_stage_one_gives_its_windows_to_the_attention_probe(store: Store, models: dict[str, Path]) -> None:
@@ -143,7 +144,7 @@ def test_the_result_names_its_weights_and_reads_each_series_once(
     result = evaluate_models(store, "column:group", [models["voxel"]])
     assert sorted(read) == [info.key for info in store.sessions]
     weights = hashlib.sha256((models["voxel"] / "model.safetensors").read_bytes()).hexdigest()
-    assert result["models"] == [{"name": "slimbrain voxel", "weights_sha256": weights}]
+    assert result.models == (ModelWeights(name="slimbrain voxel", weights_sha256=weights),)
     assert f"Weights (SHA-256): slimbrain voxel {weights[:12]}." in to_markdown(result)
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 import slimbrain
 from slimbrain.errors import InputError
 from slimbrain.evaluate.publish import add_evaluation
+from slimbrain.evaluate.result import as_result
 from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained, save_pretrained
 
@@ -64,9 +65,9 @@ def test_the_table_and_the_models_own_figures_are_in_the_card(folder: Path, tmp_
 
 
 def test_a_task_is_there_once_and_a_figure_that_is_not_defined_is_left_out(folder: Path) -> None:
-    add_evaluation(folder, result())
-    add_evaluation(folder, result("column:age", None, cohort=""))
-    add_evaluation(folder, result(mean=0.5))
+    add_evaluation(folder, as_result("x", result()))
+    add_evaluation(folder, as_result("x", result("column:age", None, cohort="")))
+    add_evaluation(folder, as_result("x", result(mean=0.5)))
     assert metadata(folder) == [
         ("column:age", "unknown", "auc", 0.8),
         ("column:sex", "HCP", "balanced_accuracy", 0.5),
@@ -76,7 +77,7 @@ def test_a_task_is_there_once_and_a_figure_that_is_not_defined_is_left_out(folde
 
 
 def test_other_weights_drop_what_was_measured_with_these(folder: Path) -> None:
-    add_evaluation(folder, result())
+    add_evaluation(folder, as_result("x", result()))
     save_pretrained(from_pretrained(folder), folder)
     assert metadata(folder) == [] and not (folder / "evaluations.json").exists()
 
@@ -94,13 +95,13 @@ def test_what_is_no_result_is_refused_and_the_card_stays(content: str, folder: P
 
 def test_what_is_no_model_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a model folder"):
-        add_evaluation(tmp_path / "nothing", result())
+        add_evaluation(tmp_path / "nothing", as_result("x", result()))
 
 
 def test_a_result_of_other_weights_is_refused(folder: Path) -> None:
     provenance = from_pretrained(folder).provenance
     assert provenance is not None
     mine = {"name": "slimbrain voxel", "weights_sha256": provenance.weights_sha256}
-    add_evaluation(folder, {**result(), "models": [mine]})
+    add_evaluation(folder, as_result("x", {**result(), "models": [mine]}))
     with pytest.raises(InputError, match="is about other weights than those of"):
-        add_evaluation(folder, {**result(), "models": [{**mine, "weights_sha256": "0" * 64}]})
+        add_evaluation(folder, as_result("x", {**result(), "models": [{**mine, "weights_sha256": "0" * 64}]}))

@@ -20,8 +20,9 @@ from slimbrain.evaluate.labels import visit_month
 from slimbrain.evaluate.leaks import require_apart
 from slimbrain.evaluate.listing import as_markdown, as_records
 from slimbrain.evaluate.phenotypes import column_key
-from slimbrain.evaluate.probe import Split, outer_splits
 from slimbrain.evaluate.registry import ENTRIES
+from slimbrain.evaluate.result import Grouping
+from slimbrain.evaluate.splits import Split, outer_splits
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.evaluate.tasks import Target, get_task, primary_metric, read_target
 
@@ -70,7 +71,7 @@ def test_hcp_families_stay_on_one_side(tmp_path: Path) -> None:
     task = get_task("hcp-sex", phenotypes=files)
     target = read_target(task, store)
     assert len(target.keys) == 41 and target.known[0] == {"age": "28", "sex": "F"}
-    assert target.bound == {"by": "Family_ID, Mother_ID, Father_ID", "count": 14} and target.groups is not None
+    assert target.bound == Grouping(by="Family_ID, Mother_ID, Father_ID", count=14) and target.groups is not None
     together = dict(zip(target.subjects.tolist(), target.groups.tolist(), strict=True))
     assert len({together[f"sub-{100 + number}"] for number in range(3, 9)}) == 1 and together["sub-140"] == "sub-140"
     for seed in task.policy.seeds:
@@ -81,7 +82,7 @@ def test_hcp_families_stay_on_one_side(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is in train and in test"):
         require_apart(target, Split(np.arange(1, 41), np.arange(0), np.arange(1)))
     alone = read_target(get_task("hcp-sex", phenotypes=files[1:]), store)
-    assert alone.groups is None and alone.bound == {"by": "Family_ID, Mother_ID, Father_ID", "count": None}
+    assert alone.groups is None and alone.bound == Grouping(by="Family_ID, Mother_ID, Father_ID", count=None)
 
 
 def test_adni_takes_the_diagnosis_of_the_visit(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from slimbrain.errors import InputError
 from slimbrain.evaluate.tasks import Task, get_task, primary_metric, read_target
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 COLUMNS = {
     "sex": ["F", "M", "F", "M", "F", "n/a", ""],
@@ -27,7 +28,7 @@ def store(tmp_path: Path) -> Store:
     for subject in range(8):
         for session in "12":
             channels = Channels(("x", "y"), np.zeros((2, 3)))
-            store.write_roi_session({"sub": str(subject), "ses": session, "task": "rest"}, np.ones((4, 2)), channels, 1.0)
+            write_roi_session(store, {"sub": str(subject), "ses": session, "task": "rest"}, np.ones((4, 2)), channels, 1.0)
     lines = ["\t".join(["participant_id", *COLUMNS])]
     lines += ["\t".join([f"sub-{row}", *cells]) for row, cells in enumerate(zip(*COLUMNS.values(), strict=True))]
     (tmp_path / "participants.tsv").write_text("\n".join(lines) + "\n")

@@ -23,6 +23,7 @@ from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import HEAD_FILE, from_pretrained, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 FRAMES, KNOWN, NEW = 4, 12, 6
 SMALL = HieraConfig(embed=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=1, recompute=False)
@@ -42,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         voxels[:, grid.patch_unit == 0] += 2 * (number % 2)
         entities = {"sub": f"{number:02d}", "task": "rest", "space": "MNI152NLin6Asym"}
         voxels = np.where(grid.voxel_mask, voxels, 0).astype(np.float16)
-        store.write_session(entities, voxels, np.zeros(shape), np.ones(shape), 0.72)
+        write_session(store, entities, voxels, np.zeros(shape), np.ones(shape), 0.72)
     return Store(root)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from slimbrain.config import HieraConfig, JepaConfig
 from slimbrain.data.clip import Clip
-from slimbrain.evaluate.probe import LinearRule
+from slimbrain.evaluate.probes import LinearRule
 from slimbrain.explain import LinearHead, MapEntry
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import Hiera

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slimbrain.config import TemporalConfig
-from slimbrain.evaluate.probe import LinearRule
+from slimbrain.evaluate.probes import LinearRule
 from slimbrain.explain.channels import decision_shares, reconstruction_error, reconstruction_shares
 from slimbrain.explain.heads import LinearHead
 from slimbrain.models.temporal import TemporalExtractor, standardise

@@ -11,7 +11,8 @@ from scipy.special import log_softmax
 from slimbrain.config import HieraConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import TunedEncoder
-from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, fit_linear, outer_splits, pose
+from slimbrain.evaluate.probes import FeatureSet, fit_linear
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits, pose
 from slimbrain.evaluate.tasks import Target
 from slimbrain.explain import tuned_head
 from slimbrain.explain.heads import Deciders, LinearHead, fit_probes

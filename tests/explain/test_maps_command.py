@@ -23,6 +23,7 @@ from slimbrain.models.hub import save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 SUBJECTS, WINDOW = 12, WindowConfig(frames=4, k=3)
 
@@ -130,7 +131,7 @@ def test_parcels_have_a_table_and_no_image(root: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     channels = Channels(("v1", "m1", "a1", "pcc"), rng.normal(size=(4, 3)) * 40)
     for number in range(3):
-        store.write_roi_session({"sub": f"{number:02d}", "task": "rest"}, rng.normal(size=(40, 4)).cumsum(0), channels, 0.72)
+        write_roi_session(store, {"sub": f"{number:02d}", "task": "rest"}, rng.normal(size=(40, 4)).cumsum(0), channels, 0.72)
     torch.manual_seed(0)
     model = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=4))
     save_pretrained(model, tmp_path / "model", Provenance(store.contract, WINDOW, None, {"stage": "temporal"}))

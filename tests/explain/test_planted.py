@@ -28,6 +28,7 @@ from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.simulate import CohortSpec, Place, Truth, draw_truth
 from slimbrain.simulate.signals import Brain, compose, draw_person, frames, place_map
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, truth: Truth) -> Store:
         voxels = grid.pack(dense)
         mean, std = voxels.mean(0), voxels.std(0)
         entities = {"sub": subject.subject.removeprefix("sub-"), "task": "rest", "space": "MNI152NLin6Asym"}
-        store.write_session(entities, (voxels - mean) / np.where(std > 0, std, 1), mean, std, EASY.tr)
+        write_session(store, entities, (voxels - mean) / np.where(std > 0, std, 1), mean, std, EASY.tr)
     rows = [f"{subject.subject}\t{subject.group}" for subject in truth.subjects]
     (store.root / "participants.tsv").write_text("\n".join(["participant_id\tgroup", *rows]) + "\n")
     return Store(store.root)

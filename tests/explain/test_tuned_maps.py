@@ -24,6 +24,7 @@ from slimbrain.governance.provenance import REMEMBERED, Provenance, people_in, r
 from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 KNOWN, NEW, FRAMES = 6, 5, 4
 QUICK = FinetuneConfig(epochs=2, warmup_epochs=1, head_lr=2e-2, lr=1e-3, batch=6, patience=2)
@@ -38,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         voxels = network_series(store.grid, 4 * FRAMES, number)
         voxels[:, store.grid.patch_unit == 0] += 2 * (number % 2)
         shape = voxels.shape[1:]
-        store.write_session(entities(f"{number:02d}"), np.where(store.grid.voxel_mask, voxels, 0), np.ones(shape), np.ones(shape), 0.72)
+        write_session(store, entities(f"{number:02d}"), np.where(store.grid.voxel_mask, voxels, 0), np.ones(shape), np.ones(shape), 0.72)
     rows = [f"sub-{number:02d}\t{('low', 'high')[number % 2]}\t{40 + 10 * (number % 2)}" for number in range(KNOWN + NEW)]
     (folder / "store" / "participants.tsv").write_text("\n".join(["participant_id\tgroup\tage", *rows]) + "\n")
     tune(Store(store.root), folder)

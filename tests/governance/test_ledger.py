@@ -22,8 +22,8 @@ from slimbrain.store import Store
 from slimbrain.store.records import Governance
 from slimbrain.store.subjects import subject_hash
 from slimbrain.train import Loop, pretrain
-from slimbrain.train import seen as seen_module
-from slimbrain.train.seen import Seen
+from slimbrain.train import session_counts as counts_module
+from slimbrain.train.session_counts import SessionCounts
 
 MODEL = (
     *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
@@ -97,16 +97,15 @@ def test_a_damaged_ledger_is_refused(ledger: Any) -> None:
 
 def test_counts_are_summed_over_processes_and_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    first, second = Seen(["a", "b", "c"], [5, 0, 1]), Seen(["a", "b", "c"], [5, 0, 1])
+    first, second = SessionCounts(["a", "b", "c"], [5, 0, 1]), SessionCounts(["a", "b", "c"], [5, 0, 1])
     first.add(["a", "b", "a"])
     second.add(["c", "a"])
     shares = {"first": torch.tensor([2, 1, 0]), "second": torch.tensor([1, 0, 1])}
     for one, other in ((first, "second"), (second, "first")):
-        monkeypatch.setattr(seen_module, "add_up", lambda mine, other=other: mine + shares[other])
+        monkeypatch.setattr(counts_module, "add_up", lambda mine, other=other: mine + shares[other])
         assert one.counts(cpu) == [5 + 3, 1, 1 + 1]
         # A second state counts nothing twice.
         assert one.by_key(cpu) == {"a": 8, "b": 1, "c": 2}
-    assert Seen(["a"], None).counts(cpu) is None
 
 
 def test_training_counts_what_its_steps_were_made_of(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +219,7 @@ def test_may_it_be_given_away(store: Store, model: Path, capsys: pytest.CaptureF
     verdict = json.loads(say(capsys, model, "--compatible-with", "CC-BY-4.0", "--json")[1])
     assert not verdict["compatible"] and [block["cohort"] for block in verdict["blocks"]] == ["closed study"]
     (store.root / "g.yaml").write_text("license: CC-BY-4.0\nconsent: broad-research\nnot_for: []\n")
-    code, out, _ = say(capsys, store.root, "--set", store.root / "g.yaml", "--where", "cohort=closed study")
+    code, out, _ = say(capsys, store.root, "--set", store.root / "g.yaml", "--where", "cohort == 'closed study'")
     assert (code, out) == (0, f"2 sessions are under the terms of {store.root / 'g.yaml'} now\n")
     assert say(capsys, store.root, "--compatible-with", "CC-BY-4.0")[0] == 0
     assert say(capsys, store.root, "--compatible-with", "CC0-1.0")[0] == 1

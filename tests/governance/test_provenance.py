@@ -13,8 +13,9 @@ from slimbrain.errors import InputError
 from slimbrain.governance.fingerprint import signature
 from slimbrain.governance.provenance import OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Channels, Contract, Store
+from slimbrain.store.description import COHORT
 from slimbrain.store.subjects import subject_hash
-from slimbrain.store.write import COHORT
+from slimbrain.store.write import write_roi_session
 
 
 def model_of(**training: Any) -> Provenance:
@@ -82,7 +83,7 @@ def test_people_of_a_store_have_cohort_and_recordings(tmp_path: Path) -> None:
     for subject, session, cohort in (("01", "1", "a"), ("01", "2", "a"), ("02", "1", None)):
         entities, series = {"sub": subject, "ses": session}, rng.normal(size=(150, 4)).astype(np.float32)
         sidecar = {COHORT: cohort} if cohort else {}
-        store.write_roi_session(entities, series, Channels(tuple("abcd"), np.zeros((4, 3))), 1.0, sidecar=sidecar)
+        write_roi_session(store, entities, series, Channels(tuple("abcd"), np.zeros((4, 3))), 1.0, sidecar=sidecar)
     first, second = people_in(store)
     assert (first.label, first.cohort, len(set(first.recordings))) == ("sub-01", "a", 2) and (second.label, second.cohort) == ("sub-02", "")
     assert people_in(store, store.sessions[:1])[0].recordings == first.recordings[:1]

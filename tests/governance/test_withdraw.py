@@ -22,8 +22,9 @@ from slimbrain.governance.withdraw import withdraw
 from slimbrain.prep.run import collect
 from slimbrain.store import Contract, SessionInfo, Store
 from slimbrain.store import write as placing
+from slimbrain.store.manifest import PARTS_FOLDER
 from slimbrain.store.merge import merge, subset
-from slimbrain.store.parts import PARTS_FOLDER, add_to_part
+from slimbrain.store.parts import add_to_part
 from slimbrain.store.select import Choice, choose_sessions
 from slimbrain.store.subjects import subject_hash
 from slimbrain.store.verify import verify

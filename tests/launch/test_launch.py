@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
+from store_samples import make_store
 
 from slimbrain.cli import run_command
-from slimbrain.cli.launch import typed_without_cluster
 from slimbrain.errors import InputError
+from slimbrain.grid import Grid
 from slimbrain.launch import LaunchOutcome, Resources, Work, client, launch
 from slimbrain.launch.folder import LaunchFolder, LaunchPlan
 from slimbrain.launch.worker import LOCAL_REQUEUE_CODE, run_shard
@@ -281,25 +282,6 @@ def test_what_sbatch_would_not_understand_is_refused(given: dict[str, object], c
         Resources(**given).for_slurm("x")  # type: ignore[arg-type]
 
 
-def test_the_commands_words_are_kept_and_the_clusters_are_not() -> None:
-    words = [
-        "prep",
-        "in",
-        "out",
-        "--slurm",
-        "--partition",
-        "--odd",
-        "--nprocs",
-        "4",
-        "--sbatch=qos=high",
-        "--time",
-        "60",
-        "--task-id",
-        "rest",
-    ]
-    assert typed_without_cluster(words) == ("prep", "in", "out", "--nprocs", "4", "--task-id", "rest")
-
-
 def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
     image = tmp_path / "in" / "sub-01" / "func" / "sub-01_task-rest_space-MNI152Lin_bold.nii"
@@ -319,14 +301,13 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
-        (["prep", "in", "out", "--partition", "cpu"], "--partition: is for a cluster; add --slurm or --local"),
-        (["evaluate", "in", "--task", "x", "--model", "m", "--out", "out", "--slurm", "--nodes", "2"], "is for pretraining"),
-        (["prep", "nowhere", "out", "--slurm"], "nowhere: does not exist"),
-        (["prep", ".", "out", "--slurm", "--layout", "bids", "--min-coverage", "7"], "--min-coverage: Input should be"),
-        (["prep", "in", "out", "--slurm", "--readmit", "01"], "happens once"),
-        (["pretrain", "voxel", "in", "--out", "out", "--local", "--nodes", "2"], "--local has one machine"),
-        (["prep", "in", "out", "--slurm", "--shard", "1/2"], "leave it out"),
-        (["launch", "--partition", "cpu", "report", "--out", "x"], "no command to launch"),
+        (["launch", "--nodes", "2", "evaluate", "in", "--task", "x", "--model", "m", "--out", "out"], "is for pretraining"),
+        (["launch", "prep", "nowhere", "out"], "nowhere: does not exist"),
+        (["launch", "prep", ".", "out", "--layout", "bids", "--min-coverage", "7"], "--min-coverage: Input should be"),
+        (["launch", "prep", "in", "out", "--readmit", "01"], "happens once"),
+        (["launch", "--local", "--nodes", "2", "pretrain", "voxel", "in", "--out", "out"], "--local has one machine"),
+        (["launch", "prep", "in", "out", "--shard", "1/2"], "leave it out"),
+        (["launch", "--partition", "cpu", "report", "--out", "x"], "cannot launch report"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_in_a_sentence(words: list[str], cause: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,3 +315,34 @@ def test_what_cannot_be_launched_is_refused_in_a_sentence(words: list[str], caus
     assert run_command(words) == 1
     said = capsys.readouterr().err
     assert cause in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["--slurm", "--local"])
+@pytest.mark.parametrize("command", ["prep", "embed", "pretrain", "evaluate"])
+def test_the_options_that_were_grafted_onto_commands_say_where_they_went(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([command, "in", "--out", "out", option, "--nodes", "2"]) == 2
+    said = capsys.readouterr().err
+    door = "slimbrain launch --local" if option == "--local" else "slimbrain launch"
+    assert said.count("\n") == 1 and said.startswith(f"slimbrain: {option}: ") and f"`{door} {command} ...`" in said
+
+
+def test_a_cluster_is_told_of_options_that_the_command_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["prep", "in", "out", "--partition", "cpu"]) == 2
+    assert run_command(["launch", "prep", "in", "out", "--no-such-option"]) == 2
+    assert "--no-such-option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["", "sub-"])
+def test_embed_takes_participants_with_and_without_their_prefix(
+    prefix: str, grid8: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three participants one is chosen, so that of three shards one is left: the same by both doors."""
+    pytest.importorskip("submitit")
+    store, table = make_store(tmp_path / "store", grid8, frames=12), tmp_path / "some.tsv"
+    table.write_text(f"participant_id\n{prefix}02\n")
+    given = ["embed", str(store.root), "--model", "m", "--participants", str(table), "--out", str(tmp_path / "x.npz")]
+    assert run_command(["launch", "--shards", "3", "--dry-run", *given]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if ": slimbrain embed " in line]
+    assert len(shown) == 1 and "--shard" not in shown[0]

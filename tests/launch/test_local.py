@@ -1,4 +1,4 @@
-"""The commands with --local, in processes of this machine: the same as without."""
+"""`slimbrain launch --local`, in processes of this machine: the same as without."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_shards_of_prep_make_the_store_of_one_process(tmp_path: Path) -> None:
     cohort, out, alone = tmp_path / "cohort", tmp_path / "store", tmp_path / "alone"
     simulate_cohort(cohort, CohortSpec(subjects=2, sessions=1, frames=130, seed=1))
-    assert run_command(["prep", str(cohort), str(out), "--resolution", "8mm", "--local", "--shards", "2"]) == 0
+    assert run_command(["launch", "--local", "--shards", "2", "prep", str(cohort), str(out), "--resolution", "8mm"]) == 0
     prepare(cohort, alone, PrepOptions(resolution="8mm"))
 
     def contents(store: Path) -> dict[str, bytes]:
@@ -48,7 +48,7 @@ def test_two_local_processes_train_what_one_trains(grid8: Grid, tmp_path: Path) 
     store, run, alone = make_store(tmp_path / "store", grid8, frames=12), tmp_path / "run", tmp_path / "alone"
     words = ["pretrain", "voxel", str(store.root), "--preset", "tiny", "--out", str(run), "--seed", "3", "--device", "cpu"]
     changed = [part for override in settings() for part in ("--set", override)]
-    assert run_command([*words, *changed, "--local", "--processes", "2"]) == 0
+    assert run_command(["launch", "--local", "--processes", "2", *words, *changed]) == 0
     assert json.loads((run / "run.json").read_text())["processes"] == 2
     pretrain("voxel", store, small_preset(), alone, seed=3, device="cpu")
     # Sums are added up in another order, so the last digits differ; gradients agree to 1e-10 in float64 (test_distributed.py).

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from prep_samples import find_runs
 
 from slimbrain.errors import InputError
-from slimbrain.prep.bids import Filters, Run, find_runs, parse_entities, read_events
+from slimbrain.prep.bids import Filters, Run, parse_entities, read_events
 
 
 def touch(root: Path, *names: str) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prep_samples import find_runs
 
 from slimbrain.errors import InputError
-from slimbrain.prep.bids import find_runs
 from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.runs import Filters
 

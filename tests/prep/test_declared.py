@@ -72,7 +72,7 @@ def test_the_file_of_the_source_is_taken_and_never_loosens(
     assert store.sidecar(store.sessions[0].key)["Cohort"] == "study"
     strict = tmp_path / "strict.yaml"
     strict.write_text("license: CC-BY-NC-4.0\nconsent: no-commercial\n")
-    set_governance(store.root, strict, ["participant_id=sub-02"])
+    set_governance(store.root, strict, ["participant_id == 'sub-02'"])
     prep()
     assert [record.licence for record in said(out)] == ["CC-BY-4.0", "CC-BY-NC-4.0"]
     assert "1 sessions stay under stricter terms set before" in capsys.readouterr().err

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 from nilearn.signal import clean
+from prep_samples import find_runs
 
 from slimbrain.errors import InputError
 from slimbrain.prep import PrepOptions, prepare
-from slimbrain.prep.bids import Run, find_runs
+from slimbrain.prep.bids import Run
 from slimbrain.prep.denoise import Confounds, load_confounds
 from slimbrain.prep.volume import interpolation
 from slimbrain.simulate import CohortSpec, simulate_cohort

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import Mutate, byte_edits, fuzzing, little_memory
-from prep_samples import affine, brain_series, save
+from prep_samples import HEADER_BYTES, affine, brain_series, save
 
 from slimbrain.errors import InputError
-from slimbrain.prep.source import HEADER_BYTES, frame_blocks, open_source
+from slimbrain.prep.source import frame_blocks, open_source
 
 FRAMES = 9
 
@@ -69,6 +69,7 @@ def assert_right(path: Path) -> None:
         np.testing.assert_allclose(frames, as_nibabel_reads(path), rtol=1e-5)
 
 
+@pytest.mark.slow
 @fuzzing(500)
 @given(kind=KINDS, mutate=byte_edits(HEADER_BYTES + 24))
 def test_a_damaged_image(kind: str, mutate: Mutate, images: dict[str, bytes], tmp_path: Path) -> None:
@@ -76,6 +77,7 @@ def test_a_damaged_image(kind: str, mutate: Mutate, images: dict[str, bytes], tm
     assert_right(path)
 
 
+@pytest.mark.slow
 @fuzzing(200)
 @given(kind=KINDS, mutate=byte_edits(HEADER_BYTES + 24))
 def test_a_damaged_image_that_was_compressed_after(kind: str, mutate: Mutate, images: dict[str, bytes], tmp_path: Path) -> None:
@@ -83,6 +85,7 @@ def test_a_damaged_image_that_was_compressed_after(kind: str, mutate: Mutate, im
     assert_right(path)
 
 
+@pytest.mark.slow
 @fuzzing(500)
 @given(kind=KINDS, mutate=byte_edits(40))
 def test_a_damaged_compressed_image_is_refused_or_whole(kind: str, mutate: Mutate, images: dict[str, bytes], tmp_path: Path) -> None:

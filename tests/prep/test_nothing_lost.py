@@ -13,10 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from slimbrain.cli import run_command
@@ -90,16 +91,6 @@ def slimbrain(*words: object) -> list[str]:
     return [sys.executable, "-m", "slimbrain", *map(str, words)]
 
 
-def children(pid: int) -> list[int]:
-    """Processes whose parent is `pid`."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError):
-            if f"\nPPid:\t{pid}\n" in status.read_text():
-                found.append(int(status.parent.name))
-    return found
-
-
 def eventually(holds: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until something holds; the test's own time limit ends what never does."""
     while not holds():
@@ -115,11 +106,11 @@ def test_a_killed_parent_takes_its_workers_along_and_the_command_finishes_its_wo
     command = slimbrain("prep", batch, out, "participant", "--mask", mask8, "--resolution", "8mm", "--nprocs", 2)
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     eventually(lambda: any(out.rglob("*.safetensors")), process)
-    workers = children(process.pid)
+    workers = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
     assert len(workers) >= 2
-    eventually(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    eventually(lambda: not any(worker.is_running() for worker in workers))
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
     made = files(out)
     assert made.pop("report.html", None)
@@ -196,7 +187,7 @@ def test_two_preps_on_one_store_never_work_on_the_same_run_at_once(
     inside: list[str] = []
     done: list[str] = []
     both = threading.Barrier(2)
-    work = session_module._prepare_run
+    work = session_module._store_run
 
     def watched(job: Any, *rest: Any) -> Any:
         assert job.file not in inside
@@ -210,7 +201,7 @@ def test_two_preps_on_one_store_never_work_on_the_same_run_at_once(
             inside.remove(job.file)
             done.append(job.file)
 
-    monkeypatch.setattr(session_module, "_prepare_run", watched)
+    monkeypatch.setattr(session_module, "_store_run", watched)
     options = {"mask": mask8, "resolution": "8mm", "force": force}
     pairs = [prepared_by(batch, tmp_path / "store", **options) for _ in range(2)]
     for thread, _ in pairs:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prep_samples import find_runs
 
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.prep.bids import Run, find_runs
+from slimbrain.prep.bids import Run
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.quality import assess, coverage_gap, dvars_spikes, framewise_displacement, in_store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from prep_samples import affine, brain_series, head_series, save
 
+from slimbrain.cli import run_command
 from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
+from slimbrain.prep.source import Source, open_source
 from slimbrain.store import Store
 
 WriteRun = Callable[..., Path]
@@ -63,6 +66,27 @@ def test_a_derivative_becomes_a_store(write_run: WriteRun, prep: Prep, bids_dir:
     assert len(sidecar["Series"]["dvars"]) == 12
     assert store.participants == {"sub-01": {"participant_id": "sub-01", "age": "31"}, "sub-02": {"participant_id": "sub-02", "age": "n/a"}}
     assert failures_table(out) == []
+
+
+def test_the_first_image_is_read_three_calls_from_the_command(
+    write_run: WriteRun, bids_dir: Path, out: Path, mask8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop over runs (`progress`, `batch`) and Python's own frames do not count."""
+    write_run()
+    calls: list[list[str]] = []
+    read = open_source
+
+    def watched(path: Path) -> Source:
+        frames = [frame for frame in inspect.stack() if "/slimbrain/" in frame.filename][::-1]
+        frames = [frame for frame in frames if Path(frame.filename).name not in ("progress.py", "batch.py")]
+        start = next(number for number, frame in enumerate(frames) if frame.function == "prep")
+        calls.append([frame.function for frame in frames[start + 1 :]])
+        return read(path)
+
+    monkeypatch.setattr("slimbrain.prep.runs.open_source", watched)
+    monkeypatch.setattr("slimbrain.report.data_page.write_data_page", lambda *_: out)
+    assert run_command(["prep", str(bids_dir), str(out), "--mask", str(mask8), "--resolution", "8mm"]) == 0
+    assert len(calls) == 1 and len(calls[0]) <= 3, calls
 
 
 def test_left_and_right_handed_files_give_the_same_store(bids_dir: Path, out: Path, prep: Prep) -> None:

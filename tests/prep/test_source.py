@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prep_samples import affine, brain_series, save
+from prep_samples import HEADER_BYTES, affine, brain_series, save
 
 from slimbrain.errors import InputError
 from slimbrain.prep import source as source_module
-from slimbrain.prep.source import HEADER_BYTES, Source, ahead, frame_blocks, open_source, repetition_time
+from slimbrain.prep.source import Source, ahead, frame_blocks, open_source, repetition_time
 
 
 @pytest.fixture(params=["isal", "gzip"])

@@ -20,6 +20,7 @@ from slimbrain.report import ReportInputs
 from slimbrain.saliency import WindowRow, ranks, write_window_table
 from slimbrain.simulate import CohortSpec, Event, SessionTruth, Truth, draw_truth
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 EVIL = "<script>alert(1)</script> & $x^2$ \"q\" 'a' </svg>"
 SECTIONS = ["summary", "data", "windows", "training", "evaluation", "maps", "methods", "provenance"]
@@ -99,7 +100,7 @@ def make_store(root: Path, grid: Grid, n: int = 3) -> Store:
             "Events": [{"onset": 6.0, "duration": 2.0, "trial_type": EVIL}],
             "Warnings": [EVIL] if number == n - 1 else [],
         }
-        store.write_session({"sub": f"{number + 1:03d}", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, mean, std, TR, sidecar)
+        write_session(store, {"sub": f"{number + 1:03d}", "task": "rest", "space": "MNI152NLin6Asym"}, voxels, mean, std, TR, sidecar)
     return store
 
 

@@ -27,6 +27,7 @@ from slimbrain.report.volumes import encode_values, scale_of, template
 from slimbrain.report.window_maps import MAPS_BYTES, STEPS
 from slimbrain.simulate import Event, SessionTruth
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +292,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lost/run\.json"):
         write_report(tmp_path / "page.html", ReportInputs(runs=(tmp_path / "lost",)))
     (tmp_path / "other.json").write_text('{"task": "x"}')
-    with pytest.raises(InputError, match=r"other\.json: lacks cohort"):
+    with pytest.raises(InputError, match=r"other\.json: is no result of .*lacks best_baseline, difference"):
         write_report(tmp_path / "page.html", ReportInputs(evaluations=(tmp_path / "other.json",)))
     with pytest.raises(StoreError, match=r"failures\.tsv"):
         write_report(tmp_path / "page.html", ReportInputs(failures=tmp_path / "failures.tsv"))
@@ -322,7 +323,7 @@ def test_region_of_interest_store_has_carpets_and_no_mean_image(tmp_path: Path) 
     channels = Channels(("left", "right"), np.array([[-30.0, 0, 0], [30, 0, 0]]))
     store = Store.create(tmp_path / "store", None, TR)
     series = np.random.default_rng(0).standard_normal((FRAMES, 2))
-    store.write_roi_session({"sub": "01", "task": "rest"}, series, channels, TR)
+    write_roi_session(store, {"sub": "01", "task": "rest"}, series, channels, TR)
     page = Page(write_report(tmp_path / "page.html", ReportInputs(store=store)).read_text(encoding="utf-8"))
     labels = [drawing["aria-label"] or "" for drawing in page.named("svg")]
     assert len(labels) == 1 and labels[0].startswith("Carpet plot of sub-01: 2 channels over 35 s")

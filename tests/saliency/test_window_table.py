@@ -29,6 +29,7 @@ from slimbrain.saliency import (
     write_window_table,
 )
 from slimbrain.store import Store
+from slimbrain.store.write import write_session
 
 ROWS = [
     WindowRow("sub-01_task-rest", 0, 0.0, 5.76, 0.1 + 0.2, 1 / 3, -1e-17, 2, 0.7, 1.1),
@@ -105,7 +106,7 @@ def two_runs(tmp_path: Path, grid8: Grid) -> Store:
     moments = np.ones((2, *grid8.voxel_mask.shape), np.float32)
     for run in ("1", "2"):
         voxels = rng.standard_normal((34, *grid8.voxel_mask.shape)) * grid8.voxel_mask
-        store.write_session({"sub": "01", "task": "rest", "run": run, "space": "MNI152NLin6Asym"}, voxels, *moments, 0.72)
+        write_session(store, {"sub": "01", "task": "rest", "run": run, "space": "MNI152NLin6Asym"}, voxels, *moments, 0.72)
     return store
 
 

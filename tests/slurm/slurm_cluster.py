@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 NODES = ("node1", "node2")
@@ -128,12 +129,12 @@ class SlurmCluster:
         # What would go on telling a controller that is gone how its job ended.
         _kill(_processes_with(self._mark))
 
-    def _processes_of(self, node: str) -> Iterator[int]:
+    def _processes_of(self, node: str) -> Iterator[psutil.Process]:
         """What runs in jobs on a node, and the daemons that started these."""
         for process in _processes_with(self._mark, f"SLURMD_NODENAME={node}"):
-            with suppress(OSError):
-                parent = int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-                if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+            with suppress(psutil.Error):
+                parent = process.parent()
+                if parent is not None and parent.name() == "slurmstepd":
                     yield parent
             yield process
 
@@ -169,16 +170,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _kill(processes: Iterable[int]) -> None:
+def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def _processes_with(*variables: str) -> Iterator[int]:
+def _processes_with(*variables: str) -> Iterator[psutil.Process]:
     """Processes that were started with each `NAME=value` in their environment, but for this one."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            given = (path / "environ").read_bytes().split(b"\0")
-            if all(variable.encode() in given for variable in variables) and int(path.name) != os.getpid():
-                yield int(path.name)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            given = {f"{name}={value}" for name, value in process.environ().items()}
+            if given.issuperset(variables) and process.pid != os.getpid():
+                yield process

@@ -1,4 +1,4 @@
-"""The commands with --slurm on a real Slurm: the same results as without, whatever is cancelled, stopped, or breaks down."""
+"""`slimbrain launch` on a real Slurm: the same results as without, whatever is cancelled, stopped, or breaks down."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 def prep_array(cohort: Path, out: Path, *options: str) -> int:
-    return run_command(["prep", str(cohort), str(out), "--resolution", "8mm", "--slurm", "--shards", "2", *options])
+    return run_command(["launch", "--shards", "2", *options, "prep", str(cohort), str(out), "--resolution", "8mm"])
 
 
 def launch_folder(out: Path) -> LaunchFolder:
@@ -164,12 +164,12 @@ def test_embed_and_evaluate_on_nodes_give_what_one_process_gives(
     given = [str(serial), "--participants", str(tables[HELD_OUT]), "--model", str(alone / "model")]
     embed = ["embed", *given, "--out"]
     assert run_command([*embed, str(tmp_path / "here.npz")]) == 0
-    assert run_command([*embed, str(tmp_path / "there.npz"), "--slurm", "--shards", "2"]) == 0
+    assert run_command(["launch", "--shards", "2", *embed, str(tmp_path / "there.npz")]) == 0
     assert (tmp_path / "there.npz").read_bytes() == (tmp_path / "here.npz").read_bytes()
     assert states_of(tmp_path / "there.npz") == ["done", "done"]
     evaluate = ["evaluate", *given, "--task", "identity", "--out"]
     assert run_command([*evaluate, str(tmp_path / "here.json")]) == 0
-    assert run_command([*evaluate, str(tmp_path / "there.json"), "--slurm"]) == 0
+    assert run_command(["launch", *evaluate, str(tmp_path / "there.json")]) == 0
     for name in ("json", "md"):
         assert (tmp_path / f"there.{name}").read_bytes() == (tmp_path / f"here.{name}").read_bytes()
 
@@ -201,7 +201,7 @@ def test_two_nodes_train_what_one_process_trains_also_if_they_are_told_to_save(
     def on_two_nodes(run: Path, *options: str) -> int:
         words = ["pretrain", "voxel", str(serial), "--participants", str(tables[TRAINED]), "--preset", "tiny", "--out", str(run)]
         changed = [part for override in settings() for part in ("--set", override)]
-        return run_command([*words, "--seed", "3", "--device", "cpu", *changed, "--slurm", "--nodes", "2", *options])
+        return run_command(["launch", "--nodes", "2", *options, *words, "--seed", "3", "--device", "cpu", *changed])
 
     assert on_two_nodes(stopped, "--no-wait") == 0
     until(lambda: (stopped / "state" / "step-00000003").exists(), "the first state")
@@ -228,7 +228,7 @@ def test_a_real_time_limit_costs_only_time(slurm: SlurmCluster, serial: Path, ta
     words = ["pretrain", "voxel", str(serial), "--participants", str(tables[TRAINED]), "--preset", "tiny", "--seed", "3", "--device", "cpu"]
     words += ["--set", "train_voxel.steps=150", "--out"]
     assert run_command([*words, str(tmp_path / "whole")]) == 0
-    assert run_command([*words, str(tmp_path / "limited"), "--slurm", "--time", "1", "--grace", "10"]) == 0
+    assert run_command(["launch", "--time", "1", "--grace", "10", *words, str(tmp_path / "limited")]) == 0
     (shard,) = shards_of(tmp_path / "limited")
     assert shard.requeues >= 1, "was done before its limit; give it more steps"
     assert_same_run(tmp_path / "limited", tmp_path / "whole")

@@ -19,6 +19,7 @@ from slimbrain.errors import SlimbrainError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Store
 from slimbrain.store.verify import verify
+from slimbrain.store.write import write_roi_session
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"
 DATA = f"sub-01/func/{KEY}_desc-slimbrain_bold.safetensors"
@@ -42,7 +43,7 @@ def whole(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     root = tmp_path_factory.mktemp("fuzz") / "store"
     store = make_store(root, small, 1, frames=FRAMES)
     series = np.random.default_rng(0).normal(size=(FRAMES, 3)).astype(np.float32)
-    store.write_roi_session(entities("01"), series, Channels(("a", "b", "ç"), np.arange(9.0).reshape(3, 3)), TR_S)
+    write_roi_session(store, entities("01"), series, Channels(("a", "b", "ç"), np.arange(9.0).reshape(3, 3)), TR_S)
     (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t31\n")
     return root, everything(root)
 
@@ -138,24 +139,28 @@ def sweeping(root: Path) -> bool:
         return True
 
 
+@pytest.mark.slow
 @fuzzing(200)
 @given(mutate=json_edits() | byte_edits(200))
 def test_the_description(mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], "dataset_description.json", mutate))
 
 
+@pytest.mark.slow
 @fuzzing(400)
 @given(file=st.sampled_from(["sessions.tsv", "sessions.tsv", "participants.tsv"]), mutate=cell_edits() | byte_edits(400))
 def test_the_tables(file: str, mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], file, mutate))
 
 
+@pytest.mark.slow
 @fuzzing(300)
 @given(file=st.sampled_from(SIDECARS), mutate=json_edits() | byte_edits(400))
 def test_the_sidecars(file: str, mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], file, mutate))
 
 
+@pytest.mark.slow
 @fuzzing(100)
 @given(mutate=byte_edits(400))
 def test_the_mask(mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
@@ -175,6 +180,7 @@ def header_edits(draw: st.DrawFn) -> Mutate:
     return mutate
 
 
+@pytest.mark.slow
 @fuzzing(500)
 @given(file=st.sampled_from([DATA, ROI_DATA]), mutate=header_edits() | byte_edits(HEADER_FOCUS))
 def test_the_data(file: str, mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
@@ -188,6 +194,7 @@ def test_the_data(file: str, mutate: Mutate, restore: Callable[[], Path], whole:
     assert sweeping(root) == (path.read_bytes() != before)
 
 
+@pytest.mark.slow
 @fuzzing(200)
 @given(where=st.floats(0, 1), value=BYTE_VALUES, file=st.sampled_from([DATA, ROI_DATA]))
 def test_verify_knows_of_every_byte(where: float, value: int, file: str, restore: Callable[[], Path]) -> None:

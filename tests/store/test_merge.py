@@ -17,9 +17,10 @@ from slimbrain.store import Channels, Store
 from slimbrain.store import merge as gather
 from slimbrain.store.merge import merge, subset
 from slimbrain.store.participants import merge_participants
-from slimbrain.store.records import Governance, assign
+from slimbrain.store.records import Governance
 from slimbrain.store.select import Choice, choose_sessions
 from slimbrain.store.verify import verify
+from slimbrain.store.write import assign, write_roi_session
 
 
 def key(subject: str) -> str:
@@ -47,7 +48,7 @@ def second(grid8: Grid, tmp_path: Path) -> Store:
     """sub-03, and a session of regions; its table knows more of sub-02."""
     store = Store.create(tmp_path / "second", grid8, TR_S, ["file:///source/b"])
     write_run(store, 8, "03", seed=3, coverage=0.85)
-    store.write_roi_session(entities("04"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
+    write_roi_session(store, entities("04"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
     (tmp_path / "second" / "participants.tsv").write_text("participant_id\tsex\tage\nsub-02\tM\t\nsub-03\tF\t60\n")
     return Store(tmp_path / "second")
 
@@ -289,11 +290,11 @@ def test_a_new_value_replaces_an_old_one_and_an_empty_cell_replaces_nothing(firs
         (Choice(keys=(key("02"),)), "02"),
         (Choice(where=("coverage>=0.8",)), "03"),
         (Choice(where=("age<50",)), "01 02"),
-        (Choice(where=("age < 50", "sex=F")), "01"),
-        (Choice(where=("age=31.0",)), "01"),
-        (Choice(where=("sex!=F",)), "02"),
+        (Choice(where=("age < 50", "sex == 'F'")), "01"),
+        (Choice(where=("age == 31.0",)), "01"),
+        (Choice(where=("sex != 'F'",)), "02"),
         (Choice(where=("n_frames>8",)), "01 04"),
-        (Choice(where=("participant_id=sub-03",), participants=("01", "03")), "03"),
+        (Choice(where=("participant_id == 'sub-03'",), participants=("01", "03")), "03"),
     ],
 )
 def test_filters_take_what_they_say(choice: Choice, subjects: str, first: Store, second: Store, tmp_path: Path) -> None:
@@ -309,8 +310,9 @@ def test_filters_take_what_they_say(choice: Choice, subjects: str, first: Store,
         (Choice(keys=("sub-77",)), StoreError, "no session sub-77"),
         (Choice(tasks=("face",)), InputError, "no session passes"),
         (Choice(where=("weight>3",)), InputError, "no column weight; there are age, "),
-        (Choice(where=("age",)), InputError, "is no condition"),
-        (Choice(where=("sex<F",)), InputError, "no number"),
+        (Choice(where=("age",)), InputError, "is not allowed"),
+        (Choice(where=("sex < 3",)), InputError, "compares numbers with texts"),
+        (Choice(where=("sex=F",)), InputError, "such as age >= 18, sex == 'F'"),
     ],
 )
 def test_a_filter_that_cannot_be_meant_is_refused(choice: Choice, error: type[Exception], words: str, first: Store) -> None:
@@ -338,7 +340,7 @@ def test_the_commands_copy_and_say_so(first: Store, second: Store, tmp_path: Pat
     assert "4 copied, 0 already there, 0 refused" in capsys.readouterr().out
     table = tmp_path / "some.tsv"
     table.write_text(f"session\tscore\n{key('03')}\t1\n{key('01')}\t2\n")
-    words = ["store", "subset", str(tmp_path / "all"), str(tmp_path / "some"), "--sessions", str(table), "--where", "sex=F", "--link"]
+    words = ["store", "subset", str(tmp_path / "all"), str(tmp_path / "some"), "--sessions", str(table), "--where", "sex == 'F'", "--link"]
     assert run_command(words) == 0
     assert keys(Store(tmp_path / "some")) == [key("01"), key("03")]
     capsys.readouterr()

@@ -12,17 +12,18 @@ from slimbrain.disk.atomic import TEMPORARY_PREFIX, write_text
 from slimbrain.disk.locks import claim
 from slimbrain.grid import Grid
 from slimbrain.store import Store
-from slimbrain.store.manifest import MANIFEST_FILE
+from slimbrain.store.manifest import MANIFEST_FILE, PARTS_FOLDER, read_parts
 from slimbrain.store.merge import merge
-from slimbrain.store.parts import PARTS_FOLDER, collect_parts, part_claim, read_parts
+from slimbrain.store.parts import collect_parts, part_claim
 from slimbrain.store.verify import sweep, verify
+from slimbrain.store.write import remove_session, write_session
 
 
 def add(root: Path, part: str, subject: str, seed: int = 0, **qc: object) -> None:
     store = Store(root, part)
     shape = store.grid.voxel_mask.shape
     voxels = network_series(store.grid, 12, seed)
-    store.write_session(entities(subject), voxels, np.full(shape, 100.0), np.ones(shape), TR_S, qc=qc)
+    write_session(store, entities(subject), voxels, np.full(shape, 100.0), np.ones(shape), TR_S, qc=qc)
 
 
 def subjects(store: Store) -> list[str]:
@@ -92,7 +93,7 @@ def test_a_session_prepared_again_replaces_its_row(root: Path) -> None:
 @pytest.mark.parametrize("subject", ["01", "02"])
 def test_a_session_taken_out_is_in_no_list(root: Path, subject: str) -> None:
     add(root, "a", "02")
-    Store(root, "a").remove_session(entities(subject))
+    remove_session(Store(root, "a"), entities(subject))
     collect_parts(root)
     assert f"sub-{subject}" not in subjects(Store(root)) and len(Store(root).sessions) == 1
     assert not list(root.glob(f"sub-{subject}/**/*.safetensors"))

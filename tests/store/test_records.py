@@ -14,15 +14,17 @@ from ledger_samples import CLOSED, OPEN, make
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, StoreError
 from slimbrain.governance.query import set_governance
+from slimbrain.prep import PrepOptions
 from slimbrain.prep.declared import declare
 from slimbrain.store import Store
 from slimbrain.store import records as governance
 from slimbrain.store.manifest import LEDGER_COLUMNS
 from slimbrain.store.merge import merge, subset
-from slimbrain.store.records import RECORDS_FILE, Governance, assign, read_governance, strictest_record
+from slimbrain.store.records import RECORDS_FILE, Governance, read_governance, strictest_record
 from slimbrain.store.select import Choice, choose_sessions
 from slimbrain.store.terms import strictest
 from slimbrain.store.verify import verify
+from slimbrain.store.write import assign
 
 
 def yaml_file(folder: Path, text: str) -> Path:
@@ -84,12 +86,11 @@ def test_options_stand_over_the_file_and_the_file_is_found(tmp_path: Path) -> No
     derivative = tmp_path / "raw" / "derivatives" / "fmriprep"
     derivative.mkdir(parents=True)
     yaml_file(tmp_path / "raw", "cohort: a\nlicense: MIT\n")
-    options = {"cohort": None, "licence": "CC0-1.0", "consent": ()}
-    said = declare(derivative, None, options)
+    said = declare(derivative, PrepOptions(license="CC0-1.0"))
     assert (said.record.cohort, said.record.licence, said.given) == ("a", "CC0-1.0", {"cohort", "licence"})
-    assert declare(tmp_path, None, {}).record == Governance()
+    assert declare(tmp_path, PrepOptions()).record == Governance()
     with pytest.raises(InputError, match=r"^--license: licence: 'x y' is no licence"):
-        declare(tmp_path, None, {"licence": "x y"})
+        declare(tmp_path, PrepOptions(license="x y"))
 
 
 def test_another_record_has_another_name() -> None:
@@ -105,7 +106,7 @@ def test_the_manifest_can_be_filtered_by_terms(tmp_path: Path) -> None:
     store = make(tmp_path / "store", {"01": OPEN, "02": CLOSED})
     rows = {row["participant_id"]: [row[name] for name in LEDGER_COLUMNS[:3]] for row in read_tsv(store.root / "sessions.tsv")}
     assert rows == {"sub-01": ["open study", "CC0-1.0", "broad-research"], "sub-02": ["closed study", "CC-BY-NC-4.0", "no-commercial"]}
-    chosen = choose_sessions(store, Choice(where=["licence=CC0-1.0"]))
+    chosen = choose_sessions(store, Choice(where=["licence == 'CC0-1.0'"]))
     assert {info.subject for info in chosen} == {"sub-01"}
     assert store.governance(store.sessions[-1]).not_for == ("insurers",)
 
@@ -130,13 +131,15 @@ def test_merge_and_subset_carry_the_terms(tmp_path: Path) -> None:
 def test_terms_are_set_afterwards_and_nothing_else_changes(tmp_path: Path) -> None:
     store = make(tmp_path / "store", {"01": None, "02": None})
     files = {path: path.read_bytes() for path in store.root.rglob("*_bold.*")}
-    count = set_governance(store.root, yaml_file(tmp_path, "license: MIT\nconsent: broad-research\ncohort: c\n"), ["participant_id=sub-02"])
+    count = set_governance(
+        store.root, yaml_file(tmp_path, "license: MIT\nconsent: broad-research\ncohort: c\n"), ["participant_id == 'sub-02'"]
+    )
     after = Store(store.root)
     assert count == 2 and [after.governance(info).licence for info in after.sessions] == 2 * ["unknown"] + 2 * ["MIT"]
     assert files == {path: path.read_bytes() for path in store.root.rglob("*_bold.*")}
     assert all(after.is_whole(info.key) for info in after.sessions) and verify(store.root).problems == []
     # What the file does not say stays.
-    set_governance(after.root, yaml_file(tmp_path, "not_for: [insurers]\n"), ["licence=MIT"])
+    set_governance(after.root, yaml_file(tmp_path, "not_for: [insurers]\n"), ["licence == 'MIT'"])
     record = Store(store.root).governance(Store(store.root).sessions[-1])
     assert (record.licence, record.cohort, record.not_for) == ("MIT", "c", ("insurers",))
 

@@ -30,8 +30,10 @@ from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Contract, SessionInfo, Store
 from slimbrain.store import store as store_module
 from slimbrain.store import write as placing
+from slimbrain.store import write as write_module
 from slimbrain.store.contract import same_tr
 from slimbrain.store.manifest import manifest_text, read_manifest, session_key, session_path
+from slimbrain.store.write import write_roi_session, write_session
 
 KEY = f"sub-01_task-rest_run-1_space-{SPACE}"
 
@@ -50,7 +52,7 @@ def test_a_session_comes_back_rounded_to_float16(grid8: Grid, tmp_path: Path) ->
     store = Store.create(tmp_path, grid8, TR_S)
     voxels = network_series(grid8, 30, 0)
     mean, std = np.random.default_rng(0).normal(1000, 100, (2, *grid8.voxel_mask.shape))
-    info = store.write_session(entities("01"), voxels, mean, std, TR_S, {"Sources": ["x"]}, {"coverage": 0.987654, "note": "Ünïcode"})
+    info = write_session(store, entities("01"), voxels, mean, std, TR_S, {"Sources": ["x"]}, {"coverage": 0.987654, "note": "Ünïcode"})
     assert info.key == KEY and info.n_frames == 30 and info.tr == TR_S
     again = Store(tmp_path)
     assert again.sessions == [info] and again.session(KEY).qc == {"coverage": "0.9877", "note": "Ünïcode"}
@@ -76,7 +78,7 @@ def test_arrays_in_any_memory_order_come_back_right(grid8: Grid, tmp_path: Path)
     coarse = grid8.coarse(voxels)
     mean = np.random.default_rng(0).normal(size=grid8.voxel_mask.shape).astype(np.float32)
     write = [np.asfortranarray(array) for array in (voxels, mean, mean, coarse)]
-    store.write_session(entities("01"), *write[:3], TR_S, coarse=write[3])
+    write_session(store, entities("01"), *write[:3], TR_S, coarse=write[3])
     np.testing.assert_array_equal(store.voxels(KEY), voxels)
     np.testing.assert_array_equal(store.moments(KEY)[0], mean)
     np.testing.assert_array_equal(store.coarse(KEY), coarse)
@@ -86,7 +88,7 @@ def test_files_lie_where_bids_wants_them(grid8: Grid, tmp_path: Path) -> None:
     store = Store.create(tmp_path, grid8, TR_S, ["../fmriprep"])
     shape = grid8.voxel_mask.shape
     names = {"sub": "07", "ses": "2", "task": "rest", "acq": "mb", "dir": "AP", "run": "03", "space": SPACE}
-    info = store.write_session(names, np.ones((8, *shape)), np.ones(shape), np.ones(shape), TR_S)
+    info = write_session(store, names, np.ones((8, *shape)), np.ones(shape), np.ones(shape), TR_S)
     stem = f"sub-07/ses-2/func/sub-07_ses-2_task-rest_acq-mb_dir-AP_run-03_space-{SPACE}_desc-slimbrain_bold"
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
     assert files == {f"{stem}.safetensors", f"{stem}.json", "dataset_description.json", "sessions.tsv", MASK_FILE}
@@ -159,12 +161,12 @@ def test_a_mapped_array_is_written_without_filling_the_memory(grid8: Grid, tmp_p
     mapped[start : start + 8] = planted
     mapped.flush()
     code = (
-        "import sys, numpy; from slimbrain.store.store import Store\n"
+        "import sys, numpy; from slimbrain.store import Store; from slimbrain.store.write import write_session\n"
         "store = Store(sys.argv[1]); shape = tuple(map(int, sys.argv[3:])); ones = numpy.ones(shape[1:])\n"
         "voxels = numpy.memmap(sys.argv[2], numpy.float16, mode='r', shape=shape); store.grid\n"
         f"{PEAK_KIB}\n"
         "before = peak()\n"
-        "store.write_session({'sub': '01', 'space': 'MNI152Lin'}, voxels, ones, ones, 0.72)\n"
+        "write_session(store, {'sub': '01', 'space': 'MNI152Lin'}, voxels, ones, ones, 0.72)\n"
         "print(peak() - before)"
     )
     arguments = [str(tmp_path / "store"), str(tmp_path / "voxels"), *map(str, shape)]
@@ -387,9 +389,9 @@ def test_a_store_takes_only_what_fits_it(grid8: Grid, tmp_path: Path) -> None:
         assert str(tmp_path) in one_sentence(refusal.value)
     assert len(Store.create(tmp_path, grid8, 0.75).sessions) == 1
     with pytest.raises(ContractError, match="TR"):
-        store.write_session(entities("02"), np.ones((8, *shape)), np.ones(shape), np.ones(shape), 2.0)
+        write_session(store, entities("02"), np.ones((8, *shape)), np.ones(shape), np.ones(shape), 2.0)
     with pytest.raises(ContractError, match="do not fit"):
-        store.write_session(entities("02"), np.ones((8, 3, 8)), np.ones(shape), np.ones(shape), TR_S)
+        write_session(store, entities("02"), np.ones((8, 3, 8)), np.ones(shape), np.ones(shape), TR_S)
     assert len(Store(tmp_path).sessions) == 1
 
 
@@ -416,7 +418,7 @@ def test_the_manifest_comes_back(rows: dict[str, tuple[int, float, dict[str, Any
     path = tmp_path / "sessions.tsv"
     sessions = []
     for name, (frames, tr, qc) in rows.items():
-        text = {column: store_module._cell(value) for column, value in qc.items()}
+        text = {column: write_module._cell(value) for column, value in qc.items()}
         sessions.append(SessionInfo(f"sub-{name}", f"sub-{name}", "", "rest", "", "MNI", frames, tr, f"sub-{name}/x.safetensors", text))
     path.write_text(manifest_text(sessions), encoding="utf-8")
     columns = {column for info in sessions for column in info.qc}
@@ -476,7 +478,7 @@ def test_region_of_interest_sessions(tmp_path: Path) -> None:
     store = Store.create(tmp_path, None, 1.0)
     series = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     channels = Channels(("V1", "Précuneus", "c", "d"), np.arange(12.0).reshape(4, 3))
-    info = store.write_roi_session({"sub": "01", "task": "rest"}, series, channels, 1.0)
+    info = write_roi_session(store, {"sub": "01", "task": "rest"}, series, channels, 1.0)
     assert info.key == "sub-01_task-rest_space-roi"
     again = Store(tmp_path)
     np.testing.assert_array_equal(again.coarse(info.key), series)
@@ -488,7 +490,7 @@ def test_region_of_interest_sessions(tmp_path: Path) -> None:
             read()
         one_sentence(refusal.value)
     with pytest.raises(InputError, match="4 channels"):
-        store.write_roi_session({"sub": "02"}, series[:, :3], channels, 1.0)
+        write_roi_session(store, {"sub": "02"}, series[:, :3], channels, 1.0)
 
 
 def test_channels_of_a_voxel_session_are_its_cells(grid8: Grid, tmp_path: Path) -> None:
@@ -500,7 +502,7 @@ def test_channels_of_a_voxel_session_are_its_cells(grid8: Grid, tmp_path: Path) 
 
 def test_both_kinds_live_in_one_store(grid8: Grid, tmp_path: Path) -> None:
     store = make_store(tmp_path, grid8, 1)
-    info = store.write_roi_session(entities("01"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
+    info = write_roi_session(store, entities("01"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
     assert {session.space for session in Store(tmp_path).sessions} == {SPACE, "roi"}
     assert store.channels(info.key).names == ("a", "b") and store.voxels(KEY).shape[0] == 40
 

@@ -16,6 +16,7 @@ from slimbrain.errors import StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store import Channels, Store
 from slimbrain.store.verify import Verification, sweep, verify
+from slimbrain.store.write import write_roi_session
 
 KEY = f"sub-02_task-rest_run-1_space-{SPACE}"
 DATA = f"sub-02/func/{KEY}_desc-slimbrain_bold.safetensors"
@@ -26,7 +27,7 @@ SIDECAR = DATA.replace(".safetensors", ".json")
 def root(grid8: Grid, tmp_path: Path) -> Path:
     """Three sessions of voxels and one of regions, all as written."""
     store = make_store(tmp_path / "store", grid8, 3, frames=8)
-    store.write_roi_session(entities("01"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
+    write_roi_session(store, entities("01"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
     (store.root / "participants.tsv").write_text("participant_id\tsex\nsub-01\tF\n")
     return store.root
 

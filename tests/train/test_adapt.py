@@ -178,6 +178,7 @@ def test_an_interrupted_run_goes_on_to_the_draw(
     assert_same_run(whole("voxel"), run)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_draw(store: Store, whole: Callable[[str], Path], tmp_path: Path) -> None:
     """SIGKILL in the sixth step; the newest state was saved after the fourth."""
     overrides = [*settings(save_every=2), ADAPTIVE]
@@ -188,6 +189,7 @@ def test_a_killed_run_goes_on_to_the_draw(store: Store, whole: Callable[[str], P
     assert_same_run(whole("temporal"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(store: Store, whole: Callable[[str], Path], tmp_path: Path) -> None:
     """Each measures one of the components; the weights that follow, and so all draws, are those of one process."""
     overrides = [*settings(save_every=2), ADAPTIVE]

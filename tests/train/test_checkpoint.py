@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
+import pickle
+import random
 import shutil
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from slimbrain.disk.seal import write_seal
 from slimbrain.errors import InputError, StoreError
 from slimbrain.train.checkpoint import load_state, save_state, saved_steps
 
@@ -118,25 +126,134 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert torch.equal(loaded.learnt.weight, model.learnt.weight) and saved_steps(tmp_path) == [1]
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "no metadata", "cut metadata", "cut data", "other model"])
+def refused(folder: Path, width: int = 4) -> str:
+    """The sentence that a state is refused with; nothing of it may have come into the model."""
+    model, optimizer = make(seed=1, width=width)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError) as refusal:
+        load_state(folder.parent, 1, model, optimizer)
+    message = str(refusal.value)
+    assert message.startswith(str(folder)) and "\n" not in message and message.endswith(".")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    return message
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_state_is_safetensors_and_json(tmp_path: Path) -> None:
+    folder = save_state(tmp_path, 1, *make(), keep=1)
+    assert files_of(folder) == ["layout.json", "loop.json", "part-00000.safetensors", "seal.json"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "other model"])
 def test_a_state_that_cannot_be_used_is_refused(damage: str, tmp_path: Path) -> None:
     folder = save_state(tmp_path, 1, *make(), keep=1)
-    data = next(path for path in folder.iterdir() if path.name != ".metadata")
     if damage == "missing":
         shutil.rmtree(folder)
     elif damage == "empty":
         for path in folder.iterdir():
             path.unlink()
-    elif damage == "no metadata":
-        (folder / ".metadata").unlink()
-    elif damage == "cut metadata":
-        (folder / ".metadata").write_bytes((folder / ".metadata").read_bytes()[:50])
-    elif damage == "cut data":
-        data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(InputError) as refusal:
-        load_state(tmp_path, 1, *make(width=5 if damage == "other model" else 4))
-    message = str(refusal.value)
-    assert message.startswith(str(folder)) and "\n" not in message and message.endswith(".")
+    refused(folder, width=5 if damage == "other model" else 4)
+
+
+@pytest.mark.parametrize("name", ["layout.json", "loop.json", "part-00000.safetensors", "seal.json"])
+def test_every_flipped_bit_cut_and_missing_file_is_found(name: str, tmp_path: Path) -> None:
+    folder = save_state(tmp_path, 1, *make(), keep=1, extra={"tally": {"loss": 1.5}, "seen": [1, 2, 3]})
+    path, rng = folder / name, random.Random(name)
+    whole = path.read_bytes()
+    for bit in rng.sample(range(8 * len(whole)), 40):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert name in refused(folder) or name == "seal.json"
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refused(folder)
+    path.unlink()
+    assert f"({name} is missing)" in refused(folder)
+
+
+def test_a_file_too_many_is_refused(tmp_path: Path) -> None:
+    folder = save_state(tmp_path, 1, *make(), keep=1)
+    (folder / "notes.txt").write_text("mine")
+    assert "notes.txt does not belong to it" in refused(folder)
+
+
+class Crafted:
+    """A pickle of it creates a file where it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_crafted_pickle_is_never_read(tmp_path: Path) -> None:
+    """Where torch's own checkpoints keep one, and in place of each file, sealed and not."""
+    marker = tmp_path / "was run"
+    poison = pickle.dumps(Crafted(marker))
+    for name in (".metadata", "layout.json", "loop.json", "part-00000.safetensors", "seal.json"):
+        folder = save_state(tmp_path / "state", 1, *make(), keep=1)
+        (folder / name).write_bytes(poison)
+        refused(folder)
+        if name not in (".metadata", "seal.json"):
+            write_seal(folder, [other for other in files_of(folder) if other != "seal.json"])
+            refused(folder)
+    assert not marker.exists()
+    pickle.loads(poison)
+    assert marker.exists()
+
+
+AUDITED = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_checkpoint import load_state, make, save_state, train
+
+found = []
+sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
+state = make()
+train(*state, range(2))
+save_state(Path(sys.argv[1]), 2, *state, keep=1)
+load_state(Path(sys.argv[1]), 2, *make(seed=1))
+print("unpickled", found)
+"""
+
+
+def test_saving_and_loading_unpickle_nothing(tmp_path: Path) -> None:
+    """Python reports every class that any unpickler looks up."""
+    command = [sys.executable, "-c", AUDITED, str(tmp_path), str(Path(__file__).parent)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "unpickled []\n"
+
+
+def _set(layout: dict[str, Any], **changes: object) -> None:
+    layout["tensors"]["model.learnt.weight"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda layout: layout.pop("tensors"), "its layout is wrong"),
+        (lambda layout: layout["tensors"].pop("model.learnt.weight"), "model.learnt.weight is only in one of the two"),
+        (lambda layout: _set(layout, shape=[4, 10**9]), "model.learnt.weight is torch.float32"),
+        (lambda layout: _set(layout, dtype="torch.float64"), "model.learnt.weight is torch.float64"),
+        (lambda layout: _set(layout, pieces=[]), "model.learnt.weight is not whole"),
+        (lambda layout: _set(layout, pieces=[["part-00000.safetensors", 0, 3]]), "model.learnt.weight is not whole"),
+        (lambda layout: _set(layout, pieces=[["part-00000.safetensors", 1, 3]]), "model.learnt.weight is not whole"),
+        (lambda layout: _set(layout, pieces=[["../part-00000.safetensors", 0, 4]]), "is no part of a state"),
+        (lambda layout: _set(layout, pieces=[["part-00000.safetensors", 0, 10**30], ["x", 10**30, 4]]), "not whole"),
+    ],
+)
+def test_a_layout_that_lies_is_refused_even_when_sealed(change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path) -> None:
+    folder = save_state(tmp_path, 1, *make(), keep=1)
+    layout = json.loads((folder / "layout.json").read_text())
+    change(layout)
+    (folder / "layout.json").write_text(json.dumps(layout))
+    write_seal(folder, [name for name in files_of(folder) if name != "seal.json"])
+    assert said in refused(folder)
 
 
 def test_saving_and_loading_warn_of_nothing(tmp_path: Path) -> None:
@@ -146,17 +263,55 @@ def test_saving_and_loading_warn_of_nothing(tmp_path: Path) -> None:
         load_state(tmp_path, 1, *make())
 
 
-def test_a_disk_without_room_is_one_sentence_and_costs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", range(4))
+def test_a_disk_without_room_is_one_sentence_and_costs_no_state(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for so many of the four files of a state."""
     state = make()
     save_state(tmp_path, 1, *state, keep=2)
-    real = os.fsync
+    real, calls = os.fsync, 0
 
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        nonlocal calls
+        calls += 1
+        if calls > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match=r"step-00000002: cannot be written \(.*No space left on device.*--resume auto"):
+    with pytest.raises(StoreError, match=r"step-00000002: cannot be written \(No space left on device\); .*--resume auto"):
         save_state(tmp_path, 2, *state, keep=2)
+    assert files_of(tmp_path) == ["step-00000001"]
     monkeypatch.setattr(os, "fsync", real)
-    assert saved_steps(tmp_path) == [1]
     load_state(tmp_path, 1, *make(seed=1))
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_checkpoint import make, save_state
+from slimbrain.errors import StoreError
+
+state = make(width=4096)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_state(Path(sys.argv[1]), 1, *state, keep=1)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_what_the_system_refuses_to_write_is_said_in_its_words(tmp_path: Path) -> None:
+    """A limit on the size of files, which the library that writes tensors meets, and not Python."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(Path(__file__).parent)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said == f"{tmp_path / 'step-00000001'}: cannot be written (File too large); free space, then resume from the state before " + (
+        "with --resume auto.\n"
+    )
+    assert files_of(tmp_path) == []
+
+
+def test_what_a_killed_save_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-step-00000007").mkdir()
+    save_state(tmp_path, 1, *make(), keep=1)
+    assert files_of(tmp_path) == ["step-00000001"]

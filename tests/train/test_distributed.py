@@ -100,7 +100,10 @@ def gradients(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return compute
 
 
-@pytest.mark.parametrize(("stage", "parallel"), [("temporal", "ddp"), ("voxel", "ddp"), ("voxel", "fsdp2")])
+@pytest.mark.parametrize(
+    ("stage", "parallel"),
+    [("voxel", "ddp"), pytest.param("temporal", "ddp", marks=pytest.mark.slow), pytest.param("voxel", "fsdp2", marks=pytest.mark.slow)],
+)
 def test_two_processes_give_the_gradients_of_one(stage: str, parallel: str, gradients: Callable[..., dict[str, torch.Tensor]]) -> None:
     alone, together = gradients(stage, 1, "ddp"), gradients(stage, 2, parallel)
     assert alone.keys() == together.keys() and len(alone) > 20
@@ -184,6 +187,7 @@ def killed(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_killed_processes_go_on_to_the_bit(
     parallel: str, store: Store, killed: Callable[[int, str, Path], None], whole: Mapping[str, Path], tmp_path: Path
@@ -195,6 +199,7 @@ def test_two_killed_processes_go_on_to_the_bit(
     assert_same_run(whole[parallel], run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "number", "workers"), [(1, "SIGUSR1", 0), (1, "SIGTERM", 1), (2, "SIGTERM", 0)])
 def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
     processes: int, number: str, workers: int, store: Store, whole: Mapping[str, Path], tmp_path: Path
@@ -210,6 +215,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
     assert_same_run(whole["ddp"] if processes == 2 else tmp_path / "alone", run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after", "parallel"), [(2, 1, "ddp"), (1, 2, "ddp"), (2, 1, "fsdp2")])
 def test_another_number_of_processes_sees_the_same_samples(
     before: int,
@@ -235,6 +241,7 @@ def test_another_number_of_processes_sees_the_same_samples(
     assert times == other and sum(times.values()) == 7 * 2
 
 
+@pytest.mark.slow
 def test_torchrun_trains_from_the_command_line(store: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "slimbrain"]
@@ -252,6 +259,7 @@ def test_torchrun_trains_from_the_command_line(store: Store, tmp_path: Path) -> 
 # --- refusals, and a process that is alone
 
 
+@pytest.mark.slow
 def test_micro_batches_that_cannot_be_shared_are_refused(store: Store, tmp_path: Path) -> None:
     overrides = settings(accumulate=3)
     command = ["-c", SCRIPT, str(store.root), str(tmp_path / "run"), "never", "", "0", *overrides]
@@ -259,6 +267,7 @@ def test_micro_batches_that_cannot_be_shared_are_refused(store: Store, tmp_path:
         assert "3 micro-batches a step cannot be shared out to 2 processes; set" in said
 
 
+@pytest.mark.slow
 def test_stage_1_is_not_sharded(store: Store, tmp_path: Path) -> None:
     command = ["-c", GRADIENTS, str(store.root), str(tmp_path / "none"), "temporal", *settings(parallel="fsdp2")]
     for said in finish(start(2, command), (1,)):

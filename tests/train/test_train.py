@@ -28,6 +28,7 @@ from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session, write_session
 from slimbrain.train import Loop, TemporalStage, VoxelStage, learning_rate, pick_device, pretrain, read_metrics
 from slimbrain.train import loop as loop_module
 from slimbrain.train.checkpoint import load_state, saved_steps
@@ -101,6 +102,7 @@ def test_a_mixture_goes_on_in_the_middle_of_an_epoch(stage: str, grid8: Grid, tm
         pretrain(stage, Store(root), preset, parts, seed=3, resume=True, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "where"), [("temporal", "in a save"), ("voxel", "in a step")])
 def test_a_killed_run_goes_on_to_the_bit(stage: str, where: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
     run = tmp_path / stage
@@ -243,7 +245,7 @@ def test_series_without_voxels_train_stage_1_and_not_stage_2(tmp_path: Path) -> 
     generator = np.random.default_rng(0)
     channels = Channels(tuple("abcde"), generator.normal(size=(5, 3)) * 40)
     for subject, frames in (("01", 20), ("02", 24)):
-        store.write_roi_session({"sub": subject}, generator.normal(size=(frames, 5)), channels, 1.0)
+        write_roi_session(store, {"sub": subject}, generator.normal(size=(frames, 5)), channels, 1.0)
     pretrain("temporal", store, small_preset(steps=2), tmp_path / "run", device="cpu")
     model = from_pretrained(tmp_path / "run" / "model", store.contract)
     assert model.provenance is not None and model.provenance.grid is None
@@ -270,7 +272,7 @@ def test_a_loss_that_is_no_number_stops_the_run(grid8: Grid, tmp_path: Path) -> 
     store = Store.create(tmp_path / "store", grid8, TR_S)
     write_run(store, frames=12)
     shape = grid8.voxel_mask.shape
-    store.write_session({"sub": "02", "task": "rest", "space": "MNI"}, np.full((12, *shape), np.nan), np.ones(shape), np.ones(shape), TR_S)
+    write_session(store, {"sub": "02", "task": "rest", "space": "MNI"}, np.full((12, *shape), np.nan), np.ones(shape), np.ones(shape), TR_S)
     with pytest.raises(InputError, match="the loss is nan at step 0") as refusal:
         pretrain("voxel", store, small_preset(), tmp_path / "run", device="cpu")
     assert "\n" not in str(refusal.value) and not (tmp_path / "run" / "model").exists()

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from slimbrain import __version__
-from slimbrain.cli import options
 from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.first import demo, doctor, inspect
-from slimbrain.cli.launch import launch, launchable
+from slimbrain.cli.launch import launch, moved
 from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.maps import explain
 from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
+from slimbrain.cli.options import CommandLine
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
@@ -31,14 +31,14 @@ app = typer.Typer(
 for command in (
     demo,
     simulate,
-    launchable(prep),
-    launchable(pretrain),
+    prep,
+    pretrain,
     convert,
     plan,
     rank,
-    launchable(embed),
+    embed,
     group,
-    launchable(evaluate),
+    evaluate,
     predict,
     explain,
     report,
@@ -48,9 +48,12 @@ for command in (
     doctor,
 ):
     app.command()(command)
-# What follows the command to launch is that command's.
-app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(launch)
+# What follows the command to launch belongs to that command.
+app.command(context_settings={"allow_interspersed_args": False})(launch)
 app.add_typer(store_commands, name="store")
+
+_WRONG_USAGE = 2
+"""Exit code of a command line that cannot be understood, as click has it."""
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
@@ -68,9 +71,11 @@ def main() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. An error a user can act on is one sentence, unless `--debug` is among the arguments."""
-    options.arguments[:] = arguments
+    if said := moved(arguments):
+        print(f"slimbrain: {said}", file=sys.stderr)
+        return _WRONG_USAGE
     try:
-        app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain")
+        app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain", obj=CommandLine(tuple(arguments)))
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
             # `pretrain` alone wants to be told that the run which is there is to be gone on with.

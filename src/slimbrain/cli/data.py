@@ -56,11 +56,12 @@ def layout_names(incomplete: str) -> list[str]:
 
 
 def prep(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="fMRIPrep, HCP or C-PAC folder, table of images, ...; see --layout.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
     layout: Annotated[
-        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi or table.", autocompletion=layout_names)
+        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi, parcellated or table.", autocompletion=layout_names)
     ] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
@@ -70,6 +71,7 @@ def prep(
     bids_filter_file: Annotated[Path | None, typer.Option(help="fMRIPrep's JSON filter, e.g. {'bold': {'run': 1}}.")] = None,
     mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
     channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="Atlas to take, where XCP-D or giga_connectome wrote series of several.")] = None,
     resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
@@ -109,6 +111,7 @@ def prep(
         "bids_filter_file": bids_filter_file,
         "mask_source": mask_source,
         "channels": channels,
+        "atlas": atlas,
         "resolution": resolution,
         "mask": mask,
         "tr": tr,
@@ -120,9 +123,9 @@ def prep(
         "denoise": denoise,
     }
     values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
-    values |= {"consent": consent or [], "not_for": not_for or [], "readmit": readmit or []}
+    values |= {"consent": consent, "not_for": not_for, "readmit": readmit}
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
-    values |= {"participant_label": participant_label or [], "session_id": session_id or [], "task_id": task_id or []}
+    values |= {"participant_label": participant_label, "session_id": session_id, "task_id": task_id}
     summary = prepare(source, out, checked_options(values))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
@@ -130,7 +133,7 @@ def prep(
         # Only here, since it loads torch: shards would each wait for that.
         from slimbrain.report.data_page import write_data_page
 
-        where = f"see {write_data_page(out, typed_command())}"
+        where = f"see {write_data_page(out, typed_command(context))}"
     else:
         where = f"`slimbrain store collect {out}` lists them once all shards are done"
     print(f"{counts}, {len(summary.failures)} refused{gone}; {where}")

@@ -26,7 +26,9 @@ def ledger(
     compatible_with: Annotated[str | None, typer.Option(help="May what is made from it be given away so? Exit code 0 yes, 1 no.")] = None,
     diff: Annotated[str | None, typer.Option(help="Another store or model to compare with. Exit code 0 alike, 1 not.")] = None,
     set_file: Annotated[Path | None, typer.Option("--set", help="governance.yaml to put sessions of a store under.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="With --set: only sessions that meet COLUMN=VALUE and the like.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="With --set: only sessions that pass a filter such as \"sex == 'F'\". Repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say whose data a store holds or a model saw, under what terms; answer questions with exit code 0 yes, 1 no, 2 cannot tell.

@@ -11,6 +11,7 @@ from slimbrain.cli.options import OUT, PARTICIPANTS, SEED, STORE, THREADS, TOP, 
 
 
 def explain(
+    context: typer.Context,
     store: STORE,
     model: Annotated[str, typer.Option(help="Model folder or hub id: of stage 2, fine-tuned or not, or of stage 1 for `channels`.")],
     out: OUT,
@@ -45,7 +46,7 @@ def explain(
 
     set_threads(threads)
     request = MapRequest(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
-    output = Output(atlas, labels, by_window, pictures, fwhm, typed_command())
+    output = Output(atlas, labels, by_window, pictures, fwhm, typed_command(context))
     summary = explain_store(open_store(store, participants), model, request, output, out, device)
     known = f" {summary.trained_on} of them are of participants the model was trained on." if summary.trained_on else ""
     print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}.{known}")

@@ -27,6 +27,7 @@ from slimbrain.errors import InputError
 
 
 def pretrain(
+    context: typer.Context,
     stage: Annotated[
         str,
         typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False, autocompletion=one_of("temporal", "voxel")),
@@ -68,7 +69,7 @@ def pretrain(
         chosen = with_mixture(chosen, load_mixture(mixture))
     opened = open_store(store, participants)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
-    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command())
+    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
     if process_number() == 0:
         health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
         print(f"loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,8 +45,15 @@ WINDOWS = Annotated[
     typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
 ]
 
-arguments: list[str] = []
-"""Words of the command being run."""
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed after `slimbrain`; commands find it as the object of their context."""
+
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return shlex.join(["slimbrain", *self.words])
 
 
 def open_store(root: Path, participants: Path | None) -> Store:
@@ -74,9 +82,16 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         print(f"{name.ljust(width)}  {value}")
 
 
-def typed_command() -> str:
+def typed_line(context: typer.Context) -> CommandLine:
+    """What was typed to run this command."""
+    line = context.find_object(CommandLine)
+    assert line is not None, "commands are run by slimbrain.cli.run_command"
+    return line
+
+
+def typed_command(context: typer.Context) -> str:
     """The command being run, as it can be typed again."""
-    return shlex.join(["slimbrain", *arguments])
+    return str(typed_line(context))
 
 
 def set_threads(threads: int | None) -> None:

@@ -16,10 +16,10 @@ from slimbrain.cli.options import (
     THREADS,
     TOP,
     WINDOWS,
-    arguments,
     open_store,
     set_threads,
     typed_command,
+    typed_line,
 )
 from slimbrain.errors import InputError
 
@@ -30,11 +30,11 @@ _METHOD = Annotated[
 _EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
 
 
-def _list_tasks(asked: bool) -> None:
+def _list_tasks(context: typer.Context, asked: bool) -> None:
     if asked:
         from slimbrain.evaluate.listing import as_records, as_text
 
-        print(json.dumps(as_records(), indent=2) if "--json" in arguments else as_text())
+        print(json.dumps(as_records(), indent=2) if "--json" in typed_line(context).words else as_text())
         raise typer.Exit
 
 
@@ -66,10 +66,11 @@ def evaluate(
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
-    from slimbrain.disk.atomic import write_json, write_text
-    from slimbrain.evaluate.compare import to_markdown
+    from slimbrain.disk.atomic import write_text
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
+    from slimbrain.evaluate.result import write_result
+    from slimbrain.evaluate.table import to_markdown
     from slimbrain.governance.provenance import FOLDS_SUFFIX
 
     set_threads(threads)
@@ -77,9 +78,9 @@ def evaluate(
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
-    write_json(out, result)
+    write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
-    print(json.dumps(result, indent=2) if as_json else to_markdown(result))
+    print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))
 
 
 def predict(
@@ -107,6 +108,7 @@ def predict(
 
 
 def report(
+    context: typer.Context,
     found_in: Annotated[
         list[Path] | None,
         typer.Argument(metavar="RUN...", help="Folders and files to look through: a demo, stores, runs, results.", show_default=False),
@@ -151,7 +153,7 @@ def report(
         truth=truth or only(found.truths, "truths", "--truth"),
         maps=all_of(maps, found.maps),
         explained=all_of(explained, found.explained),
-        commands=(typed_command(),),
+        commands=(typed_command(context),),
         title=title,
     )
     if inputs.shows_nothing:

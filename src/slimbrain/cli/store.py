@@ -44,7 +44,9 @@ def verify(
 
 
 @commands.command()
-def collect(store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]) -> None:
+def collect(
+    context: typer.Context, store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]
+) -> None:
     """List in sessions.tsv, at once, what the shards of `slimbrain prep` prepared, and write the report.
 
     Example: `slimbrain store collect store/`
@@ -54,7 +56,7 @@ def collect(store: Annotated[Path, typer.Argument(help="Store that `slimbrain pr
     from slimbrain.report.data_page import write_data_page
 
     listed = bring_together(store)
-    print(f"{listed} sessions listed; see {write_data_page(store, typed_command())}")
+    print(f"{listed} sessions listed; see {write_data_page(store, typed_command(context))}")
 
 
 @commands.command()
@@ -85,14 +87,17 @@ def subset(
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
     space: Annotated[list[str] | None, typer.Option(help="Only images from this template, e.g. MNI152NLin6Asym.")] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="Condition on a column of sessions.tsv or participants.tsv; = != < <= > >=. Repeat for more.")
+        list[str] | None,
+        typer.Option(
+            help="Filter on columns of sessions.tsv or participants.tsv, e.g. \"sex == 'F' and age >= 18\". Repeat: all must hold."
+        ),
     ] = None,
     sessions: Annotated[Path | None, typer.Option(help="TSV with a column `session`: only these recordings.")] = None,
     link: _LINK = False,
 ) -> None:
     """Copy some sessions of a store into another; run again, it goes on where it stopped.
 
-    Example: `slimbrain store subset store/ good/ --task-id rest --where 'coverage>=0.9' --where sex=F`
+    Example: `slimbrain store subset store/ good/ --task-id rest --where "coverage >= 0.9 and sex == 'F'"`
     """
     from slimbrain.disk.tsv import read_tsv
     from slimbrain.store import Store

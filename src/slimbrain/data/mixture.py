@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from slimbrain.config import MixtureConfig, SamplingConfig
 from slimbrain.data.samplers import Weight, ever_drawn, limited, weight_at
-from slimbrain.disk.tsv import MISSING, read_tsv
+from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 from slimbrain.store import SessionInfo, SessionTable, Store
 from slimbrain.store.filters import Cells, rows_that
-from slimbrain.store.manifest import KEY, SUBJECT
+from slimbrain.store.manifest import SUBJECT
+from slimbrain.store.select import Columns
 
 _WHOLE = ""
 """The one cohort of a mixture that does not tell cohorts apart."""
-
-_ROW = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr")
-"""Columns of the format that filters may name."""
 
 
 @dataclass(frozen=True)
@@ -70,50 +67,6 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
     if config.most_repeats is not None:
         division.notes.extend(_lowered(division, config.most_repeats))
     return division
-
-
-class Columns(Mapping[str, Sequence["str | None"]]):
-    """Columns that cohorts and filters may name, each with a cell for every session.
-
-    A column of the further table hides one of the same name; else a session's own value in `sessions.tsv` counts first, then its
-    participant's in `participants.tsv`.
-
-    Parameters
-    ----------
-    table : TSV with a column `session`.
-    """
-
-    def __init__(self, store: Store, sessions: Sequence[SessionInfo], table: str | None = None) -> None:
-        self.store, self.sessions = store, SessionTable.of(sessions)
-        self._own = set(self.sessions.further)
-        self._of_participants = {name for row in store.participants.values() for name in row}
-        self._rows = {} if table is None else _rows_by_session(Path(table))
-        self._further = {name for row in self._rows.values() for name in row} - {KEY}
-
-    def __getitem__(self, name: str) -> Sequence[str | None]:
-        if name in self._further:
-            return [self._rows.get(key or "", {}).get(name) for key in self.sessions.column(KEY)]
-        if name in _ROW or (name in self._own and name not in self._of_participants):
-            return self.sessions.column(name)
-        if name not in self._of_participants:
-            raise KeyError(name)
-        told = [self.store.participants.get(subject or "", {}).get(name) for subject in self.sessions.column(SUBJECT)]
-        if name not in self._own:
-            return told
-        return [own if own is not None else other for own, other in zip(self.sessions.column(name), told, strict=True)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*_ROW, *sorted(self._own | self._of_participants | self._further)]))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
-def _rows_by_session(path: Path) -> dict[str, dict[str, str]]:
-    rows = read_tsv(path)
-    if not rows or "session" not in rows[0]:
-        raise InputError(f"{path}: has no column session; give a table with one, such as `slimbrain group` writes.")
-    return {row["session"]: row for row in rows}
 
 
 def cohorts_of(columns: Columns, by: str | None) -> list[str]:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path` to fill; when the block ends it is flushed to disk and renamed to `path`.
+
+    If the block raises, the temporary file is deleted and `path` stays as it was.
 
     Parameters
     ----------
-    path : final name; its folder is made if missing.
-    write : called once with the temporary path, which carries the suffixes of `path`, since many writers choose
-        their format by the suffix.
+    path : str or Path
+        Final name; its folder is made if missing.
 
-    Returns
-    -------
-    `path` as a Path.
+    Yields
+    ------
+    Path
+        The temporary file. It carries the suffixes of `path`, since many writers choose their format by the suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +35,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
         # Some writers (safetensors) put a private file of their own in place; readers should get what the umask grants.
         temporary.touch()
         mode = temporary.stat().st_mode
-        write(temporary)
+        yield temporary
         # A hard link shares the permissions of the file it was made from, which are not ours to change.
         if temporary.stat().st_nlink == 1:
             temporary.chmod(mode)
@@ -44,7 +48,13 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """`replacing` for a writer that takes the name of its file, such as `image.to_filename`; returns `path`."""
+    with replacing(path) as temporary:
+        write(temporary)
+    return Path(path)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.result import as_result, is_result
 
 _Facts = dict[str, Any]
 
@@ -168,13 +169,17 @@ def _json(path: Path) -> _Facts:
 
 
 def _result(value: _Facts) -> _Facts | None:
-    if not {"task", "rows", "best_baseline", "difference"} <= set(value):
+    if not is_result(value):
         return None
-    ours = value["rows"][0] if value["rows"] else {}
-    facts = {"kind": "evaluation", **{name: value.get(name) for name in ("task", "cohort", "n_subjects", "n_sessions", "split")}}
-    facts |= {"models": ", ".join(dict.fromkeys(row["model"] for row in value["rows"])), "first row": ours}
-    facts |= {"best baseline": value["best_baseline"], "difference": value["difference"]}
-    facts["seen in pretraining"] = value.get("seen_in_pretraining")
+    try:
+        result = as_result("the file", value)
+    except InputError as error:
+        return {"kind": "damaged evaluation", "reason": str(error)}
+    names = {"task", "cohort", "n_subjects", "n_sessions", "split"}
+    facts = {"kind": "evaluation", **result.model_dump(include=names)}
+    facts |= {"models": ", ".join(dict.fromkeys(model for model, _ in result.by_predictor)), "first row": result.rows[0].model_dump()}
+    facts |= {"best baseline": result.best_baseline.model_dump(), "difference": result.differences[0].model_dump()}
+    facts["seen in pretraining"] = result.seen_in_pretraining
     return {**facts, "read by": "slimbrain report --evaluation, slimbrain.add_evaluation"}
 
 

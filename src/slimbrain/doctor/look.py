@@ -91,15 +91,17 @@ def _states(path: Path) -> _Facts | None:
 
 
 def _state(path: Path) -> _Facts | None:
-    from slimbrain.train.checkpoint import EXTRA_FILE, STATE_PATTERN
+    from slimbrain.train.checkpoint import EXTRA_FILE, STATE_PATTERN, state_damage
 
     if not STATE_PATTERN.fullmatch(path.name):
         return None
+    if damage := state_damage(path):
+        raise InputError(damage)
     try:
         extra = json.loads((path / EXTRA_FILE).read_text(encoding="utf-8"))
         facts = {"kind": "training state", "step": int(path.name.removeprefix("step-")), "processes": extra["processes"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is half a training state ({error}); delete it, the one before is used then.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path / EXTRA_FILE}: is not what training writes ({error}); delete {path.name}.") from error
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return {**facts, "MiB": round(size / 2**20, 1), "read by": "slimbrain pretrain --resume auto; the model for use is RUN/model"}
 

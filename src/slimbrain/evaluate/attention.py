@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import ATTENTION, INNER_SPLITS, Fitted, PredictionProblem, Split, inner_splits, summed_loss
+from slimbrain.evaluate.probes import Fitted, summed_loss
+from slimbrain.evaluate.result import ATTENTION
+from slimbrain.evaluate.splits import INNER_SPLITS, PredictionProblem, Split, inner_splits
 from slimbrain.evaluate.stats import Floats, Ints
 
 EPOCHS, _PATIENCE, _BATCH = 60, 10, 16

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.phenotypes import is_missing
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
 from slimbrain.governance.fingerprint import standardised
@@ -47,26 +47,26 @@ _DOUBLE_ROUNDING = 1e-12
 def store_baselines(
     store: Store,
     keys: Sequence[str],
-    seen: Mapping[str, NDArray[np.int64]] | None = None,
+    used: Mapping[str, NDArray[np.int64]] | None = None,
     exclude: Sequence[str] = (),
     known: Sequence[Mapping[str, str]] = (),
-    listened: ChannelSeries | None = None,
+    series: ChannelSeries | None = None,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
     Parameters
     ----------
-    seen : frames of each session that the model saw; adds connectivity and channel statistics on these alone.
+    used : frames of each session that the model used; adds connectivity and channel statistics on these alone.
     exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
     known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
-    listened : the store's series, where they were read before.
+    series : the store's series, where they were read before.
     """
-    listened = listened or ChannelSeries(store)
-    series = [listened.channels(key) for key in track(keys, "read for baselines")]
-    sets = [*connectivity(series, "whole run"), channel_statistics(series, "whole run")]
-    if seen is not None:
-        cut = [_frames(values, seen, key) for key, values in zip(keys, series, strict=True)]
-        sets += [*connectivity(cut, "frames seen"), channel_statistics(cut, "frames seen")]
+    series = series or ChannelSeries(store)
+    whole = [series.channels(key) for key in track(keys, "read for baselines")]
+    sets = [*connectivity(whole, "whole run"), channel_statistics(whole, "whole run")]
+    if used is not None:
+        cut = [_frames(values, used, key) for key, values in zip(keys, whole, strict=True)]
+        sets += [*connectivity(cut, "frames used"), channel_statistics(cut, "frames used")]
     rows = _confound_rows(store, keys)
     confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
@@ -258,10 +258,10 @@ def _lower_triangles(matrices: Floats) -> Floats:
     return matrices[:, rows, columns]
 
 
-def _frames(values: Floats, seen: Mapping[str, NDArray[np.int64]], key: str) -> Floats:
-    if key not in seen:
+def _frames(values: Floats, used: Mapping[str, NDArray[np.int64]], key: str) -> Floats:
+    if key not in used:
         raise InputError(f"{key}: no window is listed for it; rank windows for the whole store, or leave the window table out.")
-    return values[seen[key]]
+    return values[used[key]]
 
 
 def _confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:

@@ -27,7 +27,9 @@ from slimbrain.disk.atomic import write_atomic
 from slimbrain.embed.pooling import pool_tokens
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import as_scores, start_at_prior, task_loss, usable_spread
-from slimbrain.evaluate.probe import FINETUNE, Fitted, PredictionProblem, Split, inner_splits, summed_loss
+from slimbrain.evaluate.probes import Fitted, summed_loss
+from slimbrain.evaluate.result import FINETUNE
+from slimbrain.evaluate.splits import PredictionProblem, Split, inner_splits
 from slimbrain.evaluate.stats import Floats, Ints
 from slimbrain.governance.provenance import Person, people_in, remember_beside
 from slimbrain.models.hiera import Hiera

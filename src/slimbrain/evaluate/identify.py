@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.base import clone
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import FeatureSet
+from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.stats import Floats, OutOfFold
 from slimbrain.store import SessionInfo, Store
 

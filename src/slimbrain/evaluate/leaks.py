@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.probe import Split, SplitPolicy, outer_splits
+from slimbrain.evaluate.result import Scoring
 from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.tasks import Target, Task, read_target
 from slimbrain.governance.fingerprint import standardised
 from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.store import Store
-from slimbrain.store.write import DATA_SHA256
+from slimbrain.store.description import DATA_SHA256
 
 _DUPLICATE_CORRELATION = 0.999
 """Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""
@@ -29,25 +31,44 @@ _Pair = tuple[str, str, str]
 """Two session keys and what shows that they are one recording."""
 
 
+@dataclass(frozen=True)
+class Screened:
+    """Who is to be evaluated, once they were found fit for it.
+
+    Attributes
+    ----------
+    target : their labels.
+    in_pretraining : how many of them the model that knows most was pretrained on.
+    unknown : models whose pretraining participants are not recorded.
+    """
+
+    target: Target
+    in_pretraining: int = 0
+    unknown: tuple[str, ...] = ()
+
+
 def screen(
-    store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool, listened: ChannelSeries | None = None
-) -> tuple[int, list[str]]:
-    """Look at who is to be evaluated before hours of embedding: can they be labelled and divided, and were these people seen?
+    store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool = False, series: ChannelSeries | None = None
+) -> Screened:
+    """Read the labels, and look at who is to be evaluated before hours of embedding: can they be divided, and are they new to the models?
 
     Parameters
     ----------
     models, allow : as for `require_unseen`.
-    listened : the store's series; what is read here need not be read again.
+    series : the store's series; what is read here need not be read again.
 
-    Returns
-    -------
-    How many were seen in pretraining, and the models of which nobody knows whom they were pretrained on.
+    Raises
+    ------
+    InputError
+        If they cannot be labelled or divided, a model was pretrained on some of them, or one recording stands under two of them.
     """
-    target, signature_of = read_target(task, store), (listened or ChannelSeries(store)).signature
+    series, target = series or ChannelSeries(store), read_target(task, store)
     scoring_record(target, task.policy)
-    people = people_in(store, [store.session(key) for key in target.keys], signature_of)
+    people = people_in(store, [store.session(key) for key in target.keys], series.signature)
+    in_pretraining = require_unseen(models, people, allow)
+    require_no_duplicates(store, target, series)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
-    return require_unseen(models, people, allow), unknown
+    return Screened(target, in_pretraining, tuple(unknown))
 
 
 def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Person], allow: bool) -> int:
@@ -74,7 +95,7 @@ def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Per
     return max((len(labels) for labels in seen.values()), default=0)
 
 
-def require_no_duplicates(store: Store, target: Target, listened: ChannelSeries | None = None) -> None:
+def require_no_duplicates(store: Store, target: Target, series: ChannelSeries | None = None) -> None:
     """Refuse a recording that stands under two participants, who could fall on both sides of a split.
 
     For identification, one that stands there twice for one participant counts too: nothing is easier to find again.
@@ -86,7 +107,7 @@ def require_no_duplicates(store: Store, target: Target, listened: ChannelSeries 
     """
     owner = dict(zip(target.keys, target.subjects, strict=True))
     within = target.kind == "identification"
-    pairs = [pair for pair in duplicates(store, target.keys, listened) if within or owner[pair[0]] != owner[pair[1]]]
+    pairs = [pair for pair in duplicates(store, target.keys, series) if within or owner[pair[0]] != owner[pair[1]]]
     if not pairs:
         return
     first, second, evidence = pairs[0]
@@ -97,7 +118,7 @@ def require_no_duplicates(store: Store, target: Target, listened: ChannelSeries 
     )
 
 
-def duplicates(store: Store, keys: Sequence[str], listened: ChannelSeries | None = None) -> list[_Pair]:
+def duplicates(store: Store, keys: Sequence[str], series: ChannelSeries | None = None) -> list[_Pair]:
     """Pairs of sessions with the same data file, or whose channel series correlate above `_DUPLICATE_CORRELATION`.
 
     Every series is read once and kept as a sketch of a few numbers; only pairs of like sketches are compared in full, over the frames
@@ -110,8 +131,8 @@ def duplicates(store: Store, keys: Sequence[str], listened: ChannelSeries | None
             by_content.setdefault(str(content), []).append(key)
     for same in by_content.values():
         found |= {pair: "their data files are the same" for pair in combinations(same, 2)}
-    listened = listened or ChannelSeries(store)
-    sketches = np.stack([listened[key].sketch for key in keys]) if keys else np.zeros((0, 1))
+    series = series or ChannelSeries(store)
+    sketches = np.stack([series[key].sketch for key in keys]) if keys else np.zeros((0, 1))
     for row, column in _like(sketches):
         pair = keys[row], keys[column]
         if pair not in found and (r := correlation(store.coarse(pair[0]), store.coarse(pair[1]))) > _DUPLICATE_CORRELATION:
@@ -129,12 +150,8 @@ def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     return float((a * b).sum()) / size if size else 0.0
 
 
-def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
-    """How often and after what the test subjects were scored, counted on the splits themselves.
-
-    Returns
-    -------
-    `times_a_seed`: how often a subject is tested with one seed; `seeds`; `tuned_on` and `fitted_on`.
+def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
+    """How often and after what the test subjects are scored, counted on the splits themselves.
 
     Raises
     ------
@@ -142,7 +159,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
         If a subject is on two sides of a split, or is tested twice with one seed.
     """
     if target.kind == "identification":
-        return {"times_a_seed": 1, "seeds": 1, "tuned_on": "nothing is tuned", "fitted_on": "nothing is fitted"}
+        return Scoring(tests_per_seed=1, seeds=1, tuned_on="nothing", fitted_on="nothing")
     most = 0
     for seed in policy.seeds:
         splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups)
@@ -154,7 +171,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> dict[str, Any]:
     if most > 1:
         raise InputError(f"A subject is tested {most} times with one seed; this is a fault of slimbrain, report it.")
     tuned = "inner folds of the training subjects" if policy.kind == "k-fold" else "the validation subjects"
-    return {"times_a_seed": most, "seeds": len(policy.seeds), "tuned_on": tuned, "fitted_on": "the training subjects"}
+    return Scoring(tests_per_seed=most, seeds=len(policy.seeds), tuned_on=tuned, fitted_on="the training subjects")
 
 
 def require_apart(target: Target, split: Split) -> None:

@@ -16,12 +16,13 @@ from slimbrain.data.clip import read_clip
 from slimbrain.embed.features import Model, embed_store, read_embeddings, untrained
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe
-from slimbrain.evaluate.compare import UNTRAINED, embedding_set, evaluate
+from slimbrain.evaluate.compare import evaluate
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
 from slimbrain.evaluate.leaks import screen
-from slimbrain.evaluate.probe import Predictor
+from slimbrain.evaluate.probes import Predictor, embedding_set
+from slimbrain.evaluate.result import IDENTIFY, UNTRAINED, ModelWeights, Result
 from slimbrain.evaluate.series import ChannelSeries
-from slimbrain.evaluate.tasks import IDENTITY, Task, get_task, read_target
+from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task
 from slimbrain.evaluate.tuned import save_tuned
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
@@ -34,8 +35,6 @@ from slimbrain.train import pick_device
 _METHODS = ("probe", "attention", "finetune", "identify")
 _POOLING = "moments"
 """What a probe reads of stage 2."""
-
-_Maker = Callable[[Sequence[str]], Predictor]
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,13 @@ def evaluate_models(
     task: str,
     models: Sequence[str | Path],
     options: Options | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Read each model by each method, the first one untrained by the same methods, and compare on a task.
 
     Parameters
     ----------
     task : as `slimbrain evaluate --task`.
     models : model folders or hub ids; the first is the one compared with the best baseline.
-
-    Returns
-    -------
-    The result file of DESIGN section 9.
 
     Raises
     ------
@@ -132,33 +127,35 @@ def evaluate_models(
         for source, model in zip(models, loaded, strict=True):
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
-    listened = ChannelSeries(store)
-    known, unknown = screen(store, wanted, provenances, options.allow_seen, listened)
-    stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
-    names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, models, strict=True)]
-    trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
-    trained = _with_embeddings(store, trained, options.embeddings)
-    contenders = [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
-    seen = _frames_seen(store, trained[0])
-    named = [{"name": entry.name, "weights_sha256": entry.weights} for entry in trained]
-    if wanted.identification:
-        vectors = {entry.name: _vectors(store, entry) for entry in contenders}
-        return evaluate(store, wanted, vectors, seen, known, pretraining_unknown=unknown, models=named, listened=listened)
-    makers: dict[str, Callable[[_Contender], _Maker]] = {
-        "probe": lambda entry: _probe(store, entry),
-        "attention": lambda entry: _attention(store, entry),
-        "finetune": lambda entry: _finetune(store, entry, options.tuning),
+    series = ChannelSeries(store)
+    screened = screen(store, wanted, provenances, options.allow_seen, series)
+    contenders = _contenders(store, loaded, models, options)
+    trained = contenders[:-1]
+    makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {
+        "probe": lambda entry, keys: embedding_set(entry.name, _vectors(store, entry), keys),
+        "identify": lambda entry, keys: embedding_set(entry.name, _vectors(store, entry), keys, IDENTIFY),
+        "attention": lambda entry, keys: AttentionProbe(entry.name, _tokens(store, entry, keys)),
+        "finetune": lambda entry, keys: _tuning_of(store, entry, options.tuning, keys),
     }
-    others = [makers[method](entry) for method in chosen for entry in contenders]
-    result = evaluate(store, wanted, {}, seen, known, pretraining_unknown=unknown, others=others, models=named, listened=listened)
+    predictors = [makers[method](entry, screened.target.keys) for method in chosen for entry in contenders]
+    named = [ModelWeights(name=entry.name, weights_sha256=entry.weights) for entry in trained]
+    result = evaluate(store, wanted, screened, predictors, _frames_used(store, trained[0]), named, series)
     if options.tuning.save:
-        _save(store, wanted, trained[0], options.tuning, options.tuning.save)
+        _save(store, wanted, screened.target, trained[0], options.tuning, options.tuning.save)
     return result
 
 
-def _save(store: Store, task: Task, entry: _Contender, tuning: Tuning, folder: Path) -> None:
-    target, model = read_target(task, store), require_model(entry.model, HieraJEPA, entry.name)
-    fine = _tuning_of(store, entry, tuning, target.keys)
+def _contenders(store: Store, loaded: Sequence[Model], sources: Sequence[str | Path], options: Options) -> list[_Contender]:
+    """The models under the names they have in the table, and last the first one untrained."""
+    stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
+    names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, sources, strict=True)]
+    trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
+    trained = _with_embeddings(store, trained, options.embeddings)
+    return [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
+
+
+def _save(store: Store, task: Task, target: Target, entry: _Contender, tuning: Tuning, folder: Path) -> None:
+    model, fine = require_model(entry.model, HieraJEPA, entry.name), _tuning_of(store, entry, tuning, target.keys)
     save_tuned(folder, model, fine, target, task.name)
 
 
@@ -190,7 +187,7 @@ def _views(store: Store, model: Model, options: Options) -> dict[str, Views]:
     return views
 
 
-def _frames_seen(store: Store, entry: _Contender) -> dict[str, NDArray[np.int64]]:
+def _frames_used(store: Store, entry: _Contender) -> dict[str, NDArray[np.int64]]:
     if not entry.views:
         return {info.key: np.arange(info.n_frames) for info in store.sessions}
     window = np.arange(entry.window_frames)
@@ -212,7 +209,7 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
         if entry is None:
             raise InputError(f"{path}: was made by none of the models; give --model the folder that `slimbrain embed` had, or embed again.")
         made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
-        frames = _frames_seen(store, entry)
+        frames = _frames_used(store, entry)
         other = [key for key in frames if key not in made.seen or not np.array_equal(made.seen[key], frames[key])]
         if other or made.pooling != _POOLING:
             frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
@@ -227,18 +224,6 @@ def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
         return entry.embedded
     windows = {key: views.scored for key, views in entry.views.items()}
     return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
-
-
-def _probe(store: Store, entry: _Contender) -> _Maker:
-    return lambda keys: embedding_set(entry.name, _vectors(store, entry), keys)
-
-
-def _attention(store: Store, entry: _Contender) -> _Maker:
-    return lambda keys: AttentionProbe(entry.name, _tokens(store, entry, keys))
-
-
-def _finetune(store: Store, entry: _Contender, tuning: Tuning) -> _Maker:
-    return lambda keys: _tuning_of(store, entry, tuning, keys)
 
 
 def _tuning_of(store: Store, entry: _Contender, tuning: Tuning, keys: Sequence[str]) -> FineTuning:

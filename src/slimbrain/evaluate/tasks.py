@@ -19,8 +19,9 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.groups import bound_together
 from slimbrain.evaluate.labels import Labelled, LeftOut
 from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
-from slimbrain.evaluate.probe import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.registry import ENTRIES, Benchmark, TaskKind
+from slimbrain.evaluate.result import Grouping
+from slimbrain.evaluate.splits import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.participants import PARTICIPANTS_FILE
@@ -91,8 +92,7 @@ class Target:
     excluded : sessions left out, by reason.
     known : age, sex and site of each session's participant where a phenotype file tells them; empty for a column.
     groups : (N,) str, which participants stay on one side of every split; None where nothing binds them.
-    bound : `by` which columns they are bound, and the `count` of groups, None where these columns are not known; None where nothing
-        binds participants.
+    bound : by which columns they are bound; None where nothing binds participants.
     """
 
     keys: tuple[str, ...]
@@ -103,7 +103,7 @@ class Target:
     excluded: Mapping[str, int]
     known: tuple[Mapping[str, str], ...] = ()
     groups: NDArray[np.str_] | None = None
-    bound: Mapping[str, Any] | None = None
+    bound: Grouping | None = None
 
     @property
     def n_subjects(self) -> int:
@@ -194,16 +194,14 @@ def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> T
     )
 
 
-def _groups(
-    subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: str
-) -> tuple[NDArray[np.str_] | None, dict[str, Any] | None]:
+def _groups(subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: str) -> tuple[NDArray[np.str_] | None, Grouping | None]:
     """The group of every session's participant, and what the result says of it; nothing where nothing could bind them."""
     if not by:
         return None, None
     if not any(marks.values()):
-        return None, {"by": by, "count": None}
+        return None, Grouping(by=by, count=None)
     groups = np.array(bound_together(subjects.tolist(), marks), dtype=np.str_)
-    return groups, {"by": by, "count": len(np.unique(groups))}
+    return groups, Grouping(by=by, count=len(np.unique(groups)))
 
 
 def _read_identities(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:

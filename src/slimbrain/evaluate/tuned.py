@@ -20,7 +20,7 @@ from slimbrain.disk.atomic import write_atomic
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import as_scores
 from slimbrain.evaluate.finetune import FineTuning, TunedEncoder
-from slimbrain.evaluate.probe import Kind, pose
+from slimbrain.evaluate.splits import Kind, pose
 from slimbrain.evaluate.tasks import Target
 from slimbrain.governance.ledger import FINE_TUNED, LEDGER, entries_from, entries_of
 from slimbrain.governance.provenance import PRETRAINING_UNKNOWN, REMEMBERED, Provenance, people_in, remember_also

@@ -14,7 +14,8 @@ from torch import Tensor
 from slimbrain.embed.pooling import pool_tokens
 from slimbrain.errors import InputError
 from slimbrain.evaluate.finetune import TunedEncoder
-from slimbrain.evaluate.probe import FeatureSet, LinearRule, SplitPolicy, cross_validate, fit_linear, outer_splits, pose
+from slimbrain.evaluate.probes import FeatureSet, LinearRule, cross_validate, fit_linear
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits, pose
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, REGRESSION_METRICS, OutOfFold, bootstrap
 from slimbrain.evaluate.tasks import Target
 from slimbrain.models.hiera import Tokens

@@ -34,7 +34,7 @@ from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
 from slimbrain.saliency.choose import Ranker, window_choice
 from slimbrain.store import ROI, SessionInfo, Store
-from slimbrain.store.write import DATA_SHA256
+from slimbrain.store.description import DATA_SHA256
 
 Model = HieraJEPA | TemporalExtractor
 

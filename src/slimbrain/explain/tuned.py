@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from slimbrain.evaluate.attention import as_scores
-from slimbrain.evaluate.probe import average_sessions
+from slimbrain.evaluate.probes import average_sessions
 from slimbrain.evaluate.stats import OutOfFold
 from slimbrain.evaluate.tasks import Target
 from slimbrain.evaluate.tuned import SEEN, Tuned

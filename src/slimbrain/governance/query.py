@@ -22,11 +22,12 @@ from slimbrain.governance.ledger import (
 from slimbrain.governance.provenance import Person, remembered_hashes, seen_in
 from slimbrain.store import Store
 from slimbrain.store.parts import collect_parts
-from slimbrain.store.records import Governance, assign, merged, read_governance
+from slimbrain.store.records import Governance, merged, read_governance
 from slimbrain.store.select import Choice, choose_sessions
 from slimbrain.store.subjects import is_hash, same_label, subject_hash, with_prefix
 from slimbrain.store.terms import canonical_licence
 from slimbrain.store.withdrawn import withdrawn
+from slimbrain.store.write import assign
 
 _MOST_NAMED = 20
 """Sessions that a text names; JSON names all."""
@@ -106,7 +107,7 @@ def model_ledger(source: str, training: dict[str, Any]) -> Ledger:
 
 
 @dataclass(frozen=True)
-class Presence:
+class _Presence:
     """Whether a participant is in a ledger.
 
     Attributes
@@ -119,7 +120,7 @@ class Presence:
     how: str
 
 
-def contains(ledger: Ledger, subject: str, cohort: str = "") -> Presence:
+def contains(ledger: Ledger, subject: str, cohort: str = "") -> _Presence:
     """Look for a participant by the hash of the label, and of the cohort if it is given; better a false alarm than a miss.
 
     Parameters
@@ -135,25 +136,25 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> Presence:
         raise InputError(f"{ledger.name}: does not say whom it was trained on, so nobody can tell; ask whoever trained it.")
     if is_hash(subject):
         found = subject in ledger.hashes | ledger.labels
-        return Presence(found, f"{ledger.name}: {'holds' if found else 'does not hold'} the hash {subject}.")
+        return _Presence(found, f"{ledger.name}: {'holds' if found else 'does not hold'} the hash {subject}.")
     label = with_prefix(subject)
     if ledger.store is not None:
         return _in_store(ledger, ledger.store, label, cohort)
     if not seen_in(ledger.training, [Person(label, cohort)]):
-        return Presence(False, f"{ledger.name}: was not trained on {label}{f' of {cohort}' if cohort else ''}.")
+        return _Presence(False, f"{ledger.name}: was not trained on {label}{f' of {cohort}' if cohort else ''}.")
     count = times_drawn(ledger.training, label, cohort)
     often = f", whose recordings were drawn {count} times" if count is not None else ""
     sure = "" if cohort else " (a participant of that label; give --cohort to tell cohorts apart)"
-    return Presence(True, f"{ledger.name}: was trained on {label}{often}{sure}.")
+    return _Presence(True, f"{ledger.name}: was trained on {label}{often}{sure}.")
 
 
-def _in_store(ledger: Ledger, store: Store, label: str, cohort: str) -> Presence:
+def _in_store(ledger: Ledger, store: Store, label: str, cohort: str) -> _Presence:
     held = [info for info in store.sessions if same_label(info.subject, label) and (not cohort or store.cohort(info) in ("", cohort))]
     if held:
-        return Presence(True, f"{ledger.name}: holds {len(held)} sessions of {label}.")
+        return _Presence(True, f"{ledger.name}: holds {len(held)} sessions of {label}.")
     record = withdrawn(store.root).find(label, cohort)
     gone = f"; {label} was withdrawn on {record.date}" if record else ""
-    return Presence(False, f"{ledger.name}: holds no session of {label}{f' of {cohort}' if cohort else ''}{gone}.")
+    return _Presence(False, f"{ledger.name}: holds no session of {label}{f' of {cohort}' if cohort else ''}{gone}.")
 
 
 def compatibility(ledger: Ledger, licence: str) -> dict[str, Any]:
@@ -222,7 +223,7 @@ def set_governance(root: str | Path, file: Path, where: Sequence[str] = ()) -> i
 
     Parameters
     ----------
-    where : conditions on columns, as of `slimbrain store subset`; all sessions if none.
+    where : filters on columns, as of `slimbrain store subset`; all sessions if none.
 
     Returns
     -------

@@ -47,7 +47,7 @@ class _Trace:
 
 
 @dataclass(frozen=True)
-class Withdrawal:
+class _Withdrawal:
     """What was done, and what is left to do by hand.
 
     Attributes
@@ -72,7 +72,7 @@ class Withdrawal:
         return asdict(self)
 
 
-def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "", folders: Sequence[str | Path] = ()) -> Withdrawal:
+def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "", folders: Sequence[str | Path] = ()) -> _Withdrawal:
     """Take a participant out of a store and look for traces; killed anywhere, the same command goes on.
 
     Parameters
@@ -105,7 +105,7 @@ def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "",
     traces = [trace for folder in folders for trace in _traces(Path(folder), store.root, person, keys)]
     record_withdrawals(store.root, [record])
     purged = purge(store.root, record)
-    return Withdrawal(label, cohort, purged.sessions, purged.files, purged.linked, traces, notes)
+    return _Withdrawal(label, cohort, purged.sessions, purged.files, purged.linked, traces, notes)
 
 
 def _already_recorded(store: Store, label: str, cohort: str) -> WithdrawalRecord | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 from slimbrain.errors import InputError
 from slimbrain.launch.folder import LaunchFolder
@@ -54,7 +55,9 @@ class Slurm:
         try:
             executor = self._submitit.SlurmExecutor(folder.logs.absolute())
         except RuntimeError as error:
-            raise InputError("there is no srun on this machine; log in to one that submits jobs to Slurm, or use --local.") from error
+            raise InputError(
+                "there is no srun on this machine; log in to one that submits jobs to Slurm, or use `slimbrain launch --local`."
+            ) from error
         executor.update_parameters(**self._parameters)
         try:
             return _submit(executor, folder, shards)
@@ -74,7 +77,7 @@ class Processes:
 
     def __init__(self, resources: Resources) -> None:
         if resources.nodes > 1:
-            raise InputError(f"--nodes {resources.nodes}: --local has one machine; use --processes, or --slurm.")
+            raise InputError(f"--nodes {resources.nodes}: --local has one machine; use --processes, or leave --local out.")
         self._parameters = resources.for_processes()
         self._submitit = _submitit()
         self._jobs: dict[str, Any] = {}
@@ -85,7 +88,7 @@ class Processes:
         return _submit(executor, folder, shards, self._jobs)
 
     def alive(self, jobs: Collection[str]) -> set[str]:
-        return {job for job in jobs if (not self._jobs[job].done() if job in self._jobs else Path(f"/proc/{job}").exists())}
+        return {job for job in jobs if (not self._jobs[job].done() if job in self._jobs else psutil.pid_exists(int(job)))}
 
 
 def _submit(executor: Any, folder: LaunchFolder, shards: Sequence[str], kept: dict[str, Any] | None = None) -> list[str]:

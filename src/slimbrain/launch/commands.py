@@ -1,37 +1,46 @@
-"""How each command is cut up: per-session work into shards by bytes, the rest into one job that goes on where it was stopped."""
+"""How each command is cut up: per-session work into shards of equal bytes, the rest into one job that resumes where it was stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from slimbrain.errors import InputError
 from slimbrain.launch.work import Words, Work, checksum, cut
-from slimbrain.store import SessionInfo
-
-_Given = Mapping[str, Any]
-"""Options of a command by parameter, as its function would get them."""
+from slimbrain.prep import PrepOptions
+from slimbrain.store import Store
 
 
-def _prep(command: Words, given: _Given, shards: int) -> Work:
-    """Shards of runs; their sessions are listed in the manifest in one write, of what is done if not all is.
+def prep_work(command: Words, source: Path, out: Path, options: PrepOptions, shards: int) -> Work:
+    """Shards of runs, whose sessions are listed in the manifest in one write.
 
-    The layout is recognised once, here: that looks into every folder of the source.
+    The layout is recognised once, here, since that looks into every folder of the source.
+
+    Parameters
+    ----------
+    command : tuple of str
+        Words after `slimbrain`.
+    source, out : Path
+        What is prepared, and the store.
+    options : PrepOptions
+        Options of `slimbrain prep`.
+    shards : int
+        Number of shards.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be prepared, or an option is one that `launch` sets itself or that must not be repeated in every shard.
     """
-    import shlex
-
     from slimbrain.prep.layouts import AUTO, choose_layout, find_recordings
-    from slimbrain.prep.options import PrepOptions, checked_options
-    from slimbrain.prep.run import bytes_of, request_of
+    from slimbrain.prep.run import bytes_of, query_of
 
-    out = Path(given["out"])
-    if given.get("shard"):
-        raise InputError(f"--shard {given['shard']}: is chosen for each job; leave it out, and say how many with --shards.")
-    if given.get("readmit"):
+    _refuse_shard(options.shard)
+    if options.readmit:
         raise InputError(
-            f"--readmit {given['readmit'][0]}: happens once and not in every shard; run the command on this machine with it and with "
-            f"--participant-label {given['readmit'][0]}, then without it on the cluster."
+            f"--readmit {options.readmit[0]}: happens once and not in every shard; run the command on this machine with it and with "
+            f"--participant-label {options.readmit[0]}, then without it on the cluster."
         )
 
     def gather(_: bool) -> str:
@@ -43,32 +52,36 @@ def _prep(command: Words, given: _Given, shards: int) -> Work:
         listed = collect(out)
         return f"{listed} sessions listed; see {write_data_page(out, shlex.join(['slimbrain', *command]))}"
 
-    source = Path(given["source"])
-    layout = choose_layout(source, given["layout"])
-    options = checked_options({name: given[name] for name in PrepOptions.model_fields if given.get(name) is not None})
+    layout = choose_layout(source, options.layout)
 
     def inputs() -> str:
-        found = find_recordings(source, layout, request_of(options))
+        found = find_recordings(source, layout, query_of(options))
         return checksum((run.name, bytes_of(run)) for run in found.runs)
 
-    return cut(command, out, shards, gather, inputs, ("--layout", layout.name) if given["layout"] == AUTO else ())
+    return cut(command, out, shards, gather, inputs, ("--layout", layout.name) if options.layout == AUTO else ())
 
 
-def _embed(command: Words, given: _Given, shards: int) -> Work:
-    """Shards of sessions, whose vectors are joined once all are there."""
+def embed_work(command: Words, open_store: Callable[[], Store], out: Path, shards: int, shard: str | None = None) -> Work:
+    """Shards of sessions, whose embeddings are joined once all are there.
+
+    Parameters
+    ----------
+    command : tuple of str
+        Words after `slimbrain`.
+    open_store : callable
+        Opens the store with the participants that the command selects; called again at the end, to see whether sessions came or went.
+    out : Path
+        The npz file.
+    shards : int
+        Number of shards.
+    shard : str, optional
+        The command's own `--shard`, which is refused.
+    """
     from slimbrain.disk.shards import Shard
-    from slimbrain.disk.tsv import read_tsv
     from slimbrain.embed.joining import join_embeddings, part_path
-    from slimbrain.store import Store
-    from slimbrain.store.participants import PARTICIPANT
 
-    def sessions() -> Sequence[SessionInfo]:
-        store = Store(given["store"])
-        if given.get("participants"):
-            store = store.select({row[PARTICIPANT] for row in read_tsv(given["participants"])})
-        return store.sessions
-
-    out, keys = Path(given["out"]), [info.key for info in sessions()]
+    _refuse_shard(shard)
+    keys = [info.key for info in open_store().sessions]
     parts = max(1, min(shards, len(keys)))
 
     def gather(done: bool) -> str:
@@ -79,14 +92,13 @@ def _embed(command: Words, given: _Given, shards: int) -> Work:
         return f"{len(keys)} sessions in {out}"
 
     def inputs() -> str:
-        return checksum((info.key, info.n_frames) for info in sessions())
+        return checksum((info.key, info.n_frames) for info in open_store().sessions)
 
     return cut(command, out, parts, gather, inputs)
 
 
-def _pretrain(command: Words, given: _Given, _: int) -> Work:
-    """One job on all nodes, which saves when it is told to and goes on from there."""
-    out = Path(given["out"])
+def pretrain_work(command: Words, out: Path) -> Work:
+    """One job on all nodes, which saves when it is told to and resumes from there."""
 
     def gather(done: bool) -> str:
         from slimbrain.train import MODEL_FOLDER
@@ -96,9 +108,8 @@ def _pretrain(command: Words, given: _Given, _: int) -> Work:
     return Work(command, out, {"all": (*command, "--resume", "auto")}, distributed=True, saves=True, gather=gather)
 
 
-def _evaluate(command: Words, given: _Given, _: int) -> Work:
-    """One job: everything is compared on the same folds. Fine-tuning goes on where it was stopped."""
-    out = Path(given["out"])
+def evaluate_work(command: Words, out: Path) -> Work:
+    """One job: everything is compared on the same folds. Fine-tuning resumes where it was stopped."""
 
     def gather(done: bool) -> str:
         return out.with_suffix(".md").read_text(encoding="utf-8") if done else ""
@@ -106,9 +117,6 @@ def _evaluate(command: Words, given: _Given, _: int) -> Work:
     return Work(command, out, {"all": command}, gather=gather)
 
 
-COMMANDS: Mapping[str, Callable[[Words, _Given, int], Work]] = {
-    "prep": _prep,
-    "embed": _embed,
-    "pretrain": _pretrain,
-    "evaluate": _evaluate,
-}
+def _refuse_shard(shard: str | None) -> None:
+    if shard:
+        raise InputError(f"--shard {shard}: is chosen for each job; leave it out, and say how many with --shards.")

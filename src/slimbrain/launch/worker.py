@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from slimbrain.disk.locks import claim
 from slimbrain.launch.folder import LaunchFolder, LaunchPlan, State
 
@@ -111,26 +113,12 @@ def _rendezvous(nodes: int, processes: int) -> list[str]:
 
 def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
     """Ask the command to save, or to end where what it finished is saved already."""
-    for number in [process.pid, *_descendants(process.pid)] if saves else [process.pid]:
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGUSR1 if saves else signal.SIGTERM)
-
-
-def _descendants(parent: int) -> Iterator[int]:
-    """Processes that a process started, and those that they started; none where there is no /proc."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The name of a program, in brackets, may hold anything.
-            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    waiting = [parent]
-    while waiting:
-        found = children.get(waiting.pop(), [])
-        waiting += found
-        yield from found
+    with suppress(psutil.NoSuchProcess):
+        command = psutil.Process(process.pid)
+        for each in [command, *command.children(recursive=True)] if saves else [command]:
+            # One that ended meanwhile must not keep the others from being told.
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGUSR1 if saves else signal.SIGTERM)
 
 
 def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:

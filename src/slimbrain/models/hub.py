@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slimbrain import __version__
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.disk.atomic import write_atomic, write_json, write_text
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import ContractError, InputError
 from slimbrain.governance.provenance import CONFIG_FILE, Provenance
 from slimbrain.grid import MASK_FILE, Grid
@@ -23,7 +24,6 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
-from slimbrain.store.write import sha256
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
 

@@ -38,13 +38,6 @@ class _Folders:
         return self._found[folder, ending]
 
 
-def find_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
-    """The runs of a BIDS derivative with all that belongs to them: `list_runs`, then `describe_runs`."""
-    runs, failures = list_runs(bids_dir, filters)
-    described, damaged = describe_runs(Path(bids_dir), runs)
-    return described, [*failures, *damaged]
-
-
 def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
     """List the runs below `sub-*/[ses-*/]func/`, one image a run, by the names of images alone.
 

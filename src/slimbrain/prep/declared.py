@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from slimbrain.errors import InputError
 from slimbrain.prep.cohort import DOI, cohort_of
+from slimbrain.prep.options import PrepOptions
 from slimbrain.store import Store
-from slimbrain.store.records import GOVERNANCE_FILE, Governance, assign, checked_governance, merged, read_governance, record_of
+from slimbrain.store.records import GOVERNANCE_FILE, Governance, checked_governance, merged, read_governance, record_of
 from slimbrain.store.subjects import with_prefix
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.withdrawn import mark, withdrawn
+from slimbrain.store.write import assign
 
-_OPTIONS = {"cohort": "--cohort", "source": "--source-id", "licence": "--license", "consent": "--consent", "not_for": "--not-for"}
+_FIELDS = {"cohort": "cohort", "source": "source_id", "licence": "license", "consent": "consent", "not_for": "not_for"}
 """The option that gives each entry of a record."""
 
 
@@ -66,7 +67,7 @@ class Declared:
             If its cohort would become another.
         """
         wanted = self.wanted(told)
-        gaps = {name: getattr(wanted, name) for name in _OPTIONS if getattr(told, name) in (UNKNOWN, (UNKNOWN,))}
+        gaps = {name: getattr(wanted, name) for name in _FIELDS if getattr(told, name) in (UNKNOWN, (UNKNOWN,))}
         filled = told.model_copy(update=gaps)
         return wanted if filled.terms.permits(wanted.terms) else filled
 
@@ -75,14 +76,15 @@ class Declared:
         return merged(told, self.record, self.given)
 
 
-def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declared:
-    """Read what is said of a source; options stand over its governance.yaml.
+def declare(root: Path, options: PrepOptions) -> Declared:
+    """Read what is said of a source's terms; options stand over its governance.yaml.
 
     Parameters
     ----------
-    root : folder of the source; a governance.yaml there, or in the raw dataset around `RAW/derivatives/PIPELINE`, is read.
-    file : a governance.yaml elsewhere.
-    options : entries given as options; None where one was not.
+    root : Path
+        Folder of the source; a governance.yaml there, or in the raw dataset around `RAW/derivatives/PIPELINE`, is read.
+    options : PrepOptions
+        Among them a governance.yaml elsewhere, and entries of one.
 
     Raises
     ------
@@ -90,11 +92,13 @@ def declare(root: Path, file: Path | None, options: Mapping[str, Any]) -> Declar
         If an entry is not accepted.
     """
     around = [root.parents[1]] if root.parent.name == "derivatives" and len(root.parents) > 1 else []
-    places = [file] if file else [path for folder in (root, *around) if (path := folder / GOVERNANCE_FILE).is_file()]
+    places = (
+        [options.governance] if options.governance else [path for folder in (root, *around) if (path := folder / GOVERNANCE_FILE).is_file()]
+    )
     record = read_governance(places[0]) if places else Governance()
-    said = {name: value for name, value in options.items() if value}
+    said = {name: value for name, field in _FIELDS.items() if (value := getattr(options, field))}
     for name, value in said.items():
-        checked_governance({name: value}, _OPTIONS[name])
+        checked_governance({name: value}, f"--{_FIELDS[name].replace('_', '-')}")
     # Through the model again, since an option may not fit what the file says.
     whole = checked_governance({**record.model_dump(), **said}, str(places[0]) if places else "options")
     return Declared(whole, frozenset(record.model_fields_set | said.keys()))

@@ -26,6 +26,7 @@ class PrepOptions(Limits):
     bids_filter_file: Path | None = Field(None, description="fMRIPrep's JSON of entities to take")
     mask_source: Path | None = Field(None, description="mask whose voxels a Brainmarks file lists")
     channels: str | None = Field(None, description="table of region names and places, or `none` where nobody knows them")
+    atlas: str | None = Field(None, description="atlas whose series are taken, where XCP-D or giga_connectome wrote those of several")
     resolution: Literal["2mm", "4mm", "8mm"] = "2mm"
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")
     tr: float | None = Field(None, gt=0, description="seconds a frame, where neither sidecar nor header says")
@@ -45,7 +46,7 @@ class PrepOptions(Limits):
 
 
 def checked_options(values: Mapping[str, Any]) -> PrepOptions:
-    """What was typed, by the names of the options.
+    """What was typed, by the names of the options; None counts as not given.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def checked_options(values: Mapping[str, Any]) -> PrepOptions:
         If a value is not accepted.
     """
     try:
-        return PrepOptions.model_validate(values)
+        return PrepOptions.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}; see `slimbrain prep --help`.") from error

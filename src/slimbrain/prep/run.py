@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from slimbrain.prep.layouts import choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.runs import Failure, Filters, Run
-from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, file_of, work
+from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, file_of, prepare_run
 from slimbrain.prep.volume import TARGET_TR_S
 from slimbrain.progress import track
 from slimbrain.store import Store
@@ -85,53 +85,108 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
     StoreError, ContractError
         If the store cannot be written, or was made with another mask or resolution.
     """
-    source, out, options = Path(source), Path(out), options or PrepOptions()
-    layout = choose_layout(source, options.layout)
-    found = find_recordings(source, layout, request_of(options))
-    said = {"cohort": options.cohort, "source": options.source_id, "licence": options.license}
-    declared = declare(found.root, options.governance, {**said, "consent": options.consent, "not_for": options.not_for})
-    _open_store(out, layout, options, found.root)
-    shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
-    # Who does a shard lists its sessions by themselves.
-    part = shard.name if shard.of > 1 else ""
-    if not part or any(shard.of != Shard.of_name(name) for name in part_names(out)):
-        # What other shards than these listed would be prepared again, and its terms forgotten.
-        collect(out)
-
-    def jobs_of(runs: Sequence[Run]) -> list[Job]:
-        return [Job(found.root, out, run, options, declared, part) for run in runs]
-
-    if options.readmit:
-        # Whoever is named need not be in this shard.
-        readmit(out, options.readmit, {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in jobs_of(found.runs)})
-    runs, unusable = own_runs(layout, found, shard)
-    jobs = jobs_of(runs)
-    summary = PrepSummary(failures=unusable)
-    if shard.number == 1:
-        summary.failures.extend(_merge_participants(found.root, out, found.participants, jobs))
-    for failure in summary.failures:
-        _say(failure.reason)
+    batch = _Batch.of(Path(source), Path(out), options or PrepOptions())
+    summary = _ready_store(batch)
 
     def waits(number: int) -> None:
         _say(f"{out}: another process prepares {number} of these runs; waiting for it.")
 
-    for outcome in track(outcomes(jobs, work, died, waits, options.nprocs), "prep", total=len(jobs)):
+    jobs = batch.jobs(batch.runs)
+    for outcome in track(outcomes(jobs, prepare_run, died, waits, batch.options.nprocs), "prep", total=len(jobs)):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
-    _renew_terms(out, summary, declared, part)
-    for rows in _all(summary):
-        rows.sort(key=lambda row: row.file)
-    with claim(out, EXCLUDED_FILE, wait=True):
-        write_table(out)
-    _record_failures(found.root, out, summary)
-    store = Store(out, part)
-    if unknown := warning(entries_of(store, store.sessions)):
-        _say(unknown)
+    _write_tables(batch, summary)
     return summary
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What one command has to do.
+
+    Attributes
+    ----------
+    out : Path
+        The store.
+    options : PrepOptions
+        As given.
+    layout : Layout
+        How the source is laid out.
+    found : Recordings
+        All runs of the source that the options select.
+    shard : Shard
+        Which of them are this command's.
+    declared : Declared
+        Terms of the data.
+    runs : list of Run
+        This command's runs, with all that belongs to them.
+    unusable : list of Failure
+        What cannot be used.
+    """
+
+    out: Path
+    options: PrepOptions
+    layout: Layout
+    found: Recordings
+    shard: Shard
+    declared: Declared
+    runs: list[Run]
+    unusable: list[Failure]
+
+    @classmethod
+    def of(cls, source: Path, out: Path, options: PrepOptions) -> _Batch:
+        """Find the runs; nothing is written."""
+        layout = choose_layout(source, options.layout)
+        found = find_recordings(source, layout, query_of(options))
+        shard = Shard.parse(options.shard) if options.shard else Shard(1, 1)
+        return cls(out, options, layout, found, shard, declare(found.root, options), *own_runs(layout, found, shard))
+
+    @property
+    def part(self) -> str:
+        """Under which name this command lists its sessions by itself; empty where it is the whole."""
+        return self.shard.name if self.shard.of > 1 else ""
+
+    def jobs(self, runs: Sequence[Run]) -> list[Job]:
+        return [Job(self.found.root, self.out, run, self.options, self.declared, self.part) for run in runs]
+
+
+def _ready_store(batch: _Batch) -> PrepSummary:
+    """Open or make the store, tidy it and bring participants in; what cannot be used starts the summary."""
+    _open_store(batch)
+    if not batch.part or any(batch.shard.of != Shard.of_name(name) for name in part_names(batch.out)):
+        # What other shards than these listed would be prepared again, and its terms forgotten.
+        collect(batch.out)
+    if batch.options.readmit:
+        # Whoever is named need not be in this shard.
+        cohorts = {f"sub-{job.run.entities['sub']}": job.terms.known_cohort for job in batch.jobs(batch.found.runs)}
+        readmit(batch.out, batch.options.readmit, cohorts)
+    summary = PrepSummary(failures=list(batch.unusable))
+    if batch.shard.number == 1:
+        summary.failures.extend(_merge_participants(batch))
+    for failure in summary.failures:
+        _say(failure.reason)
+    return summary
+
+
+def _write_tables(batch: _Batch, summary: PrepSummary) -> None:
+    """Bring terms and the tables of the store up to what this command found."""
+    _renew_terms(batch, summary)
+    for rows in _all(summary):
+        rows.sort(key=lambda row: row.file)
+    with claim(batch.out, EXCLUDED_FILE, wait=True):
+        write_table(batch.out)
+    _record_failures(batch.found.root, batch.out, summary)
+    store = Store(batch.out, batch.part)
+    if unknown := warning(entries_of(store, store.sessions)):
+        _say(unknown)
+
+
 def collect(out: Path) -> int:
-    """List the sessions that shards prepared in the store's manifest, and remove what killed ones left; how many were listed.
+    """Tidy a store: list what shards prepared in its manifest, remove what killed processes left, finish withdrawals.
+
+    Returns
+    -------
+    int
+        How many sessions were listed.
 
     Raises
     ------
@@ -162,22 +217,23 @@ def bytes_of(run: Run) -> int:
         return 0
 
 
-def request_of(options: PrepOptions) -> RecordingQuery:
+def query_of(options: PrepOptions) -> RecordingQuery:
     """What the options ask of a layout."""
     entities = read_bids_filter(options.bids_filter_file) if options.bids_filter_file else {}
     filters = Filters(options.participant_label, options.session_id, options.task_id, options.space, options.res, entities)
-    return RecordingQuery(filters, options.mask_source, options.channels)
+    return RecordingQuery(filters, options.mask_source, options.channels, options.atlas)
 
 
-def _open_store(out: Path, layout: Layout, options: PrepOptions, root: Path) -> None:
-    if layout.regions and (out / DESCRIPTION_FILE).exists():
+def _open_store(batch: _Batch) -> None:
+    out, options = batch.out, batch.options
+    if batch.layout.regions and (out / DESCRIPTION_FILE).exists():
         # Region-of-interest sessions live beside voxel sessions; the store checks their TR as it writes them.
         Store(out)
         return
     grid = None
-    if not layout.regions:
+    if not batch.layout.regions:
         grid = Grid.from_nifti(options.mask, options.resolution) if options.mask else Grid.mni152(options.resolution)
-    Store.create(out, grid, TARGET_TR_S, sources=[root.resolve().as_uri()])
+    Store.create(out, grid, TARGET_TR_S, sources=[batch.found.root.resolve().as_uri()])
 
 
 def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failure]]:
@@ -193,31 +249,26 @@ def _without_doubles(root: Path, runs: list[Run]) -> tuple[list[Run], list[Failu
     return list(first.values()), failures
 
 
-def _renew_terms(out: Path, summary: PrepSummary, declared: Declared, part: str) -> None:
+def _renew_terms(batch: _Batch, summary: PrepSummary) -> None:
     """Put what was there already under what is said now; a session whose terms clash with it is a failure."""
-    clashes = renew(out, [row.key for row in summary.skipped], declared, part)
+    clashes = renew(batch.out, [row.key for row in summary.skipped], batch.declared, batch.part)
     for row in [row for row in summary.skipped if row.key in clashes]:
         summary.skipped.remove(row)
         summary.failures.append(Failure(row.file, f"{row.file}: {clashes[row.key]}"))
         _say(summary.failures[-1].reason)
 
 
-def _merge_participants(root: Path, out: Path, rows: list[Mapping[str, str]] | None, jobs: Sequence[Job]) -> list[Failure]:
-    """Add the source's participants and their columns to the store's; a table that cannot be read costs itself alone.
-
-    Parameters
-    ----------
-    rows : what the layout says of participants; the source's own table is read if None.
-    jobs : the source's runs, which tell its cohort: who was withdrawn is not added.
-    """
-    source = root / PARTICIPANTS_FILE
+def _merge_participants(batch: _Batch) -> list[Failure]:
+    """Add the source's participants and their columns to the store's; a table that cannot be read costs itself alone."""
+    source, rows = batch.found.root / PARTICIPANTS_FILE, batch.found.participants
     if rows is None and not source.is_file():
         return []
-    gone, cohort = withdrawn(out), jobs[0].terms.known_cohort if jobs else ""
+    # The runs tell the cohort: who was withdrawn is not added.
+    gone, cohort = withdrawn(batch.out), next((job.terms.known_cohort for job in batch.jobs(batch.runs[:1])), "")
     try:
         told = read_table(source) if rows is None else rows
         living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), cohort)]
-        merge_participants(out, living)
+        merge_participants(batch.out, living)
     except KeyError:
         return [Failure(PARTICIPANTS_FILE, f"{source}: has no column {PARTICIPANT}; add it, or remove the table.")]
     except InputError as error:

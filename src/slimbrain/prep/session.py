@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.prep.bids import read_events
 from slimbrain.prep.declared import Declared
@@ -21,10 +22,11 @@ from slimbrain.prep.runs import Failure, RoiSeries, Run
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
 from slimbrain.store import SessionInfo, Store
+from slimbrain.store.description import COHORT
 from slimbrain.store.manifest import session_key
 from slimbrain.store.records import Governance, keep_records
 from slimbrain.store.withdrawn import refusal, withdrawn
-from slimbrain.store.write import COHORT, sha256
+from slimbrain.store.write import remove_session, write_roi_session, write_session
 
 _SOURCE_SHA256 = "SourceSha256"
 """Field of the sidecar: SHA-256 of every file that was read, by its name below the source. It stays in the store: the sum of a public file
@@ -96,43 +98,68 @@ def died(job: Job) -> RunOutcome:
     return RunOutcome("failures", Failure(job.file, reason))
 
 
-def work(job: Job, wait: bool) -> RunOutcome | None:
-    """Prepare one run, unless it is there; None if another process has it in hand and `wait` is off."""
-    name = job.run.name
+def prepare_run(job: Job, wait: bool = False) -> RunOutcome | None:
+    """Take a run as it is in the store, or as it was excluded, where nothing changed; else read its image and prepare it.
+
+    Parameters
+    ----------
+    job : Job
+        The run.
+    wait : bool
+        Whether to wait for another process that has it in hand.
+
+    Returns
+    -------
+    RunOutcome or None
+        What became of it, errors included; None if another process has it in hand and `wait` is off.
+    """
     try:
-        with claim(job.out, session_key(job.run.entities), wait) as mine:
-            return _take_or_make(job) if mine else None
-    except SlimbrainError as error:
-        reason = str(error) if str(job.run.image) in str(error) else f"{name}: {error}"
-    except MemoryError:
-        reason = f"{name}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
+        with claim(job.out, job.key, wait) as mine:
+            if not mine:
+                return None
+            if (gone := _withdrawn(job)) is not None:
+                return gone
+            store, fingerprint = Store(job.out, job.part), _fingerprint(job)
+            if (known := _unchanged(job, store, fingerprint)) is not None:
+                return known
+            drop_record(store.root, job.key)
+            made = _store_run(job, store, job.run.reader(job.run), fingerprint)
+            return RunOutcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
     except Exception as error:
-        # Whatever nobody thought of: it must not cost the other runs of a night.
-        what = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
-        reason = f"{name}: met a fault of slimbrain ({what}); leave the run out, and report this with the file's header."
-    return RunOutcome("failures", Failure(job.file, reason))
+        # Also what nobody thought of: it must not cost the other runs of a night.
+        return RunOutcome("failures", Failure(job.file, _reason(job, error)))
 
 
-def _take_or_make(job: Job) -> RunOutcome:
-    """Take a run as it is in the store, or as it was excluded, where nothing changed; else prepare it."""
-    store, key, subject = Store(job.out, job.part), job.key, f"sub-{job.run.entities['sub']}"
-    if record := withdrawn(job.out).find(subject, job.terms.known_cohort):
-        return RunOutcome("withdrawn", Failure(job.file, refusal(job.out, subject, record)))
-    fingerprint = _fingerprint(job)
+def _reason(job: Job, error: Exception) -> str:
+    """Why a run failed, in one sentence that names it."""
+    name = job.run.name
+    if isinstance(error, SlimbrainError):
+        return str(error) if str(job.run.image) in str(error) else f"{name}: {error}"
+    if isinstance(error, MemoryError):
+        return f"{name}: needs more memory than there is; run fewer at once (--nprocs), or use a coarser --resolution."
+    what = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
+    return f"{name}: met a fault of slimbrain ({what}); leave the run out, and report this with the file's header."
+
+
+def _withdrawn(job: Job) -> RunOutcome | None:
+    """The refusal of a participant who was withdrawn."""
+    subject = f"sub-{job.run.entities['sub']}"
+    record = withdrawn(job.out).find(subject, job.terms.known_cohort)
+    return RunOutcome("withdrawn", Failure(job.file, refusal(job.out, subject, record))) if record else None
+
+
+def _unchanged(job: Job, store: Store, fingerprint: dict[str, Any]) -> RunOutcome | None:
+    """A run that is in the store, or was excluded, and whose files and options are the same."""
     stored = _stored(store, job, fingerprint)
-    known = store.sidecar(key) if stored is not None else _excluded_before(store, job, fingerprint)
+    known = store.sidecar(job.key) if stored is not None else _excluded_before(store, job, fingerprint)
     if known is not None and (excluded := _exclude(job, store, known)) is not None:
         return RunOutcome("excluded", excluded)
-    if stored is not None:
-        return RunOutcome("skipped", PreparedRun(job.file, key))
-    drop_record(store.root, key)
-    made = _prepare_run(job, store, fingerprint)
-    return RunOutcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
+    return RunOutcome("skipped", PreparedRun(job.file, job.key)) if stored is not None else None
 
 
 def _excluded_before(store: Store, job: Job, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
     """What was measured of the run when it was excluded, if nothing has changed since."""
-    record = None if job.options.force else read_record(store.root, session_key(job.run.entities))
+    record = None if job.options.force else read_record(store.root, job.key)
     return record if record and all(record.get(name) == value for name, value in fingerprint.items()) else None
 
 
@@ -142,9 +169,9 @@ def _exclude(job: Job, store: Store, sidecar: dict[str, Any]) -> ExcludedRun | N
     breaches = judge(job.run.name, measured, job.options, measured.get("gap", "")) if measured else ()
     if not breaches:
         return None
-    excluded = ExcludedRun(job.file, session_key(job.run.entities), breaches)
+    excluded = ExcludedRun(job.file, job.key, breaches)
     write_record(store.root, excluded, sidecar)
-    store.remove_session(job.run.entities)
+    remove_session(store, job.run.entities)
     return excluded
 
 
@@ -161,17 +188,15 @@ def _fingerprint(job: Job) -> dict[str, Any]:
 
 
 def _stored(store: Store, job: Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
-    key = session_key(job.run.entities)
-    info = store.find(key)
-    if info is None or job.options.force or not store.is_whole(key):
+    info = store.find(job.key)
+    if info is None or job.options.force or not store.is_whole(job.key):
         return None
-    sidecar = store.sidecar(key)
+    sidecar = store.sidecar(job.key)
     unchanged = all(sidecar.get(name) == value for name, value in fingerprint.items())
     return info if unchanged and info.n_frames >= job.options.window_frames else None
 
 
-def _prepare_run(job: Job, store: Store, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
-    source = job.run.reader(job.run)
+def _store_run(job: Job, store: Store, source: Source | RoiSeries, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
     tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
     terms = job.declared.for_new(store, job.key, job.terms)
     keep_records(store.root, [terms])
@@ -222,7 +247,7 @@ def _prepare_image(
     if (excluded := _exclude(job, store, sidecar)) is not None:
         return excluded
     qc = {**quality.scalars, "n_warnings": len(warnings), **terms.cells()}
-    info = store.write_session(run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
+    info = write_session(store, run.entities, prepared.voxels, prepared.mean, prepared.std, prepared.tr, sidecar=sidecar, qc=qc)
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
 
@@ -242,7 +267,7 @@ def _prepare_regions(
     described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}
     sidecar = {**described, **_time_record(times), **known, **moments, "Warnings": warnings}
     qc = {"n_warnings": len(warnings), **terms.cells()}
-    info = store.write_roi_session(run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc=qc)
+    info = write_roi_session(store, run.entities, prepared.series, source.channels, times.tr, sidecar=sidecar, qc=qc)
     return PreparedRun(job.file, info.key, tuple(f"{run.name}: {warning}" for warning in warnings))
 
 

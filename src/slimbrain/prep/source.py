@@ -54,7 +54,6 @@ TR_S = (0.05, 30.0)
 MAX_DEFLATE_RATIO = 1100
 """Deflate cannot compress more than 1032 to 1, so a header that promises more than this is wrong."""
 
-HEADER_BYTES = 352
 _PLACEHOLDER_ZOOM = 1.0
 """What software leaves in the header's fourth zoom when nobody set a TR."""
 

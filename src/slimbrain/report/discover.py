@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.result import is_result
 from slimbrain.explain import holds_maps
 from slimbrain.report.blocks import count
-from slimbrain.report.inputs import RESULT_KEYS
 from slimbrain.report.nifti import MAP_SUFFIXES
 from slimbrain.report.recorded import read_run
 from slimbrain.saliency.table import COLUMNS
@@ -130,7 +130,7 @@ def _kind(path: Path) -> str:
         return "map"
     if path.suffix == ".tsv":
         return "windows" if set(COLUMNS) <= set(_first_line(path).split("\t")) else ""
-    return "evaluation" if path.suffix == ".json" and _json_object(path).keys() >= set(RESULT_KEYS) else ""
+    return "evaluation" if path.suffix == ".json" and is_result(_json_object(path)) else ""
 
 
 def _first_line(path: Path) -> str:

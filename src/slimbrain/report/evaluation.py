@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from slimbrain.evaluate.compare import OUR_METHODS, UNTRAINED, remarks, resampling_unit
+from slimbrain.evaluate.result import Result, Row
+from slimbrain.evaluate.table import remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -37,8 +35,6 @@ _METRIC_WORDS = {
     "mrr": "MRR",
 }
 
-_Result = Mapping[str, Any]
-
 
 def build(material: Material) -> Section:
     """Verdict, table and forest plot of every task."""
@@ -50,12 +46,12 @@ def build(material: Material) -> Section:
     return Section("evaluation", _TITLE, tuple(blocks))
 
 
-def _task(result: _Result, place: int) -> list[Block]:
+def _task(result: Result, place: int) -> list[Block]:
     verdict, *others = remarks(result)
-    cohort = f" ({result['cohort']})" if result["cohort"] else ""
-    setting = f"{count(result['n_subjects'], 'subject')}, {count(result['n_sessions'], 'session')}; {result['split']}."
+    cohort = f" ({result.cohort})" if result.cohort else ""
+    setting = f"{count(result.n_subjects, 'subject')}, {count(result.n_sessions, 'session')}; {result.split}."
     return [
-        Heading(f"{result['task']}{cohort}"),
+        Heading(f"{result.task}{cohort}"),
         VerdictBlock(verdict),
         _table(result),
         _forest(result, place),
@@ -63,55 +59,44 @@ def _task(result: _Result, place: int) -> list[Block]:
     ]
 
 
-def _table(result: _Result) -> Table:
-    rows: Sequence[_Result] = result["rows"]
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+def _table(result: Result) -> Table:
+    metrics = result.metrics
     table = TableBuilder(
-        f"{result['task']}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; "
-        f"p for {_words(metrics[0])}, permuted labels",
+        f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {_words(metrics[0])}, "
+        "permuted labels",
         (Column("model"), Column("method"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True)),
     )
-    by_model: dict[tuple[str, str], dict[str, _Result]] = {}
-    for row in rows:
-        by_model.setdefault((row["model"], row["method"]), {})[row["metric"]] = row
-    ours = ours_in(result)
-    for (model, method), by_metric in by_model.items():
-        role, mark = _role(result, model, method, ours)
-        cells = [_interval(by_metric.get(metric)) for metric in metrics]
-        table.add([model, method, role, *cells, number(by_metric.get(metrics[0], {}).get("p"), 3)], mark)
-    if result["published"]:
-        published = [number(result["published"].get(metric), 3) for metric in metrics]
+    for predictor, rows in result.by_predictor.items():
+        role, mark = _role(result, predictor)
+        primary = rows.get(metrics[0])
+        cells = [_interval(rows.get(metric)) for metric in metrics]
+        table.add([*predictor, role, *cells, number(primary.p if primary else None, 3)], mark)
+    if result.published:
+        published = [number(result.published.get(metric), 3) for metric in metrics]
         table.add(["published", "from the literature, other data", "published", *published, MISSING])
     return table.build()
 
 
-def ours_in(result: _Result) -> frozenset[str]:
-    """Names of the models under test: that of the first row, as the result is defined, and of other trained embeddings."""
-    probed = {row["model"] for row in result["rows"] if row["method"] in OUR_METHODS and row["model"] != UNTRAINED}
-    return frozenset({result["rows"][0]["model"], *probed})
-
-
-def _role(result: _Result, model: str, method: str, ours: frozenset[str]) -> tuple[str, Mark]:
-    if model in ours:
+def _role(result: Result, predictor: tuple[str, str]) -> tuple[str, Mark]:
+    if predictor[0] in result.ours:
         return "ours", "ours"
-    best = result["best_baseline"]
-    return ("best baseline", "best") if (model, method) == (best["model"], best["method"]) else ("baseline", "")
+    return ("best baseline", "best") if predictor == result.best_baseline.predictor else ("baseline", "")
 
 
-def _interval(row: _Result | None) -> str:
-    if row is None or row["mean"] is None:
+def _interval(row: Row | None) -> str:
+    if row is None or row.mean is None:
         return MISSING
     # Lines may break before the bracket, not within.
-    return number(row["mean"]) + ("" if row["low"] is None else f" [{number(row['low'])},\N{NO-BREAK SPACE}{number(row['high'])}]")
+    return number(row.mean) + ("" if row.low is None else f" [{number(row.low)},\N{NO-BREAK SPACE}{number(row.high)}]")
 
 
-def _forest(result: _Result, place: int) -> Figure:
-    metric = result["rows"][0]["metric"]
-    rows = [row for row in result["rows"] if row["metric"] == metric and row["mean"] is not None]
-    best = (result["best_baseline"]["model"], result["best_baseline"]["method"])
-    listed = "; ".join(f"{row['model']}, {row['method']}: {_interval(row)}" for row in rows)
-    alt = f"Forest plot of {_words(metric)} for {result['task']}. {listed}."
-    svg = forest(rows, ours_in(result), best, result["published"].get(metric), _words(metric), f"forest-{place}", alt)
+def _forest(result: Result, place: int) -> Figure:
+    metric = result.metrics[0]
+    rows = [row for row in result.rows if row.metric == metric and row.mean is not None]
+    listed = "; ".join(f"{row.model}, {row.method}: {_interval(row)}" for row in rows)
+    alt = f"Forest plot of {_words(metric)} for {result.task}. {listed}."
+    best = result.best_baseline.predictor
+    svg = forest(rows, result.ours, best, result.published.get(metric), _words(metric), f"forest-{place}", alt)
     keys = "Blue square: ours; orange diamond: best baseline; grey: other baselines."
     caption = f"{_words(metric)} of every model with its 95 % interval. {keys}"
     return Figure(svg, caption, alt)

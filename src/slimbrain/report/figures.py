@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
+from slimbrain.evaluate.result import Row
 from slimbrain.grid import Grid
 from slimbrain.report.ink import BAND, BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PURPLE, WIDTH_IN, Margins, drawing, to_svg
 from slimbrain.saliency import WindowRow
@@ -342,7 +343,7 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Ma
 
 
 def forest(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     ours: frozenset[str],
     best: tuple[str, str],
     published: float | None,
@@ -365,17 +366,23 @@ def forest(
     metric : str
         Its name in words.
     """
-    labels = [textwrap.shorten(f"{row['model']}: {row['method']}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
+    labels = [textwrap.shorten(f"{row.model}: {row.method}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
     left = max(map(len, labels)) * _INCHES_PER_CHARACTER + 0.2
     with drawing(0.27 * len(rows), Margins(left=left, bottom=0.5, top=0.3)) as figure:
         axis = figure.subplots()
         for line, row in enumerate(rows):
-            mine, top = row["model"] in ours, (row["model"], row["method"]) == best
+            mine, top = row.model in ours, row.predictor == best
             colour = BLUE if mine else ORANGE if top else MUTED
-            if row["low"] is not None:
+            if row.low is not None and row.high is not None:
                 width = 2.0 if mine or top else 1.3
-                axis.plot((row["low"], row["high"]), (-line, -line), color=colour, linewidth=width, solid_capstyle="butt")
-            axis.plot(row["mean"], -line, marker="s" if mine else "D" if top else "o", color=colour, markersize=5.5 if mine or top else 4.5)
+                axis.plot((row.low, row.high), (-line, -line), color=colour, linewidth=width, solid_capstyle="butt")
+            axis.plot(
+                np.nan if row.mean is None else row.mean,
+                -line,
+                marker="s" if mine else "D" if top else "o",
+                color=colour,
+                markersize=5.5 if mine or top else 4.5,
+            )
         if published is not None:
             axis.axvline(published, color=PURPLE, linestyle="--", linewidth=1.1)
             axis.text(published, 0.62, " published", color=PURPLE, fontsize=8, ha="left", va="bottom")

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -14,9 +13,10 @@ from scipy.stats import rankdata
 from slimbrain.config import WindowConfig
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
+from slimbrain.evaluate.result import Result, read_result
 from slimbrain.explain import MapEntry, list_maps
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
-from slimbrain.report.recorded import RunRecord, SessionFacts, read_object, read_run, session_facts
+from slimbrain.report.recorded import RunRecord, SessionFacts, read_run, session_facts
 from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
 from slimbrain.store import ROI, Store
@@ -25,8 +25,6 @@ MAX_DETAILED = 20
 """More sessions than this are summarised, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
 
 N_WORST = 10
-
-RESULT_KEYS = ("task", "cohort", "n_subjects", "n_sessions", "split", "rows", "best_baseline", "difference", "published", "version")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Material:
     sessions: tuple[SessionFacts, ...]
     windows: Mapping[str, Sequence[WindowRow]]
     runs: tuple[RunRecord, ...]
-    evaluations: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[Result, ...]
     failures: tuple[tuple[str, str], ...]
     excluded: tuple[Mapping[str, str], ...]
     truth: Truth | None
@@ -145,7 +143,7 @@ def read_material(inputs: ReportInputs) -> Material:
         sessions=tuple(session_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
         windows=read_window_table(inputs.windows) if inputs.windows else {},
         runs=tuple(read_run(folder) for folder in inputs.runs),
-        evaluations=tuple(_read_result(path) for path in inputs.evaluations),
+        evaluations=tuple(read_result(path) for path in inputs.evaluations),
         failures=_read_failures(inputs.failures) if inputs.failures else (),
         excluded=_read_excluded(inputs.excluded) if inputs.excluded else (),
         truth=load_truth(inputs.truth) if inputs.truth else None,
@@ -165,15 +163,6 @@ def session_labels(keys: Iterable[str]) -> dict[str, str]:
 def has_voxels(store: Store) -> bool:
     """Whether the store holds images, not region-of-interest series alone."""
     return store.contract.lattice != ROI
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    """A result file of `slimbrain evaluate`."""
-    result = read_object(path, "a result, name a file that `slimbrain evaluate --out` wrote")
-    missing = [name for name in RESULT_KEYS if name not in result]
-    if missing or not result["rows"]:
-        raise InputError(f"{path}: lacks {', '.join(missing) or 'rows'}; write it again with `slimbrain evaluate --out`.")
-    return result
 
 
 def _read_failures(path: Path) -> tuple[tuple[str, str], ...]:

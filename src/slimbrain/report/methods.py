@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from slimbrain import __version__
-from slimbrain.evaluate.compare import resampling_unit
-from slimbrain.evaluate.probe import IDENTIFY
+from slimbrain.evaluate.result import IDENTIFY, Result
 from slimbrain.evaluate.stats import REGRESSION_METRICS
+from slimbrain.evaluate.table import resampling_unit
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
-from slimbrain.report.evaluation import ours_in
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
@@ -161,12 +159,12 @@ def _evaluations(material: Material) -> _Part:
         return "", ()
     words = []
     for result in material.evaluations:
-        metric = result["rows"][0]["metric"].replace("_", " ")
-        what = f"{result['task'].removeprefix('column:')} was predicted by {result['rows'][0]['method']}"
-        setting = f"{count(result['n_subjects'], 'participant')} ({result['split']}; metric {metric})"
+        metric = result.metrics[0].replace("_", " ")
+        what = f"{result.task.removeprefix('column:')} was predicted by {result.rows[0].method}"
+        setting = f"{count(result.n_subjects, 'participant')} ({result.split}; metric {metric})"
         words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
-    connectivity = any(row["model"] == "connectivity" for result in material.evaluations for row in result["rows"])
+    connectivity = any(row.model == "connectivity" for result in material.evaluations for row in result.rows)
     covariance = f"Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite}), in scikit-learn ({SKLEARN.cite})."
     units = sorted({resampling_unit(result) for result in material.evaluations}, reverse=True)
     intervals = f"Intervals are 95 % bootstrap intervals over {' or '.join(units)}."
@@ -176,8 +174,8 @@ def _evaluations(material: Material) -> _Part:
 
 def _fitting(material: Material) -> _Part:
     """What fitted the linear models and made the folds, and how participants were identified."""
-    primary = [result["rows"][0] for result in material.evaluations]
-    predicted = [row["metric"] for row in primary if row["method"] != IDENTIFY]
+    primary = [result.rows[0] for result in material.evaluations]
+    predicted = [row.metric for row in primary if row.method != IDENTIFY]
     numbers = any(metric in REGRESSION_METRICS for metric in predicted)
     classes = any(metric not in REGRESSION_METRICS for metric in predicted)
     parts: list[_Part] = []
@@ -220,9 +218,8 @@ def _explanations(material: Material) -> _Part:
     return " ".join(words), tuple(cited)
 
 
-def _n_baselines(result: Mapping[str, Any]) -> int:
-    ours = ours_in(result)
-    return len({(row["model"], row["method"]) for row in result["rows"] if row["model"] not in ours})
+def _n_baselines(result: Result) -> int:
+    return sum(model not in result.ours for model, _ in result.by_predictor)
 
 
 def _listed(words: Iterable[str]) -> str:

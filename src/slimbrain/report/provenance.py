@@ -50,7 +50,7 @@ def _versions(material: Material) -> Table:
         for name, version in run.settings.versions.items():
             table.add([name, version, f"run {run.folder.name}"])
     for result in material.evaluations:
-        table.add(["slimbrain", str(result["version"]), f"evaluation of {result['task']}"])
+        table.add(["slimbrain", result.version, f"evaluation of {result.task}"])
     return table.build()
 
 

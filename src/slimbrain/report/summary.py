@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slimbrain.evaluate.compare import remarks
+from slimbrain.evaluate.table import remarks
 from slimbrain.report.blocks import Prose, Section, count
 from slimbrain.report.inputs import Material
 from slimbrain.report.recall import pooled
@@ -77,4 +77,4 @@ def _compares(material: Material) -> str:
     more = len(material.evaluations) - 1
     verdict = remarks(first)[0]
     rest = f"{verdict.removesuffix('.')}; {count(more, 'further task')} below." if more else verdict
-    return f"On {first['task']}, {rest}"
+    return f"On {first.task}, {rest}"

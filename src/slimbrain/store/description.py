@@ -1,4 +1,4 @@
-"""What a folder says of itself: `dataset_description.json`, as BIDS has it, with the contract of a store in it."""
+"""What a store says of itself, in `dataset_description.json` with its contract, and of each session, in a JSON sidecar."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from slimbrain.errors import StoreError
 from slimbrain.store.contract import Contract
 
 DESCRIPTION_FILE = "dataset_description.json"
+
+DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
+"""Fields of a sidecar: size and SHA-256 of the data file as it was written."""
+
+COHORT = "Cohort"
+"""Field of a sidecar: the study of the participant. `sub-01` of another study is another person."""
 
 
 def describe(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
@@ -43,3 +49,11 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
     return value
+
+
+def cohort_from_sidecar(sidecar: Path) -> str:
+    """The cohort that a sidecar names; empty where it names none, or cannot be read."""
+    try:
+        return str(read_object(sidecar).get(COHORT) or "")
+    except StoreError:
+        return ""

@@ -33,7 +33,7 @@ _LARGEST = 1e300
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _MEMBERSHIPS = (ast.In, ast.NotIn)
 
-_GRAMMAR = "write comparisons such as age >= 18 or site in ['A', 'B'], joined by and, or, not"
+_GRAMMAR = "write comparisons such as age >= 18, sex == 'F' or site in ['A', 'B'], joined by and, or, not"
 
 
 Cells = tuple[_Kind, npt.NDArray[Any], _BoolArray]

@@ -1,4 +1,4 @@
-"""The table of a store's sessions, `sessions.tsv`: one row, one recording."""
+"""The table of a store's sessions, `sessions.tsv`: one row per recording; and its parts, in which each writer lists its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
+from slimbrain.disk.atomic import TEMPORARY_PREFIX
 from slimbrain.disk.tsv import BEYOND, MISSING, format_tsv, insert_row, read_columns
 from slimbrain.errors import StoreError
+from slimbrain.store.terms import UNKNOWN
 
 MANIFEST_FILE = "sessions.tsv"
+PARTS_FOLDER = ".parts"
 MANIFEST_COLUMNS = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr", "path")
 _FIELDS = dict(zip(MANIFEST_COLUMNS, ("key", "subject", "session", "task", "run", "space", "n_frames", "tr", "path"), strict=True))
 """Columns of the format, and the fields of `SessionInfo` that they are."""
@@ -61,6 +64,12 @@ class SessionInfo:
     path: str
     qc: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def cohort(self) -> str:
+        """The study that the row names; empty where it names none."""
+        named = self.qc.get("cohort", MISSING)
+        return "" if named in ("", MISSING, UNKNOWN) else named
+
     def n_windows(self, frames: int) -> int:
         """Whole windows of `frames` frames (DESIGN section 7: the shorter tail is dropped)."""
         return self.n_frames // frames
@@ -79,7 +88,7 @@ def session_path(entities: Mapping[str, str]) -> Path:
     return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
 
 
-def manifest_row(info: SessionInfo) -> dict[str, str]:
+def _manifest_row(info: SessionInfo) -> dict[str, str]:
     """A session as the manifest writes it, by column name."""
     values = (info.key, info.subject, info.session, info.task, info.run, info.space, str(info.n_frames), repr(info.tr), info.path)
     return {**{name: value or MISSING for name, value in zip(MANIFEST_COLUMNS, values, strict=True)}, **info.qc}
@@ -87,19 +96,19 @@ def manifest_row(info: SessionInfo) -> dict[str, str]:
 
 def row_to_repeat(info: SessionInfo) -> dict[str, str]:
     """What the sidecar repeats of a session's row; cells without a value may come from columns that only other sessions have."""
-    return {name: value for name, value in manifest_row(info).items() if value != MISSING and name not in LEDGER_COLUMNS}
+    return {name: value for name, value in _manifest_row(info).items() if value != MISSING and name not in LEDGER_COLUMNS}
 
 
 def row_differences(info: SessionInfo, sidecar: Mapping[str, Any]) -> list[str]:
     """Columns of the manifest that say other than the session's sidecar, which repeats its row."""
-    row, told = manifest_row(info), sidecar.get(SESSION_ROW, {})
+    row, told = _manifest_row(info), sidecar.get(SESSION_ROW, {})
     return [name for name, value in told.items() if row.get(name) != value] if isinstance(told, dict) else ["everything"]
 
 
 def manifest_text(sessions: Sequence[SessionInfo]) -> str:
     """The whole table; its columns are those that any session has."""
     qc_columns = sorted({name for info in sessions for name in info.qc})
-    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(manifest_row, sessions)))
+    return format_tsv([*MANIFEST_COLUMNS, *qc_columns], list(map(_manifest_row, sessions)))
 
 
 def manifest_with(path: Path, info: SessionInfo) -> str:
@@ -110,7 +119,7 @@ def manifest_with(path: Path, info: SessionInfo) -> str:
     StoreError
         If the file cannot be read, or must be made anew and a row is damaged.
     """
-    row = manifest_row(info)
+    row = _manifest_row(info)
     text = insert_row(_read_text(path), info.key, row, lambda columns: format_tsv(columns, [row]).split("\n", 1)[1])
     if text is not None:
         return text
@@ -279,6 +288,28 @@ def read_manifest(path: Path) -> SessionTable:
     except OSError:
         return _parse(path)
     return _parse_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def part_path(root: Path, name: str) -> Path:
+    """The file of a part."""
+    return root / PARTS_FOLDER / f"{name}.tsv"
+
+
+def part_paths(root: Path) -> list[Path]:
+    """Files of all parts that were not collected yet."""
+    # What a killed process began to write ends in the same letters.
+    return sorted(path for path in (root / PARTS_FOLDER).glob("*.tsv") if not path.name.startswith(TEMPORARY_PREFIX))
+
+
+def read_part(root: Path, name: str) -> SessionTable:
+    """Sessions that a part lists; none if it does not exist yet, or no longer."""
+    path = part_path(root, name)
+    return read_manifest(path) if path.exists() else SessionTable.of(())
+
+
+def read_parts(root: Path) -> dict[str, SessionInfo]:
+    """Sessions by key that any part lists: prepared, and not yet brought into the manifest."""
+    return {info.key: info for path in part_paths(root) for info in read_part(root, path.stem)}
 
 
 @lru_cache(maxsize=4)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from slimbrain.disk.locks import claim
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError, SlimbrainError, StoreError
 from slimbrain.progress import track
 from slimbrain.store.contract import ROI
-from slimbrain.store.manifest import LEDGER_COLUMNS, SessionInfo
+from slimbrain.store.description import DATA_SHA256
+from slimbrain.store.manifest import LEDGER_COLUMNS, SessionInfo, read_parts
 from slimbrain.store.participants import merge_participants
-from slimbrain.store.parts import collect_parts, read_parts
+from slimbrain.store.parts import collect_parts
 from slimbrain.store.purge import finish_withdrawals
-from slimbrain.store.records import Governance, assign, keep_records, record_of, strictest_record
+from slimbrain.store.records import Governance, keep_records, record_of, strictest_record
 from slimbrain.store.store import Store
 from slimbrain.store.terms import UNKNOWN
 from slimbrain.store.verify import sweep
 from slimbrain.store.withdrawn import Withdrawn, record_withdrawals, withdrawn
-from slimbrain.store.write import DATA_SHA256, cohort_from_row, sha256
+from slimbrain.store.write import assign, copy_session
 
 _Keep = Literal["first", "last"]
 
@@ -174,7 +175,7 @@ def _carry_withdrawals(target: Store, stores: Sequence[Store]) -> None:
 
 def _rows(store: Store, root: Path, names: Collection[str]) -> list[dict[str, str]]:
     """Rows of a store's participants, but for those who were withdrawn from the store at `root`."""
-    gone, cohorts = withdrawn(root), {info.subject: cohort_from_row(info) for info in store.sessions}
+    gone, cohorts = withdrawn(root), {info.subject: info.cohort for info in store.sessions}
     return [row for name, row in store.participants.items() if name in names and not (gone and gone.find(name, cohorts.get(name, "")))]
 
 
@@ -253,7 +254,7 @@ def _strictest(winner: _Pick, picks: Sequence[_Pick]) -> Governance | None:
         named = " and ".join(f"{record.licence}, {','.join(record.consent)}" for record in records[:2])
         raise InputError(
             f"{winner.path}: stands under several terms ({named}), none of which are the strictest in everything; say which hold with "
-            f"`slimbrain ledger {winner.store.root} --set FILE --where session={winner.info.key}`, in every store that has it."
+            f"`slimbrain ledger {winner.store.root} --set FILE --where \"session == '{winner.info.key}'\"`, in every store that has it."
         )
     return held if held != told else None
 
@@ -280,27 +281,16 @@ def _wins(pick: _Pick, target: Store, keep: _Keep | None) -> bool:
 
 
 def _copy(pick: _Pick, target: Store, link: bool, record: Governance | None) -> None:
-    """Copy or link one session; `Store.place` refuses data that are not what the sidecar says was written.
+    """Copy or link one session; `copy_session` refuses data that are not what the sidecar says was written.
 
     Parameters
     ----------
     record : what it is to stand under; the record that it has, if None.
     """
 
-    def transfer(temporary: Path) -> None:
-        if link:
-            temporary.unlink()
-            try:
-                os.link(pick.path, temporary)
-                return
-            except OSError:
-                # Another file system, or one without hard links.
-                pass
-        shutil.copyfile(pick.path, temporary)
-
     if not pick.path.is_file():
         raise StoreError(f"{pick.path}: is gone; restore it, or run `slimbrain prep` again for {pick.info.subject}.")
     info = replace(pick.info, qc={**pick.info.qc, **record.cells()}) if record else pick.info
     if record := record or record_of(pick.store.root, pick.info):
         keep_records(target.root, [record])
-    target.place(info, transfer, pick.store.sidecar(pick.info.key))
+    copy_session(target, info, pick.path, pick.store.sidecar(pick.info.key), link)

@@ -10,33 +10,30 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from slimbrain.disk.atomic import TEMPORARY_PREFIX, write_text
+from slimbrain.disk.atomic import write_text
 from slimbrain.disk.locks import claim, locked
 from slimbrain.errors import StoreError
-from slimbrain.store.manifest import MANIFEST_FILE, SessionInfo, SessionTable, manifest_text, manifest_with, read_manifest
-
-PARTS_FOLDER = ".parts"
-
-
-def read_part(root: Path, name: str) -> SessionTable:
-    """Sessions that a part lists; none if it does not exist yet, or no longer."""
-    path = _path(root, name)
-    return read_manifest(path) if path.exists() else SessionTable.of(())
-
-
-def read_parts(root: Path) -> dict[str, SessionInfo]:
-    """Sessions by key that any part lists: prepared, and not yet brought into the manifest."""
-    return {info.key: info for name in part_names(root) for info in read_part(root, name)}
+from slimbrain.store.manifest import (
+    MANIFEST_FILE,
+    PARTS_FOLDER,
+    SessionInfo,
+    manifest_text,
+    manifest_with,
+    part_path,
+    part_paths,
+    read_manifest,
+    read_part,
+)
 
 
 def part_names(root: Path) -> list[str]:
     """Parts that nobody collected yet."""
-    return [path.stem for path in _paths(root)]
+    return [path.stem for path in part_paths(root)]
 
 
 def add_to_part(root: Path, name: str, info: SessionInfo) -> None:
     """Add or replace a session in a part."""
-    path = _path(root, name)
+    path = part_path(root, name)
     with claim(root, part_claim(name), wait=True):
         write_text(path, manifest_with(path, info) if path.exists() else manifest_text([info]))
 
@@ -46,14 +43,14 @@ def take_from_part(root: Path, name: str, key: str) -> None:
     with claim(root, part_claim(name), wait=True):
         listed = read_part(root, name).by_key()
         if listed.pop(key, None) is not None:
-            write_text(_path(root, name), manifest_text(list(listed.values())))
+            write_text(part_path(root, name), manifest_text(list(listed.values())))
 
 
 @contextmanager
 def _held(root: Path) -> Iterator[list[Path]]:
     """All parts of a store, held for as long as the block lasts: who adds to one waits."""
     with ExitStack() as held:
-        paths = _paths(root)
+        paths = part_paths(root)
         for path in paths:
             held.enter_context(claim(root, part_claim(path.stem), wait=True))
         # Another process may have collected some of them meanwhile.
@@ -80,15 +77,6 @@ def collect_parts(root: Path) -> int:
         except OSError as error:
             raise StoreError(f"{root / MANIFEST_FILE}: cannot be written ({error.strerror}); free space, then collect again.") from error
         return len(added)
-
-
-def _paths(root: Path) -> list[Path]:
-    # What a killed process began to write ends in the same letters.
-    return sorted(path for path in (root / PARTS_FOLDER).glob("*.tsv") if not path.name.startswith(TEMPORARY_PREFIX))
-
-
-def _path(root: Path, name: str) -> Path:
-    return root / PARTS_FOLDER / f"{name}.tsv"
 
 
 def part_claim(name: str) -> str:

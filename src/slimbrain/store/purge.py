@@ -15,13 +15,13 @@ from slimbrain.disk.atomic import write_text
 from slimbrain.disk.locks import claim, locked
 from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import StoreError
-from slimbrain.store.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest
+from slimbrain.store.description import cohort_from_sidecar
+from slimbrain.store.manifest import MANIFEST_FILE, SessionInfo, manifest_text, read_manifest, read_parts
 from slimbrain.store.participants import PARTICIPANTS_FILE
-from slimbrain.store.parts import collect_parts, read_parts
+from slimbrain.store.parts import collect_parts
 from slimbrain.store.subjects import subject_hash
 from slimbrain.store.verify import session_of
 from slimbrain.store.withdrawn import WITHDRAWN_FILE, WithdrawalRecord, mark, withdrawn
-from slimbrain.store.write import cohort_from_row, cohort_from_sidecar
 
 _REPORT_FILE = "report.html"
 """Shows curves of every session; the next `slimbrain prep` writes it anew."""
@@ -31,7 +31,7 @@ EXCLUDED_FOLDER = "excluded"
 
 
 @dataclass(frozen=True)
-class Purged:
+class _Purged:
     """What was taken out.
 
     Attributes
@@ -60,7 +60,7 @@ def finish_withdrawals(root: Path) -> None:
             purge(root, record)
 
 
-def purge(root: Path, record: WithdrawalRecord) -> Purged:
+def purge(root: Path, record: WithdrawalRecord) -> _Purged:
     """Delete everything of a withdrawn participant; again, it goes on where it stopped.
 
     Raises
@@ -68,7 +68,7 @@ def purge(root: Path, record: WithdrawalRecord) -> Purged:
     StoreError
         If a file cannot be deleted.
     """
-    purged = Purged()
+    purged = _Purged()
     # What a shard listed for itself before the tombstone stood; later ones are refused.
     collect_parts(root)
     try:
@@ -96,10 +96,10 @@ def _rows_of(root: Path, record: WithdrawalRecord) -> list[SessionInfo]:
 
 
 def _cohort(root: Path, info: SessionInfo) -> str:
-    return cohort_from_row(info) or cohort_from_sidecar((root / info.path).with_suffix(".json"))
+    return info.cohort or cohort_from_sidecar((root / info.path).with_suffix(".json"))
 
 
-def _drop_rows(root: Path, record: WithdrawalRecord, purged: Purged) -> list[SessionInfo]:
+def _drop_rows(root: Path, record: WithdrawalRecord, purged: _Purged) -> list[SessionInfo]:
     with locked(root):
         gone = _rows_of(root, record)
         if gone:
@@ -133,7 +133,7 @@ def _files_of(root: Path, label: str, record: WithdrawalRecord) -> Iterator[Path
     yield from filter(mine, sorted((root / EXCLUDED_FOLDER).glob(f"{label}_*.json")))
 
 
-def _delete(root: Path, path: Path, purged: Purged) -> None:
+def _delete(root: Path, path: Path, purged: _Purged) -> None:
     # Whoever writes this session now finds the tombstone at the end, and takes its files away.
     with claim(root, session_of(path.name) or path.name, wait=True):
         if not path.exists():
@@ -148,7 +148,7 @@ def _delete(root: Path, path: Path, purged: Purged) -> None:
         purged.files.append(path.relative_to(root).as_posix())
 
 
-def _clean_tables(root: Path, label: str, purged: Purged) -> None:
+def _clean_tables(root: Path, label: str, purged: _Purged) -> None:
     """Drop rows about the participant from the store's tables, unless somebody of another cohort has the same label there."""
     if any(info.subject == label for info in [*read_manifest(root / MANIFEST_FILE), *read_parts(root).values()]):
         return

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slimbrain.config import Config
-from slimbrain.disk.atomic import write_json, write_text
-from slimbrain.disk.locks import claim, locked
+from slimbrain.disk.atomic import write_json
+from slimbrain.disk.locks import claim
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError, StoreError
-from slimbrain.store.manifest import LEDGER_COLUMNS, MANIFEST_FILE, SessionInfo, SessionTable, manifest_text, read_manifest
-from slimbrain.store.parts import add_to_part, read_part
+from slimbrain.store.manifest import LEDGER_COLUMNS, MANIFEST_FILE, SessionInfo
 from slimbrain.store.terms import UNKNOWN, Terms, canonical_licence, canonical_scopes, strictest, terms_of
 
 GOVERNANCE_FILE = "governance.yaml"
@@ -198,28 +196,6 @@ def record_of(root: Path, info: SessionInfo) -> Governance | None:
         fault = f"names the terms {name}, which {RECORDS_FILE} lacks" if record is None else f"says other than the record {name} it names"
         raise StoreError(f"{root / MANIFEST_FILE}: the row of {info.key} {fault}; set them again with `slimbrain ledger --set`.")
     return record
-
-
-def assign(root: Path, chosen: Mapping[str, Governance], part: str = "") -> None:
-    """Put sessions under records; holds for all of them at one moment.
-
-    Parameters
-    ----------
-    chosen : the record of each session, by key; sessions that are no longer there are passed over.
-    part : name of a part whose sessions are meant as well (`slimbrain.store.parts`).
-    """
-
-    def under_records(listed: SessionTable) -> list[SessionInfo]:
-        there = [info for key in chosen if (info := listed.find(key))]
-        return [replace(info, qc={**info.qc, **chosen[info.key].cells()}) for info in there]
-
-    keep_records(root, chosen.values())
-    with locked(root):
-        sessions = read_manifest(root / MANIFEST_FILE)
-        write_text(root / MANIFEST_FILE, manifest_text(sessions.updated(under_records(sessions))))
-    if part:
-        for info in under_records(read_part(root, part)):
-            add_to_part(root, part, info)
 
 
 def strictest_record(records: Sequence[Governance]) -> Governance | None:

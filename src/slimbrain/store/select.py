@@ -1,19 +1,70 @@
-"""Which sessions of a store: by label, by key, and by conditions on the columns of its tables."""
+"""Which sessions of a store: by label, by key, and by filters on the columns of its tables (`slimbrain.store.filters`)."""
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from slimbrain.disk.tsv import MISSING
+import numpy as np
+
+from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
-from slimbrain.store.manifest import MANIFEST_COLUMNS, SessionInfo, manifest_row
+from slimbrain.store.filters import Cells, rows_that
+from slimbrain.store.manifest import KEY, SUBJECT, SessionInfo, SessionTable
 from slimbrain.store.store import Store
 
-_CONDITION = re.compile(r"\s*(?P<column>[^<>=!]*[^<>=!\s])\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
-_SIGNS = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_ROW = ("session", "participant_id", "session_id", "task", "run", "space", "n_frames", "tr")
+"""Columns of the format that filters may name."""
+
+
+class Columns(Mapping[str, Sequence["str | None"]]):
+    """Columns that filters and cohorts may name, each with a cell for every session.
+
+    A column of the further table hides one of the same name; else a session's own value in `sessions.tsv` counts first, then its
+    participant's in `participants.tsv`.
+
+    Parameters
+    ----------
+    store : Store
+        Whose `participants.tsv` is read.
+    sessions : sequence of SessionInfo
+        Some or all sessions of the store.
+    table : str, optional
+        Path of a TSV with a column `session`.
+    """
+
+    def __init__(self, store: Store, sessions: Sequence[SessionInfo], table: str | None = None) -> None:
+        self.store, self.sessions = store, SessionTable.of(sessions)
+        self._own = set(self.sessions.further)
+        self._of_participants = {name for row in store.participants.values() for name in row}
+        self._rows = {} if table is None else _rows_by_session(Path(table))
+        self._further = {name for row in self._rows.values() for name in row} - {KEY}
+
+    def __getitem__(self, name: str) -> Sequence[str | None]:
+        if name in self._further:
+            return [self._rows.get(key or "", {}).get(name) for key in self.sessions.column(KEY)]
+        if name in _ROW or (name in self._own and name not in self._of_participants):
+            return self.sessions.column(name)
+        if name not in self._of_participants:
+            raise KeyError(name)
+        told = [self.store.participants.get(subject or "", {}).get(name) for subject in self.sessions.column(SUBJECT)]
+        if name not in self._own:
+            return told
+        return [own if own is not None else other for own, other in zip(self.sessions.column(name), told, strict=True)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*_ROW, *sorted(self._own | self._of_participants | self._further)]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _rows_by_session(path: Path) -> dict[str, dict[str, str]]:
+    rows = read_tsv(path)
+    if not rows or KEY not in rows[0]:
+        raise InputError(f"{path}: has no column session; give a table with one, such as `slimbrain group` writes.")
+    return {row[KEY]: row for row in rows}
 
 
 @dataclass(frozen=True)
@@ -22,10 +73,13 @@ class Choice:
 
     Attributes
     ----------
-    participants, sessions, tasks, spaces : labels.
-    keys : names of sessions, as the manifest has them.
-    where : conditions `COLUMN SIGN VALUE` on columns of `sessions.tsv` or `participants.tsv`, all of which must hold; signs
-        are = != < <= > >=. A cell without a value meets none.
+    participants, sessions, tasks, spaces : sequence of str
+        Labels.
+    keys : sequence of str, optional
+        Names of sessions, as the manifest has them.
+    where : sequence of str
+        Filters on columns of `sessions.tsv` or `participants.tsv`, such as `coverage >= 0.9 and sex == 'F'`
+        (`slimbrain.store.filters.rows_that`); all must hold.
     """
 
     participants: Sequence[str] = ()
@@ -42,66 +96,25 @@ def choose_sessions(store: Store, choice: Choice) -> list[SessionInfo]:
     Raises
     ------
     InputError
-        If a participant or session is not there, a condition cannot be read, or nothing passes.
+        If a participant or session is not there, a filter cannot be read, or nothing passes.
     """
     if choice.participants:
         store = store.select({f"sub-{label.removeprefix('sub-')}" for label in choice.participants})
-    conditions = [_Condition.parse(text) for text in choice.where]
-    labels = {"session_id": ("ses-", choice.sessions), "task": ("task-", choice.tasks), "space": ("space-", choice.spaces)}
     for key in choice.keys or ():
         store.session(key)
-    _require_columns(store, conditions)
-    chosen = []
-    for info in store.sessions:
-        row = {**store.participants.get(info.subject, {}), **manifest_row(info)}
-        named = choice.keys is None or info.key in choice.keys
-        labelled = all(
-            not asked or row[column].removeprefix(prefix) in {label.removeprefix(prefix) for label in asked}
-            for column, (prefix, asked) in labels.items()
-        )
-        if named and labelled and all(condition.holds(row) for condition in conditions):
-            chosen.append(info)
-    if not chosen:
+    columns = Columns(store, store.sessions)
+    passes = np.ones(len(store.sessions), dtype=bool)
+    if choice.keys is not None:
+        keys = set(choice.keys)
+        passes &= np.array([key in keys for key in columns[KEY]], dtype=bool)
+    labels = {"session_id": ("ses-", choice.sessions), "task": ("task-", choice.tasks), "space": ("space-", choice.spaces)}
+    for name, (prefix, asked) in labels.items():
+        if asked:
+            wanted = {label.removeprefix(prefix) for label in asked}
+            passes &= np.array([(cell or "").removeprefix(prefix) in wanted for cell in columns[name]], dtype=bool)
+    known: dict[str, Cells] = {}
+    for expression in choice.where:
+        passes &= rows_that(expression, columns, len(passes), known)
+    if not passes.any():
         raise InputError(f"{store.root}: no session passes these filters; `slimbrain inspect` and sessions.tsv show what there is.")
-    return chosen
-
-
-def _require_columns(store: Store, conditions: Iterable[_Condition]) -> None:
-    columns = {*MANIFEST_COLUMNS, *(column for table in store.participants.values() for column in table)}
-    columns |= {column for info in store.sessions for column in info.qc}
-    for condition in conditions:
-        if condition.column not in columns:
-            raise InputError(f"{store.root}: has no column {condition.column}; there are {', '.join(sorted(columns))}.")
-
-
-@dataclass(frozen=True)
-class _Condition:
-    column: str
-    sign: str
-    value: str
-
-    @classmethod
-    def parse(cls, text: str) -> _Condition:
-        matched = _CONDITION.fullmatch(text)
-        if not matched:
-            raise InputError(f"--where {text!r}: is no condition; write one such as 'coverage>=0.9' or 'sex=F'.")
-        condition = cls(matched["column"], matched["sign"], matched["value"])
-        if condition.sign not in ("=", "!=") and _number(condition.value) is None:
-            raise InputError(f"--where {text!r}: {condition.value!r} is no number to compare with; use = or !=.")
-        return condition
-
-    def holds(self, row: Mapping[str, str]) -> bool:
-        cell = row.get(self.column, MISSING)
-        if cell in ("", MISSING):
-            return False
-        left, right = _number(cell), _number(self.value)
-        if left is not None and right is not None:
-            return bool(_SIGNS[self.sign](left, right))
-        return self.sign in ("=", "!=") and bool(_SIGNS[self.sign](cell, self.value))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return list(store.sessions.take(np.flatnonzero(passes).tolist()))

@@ -8,24 +8,21 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from slimbrain import __version__
 from slimbrain.disk.atomic import write_json, write_text
 from slimbrain.disk.locks import locked
-from slimbrain.disk.tensorfile import TensorFile, TensorSpec, read_metadata, read_rows
-from slimbrain.disk.tsv import MISSING
+from slimbrain.disk.tensorfile import read_metadata, read_rows
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store.channels import Channels, cell_channels
-from slimbrain.store.contract import ROI, Contract, same_tr
-from slimbrain.store.description import DESCRIPTION_FILE, describe, read_object
+from slimbrain.store.contract import ROI, Contract
+from slimbrain.store.description import COHORT, DATA_BYTES, DESCRIPTION_FILE, cohort_from_sidecar, describe, read_object
 from slimbrain.store.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
@@ -33,16 +30,14 @@ from slimbrain.store.manifest import (
     SessionInfo,
     SessionTable,
     read_manifest,
+    read_part,
+    read_parts,
     row_differences,
-    session_key,
-    session_path,
 )
 from slimbrain.store.participants import read_participants
-from slimbrain.store.parts import read_part, read_parts
 from slimbrain.store.records import Governance, record_of
 from slimbrain.store.terms import UNKNOWN, canonical_licence
-from slimbrain.store.withdrawn import WithdrawalRecord, Withdrawn, refusal, withdrawn
-from slimbrain.store.write import COHORT, DATA_BYTES, cohort_from_row, cohort_from_sidecar, put_in_place, refuse_withdrawn, take_out
+from slimbrain.store.withdrawn import WithdrawalRecord, Withdrawn, refusal, refuse_withdrawn, withdrawn
 
 _FloatArray = npt.NDArray[Any]
 
@@ -58,9 +53,6 @@ _TENSORS = {
 
 _SERIES = ("voxels", "coarse")
 """Tensors whose first axis is time."""
-
-_WRITE_BLOCK_BYTES = 32 * 2**20
-"""How much of a session's voxels is in memory at once while it is written."""
 
 
 class Store:
@@ -150,6 +142,10 @@ class Store:
         people = enumerate(listed.column(SUBJECT))
         return listed.take([place for place, who in people if who not in suspects or not self._withdrawal(listed[place], gone)])
 
+    def refresh(self) -> None:
+        """Read the table of sessions again when it is next asked for."""
+        self.__dict__.pop("sessions", None)
+
     @cached_property
     def participants(self) -> dict[str, dict[str, str]]:
         """Columns of `participants.tsv` by participant (`sub-01`); empty if there is none."""
@@ -215,7 +211,7 @@ class Store:
 
     def cohort(self, info: SessionInfo) -> str:
         """The study that a session's participant is one of; empty where nobody knows."""
-        return cohort_from_row(info) or str(self.sidecar(info.key).get(COHORT) or "")
+        return info.cohort or str(self.sidecar(info.key).get(COHORT) or "")
 
     def governance(self, info: SessionInfo) -> Governance:
         """Under what terms a session may be used; `unknown` for what an older store does not say.
@@ -235,10 +231,11 @@ class Store:
         return Governance(cohort=self.cohort(info) or UNKNOWN, licence=licence)
 
     def _withdrawal(self, info: SessionInfo, gone: Withdrawn) -> WithdrawalRecord | None:
-        told = cohort_from_row(info)
-        record = gone.find(info.subject, told)
+        record = gone.find(info.subject, info.cohort)
         # An older row names no cohort, its sidecar may: another's data are not to be hidden for an equal label.
-        return gone.find(info.subject, cohort_from_sidecar((self.root / info.path).with_suffix(".json"))) if record and not told else record
+        if record is None or info.cohort:
+            return record
+        return gone.find(info.subject, cohort_from_sidecar((self.root / info.path).with_suffix(".json")))
 
     def sidecar(self, key: str) -> dict[str, Any]:
         """Everything recorded when the session was prepared."""
@@ -302,140 +299,6 @@ class Store:
             raise StoreError(f"{info.path}: is a region-of-interest session without voxels; use a session prepared from an image.")
         return info
 
-    def write_session(
-        self,
-        entities: Mapping[str, str],
-        voxels: _FloatArray,
-        mean: _FloatArray,
-        std: _FloatArray,
-        tr: float,
-        sidecar: Mapping[str, Any] | None = None,
-        qc: Mapping[str, object] | None = None,
-        coarse: _FloatArray | None = None,
-    ) -> SessionInfo:
-        """Add or replace one session, atomically; the manifest row comes last.
-
-        Parameters
-        ----------
-        entities : `sub`, optional `ses`, `task`, `run`, and `space`.
-        voxels : (T, P, V), z-scored, 0 outside the mask; stored as float16. May be a `np.memmap`: it is read once, in blocks of frames.
-        mean, std : (P, V), stored as float32.
-        tr : seconds a frame.
-        sidecar : what to record beside the data.
-        qc : columns to add to the manifest.
-        coarse : (T, C); computed from `voxels` if not given.
-        """
-        grid = self.grid
-        if voxels.ndim != 3 or voxels.shape[1:] != grid.voxel_mask.shape:
-            raise ContractError(
-                f"{session_key(entities)}: voxels of shape {voxels.shape} do not fit {grid!r}; pack them with the store's grid."
-            )
-        self.contract.require(Contract(grid.lattice.id, grid.hash, "MNI152", tr), f"the store {self.root}", session_key(entities))
-        n_frames, moment = len(voxels), TensorSpec("float32", grid.voxel_mask.shape)
-        specs = {
-            "voxels": TensorSpec("float16", (n_frames, *grid.voxel_mask.shape)),
-            "mean": moment,
-            "std": moment,
-            "coarse": TensorSpec("float32", (n_frames, grid.n_cells)),
-        }
-
-        def fill(file: TensorFile) -> None:
-            for frames in _frame_blocks(voxels):
-                file.write("voxels", voxels[frames], frames.start)
-                file.write("coarse", (grid.coarse(voxels[frames]) if coarse is None else coarse[frames]), frames.start)
-                _forget(voxels)
-            file.write("mean", mean)
-            file.write("std", std)
-
-        return self._write(entities, specs, fill, n_frames, tr, sidecar or {}, qc or {})
-
-    def write_roi_session(
-        self,
-        entities: Mapping[str, str],
-        series: _FloatArray,
-        channels: Channels,
-        tr: float,
-        sidecar: Mapping[str, Any] | None = None,
-        qc: Mapping[str, object] | None = None,
-    ) -> SessionInfo:
-        """Add a session that has channels of a parcellation and no voxels.
-
-        Parameters
-        ----------
-        series : (T, C) float32.
-        channels : names and MNI places of the C columns.
-        tr : seconds a frame; must count as the store's own.
-        """
-        if not same_tr(self.contract.tr, tr):
-            raise ContractError(
-                f"{session_key(entities)}: has TR {tr:g} s but the store {self.root} has {self.contract.tr:g} s: "
-                f"bring the series to {self.contract.tr:g} s, or write them to another store."
-            )
-        if series.ndim != 2 or series.shape[1] != len(channels.names) or channels.mm.shape != (len(channels.names), 3):
-            raise InputError(
-                f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
-                f"with places {channels.mm.shape}; give one name and (x, y, z) a column."
-            )
-        specs = {"coarse": TensorSpec("float32", series.shape), "coordinates": TensorSpec("float32", channels.mm.shape)}
-
-        def fill(file: TensorFile) -> None:
-            file.write("coarse", series)
-            file.write("coordinates", channels.mm)
-
-        sidecar = {**(sidecar or {}), "Channels": list(channels.names)}
-        return self._write({**entities, "space": ROI}, specs, fill, len(series), tr, sidecar, qc or {})
-
-    def _write(
-        self,
-        entities: Mapping[str, str],
-        specs: Mapping[str, TensorSpec],
-        fill: Callable[[TensorFile], None],
-        n_frames: int,
-        tr: float,
-        sidecar: Mapping[str, Any],
-        qc: Mapping[str, object],
-    ) -> SessionInfo:
-        info = SessionInfo(
-            key=session_key(entities),
-            subject=f"sub-{entities['sub']}",
-            session=f"ses-{entities['ses']}" if entities.get("ses") else "",
-            task=entities.get("task", ""),
-            run=entities.get("run", ""),
-            space=entities["space"],
-            n_frames=n_frames,
-            tr=tr,
-            path=str(session_path(entities)),
-            qc={name: _cell(value) for name, value in qc.items()},
-        )
-        metadata = {"slimbrain": json.dumps({"contract": {**self.contract.to_dict(), "tr": tr}, "version": __version__})}
-
-        def write(temporary: Path) -> None:
-            with TensorFile(temporary, specs, metadata) as file:
-                fill(file)
-
-        self.place(info, write, {"RepetitionTime": tr, **sidecar})
-        return info
-
-    def remove_session(self, entities: Mapping[str, str]) -> None:
-        """Take a session out, its row before its files, so that no row is left without data; nothing happens if there is none.
-
-        Parameters
-        ----------
-        entities : as it was written with.
-
-        Raises
-        ------
-        StoreError
-            If its files cannot be deleted.
-        """
-        self.__dict__.pop("sessions", None)
-        take_out(self.root, entities, self.part)
-
-    def place(self, info: SessionInfo, write: Callable[[Path], object], sidecar: Mapping[str, Any]) -> None:
-        """Add or replace a session whose data somebody else writes (`slimbrain.store.write.put_in_place`)."""
-        put_in_place(self.root, info, write, sidecar, self.part)
-        self.__dict__.pop("sessions", None)
-
     def _read(self, info: SessionInfo, name: str, parts: Sequence[slice] | None = None) -> _FloatArray:
         path = self.root / info.path
         again = f"delete it and run `slimbrain prep` again for {info.subject}."
@@ -448,27 +311,9 @@ class Store:
         return rows
 
 
-def _frame_blocks(voxels: _FloatArray) -> Iterator[slice]:
-    step = max(1, _WRITE_BLOCK_BYTES // max(1, voxels[0].nbytes))
-    for start in range(0, len(voxels), step):
-        yield slice(start, min(start + step, len(voxels)))
-
-
-def _forget(array: _FloatArray) -> None:
-    """Pages of a mapped file count as this process' memory until it lets go of them; the file keeps what they hold."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:
     if grid:
         grid.save_mask(root / MASK_FILE)
     write_text(root / MANIFEST_FILE, "\t".join(MANIFEST_COLUMNS) + "\n")
     # Last, since its presence says that the store is whole.
     write_json(root / DESCRIPTION_FILE, describe(contract, sources))
-
-
-def _cell(value: object) -> str:
-    """A BIDS table has no way to write a tab or a line break in a cell."""
-    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()) or MISSING

@@ -11,15 +11,16 @@ from typing import Any, Literal
 
 from slimbrain.disk.atomic import TEMPORARY_PREFIX
 from slimbrain.disk.locks import CLAIM_SUFFIX, CLAIMS_FOLDER, claim, locked
+from slimbrain.disk.seal import sha256
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.progress import track
 from slimbrain.store.contract import ROI
-from slimbrain.store.manifest import DATA_SUFFIX, MANIFEST_FILE, SessionInfo, row_differences
-from slimbrain.store.parts import PARTS_FOLDER, part_claim, read_parts
+from slimbrain.store.description import DATA_BYTES, DATA_SHA256
+from slimbrain.store.manifest import DATA_SUFFIX, MANIFEST_FILE, PARTS_FOLDER, SessionInfo, read_parts, row_differences
+from slimbrain.store.parts import part_claim
 from slimbrain.store.records import records
 from slimbrain.store.store import Store
 from slimbrain.store.withdrawn import WITHDRAWN_FILE, withdrawn
-from slimbrain.store.write import DATA_BYTES, DATA_SHA256, sha256
 
 _SIDECAR_SUFFIX = DATA_SUFFIX.replace(".safetensors", ".json")
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\d+-(?P<target>.+)", re.DOTALL)

@@ -96,6 +96,12 @@ def refusal(root: Path, label: str, record: WithdrawalRecord) -> str:
     )
 
 
+def refuse_withdrawn(root: Path, label: str, cohort: str) -> None:
+    """Raise a StoreError if the participant was withdrawn from the store."""
+    if record := withdrawn(root).find(label, cohort):
+        raise StoreError(refusal(root, label, record))
+
+
 def new_record(label: str, cohort: str, date: str, reason: str) -> WithdrawalRecord:
     """What is kept of a participant: no name."""
     return WithdrawalRecord(subject_hash(label), subject_hash(label, cohort) if cohort else "", cohort, date, " ".join(reason.split()))

@@ -79,8 +79,17 @@ def from_first(value: _Value) -> _Value:
     return box[0]
 
 
+def gather(value: _Value) -> list[_Value]:
+    """What each process has, by rank, on all of them."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
 def wait() -> None:
-    """Go on when all processes have come here."""
+    """Return once all processes have come here."""
     if world_size() > 1:
         dist.barrier()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.disk.atomic import write_text
+from slimbrain.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -63,7 +64,24 @@ class Log:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl; a last line that a killed run left half written is not counted."""
+    """Lines of a run's metrics.jsonl; a last line that a killed run left half written is not counted.
+
+    Raises
+    ------
+    InputError
+        If a line is not what training writes.
+    """
     path = run / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [_metrics(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _metrics(text: bytes, place: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            return line
+        reason = "it has no step"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise InputError(f"{place} is damaged ({reason}); restore the file, or remove that line.")

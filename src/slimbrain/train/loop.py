@@ -11,23 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from slimbrain.config import TrainConfig
+from slimbrain.config import Config, TrainConfig
 from slimbrain.data.draws import ClipDraws
 from slimbrain.errors import CollapseError, InputError
 from slimbrain.progress import track
 from slimbrain.train.adapt import Adapter
-from slimbrain.train.checkpoint import load_state, save_state, saved_steps
+from slimbrain.train.checkpoint import EXTRA_FILE, load_state, save_state, saved_steps
 from slimbrain.train.distributed import add_up_named, defer_grad_sync, from_first, parallelize, rank, world_size
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
-from slimbrain.train.seen import Seen
+from slimbrain.train.session_counts import SessionCounts
 from slimbrain.train.stages import Stage
 
 STATE_FOLDER = "state"
@@ -67,7 +68,7 @@ class Loop:
             _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.seen = Seen(self._keys, [0] * len(self._keys))
+        self.session_counts = SessionCounts(self._keys, [0] * len(self._keys))
         self.adapter = _adapter(stage, config, self._precision)
         self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
 
@@ -147,7 +148,7 @@ class Loop:
         nn.utils.clip_grad_norm_(self.stage.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.seen.add(keys)
+        self.session_counts.add(keys)
         return sums
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -221,15 +222,15 @@ class Loop:
         return f"{self.run}: stopped by a signal after step {step + 1} of {self.config.steps}; {again}"
 
     def _save(self, done: int) -> None:
-        extra = {
-            "processes": world_size(),
-            "tally": self.tally.sums,
-            "bad_lines": self.guard.bad_lines,
-            "seen": self.seen.counts(self.device),
-            "scaler": self.scaler.state_dict(),
-            "mixture": self.adapter.state() if self.adapter else None,
-        }
-        save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, extra)
+        state = _LoopState(
+            processes=world_size(),
+            tally=self.tally.sums,
+            bad_lines=self.guard.bad_lines,
+            session_counts=self.session_counts.counts(self.device),
+            scaler=self.scaler.state_dict(),
+            mixture=self.adapter.state() if self.adapter else None,
+        )
+        save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, state.model_dump())
 
     def _restore(self) -> int:
         steps = from_first(saved_steps(self.run / STATE_FOLDER))
@@ -238,16 +239,39 @@ class Loop:
                 self.adapter.begin()
             return 0
         extra = load_state(self.run / STATE_FOLDER, steps[-1], self.stage.model, self.optimizer)
-        self.tally, self.guard.bad_lines = Tally(extra["tally"]), extra["bad_lines"]
-        self.seen = Seen(self._keys, extra.get("seen"))
-        self.scaler.load_state_dict(extra["scaler"])
-        if self.adapter:
-            self.adapter.load(extra["mixture"])
-        before, now = extra["processes"], world_size()
+        try:
+            before = self._take_up(_LoopState.model_validate(extra))
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            path = self.run / STATE_FOLDER / f"step-{steps[-1]:08d}" / EXTRA_FILE
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: is not what training writes ({reason}); delete {path.parent.name}.") from error
+        now = world_size()
         change = "" if before == now else f", in {now} processes (was {before}); the order of samples is the same"
         if rank() == 0:
             print(f"{self.run}: continues after step {steps[-1]} of {self.config.steps}{change}", file=sys.stderr)
         return int(steps[-1])
+
+    def _take_up(self, state: _LoopState) -> int:
+        """Continue from a saved state; how many processes saved it."""
+        if len(state.session_counts) != len(self._keys):
+            raise ValueError(f"it counts {len(state.session_counts)} sessions, the run has {len(self._keys)}")
+        self.tally, self.guard.bad_lines = Tally(state.tally), state.bad_lines
+        self.session_counts = SessionCounts(self._keys, state.session_counts)
+        self.scaler.load_state_dict(state.scaler)
+        if self.adapter:
+            self.adapter.load(state.mixture or {})
+        return state.processes
+
+
+class _LoopState(Config):
+    """What the loop knows beside model and optimizer."""
+
+    processes: Annotated[int, Field(ge=1)]
+    tally: dict[str, float]
+    bad_lines: Annotated[int, Field(ge=0)]
+    session_counts: list[Annotated[int, Field(ge=0)]]
+    scaler: dict[str, Any]
+    mixture: dict[str, Any] | None
 
 
 class _Micro(nn.Module):

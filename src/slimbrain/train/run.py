@@ -23,6 +23,7 @@ from slimbrain.models.hub import save_pretrained
 from slimbrain.store import Store
 from slimbrain.train.checkpoint import whole_weights
 from slimbrain.train.distributed import from_first, local_device, process_group, rank, wait, world_size
+from slimbrain.train.lock import run_lock
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 
@@ -52,14 +53,14 @@ def pretrain(
     Raises
     ------
     InputError
-        If the run folder holds another run, or one that is not to be resumed.
+        If the run folder holds another run, one that is not to be resumed, or one that another process is training.
     CollapseError
         If tokens became alike; see `train.guard`.
     SystemExit
         With 0, once the step is finished and saved, if SIGTERM or SIGUSR1 came.
     """
     chosen = local_device(pick_device(device))
-    with process_group(chosen):
+    with process_group(chosen), run_lock(run):
         last = _train(stage_name, store, preset, run, seed, resume, ranked, chosen, workers, command)
     if last is None:
         raise SystemExit(0)
@@ -100,16 +101,14 @@ def _train(
     last = loop.fit()
     if last is None:
         return None
-    weights, seen = whole_weights(stage.model), loop.seen.by_key(device)
+    weights, drawn = whole_weights(stage.model), loop.session_counts.by_key(device)
     if rank() == 0:
-        save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last, seen), weights)
+        save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last, drawn), weights)
     wait()
     return last
 
 
-def _provenance(
-    stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], seen: Mapping[str, int] | None
-) -> Provenance:
+def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], counted: Mapping[str, int]) -> Provenance:
     """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
     # Those held out have shaped the mixture, though no gradient: an evaluation on them would be no clean one either.
     sessions = [*stage.draws.sessions, *stage.draws.held_out]
@@ -117,9 +116,9 @@ def _provenance(
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
     counts = {"sessions": len(stage.draws.sessions), "subjects": len(people), "steps": config.steps}
     training = {"stage": stage.name, "preset": preset.name, **counts, "seed": seed, "last": last, REMEMBERED: remember(people)}
-    drawn = None if seen is None else {info.key: seen.get(info.key, 0) for info in sessions}
+    drawn = {info.key: counted.get(info.key, 0) for info in sessions}
     training[LEDGER] = [entry.to_dict() for entry in entries_of(store, sessions, drawn)]
-    training[TIMES] = None if drawn is None else times_by_person(store, sessions, drawn)
+    training[TIMES] = times_by_person(store, sessions, drawn)
     if components := _described(stage.draws):
         had = stage.draws.mixture.had(config.steps * stage.draws.pace.per_step)
         draws = dict(zip(stage.draws.mixture.cohorts, had, strict=True))
@@ -175,10 +174,13 @@ def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, r
     """
     path = run / RUN_FILE
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
         if not resume:
-            return f"{run}: holds a run already; add --resume auto to go on with it, or choose another --out."
-        changed = [name for name, value in settings.items() if before.get(name) != json.loads(json.dumps(value))]
+            return f"{run}: holds a run already; add --resume auto to resume it, or choose another --out."
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = [name for name, value in settings.items() if before.get(name) != json.loads(json.dumps(value))]
+        except (ValueError, AttributeError, RecursionError) as error:
+            return f"{path}: is damaged ({error}); restore it, or train into another folder."
         if changed:
             return (
                 f"{run}: was started with another {', '.join(changed)}; resume it with the settings in {RUN_FILE}, or choose another --out."

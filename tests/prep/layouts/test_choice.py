@@ -33,7 +33,8 @@ EXAMPLES = {
     "adhd200": "0010001/sfnwmrda0010001_session_1_rest_1.nii.gz",
     "npz": "ABIDE_train/0010001/0010001_run-1_0000-0199_1.npz",
     "brainmarks": "abide.mni.arrow/train/data-00000-of-00002.arrow",
-    "roi": "sub-01/func/sub-01_task-rest_atlas-x_timeseries.tsv",
+    "roi": "sub-01/func/sub-01_task-rest_timeseries.tsv",
+    "parcellated": "sub-01/func/sub-01_task-rest_space-MNI152NLin2009cAsym_seg-4S156Parcels_stat-mean_timeseries.tsv",
 }
 
 

@@ -21,6 +21,7 @@ from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.base import RecordingQuery, Recordings
 from slimbrain.prep.layouts.roi import REGIONS
 from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
 
 NAMES = ("V1", "M1 left", "Précuneus", "dlPFC")
 PLACES = np.array([[2.0, -90, 1], [-38, -20, 55], [4, -60, 40], [40, 36, 25]])
@@ -145,7 +146,7 @@ def test_regions_may_join_a_store_of_voxels_and_not_one_of_another_tr(tmp_path: 
     assert len(prep(tmp_path, tr=0.72).prepared) == 1
     slow = Store.create(tmp_path / "slow", None, 2.0)
     with pytest.raises(ContractError, match=r"TR 0\.72 s but the store .*slow has 2 s"):
-        slow.write_roi_session({"sub": "01"}, courses(), Channels(NAMES, PLACES), 0.72)
+        write_roi_session(slow, {"sub": "01"}, courses(), Channels(NAMES, PLACES), 0.72)
 
 
 def test_places_that_nobody_knows_have_to_be_said(tmp_path: Path, out: Path, prep: Prep) -> None:

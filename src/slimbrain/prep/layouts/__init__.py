@@ -17,12 +17,13 @@ from slimbrain.prep.layouts.cpac import CPAC
 from slimbrain.prep.layouts.fmriprep import BIDS
 from slimbrain.prep.layouts.hcp import HCP
 from slimbrain.prep.layouts.npz import NPZ
+from slimbrain.prep.layouts.parcellated import PARCELLATED
 from slimbrain.prep.layouts.roi import REGIONS
 from slimbrain.prep.layouts.table import TABLE
 from slimbrain.prep.runs import Filters, Run, is_wanted, is_wanted_version
 
 AUTO = "auto"
-LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, NPZ, BRAINMARKS, REGIONS, TABLE)}
+LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, NPZ, BRAINMARKS, REGIONS, PARCELLATED, TABLE)}
 
 
 def choose_layout(source: Path, name: str = AUTO) -> Layout:

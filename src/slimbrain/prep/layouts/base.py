@@ -18,11 +18,13 @@ class RecordingQuery:
     filters : which runs to take.
     mask_source : mask that the voxels of a file without coordinates are listed in.
     channels : table of region names and places, or `none`.
+    atlas : the atlas whose series are taken, where a source has those of several.
     """
 
     filters: Filters = field(default_factory=Filters)
     mask_source: Path | None = None
     channels: str | None = None
+    atlas: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,17 +26,20 @@ from slimbrain.store import ROI, Channels
 _FloatArray = npt.NDArray[Any]
 
 _CHANNELS_FILE = "channels.tsv"
-_NO_CHANNELS = "none"
+NO_CHANNELS = "none"
 """What `--channels` says where nobody knows the regions' places."""
 
 _NPZ_SUFFIX, _TSV_SUFFIX, _CIFTI_SUFFIX = "timeseries.npz", "_timeseries.tsv", ".ptseries.nii"
 _FOLDERS = ("", "sub-*/", "sub-*/func/", "sub-*/ses-*/", "sub-*/ses-*/func/")
 _CONFOUNDS = "_desc-confounds_"
+ATLAS_ENTITIES = ("seg", "atlas")
+"""What names the atlas of a table: `atlas-` in XCP-D before 0.8, `seg-` since then and in giga_connectome."""
+
 _UNKNOWN_PLACES = "the places of its channels are not known and stand as 0, so stage 1 cannot tell them apart by place."
 
 
 @dataclass(frozen=True)
-class _RegionReader:
+class RegionReader:
     """Opens one recording.
 
     Attributes
@@ -93,7 +96,14 @@ def _columns(name: str, names: Sequence[str], channels: Channels) -> list[int]:
 
 
 def _matches(source: Path) -> bool:
-    return source.is_dir() and any(True for _ in _series_files(source))
+    """Tables that name their atlas are those of another layout (`parcellated`), unless a table of channels lies at the root."""
+    own = (source / _CHANNELS_FILE).is_file()
+    return source.is_dir() and any(own or not names_atlas(path) for path in _series_files(source))
+
+
+def names_atlas(path: Path) -> bool:
+    """Whether a file is a table of series whose name says of which atlas."""
+    return path.name.endswith(_TSV_SUFFIX) and not parse_entities(path.name).keys().isdisjoint(ATLAS_ENTITIES)
 
 
 def _series_files(source: Path) -> Iterator[Path]:
@@ -113,7 +123,7 @@ def _find(source: Path, request: RecordingQuery) -> Recordings:
         If there is no table of channels, or it cannot be used.
     """
     table = _channel_table(source, request.channels)
-    channels = _read_channels(table) if table else None
+    channels = read_channels(table) if table else None
     runs: list[Run] = []
     failures: list[Failure] = []
     for path in _series_files(source):
@@ -131,18 +141,18 @@ def _find(source: Path, request: RecordingQuery) -> Recordings:
 
 
 def _channel_table(source: Path, asked: str | None) -> Path | None:
-    if asked == _NO_CHANNELS:
+    if asked == NO_CHANNELS:
         return None
     table = Path(asked) if asked else source / _CHANNELS_FILE
     if not table.is_file():
         raise InputError(
             f"{table}: is not there; give the names and MNI places of the regions (columns name, x, y, z, in mm) in a {_CHANNELS_FILE} or "
-            f"with --channels, or write --channels {_NO_CHANNELS} where nobody knows them."
+            f"with --channels, or write --channels {NO_CHANNELS} where nobody knows them."
         )
     return table
 
 
-def _read_channels(path: Path) -> Channels:
+def read_channels(path: Path) -> Channels:
     rows = read_table(path)
     try:
         names = tuple(row["name"].strip() for row in rows)
@@ -168,7 +178,7 @@ def _run(path: Path, key: str, channels: Channels | None, table: Path | None) ->
         entities={**entities, "space": ROI},
         sidecar=read_json(sidecar_path) if sidecars else {},
         sidecars=sidecars,
-        reader=_RegionReader(channels, key),
+        reader=RegionReader(channels, key),
         record=record if table else {**record, "ChannelPlaces": "unknown"},
     )
 
@@ -186,7 +196,8 @@ def _read_npz(path: Path, key: str) -> _FloatArray:
 def _read_tsv(path: Path) -> tuple[_FloatArray, tuple[str, ...]]:
     with _reading(path), open(path, encoding="utf-8-sig", newline="") as handle:
         header, *rows = [row for row in csv.reader(handle, delimiter="\t") if row] or [[]]
-    if not header or any(_is_number(name) for name in header):
+    numbered = names_atlas(path) and header == list(map(str, range(len(header))))
+    if not header or (any(_is_number(name) for name in header) and not numbered):
         raise InputError(f"{path}: its first line does not name the channels; add a header.")
     if not rows or any(len(row) != len(header) for row in rows):
         raise InputError(f"{path}: has lines with another number of cells than its header, or none; restore it.")
@@ -195,6 +206,18 @@ def _read_tsv(path: Path) -> tuple[_FloatArray, tuple[str, ...]]:
     except ValueError as error:
         raise InputError(f"{path}: holds what is no number ({error}); correct it.") from error
     return values, tuple(name.strip() for name in header)
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names of the channels of a table, from its first line.
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    """
+    with _reading(path), open(path, encoding="utf-8-sig", newline="") as handle:
+        return tuple(name.strip() for name in next(csv.reader(handle, delimiter="\t"), []))
 
 
 def _is_number(text: str) -> bool:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-import slimbrain.evaluate.probe as probe
 from slimbrain.errors import InputError
+from slimbrain.evaluate import probes
 from slimbrain.evaluate.baselines import majority
-from slimbrain.evaluate.probe import FeatureSet, SplitPolicy, cross_validate, outer_splits
+from slimbrain.evaluate.probes import FeatureSet, cross_validate
+from slimbrain.evaluate.splits import SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import bootstrap, score
 
 QUICK = SplitPolicy(n_splits=3, seeds=(0,))
@@ -25,62 +24,12 @@ def features(data: np.ndarray) -> FeatureSet:
     return FeatureSet("test", "probe", np.asarray(data, dtype=float))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    sessions=st.lists(st.integers(1, 4), min_size=10, max_size=40),
-    kind=st.sampled_from(["subject class", "session class", "regression"]),
-    policy=st.sampled_from(["k-fold", "70/10/20"]),
-    seed=st.integers(0, 50),
-)
-def test_no_subject_is_ever_on_two_sides(sessions: list[int], kind: str, policy: str, seed: int) -> None:
-    subjects = np.repeat([f"sub-{number:02d}" for number in range(len(sessions))], sessions)
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(subjects))
-    number = np.repeat(np.arange(len(sessions)), sessions)
-    labels = {
-        "subject class": number % 2,
-        "session class": np.arange(len(subjects)) % 2,
-        "regression": rng.normal(size=len(sessions))[number],
-    }[kind]
-    if kind == "subject class" and policy == "70/10/20" and len(sessions) < 20:
-        policy = "k-fold"
-    splits = outer_splits(
-        subjects[order], labels[order], "regression" if kind == "regression" else "classification", SplitPolicy(policy, 5), seed
-    )
-    for split in splits:
-        sides = [set(subjects[order][rows]) for rows in (split.train, split.valid, split.test)]
-        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-        assert sides[0] and sides[2]
-        assert len(split.train) + len(split.valid) + len(split.test) == len(subjects)
-    if policy == "k-fold":
-        assert sorted(np.concatenate([split.test for split in splits])) == list(range(len(subjects)))
-
-
-def test_folds_balance_class_and_site() -> None:
-    labels, site = np.repeat(["a", "b"], [40, 20]), np.tile(["x", "y"], 30)
-    for split in outer_splits(np.arange(60), labels, "classification", SplitPolicy(n_splits=5), 0, site):
-        for label, count in (("a", 4), ("b", 2)):
-            for place in "xy":
-                assert np.sum((labels[split.test] == label) & (site[split.test] == place)) == count
-
-
-def test_seventy_ten_twenty_of_a_hundred() -> None:
-    labels = np.repeat([0, 1], 50)
-    (split,) = outer_splits(np.arange(100), labels, "classification", SplitPolicy("70/10/20"), 0)
-    assert [np.bincount(labels[rows]).tolist() for rows in (split.train, split.valid, split.test)] == [[35, 35], [5, 5], [10, 10]]
-
-
-def test_seeds_give_other_folds() -> None:
-    first, again, other = (outer_splits(np.arange(30), np.arange(30) % 2, "classification", QUICK, seed)[0].test for seed in (0, 0, 1))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
-
-
 @pytest.mark.parametrize("n_features", [4, 300])
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_predictions_are_those_of_a_plain_pipeline(monkeypatch: pytest.MonkeyPatch, kind: str, n_features: int) -> None:
     """Standardise, divide by sqrt(D), fit: the rotation used when features outnumber samples must change nothing."""
     strength = 0.7
-    monkeypatch.setattr(probe, "STRENGTHS", (strength,))
+    monkeypatch.setattr(probes, "STRENGTHS", (strength,))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(36, n_features)) * rng.uniform(0.1, 10, n_features) + 5
     y = (x[:, 0] + x[:, 1] > 10).astype(int) if kind == "classification" else x[:, 0] * 3 + 50
@@ -166,7 +115,7 @@ def test_sessions_of_a_subject_are_averaged(monkeypatch: pytest.MonkeyPatch) -> 
     y = np.array([int(name[4:]) % 2 for name in who])
     x = rng.normal(size=(36, 3)) + y[:, None]
     averaged = cross_validate(features(x), y, who, "classification", QUICK)
-    monkeypatch.setattr(probe, "average_sessions", lambda sessions: sessions)
+    monkeypatch.setattr(probes, "average_sessions", lambda sessions: sessions)
     sessions = cross_validate(features(x), y, who, "classification", QUICK)
     assert averaged.subject.tolist() == sorted(set(who))
     for row, name in enumerate(averaged.subject):
@@ -214,11 +163,6 @@ def test_few_subjects_of_a_class_mean_fewer_folds() -> None:
 def test_what_cannot_be_scored_is_refused(x: np.ndarray, labels: np.ndarray, subjects: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         cross_validate(features(x), labels, subjects, "classification", QUICK)
-
-
-def test_a_holdout_of_nine_is_refused() -> None:
-    with pytest.raises(InputError, match="70/10/20"):
-        outer_splits(np.arange(9), np.arange(9.0), "regression", SplitPolicy("70/10/20"), 0)
 
 
 def test_sessions_are_averaged_where_a_seed_tests_some_subjects_only() -> None:

@@ -1,4 +1,4 @@
-"""Linear probes on frozen features: split by subject, every statistic fitted on the training subjects, tuned inside them.
+"""Linear probes on frozen features, and what cross-validates any predictor: every statistic is fitted on the training subjects alone.
 
 Features are standardised and divided by the square root of their number, so that a sample has a norm near 1 and one
 grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
@@ -6,95 +6,28 @@ grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.groups import deal_groups
 from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
+from slimbrain.evaluate.result import PROBE
+from slimbrain.evaluate.splits import DEFAULT_POLICY, Kind, PredictionProblem, Split, SplitPolicy, inner_parts, outer_splits, pose
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
-Kind = Literal["classification", "regression"]
 _Labels = NDArray[Any]
-
-PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
-"""How a model is read, for the table."""
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 """Inverse penalties tried in the inner split: C of the logistic regression, 1/alpha of the ridge. Tangent connectivity is best between
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
+
 _UNTUNED_STRENGTH = 1.0
-INNER_SPLITS = 3
-
-
-@dataclass(frozen=True)
-class SplitPolicy:
-    """How subjects are divided, once a seed.
-
-    `k-fold`: every subject is tested once a seed, settings are tuned in an inner 3-fold split of the training subjects.
-    `70/10/20`: one split a seed; settings are tuned on the 10 %.
-    """
-
-    kind: Literal["k-fold", "70/10/20"] = "k-fold"
-    n_splits: int = 5
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    def describe(self) -> str:
-        """One line for a result file."""
-        how = f"{self.n_splits}-fold" if self.kind == "k-fold" else self.kind
-        return f"{how} by subject, {len(self.seeds)} seeds"
-
-
-DEFAULT_POLICY = SplitPolicy()
-
-
-@dataclass(frozen=True)
-class Split:
-    """Row numbers of one division: `train` fits, `valid` (may be empty) tunes, `test` is scored once."""
-
-    train: Ints
-    valid: Ints
-    test: Ints
-
-
-@dataclass(frozen=True)
-class PredictionProblem:
-    """What is to be predicted of N sessions.
-
-    Attributes
-    ----------
-    target : (N,) class numbers or values.
-    subjects : (N,) who each session belongs to.
-    classes : their names; empty for regression.
-    groups : (N,) which subjects must stay together in every split, relatives say; each by itself if None.
-    """
-
-    target: Floats
-    subjects: _Labels
-    classes: tuple[str, ...]
-    groups: _Labels | None = None
-
-    @property
-    def kind(self) -> Kind:
-        return "classification" if self.classes else "regression"
-
-    @property
-    def n_outputs(self) -> int:
-        """K, probabilities or values a session."""
-        return len(self.classes) or 1
-
-    def scaling(self, rows: Ints) -> tuple[float, float]:
-        """Mean and standard deviation of a regression's target over the training rows; 0 and 1 for classes."""
-        if self.classes:
-            return 0.0, 1.0
-        y = self.target[rows]
-        return float(y.mean()), float(y.std()) or 1.0
 
 
 @dataclass(frozen=True)
@@ -162,9 +95,27 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.data)
 
+    def take(self, rows: Sequence[int]) -> FeatureSet:
+        """Those of some sessions, in this order."""
+        return replace(self, data=self.data[list(rows)])
+
     def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
         return _fit_predict(self, problem, split, seed)
+
+
+def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequence[str], method: str = PROBE) -> FeatureSet:
+    """Frozen vectors (D,) of the sessions `keys`, in that order.
+
+    Raises
+    ------
+    InputError
+        If a session has none.
+    """
+    missing = [key for key in keys if key not in vectors]
+    if missing:
+        raise InputError(f"{model}: {len(missing)} labelled sessions have no embedding, {missing[0]} among them; embed the whole store.")
+    return FeatureSet(model, method, np.stack([np.asarray(vectors[key], dtype=np.float64) for key in keys]))
 
 
 def cross_validate(
@@ -214,30 +165,6 @@ def cross_validate(
     return average_sessions(sessions)
 
 
-def outer_splits(
-    subjects: _Labels,
-    labels: _Labels,
-    kind: Kind,
-    policy: SplitPolicy,
-    seed: int,
-    strata: _Labels | None = None,
-    groups: _Labels | None = None,
-) -> list[Split]:
-    """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`; `groups` stay whole.
-
-    With fewer subjects in the smallest class than folds, there are as many folds as that class has subjects.
-    """
-    _, row_subject = np.unique(subjects, return_inverse=True)
-    rows = np.arange(len(row_subject))
-    if policy.kind == "70/10/20":
-        tenth = _deal(row_subject, labels, kind, 10, seed, strata, groups)[row_subject]
-        if tenth.max() < 9:
-            raise InputError("Too few subjects (of the smallest class) for a 70/10/20 split, which needs ten; use k-fold.")
-        return [Split(rows[tenth > 2], rows[tenth == 2], rows[tenth < 2])]
-    part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata, groups)[row_subject]
-    return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
-
-
 def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int) -> LinearRule:
     """The linear model by which a `FeatureSet` predicts the test rows of a split, as one affine map of the features as they are.
 
@@ -270,38 +197,12 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
     return LinearRule(weight, bias)
 
 
-def inner_splits(problem: PredictionProblem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:
-    """Rows to learn from and rows to stop by: the split's own validation rows, or the training subjects divided by `INNER_SPLITS`.
-
-    Empty where the training subjects are too few to be divided.
-    """
-    if len(split.valid):
-        return [(split.train, split.valid)]
-    try:
-        part = _inner_parts(problem, split.train, seed)
-    except InputError:
-        return []
-    return [(split.train[part != number], split.train[part == number]) for number in range(part.max() + 1)]
-
-
 def summed_loss(said: Floats, y: Floats, kind: Kind) -> float:
     """Log-loss of probabilities (rows, K), or squared error of values (rows, 1), added up over rows."""
     if kind == "regression":
         return float(((said[:, 0] - y) ** 2).sum())
     chosen = said[np.arange(len(said)), y.astype(np.int64)]
     return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).sum())
-
-
-def pose(labels: _Labels, subjects: _Labels, kind: str, groups: _Labels | None = None) -> PredictionProblem:
-    """The problem of predicting these labels.
-
-    Raises
-    ------
-    InputError
-        If all are the same class.
-    """
-    classes, target = _encode(labels, "regression" if kind == "regression" else "classification")
-    return PredictionProblem(target, subjects, classes, groups)
 
 
 def _check(features: Predictor, labels: _Labels, subjects: _Labels) -> None:
@@ -312,48 +213,6 @@ def _check(features: Predictor, labels: _Labels, subjects: _Labels) -> None:
         )
     if isinstance(features, FeatureSet) and features.transform is None and not np.isfinite(features.data).all():
         raise InputError(f"{name}: features hold NaN or infinity; drop those sessions or embed them again.")
-
-
-def _encode(labels: _Labels, kind: Kind) -> tuple[tuple[str, ...], Floats]:
-    """Class names and class numbers, or no names and the values themselves."""
-    if kind == "regression":
-        return (), np.asarray(labels, dtype=np.float64)
-    names, numbers = np.unique(np.asarray(labels, dtype=np.str_), return_inverse=True)
-    if len(names) < 2:
-        raise InputError(f"All labels are {str(names[0])!r}; a classification needs at least two classes.")
-    return tuple(str(name) for name in names), numbers.astype(np.float64)
-
-
-def _deal(
-    row_subject: Ints, labels: _Labels, kind: Kind, n_parts: int, seed: int, strata: _Labels | None, groups: _Labels | None = None
-) -> Ints:
-    """(subjects,) the part each subject falls in: sorted by label, then stratum, then chance, and dealt out like cards.
-
-    So the parts differ by at most one subject, in all and in every class; for regression, every run of `n_parts`
-    neighbours in the target is spread over all parts. Where labels differ within subjects there is nothing to balance. Subjects of one
-    group fall in one part, and the parts are then as equal as that allows.
-    """
-    first = np.unique(row_subject, return_index=True)[1]
-    labels, n_subjects = np.asarray(labels), len(first)
-    group = np.zeros(n_subjects, dtype=np.int64)
-    n_parts = min(n_parts, n_subjects)
-    if kind == "regression":
-        means = np.bincount(row_subject, weights=labels.astype(np.float64)) / np.bincount(row_subject)
-        group = means.argsort(kind="stable").argsort(kind="stable") // n_parts
-    elif np.array_equal(labels[first][row_subject], labels):
-        _, group, counts = np.unique(labels[first], return_inverse=True, return_counts=True)
-        n_parts = min(n_parts, int(counts.min()))
-    if n_parts < 2:
-        raise InputError("A class, or the whole cohort, has one subject, who cannot be both trained on and tested; leave that class out.")
-    stratum = np.zeros(n_subjects) if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
-    rng = np.random.default_rng(seed)
-    if groups is not None and len(np.unique(groups)) < n_subjects:
-        cell = np.unique(np.column_stack([group, stratum]), axis=0, return_inverse=True)[1].reshape(-1)
-        return deal_groups(np.unique(np.asarray(groups)[first], return_inverse=True)[1], cell, n_parts, rng)
-    order = np.lexsort((rng.random(n_subjects), stratum, group))
-    part = np.empty(n_subjects, dtype=np.int64)
-    part[order] = (np.arange(n_subjects) + rng.integers(n_parts)) % n_parts
-    return part
 
 
 def _fit_predict(features: FeatureSet, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
@@ -386,7 +245,7 @@ def _tuned_strength(fit_rows: Floats, valid: Floats, problem: PredictionProblem,
 def _inner_losses(x: Floats, y: Floats, problem: PredictionProblem, rows: Ints, seed: int) -> Floats:
     """(strengths,) mean loss over an inner split by subject; inf where the subjects are too few to split again."""
     try:
-        part = _inner_parts(problem, rows, seed)
+        part = inner_parts(problem, rows, seed)
     except InputError:
         # The outer split stood, so this is a cohort of a handful: it is fitted untuned.
         return np.full(len(STRENGTHS), np.inf)
@@ -395,13 +254,6 @@ def _inner_losses(x: Floats, y: Floats, problem: PredictionProblem, rows: Ints, 
         held = part == number
         total += _losses(x[~held], y[~held], x[held], y[held], problem.n_outputs, problem.kind)
     return total / len(y)
-
-
-def _inner_parts(problem: PredictionProblem, rows: Ints, seed: int) -> Ints:
-    """(rows,) the part of the inner split that each training row falls in, by subject."""
-    _, row_subject = np.unique(problem.subjects[rows], return_inverse=True)
-    groups = None if problem.groups is None else problem.groups[rows]
-    return _deal(row_subject, problem.target[rows], problem.kind, INNER_SPLITS, seed, None, groups)[row_subject]
 
 
 def _losses(x: Floats, y: Floats, x_held: Floats, y_held: Floats, n_outputs: int, kind: Kind) -> Floats:

@@ -1,0 +1,243 @@
+"""What an evaluation gives, as a type: written as JSON, and read again by reports, model cards and whoever asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slimbrain import __version__
+from slimbrain.disk.atomic import write_json
+from slimbrain.errors import InputError
+from slimbrain.store import Contract
+
+SCHEMA_VERSION = 1
+"""Of the JSON. Files of before there was a number count as 0."""
+
+UNTRAINED = "untrained"
+PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
+"""How a model is read."""
+
+_OUR_METHODS = frozenset({PROBE, ATTENTION, FINETUNE, IDENTIFY})
+_MARKS = frozenset({"task", "rows", "best_baseline", "difference", "split"})
+"""Keys by which a JSON object is taken for a result."""
+
+_RENAMED_SCORING = {"times_a_seed": "tests_per_seed"}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Estimate(_Frozen):
+    """A metric of one predictor, or a difference of it, with a 95 % interval; None where it is not defined."""
+
+    model: str
+    method: str
+    metric: str
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def predictor(self) -> tuple[str, str]:
+        """Model and method, which together name a line of the table."""
+        return self.model, self.method
+
+
+class Row(Estimate):
+    """A metric of one predictor and its p-value under permuted labels."""
+
+    p: float | None = None
+
+
+class Grouping(_Frozen):
+    """Which participants stay on one side of every split: `by` which columns, and the `count` of groups, None if these are not known."""
+
+    by: str
+    count: int | None
+
+
+class Scoring(_Frozen):
+    """How often each subject was tested, and on whom settings were tuned and models fitted."""
+
+    tests_per_seed: int
+    seeds: int
+    tuned_on: str
+    fitted_on: str
+    predictors: int = 0
+
+
+class ModelWeights(_Frozen):
+    """A trained model: its name in the table, and the SHA-256 of its weights."""
+
+    name: str
+    weights_sha256: str
+
+
+class Result(_Frozen):
+    """One task, evaluated: the file of `slimbrain evaluate --out`.
+
+    Attributes
+    ----------
+    cohort : name of the store.
+    split : how subjects were divided, in words.
+    rows : one per predictor and metric, our first model's first, its primary metric in front.
+    best_baseline : the baseline with the best primary metric.
+    differences : each of ours minus the best baseline.
+    published : values from the literature, by metric.
+    seen_in_pretraining : subjects that a model was pretrained on.
+    pretraining_unknown : models whose pretraining participants are not recorded.
+    excluded : sessions left out, by reason.
+    test_scored : None in files of before it was recorded.
+    contract : of the store; None in a comparison that had none.
+    version : of slimbrain.
+    """
+
+    task: str
+    cohort: str
+    n_subjects: int
+    n_sessions: int
+    split: str
+    seeds: tuple[int, ...] = ()
+    rows: tuple[Row, ...] = Field(min_length=1)
+    best_baseline: Estimate
+    differences: tuple[Estimate, ...] = Field(min_length=1)
+    published: Mapping[str, float] = {}
+    seen_in_pretraining: int = 0
+    pretraining_unknown: tuple[str, ...] = ()
+    models: tuple[ModelWeights, ...] = ()
+    groups: Grouping | None = None
+    excluded: Mapping[str, int] = {}
+    test_scored: Scoring | None = None
+    contract: Contract | None = None
+    version: str = __version__
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the table, the primary one first."""
+        return tuple(dict.fromkeys(row.metric for row in self.rows))
+
+    @property
+    def by_predictor(self) -> dict[tuple[str, str], dict[str, Row]]:
+        """Rows by model and method, then by metric, in the order of the table."""
+        found: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.predictor, {})[row.metric] = row
+        return found
+
+    @property
+    def ours(self) -> frozenset[str]:
+        """Names of the models under test: that of the first row, and of other trained ones."""
+        trained = {row.model for row in self.rows if row.method in _OUR_METHODS and row.model != UNTRAINED}
+        return frozenset({self.rows[0].model, *trained})
+
+    def row_of(self, estimate: Estimate) -> Row | None:
+        """The row about the same predictor and metric."""
+        return self.by_predictor.get(estimate.predictor, {}).get(estimate.metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written as JSON; `difference` repeats that of the first row."""
+        first = self.differences[0].model_dump(exclude={"model", "method"})
+        return {**self.model_dump(mode="json"), "difference": first}
+
+
+def write_result(path: str | Path, result: Result) -> Path:
+    """Write a result as JSON, atomically."""
+    return write_json(Path(path), result.to_dict())
+
+
+def read_result(path: str | Path) -> Result:
+    """Read what `write_result`, or an earlier slimbrain, wrote.
+
+    Raises
+    ------
+    InputError
+        If it is nothing of the kind, is damaged, or was written by a later slimbrain.
+    """
+    return as_result(str(path), _read_json(Path(path)))
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """Read a JSON list of results.
+
+    Raises
+    ------
+    InputError
+        As `read_result`, or if it is no list.
+    """
+    values = _read_json(Path(path))
+    if not isinstance(values, list):
+        raise InputError(f"{path}: is not a list of results; delete it and add them again.")
+    return [as_result(str(path), value) for value in values]
+
+
+def is_result(value: object) -> bool:
+    """Whether parsed JSON looks like a result; it may still be damaged."""
+    return isinstance(value, Mapping) and value.keys() >= _MARKS
+
+
+def as_result(name: str, value: object) -> Result:
+    """A result from parsed JSON.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in a message, such as its path.
+
+    Raises
+    ------
+    InputError
+        As `read_result`.
+    """
+    lacking = sorted(_MARKS - value.keys()) if isinstance(value, Mapping) else ["everything"]
+    if not isinstance(value, Mapping) or lacking:
+        raise InputError(f"{name}: is no result of `slimbrain evaluate` (lacks {', '.join(lacking)}); give the JSON that it wrote.")
+    version = value.get("schema_version", 0)
+    if type(version) is not int:
+        raise _damaged(name, f"its schema is {version!r}")
+    if version > SCHEMA_VERSION:
+        raise InputError(f"{name}: has schema {version} and this slimbrain reads up to {SCHEMA_VERSION}; update slimbrain to read it.")
+    try:
+        # Through JSON, in which a list is a tuple's only form, so that everything else can be strict.
+        result = Result.model_validate_json(json.dumps(_upgraded(value)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _damaged(name, f"{where}: {first['msg']}" if where else first["msg"]) from error
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(name, f"{type(error).__name__}: {error}") from error
+    if strays := [gap for gap in result.differences if result.row_of(gap) is None]:
+        raise _damaged(name, f"no row has {strays[0].model}, {strays[0].method}, {strays[0].metric}")
+    return result
+
+
+def _damaged(name: str, reason: str) -> InputError:
+    said = " ".join(reason.split()).rstrip(".")
+    return InputError(f"{name}: is no whole result of `slimbrain evaluate` ({said}); evaluate again, or give the JSON that it wrote.")
+
+
+def _upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of an earlier schema in today's words."""
+    new = {**value, "schema_version": SCHEMA_VERSION}
+    if not new.get("differences") and new["rows"]:
+        # Before there were several methods.
+        first = new["rows"][0]
+        new["differences"] = [{**new["difference"], "model": first["model"], "method": first["method"]}]
+    if new.get("test_scored"):
+        new["test_scored"] = {_RENAMED_SCORING.get(name, name): entry for name, entry in new["test_scored"].items()}
+    # A comparison without a store had an empty one.
+    new["contract"] = new.get("contract") or None
+    return new
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as JSON ({reason}); give what `slimbrain evaluate --out` wrote.") from error

@@ -1,0 +1,96 @@
+"""A result as people read it: a table in markdown, and sentences that say what it shows."""
+
+from __future__ import annotations
+
+from slimbrain.evaluate.result import Estimate, Grouping, Result, Scoring
+from slimbrain.evaluate.stats import LOWER_IS_BETTER
+
+_SHOWN_DIGITS = 12
+"""Of a SHA-256, in the table; the result file has all of it."""
+
+
+def to_markdown(result: Result) -> str:
+    """A heading, a table with the primary metric first, and the sentences of `remarks`."""
+    metrics = result.metrics
+    lines = [
+        f"## {result.task} ({result.cohort})" if result.cohort else f"## {result.task}",
+        "",
+        f"{result.n_subjects} subjects, {result.n_sessions} sessions; {result.split}; "
+        f"95 % intervals over resampled {resampling_unit(result)}; p: permuted labels.",
+        "",
+        "| model | method | " + " | ".join(metrics) + f" | p ({metrics[0]}) |",
+        "|" + "---|" * (len(metrics) + 3),
+    ]
+    for (model, method), rows in result.by_predictor.items():
+        primary = rows.get(metrics[0])
+        figures = " | ".join(cell(rows.get(metric)) for metric in metrics)
+        p = "n/a" if primary is None or primary.p is None else f"{primary.p:.3f}"
+        lines.append(f"| {model} | {method} | {figures} | {p} |")
+    return "\n".join([*lines, "", *remarks(result)]) + "\n"
+
+
+def resampling_unit(result: Result) -> str:
+    """What the intervals of a result are over."""
+    return "groups of subjects" if result.groups and result.groups.count is not None else "subjects"
+
+
+def cell(estimate: Estimate | None) -> str:
+    """`0.812 [0.761, 0.861]`, or n/a."""
+    if estimate is None or estimate.mean is None:
+        return "n/a"
+    bounds = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.mean:.3f}{bounds}"
+
+
+def remarks(result: Result) -> list[str]:
+    """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
+    lines = [_verdict(gap, result) for gap in result.differences]
+    if result.published:
+        lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result.published.items()) + ".")
+    if result.excluded:
+        lines.append("Sessions left out: " + ", ".join(f"{count} ({reason})" for reason, count in result.excluded.items()) + ".")
+    if result.groups:
+        lines.append(_togetherness(result.groups))
+    if result.seen_in_pretraining:
+        lines.append(
+            f"{result.seen_in_pretraining} of these subjects were seen in pretraining (--allow-seen): the model's scores are optimistic."
+        )
+    if result.pretraining_unknown:
+        models = ", ".join(result.pretraining_unknown)
+        lines.append(f"Whom {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")
+    if result.test_scored:
+        lines.append(_tested(result.test_scored))
+    if result.models:
+        weights = "; ".join(f"{model.name} {model.weights_sha256[:_SHOWN_DIGITS]}" for model in result.models)
+        lines.append(f"Weights (SHA-256): {weights}.")
+    return lines
+
+
+def _tested(record: Scoring) -> str:
+    times = "once" if record.tests_per_seed == 1 else f"{record.tests_per_seed} times"
+    return (
+        f"Test: each subject is tested {times} per seed ({record.seeds}) and predictor ({record.predictors}); "
+        f"tuned on {record.tuned_on}, fitted on {record.fitted_on}."
+    )
+
+
+def _togetherness(bound: Grouping) -> str:
+    """Whether subjects who belong together were kept together."""
+    if bound.count is None:
+        return f"Which subjects are relatives is not known (no {bound.by}): they may be on two sides of a split, which inflates scores."
+    return f"Subjects who share {bound.by} are on one side of every split: {bound.count} groups."
+
+
+def _verdict(gap: Estimate, result: Result) -> str:
+    """Whether one of ours beats the best baseline, in one sentence."""
+    best = f"{result.best_baseline.model} ({result.best_baseline.method})"
+    mine = f"{gap.model}, {gap.method}" if len(result.differences) > 1 else gap.model
+    if gap.mean is None or gap.low is None or gap.high is None:
+        return f"{mine} and the best baseline, {best}, cannot be compared: {gap.metric} is not defined for both."
+    sign = -1 if gap.metric in LOWER_IS_BETTER else 1
+    low, high = sorted((sign * gap.low, sign * gap.high))
+    beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
+    return (
+        f"{mine} ({gap.metric} {cell(result.row_of(gap))}) {beats} the best baseline, {best}: "
+        f"difference {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)."
+    )
