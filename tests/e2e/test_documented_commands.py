@@ -255,8 +255,8 @@ CHECKED: dict[str, Callable[[Path], None]] = {"docs/evaluation.md": evaluation_r
 
 def smaller(words: list[str]) -> list[str]:
     """A command of slimbrain with options that make it small, and in one process of this machine."""
-    if "--slurm" in words:
-        return [*words, "--dry-run"]
+    if words[0] == "launch":
+        return ["launch", "--dry-run", *words[1:]]
     if "--nprocs" in words:
         place = words.index("--nprocs") + 1
         words = [*words[:place], "1", *words[place + 1 :]]

@@ -66,7 +66,8 @@ class Options:
     phenotypes : the benchmark's phenotype files.
     group : as for `get_task`.
     embeddings : files of `slimbrain embed`, made by these models of the very frames that they are to see; others are refused.
-    allow_overlap : evaluate on participants that a model was pretrained on, too; the result counts them.
+    allow_overlap : evaluate on participants that a model was trained on, too; the result counts them.
+    drop_duplicates : leave out copied recordings, which would be refused; see `leaks.screen`.
     """
 
     windows: str | Path | None = None
@@ -76,6 +77,7 @@ class Options:
     group: str = ""
     embeddings: Sequence[str | Path] = ()
     allow_overlap: bool = False
+    drop_duplicates: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
 
@@ -128,7 +130,7 @@ def evaluate_models(
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
     series = ChannelSeries(store)
-    screened = screen(store, wanted, provenances, options.allow_overlap, series)
+    screened = screen(store, wanted, provenances, options.allow_overlap, series, options.drop_duplicates)
     contenders = _contenders(store, loaded, models, options)
     trained = contenders[:-1]
     makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {

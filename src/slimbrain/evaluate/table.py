@@ -45,6 +45,8 @@ def cell(estimate: Estimate | None) -> str:
 def remarks(result: Result) -> list[str]:
     """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
     lines = [_verdict(gap, result) for gap in result.differences]
+    if result.classes:
+        lines.append("Classes, in subjects: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
     if result.published:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result.published.items()) + ".")
     if result.excluded:
