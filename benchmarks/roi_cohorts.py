@@ -38,9 +38,9 @@ class Cohort:
 
 def rpn122() -> Cohort:
     """Rest of 118 people at three sites, 122 parcels, 2 s a frame assumed; the occasions are halves of one run."""
-    series = _series(ROI / "rpn122")
-    rows = {row["participant_id"]: row for row in _rows(ROI / "rpn122" / "participants.tsv")}
-    channels = _rows(ROI / "rpn122" / "channels.tsv")
+    series = read_series(ROI / "rpn122")
+    rows = {row["participant_id"]: row for row in read_rows(ROI / "rpn122" / "participants.tsv")}
+    channels = read_rows(ROI / "rpn122" / "channels.tsv")
     places = torch.tensor([[float(row[axis]) for axis in "xyz"] for row in channels])
     people = tuple(key for key in series if key != TWIN)
     runs = tuple(series[key] for key in people)
@@ -50,7 +50,7 @@ def rpn122() -> Cohort:
 
 def song25() -> Cohort:
     """27 people, two runs of rest and one each of two tasks, 25 networks whose places nobody knows, 1 s a frame."""
-    series = _series(ROI / "song25")
+    series = read_series(ROI / "song25")
     people = tuple(sorted({key.split("_")[0] for key in series}))
     tasks = ("rest1", "rest2", "gradCPTface", "gradCPTscene")
     runs = tuple(tuple(series[f"{person}_task-{task}"] for task in tasks) for person in people)
@@ -66,11 +66,13 @@ def likely_places(runs: Sequence[FloatArray]) -> Tensor:
     return torch.from_numpy(scaled).float()
 
 
-def _series(folder: Path) -> dict[str, FloatArray]:
+def read_series(folder: Path) -> dict[str, FloatArray]:
+    """(T, C) series by key of a folder of recordings."""
     with np.load(folder / "timeseries.npz") as arrays:
         return {key: np.asarray(arrays[key], dtype=np.float64) for key in arrays.files}
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated table."""
     with open(path, encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle, delimiter="\t"))

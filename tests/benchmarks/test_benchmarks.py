@@ -90,6 +90,15 @@ def test_scale_counts_the_bytes_that_a_store_holds(benchmark_module: Any, grid8:
 
 
 @pytest.mark.slow
+def test_evaluate_benchmark_prints_its_cases() -> None:
+    cases = run_quick("evaluate.py")
+    assert cases.keys() == {"evaluate/seconds", "evaluate/peak_rss_mib"}
+    for case in cases.values():
+        assert_schema(case)
+        areas = [*case["detail"]["auc"].values(), *case["detail"]["against_auc"].values()]
+        assert len(areas) == 6 and min(areas) > 0.9
+
+
 def test_probe_benchmark_prints_its_case() -> None:
     cases = run_quick("probe.py")
     assert cases.keys() == {"probe/path_seconds_38_sessions"}
