@@ -214,3 +214,13 @@ def test_ours_are_the_first_row_and_every_other_trained_model() -> None:
     result: Result = as_result("x", value)
     assert result.ours == {"slimbrain voxel", "slimbrain temporal"} and result.metrics == ("auc", "accuracy")
     assert "| slimbrain temporal | attention probe | 0.500 | n/a | n/a |" in to_markdown(result)
+
+
+def test_chance_is_that_of_guessing() -> None:
+    """Always naming the largest of three classes; a result without counted classes says nothing."""
+    result = as_result("x", before())
+    assert result.chance == {}
+    counted = result.model_copy(update={"classes": {"a": 10, "b": 30, "c": 60}})
+    assert counted.chance == {"auc": 0.5, "balanced_accuracy": pytest.approx(1 / 3), "accuracy": 0.6}
+    (line,) = [line for line in remarks(counted) if line.startswith("Chance")]
+    assert all(f"{metric} " in line for metric in counted.metrics if metric in counted.chance)

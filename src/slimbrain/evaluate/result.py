@@ -125,6 +125,14 @@ class Result(_Frozen):
         return tuple(dict.fromkeys(row.metric for row in self.rows))
 
     @property
+    def chance(self) -> dict[str, float]:
+        """What guessing scores, by metric; accuracy by always naming the largest class. Empty where classes were not counted."""
+        if not self.classes:
+            return {}
+        largest, everybody = max(self.classes.values()), sum(self.classes.values())
+        return {"auc": 0.5, "balanced_accuracy": 1 / len(self.classes), "accuracy": largest / everybody}
+
+    @property
     def by_predictor(self) -> dict[tuple[str, str], dict[str, Row]]:
         """Rows by model and method, then by metric, in the order of the table."""
         found: dict[tuple[str, str], dict[str, Row]] = {}

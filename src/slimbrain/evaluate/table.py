@@ -47,6 +47,8 @@ def remarks(result: Result) -> list[str]:
     lines = [_verdict(gap, result) for gap in result.differences]
     if result.classes:
         lines.append("Classes, in subjects: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
+    if chance := {metric: value for metric, value in result.chance.items() if metric in result.metrics}:
+        lines.append("Chance: " + ", ".join(f"{metric} {value:.3f}" for metric, value in chance.items()) + ".")
     if result.published:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result.published.items()) + ".")
     if result.excluded:
