@@ -46,9 +46,12 @@ class Person:
 
     Attributes
     ----------
-    label : `sub-01`.
-    cohort : what `slimbrain prep` took the cohort to be; empty where it could not tell.
-    recordings : signatures of its sessions.
+    label : str
+        `sub-01`.
+    cohort : str
+        What `slimbrain prep` took the cohort to be; empty where it could not tell.
+    recordings : tuple of str
+        Signatures of its sessions.
     """
 
     label: str
@@ -62,11 +65,16 @@ class Provenance:
 
     Attributes
     ----------
-    contract : lattice, mask, space and TR of the training store.
-    window : how sessions were cut.
-    grid : the mask itself, so that the model can prepare new images; None for region-of-interest stores.
-    training : counts, seed, steps, losses, as they stand in config.json.
-    weights_sha256 : of the file that the weights were read from; empty before they were saved.
+    contract : Contract
+        Lattice, mask, space and TR of the training store.
+    window : WindowConfig
+        How sessions were cut.
+    grid : Grid, optional
+        The mask itself, so that the model can prepare new images; None for region-of-interest stores.
+    training : mapping
+        Counts, seed, steps, losses, as in config.json.
+    weights_sha256 : str
+        Of the file that the weights were read from; empty before they were saved.
     """
 
     contract: Contract
@@ -99,11 +107,11 @@ def seen_in(training: Mapping[str, Any], people: Collection[Person]) -> list[str
     memory = _memory(training)
     full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
     unplaced |= set(memory.get(OLD_HASHES, ()))
-    heard = _heard(people, memory.get("recordings", []))
+    recognised = _recognised(people, memory.get("recordings", []))
     return sorted(
         person.label
         for person in people
-        if person.label in heard
+        if person.label in recognised
         or subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced)
         or (person.cohort and subject_hash(person.label, person.cohort) in full)
     )
@@ -182,17 +190,18 @@ def people_in(
 ) -> list[Person]:
     """Participants of these sessions, of all by default, with the signature of every session; reads the channel series, never voxels.
 
-    A participant whose sessions name several cohorts (a merged store) stands there once for each.
+    A participant whose sessions name several cohorts (a merged store) is listed once for each.
 
     Parameters
     ----------
-    signature_of : the signature of a session by its key, where its series was read before.
+    signature_of : callable, optional
+        The signature of a session by its key, where its series was read before.
     """
     signature_of = signature_of or (lambda key: signature(store.coarse(key)))
     recordings: dict[tuple[str, str], list[str]] = {}
     for info in track(store.sessions if sessions is None else sessions, "signatures"):
         recordings.setdefault((info.subject, store.cohort(info)), []).append(signature_of(info.key))
-    return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]
+    return [Person(label, cohort, tuple(signatures)) for (label, cohort), signatures in recordings.items()]
 
 
 def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -206,7 +215,7 @@ def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
     return fields
 
 
-def _heard(people: Collection[Person], recordings: list[str]) -> set[str]:
+def _recognised(people: Collection[Person], recordings: list[str]) -> set[str]:
     """Labels of those of whom a recording is among `recordings`."""
     owned = [(person.label, recording) for person in people for recording in person.recordings if recording]
     if not owned or not recordings:
