@@ -80,6 +80,8 @@ def test_a_store_that_cannot_be_written_is_read_by_every_command_that_only_reads
         ["ledger", root, "--diff", root],
         ["ledger", model, "--diff", model],
         ["store", "verify", root],
+        ["store", "duplicates", root],
+        ["doctor", root],
         ["store", "subset", root, str(out / "some"), "--where", "age > 23"],
         ["store", "merge", str(out / "all"), root],
         ["store", "merge", str(out / "links"), root, "--link"],

@@ -24,8 +24,8 @@ from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, write_table
 from slimbrain.prep.layouts import choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.options import PrepOptions
-from slimbrain.prep.runs import Failure, Filters, Run
-from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, file_of, prepare_run
+from slimbrain.prep.runs import Failure, Filters, Run, file_of
+from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, prepare_run
 from slimbrain.prep.volume import TARGET_TR_S
 from slimbrain.progress import track
 from slimbrain.store import Store
@@ -74,8 +74,10 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
 
     Parameters
     ----------
-    source : a folder or file in one of the layouts of `slimbrain.prep.layouts`.
-    out : store to make or to add to.
+    source : str or Path
+        A folder or file in one of the layouts of `slimbrain.prep.layouts`.
+    out : str or Path
+        Store to make or to add to.
 
     Raises
     ------
@@ -204,7 +206,7 @@ def own_runs(layout: Layout, found: Recordings, shard: Shard) -> tuple[list[Run]
     if shard.of > 1:
         runs = shard.take(runs, [bytes_of(run) for run in runs])
     described, damaged = layout.describe(found.root, runs)
-    # What is nobody's own is the first shard's.
+    # What belongs to no run is the first shard's.
     return described, [*damaged, *([*found.failures, *doubles] if shard.number == 1 else ())]
 
 
