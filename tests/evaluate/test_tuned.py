@@ -109,7 +109,7 @@ def test_values_come_in_the_unit_of_the_target(store: Store, model: HieraJEPA, t
 def test_those_it_was_tuned_on_are_not_evaluated_on(store: Store, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     provenance = from_pretrained(folder).provenance
     assert provenance is not None and provenance.remembers
-    assert provenance.seen(people_in(store)) == [*(f"sub-{number:02d}" for number in range(KNOWN)), f"sub-{KNOWN + NEW - 1:02d}"]
+    assert provenance.trained_on(people_in(store)) == [*(f"sub-{number:02d}" for number in range(KNOWN)), f"sub-{KNOWN + NEW - 1:02d}"]
     rows = "\n".join(f"sub-{number:02d}\t{'ab'[number % 2]}" for number in range(KNOWN + NEW))
     (store.root / "participants.tsv").write_text(f"participant_id\tgroup\n{rows}\n")
     words = ["evaluate", str(store.root), "--task", "column:group", "--model", str(folder), "--out", str(tmp_path / "x.json")]
@@ -128,7 +128,7 @@ def test_an_unknown_pretraining_stays_unknown(store: Store, model: HieraJEPA, tm
     tuning, target = tuning_and_target(store, unknown)
     quick = replace(tuning, config=QUICK.model_copy(update={"epochs": 1}))
     found = from_pretrained(save_tuned(tmp_path / "tuned", unknown, quick, target, "column:group")).provenance
-    assert found is not None and not found.remembers and found.seen([Person("sub-03")]) == ["sub-03"]
+    assert found is not None and not found.remembers and found.trained_on([Person("sub-03")]) == ["sub-03"]
     assert "Who was seen in pretraining is unknown" in (tmp_path / "tuned" / "README.md").read_text()
 
 

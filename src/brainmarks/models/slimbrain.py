@@ -160,7 +160,7 @@ class SlimBrainTransform:
         # As `slimbrain prep` names the participant of a row.
         subject = f"sub-{as_label(str(sample.get('sub', '')).removeprefix('sub-'))}"
         person = Person(subject, recordings=(signature(session.coarse(session.info.key)),))
-        if any(provenance.seen([person]) for provenance in self.trained):
+        if any(provenance.trained_on([person]) for provenance in self.trained):
             raise InputError(
                 f"{subject}: the model was trained on this participant or recording, or on a participant of the same name; evaluate on "
                 "others, or say that you know with `model_kwargs.allow_overlap=true`."

@@ -187,7 +187,7 @@ def _warn_of_overlap(embedded: Embeddings, sessions: Sessions, provenance: Prove
     else:
         # An image does not say of which study it is, and `sub-01` is in many: its recording alone decides.
         people = [Person(f"image {key}", UNKNOWN, (heard,)) for key, heard in signatures.items()]
-    if known := provenance.seen(people):
+    if known := provenance.trained_on(people):
         what = "participants" if isinstance(sessions, Store) else "images"
         warnings.warn(
             f"The model was trained on {len(known)} of the {len(people)} {what} to be embedded, first {known[0]}: scores on them are "

@@ -168,7 +168,7 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
     cut = provenance.window.model_copy(update={"k": k or provenance.window.k})
     choose = window_choice(windows, store, tuned.model.config.unit_frames, cut)
     encoder = tuned.encoder()
-    known = set(provenance.seen(people_in(store)))
+    known = set(provenance.trained_on(people_in(store)))
     rows = []
     for info in track(store.sessions, "predict"):
         said = as_scores(encoder([read_clip(store, info, choose(info), cut.frames)]), head.classes)[0]

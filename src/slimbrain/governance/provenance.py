@@ -108,7 +108,7 @@ class Provenance:
         """Whether it is known whom the model was pretrained on; it is not of the published weights, fine-tuned or not."""
         return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
 
-    def seen(self, people: Collection[Person]) -> list[str]:
+    def trained_on(self, people: Collection[Person]) -> list[str]:
         """Labels of these participants whom the model was pretrained or fine-tuned on, sorted.
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
@@ -119,19 +119,19 @@ class Provenance:
         InputError
             If what the model remembers is damaged.
         """
-        return seen_in(self.training, people)
+        return trained_on(self.training, people)
 
     def matches(self, people: Collection[Person]) -> list[Match]:
-        """As `seen`, with what each was recognised by."""
-        return matches_in(self.training, people)
+        """As `trained_on`, with what each was recognised by."""
+        return _matches_in(self.training, people)
 
 
-def seen_in(training: Mapping[str, Any], people: Collection[Person]) -> list[str]:
-    """As `Provenance.seen`, from what a checkpoint's config.json says of its training."""
-    return [match.label for match in matches_in(training, people)]
+def trained_on(training: Mapping[str, Any], people: Collection[Person]) -> list[str]:
+    """As `Provenance.trained_on`, from what a checkpoint's config.json says of its training."""
+    return [match.label for match in _matches_in(training, people)]
 
 
-def matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list[Match]:
+def _matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list[Match]:
     """As `Provenance.matches`, from what a checkpoint's config.json says of its training; sorted, each label once.
 
     A participant whom both the name and a recording give away counts as recognised by name.

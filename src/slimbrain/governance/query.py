@@ -19,7 +19,7 @@ from slimbrain.governance.ledger import (
     terms_lines,
     times_drawn,
 )
-from slimbrain.governance.provenance import Person, remembered_hashes, seen_in
+from slimbrain.governance.provenance import Person, remembered_hashes, trained_on
 from slimbrain.store import Store
 from slimbrain.store.parts import collect_parts
 from slimbrain.store.records import Governance, merged, read_governance
@@ -151,7 +151,7 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> _Presence:
     label = with_prefix(subject)
     if ledger.store is not None:
         return _in_store(ledger, ledger.store, label, cohort)
-    if not seen_in(ledger.training, [Person(label, cohort)]):
+    if not trained_on(ledger.training, [Person(label, cohort)]):
         return _Presence(False, f"{ledger.name}: was not trained on {label}{f' of {cohort}' if cohort else ''}.")
     count = times_drawn(ledger.training, label, cohort)
     often = f", whose recordings were drawn {count} times" if count is not None else ""

@@ -16,7 +16,7 @@ import numpy as np
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.governance.ledger import FINE_TUNED, times_drawn
-from slimbrain.governance.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
+from slimbrain.governance.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, trained_on
 from slimbrain.store import Store
 from slimbrain.store.parts import collect_parts
 from slimbrain.store.purge import EXCLUDED_FOLDER, purge
@@ -200,7 +200,7 @@ def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
     if path.name == _RUN_FILE:
         return _model(path.parent, _json(path), person, "run")
     if path.name == PEOPLE_FILE:
-        return _Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
+        return _Trace(str(path.parent), "folds", "were tuned or scored on them") if trained_on(_json(path), [person]) else None
     if path.suffix == ".tsv":
         rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
         return _Trace(str(path), "table", f"{len(rows)} rows") if rows else None
@@ -211,7 +211,7 @@ def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
 
 
 def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> _Trace | None:
-    if not seen_in(training, [person]):
+    if not trained_on(training, [person]):
         return None
     count = times_drawn(training, person.label, person.cohort)
     if count is None:
