@@ -19,7 +19,7 @@ class ContractError(SlimbrainError):
     """Two things that must share a lattice, mask, space, TR or window length do not."""
 
 
-class SeenInTrainingWarning(UserWarning):
+class TrainingOverlapWarning(UserWarning):
     """Embeddings are of participants that the model was trained on: predictions for them say little about others."""
 
 

@@ -38,7 +38,9 @@ def inspect(
 
 
 def doctor(
-    store: Annotated[Path | None, typer.Argument(help="Store to check and to measure speed with.", show_default=False)] = None,
+    store: Annotated[
+        Path | None, typer.Argument(help="Store to check and to measure speed with, or a model to check.", show_default=False)
+    ] = None,
     preset: Annotated[str, PRESET] = "tiny",
     resolution: Annotated[
         str | None,

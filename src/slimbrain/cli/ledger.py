@@ -118,17 +118,18 @@ def withdraw(
     checkpoints: Annotated[
         list[Path] | None, typer.Option(help="Folder to search for models trained on the participant; repeat for more.")
     ] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also delete what lies behind symbolic links.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Delete all data of a participant from a store, keep an anonymous record of the withdrawal, and list what else holds data of them.
 
-    Interrupted, the same command resumes. Checkpoints and files elsewhere are listed, not changed.
+    Interrupted, the same command resumes. Checkpoints and files elsewhere are listed, not changed, also those behind symbolic links.
 
     Example: `slimbrain withdraw store/ sub-03 --reason moved --checkpoints runs/`
     """
     from slimbrain.governance.withdraw import withdraw as take_out
 
-    done = take_out(store, subject, reason, cohort or "", checkpoints or [])
+    done = take_out(store, subject, reason, cohort or "", checkpoints or [], follow_links)
     if as_json:
         print(json.dumps(done.to_dict(), indent=2, ensure_ascii=False))
         return
@@ -137,6 +138,12 @@ def withdraw(
     print(f"{done.label}: {len(done.sessions)} sessions deleted from {store}; withdrawn.tsv holds an anonymous record")
     for path in done.linked:
         print(f"hard link: the content of {path} lies in another store as well; withdraw it there, too")
+    for path in done.followed:
+        print(f"behind a symbolic link, deleted: {path}")
+    for path in done.behind:
+        print(f"behind a symbolic link, NOT deleted: {path}")
+    if done.behind:
+        print("the links are gone; delete these files yourself (--follow-links, given at first, would have deleted them)")
     for trace in done.traces:
         print(f"{trace.kind}: {trace.path} ({trace.how})")
     if not checkpoints:

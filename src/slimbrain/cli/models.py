@@ -42,6 +42,7 @@ def pretrain(
     ] = "never",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
     participants: PARTICIPANTS = None,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     seed: SEED = 0,
@@ -58,6 +59,7 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
+    from slimbrain.governance.duplicates import without_duplicates
     from slimbrain.saliency.choose import ranked_windows
     from slimbrain.train import MODEL_FOLDER
     from slimbrain.train import pretrain as run_pretraining
@@ -68,6 +70,10 @@ def pretrain(
     if mixture is not None:
         chosen = with_mixture(chosen, load_mixture(mixture))
     opened = open_store(store, participants)
+    if drop_duplicates:
+        opened, copies = without_duplicates(opened)
+        for pair in copies if process_number() == 0 else ():
+            typer.echo(f"{pair.second.key} is {pair.first.key} ({pair.evidence}); {pair.second.subject} is left out", err=True)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
     if process_number() == 0:

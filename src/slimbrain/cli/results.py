@@ -61,8 +61,11 @@ def evaluate(
         str,
         typer.Option(help="Column of participants.tsv; participants who share a value (a family) are never split between train and test."),
     ] = "",
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Also participants that a model was pretrained on; the table says so.")
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Also participants that a model was trained on; the table counts them.")
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out copies of recordings: both where labels disagree, else one.")
     ] = False,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -84,7 +87,7 @@ def evaluate(
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
-    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
@@ -106,13 +109,13 @@ def predict(
     """
     from slimbrain.disk.atomic import write_text
     from slimbrain.disk.tsv import format_tsv
-    from slimbrain.evaluate.tuned import SEEN, load_tuned, predict_store
+    from slimbrain.evaluate.tuned import IN_TRAINING, load_tuned, predict_store
 
     set_threads(threads)
     rows = predict_store(open_store(store, participants), load_tuned(model), windows, k)
     write_text(out, format_tsv(list(rows[0]), rows))
-    seen = sum(row[SEEN] == "yes" for row in rows)
-    print(f"{len(rows)} sessions in {out}" + (f", {seen} of them of participants whom the model was trained on" if seen else ""))
+    known = sum(row[IN_TRAINING] == "yes" for row in rows)
+    print(f"{len(rows)} sessions in {out}" + (f", {known} of them of participants whom the model was trained on" if known else ""))
 
 
 def report(

@@ -1,4 +1,4 @@
-"""`slimbrain store verify`, `merge` and `subset`: parse, import late, call, print."""
+"""`slimbrain store verify`, `duplicates`, `merge` and `subset`: parse, import late, call, print."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from slimbrain.store.merge import Gathered
 
 commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
+
+_DUPLICATE_COLUMNS = ("session", "participant_id", "other_session", "other_participant_id", "same_file", "bits_apart", "correlation")
 
 _LINK = Annotated[bool, typer.Option("--link", help="Use hard links, which take no space, where the file system can.")]
 
@@ -39,8 +41,40 @@ def verify(
         print(f"no checksum: {key} was written by an earlier slimbrain; it could be read to its end, which is all that can be said.")
     for key in verdict.busy:
         print(f"not checked: {key} is being written by another process.")
+    for note in verdict.notes:
+        print(f"note: {note}")
     print(f"{verdict.n_sessions} sessions, {len(verdict.problems)} problems")
     raise typer.Exit(verdict.exit_code)
+
+
+@commands.command()
+def duplicates(
+    store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List recordings that stand in a store twice, by content, under whatever names: a TSV; exit code 1 if there are any.
+
+    Example: `slimbrain store duplicates store/`
+    """
+    from slimbrain.cli.options import open_store
+    from slimbrain.disk.tsv import format_tsv
+    from slimbrain.governance.duplicates import find_duplicates
+
+    found = find_duplicates(open_store(store, None))
+    rows = [
+        {
+            "session": pair.first.key,
+            "participant_id": pair.first.subject,
+            "other_session": pair.second.key,
+            "other_participant_id": pair.second.subject,
+            "same_file": "yes" if pair.same_file else "no",
+            "bits_apart": "n/a" if pair.bits is None else pair.bits,
+            "correlation": f"{pair.correlation:.4f}",
+        }
+        for pair in found
+    ]
+    print(json.dumps(rows, indent=2) if as_json else format_tsv(_DUPLICATE_COLUMNS, rows), end="\n" if as_json else "")
+    raise typer.Exit(1 if found else 0)
 
 
 @commands.command()
