@@ -1,6 +1,6 @@
 """A series of volumes on disk, checked before anything is allocated and read once from front to back in blocks of frames.
 
-`Source` is what preparation asks of any file that holds one; `NiftiSource` is the 4D NIfTI image. Other people's containers
+`Source` is what preparation asks of any file that holds one; `_NiftiSource` is the 4D NIfTI image. Other people's containers
 (`slimbrain.prep.layouts`) have theirs beside the layout that finds them.
 """
 
@@ -143,7 +143,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True)
-class NiftiSource(Source):
+class _NiftiSource(Source):
     """A 4D NIfTI image.
 
     Attributes
@@ -187,7 +187,7 @@ class NiftiSource(Source):
         return block
 
 
-def open_source(path: str | Path) -> NiftiSource:
+def open_source(path: str | Path) -> _NiftiSource:
     """Read and check the header; no image data is touched.
 
     Raises
@@ -218,7 +218,7 @@ def open_source(path: str | Path) -> NiftiSource:
     affine, note = image_transform(path, image)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
     slope, inter = float(proxy.slope), float(proxy.inter)
-    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter, note)
+    return _NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter, note)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class _ArraySource(Source):
     values : ndarray
         (X, Y, Z, T) in the image's units.
     transform_note : str
-        As of `NiftiSource`.
+        As of `_NiftiSource`.
     """
 
     values: _FloatArray

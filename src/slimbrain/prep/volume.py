@@ -398,7 +398,7 @@ def _standardise(
 
     def work(patches: slice) -> tuple[_FloatArray, _FloatArray]:
         columns, inside = slice(first[patches.start], first[patches.stop]), grid.voxel_mask[patches]
-        block = _Block(series.columns(columns.start, columns.stop), lost[columns])
+        block = _SeriesBlock(series.columns(columns.start, columns.stop), lost[columns])
         sums = block.level(), block.change()
         voxels.put_columns(patches.start * size, _with_gaps(block.stored(times, confounds), inside.ravel()))
         for table, row in ((mean, block.mean), (std, block.std), (covered, block.usable)):
@@ -425,7 +425,7 @@ def _with_gaps(values: _FloatArray, inside: npt.NDArray[np.bool_]) -> _FloatArra
     return np.take(padded, np.where(inside, np.cumsum(inside) - 1, values.shape[1]), axis=1)
 
 
-class _Block:
+class _SeriesBlock:
     """(T_source, n) series of some voxels, z-scored in place.
 
     The first frame is taken off, and the rest divided by the largest change, before anything is squared or summed: float32 then loses
