@@ -11,7 +11,7 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.prep.frames import FrameWatch, bridged
 from slimbrain.prep.runs import RoiSeries
-from slimbrain.prep.volume import TimeAxis
+from slimbrain.prep.timing import TimeAxis
 
 _FloatArray = npt.NDArray[Any]
 

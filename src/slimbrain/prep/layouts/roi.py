@@ -20,7 +20,8 @@ from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
 from slimbrain.prep.runs import Failure, RoiSeries, Run, parse_entities
-from slimbrain.prep.source import MAX_FRAMES, TR_S
+from slimbrain.prep.source import MAX_FRAMES
+from slimbrain.prep.timing import TR_S
 from slimbrain.store import ROI, Channels
 
 _FloatArray = npt.NDArray[Any]
