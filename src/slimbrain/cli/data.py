@@ -95,7 +95,7 @@ def prep(
     source_id: Annotated[str | None, typer.Option(help="Where the data come from, e.g. a DOI.")] = None,
     license_name: Annotated[
         str | None,
-        typer.Option("--license", help="Licence of the data: Licence of the data: SPDX id, or a use agreement such as ABCD-DUC."),
+        typer.Option("--license", help="Licence of the data: SPDX id, or a use agreement such as ABCD-DUC."),
     ] = None,
     consent: Annotated[
         list[str] | None,

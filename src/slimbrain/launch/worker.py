@@ -122,7 +122,7 @@ def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
 
 
 def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:
-    """Queue the job of a shard that was stopped again, unless somebody cancelled it or its time is over."""
+    """Requeue the job of a shard that was stopped, unless it was cancelled or its time is over."""
     local, requeues = os.environ.get("SUBMITIT_EXECUTOR") == "local", folder.read(shard).requeues
     wanted = stopped_by != signal.SIGTERM if local else _counts_as_running()
     again = wanted and requeues < _MAX_REQUEUES

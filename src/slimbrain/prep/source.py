@@ -51,7 +51,7 @@ MAX_DEFLATE_RATIO = 1100
 """Deflate cannot compress more than 1032 to 1, so a header that promises more than this is wrong."""
 
 _PLACEHOLDER_ZOOM = 1.0
-"""What software leaves in the header's fourth zoom when nobody set a TR."""
+"""What software leaves in the header's fourth zoom when no TR was set."""
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""

@@ -49,7 +49,7 @@ def repetition_time(
 ) -> tuple[float, str]:
     """The TR, and who says so: the sidecar, else the header, else the user.
 
-    A header value of 0 or of exactly 1 counts as missing, since software writes it when nobody set one.
+    A header value of 0 or of exactly 1 counts as missing, which software writes when no TR was set.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def repetition_time(
     Raises
     ------
     InputError
-        If nobody says, or two disagree.
+        If neither is known, or two disagree.
     """
     path, stated = source.path, sidecar.get("RepetitionTime")
     if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not TR_S[0] <= stated <= TR_S[1]):

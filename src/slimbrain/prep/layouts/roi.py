@@ -28,7 +28,7 @@ _FloatArray = npt.NDArray[Any]
 
 _CHANNELS_FILE = "channels.tsv"
 NO_CHANNELS = "none"
-"""What `--channels` says where nobody knows the regions' places."""
+"""What `--channels` says where the places of the regions are not known."""
 
 _NPZ_SUFFIX, _TSV_SUFFIX, _CIFTI_SUFFIX = "timeseries.npz", "_timeseries.tsv", ".ptseries.nii"
 _FOLDERS = ("", "sub-*/", "sub-*/func/", "sub-*/ses-*/", "sub-*/ses-*/func/")
@@ -150,7 +150,7 @@ def _channel_table(source: Path, asked: str | None) -> Path | None:
     if not table.is_file():
         raise InputError(
             f"{table}: is not there; give the names and MNI places of the regions (columns name, x, y, z, in mm) in a {_CHANNELS_FILE} or "
-            f"with --channels, or write --channels {NO_CHANNELS} where nobody knows them."
+            f"with --channels, or write --channels {NO_CHANNELS} where they are not known."
         )
     return table
 
