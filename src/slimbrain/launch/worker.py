@@ -1,7 +1,7 @@
-"""What a job does: one shard, as a program of its own; stopped in time or failed, queued again, and written down.
+"""A job: runs one shard as a program of its own, requeues it if it is stopped in time or fails, and records what became of it.
 
-Slurm tells a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; it tells a cancelled
-one with SIGTERM too. Both are passed on. What becomes of the job is asked of Slurm: one that still counts as running is queued again.
+Slurm signals a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; a cancelled job gets
+SIGTERM too. Both are passed on. Slurm is then asked about the job: one that still counts as running is requeued.
 """
 
 from __future__ import annotations

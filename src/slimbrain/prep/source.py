@@ -111,7 +111,7 @@ class Source(ABC):
         return ()
 
     @property
-    def frames_a_block(self) -> int:
+    def frames_per_block(self) -> int:
         """How many frames a block should hold, so that memory does not depend on the length of the run."""
         return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (self.dtype.itemsize * self.n_voxels)))
 
@@ -165,8 +165,8 @@ class _NiftiSource(Source):
         frame_bytes = self.n_voxels * self.dtype.itemsize
         with _reading(self.path), _open_stream(self.path) as stream:
             _skip(stream, self.offset, self.path)
-            for start in range(0, self.n_frames, self.frames_a_block):
-                frames = min(self.frames_a_block, self.n_frames - start)
+            for start in range(0, self.n_frames, self.frames_per_block):
+                frames = min(self.frames_per_block, self.n_frames - start)
                 raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
                 yield raw.reshape(frames, self.n_voxels)
             # gzip compares its check sum only when the end is reached, and damage may have made the data longer than the header says.
@@ -236,8 +236,8 @@ class _ArraySource(Source):
         return (self.transform_note,) if self.transform_note else ()
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
-        for start in range(0, self.n_frames, self.frames_a_block):
-            block = self.values[..., start : start + self.frames_a_block].T
+        for start in range(0, self.n_frames, self.frames_per_block):
+            block = self.values[..., start : start + self.frames_per_block].T
             yield np.ascontiguousarray(block).reshape(len(block), -1)
 
 

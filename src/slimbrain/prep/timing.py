@@ -28,7 +28,7 @@ TR_TOLERANCE_S = 1e-3
 _SPLINE_ORDER = 3
 
 _SPLINE_REACH = 24
-"""Frames beyond which a recorded frame does not bear on a stored one: the cubic B-spline's filter falls by 2 - sqrt(3) a frame
+"""Frames beyond which a recorded frame does not bear on a stored one: the cubic B-spline's filter falls by 2 - sqrt(3) per frame
 (Unser 1999), to 2e-14 over so many."""
 
 _SPLINE_BLOCK_FRAMES = 64

@@ -67,8 +67,8 @@ class _MaskedSource(Source):
     place: npt.NDArray[np.int64]
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
-        for start in range(0, self.n_frames, self.frames_a_block):
-            listed = self.values[start : start + self.frames_a_block].astype(np.float32)
+        for start in range(0, self.n_frames, self.frames_per_block):
+            listed = self.values[start : start + self.frames_per_block].astype(np.float32)
             block = np.zeros((len(listed), self.n_voxels), np.float32)
             block[:, self.place] = listed * self.std + self.mean
             yield block
