@@ -33,8 +33,8 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, masked_source
 from slimbrain.prep.runs import as_label
-from slimbrain.prep.source import repetition_time
-from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.prep.timing import TARGET_TR_S, TimeAxis, repetition_time, require_length
+from slimbrain.prep.volume import Prepared, prepare_image
 from slimbrain.saliency.choose import window_choice
 from slimbrain.store import Channels, Contract, SessionInfo
 from slimbrain.store.channels import cell_channels
