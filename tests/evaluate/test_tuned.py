@@ -83,7 +83,7 @@ def test_new_people_are_told_by_the_command(store: Store, folder: Path, tmp_path
     truth = ["high" if int(row["participant_id"][4:]) % 2 else "low" for row in rows]
     assert [row["prediction"] for row in rows[KNOWN:]] == truth[KNOWN:]
     assert [row["in_training"] for row in rows] == [*["yes"] * KNOWN, *["no"] * (NEW - 1), "yes"]
-    assert f"18 sessions in {out}, 13 of them of participants whom the model was trained on" in capsys.readouterr().out
+    assert f"18 sessions in {out}, 13 of them from participants that the model was trained on" in capsys.readouterr().out
 
 
 def test_what_is_predicted_is_the_head_on_the_vectors_of_embed(store: Store, folder: Path, tmp_path: Path) -> None:
