@@ -114,7 +114,10 @@ def test_those_it_was_tuned_on_are_not_evaluated_on(store: Store, folder: Path, 
     (store.root / "participants.tsv").write_text(f"participant_id\tgroup\n{rows}\n")
     words = ["evaluate", str(store.root), "--task", "column:group", "--model", str(folder), "--out", str(tmp_path / "x.json")]
     assert run_command(words) == 1
-    assert "was trained on 13 of the 18 participants to be evaluated, first sub-00" in capsys.readouterr().err
+    assert (
+        "was trained on 13 of the 18 participants to be evaluated: sub-00 by name, sub-01 by name, sub-02 by name, and 10 more; "
+        in capsys.readouterr().err
+    )
     card = (folder / "README.md").read_text()
     assert "| **unknown** | 12 | 12 |" in card and "fine_tuned_for: column:group" in card
 
