@@ -104,14 +104,14 @@ def test_embeddings_and_result_files(outputs: Path) -> None:
     models = {(row["model"], row["method"].split(",")[0]) for row in result["rows"]}
     assert {"slimbrain voxel", "untrained", "connectivity", "majority"} <= {model for model, _ in models}
     assert result["n_subjects"] == result["seen_in_pretraining"] == 10
-    assert result["test_scored"]["times_a_seed"] == 1
+    assert result["test_scored"]["tests_per_seed"] == 1
     assert "pretrained on 10 of these subjects (--allow-overlap)" in (outputs / "group.md").read_text()
 
 
 def test_subjects_of_pretraining_are_not_evaluated_on_unasked(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("evaluate", outputs / "store", "--model", outputs / "voxel" / "model", "--task", "column:group", "--out", tmp_path / "x.json")
     assert run(*words) == 1
-    assert "was trained on 10 of the 10 participants to be evaluated, first sub-001; evaluate on others" in capsys.readouterr().err
+    assert "was trained on 10 of the 10 participants to be evaluated: sub-001 by name, sub-002 by name, sub-003 by name, and 7 more; evaluate on others" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
 
 
