@@ -83,7 +83,7 @@ def test_new_people_are_told_by_the_command(store: Store, folder: Path, tmp_path
     truth = ["high" if int(row["participant_id"][4:]) % 2 else "low" for row in rows]
     assert [row["prediction"] for row in rows[KNOWN:]] == truth[KNOWN:]
     assert [row["in_training"] for row in rows] == [*["yes"] * KNOWN, *["no"] * (NEW - 1), "yes"]
-    assert f"18 sessions in {out}, 13 of them of participants that the model was trained on" in capsys.readouterr().out
+    assert f"18 sessions in {out}, 13 of them from participants that the model was trained on" in capsys.readouterr().out
 
 
 def test_what_is_predicted_is_the_head_on_the_vectors_of_embed(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -114,7 +114,10 @@ def test_those_it_was_tuned_on_are_not_evaluated_on(store: Store, folder: Path, 
     (store.root / "participants.tsv").write_text(f"participant_id\tgroup\n{rows}\n")
     words = ["evaluate", str(store.root), "--task", "column:group", "--model", str(folder), "--out", str(tmp_path / "x.json")]
     assert run_command(words) == 1
-    assert "was trained on 13 of the 18 participants to be evaluated, first sub-00" in capsys.readouterr().err
+    assert (
+        "was trained on 13 of the 18 participants to be evaluated: sub-00 by name, sub-01 by name, sub-02 by name, and 10 more; "
+        in capsys.readouterr().err
+    )
     card = (folder / "README.md").read_text()
     assert "| **unknown** | 12 | 12 |" in card and "fine_tuned_for: column:group" in card
 
