@@ -1,4 +1,4 @@
-"""Training samples: what a store gives at draw number n, the same for any number of workers and after any restart."""
+"""Training samples: the sample of draw number n is the same for any number of workers and after any restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.data.clip import Clip, read_clip
-from slimbrain.data.masking import JepaMask, sample_jepa_mask, seen_together
+from slimbrain.data.masking import JepaMask, sample_jepa_mask, visible_stretches
 from slimbrain.data.mixture import divide
 from slimbrain.data.samplers import Pace, mix, spread_windows
 from slimbrain.errors import InputError
@@ -32,7 +32,7 @@ class Series:
     ----------
     values : (T, C) float32 channel series.
     mm : (C, 3) float32 places of the channels in MNI mm.
-    tr : seconds a frame.
+    tr : seconds per frame.
     draw : number of the draw, the seed of whatever is random about it.
     key : the session.
     """
@@ -54,7 +54,7 @@ class MaskedClip:
 
 
 class Pick(NamedTuple):
-    """A draw whose session is decided, so that a process that reads ahead need not know the weights."""
+    """A draw whose session is chosen already, so that data-loading processes need no weights."""
 
     draw: int
     session: int
@@ -147,7 +147,7 @@ class ClipDraws(Draws):
     Parameters
     ----------
     store : where sessions are.
-    window : frames a window, windows a clip, and from how many of the best they are drawn.
+    window : frames per window, windows per clip, and from how many of the best they are drawn.
     seed : of order, choice and masks.
     unit, unit_frames : the encoder's mask unit.
     context_fraction : share of the clip that the context sees.
@@ -183,7 +183,7 @@ class ClipDraws(Draws):
         pick = self.pick(draw)
         info, generator = self.session_of(pick), self.generator(pick.draw)
         clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
-        windows, units_per_window = seen_together(self.window.k, self.window.frames, self.unit_frames)
+        windows, units_per_window = visible_stretches(self.window.k, self.window.frames, self.unit_frames)
         mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
         return MaskedClip(clip, mask, info.key)
 

@@ -84,7 +84,7 @@ def _whole(numbers: Sequence[float]) -> list[int]:
 
 
 def limited(weights: Sequence[float], sizes: Sequence[int], cap: int | None) -> list[float]:
-    """Shares of draws, sum 1, of which none asks for its sessions more than `cap` times in an epoch of sum(sizes) draws.
+    """Shares of draws, sum 1, of which none draws its sessions more than `cap` times in an epoch of sum(sizes) draws.
 
     What a share loses goes to those that still have room, in proportion to their weights.
 
@@ -119,7 +119,7 @@ class DrawOrder:
     Attributes
     ----------
     unit : parts a draw.
-    starts : first draw of each stretch of equal weights; the last one goes on for ever.
+    starts : first draw of each stretch of equal weights; the last one has no end.
     quotas : for each stretch, the parts of each cohort; their sum is `unit`.
     horizon : draws for which weights are known; None if all are.
     """
@@ -140,7 +140,7 @@ class DrawOrder:
         Parameters
         ----------
         by_step : for each step, the weight of each cohort.
-        per_step : draws a step.
+        per_step : draws per step.
         """
         plan = cls.fixed(by_step[0])
         for step, weights in enumerate(by_step):
@@ -345,7 +345,7 @@ def mix(
     labels : the cohort of each session.
     seed : of the shuffling.
     weights : how often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
-    pace : draws a step and steps, where weights change from step to step.
+    pace : draws per step and steps, where weights change from step to step.
     cap : most draws of one session in an epoch.
     interval : draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
 

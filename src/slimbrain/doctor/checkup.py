@@ -20,10 +20,10 @@ from slimbrain.store.verify import verify
 from slimbrain.train import pick_device
 
 _TYPICAL_FRAMES = 300
-"""Frames of a session where no store says otherwise: 3.6 minutes."""
+"""Frames per session without a store: 3.6 minutes."""
 
 _TYPICAL_SESSIONS = 1000
-"""Sessions to estimate for where no store says otherwise."""
+"""Sessions to estimate for without a store."""
 
 _RESOLUTION = {"tiny": "8mm"}
 """Lattice that a preset is meant for; 2 mm where none is named here."""
@@ -38,7 +38,7 @@ class Checkup:
     Attributes
     ----------
     facts : name and value of everything that was looked at, in order.
-    rates : windows a second of each kind of work that was timed.
+    rates : windows per second of each kind of work that was timed.
     problems : what makes the machine or the store unfit, one sentence each.
     """
 
@@ -84,14 +84,14 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
 
 
 def _look_at_model(found: Checkup, folder: Path) -> None:
-    """Compare a model with its seal, and see that it tells two inputs apart; `from_pretrained` refuses one that does not."""
+    """Check a model's seal and that two inputs get different outputs; `from_pretrained` refuses a model where they do not."""
     try:
         model = from_pretrained(folder)
     except SlimbrainError as error:
         found.problems.append(str(error))
         return
-    found.facts["model"] = f"{type(model).__name__}, tells two inputs apart"
-    found.facts["model's seal"] = "whole" if is_sealed(folder) else "none: nobody can tell whether its config.json was changed"
+    found.facts["model"] = f"{type(model).__name__}, distinguishes two inputs"
+    found.facts["model's seal"] = "whole" if is_sealed(folder) else "none: changes of its config.json cannot be detected"
 
 
 def _look_at_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
@@ -132,16 +132,16 @@ def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.dev
         _tell(found, "voxel", training, preset.train_voxel)
         sessions = len(store.sessions) if store else _TYPICAL_SESSIONS
         windows, found.rates["embed"] = sessions * preset.window.k, embedding.per_second
-        found.facts["embed"] = f"{embedding.seconds:.3g} s a clip, {embedding.per_second:.3g} windows a second"
+        found.facts["embed"] = f"{embedding.seconds:.3g} s per clip, {embedding.per_second:.3g} windows per second"
         found.facts["embed, estimate"] = f"{_duration(embedding.hours(windows))} for {sessions:,} sessions, {windows:,} windows"
     found.facts["estimates are"] = _ESTIMATE
 
 
 def _tell(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
-    """Say what was measured of a stage, and what the preset's own number of steps would take."""
+    """Add a stage's measured rate, and the time that the preset's number of steps would take."""
     name, size = f"pretrain {stage}", config.batch * config.accumulate
     windows, found.rates[name] = config.steps * size * rate.windows, rate.per_second
-    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows a second ({config.precision})"
+    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows per second ({config.precision})"
     work = f"{config.steps:,} steps of {size} sessions, {windows:,} windows"
     found.facts[f"{name}, estimate"] = f"{_duration(rate.hours(windows))} for {work}"
 

@@ -31,7 +31,7 @@ _Kind = TypeVar("_Kind", bound=nn.Module)
 
 _WEIGHTS_FILE, _CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
 HEAD_FILE = "head.safetensors"
-"""Of a fine-tuned model: what predicts a label from its vectors."""
+"""Of a fine-tuned model: the head that predicts a label from its vectors."""
 
 _OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
 """Files that other weights make worthless."""
@@ -136,7 +136,7 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a model folder records the SHA-256 of its configuration; without, nobody can tell whether that was changed."""
+    """Whether a model folder records the SHA-256 of its configuration; without, changes of it cannot be detected."""
     return (folder / SEAL_FILE).is_file()
 
 
@@ -213,7 +213,7 @@ def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Seq
 
 
 def read_training(source: str | Path) -> dict[str, Any]:
-    """What a model folder, or a model on the hub, says of its training; the weights are not read.
+    """The record of training in a model folder, or in a model on the hub; the weights are not read.
 
     Raises
     ------

@@ -61,8 +61,8 @@ class Attention(nn.Module):
             mask = mask.expand(*q.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
         # The fused kernels take four axes; five would fall back, without a word, to one that holds the weights.
         q, k, v = (part.reshape(-1, *part.shape[-3:]) for part in (q, k, v))
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(seen.transpose(1, 2).reshape(x.shape))
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).reshape(x.shape))
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

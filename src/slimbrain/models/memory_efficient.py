@@ -19,7 +19,7 @@ from slimbrain.models.layers import Mlp
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """`linear(norm(x))`: (L, D) -> (L, out), keeping `x` and not what the norm made of it."""
+    """`linear(norm(x))`: (L, D) -> (L, out), keeping `x` and not the normalised copy for the backward pass."""
     if torch.compiler.is_compiling():
         return linear(norm(x))
     return _apply(_NormLinear, x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)

@@ -27,7 +27,7 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
 
 _SIDE, _PATCH, _FRAMES = 96, 4, 40
-"""Voxels a side of the box and of a patch, and frames of a sample."""
+"""Voxels per side of the box and of a patch, and frames of a sample."""
 
 _UNIT_VOXELS, _UNIT_FRAMES = 32, 8
 _NO_TENSORS = (
@@ -43,7 +43,7 @@ _NESTED = ("model", "state_dict", "model_state_dict", "target_encoder", "encoder
 """Where a training script may put the weights within its checkpoint."""
 
 _ANCHOR = "pos_embed_spatial"
-"""A name that every encoder has once; what stands before it stands before all of that encoder's names."""
+"""A name that every encoder has once; its prefix is the prefix of all of that encoder's names."""
 
 _LEFT_OUT = ("head.", "predictor.", "decoder", "mask_token", "optimizer")
 """Beginnings of names that are no part of the encoder."""
@@ -215,7 +215,7 @@ def _our_shape(name: str, tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _box(sides: tuple[int, int, int]) -> Grid:
-    """A grid whose mask deletes nothing of a box of so many voxels."""
+    """A grid whose mask deletes nothing of a box of this many voxels."""
     inside = np.zeros((_SIDE,) * 3, dtype=bool)
     inside[tuple(slice(side) for side in sides)] = True
     return Grid(LATTICES["2mm"], inside)

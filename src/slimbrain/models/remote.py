@@ -33,7 +33,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
 
 def pickles_of(name: str, revision: str | None) -> list[str]:
-    """Files of a model of the hub that are pickles; none where the hub cannot be asked."""
+    """Files of a model of the hub that are pickles; none where the hub cannot be reached."""
     from huggingface_hub import HfApi
 
     try:
@@ -75,7 +75,7 @@ def put(
     api = HfApi(token=token)
     with _one_sentence(name, "so nothing was uploaded; check the network"):
         api.create_repo(name, private=private, exist_ok=True)
-        # One that is there keeps its visibility, whatever is asked.
+        # One that is there keeps its visibility, whatever `private` says.
         if private and not api.model_info(name).private:
             raise InputError(f"{name}: is public on the hub; make it private there, choose another name, or say private=False.")
         if revision:

@@ -111,7 +111,7 @@ def _train(
 
 
 def _require_memory(stage_name: str, store: Store, preset: Preset, device: torch.device) -> None:
-    """Refuse a step that cannot fit before the network is built; what a store lacks, the stage says itself."""
+    """Refuse a step that cannot fit before the network is built; the stage itself refuses a store that lacks something."""
     sessions = store.sessions
     if stage_name == "temporal" and sessions:
         frames = sum(info.n_frames for info in sessions) // len(sessions)
@@ -127,8 +127,8 @@ def _require_memory(stage_name: str, store: Store, preset: Preset, device: torch
 
 
 def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], counted: Mapping[str, int]) -> Provenance:
-    """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
-    # Those held out have shaped the mixture, though no gradient: an evaluation on them would be no clean one either.
+    """Where the weights come from; participants as salted hashes, recordings as signatures."""
+    # Held-out sessions shaped the mixture, though no gradient, so an evaluation on them would not be clean either.
     sessions = [*stage.draws.sessions, *stage.draws.held_out]
     people = people_in(store, sessions)
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
@@ -148,7 +148,7 @@ def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Map
 
 
 def _described(draws: Draws) -> list[dict[str, Any]] | None:
-    """The components of the mixture as run.json and the model have them; None where cohorts are not told apart."""
+    """The components of the mixture as run.json and the model have them; None where cohorts are not distinguished."""
     config = draws.sampling.mixture or draws.sampling
     if config.by is None and draws.sampling.mixture is None:
         return None
@@ -176,7 +176,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _training_set(draws: Draws) -> str:
-    """A hash of which sessions, cohorts and windows are drawn from: as many of others would not continue the same run."""
+    """A hash of the sessions, cohorts and windows drawn from: with others it would not be the same run."""
     ranked = draws.ranked if isinstance(draws, ClipDraws) else None
     windows = None if ranked is None else [list(map(int, ranked[info.key])) for info in draws.sessions]
     drawn = [[(info.key, info.n_frames, cohort) for info, cohort in zip(draws.sessions, draws.cohorts, strict=True)], windows]
@@ -184,11 +184,11 @@ def _training_set(draws: Draws) -> str:
 
 
 def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, remembered: Mapping[str, Any]) -> str | None:
-    """Write run.json, or see that it belongs to the same run; why not, in one sentence.
+    """Write run.json, or check that it belongs to the same run; why not, in one sentence.
 
     Parameters
     ----------
-    remembered : participants by hash, for whoever must know whom a run saw that never came to a model.
+    remembered : participants by hash, so that a run that never exported a model can be found by whom it was trained on.
     """
     path = run / RUN_FILE
     if path.exists():
