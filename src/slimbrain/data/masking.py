@@ -34,8 +34,10 @@ class JepaMask:
 
     Attributes
     ----------
-    times : (N,) bool over the clip's time units.
-    places : (U,) bool over the grid's mask units.
+    times : ndarray of bool
+        (N,) bool over the clip's time units.
+    places : ndarray of bool
+        (U,) bool over the grid's mask units.
     """
 
     times: _BoolArray
@@ -63,10 +65,14 @@ def sample_jepa_mask(
 
     Parameters
     ----------
-    places_mm : (U, 3) centres of the mask units.
-    windows : windows in the clip; with one window nothing is cross-time.
-    units_per_window : time units in a window.
-    fraction : share of (time, place) pairs that are visible.
+    places_mm : ndarray of float
+        (U, 3) centres of the mask units.
+    windows : int
+        Windows in the clip; with one window nothing is cross-time.
+    units_per_window : int
+        Time units in a window.
+    fraction : float
+        Share of (time, place) pairs that are visible.
     """
     if len(places_mm) < 2:
         raise InputError(
@@ -88,8 +94,10 @@ def visible_stretches(windows: int, frames: int, unit_frames: int) -> tuple[int,
 
     Parameters
     ----------
-    windows, frames : of the clip, and of each window.
-    unit_frames : frames per time unit.
+    windows, frames : int
+        Windows of the clip, and frames of each.
+    unit_frames : int
+        Frames per time unit.
     """
     times = windows * frames // unit_frames
     return (windows, times // windows) if frames % unit_frames == 0 else (times, 1)

@@ -28,10 +28,14 @@ class Division:
 
     Attributes
     ----------
-    trained, drawn_as : those that are drawn, and as what.
-    held_out, held_out_as : those that only measure how well a component is predicted.
-    weights : by name; alike if None.
-    notes : what the user should read.
+    trained, drawn_as : SessionTable, list of str
+        Those that are drawn, and as what.
+    held_out, held_out_as : SessionTable, list of str
+        Those that only measure how well a component is predicted.
+    weights : dict of str to Weight or None
+        By name; alike if None.
+    notes : list of str
+        What the user should read.
     """
 
     trained: SessionTable
@@ -47,7 +51,8 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
 
     Parameters
     ----------
-    seed : decides who is held out, where weights are adaptive.
+    seed : int
+        Decides who is held out, where weights are adaptive.
 
     Raises
     ------

@@ -37,9 +37,12 @@ class Checkup:
 
     Attributes
     ----------
-    facts : name and value of everything that was looked at, in order.
-    rates : windows per second of each kind of work that was timed.
-    problems : what makes the machine or the store unfit, one sentence each.
+    facts : dict of str to Any
+        Name and value of everything that was looked at, in order.
+    rates : dict of str to float
+        Windows per second of each kind of work that was timed.
+    problems : list of str
+        What makes the machine or the store unfit, one sentence each.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -55,10 +58,14 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
 
     Parameters
     ----------
-    preset : whose networks are timed, and whose steps the estimates are for.
-    store : checked from end to end, and timed with, if given; a model folder is checked alone.
-    device : auto, cpu or cuda.
-    resolution : lattice to time with where no store says; the one that the preset is meant for if None.
+    preset : Preset
+        Whose networks are timed, and whose steps the estimates are for.
+    store : Path or None
+        Checked from end to end, and timed with, if given; a model folder is checked alone.
+    device : str
+        Auto, cpu or cuda.
+    resolution : str or None
+        Lattice to time with where no store says; the one that the preset is meant for if None.
 
     Raises
     ------

@@ -51,14 +51,22 @@ class StepCost:
 
     Attributes
     ----------
-    batch, frames, precision, device, recompute : what it was planned for.
-    context_share : of the brain's tokens, what the planned mask shows.
-    parameters : of context encoder, target encoder and predictor.
-    gflops : of each part's forward pass, and of `backward` with what it recomputes.
-    global_attention_share : of the target's FLOPs, those of attention among all tokens of a clip.
-    saved_mib : bytes held between forward and backward pass, parameters left out.
-    mib : `weights`, `target` (the running mean), `gradients`, `optimizer`, `inputs` (voxels), and `passes`, the rest of the peak.
-    peak_mib : most bytes alive at a time.
+    batch, frames, precision, device, recompute : int, int, str, str, bool
+        What it was planned for.
+    context_share : float
+        Share of the brain's tokens that the planned mask shows.
+    parameters : dict of str to int
+        Weights of context encoder, target encoder and predictor.
+    gflops : dict of str to float
+        GFLOPs of each part's forward pass, and of `backward` with its recomputation.
+    global_attention_share : float
+        Share of the target's FLOPs in attention among all tokens of a clip.
+    saved_mib : float
+        Bytes held between forward and backward pass, parameters left out.
+    mib : dict of str to float
+        `weights`, `target` (the running mean), `gradients`, `optimizer`, `inputs` (voxels), and `passes`, the rest of the peak.
+    peak_mib : float
+        Most bytes alive at a time.
     """
 
     batch: int
@@ -94,10 +102,14 @@ def plan_step(
 
     Parameters
     ----------
-    grid : the brain mask decides how many patches there are.
-    batch : clips per micro-batch.
-    frames : of a clip; `window.frames * window.k` in training.
-    device : `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
+    grid : Grid
+        The brain mask decides how many patches there are.
+    batch : int
+        Clips per micro-batch.
+    frames : int
+        Frames of a clip; `window.frames * window.k` in training.
+    device : str
+        `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
 
     Raises
     ------

@@ -39,9 +39,12 @@ class Rate:
 
     Attributes
     ----------
-    seconds : of one micro-batch of one sample.
-    windows : that it holds.
-    loss : of the last pass; 0 where nothing is learnt.
+    seconds : float
+        Seconds per micro-batch of one sample.
+    windows : int
+        That it holds.
+    loss : float
+        Value in the last pass; 0 where nothing is learnt.
     """
 
     seconds: float

@@ -40,8 +40,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
     Parameters
     ----------
-    q : (Lq, H, D/H) queries of all spans, one span behind the other.
-    k, v : (Lk, H, D/H) keys and values.
+    q : Tensor
+        (Lq, H, D/H) queries of all spans, one span behind the other.
+    k, v : Tensor
+        (Lk, H, D/H) keys and values.
 
     Returns
     -------

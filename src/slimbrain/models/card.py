@@ -32,8 +32,10 @@ class Measured:
 
     Attributes
     ----------
-    text : markdown, a heading of the second level and a table.
-    task, cohort, metrics : what was predicted, in whom, and the model's own figures, for the hub's metadata.
+    text : str
+        Markdown, a heading of the second level and a table.
+    task, cohort, metrics : str, str, mapping of str to float
+        What was predicted, in whom, and the model's own figures, for the hub's metadata.
     """
 
     text: str
@@ -47,8 +49,10 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
 
     Parameters
     ----------
-    config : the folder's config.json.
-    measured : evaluations to show.
+    config : mapping of str to Any
+        The folder's config.json.
+    measured : sequence of Measured
+        Evaluations to show.
     """
     contract, training = config["contract"], config.get("training", {})
     entries = entries_from(training)

@@ -39,11 +39,16 @@ class HieraBlock(nn.Module):
 
     Parameters
     ----------
-    width, out : D before and after.
-    heads : attention heads.
-    mlp_ratio : hidden width of the MLP over `out`.
-    eps : of the norms.
-    keep_hidden : keep the hidden layer of the MLP for the backward pass; without, it is computed again.
+    width, out : int
+        D before and after.
+    heads : int
+        Attention heads.
+    mlp_ratio : float
+        Hidden width of the MLP over `out`.
+    eps : float
+        Epsilon of the norms.
+    keep_hidden : bool
+        Keep the hidden layer of the MLP for the backward pass; without, it is computed again.
     """
 
     def __init__(self, width: int, out: int, heads: int, mlp_ratio: float, eps: float = 1e-5, keep_hidden: bool = True) -> None:
@@ -63,7 +68,8 @@ class HieraBlock(nn.Module):
 
         Parameters
         ----------
-        x : (L, D) tokens, span by span.
+        x : Tensor
+            (L, D) tokens, span by span.
 
         Returns
         -------
@@ -87,11 +93,16 @@ class Tokens:
 
     Attributes
     ----------
-    values : (L, D) tokens of all clips, ordered by clip, step, unit.
-    clip, step, unit : (L,) clip of the batch, step of 4 frames in the clip, unit of the grid.
-    seconds : (L,) mean time of the token's frames since the session began.
-    mm : (L, 3) centre of the token's unit in MNI mm.
-    lengths : tokens of each clip.
+    values : Tensor
+        (L, D) tokens of all clips, ordered by clip, step, unit.
+    clip, step, unit : Tensor
+        (L,) clip of the batch, step of 4 frames in the clip, unit of the grid.
+    seconds : Tensor
+        (L,) mean time of the token's frames since the session began.
+    mm : Tensor
+        (L, 3) centre of the token's unit in MNI mm.
+    lengths : tuple of int
+        Tokens of each clip.
     """
 
     values: Tensor
@@ -108,12 +119,15 @@ class Hiera(nn.Module):
 
     Parameters
     ----------
-    config : widths, depths, unit.
-    voxels_per_patch : V, values per patch.
+    config : HieraConfig
+        Widths, depths, unit.
+    voxels_per_patch : int
+        V, values per patch.
 
     Attributes
     ----------
-    block_tokens : tokens computed at once before level 3; by device if None.
+    block_tokens : int or None
+        Tokens computed at once before level 3; by device if None.
     """
 
     block_tokens: int | None = None
@@ -166,8 +180,10 @@ class Hiera(nn.Module):
 
         Parameters
         ----------
-        clips : B clips; grids, lengths and visible units may differ.
-        visible : (N, U) bool for each clip; all brain units if not given.
+        clips : sequence of Clip
+            B clips; grids, lengths and visible units may differ.
+        visible : sequence of ndarray of bool or None
+            (N, U) bool for each clip; all brain units if not given.
         """
         packing = self.pack(clips, visible)
         return self._tokens(self.norm(self.trunk(clips, packing)), clips, packing)

@@ -57,8 +57,10 @@ def save_pretrained(
 
     Parameters
     ----------
-    provenance : what the weights cannot say; the model's own if None.
-    weights : the state dict, where the model holds only a part of it.
+    provenance : Provenance or None
+        What the weights cannot say; the model's own if None.
+    weights : mapping of str to Tensor or None
+        The state dict, where the model holds only a part of it.
 
     Raises
     ------
@@ -96,9 +98,12 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
 
     Parameters
     ----------
-    source : folder, or hub id such as `lab/model`.
-    contract : of the data to be read; compared with the model's if given.
-    revision : branch, tag or commit on the hub; the default branch if None.
+    source : str or Path
+        Folder, or hub id such as `lab/model`.
+    contract : Contract or None
+        Contract of the data to be read; compared with the model's if given.
+    revision : str or None
+        Branch, tag or commit on the hub; the default branch if None.
 
     Returns
     -------
@@ -185,10 +190,14 @@ def push_to_hub(
 
     Parameters
     ----------
-    name : hub id such as `lab/model`; made if it is not there.
-    private : whether only you and your organisation see it. One that is public already is refused then.
-    revision : branch to put it on; the default branch if None.
-    token : the one of `hf auth login` if None.
+    name : str
+        Hub id such as `lab/model`; made if it is not there.
+    private : bool
+        Whether only you and your organisation see it. One that is public already is refused then.
+    revision : str or None
+        Branch to put it on; the default branch if None.
+    token : str or None
+        The one of `hf auth login` if None.
 
     Returns
     -------

@@ -27,9 +27,12 @@ class JepaOutput:
 
     Attributes
     ----------
-    loss : scalar to descend.
-    by_kind : mean smooth-L1 of each kind of target that the batch holds.
-    target : the target encoder's tokens.
+    loss : Tensor
+        Scalar to descend.
+    by_kind : dict of str to Tensor
+        Mean smooth-L1 of each kind of target that the batch holds.
+    target : Tokens
+        The target encoder's tokens.
     """
 
     loss: Tensor
@@ -84,9 +87,12 @@ class _TargetPredictor(nn.Module):
 
         Parameters
         ----------
-        context : visible tokens of each clip.
-        everything : where and when every token of the batch is; its values are not read.
-        hidden : (L,) bool, in CPU memory.
+        context : Tokens
+            Visible tokens of each clip.
+        everything : Tokens
+            Where and when every token of the batch is; its values are not read.
+        hidden : Tensor
+            (L,) bool, in CPU memory.
 
         Returns
         -------
@@ -114,9 +120,12 @@ class HieraJEPA(nn.Module):
 
     Parameters
     ----------
-    config : the encoder.
-    jepa : the objective.
-    voxels_per_patch : V of the grid's lattice.
+    config : HieraConfig
+        The encoder.
+    jepa : JepaConfig
+        The objective.
+    voxels_per_patch : int
+        V of the grid's lattice.
     """
 
     provenance: Provenance | None = None
@@ -142,8 +151,10 @@ class HieraJEPA(nn.Module):
 
         Parameters
         ----------
-        clips, masks : B of each.
-        penalties : False leaves the regularisers out, and the loss is the prediction error alone.
+        clips, masks : sequence of Clip, sequence of JepaMask
+            B of each.
+        penalties : bool
+            False leaves the regularisers out, and the loss is the prediction error alone.
         """
         with torch.no_grad():
             target = self.target(clips)
@@ -173,9 +184,12 @@ class HieraJEPA(nn.Module):
 
         Parameters
         ----------
-        error : (H,) of each hidden token.
-        kind : (L,) as of `_kinds`.
-        lengths : tokens of each clip.
+        error : Tensor
+            (H,) of each hidden token.
+        kind : Tensor
+            (L,) as of `_kinds`.
+        lengths : sequence of int
+            Tokens of each clip.
         """
         kinds = len(TARGET_KINDS)
         clip = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
@@ -212,7 +226,8 @@ class HieraJEPA(nn.Module):
 
         Parameters
         ----------
-        add_up : sums a tensor over all processes, in place.
+        add_up : callable
+            Sums a tensor over all processes, in place.
         """
         for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
             slow.lerp_(fast.to(slow.dtype), 1 - momentum)

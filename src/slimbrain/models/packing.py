@@ -42,14 +42,21 @@ class Block:
 
     Attributes
     ----------
-    rows : (L,) input row of each token: of the voxels in level 1, of level 1's output in level 2.
-    spans : tokens of each segment, as queries and as keys.
-    children : (Q, 16) tokens that each pooled element is the maximum of; a rim element repeats its first child.
-    pooled_spans : pooled elements of each segment as queries, its tokens as keys.
-    kept : (K,) pooled elements, among Q, that are not there to fill up a segment; None if all are kept.
-    patch, frame : patch and frame of the tokens, counted through the batch; (W, 1, N) and (W, F, 1) where the L tokens are W
-        segments of F frames and N patches, else (1, 1, L). Empty in level 2.
-    shape : (W, F, N) or (1, 1, L), the shape in which patch and frame give every token its position.
+    rows : Tensor
+        (L,) input row of each token: of the voxels in level 1, of level 1's output in level 2.
+    spans : Spans
+        Tokens of each segment, as queries and as keys.
+    children : Tensor
+        (Q, 16) tokens that each pooled element is the maximum of; a rim element repeats its first child.
+    pooled_spans : Spans
+        Pooled elements of each segment as queries, its tokens as keys.
+    kept : Tensor or None
+        (K,) pooled elements, among Q, that are not there to fill up a segment; None if all are kept.
+    patch, frame : Tensor
+        Patch and frame of the tokens, counted through the batch; (W, 1, N) and (W, F, 1) where the L tokens are W segments of F frames
+        and N patches, else (1, 1, L). Empty in level 2.
+    shape : tuple of int
+        (W, F, N) or (1, 1, L), the shape in which patch and frame give every token its position.
     """
 
     rows: Tensor
@@ -71,10 +78,14 @@ class Packing:
 
     Attributes
     ----------
-    levels : blocks of level 1 (rows of the voxels) and level 2 (rows of level 1's output).
-    order : (L,) puts level 2's output in order of clip, time step, unit.
-    clip, step, unit : (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches per side.
-    lengths : tokens of each clip.
+    levels : tuple of tuple of Block
+        Blocks of level 1 (rows of the voxels) and level 2 (rows of level 1's output).
+    order : Tensor
+        (L,) puts level 2's output in order of clip, time step, unit.
+    clip, step, unit : Tensor
+        (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches per side.
+    lengths : tuple of int
+        Tokens of each clip.
     """
 
     levels: tuple[tuple[Block, ...], tuple[Block, ...]]
@@ -110,11 +121,16 @@ def pack_clips(
 
     Parameters
     ----------
-    grids : grid of each clip.
-    visible : (N, U) bool of each clip: time units of `unit_frames` frames, mask units of the grid.
-    unit : `unit` or `region`, the level that mask units are taken from.
-    unit_frames : frames a time unit.
-    block_tokens : tokens computed at once before level 3, in blocks of segments of one length; None for one block of all lengths.
+    grids : sequence of Grid
+        Grid of each clip.
+    visible : sequence of ndarray of bool
+        (N, U) bool of each clip: time units of `unit_frames` frames, mask units of the grid.
+    unit : str
+        `unit` or `region`, the level that mask units are taken from.
+    unit_frames : int
+        Frames a time unit.
+    block_tokens : int or None
+        Tokens computed at once before level 3, in blocks of segments of one length; None for one block of all lengths.
 
     Raises
     ------
@@ -142,9 +158,12 @@ class _Tree:
 
     Attributes
     ----------
-    patches : (U,) patches in each mask unit; `patch_start` (U,) the first of them.
-    cells, units : (U,) cells and 16-voxel units in each; `unit_start` (U,) the first unit.
-    cell_children, unit_children : (U, M, 8) as in `Block.children`.
+    patches : ndarray of int
+        (U,) patches in each mask unit; `patch_start` (U,) the first of them.
+    cells, units : ndarray of int
+        (U,) cells and 16-voxel units in each; `unit_start` (U,) the first unit.
+    cell_children, unit_children : ndarray of int
+        (U, M, 8) as in `Block.children`.
     """
 
     patches: _IntArray
@@ -226,8 +245,10 @@ def _level(
 
     Parameters
     ----------
-    start : (S, F) input row of each segment's first token in each of its frames.
-    position : first patch (S, 1) and frames (S, F) of the segments.
+    start : ndarray of int
+        (S, F) input row of each segment's first token in each of its frames.
+    position : tuple of ndarray of int or None
+        First patch (S, 1) and frames (S, F) of the segments.
     """
     counts = _per_segment(trees, segments, "patches" if pooled_name == "cells" else "cells")
     pooled = _per_segment(trees, segments, pooled_name)

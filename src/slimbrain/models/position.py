@@ -50,7 +50,8 @@ class PositionBaseline(nn.Module):
 
     Parameters
     ----------
-    width : D of the tokens.
+    width : int
+        D of the tokens.
     """
 
     gram: Tensor
@@ -80,7 +81,8 @@ class PositionBaseline(nn.Module):
 
         Parameters
         ----------
-        add_up : sums a tensor over all processes, in place.
+        add_up : callable
+            Sums a tensor over all processes, in place.
         """
         for memory, new in ((self.gram, self.new_gram), (self.moment, self.new_moment)):
             memory.mul_(_FORGETTING).add_(add_up(new))

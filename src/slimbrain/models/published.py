@@ -61,8 +61,10 @@ class PublishedEncoder(nn.Module):
 
     Parameters
     ----------
-    encoder : with learned positions, on mask units of 32 voxels and 8 frames.
-    left_out : names in the checkpoint that belong to something else.
+    encoder : Hiera
+        With learned positions, on mask units of 32 voxels and 8 frames.
+    left_out : tuple of str
+        Names in the checkpoint that belong to something else.
     """
 
     def __init__(self, encoder: Hiera, left_out: tuple[str, ...] = ()) -> None:
@@ -74,8 +76,10 @@ class PublishedEncoder(nn.Module):
 
         Parameters
         ----------
-        x : (B, 1, 40, 96, 96, 96) series, in order of t, x, y, z.
-        mask : (B, 135) bool, the 5 x 3 x 3 x 3 mask units in order of t, x, y, z; True is kept. All if not given.
+        x : Tensor
+            (B, 1, 40, 96, 96, 96) series, in order of t, x, y, z.
+        mask : Tensor or None
+            (B, 135) bool, the 5 x 3 x 3 x 3 mask units in order of t, x, y, z; True is kept. All if not given.
 
         Returns
         -------
@@ -110,7 +114,8 @@ def load_published(path: str | Path) -> PublishedEncoder:
 
     Parameters
     ----------
-    path : a .pth file; only tensors are read from it, no code.
+    path : str or Path
+        A .pth file; only tensors are read from it, no code.
 
     Raises
     ------

@@ -17,9 +17,12 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
     Parameters
     ----------
-    name : hub id, `lab/model`.
-    revision : branch, tag or commit; the default branch if None.
-    files : what to take, if it is there.
+    name : str
+        Hub id, `lab/model`.
+    revision : str or None
+        Branch, tag or commit; the default branch if None.
+    files : sequence of str
+        What to take, if it is there.
 
     Raises
     ------
@@ -62,8 +65,10 @@ def put(
 
     Parameters
     ----------
-    files : what to upload, of what the folder holds.
-    stale : files to delete there where the folder has none.
+    files : sequence of str
+        What to upload, of what the folder holds.
+    stale : sequence of str
+        Files to delete there where the folder has none.
 
     Raises
     ------
@@ -97,7 +102,8 @@ def _one_sentence(name: str, unreachable: str) -> Iterator[None]:
 
     Parameters
     ----------
-    unreachable : what follows from a hub that does not answer.
+    unreachable : str
+        What follows from a hub that does not answer.
     """
     from huggingface_hub import errors
 

@@ -162,7 +162,8 @@ class TemporalExtractor(nn.Module):
 
     Parameters
     ----------
-    config : width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
+    config : TemporalConfig
+        Width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
 
     Notes
     -----
@@ -223,12 +224,17 @@ class TemporalExtractor(nn.Module):
 
         Parameters
         ----------
-        series : (B, T, C) standardised channels (`standardise`); not standardised here, because the mean and std
-            of a session would tell of its hidden frames. B = 1 is broadcast over the masks and read only once.
-        coordinates : (C, 3) places of the channels in MNI mm.
-        tr : seconds per frame, one for all or (B,).
-        visible : (B, N) True where a window is visible; all are if None.
-        channel_visible : (B, N, C) True where a channel is visible in a window; all are if None.
+        series : Tensor
+            (B, T, C) standardised channels (`standardise`); not standardised here, because the mean and std of a session would tell of
+            its hidden frames. B = 1 is broadcast over the masks and read only once.
+        coordinates : Tensor
+            (C, 3) places of the channels in MNI mm.
+        tr : float or Tensor
+            Seconds per frame, one for all or (B,).
+        visible : Tensor or None
+            (B, N) True where a window is visible; all are if None.
+        channel_visible : Tensor or None
+            (B, N, C) True where a channel is visible in a window; all are if None.
 
         Raises
         ------
@@ -306,10 +312,14 @@ def temporal_loss(
 
     Parameters
     ----------
-    series : (B, T, C) channels as stored; they are standardised here.
-    coordinates : (C, 3) in MNI mm.
-    tr : seconds per frame, one for all or (B,).
-    generator : on the CPU; decides what is hidden, so that a seed gives the same masks on any device.
+    series : Tensor
+        (B, T, C) channels as stored; they are standardised here.
+    coordinates : Tensor
+        (C, 3) in MNI mm.
+    tr : float or Tensor
+        Seconds per frame, one for all or (B,).
+    generator : torch.Generator
+        On the CPU; decides what is hidden, so that a seed gives the same masks on any device.
 
     Returns
     -------
@@ -334,8 +344,9 @@ def hide(n_windows: int, groups: Tensor, n_groups: int, generator: torch.Generat
 
     Parameters
     ----------
-    groups : (C,) group of each channel. Hiding a token hides the channels nearest to its anchor before pooling:
-        replacing the pooled token alone would leave them to be read in the tokens around it.
+    groups : Tensor
+        (C,) group of each channel. Hiding a token hides the channels nearest to its anchor before pooling: replacing the pooled token
+        alone would leave them to be read in the tokens around it.
     """
     way = list(HIDING)[int(torch.multinomial(torch.tensor(list(HIDING.values())), 1, generator=generator))]
     one = int(torch.randint(n_windows, (), generator=generator))

@@ -65,9 +65,12 @@ def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str |
 
     Parameters
     ----------
-    out : folder to write to; new, empty, or holding the same cohort, whole or in part.
-    spec : what to simulate; the default is 24 people of two sessions at 8 mm.
-    mask : brain mask in MNI152 space (NIfTI); default is the one that nilearn carries.
+    out : str or Path
+        Folder to write to; new, empty, or holding the same cohort, whole or in part.
+    spec : CohortSpec or None
+        What to simulate; the default is 24 people of two sessions at 8 mm.
+    mask : str or PathLike or None
+        Brain mask in MNI152 space (NIfTI); default is the one that nilearn carries.
 
     Returns
     -------

@@ -38,8 +38,10 @@ def adjusted(logs: Sequence[float], losses: Sequence[float], alignments: Sequenc
 
     Parameters
     ----------
-    losses : held-out loss of each component.
-    alignments : cosine of each component's gradient with the mean gradient.
+    losses : sequence of float
+        Held-out loss of each component.
+    alignments : sequence of float
+        Cosine of each component's gradient with the mean gradient.
     """
     mean_loss, mean_alignment = math.fsum(losses) / len(losses), math.fsum(alignments) / len(alignments)
     moved = []
@@ -61,9 +63,12 @@ class Adapter:
 
     Parameters
     ----------
-    stage : what is trained; its draws hold sessions out.
-    config : intervals, floor, rate.
-    precision : makes the context that forward passes run in.
+    stage : Stage
+        What is trained; its draws hold sessions out.
+    config : AdaptiveConfig
+        Intervals, floor, rate.
+    precision : callable
+        Makes the context that forward passes run in.
 
     Raises
     ------
@@ -132,7 +137,8 @@ class Adapter:
 
         Parameters
         ----------
-        interval : decides which held-out session, windows and masks.
+        interval : int
+            Decides which held-out session, windows and masks.
         """
         device = next(self.stage.model.parameters()).device
         mine = range(rank(), len(self.names), world_size())

@@ -99,8 +99,10 @@ def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -
 
     Parameters
     ----------
-    kind : `ddp` keeps the whole model in each process; `fsdp2` shards every weight.
-    shards : modules that `fsdp2` gathers one after the other; what is in none of them is gathered once per step.
+    kind : Parallel
+        `ddp` keeps the whole model in each process; `fsdp2` shards every weight.
+    shards : sequence of nn.Module
+        Modules that `fsdp2` gathers one after the other; what is in none of them is gathered once per step.
 
     Returns
     -------

@@ -10,10 +10,14 @@ class CollapseGuard:
 
     Parameters
     ----------
-    floors : lowest value of a logged number, by its name; nothing is watched if empty.
-    patience : number of bad lines in a row that count as a collapse.
-    warmup : steps whose lines are not looked at.
-    bad_lines : bad lines that a resumed run ended with.
+    floors : mapping of str to float
+        Lowest value of a logged number, by its name; nothing is watched if empty.
+    patience : int
+        Number of bad lines in a row that count as a collapse.
+    warmup : int
+        Steps whose lines are not looked at.
+    bad_lines : int
+        Bad lines that a resumed run ended with.
     """
 
     def __init__(self, floors: Mapping[str, float], patience: int, warmup: int, bad_lines: int = 0) -> None:

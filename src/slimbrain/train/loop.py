@@ -43,11 +43,16 @@ class Loop:
 
     Parameters
     ----------
-    stage : model, draws and loss.
-    config : steps, optimiser, bookkeeping.
-    run : folder of the run.
-    device : of this process.
-    workers : processes that load data.
+    stage : Stage
+        Model, draws and loss.
+    config : TrainConfig
+        Steps, optimiser, bookkeeping.
+    run : Path
+        Folder of the run.
+    device : torch.device
+        Device of this process.
+    workers : int
+        Processes that load data.
 
     Raises
     ------

@@ -188,7 +188,8 @@ def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, r
 
     Parameters
     ----------
-    remembered : participants by hash, so that a run that never exported a model can be found by whom it was trained on.
+    remembered : mapping of str to Any
+        Participants by hash, so that a run that never exported a model can be found by whom it was trained on.
     """
     path = run / RUN_FILE
     if path.exists():

@@ -30,13 +30,20 @@ class Stage(ABC):
 
     Attributes
     ----------
-    name : as in `train_NAME` of a preset.
-    model : what is trained.
-    draws : what it is trained on.
-    parts : names of the parts of the loss that the log shows.
-    floors : values of `health` under which the model counts as collapsing.
-    shards : modules that are worth spreading over processes by themselves.
-    probed : weights whose gradients tell whether components of a mixture help each other; the last ones, whose gradients are cheap.
+    name : {'temporal', 'voxel'}
+        As in `train_NAME` of a preset.
+    model : HieraJEPA or TemporalExtractor
+        What is trained.
+    draws : Draws
+        What it is trained on.
+    parts : tuple of str
+        Names of the parts of the loss that the log shows.
+    floors : mapping of str to float
+        Values of `health` under which the model counts as collapsing.
+    shards : tuple of nn.Module
+        Modules that are worth spreading over processes by themselves.
+    probed : tuple of nn.Parameter
+        Weights whose gradients tell whether components of a mixture help each other; the last ones, whose gradients are cheap.
     """
 
     name: Literal["temporal", "voxel"]
