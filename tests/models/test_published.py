@@ -109,7 +109,7 @@ def plain() -> Plain:
     return made.float().double()  # what a checkpoint can hold
 
 
-@pytest.mark.parametrize("hidden", [[], [1, 2]])
+@pytest.mark.parametrize("hidden", [pytest.param([], marks=pytest.mark.slow), [1, 2]])
 def test_equals_a_plain_network_with_these_names(hidden: list[int], plain: Plain) -> None:
     """Two time units of 1 x 2 x 1 mask units."""
     encoder = read_published(plain.state_dict(), SMALL, "test").double()

@@ -42,7 +42,7 @@ class Rate:
     seconds : float
         Seconds per micro-batch of one sample.
     windows : int
-        That it holds.
+        Windows that the sample holds.
     loss : float
         Value in the last pass; 0 where nothing is learnt.
     """
