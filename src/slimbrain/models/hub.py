@@ -117,14 +117,14 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
         If the data do not fit the model.
     """
     folder = model_folder(source, revision)
-    _check(folder)
+    sealed = _check(folder)
     config = _read_config(folder)
     model = _build(config, folder)
     provenance = _provenance(config, folder)
     if contract:
         provenance.contract.require(contract, f"the model {source}", "the data")
     try:
-        found = _unchanged(folder, config)
+        found = _unchanged(folder, config, sealed.get(_WEIGHTS_FILE))
         model.load_state_dict(load_file(folder / _WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -145,20 +145,22 @@ def is_sealed(folder: Path) -> bool:
     return (folder / SEAL_FILE).is_file()
 
 
-def _check(folder: Path, only: str | None = None) -> None:
-    """Compare a sealed folder, or one file of it, with its seal, before anything is parsed."""
+def _check(folder: Path, only: str | None = None) -> dict[str, str]:
+    """Compare a sealed folder, or one file of it, with its seal, before anything is parsed; SHA-256 by file, empty without a seal."""
     if not is_sealed(folder):
-        return
+        return {}
     try:
-        if missing := {_WEIGHTS_FILE, CONFIG_FILE} - check_seal(folder, only=only).keys():
+        sealed = check_seal(folder, only=only)
+        if missing := {_WEIGHTS_FILE, CONFIG_FILE} - sealed.keys():
             raise BrokenSealError(SEAL_FILE, f"does not seal {min(missing)}")
+        return sealed
     except BrokenSealError as error:
         raise InputError(f"{folder / error.file}: {error.reason}; export the model again, or fetch it again.") from error
 
 
-def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
-    """The SHA-256 of the weights; ValueError if they are not those that were written. Models of before this was recorded have none."""
-    found = sha256(folder / _WEIGHTS_FILE)
+def _unchanged(folder: Path, config: Mapping[str, Any], known: str | None) -> str:
+    """The SHA-256 of the weights, computed unless it is known; ValueError if it is not the one in a configuration that has one."""
+    found = known or sha256(folder / _WEIGHTS_FILE)
     if config.get("weights_sha256", "") not in ("", found):
         raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
     return found
