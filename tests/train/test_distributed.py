@@ -21,7 +21,7 @@ from slimbrain.config import load_preset
 from slimbrain.store import Store
 from slimbrain.train import Loop, VoxelStage
 from slimbrain.train.checkpoint import saved_steps
-from slimbrain.train.distributed import add_up_named, from_first, rank, world_size
+from slimbrain.train.distributed import all_reduce_named, broadcast, rank, world_size
 
 CPU = torch.device("cpu")
 
@@ -275,5 +275,5 @@ def test_stage_1_is_not_sharded(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_process_alone_needs_no_group() -> None:
-    assert (rank(), world_size(), from_first("mine")) == (0, 1, "mine")
-    assert add_up_named({"a": 1.5, "b": 2.0}, CPU) == {"a": 1.5, "b": 2.0}
+    assert (rank(), world_size(), broadcast("mine")) == (0, 1, "mine")
+    assert all_reduce_named({"a": 1.5, "b": 2.0}, CPU) == {"a": 1.5, "b": 2.0}

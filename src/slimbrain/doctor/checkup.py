@@ -80,9 +80,9 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
         found.problems += problems
     found.facts |= {"cores": machine.cores(), **machine.devices()}
     if store and (store / CONFIG_FILE).is_file():
-        _look_at_model(found, store)
+        _check_model(found, store)
         store = None
-    opened = _look_at_store(found, store, preset) if store else None
+    opened = _check_store(found, store, preset) if store else None
     try:
         _time(found, preset, opened, chosen, resolution or _RESOLUTION.get(preset.name, "2mm"))
     except SlimbrainError as error:
@@ -90,7 +90,7 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
     return found
 
 
-def _look_at_model(found: Checkup, folder: Path) -> None:
+def _check_model(found: Checkup, folder: Path) -> None:
     """Check a model's seal and that two inputs get different outputs; `from_pretrained` refuses a model where they do not."""
     try:
         model = from_pretrained(folder)
@@ -101,7 +101,7 @@ def _look_at_model(found: Checkup, folder: Path) -> None:
     found.facts["model's seal"] = "whole" if is_sealed(folder) else "none: changes of its config.json cannot be detected"
 
 
-def _look_at_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
+def _check_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
     """Check every session's SHA-256 and contract; the store, unless it is none."""
     try:
         store, verdict = Store(root), verify(root)
@@ -133,10 +133,10 @@ def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.dev
     found.facts["timed with"] = f"preset {preset.name} on {device}, {where}"
     frames = max(frames, preset.window.frames)
     temporal = temporal_rate(preset, channels or (grid.n_cells if grid else 1), frames, device)
-    _tell(found, "temporal", temporal, preset.train_temporal)
+    _add_rate(found, "temporal", temporal, preset.train_temporal)
     if grid:
         training, embedding = voxel_rates(preset, grid, device)
-        _tell(found, "voxel", training, preset.train_voxel)
+        _add_rate(found, "voxel", training, preset.train_voxel)
         sessions = len(store.sessions) if store else _TYPICAL_SESSIONS
         windows, found.rates["embed"] = sessions * preset.window.k, embedding.per_second
         found.facts["embed"] = f"{embedding.seconds:.3g} s per clip, {embedding.per_second:.3g} windows per second"
@@ -144,7 +144,7 @@ def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.dev
     found.facts["estimates are"] = _ESTIMATE
 
 
-def _tell(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
+def _add_rate(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
     """Add a stage's measured rate, and the time that the preset's number of steps would take."""
     name, size = f"pretrain {stage}", config.batch * config.accumulate
     windows, found.rates[name] = config.steps * size * rate.windows, rate.per_second

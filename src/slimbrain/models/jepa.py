@@ -221,15 +221,15 @@ class HieraJEPA(nn.Module):
             block.compile(dynamic=True)
 
     @torch.no_grad()
-    def update_target(self, momentum: float, add_up: Callable[[Tensor], Tensor] = lambda statistics: statistics) -> None:
+    def update_target(self, momentum: float, all_reduce: Callable[[Tensor], Tensor] = lambda statistics: statistics) -> None:
         """After a step: target = momentum * target + (1 - momentum) * context, and the baseline absorbs the step's tokens.
 
         Parameters
         ----------
-        add_up : callable
+        all_reduce : callable
             Sums a tensor over all processes, in place.
         """
         for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
             slow.lerp_(fast.to(slow.dtype), 1 - momentum)
         if self.baseline is not None:
-            self.baseline.absorb(add_up)
+            self.baseline.absorb(all_reduce)

@@ -76,16 +76,16 @@ class PositionBaseline(nn.Module):
         return values - features @ _solve(_FORGETTING * self.gram + gram, _FORGETTING * self.moment + moment)
 
     @torch.no_grad()
-    def absorb(self, add_up: Callable[[Tensor], Tensor]) -> None:
+    def absorb(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
         """Add the statistics collected since the last call to the memory.
 
         Parameters
         ----------
-        add_up : callable
+        all_reduce : callable
             Sums a tensor over all processes, in place.
         """
         for memory, new in ((self.gram, self.new_gram), (self.moment, self.new_moment)):
-            memory.mul_(_FORGETTING).add_(add_up(new))
+            memory.mul_(_FORGETTING).add_(all_reduce(new))
             new.zero_()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from slimbrain.config import AdaptiveConfig
 from slimbrain.data.samplers import apportion, limited, weight_at
 from slimbrain.errors import InputError
-from slimbrain.train.distributed import add_up, rank, world_size
+from slimbrain.train.distributed import all_reduce, rank, world_size
 from slimbrain.train.stages import Stage
 
 _KNOWN_AHEAD = 2
@@ -151,10 +151,10 @@ class Adapter:
             gradients[component] = _flat(torch.autograd.grad(loss, self.stage.probed, allow_unused=True), self.stage.probed)
             found[component, 0] = loss.detach()
         size = sum(parameter.numel() for parameter in self.stage.probed)
-        mean = add_up(sum(gradients.values(), torch.zeros(size, device=device))) / len(self.names)
+        mean = all_reduce(sum(gradients.values(), torch.zeros(size, device=device))) / len(self.names)
         for component, gradient in gradients.items():
             found[component, 1], found[component, 2] = gradient @ mean, gradient.norm()
-        losses, inner, norms = add_up(found).T.tolist()
+        losses, inner, norms = all_reduce(found).T.tolist()
         length = float(mean.norm())
         # A gradient that overflowed in half precision, or vanished, is no evidence.
         cosines = [dot / (norm * length) if 0 < norm * length < math.inf else 0.0 for dot, norm in zip(inner, norms, strict=True)]

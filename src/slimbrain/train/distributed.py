@@ -58,20 +58,20 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
-def add_up(values: Tensor) -> Tensor:
-    """Replace `values`, in place, by their sum over all processes."""
+def all_reduce(values: Tensor) -> Tensor:
+    """Sum `values` over all processes, in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-def add_up_named(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+def all_reduce_named(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
     """Sums over all processes of numbers that all of them have under the same names."""
-    sums = add_up(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+    sums = all_reduce(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, sums.tolist(), strict=True))
 
 
-def from_first(value: _Value) -> _Value:
+def broadcast(value: _Value) -> _Value:
     """What the first process has, on all of them."""
     box: list[Any] = [value]
     if world_size() > 1:
@@ -79,7 +79,7 @@ def from_first(value: _Value) -> _Value:
     return box[0]
 
 
-def gather(value: _Value) -> list[_Value]:
+def all_gather(value: _Value) -> list[_Value]:
     """What each process has, by rank, on all of them."""
     if world_size() == 1:
         return [value]
@@ -88,7 +88,7 @@ def gather(value: _Value) -> list[_Value]:
     return box
 
 
-def wait() -> None:
+def barrier() -> None:
     """Return once all processes have come here."""
     if world_size() > 1:
         dist.barrier()

@@ -32,7 +32,7 @@ class CollapseGuard:
     def collapsed(self) -> bool:
         return self.bad_lines >= self.patience
 
-    def look(self, line: Mapping[str, float | None]) -> None:
+    def update(self, line: Mapping[str, float | None]) -> None:
         """Take one logged line into account."""
         if (line["step"] or 0) >= self.warmup:
             self.bad_lines = self.bad_lines + 1 if self.symptoms(line) else 0

@@ -24,7 +24,7 @@ from slimbrain.errors import CollapseError, InputError
 from slimbrain.progress import track
 from slimbrain.train.adapt import Adapter
 from slimbrain.train.checkpoint import EXTRA_FILE, load_state, save_state, saved_steps
-from slimbrain.train.distributed import add_up_named, defer_grad_sync, from_first, parallelize, rank, world_size
+from slimbrain.train.distributed import all_reduce_named, broadcast, defer_grad_sync, parallelize, rank, world_size
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
@@ -68,7 +68,7 @@ class Loop:
             )
         self.stage, self.config, self.run, self.device, self.workers = stage, config, run, device, workers
         stage.model.to(device)
-        self.model = parallelize(_Micro(stage), config.parallel, stage.shards)
+        self.model = parallelize(_LossModule(stage), config.parallel, stage.shards)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
@@ -121,7 +121,7 @@ class Loop:
         ema = self.stage.after_step(step / self.config.steps)
         if self.adapter is not None:
             self.adapter.after_step(step)
-        sums = add_up_named({**sums, "stop": float(bool(came))}, self.device)
+        sums = all_reduce_named({**sums, "stop": float(bool(came))}, self.device)
         stop = sums.pop("stop") > 0
         if not math.isfinite(sums["loss"]):
             raise InputError(
@@ -191,7 +191,7 @@ class Loop:
             "windows_per_second": windows / seconds,
             "peak_mib": _peak_mib(self.device),
         }
-        return from_first(line)
+        return broadcast(line)
 
     def _mixture(self, step: int) -> dict[str, float]:
         """Current weights of the mixture, where they change, and the measurements that they follow."""
@@ -210,7 +210,7 @@ class Loop:
         return sum(info.n_windows(frames) for info in draws.sessions) / len(draws.sessions)
 
     def _guard(self, line: dict[str, Any]) -> None:
-        self.guard.look(line)
+        self.guard.update(line)
         if self.guard.collapsed:
             raise CollapseError(
                 f"{self.run}: the encoder collapsed by step {line['step']} ({', '.join(self.guard.symptoms(line))}); {self._last_good()}, "
@@ -238,7 +238,7 @@ class Loop:
         save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, state.model_dump())
 
     def _restore(self) -> int:
-        steps = from_first(saved_steps(self.run / STATE_FOLDER))
+        steps = broadcast(saved_steps(self.run / STATE_FOLDER))
         if not steps:
             if self.adapter:
                 self.adapter.begin()
@@ -279,7 +279,7 @@ class _LoopState(Config):
     mixture: dict[str, Any] | None
 
 
-class _Micro(nn.Module):
+class _LossModule(nn.Module):
     """A stage as a module whose forward pass is its loss, as DDP and FSDP need it."""
 
     def __init__(self, stage: Stage) -> None:

@@ -23,7 +23,7 @@ from slimbrain.models.hub import save_pretrained
 from slimbrain.models.size import require_memory, temporal_step_bytes, voxel_step_bytes
 from slimbrain.store import ROI, Store
 from slimbrain.train.checkpoint import whole_weights
-from slimbrain.train.distributed import from_first, local_device, process_group, rank, wait, world_size
+from slimbrain.train.distributed import barrier, broadcast, local_device, process_group, rank, world_size
 from slimbrain.train.lock import run_lock
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
@@ -97,7 +97,7 @@ def _train(
         for note in stage.draws.notes:
             print(note, file=sys.stderr)
     people = {Person(info.subject, store.cohort(info)) for info in (*stage.draws.sessions, *stage.draws.held_out)}
-    if refusal := from_first(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
+    if refusal := broadcast(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
         raise InputError(refusal)
     loop = Loop(stage, config, run, device, workers)
     last = loop.fit()
@@ -106,7 +106,7 @@ def _train(
     weights, drawn = whole_weights(stage.model), loop.session_counts.by_key(device)
     if rank() == 0:
         save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last, drawn), weights)
-    wait()
+    barrier()
     return last
 
 

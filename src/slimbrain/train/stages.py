@@ -21,7 +21,7 @@ from slimbrain.models.hiera import HieraBlock
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.store import Store
-from slimbrain.train.distributed import add_up
+from slimbrain.train.distributed import all_reduce
 from slimbrain.train.schedule import momentum
 
 
@@ -176,5 +176,5 @@ class VoxelStage(Stage):
     def after_step(self, progress: float) -> float:
         """The target follows the context, and the position baseline absorbs the step's tokens of all processes."""
         followed = momentum(progress, self.model.jepa)
-        self.model.update_target(followed, add_up)
+        self.model.update_target(followed, all_reduce)
         return followed
