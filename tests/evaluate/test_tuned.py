@@ -132,7 +132,7 @@ def test_an_unknown_pretraining_stays_unknown(store: Store, model: HieraJEPA, tm
     quick = replace(tuning, config=QUICK.model_copy(update={"epochs": 1}))
     found = from_pretrained(save_tuned(tmp_path / "tuned", unknown, quick, target, "column:group")).provenance
     assert found is not None and not found.remembers and found.trained_on([Person("sub-03")]) == ["sub-03"]
-    assert "Who was seen in pretraining is unknown" in (tmp_path / "tuned" / "README.md").read_text()
+    assert "The participants of its pretraining are unknown" in (tmp_path / "tuned" / "README.md").read_text()
 
 
 def test_a_repeated_command_does_not_tune_again(store: Store, model: HieraJEPA, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,10 @@ _IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
 
 
+_ROUNDING = 1e-6
+"""Difference, relative to the largest number, up to which vectors are the same."""
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """One vector per session.
@@ -60,6 +64,11 @@ class Embeddings:
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
+
+    def all_alike(self) -> bool:
+        """Whether there are several sessions, and their vectors differ by no more than rounding."""
+        spread, size = np.ptp(self.values, axis=0), np.abs(self.values)
+        return len(self.keys) > 1 and float(spread.max()) <= _ROUNDING * float(size.max())
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
