@@ -230,13 +230,13 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr("slimbrain.doctor.inspect_path", interrupt)
     assert run_command(["inspect", "."]) == 130
-    assert "run the same command again to go on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     monkeypatch.setattr("slimbrain.config.load_preset", interrupt)
     words = ["pretrain", "temporal", "store", "--out", "run"]
     assert run_command(words) == 130
-    assert "run the same command again with --resume auto to go on" in capsys.readouterr().err
+    assert "run the same command again with --resume auto to resume" in capsys.readouterr().err
     assert run_command([*words, "--resume", "auto"]) == 130
-    assert "run the same command again to go on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
