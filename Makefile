@@ -92,6 +92,7 @@ $(SUITE)/.ready: $(READY)
 	@touch $@
 
 docs: $(READY)
+	$(BIN)/python docs/rooms.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The documentation is at $(CURDIR)/docs/_build/html/index.html"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -235,3 +236,65 @@ def test_documented_make_targets_exist() -> None:
     named = {(document, word) for document, words in calls for word in words if "=" not in word and not word.startswith("-")}
     assert {("README.md", "demo"), ("README.md", "test")} <= named
     assert sorted(item for item in named if item[1] not in targets) == []
+
+
+# --- the map of the rooms
+
+
+@cache
+def rooms() -> Any:
+    """docs/rooms.py, which is a script and no module of the package."""
+    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["rooms"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def small_house(tmp_path: Path) -> Path:
+    """Three rooms: `top` imports `low` (inside a function) and, for types alone, itself; `low` imports `top`, which is forbidden."""
+    source = tmp_path / "src" / "slimbrain"
+    (source / "top").mkdir(parents=True)
+    (source / "__init__.py").write_text('"""All."""\nfrom slimbrain.low import a\n')
+    (source / "top" / "__init__.py").write_text('"""The top;\nand more. Not this."""\n')
+    (source / "top" / "one.py").write_text("from slimbrain.top import x\nA, (B, _C) = 1, (2, 3)\ndef f():\n    from slimbrain import low\n")
+    (source / "low.py").write_text(
+        "if TYPE_CHECKING:\n    import slimbrain.other\nimport slimbrain.top.one\nclass K: ...\n_private: int = 1\n"
+    )
+    (source / "other.py").write_text('"""Alone."""\nname: int\n')
+    layers = {"layers": ["top", "other", "low"]}
+    (tmp_path / "pyproject.toml").write_text(f"[tool.importlinter]\ncontracts = [{{layers = {json.dumps(layers['layers'])}}}]\n")
+    return tmp_path
+
+
+def test_rooms_are_counted_as_by_hand(small_house: Path) -> None:
+    house = rooms().read_house(small_house)
+    assert [(room.name, sorted(room.imports), room.names, room.files) for room in house.rooms] == [
+        ("top", ["low"], 3, 2),
+        ("other", [], 1, 1),
+        ("low", ["top"], 1, 1),
+    ]
+    assert house.rooms[0].owns == "The top"
+    assert house.totals == {
+        "rooms": 3,
+        "arrows between rooms": 2,
+        "arrows that run back up": 1,
+        "public names": 5,
+        "files": 4,
+        "lines": 2 + 4 + 2 + 5,
+    }
+
+
+def test_the_map_of_the_rooms_is_that_of_the_code() -> None:
+    """Word for word; numbers may have moved by a tenth since `make docs` wrote them, or every commit would touch the page."""
+    number = re.compile(r"(?<![\w.])\d[\d,]*")
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    house = rooms().read_house()
+    expected = rooms().with_table(page, rooms().table(house))
+    assert number.sub("N", page) == number.sub("N", expected), "run: python docs/rooms.py"
+    counted = [[int(found.replace(",", "")) for found in number.findall(text)] for text in (page, expected)]
+    far = [(said, now) for said, now in zip(*counted, strict=True) if abs(said - now) > max(5, 0.1 * now)]
+    assert far == [], "run: python docs/rooms.py"
+    assert all(room.owns for room in house.rooms) and house.totals["arrows that run back up"] == 0

@@ -104,7 +104,7 @@ def test_embeddings_and_result_files(outputs: Path) -> None:
     models = {(row["model"], row["method"].split(",")[0]) for row in result["rows"]}
     assert {"slimbrain voxel", "untrained", "connectivity", "majority"} <= {model for model, _ in models}
     assert result["n_subjects"] == result["seen_in_pretraining"] == 10
-    assert result["test_scored"]["times_a_seed"] == 1
+    assert result["test_scored"]["tests_per_seed"] == 1
     assert "pretrained on 10 of these subjects (--allow-overlap)" in (outputs / "group.md").read_text()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import torch
 
 from slimbrain.config import HieraConfig, JepaConfig
 from slimbrain.data.clip import Clip
 from slimbrain.evaluate.probes import LinearRule
-from slimbrain.explain import LinearHead
+from slimbrain.explain import LinearHead, MapEntry
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.jepa import HieraJEPA
@@ -24,6 +27,13 @@ def slab() -> Grid:
     mask[2, 3:9, 8:14] = False
     mask[18:, 10:, 8:11] = False
     return Grid(LATTICES["8mm"], mask)
+
+
+def record_of(entry: MapEntry) -> dict[str, Any]:
+    """What stands in the JSON beside a map."""
+    assert entry.image is not None
+    record: dict[str, Any] = json.loads(entry.image.with_name(entry.image.name.replace("_map.nii.gz", "_map.json")).read_text())
+    return record
 
 
 def corner() -> Grid:

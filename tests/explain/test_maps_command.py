@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from explain_samples import TINY, corner
+from explain_samples import TINY, corner, record_of
 from store_samples import make_store, write_run
 
 from slimbrain.cli import run_command
@@ -54,7 +54,7 @@ def test_all_files_of_a_decision(root: Path, tmp_path: Path) -> None:
     assert explain(root, tmp_path, *words) == 0
     entries = list_maps(tmp_path)
     assert [entry.session for entry in entries] == ["", "", "", *(info.key for info in store.sessions)]
-    assert [entry.record["average"] for entry in entries[:3]] == ["a less others", "mean of absolute maps", "mean"]
+    assert [record_of(entry)["average"] for entry in entries[:3]] == ["a less others", "mean of absolute maps", "mean"]
     maps = []
     for entry in entries[3:]:
         assert entry.image is not None and entry.picture is None and entry.unit == "log-odds of a"
@@ -63,11 +63,11 @@ def test_all_files_of_a_decision(root: Path, tmp_path: Path) -> None:
         assert image.header["sform_code"] == 4 and image.shape == (24, 24, 24)
         windows = nibabel.load(str(entry.image).replace("_map.nii", "_windows.nii")).get_fdata()
         np.testing.assert_allclose(windows.mean(axis=3), image.get_fdata(), atol=1e-7)
-        np.testing.assert_allclose(windows.sum(axis=(0, 1, 2)), entry.record["sums"], atol=1e-4)
+        np.testing.assert_allclose(windows.sum(axis=(0, 1, 2)), record_of(entry)["sums"], atol=1e-4)
         assert (image.get_fdata()[~store.grid.mask] == 0).all()
-        total = entry.record["decision"] - entry.record["at_baseline"]
-        assert abs(sum(entry.record["sums"]) - total) == pytest.approx(entry.record["gap"] * abs(total), abs=1e-4)
-        assert entry.record["onsets_s"] == pytest.approx([0.72 * 4 * number for number in entry.record["windows"]], abs=1e-3)
+        total = record_of(entry)["decision"] - record_of(entry)["at_baseline"]
+        assert abs(sum(record_of(entry)["sums"]) - total) == pytest.approx(record_of(entry)["gap"] * abs(total), abs=1e-4)
+        assert record_of(entry)["onsets_s"] == pytest.approx([0.72 * 4 * number for number in record_of(entry)["windows"]], abs=1e-3)
         assert len(entry.rows) == len(store.grid.units) and sum(float(row["share"]) for row in entry.rows) == pytest.approx(1, abs=1e-4)
         maps.append(image.get_fdata())
     sex = np.array([number % 2 == 0 for number in range(1, SUBJECTS + 1)])
@@ -79,7 +79,7 @@ def test_all_files_of_a_decision(root: Path, tmp_path: Path) -> None:
     picture = matplotlib.image.imread(entries[0].picture)
     assert picture.shape[0] > 500 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 100
     model = json.loads((root / "voxel" / "config.json").read_text())
-    record = entries[0].record
+    record = record_of(entries[0])
     assert record["model"]["weights_sha256"] == model["weights_sha256"] and record["store"]["contract"] == store.contract.to_dict()
     assert record["decided_by"]["metric"] == "auc" and record["seed"] == 0 and record["command"].startswith("slimbrain explain")
 
@@ -151,7 +151,7 @@ def test_a_short_session_does_not_stop_the_others(root: Path, tmp_path: Path, ca
     assert run_command([*words, "--pictures", "none"]) == 1
     captured = capsys.readouterr()
     assert "do not hold one window of 4 frames" in captured.err and "2 sessions explained, 0 already there, 1 left out" in captured.out
-    assert list(list_maps(tmp_path / "maps")[0].record["left_out"]) == [store.sessions[1].key]
+    assert list(record_of(list_maps(tmp_path / "maps")[0])["left_out"]) == [store.sessions[1].key]
 
 
 @pytest.mark.parametrize(

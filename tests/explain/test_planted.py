@@ -17,7 +17,7 @@ from slimbrain.embed.features import embed_store
 from slimbrain.evaluate.tasks import Target, get_task, read_target
 from slimbrain.explain import gradient_input, integrated_gradients, occlude_units
 from slimbrain.explain.averages import smooth
-from slimbrain.explain.channels import rebuilding_shares
+from slimbrain.explain.channels import reconstruction_shares
 from slimbrain.explain.heads import Deciders, LinearHead, fit_probes
 from slimbrain.explain.surprise import paint_units
 from slimbrain.governance.provenance import Provenance
@@ -136,5 +136,5 @@ def test_channels_that_help_to_rebuild_are_those_that_others_follow() -> None:
         loss.backward()
         optimiser.step()
     model.eval()
-    found = np.array([roc_auc_score(follows, rebuilding_shares(model, one, mm, EASY.tr).sum(0)) for one in series[8:]])
+    found = np.array([roc_auc_score(follows, reconstruction_shares(model, one, mm, EASY.tr).sum(0)) for one in series[8:]])
     assert found.mean() - 2 * found.std() / np.sqrt(len(found)) > 0.5, found.round(2)

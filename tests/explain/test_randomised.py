@@ -16,7 +16,7 @@ from torch import nn
 
 from slimbrain.config import TemporalConfig
 from slimbrain.explain import gradient_input, integrated_gradients, occlude_units, token_surprise
-from slimbrain.explain.channels import rebuilding_shares
+from slimbrain.explain.channels import reconstruction_shares
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.temporal import TemporalExtractor
 
@@ -76,6 +76,6 @@ def test_randomised_weights_leave_nothing_of_channels() -> None:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        return rebuilding_shares(network, series, mm, 0.72).sum(0)
+        return reconstruction_shares(network, series, mm, 0.72).sum(0)
 
     assert abs(np.mean([spearmanr(shares(0), shares(seed))[0] for seed in SEEDS])) < 0.2

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from explain_samples import TINY, corner
+from explain_samples import TINY, corner, record_of
 from store_samples import entities, network_series
 
 from slimbrain.cli import run_command
@@ -82,7 +82,7 @@ def test_integrated_gradients_add_up_to_what_the_saved_model_says(root: Path, tm
     for entry in list_maps(tmp_path):
         if not entry.session:
             continue
-        windows = entry.record["windows"]
+        windows = record_of(entry)["windows"]
         clip = read_clip(store, store.session(entry.session), windows, FRAMES)
         zeros = Clip(torch.zeros_like(clip.voxels), clip.seconds, clip.grid)
         difference = said_by_hand(root, model, clip) - said_by_hand(root, model, zeros)
@@ -104,9 +104,9 @@ def test_decisions_are_those_of_predict_and_the_known_are_marked(root: Path, tmp
         if entry.session:
             row = predicted[entry.session]
             odds = float(row["p_low"]) / float(row["p_high"])
-            assert entry.record["decision"] == pytest.approx(np.log(odds), abs=1e-3)
-            assert entry.record["in_training"] is (row["in_training"] == "yes")
-    record = average.record
+            assert record_of(entry)["decision"] == pytest.approx(np.log(odds), abs=1e-3)
+            assert record_of(entry)["in_training"] is (row["in_training"] == "yes")
+    record = record_of(average)
     assert (record["task"], record["unit"], record["average"]) == ("column:group", "log-odds of low", "low less others")
     assert (record["participants"], record["in_training"]) == (KNOWN + NEW, KNOWN)
     # The score is of the five whom the model was not tuned on: pairs in the right order by the probabilities of `predict`.
@@ -125,7 +125,7 @@ def test_without_labels_the_contrast_is_the_slope_on_the_decision(root: Path, tm
     assert explain(tmp_path, tmp_path / "maps", "--method", "occlusion") == 0
     assert "no label to compare with" in capsys.readouterr().err
     contrast, *others = list_maps(tmp_path / "maps")
-    assert contrast.record["average"] == "change with the decision" and "is not known" in contrast.note
+    assert record_of(contrast)["average"] == "change with the decision" and "is not known" in contrast.note
     store = Store(tmp_path / "store")
     sessions = {entry.session: entry for entry in others if entry.session}
     maps, decisions = [], []
@@ -133,7 +133,7 @@ def test_without_labels_the_contrast_is_the_slope_on_the_decision(root: Path, tm
         entry = sessions[info.key]
         assert entry.image is not None
         maps.append(nibabel.load(entry.image).get_fdata()[store.grid.mask])
-        decisions.append(-said_by_hand(tmp_path, "group", read_clip(store, info, entry.record["windows"], FRAMES)))
+        decisions.append(-said_by_hand(tmp_path, "group", read_clip(store, info, record_of(entry)["windows"], FRAMES)))
     slope = np.polyfit(decisions, np.array(maps), 1)[0]
     assert contrast.image is not None
     np.testing.assert_allclose(nibabel.load(contrast.image).get_fdata()[store.grid.mask], slope, rtol=1e-3, atol=1e-6)
@@ -142,8 +142,8 @@ def test_without_labels_the_contrast_is_the_slope_on_the_decision(root: Path, tm
 def test_a_task_asks_for_probes_on_the_tuned_encoder(root: Path, tmp_path: Path) -> None:
     assert explain(root, tmp_path, "--method", "gradient", "--task", "column:age") == 0
     average = list_maps(tmp_path)[0]
-    assert average.record["decided_by"]["kind"] == "probe" and average.record["task"] == "column:age"
-    assert average.record["in_training"] == KNOWN and "trained on 6 of 11" in average.note
+    assert record_of(average)["decided_by"]["kind"] == "probe" and record_of(average)["task"] == "column:age"
+    assert record_of(average)["in_training"] == KNOWN and "trained on 6 of 11" in average.note
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_store, window_rows
+from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_run, make_store, window_rows
 
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, write_report
 from slimbrain.report.explorer import Happened, describe
-from slimbrain.report.figures import Marks, carpet, thinned, window_scores
+from slimbrain.report.figures import Marks, carpet, curve_styles, curves, thinned, window_scores
 from slimbrain.report.ink import THEME
 from slimbrain.report.inputs import MAX_DETAILED, N_WORST, session_labels
 from slimbrain.report.maps import VIEWER_BYTES
@@ -107,14 +107,14 @@ def test_quality_table_equals_the_sidecars(inputs: ReportInputs, page: Page) -> 
         assert (int(row["frames"]), float(row["TR (s)"])) == (info.n_frames, info.tr)
     assert [row["warnings"] for row in rows.values()] == ["0", "0", "1"]
     assert "Cohort: unknown. Licence: unknown for 3 of 3 sessions. Consent: unknown for 3 of 3 sessions." in page.words
-    assert "What is unknown is set with: slimbrain ledger STORE --set FILE." in page.words
+    assert "Set what is unknown with: slimbrain ledger STORE --set FILE." in page.words
     assert page.rows("reason")["sub-99/func/bad.nii.gz"]["reason"].startswith("no TR")
 
 
 def test_runs_left_out_stand_with_value_and_threshold(inputs: ReportInputs, page: Page) -> None:
     row = page.rows("left out")["sub-77_task-rest"]
     assert (row["measure"], row["value"], row["threshold"]) == ("fd_mean", "0.3679", "0.3")
-    assert "1 run was left out by a threshold on quality and 1 run was refused" in page.words
+    assert "1 run was excluded by a quality threshold and 1 run was refused" in page.words
 
 
 FLAGS = re.compile(r'd="([^"]+)"[^>]*style="[^"]*stroke: var\(--orange\); stroke-width: 1.2')
@@ -154,6 +154,35 @@ def test_marks_stand_at_their_seconds() -> None:
     ends = sorted({float(number) for number in bar.groups()})
     np.testing.assert_allclose(ends, [first + (third - first) * share for share in (0.5, 0.75)], atol=0.01)
     assert "stroke-dasharray" in svg
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 9])
+def test_every_curve_of_a_panel_is_drawn_and_looks_different(n: int) -> None:
+    """A curve that is flat at its own height is a line from edge to edge: as many heights as curves, and each in a style of its own."""
+    svg = str(curves({"loss": {f"curve {i}": ([0.0, 1.0], [float(i), float(i)]) for i in range(n)}}, "c", "words"))
+    assert len(set(curve_styles(n))) == n
+    lines = re.findall(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip-path="[^"]*" style="([^"]*)"', svg)
+    flat = {(y, style) for left, y, right, end, style in lines if y == end and "--line" not in style and float(right) > float(left)}
+    assert len(flat) == len({style for _, style in flat}) == n
+    assert all(f">curve {i}</text>" in svg for i in range(n)) or n == 1
+
+
+def test_small_numbers_on_an_axis_keep_their_digits() -> None:
+    """A learning rate from 0 to 0.004 has ticks at its thousandths, not several zeros."""
+    svg = str(curves({"learning rate": {"lr": ([0.0, 1.0], [0.0, 0.004])}}, "c", "words"))
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    numbers = {float(label) for label in labels if re.fullmatch(r"[\d.]+", label)}
+    assert len({number for number in numbers if 0 < number < 0.01}) >= 2
+
+
+def test_every_trace_and_every_kind_of_tick_is_drawn() -> None:
+    times = np.arange(20.0)
+    traces = {f"trace {i}": (times, times) for i in range(6)}
+    svg = carpet(np.ones((20, 3)), np.arange(3.0), TR, traces, Marks(), "c", "words")
+    assert all(f">{label}</text>" in svg for label in traces)
+    ticks = {f"kind {i}": np.array([1.0]) for i in range(5)}
+    svg = window_scores(window_rows("sub-001", [1.0, 0.0]), 1, ticks, "w", "words")
+    assert len(re.findall(r"stroke-width: 1\.6", svg)) == len(ticks)
 
 
 def test_a_carpet_without_marks_has_no_row_for_them() -> None:
@@ -241,7 +270,7 @@ def test_summary_has_at_most_five_sentences(text: str) -> None:
     assert len(paragraphs) == 5
     assert (
         paragraphs[0]
-        == "3 sessions of 3 participants went in, 2 minutes in all; 1 run was left out by a threshold on quality and 1 run was refused."
+        == "3 sessions of 3 participants went in, 2 minutes in all; 1 run was excluded by a quality threshold and 1 run was refused."
     )
     assert "at least 97.0 % of the brain mask" in paragraphs[1] and "1 session carries a warning" in paragraphs[1]
 
@@ -268,6 +297,26 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"failures\.tsv"):
         write_report(tmp_path / "page.html", ReportInputs(failures=tmp_path / "failures.tsv"))
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run.json", "{"),
+        ("run.json", "[" * 100_000),
+        ("run.json", "[]"),
+        ("run.json", '{"stage": "voxel", "preset": 3}'),
+        ("run.json", '{"stage": "voxel", "seed": "many"}'),
+        ("metrics.jsonl", "{\n"),
+        ("metrics.jsonl", "3\n"),
+        ("metrics.jsonl", '{"loss": 1}\n'),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path: Path, file: str, text: str) -> None:
+    run = make_run(tmp_path / "voxel", "voxel")
+    (run / file).write_text(text)
+    with pytest.raises(InputError, match=file):
+        write_report(tmp_path / "page.html", ReportInputs(runs=(run,)))
 
 
 def test_region_of_interest_store_has_carpets_and_no_mean_image(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Skipped, with the reason, where there is no chromium or no playwright. Playwrigh
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -199,10 +200,10 @@ def test_methods_can_be_copied(browser: Any, page_path: Path) -> None:
 
 
 def figure_text(path: Path) -> str:
-    """The BibTeX as the file has it; it holds nothing that HTML escapes."""
+    """The BibTeX as the file has it."""
     found = re.search(r"<code>(@article.*?)</code>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert found is not None
-    return found[1]
+    return html.unescape(found[1])
 
 
 # --- windows

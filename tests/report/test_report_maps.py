@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 import pytest
 from report_samples import EVIL, EXPLAINED, EXPLAINED_MM, FRAMES, PEAK, PEAK_MM, TR, WINDOW_S, Page, make_store, window_rows
 
@@ -18,10 +22,17 @@ from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.report import ReportInputs, maps, window_maps, write_report
 from slimbrain.report.nifti import read_map
-from slimbrain.report.volumes import Volume, decode_values, encode, scale_of, template
+from slimbrain.report.volumes import Volume, encode, scale_of, template
 from slimbrain.report.window_maps import Blocks, choose_blocks, encode_windows, window_means
 
 ONES = np.ones(3)
+
+
+def decode_values(encoded: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """The values back, (N,), NaN where there is none: what the page's script does."""
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(encoded["data"])), np.uint8).astype(np.float64)
+    values = encoded["low"] + (codes - 1) / encoded["steps"] * (encoded["high"] - encoded["low"])
+    return np.where(codes > 0, values, np.nan)
 
 
 def from_page(text: str, name: str) -> Any:

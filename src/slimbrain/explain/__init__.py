@@ -1,4 +1,4 @@
-"""Where in the brain, and when in the scan, a model looked: maps of decisions, of surprise and of what stage 1 reads."""
+"""What moved a model: maps of decisions, of surprise and of the channels that stage 1 reads."""
 
 from slimbrain.explain.files import MapEntry, holds_maps, list_maps, map_entry
 from slimbrain.explain.folder import Output

@@ -1,4 +1,4 @@
-"""Averages of maps over sessions: the mean, the mean size, and what sets labels apart; and their smoothing."""
+"""Averages of maps over sessions: mean, mean of absolute values, contrast of labels; and their smoothing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scipy.ndimage import gaussian_filter
 from slimbrain.grid import Grid
 
 MEAN, MAGNITUDE, CONTRAST = "", "Magnitude", "Contrast"
-"""Added to the method's name for the mean over sessions, the mean of their absolute maps, and what sets sessions of one label apart."""
+"""Added to the method's name for the mean over sessions, the mean of their absolute maps, and the contrast of labels."""
 
 NAMES = {MEAN: "mean", MAGNITUDE: "mean of absolute maps"}
-"""What records call them; a contrast is called by what it sets apart."""
+"""What records call them; a contrast is called by its labels."""
 
 _FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
@@ -31,11 +31,12 @@ def smooth(values: NDArray[Any], grid: Grid, fwhm_mm: float) -> NDArray[Any]:
 
 
 class Averages:
-    """Running sums of maps, of their absolute values, and of their products with what sessions are labelled.
+    """Running sums of maps, of their absolute values, and of their products with the sessions' labels.
 
     Parameters
     ----------
-    shape : of a map.
+    shape : tuple of int
+        Of a map.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -52,7 +53,7 @@ class Averages:
         """Averages by suffix; a contrast where labels differ.
 
         The contrast is the slope of the map on the label: of two classes, the mean of one less the mean of the other. What moves every
-        decision alike drops out; where attributions add up to decisions, it adds up to how far apart the probe puts the labels.
+        decision alike cancels; where attributions add up to decisions, it adds up to the probe's distance between the labels.
         """
         codes, count = np.array(self.codes), len(self.codes)
         mean, spread = self.signed / count, float(((codes - codes.mean()) ** 2).sum())

@@ -1,4 +1,4 @@
-"""Maps on disk: NIfTI, region table, picture, and a JSON record that comes last and so vouches for the image; and what a folder holds."""
+"""Maps on disk: NIfTI, region table, picture, and a JSON record, written last, so that a map with a record is complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slimbrain.explain.regions import COLUMNS
 from slimbrain.grid import Grid
 
 _GROUP = "group"
-"""What stands in place of a session's key in the names of the average's files."""
+"""In place of a session's key in the names of an average's files."""
 
 _SESSIONS_FOLDER = "sessions"
 _IMAGE_SUFFIX, _RECORD_SUFFIX = "_map.nii.gz", "_map.json"
@@ -30,8 +30,10 @@ class MapName:
 
     Attributes
     ----------
-    folder : that they lie in.
-    stem : `<session key or group>_desc-<method>`.
+    folder : Path
+        Where they lie.
+    stem : str
+        `<session key or group>_desc-<method>`.
     """
 
     folder: Path
@@ -43,7 +45,7 @@ class MapName:
 
     @property
     def by_window(self) -> Path:
-        """4D, one volume a window."""
+        """4D, one volume per window."""
         return self.folder / f"{self.stem}_windows.nii.gz"
 
     @property
@@ -95,20 +97,20 @@ def write_record(path: Path, facts: Mapping[str, Any]) -> Path:
 def read_record(path: Path) -> dict[str, Any] | None:
     """A map's record; None if there is none that can be read."""
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return facts
-    except (OSError, ValueError):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    return facts if isinstance(facts, dict) else None
 
 
 def trust(record: Mapping[str, Any]) -> str:
-    """How well what a map explains does on subjects it was not fitted on, and how many the model knows, in words; empty if neither."""
+    """Held-out score of what a map explains, and how many participants the model was trained on, in words; empty if unknown."""
     decided = record.get("decided_by") or {}
     words = []
     if "mean" in decided:
         words.append(f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]")
     elif decided:
-        words.append("how well it predicts others is not known")
+        words.append("its held-out score is not known")
     if seen := record.get("in_training"):
         words.append(f"trained on {seen} of {record['participants']} participants")
     return "; ".join(words)
@@ -120,28 +122,46 @@ class MapEntry:
 
     Attributes
     ----------
-    title : one line.
-    method : as `slimbrain explain --method`.
-    session : key; empty for the average.
-    unit : of the values.
-    image, picture : NIfTI and PNG; None where there is none.
-    rows : of the region table, the largest share first.
-    record : everything known of it.
+    title : str
+        One line.
+    method : str
+        As `slimbrain explain --method`.
+    session : str
+        Key of the session; empty for an average.
+    average : str
+        What the average is of: one of `averages.NAMES`, or a contrast in words; empty for a single session.
+    sessions : int
+        How many were averaged; 0 for a single session.
+    unit : str
+        Unit of the values.
+    task : str
+        What is predicted, where a decision is explained.
+    explains_decision : bool
+        Whether values have a sign, for or against the decision.
+    atlas, command : str
+        Where the regions are from; the command line that made the map.
+    note : str
+        How far to trust it (`trust`).
+    image, picture : Path or None
+        NIfTI and PNG; None where there is none.
+    rows : tuple of dict
+        Rows of the region table, the largest share first.
     """
 
     title: str
     method: str
     session: str
+    average: str
+    sessions: int
     unit: str
+    task: str
+    explains_decision: bool
+    atlas: str
+    command: str
+    note: str
     image: Path | None
     picture: Path | None
     rows: tuple[dict[str, str], ...]
-    record: Mapping[str, Any]
-
-    @property
-    def note(self) -> str:
-        """See `trust`."""
-        return trust(self.record)
 
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
@@ -183,5 +203,24 @@ def _entry(path: Path) -> MapEntry | None:
     name = MapName(path.parent, path.name.removesuffix(_RECORD_SUFFIX))
     image, picture = (found if found.exists() else None for found in (name.image, name.picture))
     rows = tuple(read_tsv(name.regions)) if name.regions.exists() else ()
-    title, method, session, unit = (str(record.get(part, "")) for part in ("title", "method", "session", "unit"))
-    return MapEntry(title or name.stem, method, session, unit, image, picture, rows, record)
+
+    def words(part: str) -> str:
+        return str(record.get(part) or "")
+
+    return MapEntry(
+        title=words("title") or name.stem,
+        method=words("method"),
+        session=words("session"),
+        average=words("average"),
+        # A single session's record has its number of windows, not of sessions.
+        sessions=record["sessions"] if isinstance(record.get("sessions"), int) else 0,
+        unit=words("unit"),
+        task=words("task"),
+        explains_decision=bool(record.get("decided_by")),
+        atlas=words("atlas"),
+        command=words("command"),
+        note=trust(record),
+        image=image,
+        picture=picture,
+        rows=rows,
+    )

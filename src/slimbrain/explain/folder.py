@@ -1,4 +1,4 @@
-"""A folder of maps: what is there is kept, what is new is added, and averages are taken over all of it at the end."""
+"""A folder of maps: finished maps are kept, new ones added, and averages taken over all of them at the end."""
 
 from __future__ import annotations
 
@@ -39,11 +39,16 @@ class Output:
 
     Attributes
     ----------
-    atlas, labels : as of `read_atlas`; the encoder's units if None.
-    by_window : also a 4D image a session, one volume a window.
-    pictures : one of `PICTURES`.
-    fwhm_mm : width to smooth averages by; 0 for none.
-    command : for the record.
+    atlas, labels : Path or None
+        As of `read_atlas`; the encoder's units if None.
+    by_window : bool
+        Also a 4D image per session, one volume per window.
+    pictures : str
+        One of `PICTURES`.
+    fwhm_mm : float
+        Width to smooth averages by; 0 for none.
+    command : str
+        For the record.
     """
 
     atlas: Path | None = None
@@ -59,10 +64,14 @@ class MapFolder:
 
     Parameters
     ----------
-    out : the folder.
-    atlas : regions; None where channels are parcels.
-    facts : what every record says.
-    output : what is written beside the maps.
+    out : Path
+        The folder.
+    atlas : Atlas or None
+        Regions; None where channels are parcels.
+    facts : mapping of str to object
+        What every record says.
+    output : Output
+        What is written beside the maps.
     """
 
     def __init__(
@@ -75,7 +84,7 @@ class MapFolder:
         self._parcels: tuple[Channels, Averages] | None = None
 
     def add(self, info: SessionInfo, picture: bool) -> bool:
-        """Explain a session, or take the map of it that is there; True if it was explained."""
+        """Explain a session, or keep its finished map; True if it was explained."""
         name, settings = session_map(self.out, info.key, self.request.method), self._settings(info)
         before = read_record(name.record)
         fresh = before is None or before.get("settings") != settings or not self._whole(name, info)
@@ -88,7 +97,7 @@ class MapFolder:
         return fresh
 
     def finish(self, refused: Mapping[str, str], picture: bool) -> None:
-        """Write the averages over the sessions added; those of other settings that were there go."""
+        """Write the averages over the sessions added; older averages of other settings are deleted."""
         for suffix in (MEAN, MAGNITUDE, CONTRAST):
             name = group_map(self.out, f"{self.request.method}{suffix}")
             for path in (name.record, name.image, name.regions, name.picture):
@@ -104,7 +113,7 @@ class MapFolder:
                 write_record(name.record, self._average_record(suffix, len(averages.codes), refused))
 
     def _explain(self, info: SessionInfo, name: MapName, settings: str) -> dict[str, Any]:
-        # Whatever is there belongs to other settings; without its record nobody takes it for ours.
+        # An older map belongs to other settings; without its record it counts as incomplete.
         name.record.unlink(missing_ok=True)
         found = self.opened.explainer.explain(info)
         mean = found.values.mean(axis=0)
@@ -119,15 +128,15 @@ class MapFolder:
             "title": self._title(f"{info.key}, mean over windows"),
             "session": info.key,
             **self.facts,
-            **self._seen(info),
+            **self._used(info),
             **found.facts,
         }
         record |= {"sums": found.values.reshape(len(found.values), -1).sum(axis=1).tolist(), "settings": settings}
         write_record(name.record, record)
         return record
 
-    def _seen(self, info: SessionInfo) -> dict[str, Any]:
-        """Which windows the model saw, and when they began."""
+    def _used(self, info: SessionInfo) -> dict[str, Any]:
+        """Which windows the model used, and when they began."""
         windows = self.opened.explainer.windows.get(info.key)
         if windows is None:
             return {"windows": "all"}
@@ -147,7 +156,7 @@ class MapFolder:
         self._voxels.add(values, self._code(info))
 
     def _add_parcels(self, info: SessionInfo, name: MapName) -> None:
-        """Sessions of the parcellation that the first one has are averaged; others have tables of their own alone."""
+        """Sessions of the first one's parcellation are averaged; others only have their own tables."""
         channels = self.store.channels(info.key)
         rows = {row["region"]: float(row["mean"]) for row in read_tsv(name.regions)}
         if self._parcels is None:
@@ -194,7 +203,7 @@ class MapFolder:
         draw_mosaic(grid.to_nifti(values), values[grid.voxel_mask], title, trust(self.facts), str(self.facts["unit"]), name.picture)
 
     def _settings(self, info: SessionInfo) -> str:
-        """A hash of all that decides what a session's map is."""
+        """A hash of everything that a session's map depends on."""
         request, deciders = self.request, self.opened.deciders
         windows = list(self.opened.explainer.windows.get(info.key, ()))
         facts = [request.method, self.opened.task, request.target, request.steps, request.seed, windows, data_hash(self.store, info.key)]

@@ -1,7 +1,7 @@
-"""Attribution by gradients: how much each z-scored value that the model saw moved its decision.
+"""Attribution by gradients: how much each z-scored input value moved the model's decision.
 
 Gradient x input is the first-order share of every value (Shrikumar et al., arXiv 1605.01713). Integrated gradients (Sundararajan et al.,
-arXiv 1703.01365) average the gradient on the way from a baseline to the input, so that the shares add up to the difference that the
+arXiv 1703.01365) average the gradient along the path from a baseline to the input, so that the shares add up to the difference that the
 input makes. The baseline is zero: every voxel at its own mean of the session.
 """
 
@@ -20,14 +20,14 @@ from slimbrain.data.clip import Clip
 from slimbrain.explain.heads import Head
 from slimbrain.models.hiera import Hiera
 
-FIRST_STRETCHES, POINTS = 4, 4
-"""Equal stretches of the way from the baseline that are tried first, and Gauss-Legendre points in each."""
+FIRST_INTERVALS, POINTS = 4, 4
+"""Equal intervals of the way from the baseline that are tried first, and Gauss-Legendre points in each."""
 
 _MOST_STEPS = 512
-"""Gradients after which no stretch is halved any more."""
+"""Gradients after which no interval is halved any more."""
 
 _SETTLED = 1 / 16
-"""A stretch whose shares miss what the decision does on it by less than this part of the gap allowed in all is not halved."""
+"""An interval whose shares miss what the decision does on it by less than this part of the gap allowed in all is not halved."""
 
 _TOKENS_AT_ONCE = 2**15
 """Patches of all copies of a clip that gradients are taken of together."""
@@ -42,9 +42,12 @@ class Attribution:
 
     Attributes
     ----------
-    values : (T, P, V) share of every value, in the unit of the decision.
-    decision, at_baseline : the decision on the clip, and on zeros.
-    steps : gradients taken in all.
+    values : array
+        (T, P, V) share of every value, in the unit of the decision.
+    decision, at_baseline : float
+        The decision on the clip, and on zeros.
+    steps : int
+        Number of gradients computed.
     """
 
     values: NDArray[Any]
@@ -68,44 +71,45 @@ def gradient_input(encoder: Hiera, head: Head, clip: Clip) -> Attribution:
 def integrated_gradients(encoder: Hiera, head: Head, clip: Clip, steps: int | None = None) -> Attribution:
     """Value times the mean gradient between zero and the clip.
 
-    A maximum of max-pooling that changes hands on the way makes the gradient jump, and a rule of evenly dense points converges slowly over
-    a jump. What the decision itself does between two points is known, however, so that stretches that miss it are found and halved.
+    Where the winner of a max-pooling changes along the path the gradient jumps, and equally spaced points converge slowly over a jump.
+    The decision's change between two points is known, so intervals whose shares miss it are halved.
 
     Parameters
     ----------
-    steps : Gauss-Legendre points on the whole way; if None, stretches are halved until the gap is under `_LARGEST_GAP`.
+    steps : int or None
+        Gauss-Legendre points on the whole path; if None, intervals are halved until the gap is under `_LARGEST_GAP`.
     """
     ends = _ends(encoder, head, clip)
     if steps:
         (shares,) = _shares(encoder, head, clip, [(0.0, 1.0)], steps)
         return Attribution(shares, *ends, steps)
-    marks = np.linspace(0, 1, FIRST_STRETCHES + 1).tolist()
-    stretches, settled, taken = list(pairwise(marks)), np.zeros(clip.voxels.shape), 0
+    marks = np.linspace(0, 1, FIRST_INTERVALS + 1).tolist()
+    intervals, settled, taken = list(pairwise(marks)), np.zeros(clip.voxels.shape), 0
     allowed = _SETTLED * _LARGEST_GAP * abs(ends[0] - ends[1])
     while True:
-        missing, open_stretches = np.zeros(clip.voxels.shape), []
-        changes = _changes(encoder, head, clip, stretches)
-        for stretch, change, shares in zip(stretches, changes, _shares(encoder, head, clip, stretches, POINTS), strict=True):
+        missing, open_intervals = np.zeros(clip.voxels.shape), []
+        changes = _changes(encoder, head, clip, intervals)
+        for interval, change, shares in zip(intervals, changes, _shares(encoder, head, clip, intervals, POINTS), strict=True):
             if abs(float(shares.sum()) - change) <= allowed:
                 settled += shares
             else:
                 missing += shares
-                open_stretches.append(stretch)
-        taken += POINTS * len(stretches)
+                open_intervals.append(interval)
+        taken += POINTS * len(intervals)
         found = Attribution(settled + missing, *ends, taken)
-        if found.gap < _LARGEST_GAP or not open_stretches or taken >= _MOST_STEPS:
+        if found.gap < _LARGEST_GAP or not open_intervals or taken >= _MOST_STEPS:
             return found
-        stretches = [half for start, stop in open_stretches for half in pairwise((start, (start + stop) / 2, stop))]
+        intervals = [half for start, stop in open_intervals for half in pairwise((start, (start + stop) / 2, stop))]
 
 
-def _shares(encoder: Hiera, head: Head, clip: Clip, stretches: Sequence[tuple[float, float]], points: int) -> Iterator[NDArray[np.float64]]:
-    """(T, P, V) of each stretch: value times the gradient's integral over it, by so many Gauss-Legendre points."""
+def _shares(encoder: Hiera, head: Head, clip: Clip, intervals: Sequence[tuple[float, float]], points: int) -> Iterator[NDArray[np.float64]]:
+    """(T, P, V) of each interval: value times the gradient's integral over it, by so many Gauss-Legendre points."""
     places, weights = np.polynomial.legendre.leggauss(points)
     gradients = _gradients(
-        encoder, head, clip, [start + (stop - start) * (place + 1) / 2 for start, stop in stretches for place in places.tolist()]
+        encoder, head, clip, [start + (stop - start) * (place + 1) / 2 for start, stop in intervals for place in places.tolist()]
     )
     voxels = clip.voxels.double().numpy()
-    for start, stop in stretches:
+    for start, stop in intervals:
         total = np.zeros(voxels.shape)
         for weight in weights:
             total += (stop - start) * weight / 2 * next(gradients)
@@ -131,11 +135,11 @@ def _decisions(encoder: Hiera, head: Head, clip: Clip, factors: Sequence[float])
     ]
 
 
-def _changes(encoder: Hiera, head: Head, clip: Clip, stretches: Sequence[tuple[float, float]]) -> list[float]:
-    """What the decision does on each stretch."""
-    marks = sorted({mark for stretch in stretches for mark in stretch})
+def _changes(encoder: Hiera, head: Head, clip: Clip, intervals: Sequence[tuple[float, float]]) -> list[float]:
+    """The change of the decision over each interval."""
+    marks = sorted({mark for interval in intervals for mark in interval})
     known = dict(zip(marks, _decisions(encoder, head, clip, marks), strict=True))
-    return [known[stop] - known[start] for start, stop in stretches]
+    return [known[stop] - known[start] for start, stop in intervals]
 
 
 def _ends(encoder: Hiera, head: Head, clip: Clip) -> tuple[float, float]:

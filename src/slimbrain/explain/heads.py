@@ -1,4 +1,4 @@
-"""What is explained: one number that is decided from the tokens of a clip, by a probe or by the head of a fine-tuned model."""
+"""What is explained: one number per clip, computed from its tokens by a probe or by the head of a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from slimbrain.evaluate.tasks import Target
 from slimbrain.models.hiera import Tokens
 
 _FOLDS = 5
-"""Parts that subjects are divided in; a subject is explained by the probe that learnt from the other four."""
+"""Folds of subjects; a subject is explained by the probe that was fitted on the other four."""
 
 
 class Head(Protocol):
-    """One number a clip, from its tokens; nothing else of a probe or a fine-tuned model is asked for."""
+    """One number per clip, from its tokens: all that an explanation needs of a probe or a fine-tuned model."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """(B,) decisions on B clips."""
@@ -38,9 +38,12 @@ class LinearHead:
 
     Attributes
     ----------
-    rule : the map.
-    chosen : number of the class; None for a value.
-    pooling : how tokens become a vector, as of `pool_tokens`.
+    rule : LinearRule
+        The map.
+    chosen : int or None
+        Number of the class; None for a value.
+    pooling : str
+        How tokens become a vector, as of `pool_tokens`.
     """
 
     rule: LinearRule
@@ -65,8 +68,10 @@ def tuned_head(tuned: TunedEncoder, chosen: int | None, centre: float = 0.0, sca
 
     Parameters
     ----------
-    chosen : number of the class; None for a regression.
-    centre, scale : of the training targets (`Problem.scaling`), which give a value back its unit.
+    chosen : int or None
+        Number of the class; None for a regression.
+    centre, scale : float
+        Of the training targets (`Problem.scaling`), which restore a value's unit.
     """
     with torch.no_grad():
         weight = tuned.head.weight.double() / tuned.spread.double()
@@ -79,18 +84,25 @@ def tuned_head(tuned: TunedEncoder, chosen: int | None, centre: float = 0.0, sca
 
 @dataclass(frozen=True)
 class Deciders:
-    """Whose decision on each session is explained.
+    """The heads whose decisions are explained, one per session.
 
     Attributes
     ----------
-    heads : by session key.
-    facts : what the record of each session says of its head: the `fold` of a probe, or whether a head was fitted on the subject.
-    code : of each session: 1 for the class explained and 0 for others, or the label's own value; see `contrast`.
-    unit : what a decision is counted in.
-    contrast : in words, what the slope of a map on `code` is.
-    known : what every record says of them: their `kind`, and how well they predict subjects they were not fitted on (`metric`, `mean`,
-        `low`, `high`), where that is known.
-    learnt_from : a hash of what they were fitted on.
+    heads : mapping of str to LinearHead
+        By session key.
+    facts : mapping of str to mapping of str to object
+        What a session's record says of its head: the `fold` of a probe, or whether a head was fitted on the subject.
+    code : mapping of str to float
+        Of each session: 1 for the class explained and 0 for others, or the label's own value; see `contrast`.
+    unit : str
+        Unit of a decision.
+    contrast : str
+        In words, what the slope of a map on `code` is.
+    known : mapping of str to object
+        What every record says of them: their `kind`, and how well they predict subjects they were not fitted on (`metric`, `mean`, `low`,
+        `high`), where that is known.
+    learnt_from : str
+        A hash of what they were fitted on.
     """
 
     heads: Mapping[str, LinearHead]
@@ -103,13 +115,16 @@ class Deciders:
 
 
 def fit_probes(vectors: Mapping[str, NDArray[Any]], target: Target, chosen: str | None, seed: int) -> Deciders:
-    """Fit one probe a fold, as `slimbrain evaluate` does; a session's own one was fitted without its subject.
+    """Fit one probe per fold, as `slimbrain evaluate` does; a session is explained by the probe fitted without its subject.
 
     Parameters
     ----------
-    vectors : (D,) frozen embedding of each session of the target.
-    chosen : class whose log-odds are explained; of two classes the second by name if None.
-    seed : of the division into folds.
+    vectors : mapping of str to array
+        (D,) frozen embedding of each session of the target.
+    chosen : str or None
+        Class whose log-odds are explained; of two classes the second by name if None.
+    seed : int
+        Of the division into folds.
 
     Raises
     ------
@@ -117,7 +132,7 @@ def fit_probes(vectors: Mapping[str, NDArray[Any]], target: Target, chosen: str 
         If the class does not exist, or has to be named; if embeddings or subjects do not allow a probe.
     """
     if target.kind == "identification":
-        raise InputError("identification: decides nothing that a map could explain; give a task with a label, such as column:sex.")
+        raise InputError("identification: makes no decision that a map could explain; give a task with a label, such as column:sex.")
     problem = pose(target.labels, target.subjects, target.kind)
     number = class_number(problem.classes, chosen)
     data = np.stack([np.asarray(vectors[key], dtype=np.float64) for key in target.keys])
@@ -150,7 +165,7 @@ def label_contrast(classes: Sequence[str], number: int | None) -> str:
 
 
 def held_out_score(predictions: OutOfFold) -> dict[str, Any]:
-    """`metric`, `mean`, `low`, `high`; nothing where the metric is not defined, for want of another class."""
+    """`metric`, `mean`, `low`, `high`; empty where the metric is not defined because there is one class."""
     metric = CLASSIFICATION_METRICS[len(predictions.classes) > 2] if predictions.classes else REGRESSION_METRICS[0]
     found = bootstrap(predictions, metric)
     return {} if np.isnan(found.mean) else {"metric": metric, "mean": found.mean, "low": found.low, "high": found.high}

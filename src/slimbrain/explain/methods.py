@@ -1,4 +1,4 @@
-"""The ways to explain, opened on a store: each turns one session into a map by window."""
+"""The methods of explanation on a store: each turns a session into one map per window."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.finetune import require_encoder
 from slimbrain.evaluate.tasks import Target, get_task, read_target
 from slimbrain.evaluate.tuned import Tuned
-from slimbrain.explain.channels import decision_shares, rebuilding_shares
+from slimbrain.explain.channels import decision_shares, reconstruction_shares
 from slimbrain.explain.gradients import Attribution, gradient_input, integrated_gradients
 from slimbrain.explain.heads import Deciders, fit_probes
 from slimbrain.explain.occlusion import occlude_units
@@ -52,13 +52,15 @@ _DECIDING = ("gradient", "integrated", "occlusion")
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """What a method says of one session.
+class _Explanation:
+    """A method's result for one session.
 
     Attributes
     ----------
-    values : (W, P, V) by window, or (W, C) where the session has parcels and no voxels; W is 1 where windows are not told apart.
-    facts : what else the record of the session should hold.
+    values : array
+        (W, P, V) by window, or (W, C) where the session has parcels and no voxels; W is 1 where a method has no map per window.
+    facts : mapping of str to object
+        Further entries of the session's record.
     """
 
     values: NDArray[Any]
@@ -66,32 +68,37 @@ class Explanation:
 
 
 class _Explainer(Protocol):
-    """A method, ready to be asked."""
+    """A method that is ready to run."""
 
     @property
     def unit(self) -> str:
-        """What values are counted in."""
+        """Unit of the values."""
         ...
 
     @property
     def windows(self) -> Mapping[str, Sequence[int]]:
-        """Windows of every session that can be explained, by key; empty where all are seen."""
+        """Windows of every session that can be explained, by key; empty where all are used."""
         ...
 
-    def explain(self, info: SessionInfo) -> Explanation: ...
+    def explain(self, info: SessionInfo) -> _Explanation: ...
 
 
 @dataclass(frozen=True)
 class MapRequest:
-    """What is to be explained, and how.
+    """What to explain, and how.
 
     Attributes
     ----------
-    method : one of `TITLES`.
-    task, target : as `slimbrain evaluate --task`, and the class whose log-odds are explained; see `fit_probes`.
-    windows, k : which windows stage 2 sees, as for `embed_store`.
-    steps : of integrated gradients; as many as it takes if None.
-    seed : of the folds, and of the masks of surprise.
+    method : str
+        One of `TITLES`.
+    task, target : str or None
+        As `slimbrain evaluate --task`, and the class whose log-odds are explained; see `fit_probes`.
+    windows, k : Ranker, int or None
+        Which windows stage 2 uses, as for `embed_store`.
+    steps : int or None
+        Of integrated gradients; as many as needed if None.
+    seed : int
+        Of the folds, and of the masks of surprise.
     """
 
     method: str
@@ -110,16 +117,20 @@ class Opened:
 
     Attributes
     ----------
-    sessions, refused : those it can explain, and those it cannot, with the reason.
-    seen : participants whom the model was trained on.
-    window_frames : frames of a window.
-    deciders, task : whose decision is explained, and on what; None and empty where there is none.
+    sessions, refused : list of SessionInfo, dict of str to str
+        Those it can explain, and those it cannot, with the reason.
+    trained_on : set of str
+        Participants the model was pretrained or fine-tuned on.
+    window_frames : int
+        Frames of a window.
+    deciders, task : Deciders or None, str
+        Whose decision is explained, and on what; None and empty where there is none.
     """
 
     explainer: _Explainer
     sessions: list[SessionInfo]
     refused: dict[str, str]
-    seen: frozenset[str]
+    trained_on: frozenset[str]
     window_frames: int
     deciders: Deciders | None = None
     task: str = ""
@@ -128,11 +139,12 @@ class Opened:
 def open_method(
     store: Store, model: Model, source: str | Path, request: MapRequest, device: torch.device, tuned: Tuned | None = None
 ) -> Opened:
-    """Choose windows, fit probes where the decision to be explained is theirs, and make the method ready.
+    """Choose windows, fit probes where their decision is explained, and prepare the method.
 
     Parameters
     ----------
-    tuned : the model with its head, where it was fine-tuned; the head decides unless the request names a task.
+    tuned : Tuned or None
+        The model with its head, where it was fine-tuned; the head decides unless the request names a task.
 
     Raises
     ------
@@ -148,15 +160,15 @@ def open_method(
         return _open_channels(store, model.to(device), sessions, target, request)
     windows, refused = _windows(store, sessions, model, request)
     kept = [info for info in sessions if info.key in windows]
-    seen, frames = _seen(store, model, kept), model.provenance.window.frames
+    known, frames = _trained_on(store, model, kept), model.provenance.window.frames
     if request.method == "surprise":
-        return Opened(_Surprise(store, windows, model.to(device), request.seed), kept, refused, seen, frames)
+        return Opened(_Surprise(store, windows, model.to(device), request.seed), kept, refused, known, frames)
     here = store.only(list(windows))
     if target:
         deciders, task = _probes(here, model, windows, target, request), str(request.task)
     else:
         assert tuned is not None
-        deciders, task = _head(here, tuned, windows, seen, request), tuned.head.task
+        deciders, task = _head(here, tuned, windows, known, request), tuned.head.task
     encoder = deepcopy(require_encoder(model, source)).requires_grad_(False).to(device)
     decide: dict[str, Callable[[Any, Any, Any], Attribution | NDArray[Any]]] = {
         "gradient": gradient_input,
@@ -164,7 +176,7 @@ def open_method(
         "occlusion": occlude_units,
     }
     explainer = _Decision(store, windows, frames, encoder, deciders, decide[request.method])
-    return Opened(explainer, kept, refused, seen, frames, deciders, task)
+    return Opened(explainer, kept, refused, known, frames, deciders, task)
 
 
 def _open_channels(
@@ -175,7 +187,7 @@ def _open_channels(
     refused = {info.key: f"{info.n_frames} frames do not hold two windows" for info in sessions if not enough[info.key]}
     probes = _probes(store.only([info.key for info in kept]), model, None, target, request) if target else None
     explainer = _Channels(store, model, probes)
-    return Opened(explainer, kept, refused, _seen(store, model, kept), model.window_frames, probes, request.task or "")
+    return Opened(explainer, kept, refused, _trained_on(store, model, kept), model.window_frames, probes, request.task or "")
 
 
 def _check(request: MapRequest, model: Model, source: str | Path, tuned: Tuned | None) -> None:
@@ -186,17 +198,17 @@ def _check(request: MapRequest, model: Model, source: str | Path, tuned: Tuned |
             f"--method {request.method}: explains a decision; name it with --task, for example column:sex, or give a fine-tuned model."
         )
     if request.method == "surprise" and request.task:
-        raise InputError("--method surprise: explains no decision, but what the model did not foresee; leave --task out.")
+        raise InputError("--method surprise: explains what the model failed to predict, and no decision; leave --task out.")
     if request.method == "surprise" and tuned:
         raise InputError(
             f"{source}: is fine-tuned, and its predictor was never trained beside the tuned encoder; "
-            "give --method surprise the model that was tuned."
+            "give --method surprise the model that was fine-tuned."
         )
     require_model(model, TemporalExtractor if request.method == "channels" else HieraJEPA, source)
 
 
-def _seen(store: Store, model: Model, sessions: Sequence[SessionInfo]) -> frozenset[str]:
-    """Participants of these sessions whom the model was pretrained or fine-tuned on."""
+def _trained_on(store: Store, model: Model, sessions: Sequence[SessionInfo]) -> frozenset[str]:
+    """Participants of these sessions the model was pretrained or fine-tuned on."""
     assert model.provenance is not None
     return frozenset(model.provenance.seen(people_in(store, sessions)))
 
@@ -204,7 +216,7 @@ def _seen(store: Store, model: Model, sessions: Sequence[SessionInfo]) -> frozen
 def _windows(
     store: Store, sessions: Sequence[SessionInfo], model: HieraJEPA, request: MapRequest
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """The windows of each session that stage 2 sees, and why some sessions have none."""
+    """The windows of each session that stage 2 uses, and why some sessions have none."""
     assert model.provenance is not None
     trained = model.provenance.window
     cut = trained.model_copy(update={"k": request.k or trained.k})
@@ -231,25 +243,25 @@ def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | N
     return replace(fit_probes(vectors, target, request.target, request.seed), learnt_from=learnt_from)
 
 
-def _head(store: Store, tuned: Tuned, windows: Mapping[str, Sequence[int]], seen: frozenset[str], request: MapRequest) -> Deciders:
-    """The model's own head; how well it does where the store has labels for its task."""
+def _head(store: Store, tuned: Tuned, windows: Mapping[str, Sequence[int]], trained_on: frozenset[str], request: MapRequest) -> Deciders:
+    """The model's own head, with its score where the store has labels for its task."""
     try:
         target = read_target(get_task(tuned.head.task, phenotypes=request.phenotypes), store)
     except InputError as error:
-        print(f"no label to compare with, so maps are told apart by the decision itself: {error}", file=sys.stderr)
+        print(f"no label to compare with, so the contrast is over the decision itself: {error}", file=sys.stderr)
         target = None
     vectors = embed_store(store, tuned.model, windows, label="embed").by_session()
-    return tuned_deciders(tuned, vectors, {info.key: info.subject for info in store.sessions}, target, seen, request.target)
+    return tuned_deciders(tuned, vectors, {info.key: info.subject for info in store.sessions}, target, trained_on, request.target)
 
 
 def data_hash(store: Store, key: str) -> str:
-    """Of a session's data file; empty where the store does not say."""
+    """SHA-256 of a session's data file; empty where the store does not record it."""
     return str(store.sidecar(key).get(DATA_SHA256, ""))
 
 
 @dataclass(frozen=True)
 class _Decision:
-    """Gradients and occlusion of what decides on each session."""
+    """Gradients and occlusion of each session's head."""
 
     store: Store
     windows: Mapping[str, Sequence[int]]
@@ -262,16 +274,16 @@ class _Decision:
     def unit(self) -> str:
         return self.deciders.unit
 
-    def explain(self, info: SessionInfo) -> Explanation:
+    def explain(self, info: SessionInfo) -> _Explanation:
         windows = self.windows[info.key]
         clip = read_clip(self.store, info, windows, self.frames)
         found = self.decide(self.encoder, self.deciders.heads[info.key], clip)
         facts = dict(self.deciders.facts[info.key])
         if not isinstance(found, Attribution):
-            return Explanation(paint_units(found[None], clip.grid, self.encoder.config.unit), facts)
+            return _Explanation(paint_units(found[None], clip.grid, self.encoder.config.unit), facts)
         values = found.values.reshape(len(windows), self.frames, *found.values.shape[1:]).sum(axis=1)
         numbers = {"decision": found.decision, "at_baseline": found.at_baseline, "steps": found.steps, "gap": found.gap}
-        return Explanation(values, {**facts, **numbers})
+        return _Explanation(values, {**facts, **numbers})
 
 
 @dataclass(frozen=True)
@@ -284,19 +296,19 @@ class _Surprise:
     seed: int
     unit: str = "smooth-L1 to the layer-normalised target"
 
-    def explain(self, info: SessionInfo) -> Explanation:
+    def explain(self, info: SessionInfo) -> _Explanation:
         assert self.model.provenance is not None
         windows = self.windows[info.key]
         clip = read_clip(self.store, info, windows, self.model.provenance.window.frames)
         found = token_surprise(self.model, clip, len(windows), self.seed)
         errors = by_window(found.errors, len(windows), self.model.encoder.token_frames)
         facts = {"mean": float(errors.mean()), "guessing": found.guessing, "times_hidden": TIMES_HIDDEN}
-        return Explanation(paint_units(errors, clip.grid), facts)
+        return _Explanation(paint_units(errors, clip.grid), facts)
 
 
 @dataclass(frozen=True)
 class _Channels:
-    """What channels are worth to stage 1."""
+    """The contribution of channels to stage 1."""
 
     store: Store
     model: TemporalExtractor
@@ -305,9 +317,9 @@ class _Channels:
 
     @property
     def unit(self) -> str:
-        return self.probes.unit if self.probes else "rebuilt energy, squared SD of a channel"
+        return self.probes.unit if self.probes else "reconstructed energy, squared SD of a channel"
 
-    def explain(self, info: SessionInfo) -> Explanation:
+    def explain(self, info: SessionInfo) -> _Explanation:
         device = self.model.anchors.device
         series = torch.from_numpy(self.store.coarse(info.key)).to(device)
         mm = torch.tensor(np.asarray(self.store.channels(info.key).mm), dtype=torch.float32, device=device)
@@ -315,10 +327,10 @@ class _Channels:
             values = decision_shares(self.model, self.probes.heads[info.key], series, mm, info.tr)
             facts = dict(self.probes.facts[info.key])
         else:
-            values, facts = rebuilding_shares(self.model, series, mm, info.tr), {}
+            values, facts = reconstruction_shares(self.model, series, mm, info.tr), {}
         if info.space == ROI:
-            return Explanation(values, facts)
+            return _Explanation(values, facts)
         # A cell's share is spread evenly over its voxels, so that shares still add up.
         grid = self.store.grid
         spread = (values / grid.cell_voxels)[:, grid.patch_cell, None]
-        return Explanation(np.where(grid.voxel_mask, spread, 0.0), facts)
+        return _Explanation(np.where(grid.voxel_mask, spread, 0.0), facts)

@@ -1,7 +1,7 @@
-"""Occlusion: what a decision becomes when a mask unit is deleted, as the architecture deletes background.
+"""Occlusion: the change of a decision when a mask unit is deleted, as the architecture deletes background.
 
-Nothing is put in the unit's place, so nothing unlike a brain is ever shown to the network. Units do not see each other before level 3, so
-levels 1 and 2 run once and only the stages after them run again for each unit: exactly what encoding the clip without the unit gives.
+Nothing is put in the unit's place, so the network never gets an input that no brain could give. Units do not interact before level 3, so
+levels 1 and 2 run once and only the later levels run again for each unit: exactly what encoding the clip without the unit gives.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from slimbrain.models.attention import spans_of
 from slimbrain.models.hiera import Hiera, Tokens
 
 _TOKENS_AT_ONCE = 4096
-"""Tokens of all the copies of a clip that are computed together, each without another unit."""
+"""Tokens of all copies of a clip, each without another unit, that are computed together."""
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def _batches(units: int, tokens: int) -> Iterator[Sequence[int]]:
 
 
 def _tokens(whole: Tokens, values: torch.Tensor, rows: torch.Tensor, lengths: Sequence[int]) -> Tokens:
-    """These values, which stand where `rows` of the whole clip stand, as a batch of clips."""
+    """These values, at the places of `rows` of the whole clip, as a batch of clips."""
     parts: dict[str, Any] = {name: getattr(whole, name)[rows] for name in ("step", "unit", "seconds", "mm")}
     clip = torch.arange(len(lengths), device=values.device).repeat_interleave(torch.tensor(lengths, device=values.device))
     return replace(whole, values=values, clip=clip, lengths=tuple(lengths), **parts)

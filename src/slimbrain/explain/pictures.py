@@ -1,4 +1,4 @@
-"""Mosaics of a map on the MNI152 template, in colours that people with any colour vision can order."""
+"""Mosaics of a map on the MNI152 template, in colour scales that are ordered for any colour vision."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 _SIGNED_COLOURS, _UNSIGNED_COLOURS = "PuOr_r", "viridis"
-"""Orange for, purple against; dark to bright. Both keep their order without colour."""
+"""Orange for, purple against; dark to bright. Both stay ordered in greyscale."""
 
 SHOWN_SHARE = 0.25
 """Of the brain's voxels, where values have signs: the strongest are drawn, so that the template can be seen under the others.
 
-Of values that are never below zero all are drawn: the least of a quarter would look like the least of all.
+Without negative values all are drawn: the smallest of a quarter would look like the smallest of all.
 """
 
 _BRIGHTEST = 99.5
-"""Percentile of the absolute values at which colours end: a single voxel does not darken all the others."""
+"""Percentile of the absolute values at which colours end: a single voxel must not fade all others."""
 
 _CUTS_MM = {"x": (-48, -24, -4, 24, 48), "y": (-80, -56, -28, 0, 40), "z": (-28, -8, 12, 32, 54)}
 _DOTS_PER_INCH = 100
@@ -35,11 +35,16 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
 
     Parameters
     ----------
-    image : 3D map in MNI space.
-    values : (voxels,) of the brain.
-    title : one line.
-    note : a second line; empty for none.
-    unit : what the colour bar counts.
+    image : SpatialImage
+        3D map in MNI space.
+    values : array
+        (voxels,) of the brain.
+    title : str
+        One line.
+    note : str
+        A second line; empty for none.
+    unit : str
+        Unit of the colour bar.
     """
     import matplotlib
 
@@ -64,7 +69,7 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
 
 @dataclass(frozen=True)
 class _Scale:
-    """Ends of the colours, the size from which values are drawn, and whether they have signs."""
+    """Ends of the colour scale, the magnitude from which values are drawn, and whether they have signs."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""A map by region: any atlas in MNI space, brought to the store's lattice by the nearest voxel."""
+"""A map by region: any atlas in MNI space, resampled to the store's lattice by nearest voxel."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ class Atlas:
 
     Attributes
     ----------
-    name : for the record.
-    region : (P, V) number of the region each patch voxel lies in; 0 for none, and outside the mask.
-    names : of each number.
+    name : str
+        For the record.
+    region : array
+        (P, V) number of the region each patch voxel lies in; 0 for none, and outside the mask.
+    names : dict of int to str
+        Of each number.
     """
 
     name: str
@@ -35,7 +38,7 @@ class Atlas:
 
 
 def unit_atlas(grid: Grid) -> Atlas:
-    """The encoder's units as regions, for want of an atlas."""
+    """The encoder's units as regions, where there is no atlas."""
     edge_mm = PATCHES_PER_UNIT * grid.lattice.patch * grid.lattice.voxel_mm
     region = np.where(grid.voxel_mask, 1 + grid.patch_unit[:, None], 0)
     return Atlas(f"units of {edge_mm:g} mm", region, {number: _place(mm) for number, mm in enumerate(grid.units.mm, start=1)})
@@ -46,8 +49,10 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
 
     Parameters
     ----------
-    image : 3D NIfTI in MNI space, 0 outside all regions.
-    labels : as of `read_labels`; regions go by their numbers if None.
+    image : Path
+        3D NIfTI in MNI space, 0 outside all regions.
+    labels : Path or None
+        As of `read_labels`; regions go by their numbers if None.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
     except (OSError, ImageFileError, ValueError, EOFError) as error:
         raise InputError(f"{image}: cannot be read as NIfTI ({error}); give an atlas in MNI space.") from error
     if values.ndim != 3 or not np.array_equal(values, np.rint(values)):
-        raise InputError(f"{image}: must hold one whole number a voxel, in 3D, and has {values.ndim} axes; give a map of labels.")
+        raise InputError(f"{image}: must hold one whole number per voxel, in 3D, and has {values.ndim} axes; give a map of labels.")
     edge = grid.lattice.edge
     mm = apply_affine(grid.lattice.affine, np.stack(np.unravel_index(grid.voxel_index, (edge,) * 3), axis=-1))
     near = np.rint(apply_affine(np.linalg.inv(atlas.affine), mm)).astype(np.int64)
@@ -80,7 +85,7 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
 def read_labels(path: Path) -> dict[int, str]:
     """Names of regions by number.
 
-    A TSV with the columns `index` and `name` (as BIDS has it), or lines of a number and a name, or one name a line, the first of region 1.
+    A TSV with the columns `index` and `name` (as BIDS has it), lines of a number and a name, or one name per line from region 1.
 
     Raises
     ------
@@ -104,11 +109,12 @@ def read_labels(path: Path) -> dict[int, str]:
 
 
 def region_rows(values: NDArray[Any], atlas: Atlas, grid: Grid) -> list[dict[str, object]]:
-    """One row a region with a voxel in the mask, the largest share first; see `COLUMNS`.
+    """One row per region with a voxel in the mask, the largest share first; see `COLUMNS`.
 
     Parameters
     ----------
-    values : (P, V).
+    values : array
+        (P, V).
     """
     inside = grid.voxel_mask
     flat, region = values[inside].astype(np.float64), atlas.region[inside]
@@ -127,7 +133,7 @@ def region_rows(values: NDArray[Any], atlas: Atlas, grid: Grid) -> list[dict[str
 
 
 def channel_rows(values: NDArray[Any], names: tuple[str, ...], mm: NDArray[Any]) -> list[dict[str, object]]:
-    """The same table for (C,) channels of a parcellation, each a region at its own place."""
+    """The same table for (C,) channels of a parcellation, each a region at its own coordinates."""
     whole = float(np.abs(values).sum()) or 1.0
     rows: list[dict[str, object]] = []
     for name, value, place in zip(names, values.astype(np.float64), mm, strict=True):

@@ -1,4 +1,4 @@
-"""Explain a store: maps of every session and their average, kept where they were made with the same settings before."""
+"""Explain a store: maps of every session and their averages; finished maps of the same settings are kept."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ from slimbrain.train import pick_device
 
 @dataclass
 class Summary:
-    """Sessions explained, taken as they were, and refused, with the reason; how many of the former two are of people the model knows."""
+    """Sessions explained, kept, and refused, with the reason; `trained_on` counts the first two that are of training participants."""
 
     made: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    seen: int = 0
+    trained_on: int = 0
 
 
 def explain_store(store: Store, source: str | Path, request: MapRequest, output: Output, out: Path, device: str = "auto") -> Summary:
-    """Write maps of every session of a store, and their average, to a folder.
+    """Write maps of every session of a store, and their averages, to a folder.
 
     Parameters
     ----------
-    source : model folder or hub id; the head of a fine-tuned model is explained where the request names no task.
-    out : folder; a session whose map is there, made with the same settings, is not explained again.
+    source : str or Path
+        Model folder or hub id; the head of a fine-tuned model is explained where the request names no task.
+    out : Path
+        Folder; a session whose map is there, made with the same settings, is not explained again.
 
     Returns
     -------
-    What was done. A session that cannot be explained does not stop the others.
+    What was done; a session that cannot be explained does not stop the others.
 
     Raises
     ------
@@ -60,13 +62,13 @@ def explain_store(store: Store, source: str | Path, request: MapRequest, output:
         try:
             fresh = folder.add(info, picture=output.pictures == "all")
             (summary.made if fresh else summary.kept).append(info.key)
-            summary.seen += info.subject in opened.seen
+            summary.trained_on += info.subject in opened.trained_on
         except (SlimbrainError, OSError) as error:
             summary.refused[info.key] = str(error)
     for key, reason in summary.refused.items():
         print(f"{key}: left out: {reason}", file=sys.stderr)
     if not summary.made and not summary.kept:
-        raise InputError(f"{store.root}: no session could be explained; the reasons stand above.")
+        raise InputError(f"{store.root}: no session could be explained; the reasons are above.")
     folder.finish(summary.refused, picture=output.pictures != "none")
     return summary
 
@@ -93,7 +95,7 @@ def _facts(store: Store, model: Model, source: str | Path, request: MapRequest, 
         "task": opened.task or None,
         "decided_by": dict(opened.deciders.known) if opened.deciders else None,
         "participants": len(explained),
-        "in_training": len(explained & opened.seen),
+        "in_training": len(explained & opened.trained_on),
         "seed": request.seed,
         "version": __version__,
         "command": output.command,

@@ -1,8 +1,8 @@
-"""Surprise: how badly what happens at a place and time is predicted from the rest of the clip.
+"""Surprise: the error with which each place and time is predicted from the rest of the clip.
 
 Masks are drawn as in pretraining, until every mask unit has been hidden, at every time, as often as asked for. The context encoder
-sees what a mask leaves, the predictor fills in the rest, and the error is that of pretraining: smooth-L1 to the target encoder's
-layer-normalised tokens, less what place and time alone tell of them.
+encodes what is visible, the predictor predicts the rest, and the error is that of pretraining: smooth-L1 to the target encoder's
+layer-normalised tokens, less what place and time alone predict of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slimbrain.grid import Grid
 from slimbrain.models.jepa import TARGET_EPSILON, HieraJEPA
 
 TIMES_HIDDEN = 4
-"""How often every unit is a target at every time, at the least; errors are averaged."""
+"""How often, at least, every unit is a target at every time; errors are averaged."""
 
 
 class Surprise(NamedTuple):
@@ -28,8 +28,10 @@ class Surprise(NamedTuple):
 
     Attributes
     ----------
-    errors : (S, U) by step of the encoder and 16-voxel unit of the grid.
-    guessing : mean error of who always says the mean; a model whose errors are no smaller has foreseen nothing.
+    errors : array
+        (S, U) by step of the encoder and 16-voxel unit of the grid.
+    guessing : float
+        Mean error of always predicting the mean; a model whose errors are no smaller predicts nothing.
     """
 
     errors: NDArray[np.float64]
@@ -42,9 +44,12 @@ def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_
 
     Parameters
     ----------
-    windows : windows in the clip.
-    seed : of the masks.
-    times_hidden : at least so often is every token predicted.
+    windows : int
+        Windows in the clip.
+    seed : int
+        Of the masks.
+    times_hidden : int
+        How often, at least, every token is predicted.
     """
     encoder, frames = model.context, len(clip.seconds) // windows
     places = (clip.grid.regions if model.config.unit == "region" else clip.grid.units).mm
@@ -72,6 +77,6 @@ def by_window(errors: NDArray[np.float64], windows: int, token_frames: int) -> N
 
 
 def paint_units(values: NDArray[Any], grid: Grid, unit: str = "unit") -> NDArray[Any]:
-    """Give every brain voxel the value of the mask unit it lies in: (..., U) -> (..., P, V), 0 outside the mask."""
+    """Assign every brain voxel the value of its mask unit: (..., U) -> (..., P, V), 0 outside the mask."""
     level = grid.regions if unit == "region" else grid.units
     return np.where(grid.voxel_mask, values[..., level.of_patch, None], 0.0)

@@ -1,4 +1,4 @@
-"""The head of a fine-tuned model as what decides: one for all sessions, so that it may have been fitted on those it is explained on."""
+"""The head of a fine-tuned model: one for all sessions, which may have been fitted on some of those it is explained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slimbrain.explain.heads import Deciders, class_number, decision_unit, held_
 
 _KIND = "fine-tuned head"
 _BY_DECISION = "change with the decision"
-"""What averages are told apart by where not every session has a label."""
+"""The contrast where not every session has a label."""
 
 
 def tuned_deciders(
@@ -26,18 +26,23 @@ def tuned_deciders(
     vectors: Mapping[str, NDArray[Any]],
     subjects: Mapping[str, str],
     target: Target | None,
-    seen: frozenset[str],
+    trained_on: frozenset[str],
     chosen: str | None,
 ) -> Deciders:
-    """The head for every session, beside whether it was fitted on the subject, and how well it does on those it was not.
+    """The head for every session, with whether it was fitted on the subject, and its score on those it was not fitted on.
 
     Parameters
     ----------
-    vectors : (D,) pooled tokens of each session to be explained, by the tuned encoder.
-    subjects : of each of them.
-    target : labels of the head's own task, where the store has any.
-    seen : participants whom the model was pretrained or fine-tuned on.
-    chosen : class whose log-odds are explained; of two classes the second by name if None.
+    vectors : mapping of str to array
+        (D,) pooled tokens of each session to be explained, by the tuned encoder.
+    subjects : mapping of str to str
+        Of each of them.
+    target : Target or None
+        Labels of the head's own task, where the store has any.
+    trained_on : set of str
+        Participants the model was pretrained or fine-tuned on.
+    chosen : str or None
+        Class whose log-odds are explained; of two classes the second by name if None.
 
     Raises
     ------
@@ -55,11 +60,11 @@ def tuned_deciders(
     else:
         code, contrast = dict(zip(vectors, decider.decide(pooled).tolist(), strict=True)), _BY_DECISION
     scores = as_scores(torch.from_numpy(pooled.numpy() @ decider.rule.weight.T + decider.rule.bias), classes)
-    unseen = {key: said for key, said in zip(vectors, scores, strict=True) if key in truth and subjects[key] not in seen}
+    unseen = {key: said for key, said in zip(vectors, scores, strict=True) if key in truth and subjects[key] not in trained_on}
     known = _held_out(tuned, unseen, subjects, truth)
     return Deciders(
         dict.fromkeys(vectors, decider),
-        {key: {IN_TRAINING: subjects[key] in seen} for key in vectors},
+        {key: {IN_TRAINING: subjects[key] in trained_on} for key in vectors},
         code,
         decision_unit(classes, number),
         contrast,
@@ -69,7 +74,7 @@ def tuned_deciders(
 
 
 def _truth(target: Target | None, classes: tuple[str, ...]) -> dict[str, float]:
-    """Number of the class, or value, of each session whose label the head knows."""
+    """Class number, or value, of each session with a label of the head's task."""
     if target is None:
         return {}
     labelled = zip(target.keys, target.labels, strict=True)
@@ -81,7 +86,7 @@ def _truth(target: Target | None, classes: tuple[str, ...]) -> dict[str, float]:
 def _held_out(
     tuned: Tuned, scores: Mapping[str, NDArray[np.float64]], subjects: Mapping[str, str], truth: Mapping[str, float]
 ) -> dict[str, Any]:
-    """How well it predicts these sessions, and of how many participants; nothing where there is no other, or one class alone."""
+    """Its score on these sessions, and how many participants they are from; empty with fewer than two, or one class."""
     who, shape = np.array([subjects[key] for key in scores], dtype=np.str_), (1, len(scores))
     if len(np.unique(who)) < 2:
         return {}

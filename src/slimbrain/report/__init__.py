@@ -1,4 +1,4 @@
-"""One self-contained HTML page a run: what went in, what was learnt, which windows were chosen, how it compares."""
+"""One self-contained HTML page: what went in, what was learnt, which windows were chosen, how it compares."""
 
 from __future__ import annotations
 

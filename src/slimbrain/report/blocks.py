@@ -1,6 +1,6 @@
 """What a page is made of, as data: builders return sections of blocks, the template alone knows HTML.
 
-Texts are plain: the template escapes them. Only `Figure.svg` is markup, and `figures.py` its only source.
+Texts are plain and the template escapes them. Only `Figure.svg` is markup, and `figures.py` its only source.
 """
 
 from __future__ import annotations
@@ -97,11 +97,16 @@ class Explorer:
 
     Attributes
     ----------
-    id : unique on the page.
-    figure : drawn with `figures.TIME_MARGINS`.
-    label : the session.
-    value : what the script tells of each window (`explorer.describe`).
-    has_maps : whether `value` has a mean map of each window.
+    id : str
+        Unique on the page.
+    figure : Figure
+        Drawn with the margins of `figures.time_axis_span`.
+    label : str
+        The session.
+    value : mapping of str to object
+        What the script shows of each window (`explorer.describe`).
+    has_maps : bool
+        Whether `value` has a mean map of each window.
     """
 
     kind: ClassVar[str] = "explorer"
@@ -146,10 +151,14 @@ class Section:
 
     Attributes
     ----------
-    id : anchor.
-    title : heading.
-    blocks : content in order.
-    absent : why there is no content; empty if there is.
+    id : str
+        Anchor.
+    title : str
+        Heading.
+    blocks : tuple of Block
+        Content in order.
+    absent : str
+        Why there is no content; empty if there is.
     """
 
     id: str
@@ -195,7 +204,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def probability(value: float) -> str:
-    """Four digits after the point; what is smaller is said to be so, not shown as 0."""
+    """Four digits after the point; smaller ones are not shown as 0."""
     return "under 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

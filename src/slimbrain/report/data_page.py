@@ -1,4 +1,4 @@
-"""The page that stands in a store: what it holds, what was refused, what a limit on quality left out."""
+"""The page that stands in a store: what it holds, what was refused, what a quality threshold excluded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ REPORT_FILE = "report.html"
 
 
 def write_data_page(out: Path, command: str) -> Path:
-    """Write it, unless there is nothing to say yet.
+    """Write it, unless there is nothing to show yet.
 
     Parameters
     ----------
-    out : the store.
-    command : to show on the page.
+    out : Path
+        The store.
+    command : str
+        To show on the page.
     """
     store, path = Store(out), out / REPORT_FILE
     failures, excluded = (out / name if (out / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))

@@ -1,4 +1,4 @@
-"""What there is to report on in the folders and files that a user names: stores, runs, results, window tables, maps."""
+"""What the folders and files that a user names hold for a report: stores, runs, results, window tables, maps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.result import is_result
 from slimbrain.explain import holds_maps
 from slimbrain.report.blocks import count
-from slimbrain.report.inputs import read_run
 from slimbrain.report.nifti import MAP_SUFFIXES
+from slimbrain.report.recorded import read_run
 from slimbrain.saliency.table import COLUMNS
 from slimbrain.store.description import DESCRIPTION_FILE
 from slimbrain.train import RUN_FILE
 
 _TRUTH_FILE = "truth.json"
 _EXPLAINED = "explained"
-"""What a folder of `slimbrain explain` is."""
+"""A folder of `slimbrain explain`."""
 
 _STAGES = ("temporal", "voxel")
 """In the order in which runs are shown."""
@@ -30,7 +30,7 @@ _LARGEST_RESULT = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class ReportSources:
+class _ReportSources:
     """Paths by what they are, in the order of the page."""
 
     stores: tuple[Path, ...]
@@ -42,7 +42,7 @@ class ReportSources:
     explained: tuple[Path, ...]
 
     def lines(self) -> list[str]:
-        """One a kind that there is, for the terminal."""
+        """One line per kind that was found, for the terminal."""
         named = (
             (self.stores, "store", ""),
             (self.windows, "window table", ""),
@@ -55,7 +55,7 @@ class ReportSources:
         return [f"found {count(len(paths), one, several)}: {', '.join(map(str, paths))}" for paths, one, several in named if paths]
 
 
-def discover(paths: Sequence[Path]) -> ReportSources:
+def discover(paths: Sequence[Path]) -> _ReportSources:
     """Sort named files, stores, runs and folders of maps, and what lies in other named folders and in the folders within them.
 
     Raises
@@ -78,7 +78,7 @@ def discover(paths: Sequence[Path]) -> ReportSources:
         return tuple(path for kind, path in unique if kind == name)
 
     runs = tuple(sorted(of_kind("run"), key=_stage_and_name))
-    return ReportSources(
+    return _ReportSources(
         of_kind("store"), of_kind("windows"), runs, of_kind("evaluation"), of_kind("truth"), of_kind("map"), of_kind(_EXPLAINED)
     )
 
@@ -109,7 +109,7 @@ def _look(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _look_deeper(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Runs and folders of maps, which are kept several in a folder. A cohort is not for the report, but for what it knows."""
+    """Runs and folders of maps, of which a folder may hold several; of a simulated cohort only its truth."""
     if (folder / _TRUTH_FILE).is_file():
         yield "truth", folder / _TRUTH_FILE
     else:
@@ -117,7 +117,7 @@ def _look_deeper(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _kind(path: Path) -> str:
-    """What a path is; empty for what a report does not show."""
+    """Kind of a path; empty for what a report does not show."""
     if path.is_dir():
         if (path / RUN_FILE).is_file():
             return "run"
@@ -139,7 +139,7 @@ def _first_line(path: Path) -> str:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where it is no JSON object: this only looks whether it is of interest."""
+    """What the file holds; nothing where it is no JSON object: this only checks whether it is of interest."""
     try:
         if path.stat().st_size > _LARGEST_RESULT:
             return {}
@@ -155,5 +155,5 @@ def _stage_and_name(run: Path) -> tuple[int, str]:
 
 
 def all_of(given: Iterable[Path] | None, found: Sequence[Path]) -> tuple[Path, ...]:
-    """What options name, and what was found, each once."""
+    """Paths from options and from the search, each once."""
     return tuple(dict.fromkeys([*(given or ()), *found]))

@@ -1,4 +1,4 @@
-"""Maps of `slimbrain explain` on the page: averages in the slice viewer, their regions in tables, and how far to trust them."""
+"""Maps of `slimbrain explain` on the page: averages in the slice viewer, region tables, and how far to trust them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _Folders = Sequence[tuple[Path, Sequence[MapEntry]]]
 _MEANINGS = {
     "gradient": "The signal times the decision's gradient by it: what each voxel adds to the decision, to first order.",
     "integrated": "What each voxel adds to the decision; over the brain, it adds up to what the signal changed of it.",
-    "occlusion": "What the decision loses when the unit that a voxel lies in is deleted.",
-    "surprise": "How badly what happens at a place is predicted while it is hidden from the model.",
-    "channels": "What a place adds to the rebuilding of hidden windows by stage 1, or to a decision that is read from stage 1.",
+    "occlusion": "Change of the decision when the unit that a voxel lies in is deleted.",
+    "surprise": "Prediction error at a place while it is hidden from the model.",
+    "channels": "What a place adds to stage 1's reconstruction of hidden windows, or to a decision of a probe on stage 1.",
 }
 
 _MINUS = "\N{MINUS SIGN}"
@@ -31,7 +31,7 @@ _MOST_REGIONS = 12
 
 
 def averages(entries: Sequence[MapEntry]) -> list[MapEntry]:
-    """What the page shows of a folder: maps of single sessions are many, and each by itself says little."""
+    """What the page shows of a folder: maps of single sessions are many, and each alone says little."""
     return [entry for entry in entries if not entry.session]
 
 
@@ -51,9 +51,9 @@ def named(entry: MapEntry, image: Path) -> NamedMap:
 
 
 def _about(entry: MapEntry) -> str:
-    """What a value is, what it is counted in, and how far to trust it."""
+    """Meaning of a value, its unit, and how far to trust it."""
     meaning = _MEANINGS.get(entry.method, f"Method: {entry.method}.")
-    if entry.record.get("decided_by") and entry.record.get("average") != NAMES[MAGNITUDE]:
+    if entry.explains_decision and entry.average != NAMES[MAGNITUDE]:
         meaning += " Red speaks for it, blue against it."
     return f"{meaning} Unit: {entry.unit}.{f' {_sentence(entry.note)}' if entry.note else ''}"
 
@@ -63,12 +63,12 @@ def _sentence(words: str) -> str:
 
 
 def _short(unit: str) -> str:
-    """What stands behind each number of the viewer; long units stand in the words above it alone."""
+    """Unit behind each number of the viewer; long units stand only in the words above it."""
     return unit if len(unit) <= 24 else ""
 
 
 def blocks(folders: _Folders) -> list[Block]:
-    """What was explained, and the regions of the first map of each folder; those of its other maps are folded."""
+    """What was explained, and the regions of each folder's first map; those of its other maps are folded."""
     return [block for folder, entries in folders for block in _of_folder(folder, entries)]
 
 
@@ -87,24 +87,24 @@ def _of_folder(folder: Path, entries: Sequence[MapEntry]) -> Iterator[Block]:
 
 def _told(folder: Path, shown: Sequence[MapEntry]) -> str:
     methods = ", ".join(dict.fromkeys(TITLES.get(entry.method, entry.method) for entry in shown))
-    contrast = " The contrast, what sets labels apart, is the one to look at first." if any(map(_is_contrast, shown)) else ""
+    contrast = " The contrast, the difference between labels, is the one to look at first." if any(map(_is_contrast, shown)) else ""
     trusted = f" {_sentence(shown[0].note)}" if shown[0].note else ""
     return (
-        f"{folder.name}: {methods} of {count(int(shown[0].record['sessions']), 'session')}, averaged.{contrast}{trusted} "
+        f"{folder.name}: {methods} of {count(shown[0].sessions, 'session')}, averaged.{contrast}{trusted} "
         "A map says what moved the model, not what caused anything; where the model is at chance it shows noise."
     )
 
 
 def _is_contrast(entry: MapEntry) -> bool:
-    return str(entry.record.get("average", "")) not in NAMES.values()
+    return entry.average not in NAMES.values()
 
 
 def _regions(entry: MapEntry) -> Table:
     rows = entry.rows[:_MOST_REGIONS]
     which = f"the {len(rows)} of {len(entry.rows)} regions with the largest share" if len(rows) < len(entry.rows) else "all regions"
     caption = (
-        f"{entry.title}: {which}. Share: of the sum of absolute values over the brain; peak: the value farthest from zero, and where "
-        f"it lies (MNI, mm). Unit: {entry.unit}. Regions: {entry.record.get('atlas', MISSING)}."
+        f"{entry.title}: {which}. Share: of the sum of absolute values over the brain; peak: the value farthest from zero, and its "
+        f"coordinates (MNI, mm). Unit: {entry.unit}. Regions: {entry.atlas or MISSING}."
     )
     heads = ("voxels", "mean", "share (%)", "peak", "x", "y", "z")
     table = TableBuilder(caption, (Column("region"), *(Column(head, True) for head in heads)))

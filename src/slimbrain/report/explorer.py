@@ -1,8 +1,8 @@
-"""What the page's script tells of a window when one moves over it: scores, framewise displacement, events."""
+"""What the page's script shows of a window under the pointer: scores, framewise displacement, events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,16 @@ _SCORES = ("score", "informativeness", "novelty", "explained", "dvars")
 
 @dataclass(frozen=True)
 class Happened:
-    """What is known of a session beside its scores.
+    """What is known of a session besides its scores.
 
     Attributes
     ----------
-    times, fd : (N,) seconds and framewise displacement in mm of recorded frames, NaN where undefined; empty where motion is unknown.
-    flagged : (M,) seconds of flagged frames.
-    events : onset in seconds, and what to call it.
+    times, fd : array
+        (N,) seconds and framewise displacement in mm of recorded frames, NaN where undefined; empty where motion is unknown.
+    flagged : array
+        (M,) seconds of flagged frames.
+    events : sequence of (float, str)
+        Onset in seconds, and name.
     """
 
     times: _FloatArray
@@ -35,7 +38,7 @@ class Happened:
 
 
 def describe(label: str, rows: Sequence[WindowRow], k: int, happened: Happened) -> dict[str, Any]:
-    """Columns over windows, as JSON; the script puts them in words."""
+    """Columns over windows, as JSON; the script puts them into words."""
     spans = [(row.onset_s, row.onset_s + row.duration_s) for row in rows]
     left, right = time_axis_span()
     columns: dict[str, list[Any]] = {
@@ -66,10 +69,5 @@ def _of(measure: Any, values: _FloatArray) -> float | None:
 
 
 def _short(value: float) -> float | None:
-    """Three digits; JSON has no word for what is not a number."""
+    """Three digits; None for NaN, which JSON lacks."""
     return float(f"{value:.3g}") if np.isfinite(value) else None
-
-
-def event_names(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-    """Onset and name of recorded events, as a sidecar lists them."""
-    return [(float(event["onset"]), str(event.get("trial_type") or "event")) for event in events]

@@ -29,7 +29,7 @@ FD_LABEL = "FD (mm)"
 _CARPET_STD = 2.0
 """Cells are z-scored means; black and white lie at this many of their own standard deviations."""
 _CARPET_ROWS, _CARPET_COLUMNS = 128, 512
-"""A carpet is averaged down to this size: more could not be seen, and noise does not compress."""
+"""A carpet is averaged down to this size: more would be invisible, and noise does not compress."""
 _CARPET_SHADES = 32
 
 _TRACE_STRETCHES = 200
@@ -40,7 +40,7 @@ _VIEWS = (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))
 """Name of the view and of its normal, in the order of the axes."""
 
 _TIME_MARGINS = Margins(left=1.6, bottom=0.5)
-"""Alike for all figures over time, so that times lie under each other down the page."""
+"""The same for all figures over time, so that their time axes are aligned."""
 
 
 def time_axis_span() -> tuple[float, float]:
@@ -51,18 +51,34 @@ def time_axis_span() -> tuple[float, float]:
 _MARK_ROW_IN = 0.17
 """Height of a line of marks."""
 
-_LABEL_CHARACTERS, _INCHES_A_CHARACTER = 60, 0.064
+_LABEL_CHARACTERS, _INCHES_PER_CHARACTER = 60, 0.064
+
+_LineStyle = str | tuple[int, tuple[int, int]]
+
+_CURVE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+
+
+def curve_styles(n: int, colours: Sequence[str] = _CURVE_COLOURS) -> list[tuple[str, _LineStyle]]:
+    """A colour and a dash pattern for each of n curves, no two alike: solid in every colour, then dashes that grow longer."""
+    styles: list[tuple[str, _LineStyle]] = []
+    for place in range(n):
+        turn, colour = divmod(place, len(colours))
+        styles.append((colours[colour], (0, (2 * turn, 2)) if turn else "-"))
+    return styles
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What to point out beneath the traces of a carpet.
+    """Marks below the traces of a carpet.
 
     Attributes
     ----------
-    flagged : (N,) seconds of flagged frames.
-    chosen : (onset, duration) in seconds of the windows that stage 1 chose.
-    levels : label of a trace -> value to draw a line at.
+    flagged : array
+        (N,) seconds of flagged frames.
+    chosen : sequence of (float, float)
+        (onset, duration) in seconds of the windows that stage 1 chose.
+    levels : mapping of str to float
+        Value at which to draw a line, by label of the trace.
     """
 
     flagged: _FloatArray = field(default_factory=lambda: np.empty(0))
@@ -71,7 +87,7 @@ class Marks:
 
     @property
     def rows(self) -> list[str]:
-        """Labels of those that there are."""
+        """Labels of the non-empty kinds."""
         return [label for label, found in (("flagged", len(self.flagged)), ("chosen", len(self.chosen))) if found]
 
 
@@ -88,17 +104,23 @@ def carpet(
 
     Parameters
     ----------
-    series : (T, C) channel means.
-    height_mm : (C,) their z in MNI mm; channels are sorted by it.
-    tr : seconds a frame.
-    traces : label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
-    marks : flagged frames and chosen windows, drawn between traces and carpet.
+    series : array
+        (T, C) channel means.
+    height_mm : array
+        (C,) their z in MNI mm; channels are sorted by it.
+    tr : float
+        Seconds per frame.
+    traces : mapping of str to (array, array)
+        Label with unit -> times (N,) in seconds and values (N,), NaN where undefined.
+    marks : Marks
+        Flagged frames and chosen windows, drawn between traces and carpet.
     """
     heights = [*(0.5 for _ in traces), *([_MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
     with drawing(sum(heights) * 1.05, _TIME_MARGINS, hspace=0.12) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        for axis, (label, (times, values)), colour in zip(axes, traces.items(), (ORANGE, PURPLE, GREEN, BLUE), strict=False):
-            axis.plot(*thinned(times, values), color=colour, linewidth=0.9)
+        styles = curve_styles(len(traces), (ORANGE, PURPLE, GREEN, BLUE))
+        for axis, (label, (times, values)), (colour, dashes) in zip(axes[: len(traces)], traces.items(), styles, strict=True):
+            axis.plot(*thinned(times, values), color=colour, linestyle=dashes, linewidth=0.9)
             if label in marks.levels:
                 axis.axhline(marks.levels[label], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             _name_row(axis, label)
@@ -118,11 +140,12 @@ def carpet(
 
 
 def thinned(times: _FloatArray, values: _FloatArray) -> _Trace:
-    """A long trace as the lowest and the highest value of each stretch, in order of time: no spike is lost that could be seen.
+    """A long trace as the lowest and the highest value of each stretch, in order of time: no visible spike is lost.
 
     Parameters
     ----------
-    times, values : (N,); values may be NaN, and a stretch of nothing else stays a gap.
+    times, values : array
+        (N,); values may be NaN, and a stretch of NaN stays a gap.
     """
     if len(values) <= 2 * _TRACE_STRETCHES:
         return times, values
@@ -150,7 +173,7 @@ def _mark_rows(axis: Axes, marks: Marks) -> None:
 
 
 def _ticks(axis: Axes, seconds: _FloatArray, line: float, colour: str, width: float) -> None:
-    """Upright ticks as one path: one a tick would be most of the page."""
+    """Vertical ticks as one path: one path per tick would be most of the page."""
     times = np.repeat(np.asarray(seconds, np.float64), 3)
     times[2::3] = np.nan
     axis.plot(times, np.tile((line - 0.38, line + 0.38, np.nan), len(seconds)), color=colour, linewidth=width, solid_capstyle="butt")
@@ -181,7 +204,7 @@ def _shades(series: _FloatArray) -> _FloatArray:
 
 
 def _averaged(rows: _FloatArray, most: int) -> _FloatArray:
-    """Means of neighbouring rows, so that at most so many remain."""
+    """Means of neighbouring rows, at most `most` of them."""
     if len(rows) <= most:
         return rows
     starts = np.linspace(0, len(rows), most, endpoint=False).astype(int)
@@ -189,12 +212,14 @@ def _averaged(rows: _FloatArray, most: int) -> _FloatArray:
 
 
 def mosaic(grid: Grid, mean: _FloatArray, covered: npt.NDArray[np.bool_], name: str, alt: str) -> Markup:
-    """The mean image in cuts along three axes, with the outline of the mask and what of it has no data.
+    """The mean image in cuts along three axes, with the outline of the mask and the places without data.
 
     Parameters
     ----------
-    mean : (P, V) mean over time.
-    covered : (P, V) True where the run has data.
+    mean : array
+        (P, V) mean over time.
+    covered : array
+        (P, V) True where the run has data.
     """
     volume, missing = grid.unpack(mean), grid.unpack(~covered & grid.voxel_mask) > 0
     top = float(np.percentile(mean[covered & grid.voxel_mask], 98)) if (covered & grid.voxel_mask).any() else 1.0
@@ -235,14 +260,18 @@ def _cut(panel: Axes, grid: Grid, volume: _FloatArray, missing: _FloatArray, axi
 def window_scores(
     rows: Sequence[WindowRow], k: int, ticks: Mapping[str, _FloatArray], name: str, alt: str, motion: _Trace | None = None
 ) -> Markup:
-    """Informativeness, novelty, energy explained and score of a session's windows over time, the chosen ones shaded.
+    """Informativeness, novelty, explained energy and score of a session's windows over time, the chosen ones shaded.
 
     Parameters
     ----------
-    rows : one a window, in order of time.
-    k : windows chosen.
-    ticks : label -> seconds to mark below.
-    motion : seconds, and framewise displacement in mm; left out if None.
+    rows : sequence of WindowRow
+        One per window, in order of time.
+    k : int
+        Windows chosen.
+    ticks : mapping of str to array
+        Label -> seconds to mark below.
+    motion : (array, array) or None
+        Seconds, and framewise displacement in mm; left out if None.
     """
     marks = {label: seconds for label, seconds in ticks.items() if len(seconds)}
     parts = ("informativeness", "novelty", "explained", "score")
@@ -250,7 +279,7 @@ def window_scores(
     with drawing(sum(heights) * 1.12, _TIME_MARGINS, hspace=0.18) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         edges = np.array([*(row.onset_s for row in rows), rows[-1].onset_s + rows[-1].duration_s])
-        for axis, part, colour in zip(axes, parts, (PURPLE, GREEN, BLUE, INK), strict=False):
+        for axis, part, colour in zip(axes[: len(parts)], parts, (PURPLE, GREEN, BLUE, INK), strict=True):
             axis.stairs([getattr(row, part) for row in rows], edges, baseline=None, color=colour, linewidth=1.3)
             _name_row(axis, part)
             axis.yaxis.set_major_locator(MaxNLocator(3))
@@ -271,8 +300,9 @@ def window_scores(
 
 
 def _tick_rows(axis: Axes, marks: Mapping[str, _FloatArray]) -> None:
-    """One line of ticks a label, from the top down."""
-    for line, (seconds, colour) in enumerate(zip(marks.values(), (BLUE, INK, ORANGE), strict=False)):
+    """One line of ticks per label, from the top down; the labels, not the colours, tell more than three lines apart."""
+    styles = curve_styles(len(marks), (BLUE, INK, ORANGE))
+    for line, (seconds, (colour, _)) in enumerate(zip(marks.values(), styles, strict=True)):
         _ticks(axis, seconds, -line, colour, 1.6)
     _label_lines(axis, list(marks))
 
@@ -283,18 +313,20 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Markup:
-    """Logged numbers over steps, one panel a quantity; a panel of several curves has a legend.
+    """Logged numbers over steps, one panel per quantity; a panel of several curves has a legend.
 
     Parameters
     ----------
-    panels : title with unit -> label -> steps and values.
+    panels : mapping of str to mapping of str to Curve
+        Title with unit -> label -> steps and values.
     """
     lines = math.ceil(len(panels) / _PANEL_COLUMNS)
     with drawing(1.65 * lines, Margins(left=0.6, bottom=0.5, top=0.25), wspace=0.4, hspace=0.35) as figure:
         grid = figure.subplots(lines, _PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
-        for axis, (title, labelled) in zip(grid, panels.items(), strict=False):
-            for (label, (steps, values)), colour in zip(labelled.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
-                axis.plot(steps, values, color=colour, label=label, marker="o" if len(steps) == 1 else None, markersize=3)
+        for axis, (title, labelled) in zip(grid[: len(panels)], panels.items(), strict=True):
+            for (label, (steps, values)), (colour, dashes) in zip(labelled.items(), curve_styles(len(labelled)), strict=True):
+                marker = "o" if len(steps) == 1 else None
+                axis.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=3)
             axis.set_title(title)
             axis.grid(axis="y")
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -323,14 +355,19 @@ def forest(
 
     Parameters
     ----------
-    rows : result rows of one metric, those without a value left out.
-    ours : names of our models.
-    best : model and method of the best baseline.
-    published : value from the literature, or None.
-    metric : its name in words.
+    rows : sequence of mapping of str to object
+        Result rows of one metric, those without a value left out.
+    ours : set of str
+        Names of our models.
+    best : (str, str)
+        Model and method of the best baseline.
+    published : float or None
+        Value from the literature, or None.
+    metric : str
+        Its name in words.
     """
     labels = [textwrap.shorten(f"{row.model}: {row.method}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
-    left = max(map(len, labels)) * _INCHES_A_CHARACTER + 0.2
+    left = max(map(len, labels)) * _INCHES_PER_CHARACTER + 0.2
     with drawing(0.27 * len(rows), Margins(left=left, bottom=0.5, top=0.3)) as figure:
         axis = figure.subplots()
         for line, row in enumerate(rows):

@@ -38,6 +38,8 @@ INK, MUTED, LINE, BLUE, ORANGE, GREEN, PURPLE, BAND = (light for light, _ in THE
 
 WIDTH_IN = 7.6
 
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+
 # The names of colour maps are global in matplotlib, these objects are not.
 GREY = LinearSegmentedColormap.from_list("page-grey", ["#000000", "#ffffff"])
 
@@ -110,16 +112,18 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
 
     Parameters
     ----------
-    name : unique on the page; ids within the drawing begin with it.
-    alt : what a reader who cannot see it is told.
+    name : str
+        Unique on the page; ids within the drawing begin with it.
+    alt : str
+        Text for readers who cannot see the drawing.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     body = re.sub(r"^.*?<svg\b[^>]*>", "", buffer.getvalue(), count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # Hundredths of a point cannot be seen, and paths are most of the page.
-    body = re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), body)
+    # Hundredths of a point are invisible, and paths are most of the page. Text keeps its digits: 0.001 may be a label.
+    body = re.sub(r"<[^>]*>", lambda tag: _NUMBER.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag[0]), body)
     body = re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda match: _grey_png(match[0]), body)
     used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', body))
     named = {one or other for one, other in used}

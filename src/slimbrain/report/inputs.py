@@ -1,16 +1,13 @@
-"""What a report is made from, read once and checked before anything is drawn."""
+"""The inputs of a report, read once and checked before anything is drawn."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
 from slimbrain.config import WindowConfig
@@ -19,34 +16,45 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate.result import Result, read_result
 from slimbrain.explain import MapEntry, list_maps
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
+from slimbrain.report.recorded import RunRecord, SessionFacts, read_run, session_facts
 from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
-from slimbrain.store import ROI, SessionInfo, Store
-from slimbrain.train import RUN_FILE, read_metrics
+from slimbrain.store import ROI, Store
 
 MAX_DETAILED = 20
-"""More sessions than this are summed up, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
+"""More sessions than this are summarised, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
 
 N_WORST = 10
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Files that a report shows; what is not given is left out, and the page says so.
+    """Files that a report shows; the page names those that were not given.
 
     Attributes
     ----------
-    store : prepared sessions.
-    windows : window table of `slimbrain rank`.
-    runs : folders of pretraining runs.
-    evaluations : result files of `slimbrain evaluate`.
-    failures : table of refused runs that `slimbrain prep` wrote.
-    excluded : table of runs that a limit on quality left out, which it wrote as well.
-    truth : truth.json of a simulated cohort; its events are marked under the scores.
-    maps : NIfTI files for the slice viewer.
-    explained : folders of `slimbrain explain`, whose averages are shown there, with their regions.
-    commands : command lines to show after those that the runs recorded.
-    title : heading of the page.
+    store : Store or None
+        Prepared sessions.
+    windows : Path or None
+        Window table of `slimbrain rank`.
+    runs : tuple of Path
+        Folders of pretraining runs.
+    evaluations : tuple of Path
+        Result files of `slimbrain evaluate`.
+    failures : Path or None
+        Table of refused runs that `slimbrain prep` wrote.
+    excluded : Path or None
+        Table of runs that a quality threshold excluded, from `slimbrain prep` as well.
+    truth : Path or None
+        `truth.json` of a simulated cohort; its events are marked under the scores.
+    maps : tuple of Path
+        NIfTI files for the slice viewer.
+    explained : tuple of Path
+        Folders of `slimbrain explain`, whose averages are shown there, with their regions.
+    commands : tuple of str
+        Command lines to show after those that the runs recorded.
+    title : str
+        Heading of the page.
     """
 
     store: Store | None = None
@@ -69,45 +77,6 @@ class ReportInputs:
 
 
 @dataclass(frozen=True)
-class SessionFacts:
-    """A session and what prep found out about it.
-
-    Attributes
-    ----------
-    label : shortest name that tells it from the others.
-    qc : measures that are numbers.
-    warnings : sentences.
-    denoise : strategy of nuisance regression; empty if it was not recorded.
-    resampling : how the series was brought to the store's TR; empty if it was not recorded.
-    """
-
-    info: SessionInfo
-    label: str
-    qc: Mapping[str, float]
-    warnings: tuple[str, ...]
-    denoise: str = ""
-    resampling: str = ""
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A pretraining run: its folder, what run.json says, its log."""
-
-    folder: Path
-    settings: Mapping[str, Any]
-    metrics: tuple[Mapping[str, Any], ...]
-
-    @property
-    def stage(self) -> str:
-        return str(self.settings.get("stage", "unknown"))
-
-    def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of a logged number, where it was logged."""
-        lines = [line for line in self.metrics if line.get(name) is not None]
-        return [float(line["step"]) for line in lines], [float(line[name]) for line in lines]
-
-
-@dataclass(frozen=True)
 class Material:
     """Everything a section builder may show."""
 
@@ -127,11 +96,10 @@ class Material:
 
     @property
     def k(self) -> int:
-        """Windows kept a session: what the last run was told, or the default."""
+        """Windows kept per session: what the last run was told, or the default."""
         for run in reversed(self.runs):
-            k = run.settings.get("preset", {}).get("window", {}).get("k")
-            if k is not None:
-                return int(k)
+            if run.settings.preset.window.k is not None:
+                return run.settings.preset.window.k
         return WindowConfig().k
 
     @cached_property
@@ -156,7 +124,7 @@ class Material:
         return self.sessions if len(self.sessions) <= MAX_DETAILED else self.worst_first[:N_WORST]
 
     def planted(self, key: str) -> SessionTruth | None:
-        """What was planted in a session, if that is known."""
+        """What was planted in a session, if known."""
         return next((session for session in self.truth.sessions if session.key == key), None) if self.truth else None
 
 
@@ -172,7 +140,7 @@ def read_material(inputs: ReportInputs) -> Material:
     labels = session_labels([info.key for info in infos])
     return Material(
         inputs=inputs,
-        sessions=tuple(_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
+        sessions=tuple(session_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
         windows=read_window_table(inputs.windows) if inputs.windows else {},
         runs=tuple(read_run(folder) for folder in inputs.runs),
         evaluations=tuple(read_result(path) for path in inputs.evaluations),
@@ -184,7 +152,7 @@ def read_material(inputs: ReportInputs) -> Material:
 
 
 def session_labels(keys: Iterable[str]) -> dict[str, str]:
-    """Each key without the entities that all keys share, apart from the subject; the key itself where only one is left to tell."""
+    """Each key without the entities that all keys share, except the subject; the key itself where nothing else is left."""
     keys = list(dict.fromkeys(keys))
     parts = [key.split("_") for key in keys]
     shared = set.intersection(*map(set, parts)) if parts else set()
@@ -197,17 +165,6 @@ def has_voxels(store: Store) -> bool:
     return store.contract.lattice != ROI
 
 
-def floats(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
-    """A recorded series as numbers, NaN where prep wrote None."""
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def read_run(folder: Path) -> RunRecord:
-    """A run folder's run.json and metrics.jsonl."""
-    settings = _read_object(folder / RUN_FILE, "a pretraining run, name a folder that `slimbrain pretrain` wrote")
-    return RunRecord(folder, settings, tuple(read_metrics(folder)))
-
-
 def _read_failures(path: Path) -> tuple[tuple[str, str], ...]:
     """File and reason of every refused run."""
     try:
@@ -217,37 +174,9 @@ def _read_failures(path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _read_excluded(path: Path) -> tuple[dict[str, str], ...]:
-    """One row for each limit that a run is beyond."""
+    """One row per threshold that a run exceeds."""
     rows = tuple(read_tsv(path))
     missing = [name for name in EXCLUDED_COLUMNS if rows and name not in rows[0]]
     if missing:
         raise InputError(f"{path}: has no column {missing[0]}; name the excluded.tsv that `slimbrain prep` wrote.")
     return rows
-
-
-def _read_object(path: Path, wanted: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as {wanted} ({getattr(error, 'strerror', None) or error}).") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: does not hold {wanted}.")
-    return value
-
-
-def _facts(store: Store, info: SessionInfo, label: str) -> SessionFacts:
-    """QC from the sidecar, which keeps all digits, over that of the manifest."""
-    sidecar = store.sidecar(info.key)
-    qc = {**_numbers(info.qc), **_numbers(sidecar.get("QC", {}))}
-    denoise, resampling = (sidecar.get("Denoise") or {}).get("Strategy", ""), sidecar.get("TimeResampling", "")
-    return SessionFacts(info, label, qc, tuple(map(str, sidecar.get("Warnings", ()))), str(denoise), str(resampling))
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {}
-    for name, value in values.items():
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            continue
-    return numbers

@@ -1,4 +1,4 @@
-"""The section with the slice viewer: maps that were given or explain a model, chosen windows, tSNR, coverage, on the MNI template."""
+"""The section with the slice viewer: given maps, maps that explain a model, chosen windows, tSNR and coverage, on the MNI template."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _UNDERLAY, _VIEWER = "underlay", "viewer"
 """Ids on the page, by which the script finds them."""
 
 VIEWER_BYTES = 1_500_000
-"""Text of all maps of the viewer together; each may take an equal part, and is shown coarser where it takes more."""
+"""Bytes of text of all maps of the viewer; each gets an equal part, and is shown coarser where it needs more."""
 
 _LEAST_PARTS = 4
 
 _MOST_SESSIONS = 40
-"""Sessions that coverage and tSNR are read from; of more, as many are taken at equal distances."""
+"""Sessions that coverage and tSNR are read from; of more, every n-th is read."""
 
 _READ_BYTES = 512 * 2**20
-"""Voxels of chosen windows that are read at most: the page must not take minutes."""
+"""Bytes of voxels of chosen windows to read at most: the page must not take minutes."""
 
 
 def build(material: Material) -> Section:
@@ -47,7 +47,7 @@ def build(material: Material) -> Section:
     if not maps:
         if tables:
             return Section("maps", _TITLE, tuple(tables))
-        return Section("maps", _TITLE, absent="No map and no store with images was given, so there is nothing to look at in the brain.")
+        return Section("maps", _TITLE, absent="No map and no store with images was given, so there is nothing to show in the brain.")
     share = VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
     intro = (
         "Click or drag in a slice to move the crosshair, or use the sliders. With a slice in focus, the arrow keys move the crosshair, "
@@ -65,7 +65,7 @@ def build(material: Material) -> Section:
 
 
 def _underlay() -> Iterator[Data]:
-    """The template, once on the page; stage 1 shows its windows on it, too."""
+    """The template, once on the page; stage 1's windows are drawn on it too."""
     yield Data(_UNDERLAY, template())
 
 
@@ -123,7 +123,7 @@ def _moments(store: Store, keys: Sequence[str]) -> tuple[Volume, Volume]:
 
 
 def _chosen(store: Store, material: Material) -> Iterator[NamedMap]:
-    """Mean of the windows that stage 1 chose: where they differ from the rest of their session."""
+    """Mean of the windows that stage 1 chose: where they differ from the rest of the session."""
     frame_bytes = store.grid.voxel_index.size * np.dtype(np.float16).itemsize
     room, used, total = _READ_BYTES, 0, np.zeros(store.grid.voxel_mask.shape)
     for session in track(material.in_detail, "report: mean of chosen windows"):

@@ -1,20 +1,22 @@
-"""The section to paste into a paper: what was done, from what the files record, and whom to cite."""
+"""The section to paste into a paper: what was done, as the files record it, and what to cite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from slimbrain import __version__
-from slimbrain.evaluate.result import Result
+from slimbrain.evaluate.result import IDENTIFY, Result
+from slimbrain.evaluate.stats import REGRESSION_METRICS
 from slimbrain.evaluate.table import resampling_unit
 from slimbrain.report.blocks import Block, Code, Prose, Section, count
 from slimbrain.report.explained import averages
-from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.inputs import Material
+from slimbrain.report.recorded import RunRecord
 from slimbrain.report.references import (
     FD,
+    FINGERPRINT,
     HIERA,
     INPUT_GRADIENT,
     INTEGRATED,
@@ -22,6 +24,7 @@ from slimbrain.report.references import (
     LEDOIT,
     OCCLUSION,
     PAPER,
+    SCIPY,
     SKLEARN,
     SOFTWARE,
     TEMPLATE,
@@ -41,16 +44,16 @@ def build(material: Material) -> Section:
     told = (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material), _explanations(material))
     parts = [part for part in told if part[0]]
     if not parts:
-        return Section("methods", _TITLE, absent="Nothing was given to report on, so there is no method to describe.")
+        return Section("methods", _TITLE, absent="Nothing was given to report on, so there are no methods to describe.")
     text = " ".join(words for words, _ in parts)
     cited = list(dict.fromkeys([PAPER, SOFTWARE, *(reference for _, references in parts for reference in references)]))
     blocks: list[Block] = [
         Prose(
             "Written from what the files record. Read it before it goes into a paper: how participants were recruited, scanned and "
-            "preprocessed before slimbrain is not known here."
+            "preprocessed is not known here."
         ),
         Code("Methods", (text,), prose=True),
-        Code("References, BibTeX", tuple("\n".join(reference.bibtex() for reference in cited).split("\n"))),
+        Code("References, BibTeX", tuple("\n".join(reference.bibtex for reference in cited).split("\n"))),
     ]
     return Section("methods", _TITLE, tuple(blocks))
 
@@ -78,7 +81,7 @@ def _data(material: Material) -> _Part:
     if material.excluded:
         measures = _listed({row["measure"].replace("_", " ") for row in material.excluded})
         left_out = len({row["session"] for row in material.excluded})
-        words.append(f"{count(left_out, 'run was', 'runs were')} left out by a threshold on {measures}.")
+        words.append(f"{count(left_out, 'run was', 'runs were')} excluded by a threshold on {measures}.")
     if material.failures:
         words.append(f"{count(len(material.failures), 'run', 'runs')} could not be used.")
     return " ".join(words), tuple(cited)
@@ -89,20 +92,20 @@ def _space(material: Material) -> str:
     grid, templates = material.store.grid, _listed({session.info.space for session in material.sessions} - {ROI})
     lattice = grid.lattice
     return (
-        f"Images normalised to {templates} ({TEMPLATE.cite}) were brought to a lattice of {lattice.edge} voxels of {lattice.voxel_mm:g} mm "
-        f"a side, of which {grid.n_voxels:,} lie within the brain mask."
+        f"Images normalised to {templates} ({TEMPLATE.cite}) were resampled to a lattice of {lattice.edge} voxels "
+        f"of {lattice.voxel_mm:g} mm per side, of which {grid.n_voxels:,} lie within the brain mask."
     )
 
 
 def _time(material: Material) -> str:
-    """Resampling in time, nuisance regression, z-scores; each as recorded, with how many sessions where they differ."""
+    """Resampling in time, nuisance regression, z-scores; each as recorded, with the number of sessions where they differ."""
     assert material.store is not None
     resampled = sum(session.resampling not in ("", "none") for session in material.sessions)
     denoised = {session.denoise for session in material.sessions} - {"", "none"}
     parts = []
     if resampled:
         how = _listed({session.resampling for session in material.sessions} - {"", "none"})
-        parts.append(f"{count(resampled, 'series was', 'series were')} brought to {material.store.contract.tr:g} s a frame by {how}")
+        parts.append(f"{count(resampled, 'series was', 'series were')} resampled to {material.store.contract.tr:g} s per frame by {how}")
     if denoised:
         n = sum(session.denoise in denoised for session in material.sessions)
         parts.append(f"confounds were regressed out of {count(n, 'session')} (nilearn's strategy {_listed(denoised)})")
@@ -115,7 +118,6 @@ def _time(material: Material) -> str:
 
 
 def _run(run: RunRecord) -> _Part:
-    preset: Mapping[str, Any] = run.settings.get("preset", {})
     if run.stage == "temporal":
         what = f"A temporal extractor (stage 1 of {PAPER.cite}) was trained by masked reconstruction of whole sessions at low resolution"
         cited: tuple[Reference, ...] = (TORCH,)
@@ -126,15 +128,15 @@ def _run(run: RunRecord) -> _Part:
         cited = (HIERA, JEPA, TORCH)
     else:
         return "", ()
-    train = preset.get(f"train_{run.stage}", {})
+    settings, train = run.settings, run.settings.train
     steps = run.series("loss")[0]
     facts = [
-        f"{count(int(run.settings['sessions']), 'session')}" if "sessions" in run.settings else "",
-        f"{count(int(steps[-1]) + 1, 'step')}" if steps else "",
-        f"{train['batch'] * train.get('accumulate', 1)} sessions a step" if "batch" in train else "",
-        f"AdamW, peak learning rate {train['lr']:g}" if "lr" in train else "",
-        f"preset {preset['name']}" if preset.get("name") else "",
-        f"seed {run.settings['seed']}" if "seed" in run.settings else "",
+        count(settings.sessions, "session") if settings.sessions is not None else "",
+        count(int(steps[-1]) + 1, "step") if steps else "",
+        f"{train.batch * train.accumulate} sessions per step" if train.batch is not None else "",
+        f"AdamW, peak learning rate {train.lr:g}" if train.lr is not None else "",
+        f"preset {settings.preset.name}" if settings.preset.name else "",
+        f"seed {settings.seed}" if settings.seed is not None else "",
     ]
     told = "; ".join(fact for fact in facts if fact)
     return f"{what}{f' ({told})' if told else ''}, in PyTorch ({TORCH.cite}).", cited
@@ -147,7 +149,7 @@ def _windows(material: Material) -> _Part:
     n_windows = sum(map(len, material.windows.values()))
     words = (
         f"{count(n_windows, 'window')} of {seconds} s of {count(len(material.windows), 'session')} were scored by mutual masked "
-        f"reconstruction, and the {material.k} that rank first of each session were used."
+        f"reconstruction, and the {material.k} best of each session were used."
     )
     return words, ()
 
@@ -163,17 +165,38 @@ def _evaluations(material: Material) -> _Part:
         words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
     connectivity = any(row.model == "connectivity" for result in material.evaluations for row in result.rows)
-    covariance = f" Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite})." if connectivity else ""
+    covariance = f"Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite}), in scikit-learn ({SKLEARN.cite})."
     units = sorted({resampling_unit(result) for result in material.evaluations}, reverse=True)
-    intervals = f"intervals are 95 % over resampled {' or '.join(units)}"
-    fitted = f" Linear models and their folds are those of scikit-learn ({SKLEARN.cite}); {intervals}."
-    return text + covariance + fitted, (*((LEDOIT,) if connectivity else ()), SKLEARN)
+    intervals = f"Intervals are 95 % bootstrap intervals over {' or '.join(units)}."
+    parts = (_fitting(material), (covariance, (LEDOIT, SKLEARN)) if connectivity else ("", ()), (intervals, ()))
+    return " ".join(filter(None, (text, *(words for words, _ in parts)))), tuple(work for _, works in parts for work in works)
+
+
+def _fitting(material: Material) -> _Part:
+    """What fitted the linear models and made the folds, and how participants were identified."""
+    primary = [result.rows[0] for result in material.evaluations]
+    predicted = [row.metric for row in primary if row.method != IDENTIFY]
+    numbers = any(metric in REGRESSION_METRICS for metric in predicted)
+    classes = any(metric not in REGRESSION_METRICS for metric in predicted)
+    parts: list[_Part] = []
+    if predicted:
+        models = _listed([*(["ridge regressions"] if numbers else []), *(["L2-penalised logistic regressions"] if classes else [])])
+        optimised = f" ({'the logistic ones ' if numbers else ''}by L-BFGS-B in SciPy, {SCIPY.cite})" if classes else ""
+        words = (
+            f"Linear models were {models}, fitted by slimbrain{optimised} on features that scikit-learn ({SKLEARN.cite}) standardised by "
+            "the training participants; the penalty was chosen without the test participants. "
+            "Folds were slimbrain's own, by participant and balanced over the label."
+        )
+        parts.append((words, (*((SCIPY,) if classes else ()), SKLEARN)))
+    if len(predicted) < len(primary):
+        parts.append((f"Participants were identified by the correlation of their sessions ({FINGERPRINT.cite}).", (FINGERPRINT,)))
+    return " ".join(words for words, _ in parts), tuple(work for _, works in parts for work in works)
 
 
 _ATTRIBUTIONS: Mapping[str, tuple[str, Reference]] = {
     "gradient": ("the gradient times the input", INPUT_GRADIENT),
     "integrated": ("integrated gradients", INTEGRATED),
-    "occlusion": ("deleting one unit of the brain after the other, a form of occlusion", OCCLUSION),
+    "occlusion": ("deleting one unit of the brain at a time, a form of occlusion", OCCLUSION),
 }
 
 
@@ -182,16 +205,16 @@ def _explanations(material: Material) -> _Part:
     for _, entries in material.explained:
         first = {entry.method: entry for entry in reversed(averages(entries))}
         for method, entry in first.items():
-            sessions = count(int(entry.record["sessions"]), "session")
+            sessions = count(entry.sessions, "session")
             if method in _ATTRIBUTIONS:
                 how, reference = _ATTRIBUTIONS[method]
-                task = str(entry.record["task"]).removeprefix("column:")
-                words.append(f"What moved the decision on {task} was mapped by {how} ({reference.cite}) in {sessions}.")
+                task = entry.task.removeprefix("column:")
+                words.append(f"Contributions to the decision on {task} were mapped by {how} ({reference.cite}) in {sessions}.")
                 cited.append(reference)
             elif method == "surprise":
-                words.append(f"The encoder's errors in predicting hidden places were mapped in {sessions}.")
+                words.append(f"The encoder's prediction errors at hidden places were mapped in {sessions}.")
             elif method == "channels":
-                words.append(f"What each channel adds to the temporal extractor's output was mapped in {sessions}.")
+                words.append(f"The contribution of each channel to the temporal extractor's output was mapped in {sessions}.")
     return " ".join(words), tuple(cited)
 
 

@@ -1,4 +1,4 @@
-"""Maps that a user names, such as those of `slimbrain explain`: any 3D NIfTI image in MNI space."""
+"""Maps from files, such as those of `slimbrain explain`: any 3D NIfTI image in MNI space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WAY_OUT = "name a 3D NIfTI map in MNI space"
 MAP_SUFFIXES = (".nii", ".nii.gz")
 
 _MOST_VOXELS = 5_000_000
-"""Maps of more voxels (1 mm has 7 million) are brought to 2 mm: the page would hold no more."""
+"""Maps of more voxels (1 mm has 7 million) are resampled to 2 mm: the page has no room for more."""
 
 
 def map_name(path: Path) -> str:
@@ -28,7 +28,7 @@ def map_name(path: Path) -> str:
 
 
 def read_map(path: Path) -> Volume:
-    """A map as it stands, its axes in MNI order; brought to the 2 mm lattice where it lies askew. Voxels of 0 count as empty.
+    """A map as it stands, its axes in MNI order; resampled to the 2 mm lattice where its axes are oblique. Voxels of 0 count as empty.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def read_map(path: Path) -> Volume:
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        raise InputError(f"{path}: has {values.ndim} dimensions {values.shape}; {_WAY_OUT}, one file a map.")
+        raise InputError(f"{path}: has {values.ndim} dimensions {values.shape}; {_WAY_OUT}, one file per map.")
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
     if not np.isfinite(values).any():
         raise InputError(f"{path}: has no value other than 0; {_WAY_OUT}.")

@@ -1,4 +1,4 @@
-"""The page itself: read the inputs, let one builder make each section, fill the template, write one file."""
+"""The page itself: read the inputs, build each section, fill the template, write one file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BUILDERS: tuple[_Builder, ...] = (
     methods.build,
     provenance.build,
 )
-"""One a section, in the order of the page."""
+"""One per section, in the order of the page."""
 
 _TEMPLATE = "page.html.jinja"
 
@@ -41,12 +41,14 @@ _SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "start"
 
 
 def write_report(out: Path, inputs: ReportInputs) -> Path:
-    """Write one HTML page that needs nothing beside itself: no network, no other file, and for reading no script.
+    """Write one HTML page that needs no network, no other file, and for reading no script.
 
     Parameters
     ----------
-    out : the file to write, replaced as a whole.
-    inputs : what to show; sections without input say so in a sentence.
+    out : Path
+        The file to write, replaced as a whole.
+    inputs : ReportInputs
+        What to show; sections without input say so.
 
     Raises
     ------
@@ -79,12 +81,12 @@ def _render(material: Material) -> str:
 
 
 def page_script() -> Markup:
-    """All scripts as one, whose names are its own."""
+    """All scripts as one, in a scope of its own."""
     folder = resources.files("slimbrain.report") / "templates" / "script"
     parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     return Markup('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
 
 
 def content_hash(script: str) -> str:
-    """What a content security policy calls a script: nothing that was not written here can run on the page."""
+    """A script's name in a content security policy: no other script can run on the page."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

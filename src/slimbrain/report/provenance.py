@@ -1,4 +1,4 @@
-"""The section that lets someone do it again: versions, seeds, hashes, command lines."""
+"""The section on how to reproduce the page: versions, seeds, hashes, command lines."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from slimbrain import __version__
 from slimbrain.report.blocks import MISSING, Block, Code, Column, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
-from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.inputs import Material
+from slimbrain.report.recorded import RunRecord
 from slimbrain.train import MODEL_FOLDER
 
-_TITLE = "How to do it again"
+_TITLE = "How to reproduce this"
 
 _WEIGHTS_FILE = "model.safetensors"
 
@@ -28,9 +29,9 @@ def build(material: Material) -> Section:
         blocks.append(_contract(material))
     if material.runs:
         blocks.append(_runs(material))
-    recorded = [run.settings.get("command") for run in material.runs]
-    recorded += [entry.record.get("command") for _, entries in material.explained for entry in averages(entries)]
-    commands = tuple(dict.fromkeys((*(str(command) for command in recorded if command), *material.inputs.commands)))
+    recorded = [run.settings.command for run in material.runs]
+    recorded += [entry.command for _, entries in material.explained for entry in averages(entries)]
+    commands = tuple(dict.fromkeys((*filter(None, recorded), *material.inputs.commands)))
     if commands:
         blocks.append(Code("Command lines, in order", commands))
     else:
@@ -46,8 +47,8 @@ def _versions(material: Material) -> Table:
     for name in _LIBRARIES:
         table.add([name, metadata.version(name), "this page"])
     for run in material.runs:
-        for name, version in run.settings.get("versions", {}).items():
-            table.add([str(name), str(version), f"run {run.folder.name}"])
+        for name, version in run.settings.versions.items():
+            table.add([name, version, f"run {run.folder.name}"])
     for result in material.evaluations:
         table.add(["slimbrain", result.version, f"evaluation of {result.task}"])
     return table.build()
@@ -67,7 +68,7 @@ def _files(material: Material) -> Table:
         ("maps of slimbrain explain", inputs.explained),
     )
     columns = (Column("what"), Column("path"), Column("SHA-256 of the file"))
-    table = TableBuilder("What this page was made from; folders have no hash of their own", columns)
+    table = TableBuilder("Inputs of this page; folders have no hash", columns)
     for kind, paths in kinds:
         for path in filter(None, paths):
             table.add([kind, str(path), _sha256(path) if path.is_file() else MISSING])
@@ -77,7 +78,7 @@ def _files(material: Material) -> Table:
 def _contract(material: Material) -> Table:
     assert material.store is not None
     contract = material.store.contract
-    table = TableBuilder("Contract of the store: what a model must share with it", (Column("part"), Column("value")))
+    table = TableBuilder("Contract of the store, which a model must share", (Column("part"), Column("value")))
     table.add(["lattice", contract.lattice])
     table.add(["hash of the mask", contract.mask])
     table.add(["space", contract.space])
@@ -90,9 +91,8 @@ def _runs(material: Material) -> Table:
     heads = ("run", "stage", "preset", "seed", "threads", "SHA-256 of the weights")
     table = TableBuilder("Pretraining runs", tuple(Column(head, head in ("seed", "threads")) for head in heads))
     for run in material.runs:
-        settings = run.settings
-        told = (settings.get("preset", {}).get("name"), settings.get("seed"), settings.get("threads"))
-        table.add([run.folder.name, run.stage, *(MISSING if value is None else str(value) for value in told), _digest(run)])
+        known = (run.settings.preset.name or None, run.settings.seed, run.settings.threads)
+        table.add([run.folder.name, run.stage, *(MISSING if value is None else str(value) for value in known), _digest(run)])
     return table.build()
 
 

@@ -1,8 +1,7 @@
-"""The section on what went in: QC of every session, what was left out or refused, carpet plots, coverage."""
+"""The section on what went in: QC of every session, excluded and refused runs, carpet plots, coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
-from slimbrain.report.inputs import N_WORST, Material, SessionFacts, floats, has_voxels
+from slimbrain.report.inputs import N_WORST, Material, has_voxels
+from slimbrain.report.recorded import SessionFacts, SessionSeries, session_series
 from slimbrain.store import Store
 
 _FloatArray = npt.NDArray[Any]
@@ -41,10 +41,10 @@ _TRACES = (("fd", FD_LABEL), ("dvars", "DVARS (SD)"), ("global_signal", "global 
 
 
 def build(material: Material) -> Section:
-    """Tables first, then what the sessions look like."""
+    """Tables, then pictures."""
     store = material.store
     if store is None or not material.sessions:
-        reason = "The store holds no session." if store else "No store was given, so nothing is known about the sessions."
+        reason = "The store holds no session." if store else "No store was given, so the page shows no sessions."
         return Section("data", _TITLE, (*_excluded(material), *_failures(material)), absent=reason)
     blocks: list[Block] = [Prose(_whose(store, material))]
     if len(material.in_detail) < len(material.sessions):
@@ -57,9 +57,9 @@ def build(material: Material) -> Section:
 
 
 def _whose(store: Store, material: Material) -> str:
-    """The ledger, and what to do where it has gaps: whoever gets the page has to know what may be done with the data."""
+    """The ledger, and how to fill its gaps: readers of the page must know what the data may be used for."""
     entries = entries_of(store, [session.info for session in material.sessions])
-    way_out = " What is unknown is set with: slimbrain ledger STORE --set FILE." if gaps(entries) else ""
+    way_out = " Set what is unknown with: slimbrain ledger STORE --set FILE." if gaps(entries) else ""
     return f"{summary(entries)}{way_out}"
 
 
@@ -73,7 +73,7 @@ def _sessions(material: Material) -> Table:
         "Sessions in the store, with their quality measures. Coverage: share of the brain mask; "
         "SD: standard deviations of a voxel's own series; spikes are counted in frames. Flagged: share of frames with framewise "
         "displacement over 0.5 mm or a spike, frozen or copied ones, and those left out by scrubbing. "
-        "Overlap: share of the brightest places that lie in the brain mask.",
+        "Overlap: share of the brightest voxels that lie in the brain mask.",
         (Column("session"), *(Column(head, True) for head in heads)),
     )
     for session in material.in_detail:
@@ -85,7 +85,7 @@ def _sessions(material: Material) -> Table:
 
 def _overview(material: Material) -> Table:
     columns = (Column("measure"), *(Column(name, True) for name in ("lowest", "median", "highest", "sessions")))
-    table = TableBuilder(f"All {len(material.sessions):,} sessions, measure by measure", columns)
+    table = TableBuilder(f"All {len(material.sessions):,} sessions, by measure", columns)
     for field in _MEASURES:
         values = np.array([session.qc[field.key] for session in material.sessions if field.key in session.qc]) * field.scale
         if len(values):
@@ -97,8 +97,8 @@ def _overview(material: Material) -> Table:
 def _warnings(material: Material) -> list[Block]:
     rows = [(session.label, warning) for session in material.in_detail for warning in session.warnings]
     if not rows:
-        return [Prose("Preparation gave no warning about these sessions.")]
-    table = TableBuilder("Warnings of the preparation", (Column("session"), Column("warning")))
+        return [Prose("slimbrain prep gave no warning about these sessions.")]
+    table = TableBuilder("Warnings of slimbrain prep", (Column("session"), Column("warning")))
     for row in rows:
         table.add(row)
     return [table.build()]
@@ -108,10 +108,10 @@ def _excluded(material: Material) -> tuple[Block, ...]:
     if material.inputs.excluded is None:
         return ()
     if not material.excluded:
-        return (Prose("No run was left out by a threshold on quality."),)
+        return (Prose("No run was excluded by a quality threshold."),)
     n_runs = len({row["session"] for row in material.excluded})
     table = TableBuilder(
-        f"{count(n_runs, 'run')} left out of the store by a threshold on quality; they are no failures",
+        f"{count(n_runs, 'run')} excluded from the store by a quality threshold; they are not failures",
         (Column("left out"), Column("measure"), Column("value", True), Column("threshold", True)),
     )
     for row in material.excluded:
@@ -141,8 +141,7 @@ def _coverage(store: Store, material: Material) -> Figure:
     session = material.worst_first[0]
     mean, std = store.moments(session.info.key)
     share = Field("coverage", "", 1, 100.0).show(session.qc)
-    gap = str(store.sidecar(session.info.key).get("QC", {}).get("gap", ""))
-    where = f", missing {gap}" if gap else ""
+    where = f", missing {session.gap}" if session.gap else ""
     alt = f"Mean image of {session.label} in sagittal, coronal and axial cuts; data cover {share} % of the brain mask{where}."
     chosen = f", the first of all sessions in this order: {_order()}" if len(material.sessions) > 1 else ""
     whole = (std > 0)[store.grid.voxel_mask].all()
@@ -169,8 +168,9 @@ def _carpets(store: Store, material: Material) -> list[Block]:
 
 def _carpet(store: Store, material: Material, session: SessionFacts, place: int) -> Figure:
     series: _FloatArray = store.coarse(session.info.key)
-    recorded = store.sidecar(session.info.key).get("Series", {})
-    traces, marks = _traces(recorded), _marks(material, session, recorded)
+    recorded = session_series(store, session.info.key)
+    traces = {label: (recorded.times, recorded.traces[name]) for name, label in _TRACES if name in recorded.traces}
+    marks = _marks(material, session, recorded)
     names = ", ".join(traces) or "no trace"
     parts = [
         f"{len(marks.flagged)} flagged frames" if len(marks.flagged) else "",
@@ -183,16 +183,7 @@ def _carpet(store: Store, material: Material, session: SessionFacts, place: int)
     return Figure(svg, caption, alt)
 
 
-def _marks(material: Material, session: SessionFacts, recorded: Mapping[str, Any]) -> Marks:
-    times = floats(recorded.get("time_s", ()))
-    flagged = [frame for frame in recorded.get("flagged", ()) if frame < len(times)]
+def _marks(material: Material, session: SessionFacts, recorded: SessionSeries) -> Marks:
     windows = material.windows.get(session.info.key, ())
     chosen = [(row.onset_s, row.duration_s) for row in windows if row.among(material.k)]
-    return Marks(times[flagged] if flagged else np.empty(0), chosen, {FD_LABEL: FD_THRESHOLD_MM})
-
-
-def _traces(series: dict[str, Any]) -> dict[str, tuple[_FloatArray, _FloatArray]]:
-    """The recorded traces that have any value, with their times; prep writes None where a value is undefined."""
-    times = floats(series.get("time_s", ()))
-    found = {label: floats(series[name]) for name, label in _TRACES if name in series}
-    return {label: (times, values) for label, values in found.items() if len(values) == len(times) and np.isfinite(values).any()}
+    return Marks(recorded.flagged, chosen, {FD_LABEL: FD_THRESHOLD_MM})

@@ -1,4 +1,4 @@
-"""How many planted events the chosen windows hold, and how many as many random windows would."""
+"""How many planted events the chosen windows hold, and how many the same number of random windows would."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ class Recall:
 
     Attributes
     ----------
-    n_windows, k : windows there are, and windows chosen.
-    events : events whose response peaks within a window; one in the dropped tail can be found by nobody.
-    found : events in chosen windows.
-    by_chance : (events + 1,) probability that k random windows hold 0, 1, ... events.
+    n_windows, k : int
+        All windows, and windows chosen.
+    events : int
+        Events whose response peaks within a window; one in the dropped tail cannot be found.
+    found : int
+        Events in chosen windows.
+    by_chance : array
+        (events + 1,) probability that k random windows hold 0, 1, ... events.
     """
 
     n_windows: int
@@ -63,8 +67,10 @@ def chance(counts: Sequence[int], k: int) -> _Distribution:
 
     Parameters
     ----------
-    counts : (N,) events in each window.
-    k : windows chosen, at most N.
+    counts : sequence of int
+        (N,) events in each window.
+    k : int
+        Windows chosen, at most N.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The first thing one reads: up to five plain sentences, each computed from the inputs."""
+"""Up to five plain sentences, each computed from the inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _went_in(material: Material) -> str:
     parts = []
     if material.excluded:
         left_out = len({row["session"] for row in material.excluded})
-        parts.append(f"{count(left_out, 'run was', 'runs were')} left out by a threshold on quality")
+        parts.append(f"{count(left_out, 'run was', 'runs were')} excluded by a quality threshold")
     if material.inputs.failures:
         parts.append(f"{count(len(material.failures), 'run was', 'runs were')} refused" if material.failures else "no run was refused")
     refused = " and ".join(parts)

@@ -1,4 +1,4 @@
-"""The section on pretraining: what each run's loss, health and speed did."""
+"""The section on pretraining: loss, health and speed of each run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from slimbrain.report.blocks import MISSING, Block, Column, Figure, Heading, Prose, Section, Table, TableBuilder, count, number, short
 from slimbrain.report.figures import Curve, curves
-from slimbrain.report.inputs import Material, RunRecord
+from slimbrain.report.inputs import Material
+from slimbrain.report.recorded import RunRecord
 
 _TITLE = "Training of both stages"
 
@@ -36,8 +37,8 @@ def build(material: Material) -> Section:
         _table(material.runs),
         Prose(
             "Std is the mean over dimensions of the standard deviation over tokens, effective rank the number of directions "
-            "they really use (Roy and Vetterli, 2007). When an encoder collapses, the first falls towards 0, the second towards 1; "
-            "content std falls towards 0, too, when all it has learnt are the places of tokens."
+            "in which they vary (Roy and Vetterli, 2007). When an encoder collapses, the first falls towards 0, the second towards 1; "
+            "content std also falls towards 0 when it encodes only the places of tokens."
         ),
     ]
     for place, run in enumerate(material.runs):
@@ -74,7 +75,7 @@ def _table(runs: tuple[RunRecord, ...]) -> Table:
         table.add(
             [
                 run.folder.name,
-                str(run.settings.get("sessions", MISSING)),
+                MISSING if run.settings.sessions is None else str(run.settings.sessions),
                 f"{int(steps[-1]) + 1:,}" if steps else MISSING,
                 short(_first(values["loss"]), 4),
                 short(_last(values["loss"]), 4),

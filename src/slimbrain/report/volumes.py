@@ -1,6 +1,6 @@
-"""Volumes small enough to travel in the page: one byte a voxel, cropped to what there is, deflated, as text.
+"""Volumes small enough for the page: one byte per voxel, cropped, deflated, as text.
 
-A byte of 0 says that a voxel has no value; the others are equal steps from `low` to `high`. Where values lie beyond, they are
+A byte of 0 says that a voxel has no value; the others are equal steps from `low` to `high`. Values beyond it are
 shown as the end of the scale, and the page says "at least". The script in `templates/script/` reads them back.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,10 +22,10 @@ _STEPS = 254
 
 _CLIP_PERCENT, _CLIP_RATIO = 99.9, 2.0
 """Where values may be clipped and the largest magnitude is over this many times that percentile (of all but 0), the percentile ends the
-scale: one wild voxel at the rim of the brain must not fade all others."""
+scale: one extreme voxel at the rim of the brain must not fade all others."""
 
 _TEMPLATE_SHADES = 62
-"""Shades of grey of the template; more cannot be told apart under a map, and do not compress."""
+"""Shades of grey of the template; more are invisible under a map, and do not compress."""
 
 _TEMPLATE_STEP = 2
 """Every second millimetre of nilearn's 1 mm template."""
@@ -38,9 +37,12 @@ class Volume:
 
     Attributes
     ----------
-    values : (X, Y, Z), NaN where there is no value.
-    origin_mm : (3,) centre of voxel (0, 0, 0) in MNI mm.
-    step_mm : (3,) millimetres from one voxel to the next, positive: x to the right, y to the front, z up.
+    values : array
+        (X, Y, Z), NaN where there is no value.
+    origin_mm : array
+        (3,) centre of voxel (0, 0, 0) in MNI mm.
+    step_mm : array
+        (3,) millimetres from one voxel to the next, positive: x to the right, y to the front, z up.
     """
 
     values: _FloatArray
@@ -78,15 +80,20 @@ class Volume:
 
 @dataclass(frozen=True)
 class NamedMap:
-    """A map with what a reader should be told.
+    """A map with its description.
 
     Attributes
     ----------
-    unit : of its values; empty where none is known.
-    about : one sentence or two.
-    threshold : where the viewer's threshold begins, as a share of the largest value.
-    clip : whether a few wild values may lie beyond the colour scale.
-    from_zero : whether colours of values without signs begin at zero, not at the smallest.
+    unit : str
+        Unit of its values; empty if unknown.
+    about : str
+        One or two sentences.
+    threshold : float
+        Initial threshold of the viewer, as a share of the largest value.
+    clip : bool
+        Whether a few extreme values may lie beyond the colour scale.
+    from_zero : bool
+        Whether the colour scale of unsigned values begins at zero, not at the smallest.
     """
 
     name: str
@@ -133,13 +140,6 @@ def encode_values(values: _FloatArray, low: float, high: float, steps: int = _ST
     }
 
 
-def decode_values(encoded: Mapping[str, Any]) -> _FloatArray:
-    """The values back, (N,), NaN where there is none: what the page's script does."""
-    codes = np.frombuffer(zlib.decompress(base64.b64decode(encoded["data"])), np.uint8).astype(np.float64)
-    values = encoded["low"] + (codes - 1) / encoded["steps"] * (encoded["high"] - encoded["low"])
-    return np.where(codes > 0, values, np.nan)
-
-
 def scale_of(values: _FloatArray, clip: bool = False) -> tuple[float, float]:
     """Ends of the scale: even about 0 where values have both signs, else from 0 to the top."""
     known = np.abs(values[np.isfinite(values) & (values != 0)])
@@ -164,5 +164,5 @@ def template() -> dict[str, Any]:
 
 
 def rounded(values: _FloatArray) -> list[float]:
-    """As JSON, without digits that no scanner has."""
+    """As JSON, without digits below a scanner's precision."""
     return [round(float(value), 3) for value in values]

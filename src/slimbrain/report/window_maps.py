@@ -1,4 +1,4 @@
-"""Mean map of every window of a session, on the finest blocks that the page and the time to read have room for."""
+"""Mean map of every window of a session, on the finest blocks that fit the page and the reading time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from slimbrain.store import SessionInfo, Store
 _FloatArray = npt.NDArray[Any]
 
 MAPS_BYTES = 2_100_000
-"""Blocks of all windows of all sessions together, a byte each, before they are deflated (to about 90 % as text)."""
+"""Blocks of all windows of all sessions together, one byte each, before they are deflated (to about 90 % as text)."""
 
 _READ_BYTES = 256 * 2**20
-"""Voxels that are read for this at most; more would make the report slow. Means of cells are stored and cost nothing."""
+"""Bytes of voxels to read at most; more would make the report slow. Means of cells are stored and cost nothing."""
 
 STEPS = 62
-"""Shades of a map the size of a stamp."""
+"""Shades of a thumbnail map."""
 
 _Windows = Mapping[str, Sequence[WindowRow]]
 
@@ -34,9 +34,12 @@ class Blocks:
 
     Attributes
     ----------
-    level : `voxel`, `patch` or `cell`.
-    index : (N, 3) place of each in the box, counted in cubes.
-    edge_mm : side of a cube.
+    level : str
+        `voxel`, `patch` or `cell`.
+    index : array
+        (N, 3) position of each in the box, in cubes.
+    edge_mm : float
+        Side of a cube.
     """
 
     level: str
@@ -101,7 +104,7 @@ def _block_means(store: Store, voxels: _FloatArray, blocks: Blocks) -> _FloatArr
 
 
 def fits(rows: Sequence[WindowRow], info: SessionInfo) -> bool:
-    """Whether a session has the frames of all these windows: the table may be of another store."""
+    """Whether a session has the frames of all these windows: the table may be from another store."""
     return all(frames_of(row, info.tr)[1] <= info.n_frames for row in rows)
 
 

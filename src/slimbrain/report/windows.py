@@ -1,4 +1,4 @@
-"""The section on stage 1: the score of every window, which were chosen, and what happened in them."""
+"""The section on stage 1: the scores of all windows, the chosen ones, and the events in them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from slimbrain.report.blocks import (
     number,
     probability,
 )
-from slimbrain.report.explorer import Happened, describe, event_names
+from slimbrain.report.explorer import Happened, describe
 from slimbrain.report.figures import window_scores
-from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material, floats, has_voxels
+from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material, has_voxels
 from slimbrain.report.recall import Recall, pooled, session_recall
+from slimbrain.report.recorded import SessionSeries, session_series
 from slimbrain.report.window_maps import choose_blocks, encode_windows, fits
 from slimbrain.simulate import SessionTruth
 from slimbrain.store import ROI
@@ -41,11 +42,11 @@ _N_OPEN = 4
 
 _EVENTS, _PLANTED, _FLAGGED = "events", "planted peaks", "flagged"
 _WINDOW_BLOCKS = "window-blocks"
-"""Id on the page of where the cubes of the mean maps lie."""
+"""Id on the page of the positions of the cubes of the mean maps."""
 
-_HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see what lies under a window."
+_HOW_TO_MOVE = "Move the pointer over the scores, or the slider under them (arrow keys, Home and End), to see the details of a window."
 
-_MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or left out by scrubbing"
+_MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike, or excluded by scrubbing"
 
 
 def build(material: Material) -> Section:
@@ -59,12 +60,12 @@ def build(material: Material) -> Section:
         Prose(
             f"Stage 1 scored {count(n_windows, 'window')} of {count(len(material.windows), 'session')}; "
             f"the {material.k} best of each session are chosen for stage 2. "
-            "Informativeness: how well a window lets the others be rebuilt. Novelty: how badly the others rebuild it. "
-            "Explained: how much of its energy the others rebuild. The score is a weighted sum of their z-scores and of that of DVARS, "
+            "Informativeness: how well the others are reconstructed from a window. Novelty: how badly it is reconstructed from the others. "
+            "Explained: how much of its energy the others reconstruct. The score is a weighted sum of their z-scores and of that of DVARS, "
             "the largest change from frame to frame, which counts against a window; weights and the order in which windows are taken "
             "are those of the preset, or of the command that ranked them."
         ),
-        Prose(f"All scores stand in {material.inputs.windows.name}, one line a window."),
+        Prose(f"All scores are in {material.inputs.windows.name}, one line per window."),
         *_recall_blocks(material),
         *_score_blocks(material),
     ]
@@ -72,7 +73,7 @@ def build(material: Material) -> Section:
 
 
 def recalls(material: Material) -> dict[str, Recall]:
-    """Recall of each session whose truth is known and in whose windows an event peaks."""
+    """Recall of each session with known truth and an event that peaks in one of its windows."""
     found = {}
     for key, rows in material.windows.items():
         truth = material.planted(key)
@@ -84,7 +85,7 @@ def recalls(material: Material) -> dict[str, Recall]:
 
 
 def recall_sentence(total: Recall) -> str:
-    """What the chosen windows hold, against chance."""
+    """Events in the chosen windows, against chance."""
     return (
         f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({total.recall:.1%}); "
         f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {probability(total.p)}."
@@ -155,8 +156,8 @@ def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[st
 
 
 def _explorer(material: Material, key: str, place: int, maps: Mapping[str, Any] | None) -> Explorer:
-    rows, label, sidecar = material.windows[key], material.labels[key], _sidecar(material, key)
-    ticks, happened = _ticks(material, key, sidecar), _happened(material, key, sidecar)
+    rows, label, series = material.windows[key], material.labels[key], _series(material, key)
+    ticks, happened = _ticks(material, key, series), _happened(material, key, series)
     chosen = ", ".join(f"{row.onset_s:.0f}" for row in rows if row.among(material.k))
     marks = "; ".join(f"{len(seconds)} {name}" for name, seconds in ticks.items() if len(seconds))
     alt = f"Scores of {len(rows)} windows of {label}; chosen windows begin at {chosen} s{'; ticks: ' + marks if marks else ''}."
@@ -167,34 +168,28 @@ def _explorer(material: Material, key: str, place: int, maps: Mapping[str, Any] 
     return Explorer(f"explorer-{place}", figure, label, value | ({"maps": maps} if maps else {}), maps is not None)
 
 
-def _happened(material: Material, key: str, sidecar: Mapping[str, Any]) -> Happened:
-    series, planted = sidecar.get("Series", {}), material.planted(key)
-    times, fd = floats(series.get("time_s", ())), floats(series.get("fd", ()))
-    known = len(fd) == len(times) and np.isfinite(fd).any()
+def _happened(material: Material, key: str, series: SessionSeries) -> Happened:
+    planted = material.planted(key)
     peaks = [(event.peak_s, f"planted {event.kind}, peak") for event in planted.events] if planted else []
-    events = [*event_names(sidecar.get("Events") or ()), *peaks]
-    return Happened(times if known else times[:0], fd if known else fd[:0], _flagged(series), events)
+    fd = series.traces.get("fd", np.empty(0))
+    return Happened(series.times[: len(fd)], fd, series.flagged, [*series.events, *peaks])
 
 
-def _ticks(material: Material, key: str, sidecar: Mapping[str, Any]) -> dict[str, _FloatArray]:
+def _ticks(material: Material, key: str, series: SessionSeries) -> dict[str, _FloatArray]:
     """Seconds to mark: recorded events, peaks of planted ones, and flagged frames, as far as they are known."""
     planted = material.planted(key)
     return {
-        _EVENTS: _seconds([event["onset"] for event in sidecar.get("Events") or ()]),
+        _EVENTS: _seconds([onset for onset, _ in series.events]),
         _PLANTED: _seconds(_peaks(planted)),
-        _FLAGGED: _flagged(sidecar.get("Series", {})),
+        _FLAGGED: series.flagged,
     }
 
 
-def _flagged(series: Mapping[str, Any]) -> _FloatArray:
-    times = series.get("time_s", ())
-    return _seconds([times[frame] for frame in series.get("flagged", ()) if frame < len(times)])
-
-
-def _sidecar(material: Material, key: str) -> dict[str, Any]:
+def _series(material: Material, key: str) -> SessionSeries:
+    """Empty where the session is in no store that was given."""
     if material.store is None or all(session.info.key != key for session in material.sessions):
-        return {}
-    return material.store.sidecar(key)
+        return SessionSeries()
+    return session_series(material.store, key)
 
 
 def _peaks(planted: SessionTruth | None) -> Sequence[float]:

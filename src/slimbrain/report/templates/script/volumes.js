@@ -1,4 +1,4 @@
-// Volumes as the page carries them (report/volumes.py): one byte a voxel, 0 for "no value", x slowest.
+// Volumes as the page carries them (report/volumes.py): one byte per voxel, 0 for "no value", x slowest.
 
 function readJson(id) {
   const element = document.getElementById(id);
