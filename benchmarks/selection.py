@@ -24,8 +24,8 @@ from slimbrain.config import Preset, SaliencyConfig, load_preset
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.temporal import standardise
 from slimbrain.prep import PrepOptions, prepare
-from slimbrain.saliency import exact_scores, fast_scores, order_apart, select_highest_dvars, select_highest_variance, select_uniform
-from slimbrain.saliency.scores import WindowScores, combine
+from slimbrain.saliency import exact_scores, fast_scores, order_apart, order_by_score, select_uniform
+from slimbrain.saliency.scores import WindowScores, combine, window_dvars
 from slimbrain.simulate import CohortSpec, Truth, load_truth, simulate_cohort
 from slimbrain.simulate.cohort import RESPONSE_SECONDS
 from slimbrain.simulate.signals import event_map, response
@@ -87,6 +87,23 @@ def response_known(session: Session, frames: int, k: int) -> NDArray[np.int64]:
     return order_apart(at_peak[: n * frames].reshape(n, frames).max(1), session.exact.onset_s, SaliencyConfig().min_distance_s)[:k]
 
 
+def top_k(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """The k windows with the highest scores (N,), in order of time; all if there are fewer."""
+    return np.sort(order_by_score(scores)[:k])
+
+
+def highest_variance(series: NDArray[np.floating], w: int, k: int) -> NDArray[np.int64]:
+    """The k windows of `w` frames whose samples of the series (T, C) lie furthest from each channel's mean, averaged over both."""
+    n = len(series) // w
+    squared = (series - series.mean(0))[: n * w] ** 2
+    return top_k(squared.reshape(n, -1).mean(1), k)
+
+
+def highest_dvars(series: NDArray[np.floating], w: int, k: int) -> NDArray[np.int64]:
+    """The k windows of `w` frames that hold the largest change of the series (T, C) from one frame to the next."""
+    return top_k(window_dvars(torch.as_tensor(series), w), k)
+
+
 SELECTORS: dict[str, Selector] = {
     "events_known": lambda session, frames, k: np.argsort(-session.events, kind="stable")[:k],
     "response_known": response_known,
@@ -97,8 +114,8 @@ SELECTORS: dict[str, Selector] = {
     "informativeness": alone(),
     "published": scored(PUBLISHED),
     "uniform": lambda session, frames, k: select_uniform(len(session.events), k),
-    "highest_variance": lambda session, frames, k: select_highest_variance(session.series, frames, k),
-    "highest_dvars": lambda session, frames, k: select_highest_dvars(session.series, frames, k),
+    "highest_variance": lambda session, frames, k: highest_variance(session.series, frames, k),
+    "highest_dvars": lambda session, frames, k: highest_dvars(session.series, frames, k),
 }
 
 

@@ -35,10 +35,11 @@ def changed_files(since: str, root: Path = ROOT) -> list[str]:
     return sorted(set(names))
 
 
-def imported_names(source: str) -> set[str]:
-    """Dotted names that Python code imports, also inside functions; of `from a import b` both `a` and `a.b`."""
+def imported_names(source: str, inside: bool = True) -> set[str]:
+    """Dotted names that Python code imports, also inside functions if so wished; of `from a import b` both `a` and `a.b`."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree) if inside else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -61,12 +62,15 @@ def _file_of(module: str, root: Path) -> str:
 
 @cache
 def imports_of_tests(root: Path = ROOT) -> dict[str, set[str]]:
-    """The same for the files of tests/, each of which also depends on the conftest.py of its folder and of the folders above."""
+    """The same for the files of tests/, each of which also depends on the conftest.py of its folder and of the folders above.
+
+    What a fixture of a conftest.py imports inside is left out: tests that use the fixture import that room themselves.
+    """
     paths = {path.relative_to(root).as_posix(): path for path in sorted((root / "tests").rglob("*.py"))}
     samples = {Path(name).stem: name for name in paths}
     found: dict[str, set[str]] = {}
     for name, path in paths.items():
-        imported = imported_names(path.read_text(encoding="utf-8"))
+        imported = imported_names(path.read_text(encoding="utf-8"), inside=path.name != "conftest.py")
         found[name] = {samples[module] for module in imported if module in samples}
         ours = [_file_of(module, root) for module in imported if module.startswith("slimbrain")]
         found[name] |= {file for file in ours if (root / file).is_file()}

@@ -19,7 +19,10 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from slimbrain.grid import Grid
+    from slimbrain.store import Store
 
 torch.set_num_threads(1)
 
@@ -72,6 +75,31 @@ def grid8() -> Grid:
     centre, semi_axes = np.array([11.6, 12.3, 10.8]), np.array([8.5, 10.5, 8.0])
     inside = (((place - centre) / semi_axes) ** 2).sum(axis=1) < 1
     return Grid(lattice, inside.reshape((lattice.edge,) * 3))
+
+
+@pytest.fixture(scope="session")
+def training_store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three short runs to pretrain on; only to be read."""
+    from store_samples import make_store
+
+    return make_store(tmp_path_factory.mktemp("training"), grid8, frames=12)
+
+
+@pytest.fixture(scope="session")
+def trained(training_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of a stage on `training_store` that one process made with `small_preset()` and seed 3; only to be read."""
+    from train_samples import small_preset
+
+    from slimbrain.train import pretrain
+
+    folder = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def run(stage: str) -> Path:
+        pretrain(stage, training_store, small_preset(), folder / stage, seed=3, device="cpu", command=f"slimbrain pretrain {stage}")
+        return folder / stage
+
+    return run
 
 
 @pytest.fixture(scope="session")

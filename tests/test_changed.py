@@ -50,6 +50,7 @@ def test_an_unknown_commit_is_refused_with_the_way_out(repository: Path) -> None
 def test_imports_are_found_wherever_they_stand() -> None:
     source = "import a.b as c\nfrom d import e\ndef f():\n    from g.h import i\n    from . import j\n"
     assert imported_names(source) == {"a.b", "d", "d.e", "g.h", "g.h.i"}
+    assert imported_names(source, inside=False) == {"a.b", "d", "d.e"}
 
 
 def test_distances_are_the_fewest_imports() -> None:

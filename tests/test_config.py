@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from slimbrain.config import PRESETS, load_preset
+from slimbrain.config import PRESETS, Preset, load_mixture, load_preset
 from slimbrain.errors import InputError
 
 FOLDER = resources.files("slimbrain") / "configs"
@@ -198,3 +200,85 @@ def test_numbers_of_yaml_and_of_numpy_are_alike() -> None:
 def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(override: str, hint: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"tiny: {hint}")):
         load_preset("tiny", [override])
+
+
+# --- bounds, and text that breaks its reader
+
+OUT_OF_BOUNDS = (
+    *("voxel.norm_eps=1e308", "voxel.norm_eps=0", "voxel.norm_eps=1e-300", "voxel.depths=[10000000,1,1,1]", "temporal.depth=100000"),
+    *("train_temporal.batch=1000000000", "voxel.learned_positions=[100000,10]", "voxel.learned_positions=[24,1000000000]"),
+    *("train_voxel.lr=1e309", "train_voxel.lr=.inf", "train_voxel.lr=.nan", "train_voxel.lr=-.inf", "train_voxel.steps=.inf"),
+    *("train_voxel.steps=1e309", "voxel.embed=1000000000", "jepa.variance_weight=1e300", "saliency.novelty_weight=.nan"),
+    *("saliency.dvars_weight=1e309", "window.frames=1000000000", "temporal.mlp_ratio=1e9", "temporal.groups=10000000"),
+    *("sampling={by: a, weights: {a: .inf}}", "sampling={by: a, weights: {a: {0: 1e400}}}", "train_voxel.betas=[.nan, 0.9]"),
+)
+
+
+@pytest.mark.parametrize("override", OUT_OF_BOUNDS)
+def test_numbers_out_of_all_bounds_are_refused(override: str) -> None:
+    setting = re.split(r"[=:]", override)[0]
+    assert setting in refusal_of("tiny", override)
+
+
+def holds_number(annotation: object) -> bool:
+    """Whether a setting may be one number."""
+    if get_origin(annotation) in (tuple, dict, Literal):
+        return False
+    return annotation in (int, float) or any(map(holds_number, get_args(annotation)))
+
+
+def numeric_settings(kind: type[BaseModel], place: str = "") -> Iterator[str]:
+    """Dotted names of all settings that hold one number."""
+    for name, field in kind.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from numeric_settings(annotation, f"{place}{name}.")
+        elif holds_number(annotation):
+            yield f"{place}{name}"
+
+
+@pytest.mark.parametrize("name", list(numeric_settings(Preset)))
+def test_every_number_has_an_upper_bound(name: str) -> None:
+    refusal_of("tiny", f"{name}=1.0e+300")
+    refusal_of("tiny", f"{name}={10**30}")
+
+
+def test_the_numeric_settings_are_found() -> None:
+    names = set(numeric_settings(Preset))
+    assert {"voxel.norm_eps", "train_temporal.batch", "saliency.per_run", "window.k", "train_voxel.final_weight_decay"} <= names
+    assert len(names) > 50
+
+
+UNREADABLE = {
+    "brackets": "[" * 3000,
+    "braces": "{a: " * 3000,
+    "a date": "name: 2020-13-45",
+    "a long number": f"name: {'9' * 5000}",
+    "an empty number": "name: !!int ''",
+    "no number": "name: !!float x",
+    "python": "name: !!python/object/apply:os.mkdir [made]",
+    "a list as a name": "? [a]\n: 1",
+    "half a string": "name: 'x",
+    "a merge": "<<: 3",
+    "a control character": "name: \x01",
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_text_that_breaks_its_reader_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "preset.yaml"
+    path.write_text(UNREADABLE[kind])
+    message = refusal_of(path)
+    assert str(path) in message and len(message) < 500
+    with pytest.raises(InputError):
+        load_mixture(path)
+    refusal_of("tiny", f"name={UNREADABLE[kind].removeprefix('name: ')}")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "[1, 2]", "3", "text", "true", "2020-01-01", "{1: 2}", "{a b: 3}", '{"a\\nb": 3}', "{voxel: 3}"])
+def test_a_preset_that_is_no_preset_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "preset.yaml"
+    path.write_text(text)
+    assert str(path) in refusal_of(path)

@@ -12,7 +12,7 @@ _HOMES = {
     "Store": "slimbrain.store",
     "TemporalExtractor": "slimbrain.models.temporal",
     "HieraJEPA": "slimbrain.models.jepa",
-    "SeenInTrainingWarning": "slimbrain.errors",
+    "TrainingOverlapWarning": "slimbrain.errors",
     "SlimBrainEncoder": "slimbrain.embed.encoder",
     "from_pretrained": "slimbrain.models.hub",
     "save_pretrained": "slimbrain.models.hub",
@@ -23,10 +23,10 @@ _HOMES = {
 __all__ = [
     "Grid",
     "HieraJEPA",
-    "SeenInTrainingWarning",
     "SlimBrainEncoder",
     "Store",
     "TemporalExtractor",
+    "TrainingOverlapWarning",
     "__version__",
     "add_evaluation",
     "from_pretrained",
@@ -36,7 +36,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from slimbrain.embed.encoder import SlimBrainEncoder
-    from slimbrain.errors import SeenInTrainingWarning
+    from slimbrain.errors import TrainingOverlapWarning
     from slimbrain.evaluate.publish import add_evaluation
     from slimbrain.grid import Grid
     from slimbrain.models.hub import from_pretrained, push_to_hub, save_pretrained

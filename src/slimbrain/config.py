@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
@@ -13,27 +14,41 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from slimbrain.errors import InputError
 
+_QUOTED = 200
+"""Characters of a file that a message quotes at most."""
+
+_UNREADABLE = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
+"""What YAML's reader raises: its own errors, and those of the dates, numbers and nested lists that it makes."""
+
 PRESETS = ("tiny", "small", "base", "paper")
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+_Depth = Annotated[int, Field(ge=1, le=1000)]
+_Heads = Annotated[int, Field(ge=1, le=1024)]
+_Width = Annotated[int, Field(ge=1, le=65_536)]
+_Frames = Annotated[int, Field(ge=2, le=100_000)]
+_MlpRatio = Annotated[float, Field(ge=0.125, le=64)]
+_Rate = Annotated[float, Field(ge=0, le=10)]
+"""Bounds leave room for any network that has been trained; a product of settings that fits no memory is found by `models.size`."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Config(BaseModel):
-    """A value: unknown names are refused, fields cannot be changed afterwards."""
+    """A value: unknown names and numbers that are not finite are refused, fields cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WindowConfig(Config):
     """How a session is cut: windows of `frames` frames from frame 0 without overlap, `k` of them kept for stage 2."""
 
-    frames: int = Field(8, ge=2)
-    k: int = Field(5, ge=1)
-    pool: int = Field(1, ge=1, description="stage 2 draws its k windows from the pool * k best; 1 is the published choice")
+    frames: _Frames = 8
+    k: int = Field(5, ge=1, le=10_000)
+    pool: int = Field(1, ge=1, le=10_000, description="stage 2 draws its k windows from the pool * k best; 1 is the published choice")
 
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Schedule = Annotated[dict[Annotated[int, Field(ge=0)], Weight], Field(min_length=1)]
 """A weight by step: straight lines between the steps named, level before the first and after the last."""
 
@@ -73,10 +88,10 @@ class ComponentConfig(Config):
 class AdaptiveConfig(Config):
     """Weights that follow each component's held-out loss and the inner products of the components' gradients (docs/mixtures.md)."""
 
-    every: int = Field(100, ge=1, description="steps an interval; at its end weights are adjusted, for the interval after the next")
+    every: Count = Field(100, description="steps per interval; at its end weights are adjusted, for the interval after the next")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of each component's participants that is never trained on, at least one")
     floor: float = Field(0.02, gt=0, lt=1, description="least share of draws of any component")
-    rate: float = Field(1.0, gt=0, description="how far one adjustment goes")
+    rate: float = Field(1.0, gt=0, le=1000, description="how far one adjustment goes")
     signal: Literal["both", "loss", "alignment"] = "both"
 
 
@@ -120,12 +135,12 @@ class SamplingConfig(CohortConfig):
 class TemporalConfig(Config):
     """Stage 1, the temporal extractor: a 2D transformer over (channel groups x windows)."""
 
-    width: int = Field(192, ge=8)
-    depth: int = Field(6, ge=1)
-    heads: int = Field(6, ge=1)
-    groups: int = Field(32, ge=1, description="channel groups, anchored at fixed places in MNI space")
-    mlp_ratio: float = Field(4.0, gt=0)
-    window_frames: int = Field(8, ge=2, description="frames a window, as in `window.frames`")
+    width: _Width = Field(192, ge=8)
+    depth: _Depth = 6
+    heads: _Heads = 6
+    groups: int = Field(32, ge=1, le=1024, description="channel groups, anchored at fixed places in MNI space")
+    mlp_ratio: _MlpRatio = 4.0
+    window_frames: _Frames = Field(8, description="frames per window, as in `window.frames`")
 
 
 class SaliencyConfig(Config):
@@ -137,13 +152,13 @@ class SaliencyConfig(Config):
     the preset `paper` has the weights 1, 0, 0 and takes windows by score alone.
     """
 
-    novelty_weight: float = 0.0
-    explained_weight: float = 2.0
-    dvars_weight: float = 2.0
+    novelty_weight: float = Field(0.0, ge=-1000, le=1000)
+    explained_weight: float = Field(2.0, ge=-1000, le=1000)
+    dvars_weight: float = Field(2.0, ge=-1000, le=1000)
     method: Literal["exact", "fast"] = Field("exact", description="2 N + 1 masked reconstructions, or as many for any number of windows")
     order: Literal["score", "apart", "diverse"] = Field("apart", description="windows by score alone, apart in time, or unlike each other")
-    min_distance_s: float = Field(11.0, ge=0, description="least time between onsets where windows are to be apart; a response takes 12 s")
-    diversity: float = Field(1.0, ge=0, description="weight of likeness to a window taken before, in standard deviations of the score")
+    min_distance_s: float = Field(11.0, ge=0, le=1e6, description="least time between onsets with order apart; a response takes 12 s")
+    diversity: float = Field(1.0, ge=0, le=1000, description="weight of likeness to a window taken before, in SDs of the score")
     per_run: Count | None = Field(None, description="most windows of a run; all may be taken if not given")
     per_session: Count | None = Field(None, description="most windows of all runs of a scanning session")
 
@@ -151,10 +166,10 @@ class SaliencyConfig(Config):
 class HieraConfig(Config):
     """Stage 2, the 4D hierarchical encoder; defaults are the published ones but for the smaller, 16-voxel unit."""
 
-    embed: int = Field(64, ge=1)
-    depths: tuple[Count, Count, Count, Count] = (2, 3, 16, 3)
-    heads: tuple[Count, Count, Count, Count] = (1, 2, 4, 8)
-    mlp_ratio: float = Field(4.0, gt=0)
+    embed: int = Field(64, ge=1, le=8192)
+    depths: tuple[_Depth, _Depth, _Depth, _Depth] = (2, 3, 16, 3)
+    heads: tuple[_Heads, _Heads, _Heads, _Heads] = (1, 2, 4, 8)
+    mlp_ratio: _MlpRatio = 4.0
     unit: Literal["unit", "region"] = Field("unit", description="attention window of levels 1-2: 16 or 32 voxels a side")
     unit_frames: Literal[4, 8] = 4
     patch_frames: Literal[1, 2] = Field(1, description="frames a patch; 2 halves the tokens and needs unit_frames 8 (docs/performance.md)")
@@ -163,10 +178,10 @@ class HieraConfig(Config):
         "auto", description="levels 1-2 in blocks of equal segments, or all at once with a variable-length kernel; auto by device"
     )
     compile: bool = Field(False, description="torch.compile every block in training; needs a C++ compiler, and minutes at the start")
-    learned_positions: tuple[Count, Count] | None = Field(
-        None, description="patches a side and frames of learned position tables, as published; Fourier features of mm and s if not given"
+    learned_positions: tuple[Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=10**6)]] | None = Field(
+        None, description="patches per side and frames of learned position tables, as published; Fourier features of mm and s if not given"
     )
-    norm_eps: float = Field(1e-5, gt=0, description="added to the variance in every layer norm")
+    norm_eps: float = Field(1e-5, ge=1e-12, le=1e-2, description="added to the variance in every layer norm")
 
     @model_validator(mode="after")
     def _pools_whole_tokens(self) -> HieraConfig:
@@ -183,44 +198,44 @@ class JepaConfig(Config):
     VICReg's ratio of 25 to 1.
     """
 
-    predictor_width: int = Field(192, ge=1)
-    predictor_depth: int = Field(3, ge=1)
-    predictor_heads: int = Field(6, ge=1)
+    predictor_width: _Width = 192
+    predictor_depth: _Depth = 3
+    predictor_heads: _Heads = 6
     context_fraction: float = Field(0.3, gt=0, lt=1, description="share of the brain's units that the context sees")
     ema_start: float = Field(0.996, ge=0, le=1)
     ema_end: float = Field(1.0, ge=0, le=1)
     remove_position: bool = Field(True, description="take out of the targets what place and time alone predict")
-    variance_weight: float = Field(1.0, ge=0, description="weight of a hinge that keeps each dimension's std above 1")
-    covariance_weight: float = Field(0.04, ge=0, description="weight of what keeps dimensions from saying the same")
-    rank_floor: float = Field(2.0, ge=0, description="effective rank of the tokens under which a run counts as collapsing")
-    std_floor: float = Field(0.1, ge=0, description="the same for `std` and `content_std`; a healthy run's lie near 1")
+    variance_weight: float = Field(1.0, ge=0, le=1e6, description="weight of a hinge that keeps each dimension's std above 1")
+    covariance_weight: float = Field(0.04, ge=0, le=1e6, description="weight of what decorrelates dimensions")
+    rank_floor: float = Field(2.0, ge=0, le=1e6, description="effective rank of the tokens under which a run counts as collapsing")
+    std_floor: float = Field(0.1, ge=0, le=1e6, description="the same for `std` and `content_std`; a healthy run's lie near 1")
 
 
 class TrainConfig(Config):
     """The loop: steps, optimiser (AdamW, linear warm-up, cosine) and bookkeeping."""
 
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(1, ge=1, description="sessions a micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step, over all processes together")
-    lr: float = Field(1e-4, gt=0)
-    final_lr: float = Field(1e-6, ge=0)
-    warmup: int = Field(40, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.05, ge=0)
-    final_weight_decay: float | None = Field(None, ge=0, description="where a cosine takes it by the last step; constant if not given")
+    steps: Count = 1000
+    batch: int = Field(1, ge=1, le=65_536, description="sessions per micro-batch")
+    accumulate: int = Field(1, ge=1, le=65_536, description="micro-batches per step, over all processes together")
+    lr: _Rate = Field(1e-4, gt=0)
+    final_lr: _Rate = 1e-6
+    warmup: int = Field(40, ge=0, le=10**9, description="steps of linear warm-up")
+    weight_decay: _Rate = 0.05
+    final_weight_decay: _Rate | None = Field(None, description="where a cosine takes it by the last step; constant if not given")
     betas: tuple[Share, Share] = (0.9, 0.99)
-    clip: float = Field(1.0, gt=0, description="longest gradient")
+    clip: float = Field(1.0, gt=0, le=1e12, description="largest norm of the gradient")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     parallel: Literal["ddp", "fsdp2"] = Field("ddp", description="of several processes, each holds all weights, or a part of each")
-    log_every: int = Field(10, ge=1)
-    save_every: int = Field(200, ge=1)
-    keep: int = Field(2, ge=1, description="training states kept")
-    collapse_patience: int = Field(5, ge=1, description="logged lines in a row under a floor that stop the run")
+    log_every: Count = 10
+    save_every: Count = 200
+    keep: Count = Field(2, description="training states kept")
+    collapse_patience: Count = Field(5, description="logged lines in a row under a floor that stop the run")
 
 
 class Preset(Config):
     """Everything both stages need, under one name."""
 
-    name: str
+    name: str = Field(max_length=200)
     window: WindowConfig = WindowConfig()
     sampling: SamplingConfig = SamplingConfig()
     temporal: TemporalConfig = TemporalConfig()
@@ -250,6 +265,8 @@ def load_preset(name: str | Path, overrides: list[str] | None = None) -> Preset:
         If there is no such preset or file, or a name or value in it is not accepted.
     """
     values = _parse(_preset_text(name), str(name)) or {}
+    if not isinstance(values, dict):
+        raise InputError(f"{name}: does not hold names and values; write `name:` and the settings to change (docs/presets.md).")
     for override in overrides or []:
         _apply_override(values, override)
     return checked(Preset, values, str(name))
@@ -270,12 +287,17 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "preset"
+        place = _one_line(".".join(str(part) for part in first["loc"])) or "preset"
         if first["type"] == "extra_forbidden":
             raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
         raise InputError(
-            f"{source}: {place}: {first['msg']}; see `slimbrain pretrain --help` or the preset files for what is accepted."
+            f"{source}: {place}: {_one_line(first['msg'])}; see `slimbrain pretrain --help` or the preset files for what is accepted."
         ) from error
+
+
+def _one_line(text: str) -> str:
+    """What a message may quote of a text that somebody else wrote."""
+    return shorten(text, _QUOTED, placeholder=" ...")
 
 
 def _nearest(kind: type[Config], place: tuple[int | str, ...]) -> str:
@@ -339,17 +361,18 @@ def _yaml_text(path: Path) -> str:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise InputError(f"--set {override}: expected section.field=value, for example train_voxel.steps=500.")
+        raise InputError(f"--set {_one_line(override)}: expected section.field=value, for example train_voxel.steps=500.")
     *sections, field = dotted.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise InputError(f"--set {override}: {section} is a value, not a section.")
-    values[field] = _parse(text, f"--set {override}")
+            raise InputError(f"--set {_one_line(override)}: {_one_line(section)} is a value, not a section.")
+    values[field] = _parse(text, f"--set {_one_line(override)}")
 
 
 def _parse(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: is not YAML ({' '.join(str(error).split())}); correct it there.") from error
+    except _UNREADABLE as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(str(error))
+        raise InputError(f"{source}: is not YAML that can be read ({reason}); correct it there.") from error

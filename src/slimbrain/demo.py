@@ -26,18 +26,20 @@ def run_demo(out: Path, seed: int, run_command: Callable[[Sequence[str]], int]) 
 
     Parameters
     ----------
-    run_command : runs one slimbrain command in this process and returns its exit code.
+    run_command : callable
+        Runs one slimbrain command in this process and returns its exit code.
 
     Returns
     -------
-    The report.
+    Path
+        The report.
     """
 
     def run(*arguments: object) -> None:
         words = [str(word) for word in arguments]
         print(f"\n$ slimbrain {shlex.join(words)}", flush=True)
         if run_command(words):
-            raise InputError(f"slimbrain {words[0]}: ended with an error; its message stands above.")
+            raise InputError(f"slimbrain {words[0]}: ended with an error; see its message above.")
 
     _claim(out, seed)
     cohort, store, windows, report = out / "cohort", out / "store", out / "windows.tsv", out / "report.html"

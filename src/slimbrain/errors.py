@@ -1,4 +1,4 @@
-"""The errors a user can act on: one class a kind, one sentence each, naming the file, the cause and the way out."""
+"""The errors a user can act on: one class per kind, one sentence each, naming the file, the cause and the way out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class SlimbrainError(Exception):
 
 
 class InputError(SlimbrainError):
-    """Something the user handed in (a recording, a mask, an option) cannot be used as it is."""
+    """An input of the user (a recording, a mask, an option) cannot be used as it is."""
 
 
 class StoreError(SlimbrainError):
@@ -19,9 +19,9 @@ class ContractError(SlimbrainError):
     """Two things that must share a lattice, mask, space, TR or window length do not."""
 
 
-class SeenInTrainingWarning(UserWarning):
-    """Sessions are embedded of participants whom the model was trained on: what is predicted of them says little of others."""
+class TrainingOverlapWarning(UserWarning):
+    """Embeddings are of participants that the model was trained on: predictions for them say little about others."""
 
 
 class CollapseError(SlimbrainError):
-    """An encoder says the same of everything it sees; training it further would only hide that."""
+    """An encoder gives the same output for every input; training it further would only hide that."""

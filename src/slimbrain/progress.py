@@ -46,7 +46,7 @@ def _track_plain(items: Iterable[_Item], label: str, total: int | None) -> Itera
 
 
 def in_words(seconds: float, digits: str = ".0f") -> str:
-    """Seconds, minutes from two of them on, hours from two of them on: nobody thinks in thousands of seconds."""
+    """A duration in seconds, in minutes from 2 min on, or in hours from 2 h on."""
     if seconds < 120:
         return f"{seconds:{digits}} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -105,10 +105,10 @@ def test_the_embedding_is_that_of_prep_and_embed(
         cls, reg, patch = wrapper(default_collate([clip, clip]))
     assert reg is None and cls.shape == (2, 1, 3 * 64) and patch.shape == (2, 3 * small_grid.n_units, 64)
     np.testing.assert_allclose(cls[0, 0], expected.values[0], atol=1e-5)
-    seen = expected.seen["sub-01_space-MNI152NLin6Asym"]
-    np.testing.assert_allclose(clip["seconds"], seen * 0.72)
+    used = expected.frames_used["sub-01_space-MNI152NLin6Asym"]
+    np.testing.assert_allclose(clip["seconds"], used * 0.72)
     uniform = select_uniform(Store(tmp_path / "store").sessions[0].n_windows(4), 3)
-    assert scored != np.array_equal(seen[::4] // 4, uniform), "stage 1 must choose other windows than no stage 1"
+    assert scored != np.array_equal(used[::4] // 4, uniform), "stage 1 must choose other windows than no stage 1"
 
 
 def drifting(frames: int) -> Array:
@@ -194,10 +194,10 @@ def test_participants_of_the_pretraining_are_refused(
     stage2, stage1 = (str(path) for path in save_models(tmp_path, small_grid, seen=["sub-HCA001"]))
     planted, other = (sample(noise(12), brain, sub=subject) for subject in ("HCA_001", "HCA_002"))
     transform, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source))
-    with pytest.raises(InputError, match=r"sub-HCA001: the model was trained on this participant.*allow_seen=true"):
+    with pytest.raises(InputError, match=r"sub-HCA001: the model was trained on this participant.*allow_overlap=true"):
         transform(planted)
     assert transform(other)["frames"] == 12
-    allowed, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source), allow_seen=True)
+    allowed, _ = plugin.slimbrain(stage2, stage1, mask_path=str(mask_source), allow_overlap=True)
     assert allowed(planted)["frames"] == 12
 
 

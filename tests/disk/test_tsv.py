@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimbrain.disk.tsv import insert_row
+from slimbrain.disk.tsv import format_tsv, insert_row, read_columns, read_tsv
+from slimbrain.errors import StoreError
 
 COLUMNS = ("key", "a", "b")
 Row = dict[str, str]
@@ -59,3 +61,24 @@ def test_a_row_without_a_value_gets_the_word_for_it() -> None:
 )
 def test_tables_of_another_form_are_left_to_be_made_anew(text: str) -> None:
     assert insert(text, {"key": "n", "a": "1", "b": "2"}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('a\tb\n1\t"x\n2\ty\n', "a quote is not closed"),
+        ("a\tb\ta\n1\t2\t3\n", "the column a stands there twice"),
+        ("a\tb\n1\t2\t3\n", "line 2 has more cells than there are columns"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text(text)
+    with pytest.raises(StoreError, match=words):
+        read_tsv(tmp_path / "x.tsv")
+
+
+def test_cells_of_several_lines_are_read_where_they_may_be_meant(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text(format_tsv(["file", "reason"], [{"file": "a\nb.nii", "reason": "c\td"}]))
+    assert read_tsv(tmp_path / "x.tsv") == [{"file": "a\nb.nii", "reason": "c\td"}]
+    with pytest.raises(StoreError, match="line 2 has a quote that swallows other cells or lines"):
+        read_columns(tmp_path / "x.tsv", one_line=True)

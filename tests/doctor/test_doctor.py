@@ -125,7 +125,7 @@ def test_no_store_is_unfit(tmp_path: Path, quick: None, capsys: pytest.CaptureFi
 
 def test_a_full_disk_and_little_memory_are_unfit(preset: Any, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 2**20))  # type: ignore[attr-defined]
-    monkeypatch.setattr(machine, "_memory_gib", lambda: (16.0, 0.5))
+    monkeypatch.setattr(machine, "memory_bytes", lambda: (2**34, 2**29))
     problems = examine(preset, None, "cpu", "8mm").problems
     assert [problem.split(":")[0] for problem in problems] == ["memory", "."]
     assert "0.5 GiB are free, 1.5 GiB are needed" in problems[0] and "has 0.00 GiB free" in problems[1]
@@ -188,6 +188,23 @@ def test_inspect_follows_a_run_through_its_states(preset: Any, store: Store, tmp
     (tmp_path / "run" / "state" / "step-00000002" / "loop.json").unlink()
     with pytest.raises(InputError, match=r"damaged or no training state \(loop.json is missing\)"):
         inspect_path(tmp_path / "run" / "state" / "step-00000002")
+
+
+def test_doctor_and_inspect_look_at_the_seal_of_a_model(preset: Any, store: Store, tmp_path: Path, quick: None) -> None:
+    pretrain("temporal", store, preset, tmp_path / "run", device="cpu")
+    model = tmp_path / "run" / "model"
+    facts = examine(preset, model, "cpu", "8mm").to_dict()
+    assert (facts["model"], facts["model's seal"], facts["problems"]) == ("TemporalExtractor, tells two inputs apart", "whole", [])
+    assert inspect_path(model)["seal"] == "weights and config.json are as they were exported"
+    seal = (model / "seal.json").read_bytes()
+    (model / "seal.json").unlink()
+    assert "nobody can tell" in examine(preset, model, "cpu", "8mm").facts["model's seal"]
+    assert inspect_path(model)["seal"] == "none: config.json may have been changed"
+    (model / "seal.json").write_bytes(seal)
+    config = json.loads((model / "config.json").read_text())
+    write_json(model / "config.json", config | {"version": "9"})
+    (problem,) = examine(preset, model, "cpu", "8mm").problems
+    assert problem.startswith(f"{model / 'config.json'}: was cut short, damaged or exchanged")
 
 
 def test_inspect_reads_an_evaluation(tmp_path: Path) -> None:

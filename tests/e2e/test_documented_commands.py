@@ -234,10 +234,10 @@ def evaluation_results(folder: Path) -> None:
     assert results["again"]["rows"][0] == results["group"]["rows"][0]
     assert all((folder / f"{name}.md").read_text().startswith(f"## {result['task']}") for name, result in results.items())
     rows = read_tsv(folder / "predictions.tsv")
-    assert len(rows) == 24 and {row["seen_in_training"] for row in rows} == {"yes"}
+    assert len(rows) == 24 and {row["in_training"] for row in rows} == {"yes"}
     assert {row["prediction"] for row in rows} <= {name.removeprefix("p_") for name in rows[0] if name.startswith("p_")}
     average = json.loads((folder / "maps" / "group_desc-gradientContrast_map.json").read_text())
-    assert average["decided_by"]["kind"] == "fine-tuned head" and average["seen_in_training"] == average["participants"] == 12
+    assert average["decided_by"]["kind"] == "fine-tuned head" and average["in_training"] == average["participants"] == 12
 
 
 def report_pages(folder: Path) -> None:
@@ -255,8 +255,8 @@ CHECKED: dict[str, Callable[[Path], None]] = {"docs/evaluation.md": evaluation_r
 
 def smaller(words: list[str]) -> list[str]:
     """A command of slimbrain with options that make it small, and in one process of this machine."""
-    if "--slurm" in words:
-        return [*words, "--dry-run"]
+    if words[0] == "launch":
+        return ["launch", "--dry-run", *words[1:]]
     if "--nprocs" in words:
         place = words.index("--nprocs") + 1
         words = [*words[:place], "1", *words[place + 1 :]]

@@ -37,7 +37,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("embed", out / "store", "--model", out / "voxel" / "model", "--windows", out / "windows.tsv", "--out", out / "vectors.npz"),
         (
             *("evaluate", out / "store", "--model", out / "voxel" / "model", "--task", "column:group", "--out", out / "group.json"),
-            "--allow-seen",
+            "--allow-overlap",
         ),
         (
             *("report", "--store", out / "store", "--windows", out / "windows.tsv", "--run", out / "temporal", "--run", out / "voxel"),
@@ -104,8 +104,8 @@ def test_embeddings_and_result_files(outputs: Path) -> None:
     models = {(row["model"], row["method"].split(",")[0]) for row in result["rows"]}
     assert {"slimbrain voxel", "untrained", "connectivity", "majority"} <= {model for model, _ in models}
     assert result["n_subjects"] == result["seen_in_pretraining"] == 10
-    assert result["test_scored"]["times_a_seed"] == 1
-    assert "10 of these subjects were seen in pretraining (--allow-seen)" in (outputs / "group.md").read_text()
+    assert result["test_scored"]["tests_per_seed"] == 1
+    assert "pretrained on 10 of these subjects (--allow-overlap)" in (outputs / "group.md").read_text()
 
 
 def test_subjects_of_pretraining_are_not_evaluated_on_unasked(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def vectors(cohort: Cohort) -> np.ndarray:
     return SlimBrainEncoder(cohort.voxel).fit().transform(cohort.store)
 
 
-# --- whom the model has seen
+# --- participants that the model was trained on
 
 
 def test_participants_of_the_training_are_warned_of_once(cohort: Cohort, grid: Grid, tmp_path: Path) -> None:
@@ -71,17 +71,17 @@ def test_participants_of_the_training_are_warned_of_once(cohort: Cohort, grid: G
     training = {REMEMBERED: remember(people_in(known))}
     folder = save_pretrained(model, tmp_path / "model", replace(model.provenance, training=training))
     encoder = SlimBrainEncoder(folder).fit()
-    with pytest.warns(slimbrain.SeenInTrainingWarning, match=r"trained on 3 of the 8 participants to be embedded, first sub-00") as caught:
+    with pytest.warns(slimbrain.TrainingOverlapWarning, match=r"trained on 3 of the 8 participants to be embedded, first sub-00") as caught:
         encoder.transform(store)
     assert len(caught) == 1
     renamed = [shutil.copy(cohort.images[place], tmp_path / f"{place}.nii.gz") for place in (0, 15)]
-    with pytest.warns(slimbrain.SeenInTrainingWarning, match="trained on 1 of the 2 images"):
+    with pytest.warns(slimbrain.TrainingOverlapWarning, match="trained on 1 of the 2 images"):
         encoder.transform(renamed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder.transform(store.select({"sub-03", "sub-07"}))
         encoder.transform(cohort.images[14:])
-        warnings.simplefilter("ignore", slimbrain.SeenInTrainingWarning)
+        warnings.simplefilter("ignore", slimbrain.TrainingOverlapWarning)
         encoder.transform(cohort.images[:1])
 
 

@@ -20,6 +20,7 @@ from slimbrain.store.write import write_roi_session
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
     "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "schema_version", "excluded",
+    "classes",
 }  # fmt: skip
 N_SUBJECTS = 24
 
@@ -60,7 +61,7 @@ def classified(store: Store) -> Result:
     models = {"ours": embeddings(store, "group", 2.0), "untrained": embeddings(store, "group", 0.0, seed=1)}
     used = {info.key: np.arange(16) for info in store.sessions}
     task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(4, 5)))
-    return evaluate_vectors(store, task, models, used, 200, in_pretraining=3)
+    return evaluate_vectors(store, task, models, used, 200, in_training=3)
 
 
 def test_the_result_holds_what_other_programs_read(classified: Result, store: Store) -> None:
@@ -70,6 +71,8 @@ def test_the_result_holds_what_other_programs_read(classified: Result, store: St
     assert all(set(row) == {"model", "method", "metric", "mean", "low", "high", "p"} for row in result["rows"])
     assert set(result["difference"]) == {"metric", "mean", "low", "high"}
     assert result["contract"] == store.contract.to_dict() and result["seen_in_pretraining"] == 3
+    assert result["classes"] == {"a": 12, "b": 12}
+    assert "Classes, in subjects: a 12, b 12." in to_markdown(classified)
     methods = {(row["model"], row["method"]) for row in result["rows"]}
     kinds = ("correlation", "partial correlation", "tangent", "tangent towards the population", "best of 4 chosen inside")
     assert {("connectivity", f"{kind}, {frames}") for kind in kinds for frames in ("whole run", "frames used")} <= methods
@@ -85,7 +88,7 @@ def test_a_planted_class_is_found_and_beats_every_baseline(classified: Result) -
     (gap,) = classified.differences
     assert gap.low > 0 and gap.mean == pytest.approx(ours.mean - best.mean)
     assert f"ours (auc {ours.mean:.3f} [{ours.low:.3f}, {ours.high:.3f}]) beats the best baseline" in to_markdown(classified)
-    assert "3 of these subjects were seen in pretraining" in to_markdown(classified)
+    assert "pretrained on 3 of these subjects (--allow-overlap)" in to_markdown(classified)
 
 
 def test_noise_beats_nothing(store: Store) -> None:

@@ -61,7 +61,7 @@ def test_the_table_and_the_models_own_figures_are_in_the_card(folder: Path, tmp_
     assert metadata(folder) == [("column:sex", "HCP", "balanced_accuracy", 0.75), ("column:sex", "HCP", "auc", 0.8)]
     card = (folder / "README.md").read_text()
     assert "| connectivity | tangent | 0.700" in card and "is not distinguishable from the best baseline" in card
-    assert "3 of these subjects were seen in pretraining" in card
+    assert "pretrained on 3 of these subjects (--allow-overlap)" in card
 
 
 def test_a_task_is_there_once_and_a_figure_that_is_not_defined_is_left_out(folder: Path) -> None:

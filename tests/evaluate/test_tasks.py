@@ -54,6 +54,32 @@ def test_many_numbers_are_a_quantity_and_few_are_classes(store: Store) -> None:
     assert forced.kind == "regression" and forced.strata is not None and forced.strata[:6].tolist() == list("aaaabb")
 
 
+@pytest.mark.parametrize(
+    ("cells", "spellings"),
+    [
+        (["m", "M", "f", "F", "M", "n/a", "m"], "'f' (1 participant), 'F' (1 participant)"),
+        (["Case", "x", "case", "x", "x", "x", "x"], "'case' (1 participant), 'Case' (1 participant)"),
+        (["1", "2", "1.0", "2", "1", "2", "2"], "'1' (2 participants), '1.0' (1 participant)"),
+        (["a b", "c", "a  b", "c", "c", "c", "c"], "'a  b' (1 participant), 'a b' (1 participant)"),
+    ],
+)
+def test_classes_that_differ_only_in_spelling_are_refused(store: Store, cells: list[str], spellings: str) -> None:
+    """`m/M/f/F` made four classes without a word."""
+    lines = ["participant_id\tgroup", *(f"sub-{row}\t{cell}" for row, cell in enumerate(cells))]
+    (store.root / "participants.tsv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError) as refusal:
+        read_target(get_task("column:group"), Store(store.root))
+    message = str(refusal.value)
+    assert "participants.tsv: column group spells one class in several ways" in message and spellings in message
+    assert message.endswith("; write each class in one way.")
+
+
+def test_a_target_counts_the_participants_of_its_classes(store: Store) -> None:
+    assert read_target(get_task("column:sex"), store).classes == {"F": 3, "M": 2}
+    assert read_target(get_task("column:stage"), store).classes == {"0": 3, "1": 2, "2": 2}
+    assert read_target(get_task("column:age"), store).classes == {} and read_target(get_task("identity"), store).classes == {}
+
+
 def test_sessions_can_be_chosen(store: Store) -> None:
     keys = [info.key for info in store.sessions if info.session == "ses-1"]
     assert read_target(get_task("column:sex"), store, keys).keys == tuple(keys[:5])

@@ -79,10 +79,10 @@ def test_new_people_are_told_by_the_command(store: Store, folder: Path, tmp_path
     out = tmp_path / "said.tsv"
     assert run_command(["predict", str(store.root), "--model", str(folder), "--out", str(out)]) == 0
     rows = read_tsv(out)
-    assert list(rows[0]) == ["session", "participant_id", "prediction", "p_high", "p_low", "seen_in_training"]
+    assert list(rows[0]) == ["session", "participant_id", "prediction", "p_high", "p_low", "in_training"]
     truth = ["high" if int(row["participant_id"][4:]) % 2 else "low" for row in rows]
     assert [row["prediction"] for row in rows[KNOWN:]] == truth[KNOWN:]
-    assert [row["seen_in_training"] for row in rows] == [*["yes"] * KNOWN, *["no"] * (NEW - 1), "yes"]
+    assert [row["in_training"] for row in rows] == [*["yes"] * KNOWN, *["no"] * (NEW - 1), "yes"]
     assert f"18 sessions in {out}, 13 of them of participants whom the model was trained on" in capsys.readouterr().out
 
 

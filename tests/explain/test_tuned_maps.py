@@ -105,12 +105,12 @@ def test_decisions_are_those_of_predict_and_the_known_are_marked(root: Path, tmp
             row = predicted[entry.session]
             odds = float(row["p_low"]) / float(row["p_high"])
             assert record_of(entry)["decision"] == pytest.approx(np.log(odds), abs=1e-3)
-            assert record_of(entry)["seen_in_training"] is (row["seen_in_training"] == "yes")
+            assert record_of(entry)["in_training"] is (row["in_training"] == "yes")
     record = record_of(average)
     assert (record["task"], record["unit"], record["average"]) == ("column:group", "log-odds of low", "low less others")
-    assert (record["participants"], record["seen_in_training"]) == (KNOWN + NEW, KNOWN)
+    assert (record["participants"], record["in_training"]) == (KNOWN + NEW, KNOWN)
     # The score is of the five whom the model was not tuned on: pairs in the right order by the probabilities of `predict`.
-    unseen = [row for row in predicted.values() if row["seen_in_training"] == "no"]
+    unseen = [row for row in predicted.values() if row["in_training"] == "no"]
     low, high = ([float(row["p_low"]) for row in unseen if int(row["participant_id"][4:]) % 2 == side] for side in (0, 1))
     auc = np.mean([(one > other) + 0.5 * (one == other) for one in low for other in high])
     assert record["decided_by"]["kind"] == "fine-tuned head" and record["decided_by"]["unseen"] == NEW
@@ -143,7 +143,7 @@ def test_a_task_asks_for_probes_on_the_tuned_encoder(root: Path, tmp_path: Path)
     assert explain(root, tmp_path, "--method", "gradient", "--task", "column:age") == 0
     average = list_maps(tmp_path)[0]
     assert record_of(average)["decided_by"]["kind"] == "probe" and record_of(average)["task"] == "column:age"
-    assert record_of(average)["seen_in_training"] == KNOWN and "trained on 6 of 11" in average.note
+    assert record_of(average)["in_training"] == KNOWN and "trained on 6 of 11" in average.note
 
 
 @pytest.mark.parametrize(

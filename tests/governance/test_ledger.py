@@ -203,6 +203,8 @@ def test_nobody_can_tell_is_not_no(model: Path, tmp_path: Path, capsys: pytest.C
     config = json.loads((model / "config.json").read_text())
     config["training"] = {"stage": "voxel"}
     (model / "config.json").write_text(json.dumps(config))
+    assert "config.json: was cut short, damaged or exchanged" in say(capsys, model, "--contains", "01")[2]
+    (model / "seal.json").unlink()  # a model of before there were seals, and of before participants were remembered
     assert say(capsys, model, "--contains", "01")[0] == 2
     code, out, error = say(capsys, tmp_path / "nowhere", "--contains", "01")
     assert (code, out) == (2, "") and "is neither a store nor a model" in error

@@ -89,7 +89,7 @@ def test_what_its_job_gave_up_is_named_and_gone_on_with(folder: LaunchFolder) ->
 def test_what_ends_without_a_word_is_tried_again(folder: LaunchFolder) -> None:
     cluster = Scripted(c=["lost", "lost"])
     outcome = run(folder, cluster)
-    assert cluster.submitted == [["a", "b", "c"], ["c"]] and "c: lost (without a word" in outcome.table
+    assert cluster.submitted == [["a", "b", "c"], ["c"]] and "c: lost (ended without a state" in outcome.table
 
 
 def test_what_somebody_cancelled_is_not_tried_again_by_itself(folder: LaunchFolder) -> None:
@@ -172,7 +172,7 @@ def test_a_launch_has_one_client(folder: LaunchFolder) -> None:
     from slimbrain.disk.locks import claim
 
     folder.root.mkdir()
-    with claim(folder.root, "client"), pytest.raises(InputError, match="another process looks after this launch"):
+    with claim(folder.root, "client"), pytest.raises(InputError, match="another process is waiting for this launch"):
         run(folder, Scripted())
 
 

@@ -88,7 +88,7 @@ def test_the_strictest_terms_of_all_cohorts_hold() -> None:
 
 def test_who_was_seen_is_counted_and_not_named() -> None:
     text = card({"subject_hashes": ["0123456789abcdef", "fedcba9876543210"], "stage": "voxel", "seed": 1})
-    assert "hashes of the 2 participants" in text and "--allow-seen" in text and "0123456789abcdef" not in text
+    assert "hashes of the 2 participants" in text and "--allow-overlap" in text and "0123456789abcdef" not in text
     assert "- stage: voxel\n- seed: 1" in text
 
 

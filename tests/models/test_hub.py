@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.data.clip import Clip
+from slimbrain.disk.seal import write_seal
 from slimbrain.errors import ContractError, InputError, SlimbrainError
 from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, remember, subject_hash
 from slimbrain.grid import Grid
-from slimbrain.models.hub import from_pretrained, require_model, save_pretrained
+from slimbrain.models.hub import from_pretrained, is_sealed, read_training, require_model, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Contract
@@ -88,7 +90,9 @@ def test_hashes_are_of_one_name_and_do_not_tell_it() -> None:
 
 
 def test_a_folder_holds_all_that_a_stranger_needs(folder: Path, grid8: Grid) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "desc-brain_mask.nii.gz", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("README.md", "config.json", "desc-brain_mask.nii.gz", "model.safetensors", "seal.json"),
+    ]
     contract = json.loads((folder / "config.json").read_text())["contract"]
     assert (
         contract["mask"] == grid8.hash
@@ -232,7 +236,16 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_folder_is_refused_by_the_name_of_the_file(name: str, folder: Path) -> None:
+def test_a_sealed_folder_that_was_changed_is_refused_before_it_is_parsed(name: str, folder: Path) -> None:
+    DAMAGE[name](folder)
+    file = {"config": "config.json", "weights": "model.safetensors", "mask": "desc-brain_mask.nii.gz"}[name.split(":")[0]]
+    message = refused(folder)
+    assert message.startswith(f"{folder / file}: ") and ("is missing" in message or "its SHA-256 is not the one in seal.json" in message)
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_folder_without_a_seal_is_refused_by_the_name_of_the_file(name: str, folder: Path) -> None:
+    (folder / "seal.json").unlink()
     DAMAGE[name](folder)
     message = refused(folder, SlimbrainError)
     file = {"config": "config.json", "weights": "model.safetensors", "mask": "desc-brain_mask.nii.gz"}[name.split(":")[0]]
@@ -263,6 +276,10 @@ def test_truncated_and_tampered_weights_are_one_sentence(tamper: Callable[[bytes
     before = path.read_bytes()
     path.write_bytes(tamper(before))
     assert path.read_bytes() != before
+    assert refused(folder) == (
+        f"{path}: was cut short, damaged or exchanged: its SHA-256 is not the one in seal.json; export the model again, or fetch it again."
+    )
+    (folder / "seal.json").unlink()
     if not recorded:
         # A folder that an earlier version wrote has no hash; safetensors' own checks find all but a changed number.
         change_config(lambda config: config.pop("weights_sha256"))(folder)
@@ -270,6 +287,82 @@ def test_truncated_and_tampered_weights_are_one_sentence(tamper: Callable[[bytes
             from_pretrained(folder)
             return
     assert f"{path}: does not hold the weights that config.json describes" in refused(folder)
+
+
+def test_every_flipped_bit_of_what_is_sealed_is_found(folder: Path) -> None:
+    for name in ("config.json", "model.safetensors", "desc-brain_mask.nii.gz", "seal.json"):
+        path, rng = folder / name, random.Random(name)
+        whole = path.read_bytes()
+        for bit in rng.sample(range(8 * len(whole)), 10):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            refused(folder)
+        path.write_bytes(whole)
+    assert isinstance(from_pretrained(folder), HieraJEPA)
+
+
+def test_a_changed_configuration_is_not_believed_by_those_who_read_it_alone(folder: Path) -> None:
+    assert read_training(folder)["steps"] == 3
+    change_config(lambda config: config["training"].update(steps=9))(folder)
+    with pytest.raises(InputError, match=r"config.json: was cut short, damaged or exchanged"):
+        read_training(folder)
+
+
+def test_a_model_from_before_seals_is_read(folder: Path) -> None:
+    assert is_sealed(folder)
+    (folder / "seal.json").unlink()
+    from_pretrained(folder)
+    assert not is_sealed(folder) and read_training(folder)["steps"] == 3
+    save_pretrained(voxel_model(), folder, from_pretrained(folder).provenance)
+    assert is_sealed(folder)
+
+
+@pytest.mark.parametrize("weights_alone", [True, False])
+def test_a_seal_that_leaves_out_the_configuration_is_refused(weights_alone: bool, folder: Path) -> None:
+    write_seal(folder, ["model.safetensors"] if weights_alone else ["config.json"])
+    assert "seal.json: does not seal" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["model"].update(norm_eps=1e308),
+        lambda config: config["model"].update(norm_eps=float("inf")),
+        lambda config: config["model"].update(embed=10**9),
+        lambda config: config["model"].update(depths=[10**7, 1, 1, 1]),
+        lambda config: config["model"].update(depths=[1, 1, 900, 1]),
+        lambda config: config["model"].update(embed=8000, heads=[1, 1, 1, 1]),
+        lambda config: config["model"].update(learned_positions=[1000, 10]),
+        lambda config: config["model"].update(mlp_ratio=60, depths=[1000, 1000, 1000, 1000]),
+        lambda config: config["jepa"].update(predictor_depth=1000, predictor_width=4096),
+        lambda config: config["jepa"].update(predictor_width=60_000),
+        lambda config: config.update(voxels_per_patch=10**12),
+    ],
+)
+def test_a_configuration_out_of_all_bounds_is_refused_before_anything_is_built(
+    change: Callable[[dict[str, Any]], object], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimbrain.models.hub.HieraJEPA", None)
+    (folder / "seal.json").unlink()
+    change_config(change)(folder)
+    message = refused(folder)
+    assert message.startswith(f"{folder / 'config.json'}: ") or "model.safetensors: does not hold the weights" in message
+
+
+def silence(name: str, value: float) -> Callable[[HieraJEPA | TemporalExtractor], None]:
+    def change(model: HieraJEPA | TemporalExtractor) -> None:
+        torch.nn.init.constant_(model.get_parameter(name), value)
+
+    return change
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_model_that_says_the_same_of_everything_is_refused(value: float, grid8: Grid, tmp_path: Path) -> None:
+    for model, name, origin in ((voxel_model(), "target.norm.weight", grid8), (temporal_model(), "norm.weight", None)):
+        assert isinstance(from_pretrained(save_pretrained(model, tmp_path, provenance(origin))), type(model))
+        silence(name, value)(model)
+        assert "gives two different inputs the same vector" in refused(save_pretrained(model, tmp_path, provenance(origin)))
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt", "model.pkl"])

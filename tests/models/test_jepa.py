@@ -147,6 +147,7 @@ def train(model: HieraJEPA, grid: Grid, steps: int) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_learns_without_collapse_where_the_published_objective_collapses(grid8: Grid) -> None:
     """With the default terms the loss falls and moments stay apart; without them the loss falls because all tokens become alike."""
     health = []

@@ -48,7 +48,7 @@ def test_what_another_has_in_hand_comes_last(nprocs: int, tmp_path: Path) -> Non
     ("names", "expected"),
     [
         (["a", "fatal", "b", "c", "busy"], ["a done", "b done", "busy done after waiting", "c done", "fatal died"]),
-        (["unlucky", "a", "b"], ["a done", "b done", "unlucky done"]),
+        pytest.param(["unlucky", "a", "b"], ["a done", "b done", "unlucky done"], marks=pytest.mark.slow),
     ],
 )
 def test_a_job_that_kills_its_process_fails_alone_and_gets_a_second_try(names: list[str], expected: list[str], tmp_path: Path) -> None:

@@ -215,6 +215,7 @@ def test_a_limit_on_what_is_not_known_is_a_failure(write_run: WriteRun, prep: Pr
     assert keys(out) == []
 
 
+@pytest.mark.slow
 def test_processes_leave_out_the_same(write_run: WriteRun, bids_dir: Path, tmp_path: Path, mask8: Path) -> None:
     write_still_and_moved(write_run)
     texts = []

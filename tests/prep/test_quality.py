@@ -14,6 +14,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep.bids import Run
 from slimbrain.prep.denoise import Confounds
+from slimbrain.prep.frames import FrameRecord
 from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.quality import assess, coverage_gap, dvars_spikes, framewise_displacement, in_store
 from slimbrain.prep.volume import Prepared, TimeAxis
@@ -66,7 +67,17 @@ def make(grid: Grid, tmp_path: Path, motion: list[str]) -> tuple[Prepared, Run]:
     dvars = np.array([1.0, 1.0, 1.1, 1.0, 5.0])
     covered = grid.voxel_mask
     prepared = Prepared(
-        np.zeros((6, *shape), np.float16), np.where(covered, 900, 0), np.where(covered, 30, 0), 0.72, covered, 0.9, 3, dvars, np.arange(6.0)
+        np.zeros((6, *shape), np.float16),
+        np.where(covered, 900, 0),
+        np.where(covered, 30, 0),
+        0.72,
+        covered,
+        0.9,
+        3,
+        dvars,
+        np.arange(6.0),
+        FrameRecord(np.zeros(9, bool), np.zeros(9, bool), np.zeros(6, bool), np.zeros(6, bool), np.arange(6)),
+        np.zeros(6, bool),
     )
     return prepared, Run(tmp_path / "image.nii", {"sub": "01"}, confounds=table)
 
@@ -77,7 +88,8 @@ def test_figures_series_and_warnings(grid8: Grid, tmp_path: Path) -> None:
     # The global signal counts 0 to 5: its variance is 35 / 12.
     level = {"global_signal_mean": 2.5, "global_signal_std": 1.70783}
     motion = {"fd_mean": 0.4, "fd_max": 0.9, "flagged": 2, "flagged_share": 0.333333}
-    assert quality.scalars == {"coverage": 0.9, "tsnr": 30.0, "dvars_mean": 1.82, "spikes": 1, **level, **motion}
+    frames = {"frozen_frames": 0, "repeated_frames": 0, "nonfinite_frames": 0}
+    assert quality.scalars == {"coverage": 0.9, "tsnr": 30.0, "dvars_mean": 1.82, "spikes": 1, **level, **motion, **frames}
     assert quality.series["fd"] == [None, 0.1, 0.9, 0.2, 0.3, 0.5]
     assert quality.series["dvars"] == [None, 1.0, 1.0, 1.1, 1.0, 5.0]
     assert quality.series["time_s"] == [0, 2, 4, 6, 8, 10]

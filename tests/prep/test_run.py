@@ -196,6 +196,30 @@ def test_participants_of_several_sources_are_merged(write_run: WriteRun, prep: P
     }
 
 
+def test_a_table_of_participants_that_contradicts_itself_is_a_failure_and_the_runs_are_not(
+    write_run: WriteRun, prep: Prep, bids_dir: Path, out: Path
+) -> None:
+    write_run()
+    (bids_dir / "participants.tsv").write_text("participant_id\tage\nsub-01\t31\n01\t13\n")
+    summary = prep()
+    assert len(summary.prepared) == 1 and summary.exit_code == 1 and Store(out).participants == {}
+    assert "sub-01 has age '31' in line 2 and '13' in line 3" in failures_table(out)[0]["reason"]
+
+
+def test_rows_of_nobody_and_runs_without_a_row_are_counted_aloud(
+    write_run: WriteRun, prep: Prep, bids_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for subject in ("sub-001", "sub-002"):
+        write_run(subject)
+    (bids_dir / "participants.tsv").write_text("participant_id\tage\n1\t31\nsub-002\t30\nsub-003\t29\n")
+    prep()
+    told = capsys.readouterr().err
+    assert "2 of 3 rows match no session, first sub-003" in told or "2 of 3 rows match no session, first sub-1" in told
+    assert "sub-1 and sub-001 differ in zeros" in told and "1 of 2 participants with sessions have no row, first sub-001." in told
+    prep(participant_label=("002",))
+    assert "match no" not in capsys.readouterr().err
+
+
 def test_two_runs_of_one_name_do_not_overwrite_each_other(write_run: WriteRun, prep: Prep) -> None:
     write_run(middle="_task-rest_part-mag")
     write_run(middle="_task-rest_part-phase")

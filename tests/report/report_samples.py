@@ -17,7 +17,7 @@ from slimbrain.explain.regions import region_rows, unit_atlas
 from slimbrain.grid import Grid
 from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.report import ReportInputs
-from slimbrain.saliency import WindowRow, ranks, write_window_table
+from slimbrain.saliency import WindowRow, order_by_score, ranks_of, write_window_table
 from slimbrain.simulate import CohortSpec, Event, SessionTruth, Truth, draw_truth
 from slimbrain.store import Store
 from slimbrain.store.write import write_session
@@ -105,7 +105,7 @@ def make_store(root: Path, grid: Grid, n: int = 3) -> Store:
 
 
 def window_rows(key: str, scores: Sequence[float]) -> list[WindowRow]:
-    places = ranks(scores)
+    places = ranks_of(order_by_score(scores))
     return [
         WindowRow(key, i, i * WINDOW_S, WINDOW_S, score / 2, score / 2, score, int(places[i]), 0.5, 1.0) for i, score in enumerate(scores)
     ]
@@ -209,7 +209,7 @@ def make_explained(folder: Path, grid: Grid) -> Path:
     dense = grid.unpack(signed)
     dense[tuple(np.round((np.array(EXPLAINED_MM) - grid.lattice.origin_mm) / grid.lattice.voxel_mm).astype(int))] = EXPLAINED
     signed, surprise = grid.pack(dense), np.where(grid.voxel_mask, 0.4 + 0.01 * rng.random(grid.voxel_mask.shape), 0.0)
-    known = {"participants": 3, "seen_in_training": 1, "atlas": unit_atlas(grid).name, "command": "slimbrain explain store", "sessions": 3}
+    known = {"participants": 3, "in_training": 1, "atlas": unit_atlas(grid).name, "command": "slimbrain explain store", "sessions": 3}
     decided = {"kind": "probe", "folds": 3, "metric": "auc", "mean": 0.75, "low": 0.6, "high": 0.9}
     decision = {**known, "method": "gradient", "unit": "log-odds of B", "task": "column:group", "decided_by": decided}
     foreseen = {**known, "method": "surprise", "unit": "smooth-L1 to the layer-normalised target", "average": "mean"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from slimbrain.config import SaliencyConfig, TemporalConfig
 from slimbrain.errors import InputError
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
-from slimbrain.saliency import exact_scores, select_random, select_top_k, z
+from slimbrain.saliency import exact_scores, order_by_score, z
 
 MM = torch.zeros(3, 3)
 
@@ -143,9 +143,9 @@ def test_top_k_holds_more_planted_events_than_random_windows() -> None:
         optimiser.step()
     held, by_chance = [], []
     for series, peaks in sessions[16:]:
-        chosen = select_top_k(exact_scores(model.eval(), series, mm, TR).score, EVENTS)
+        chosen = order_by_score(exact_scores(model.eval(), series, mm, TR).score)[:EVENTS]
         held.append(np.isin(peaks, chosen).sum())
-        by_chance.append(np.mean([np.isin(peaks, select_random(FRAMES // WINDOW, EVENTS, rng)).sum() for _ in range(50)]))
+        by_chance.append(np.mean([np.isin(peaks, rng.choice(FRAMES // WINDOW, EVENTS, replace=False)).sum() for _ in range(50)]))
     difference = np.array(held) - np.array(by_chance)
     assert difference.mean() > 3 * difference.std() / np.sqrt(len(difference))
     assert np.mean(held) > 1.5 * np.mean(by_chance)

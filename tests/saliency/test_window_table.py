@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from store_samples import make_store
 
-from slimbrain.config import SaliencyConfig, TemporalConfig
+from slimbrain.config import SaliencyConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.models.temporal import TemporalExtractor
@@ -20,6 +22,7 @@ from slimbrain.saliency import (
     WindowScores,
     exact_scores,
     order_apart,
+    order_by_score,
     order_diverse,
     rank_store,
     ranks_of,
@@ -28,6 +31,7 @@ from slimbrain.saliency import (
     within_budget,
     write_window_table,
 )
+from slimbrain.saliency.choose import ranked_windows
 from slimbrain.store import Store
 from slimbrain.store.write import write_session
 
@@ -58,18 +62,73 @@ def test_damaged_window_tables_are_refused(tmp_path: Path) -> None:
         read_window_table(tmp_path / "missing.tsv")
 
 
+def rows_of_two(n: int = 25) -> list[WindowRow]:
+    rng = np.random.default_rng(0)
+    return [row for run in ("sub-01_task-rest", "sub-02_task-rest") for row in made(run, rng.normal(size=n).tolist())]
+
+
+def edited(rows: list[WindowRow], at: int, **changes: object) -> list[WindowRow]:
+    """The second session, changed in one row."""
+    return [*rows[: 25 + at], replace(rows[25 + at], **changes), *rows[26 + at :]]  # type: ignore[arg-type]
+
+
+CONTRADICTIONS = {
+    "every row twice": (lambda rows: [*rows, *rows], r"sub-01_task-rest has window 0 in 2 rows"),
+    "one session twice": (lambda rows: [*rows, *rows[25:]], r"sub-02_task-rest has window 0 in 2 rows"),
+    "one window under all numbers": (
+        lambda rows: [*rows[:25], *(replace(rows[30], window=row.window, rank=row.rank) for row in rows[25:])],
+        r"sub-02_task-rest has window 0 of 5.76 s at 28.8 s, not at 0 s",
+    ),
+    "all windows are one": (lambda rows: [*rows[:25], *(replace(row, window=3) for row in rows[25:])], r"has window 3 in 25 rows"),
+    "tied ranks": (lambda rows: edited(rows, 4, rank=rows[25].rank), r"sub-02_task-rest has rank \d+ in 2 rows"),
+    "a negative rank": (lambda rows: edited(rows, 4, rank=-1), r"has 25 rows and none of them is rank \d+"),
+    "ranks from 0": (lambda rows: [replace(row, rank=row.rank - 1) for row in rows], r"none of them is rank 25"),
+    "a rank too high": (lambda rows: edited(rows, 4, rank=99), r"none of them is rank"),
+    "a negative window": (lambda rows: edited(rows, 0, window=-1), r"none of them is window 0"),
+    "one window left of 25": (lambda rows: [*rows[:25], rows[30]], r"sub-02_task-rest has 1 rows and none of them is window 0"),
+    "the middle is gone": (lambda rows: [*rows[:10], *rows[12:]], r"sub-01_task-rest has 23 rows and none of them is window 10"),
+    "a score that is no number": (lambda rows: edited(rows, 2, score=float("nan")), r"not defined in window 2"),
+    "an endless score": (lambda rows: edited(rows, 2, score=float("inf")), r"not defined in window 2"),
+    "no duration": (lambda rows: [replace(row, duration_s=0.0) for row in rows], r"not defined in window 0"),
+    "two durations": (lambda rows: edited(rows, 2, duration_s=2.88), r"has windows of 5.76 s and of 2.88 s"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())
+def test_a_table_that_contradicts_itself_is_refused_by_name(
+    change: Callable[[list[WindowRow]], list[WindowRow]], said: str, tmp_path: Path
+) -> None:
+    """Each of these chose other windows, and gave other embeddings, without a word."""
+    assert len(read_window_table(write_window_table(tmp_path / "windows.tsv", rows_of_two()))) == 2
+    path = write_window_table(tmp_path / "windows.tsv", change(rows_of_two()))
+    with pytest.raises(InputError, match=rf"windows.tsv: .*{said}.*run `slimbrain rank` again\.$"):
+        read_window_table(path)
+
+
+def test_a_session_that_lost_its_last_windows_is_refused_where_the_store_has_them(grid8: Grid, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", grid8, subjects=2, frames=40)
+    first, second = store.sessions
+    cut = WindowConfig(frames=8, k=2)
+    rows = [row for info in store.sessions for row in made(info.key, [0.1 * number for number in range(info.n_frames // 8)])]
+    path = write_window_table(tmp_path / "windows.tsv", rows)
+    assert ranked_windows(path, store, cut)[second.key] == [4, 3, 2, 1, 0]
+    left = [*(row for row in rows if row.session == first.key), replace(made(second.key, [0.0])[0])]
+    with pytest.raises(InputError, match=rf"has 1 of the 5 windows of {second.key}; run `slimbrain rank` again"):
+        ranked_windows(write_window_table(path, left), store, cut)
+
+
 def test_rows_carry_the_rank_of_their_score_or_of_the_order_given() -> None:
     score = np.array([0.1, 3.0, -1.0, 2.0])
     scores = WindowScores(*[score] * 4, onset_s=np.arange(4) * 2.0, duration_s=np.full(4, 2.0), score=score)
-    assert [row.rank for row in window_rows("a", scores)] == [3, 1, 4, 2]
-    assert [row.onset_s for row in window_rows("a", scores)] == [0, 2, 4, 6]
+    assert [row.rank for row in window_rows("a", scores, order_by_score(scores.score))] == [3, 1, 4, 2]
+    assert [row.onset_s for row in window_rows("a", scores, order_by_score(scores.score))] == [0, 2, 4, 6]
     assert [row.rank for row in window_rows("a", scores, np.array([2, 0, 1, 3]))] == [2, 3, 1, 4]
 
 
 def made(run: str, scores: list[float]) -> list[WindowRow]:
     column = np.array(scores)
     onset, duration = np.arange(len(scores)) * 5.76, np.full(len(scores), 5.76)
-    return window_rows(run, WindowScores(*[column] * 4, onset_s=onset, duration_s=duration, score=column))
+    return window_rows(run, WindowScores(*[column] * 4, onset_s=onset, duration_s=duration, score=column), order_by_score(column))
 
 
 def chosen(rows: list[WindowRow]) -> set[tuple[str, int]]:

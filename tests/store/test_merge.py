@@ -357,3 +357,86 @@ def test_a_refused_session_is_named_and_the_exit_code_is_1(first: Store, tmp_pat
     assert "is gone" in captured.err and "1 copied, 0 already there, 1 refused" in captured.out
     sidecar = json.loads(next((tmp_path / "out").rglob("*.json")).read_text())
     assert sidecar
+
+
+# --- damaged and hostile sources
+
+
+def edit_row(root: Path, name: str, **cells: str) -> Store:
+    """The store after cells of a row were edited by hand."""
+    path = root / "sessions.tsv"
+    header, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+    for row in rows:
+        if row[0] == name:
+            row[:] = [cells.get(column, cell) for column, cell in zip(header, row, strict=True)]
+    path.write_text("".join("\t".join(row) + "\n" for row in [header, *rows]))
+    return Store(root)
+
+
+def gathered(how: str, source: Store, out: Path) -> gather.Gathered:
+    return merge(out, [source]) if how == "merge" else subset(source, out, choose_sessions(source, Choice()))
+
+
+@pytest.mark.parametrize("how", ["merge", "subset"])
+@pytest.mark.parametrize(("column", "value"), [("participant_id", "sub-09"), ("tr", "0.75"), ("n_frames", "7"), ("task", "face")])
+def test_a_row_that_disagrees_with_its_sidecar_is_not_copied(how: str, column: str, value: str, first: Store, tmp_path: Path) -> None:
+    """It would be sealed in the copy, where nothing could tell any more."""
+    told = gathered(how, edit_row(first.root, key("01"), **{column: value}), tmp_path / "out")
+    assert told.copied == [key("02")] and told.exit_code == 1
+    (failure,) = told.failures
+    assert key("01") in failure and column in failure and failure.count("\n") == 0
+    assert keys(Store(tmp_path / "out")) == [key("02")] and verify(tmp_path / "out").problems == []
+    assert "sub-09" not in (tmp_path / "out" / "participants.tsv").read_text()
+
+
+@pytest.mark.parametrize(("column", "value"), [("tr", "0.75"), ("n_frames", "7"), ("participant_id", "sub-09"), ("session_id", "ses-9")])
+def test_a_session_of_before_rows_were_repeated_is_held_against_its_own_data(column: str, value: str, first: Store, tmp_path: Path) -> None:
+    sidecar = first.root / "sub-01" / "func" / f"{key('01')}_desc-slimbrain_bold.json"
+    said = json.loads(sidecar.read_text())
+    said.pop("SessionRow")
+    sidecar.write_text(json.dumps(said))
+    assert merge(tmp_path / "whole", [Store(first.root)]).failures == []
+    told = merge(tmp_path / "out", [edit_row(first.root, key("01"), **{column: value})])
+    assert told.copied == [key("02")] and len(told.failures) == 1 and key("01") in told.failures[0]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "dataset_description.json",
+        "participants.tsv",
+        "sessions.tsv",
+        "withdrawn.tsv",
+        ".",
+        "sub-02",
+        f"sub-02/func/{key('02')}_desc-slimbrain_bold.safetensors",
+        f"sub-01/func/../{key('01')}_desc-slimbrain_bold.safetensors",
+        f"sub-01//func/{key('01')}_desc-slimbrain_bold.safetensors",
+        f".claims/{key('01')}_desc-slimbrain_bold.safetensors",
+        f"sub-01/{key('01')}_desc-slimbrain_bold.safetensors",
+        f"sub-01/func/{key('01')}_desc-slimbrain_bold.json",
+    ],
+)
+@pytest.mark.parametrize("how", ["merge", "subset"])
+def test_a_row_may_only_be_written_where_its_entities_say(how: str, path: str, first: Store, second: Store, tmp_path: Path) -> None:
+    """The hostile store is consistent in itself: data and a sidecar that vouches for them lie at that path."""
+    out = tmp_path / "out"
+    merge(out, [second])
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
+    own = first.root / first.session(key("01")).path
+    said = {**first.sidecar(key("01")), "SessionRow": {**first.sidecar(key("01"))["SessionRow"], "path": path}}
+    place = first.root / path
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(own.read_bytes())
+        place.with_suffix(".json").write_text(json.dumps(said))
+    try:
+        told = gathered(how, edit_row(first.root, key("01"), path=path), out)
+        assert told.exit_code == 1 and key("01") in "".join(told.failures) and key("01") not in told.copied
+    except StoreError as error:
+        assert key("01") in str(error)
+    left = {file: file.read_bytes() for file in before if file.is_file()}
+    changed = {file.name for file in before if left.get(file) != before[file]}
+    assert changed <= {"sessions.tsv", "participants.tsv"}
+    assert {info.subject for info in Store(out).sessions} >= {"sub-03", "sub-04"} and Store(out).participants["sub-03"]["age"] == "60"
+    assert verify(out).problems == []

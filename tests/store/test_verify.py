@@ -28,7 +28,7 @@ def root(grid8: Grid, tmp_path: Path) -> Path:
     """Three sessions of voxels and one of regions, all as written."""
     store = make_store(tmp_path / "store", grid8, 3, frames=8)
     write_roi_session(store, entities("01"), np.ones((9, 2)), Channels(("a", "b"), np.zeros((2, 3))), TR_S)
-    (store.root / "participants.tsv").write_text("participant_id\tsex\nsub-01\tF\n")
+    (store.root / "participants.tsv").write_text("participant_id\tsex\nsub-01\tF\nsub-02\tM\nsub-03\tF\n")
     return store.root
 
 
@@ -185,3 +185,13 @@ def test_a_store_that_cannot_be_written_is_not_swept_in_silence(root: Path) -> N
     (root / ".lock").mkdir()
     with pytest.raises(StoreError, match="cannot be written"):
         sweep(root)
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "", "n/a", "sub-02", "participants.tsv", "a\0b", "x" * 300, "sub-02/func/."])
+def test_a_row_whose_path_is_no_data_file_is_named(path: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = root / "sessions.tsv"
+    manifest.write_text(manifest.read_text().replace(DATA, path))
+    assert run_command(["store", "verify", str(root)]) == 1
+    printed = capsys.readouterr()
+    assert KEY in printed.out and "Traceback" not in printed.out + printed.err
+    assert run_command(["ledger", str(root)]) != 0 and "Traceback" not in capsys.readouterr().err

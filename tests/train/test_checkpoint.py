@@ -73,6 +73,16 @@ def test_training_goes_on_to_the_bit(tmp_path: Path) -> None:
                 assert torch.equal(value, resumed[1].state[other][key])
 
 
+def test_tied_weights_are_saved_under_both_names(tmp_path: Path) -> None:
+    model, optimizer = make()
+    model.frozen.weight = model.learnt.weight
+    save_state(tmp_path, 1, model, optimizer, keep=1)
+    loaded, other = make(seed=1)
+    loaded.frozen.weight = loaded.learnt.weight
+    load_state(tmp_path, 1, loaded, other)
+    assert torch.equal(loaded.frozen.weight, model.learnt.weight)
+
+
 def test_saving_changes_nothing(tmp_path: Path) -> None:
     model, optimizer = make()
     train(model, optimizer, range(3))

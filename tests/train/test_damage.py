@@ -110,6 +110,30 @@ def test_a_state_that_was_deleted_gives_way_to_the_one_before(store: Store, fini
     assert_same_run(finished, run)
 
 
+# --- sizes
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "advice"),
+    [
+        ("temporal", ["train_temporal.batch=65536", "temporal.groups=1024"], "lower train_temporal.batch"),
+        ("temporal", ["temporal.depth=1000", "temporal.width=65536"], "temporal.width or temporal.depth"),
+        ("voxel", ["voxel.depths=[1000,1000,1000,1000]", "voxel.embed=8192"], "voxel.embed or voxel.depths"),
+        ("voxel", ["voxel.learned_positions=[1024,1000000]", "voxel.embed=8192"], "voxel.embed"),
+        ("voxel", ["train_voxel.batch=65536", "window.k=10000"], "lower train_voxel.batch"),
+        ("voxel", ["jepa.predictor_width=65532", "jepa.predictor_depth=1000"], "see `slimbrain plan`"),
+    ],
+)
+def test_a_step_that_fits_no_memory_is_refused_before_anything_is_built(
+    stage: str, overrides: list[str], advice: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimbrain.train.run.TemporalStage", None)
+    monkeypatch.setattr("slimbrain.train.run.VoxelStage", None)
+    with pytest.raises(InputError, match=r"takes at least [\d,.]+ GiB, this machine has [\d,.]+ GiB; ") as refusal:
+        pretrain(stage, store, small_preset(*overrides), tmp_path / "run", device="cpu")
+    assert advice in str(refusal.value) and not (tmp_path / "run" / "run.json").exists()
+
+
 # --- one process per run
 
 PAUSED = """

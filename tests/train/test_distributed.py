@@ -15,13 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from store_samples import make_store
-from train_samples import assert_same_run, comparable, settings, small_preset
+from train_samples import assert_same_run, comparable, settings
 
 from slimbrain.config import load_preset
-from slimbrain.grid import Grid
 from slimbrain.store import Store
-from slimbrain.train import Loop, VoxelStage, pretrain
+from slimbrain.train import Loop, VoxelStage
 from slimbrain.train.checkpoint import saved_steps
 from slimbrain.train.distributed import add_up_named, from_first, rank, world_size
 
@@ -29,8 +27,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_store(tmp_path_factory.mktemp("store"), grid8, frames=12)
+def store(training_store: Store) -> Store:
+    return training_store
 
 
 def start(processes: int, command: list[str]) -> list[subprocess.Popen[str]]:
@@ -63,12 +61,11 @@ preset, store = load_preset("tiny", overrides), Store(root)
 stage = TemporalStage(store, preset, 3) if name == "temporal" else VoxelStage(store, preset, 3, None)
 stage.model.double()
 if name == "temporal":  # it takes series as they are stored
-    draws = type(stage.draws)
-    single = draws.__getitem__
+    single = type(stage.draws)
     def double(self, draw):
-        series = single(self, draw)
+        series = single.__getitem__(self, draw)
         return type(series)(series.values.double(), series.mm.double(), series.tr, series.draw, series.key)
-    draws.__getitem__ = double
+    stage.draws.__class__ = type("Double", (single,), {"__getitem__": double})
 config = preset.train_temporal if name == "temporal" else preset.train_voxel
 def compute():
     loop = Loop(stage, config, Path(out), torch.device("cpu"))
@@ -87,14 +84,19 @@ with process_group(torch.device("cpu")):
 
 @pytest.fixture(scope="module")
 def gradients(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, str], dict[str, torch.Tensor]]:
-    """Gradients of the third step of four micro-batches, in float64."""
+    """Gradients of the third step of four micro-batches, in float64; those of one process are computed in this one."""
     folder = tmp_path_factory.mktemp("gradients")
 
     def compute(stage: str, processes: int, parallel: str) -> dict[str, torch.Tensor]:
         out = folder / f"{stage}{processes}{parallel}.pt"
         if not out.exists():
-            overrides = settings(accumulate=4, clip=1e9, parallel=parallel)
-            finish(start(processes, ["-c", GRADIENTS, str(store.root), str(out), stage, *overrides]))
+            words = [str(store.root), str(out), stage, *settings(accumulate=4, clip=1e9, parallel=parallel)]
+            if processes == 1:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(sys, "argv", ["-c", *words])
+                    exec(compile(GRADIENTS, "GRADIENTS", "exec"), {})
+            else:
+                finish(start(processes, ["-c", GRADIENTS, *words]))
         return torch.load(out, weights_only=True)
 
     return compute
@@ -202,7 +204,7 @@ def test_two_killed_processes_go_on_to_the_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "number", "workers"), [(1, "SIGUSR1", 0), (1, "SIGTERM", 1), (2, "SIGTERM", 0)])
 def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
-    processes: int, number: str, workers: int, store: Store, whole: Mapping[str, Path], tmp_path: Path
+    processes: int, number: str, workers: int, store: Store, whole: Mapping[str, Path], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """With workers, the whole group of processes gets the signal, as from a scheduler."""
     run = tmp_path / "run"
@@ -210,9 +212,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
     assert "stopped by a signal after step 5 of 7; --resume auto goes on from step 5" in said[0]
     assert saved_steps(run / "state") == [3, 5] and not (run / "model").exists()
     train(store, run, processes, workers=workers)
-    if processes == 1:
-        pretrain("voxel", store, small_preset(), tmp_path / "alone", seed=3, device="cpu")
-    assert_same_run(whole["ddp"] if processes == 2 else tmp_path / "alone", run)
+    assert_same_run(whole["ddp"] if processes == 2 else trained("voxel"), run)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,16 @@ from slimbrain.train import loop as loop_module
 from slimbrain.train.checkpoint import load_state, saved_steps
 
 
-@pytest.fixture(scope="module")
-def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_store(tmp_path_factory.mktemp("store"), grid8, frames=12)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    runs = {stage: tmp_path_factory.mktemp("uninterrupted") / stage for stage in STAGES}
-    for stage, run in runs.items():
-        pretrain(stage, store, small_preset(), run, seed=3, device="cpu", command=f"slimbrain pretrain {stage}")
-    return runs
+@pytest.fixture
+def store(training_store: Store) -> Store:
+    return training_store
 
 
 # --- resuming
 
 
 @pytest.mark.parametrize(("stage", "stop"), [("temporal", 2), ("temporal", 5), ("voxel", 2)])
-def test_an_interrupted_run_goes_on_to_the_bit(
-    stage: str, stop: int, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path
-) -> None:
+def test_an_interrupted_run_goes_on_to_the_bit(stage: str, stop: int, store: Store, trained: Callable[[str], Path], tmp_path: Path) -> None:
     """Stopped before the first state was saved (step 2), and between two states (step 5)."""
     original = Loop._step
 
@@ -72,7 +62,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(
     torch.manual_seed(12345)
     last = pretrain(stage, store, small_preset(), run, seed=3, resume=True, device="cpu")
     assert last == read_metrics(run)[-1]
-    assert_same_run(uninterrupted[stage], run)
+    assert_same_run(trained(stage), run)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -104,7 +94,7 @@ def test_a_mixture_goes_on_in_the_middle_of_an_epoch(stage: str, grid8: Grid, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "where"), [("temporal", "in a save"), ("voxel", "in a step")])
-def test_a_killed_run_goes_on_to_the_bit(stage: str, where: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_bit(stage: str, where: str, store: Store, trained: Callable[[str], Path], tmp_path: Path) -> None:
     run = tmp_path / stage
     command = [sys.executable, "-c", KILLED, str(store.root), str(run), stage, where, *settings()]
     assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
@@ -112,22 +102,22 @@ def test_a_killed_run_goes_on_to_the_bit(stage: str, where: str, store: Store, u
     with open(run / "metrics.jsonl", "a") as handle:
         handle.write('{"step": 6, "loss": 0.')
     pretrain(stage, store, small_preset(), run, seed=3, resume=True, device="cpu")
-    assert_same_run(uninterrupted[stage], run)
+    assert_same_run(trained(stage), run)
     assert not [path.name for path in (run / "state").iterdir() if path.name.startswith(".")]
 
 
-def test_reading_ahead_in_other_processes_changes_nothing(store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
+def test_reading_ahead_in_other_processes_changes_nothing(store: Store, trained: Callable[[str], Path], tmp_path: Path) -> None:
     pretrain("temporal", store, small_preset(), tmp_path / "run", seed=3, device="cpu", workers=2)
-    assert_same_run(uninterrupted["temporal"], tmp_path / "run")
+    assert_same_run(trained("temporal"), tmp_path / "run")
 
 
-def test_another_seed_is_another_run(store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
+def test_another_seed_is_another_run(store: Store, trained: Callable[[str], Path], tmp_path: Path) -> None:
     pretrain("temporal", store, small_preset(), tmp_path / "run", seed=4, device="cpu")
-    assert comparable(uninterrupted["temporal"])[0]["loss"] != comparable(tmp_path / "run")[0]["loss"]
+    assert comparable(trained("temporal"))[0]["loss"] != comparable(tmp_path / "run")[0]["loss"]
 
 
-def test_a_finished_run_is_left_as_it_is(store: Store, uninterrupted: Mapping[str, Path]) -> None:
-    run = uninterrupted["temporal"]
+def test_a_finished_run_is_left_as_it_is(store: Store, trained: Callable[[str], Path]) -> None:
+    run = trained("temporal")
     before = (run / "metrics.jsonl").read_bytes(), (run / "model" / "model.safetensors").read_bytes()
     last = pretrain("temporal", store, small_preset(), run, seed=3, resume=True, device="cpu")
     assert ((run / "metrics.jsonl").read_bytes(), (run / "model" / "model.safetensors").read_bytes()) == before
@@ -135,9 +125,9 @@ def test_a_finished_run_is_left_as_it_is(store: Store, uninterrupted: Mapping[st
 
 
 def test_a_run_is_not_overwritten_or_continued_with_other_settings(
-    store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path, grid8: Grid
+    store: Store, trained: Callable[[str], Path], tmp_path: Path, grid8: Grid
 ) -> None:
-    run = uninterrupted["voxel"]
+    run = trained("voxel")
     others = make_store(tmp_path / "other", grid8, frames=16)
     ranked = {info.key: [2, 1, 0] for info in store.sessions}
     attempts: list[tuple[dict[str, Any], str]] = [
@@ -175,19 +165,19 @@ def test_ranked_windows_are_those_trained_on(store: Store, tmp_path: Path) -> No
 # --- what a run leaves
 
 
-def test_states_are_kept_and_steps_logged_as_asked(store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path) -> None:
-    assert [saved_steps(run / "state") for run in uninterrupted.values()] == [[6, 7], [6, 7]]
+def test_states_are_kept_and_steps_logged_as_asked(store: Store, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    assert [saved_steps(run / "state") for run in map(trained, STAGES)] == [[6, 7], [6, 7]]
     pretrain("temporal", store, small_preset(log_every=4, save_every=2, keep=3), tmp_path / "run", seed=3, device="cpu")
     assert saved_steps(tmp_path / "run" / "state") == [4, 6, 7]
-    every = comparable(uninterrupted["temporal"])
+    every = comparable(trained("temporal"))
     for line, steps in zip(comparable(tmp_path / "run"), ([0], [1, 2, 3, 4], [5, 6]), strict=True):
         mean = np.mean([every[step]["loss"] for step in steps])
         assert line == {**every[steps[-1]], "loss": pytest.approx(mean, rel=1e-12)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_line_holds_the_numbers_of_the_design(stage: str, uninterrupted: Mapping[str, Path]) -> None:
-    lines = read_metrics(uninterrupted[stage])
+def test_every_line_holds_the_numbers_of_the_design(stage: str, trained: Callable[[str], Path]) -> None:
+    lines = read_metrics(trained(stage))
     assert [line["step"] for line in lines] == list(range(STEPS))
     for line in lines:
         assert {"step", "loss", "lr", "ema", "std", "effective_rank", "windows_per_second", "peak_mib"} <= line.keys()
@@ -196,26 +186,26 @@ def test_every_line_holds_the_numbers_of_the_design(stage: str, uninterrupted: M
     assert (lines[0]["ema"] is None) == (stage == "temporal")
 
 
-def test_tensorboard_holds_the_same_numbers(uninterrupted: Mapping[str, Path]) -> None:
+def test_tensorboard_holds_the_same_numbers(trained: Callable[[str], Path]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = uninterrupted["voxel"]
+    run = trained("voxel")
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     for name in ("loss", "ema", "effective_rank"):
         scalars = [(event.step, event.value) for event in events.Scalars(name)]
         assert scalars == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in read_metrics(run)]
 
 
-def test_run_json_says_how_it_was_made(uninterrupted: Mapping[str, Path], store: Store) -> None:
-    run = json.loads((uninterrupted["voxel"] / "run.json").read_text())
+def test_run_json_says_how_it_was_made(trained: Callable[[str], Path], store: Store) -> None:
+    run = json.loads((trained("voxel") / "run.json").read_text())
     assert (run["stage"], run["seed"], run["command"]) == ("voxel", 3, "slimbrain pretrain voxel")
     assert run["versions"]["torch"] == torch.__version__ and run["store"] == store.contract.to_dict()
     assert Preset.model_validate(run["preset"]) == small_preset()
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_exported_model_is_the_last_state(stage: str, store: Store, uninterrupted: Mapping[str, Path]) -> None:
-    run = uninterrupted[stage]
+def test_the_exported_model_is_the_last_state(stage: str, store: Store, trained: Callable[[str], Path]) -> None:
+    run = trained(stage)
     exported = from_pretrained(run / "model", store.contract)
     made = TemporalStage(store, small_preset(), 0) if stage == "temporal" else VoxelStage(store, small_preset(), 0, None)
     loop = Loop(made, small_preset().train_voxel, run, torch.device("cpu"))
@@ -235,8 +225,8 @@ def test_the_exported_model_is_the_last_state(stage: str, store: Store, uninterr
     assert provenance.seen(renamed) == [person.label for person in renamed]
 
 
-def test_names_of_participants_are_not_in_the_model(uninterrupted: Mapping[str, Path]) -> None:
-    for path in (uninterrupted["voxel"] / "model").glob("*.[jm]*"):
+def test_names_of_participants_are_not_in_the_model(trained: Callable[[str], Path]) -> None:
+    for path in (trained("voxel") / "model").glob("*.[jm]*"):
         assert b"sub-0" not in path.read_bytes()
 
 
@@ -329,8 +319,8 @@ def test_weight_decay_follows_a_cosine_and_spares_vectors(store: Store, tmp_path
     np.testing.assert_allclose([line["weight_decay"] for line in read_metrics(tmp_path / "run")], wanted)
 
 
-def test_momentum_rises_along_a_cosine(uninterrupted: Mapping[str, Path]) -> None:
-    momenta = [line["ema"] for line in read_metrics(uninterrupted["voxel"])]
+def test_momentum_rises_along_a_cosine(trained: Callable[[str], Path]) -> None:
+    momenta = [line["ema"] for line in read_metrics(trained("voxel"))]
     start = small_preset().jepa.ema_start
     np.testing.assert_allclose(
         momenta, [start + (1 - start) * math.sin(math.pi * step / STEPS / 2) ** 2 for step in range(STEPS)], rtol=1e-12
@@ -372,12 +362,12 @@ def test_an_unknown_device_is_refused() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("stage", ["temporal", "voxel"])
 def test_half_precision_trains_float32_weights(
-    precision: str, stage: str, store: Store, uninterrupted: Mapping[str, Path], tmp_path: Path
+    precision: str, stage: str, store: Store, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     preset = small_preset(steps=2, precision=precision)
     pretrain(stage, store, preset, tmp_path / "run", seed=3, device="cpu")
     # Eight bits of mantissa: the loss is that of float32 to a few per cent, and not to the bit. (Stage 1 starts from zeros.)
-    low, full = (read_metrics(run)[1]["loss"] for run in (tmp_path / "run", uninterrupted[stage]))
+    low, full = (read_metrics(run)[1]["loss"] for run in (tmp_path / "run", trained(stage)))
     assert low == pytest.approx(full, rel=0.05) and low != full
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     # The position baseline sums over many steps, and does so in float64.

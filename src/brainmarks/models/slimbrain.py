@@ -140,7 +140,7 @@ class SlimBrainTransform:
             If the sample is of another space, has no TR, does not change over time, or is of a participant of the pretraining.
         """
         session = self.session(sample)
-        self._require_unseen(sample, session)
+        self._require_no_overlap(sample, session)
         temporal = self.temporal if session.info.n_windows(self.window.frames) > 1 else None
         chosen = window_choice(temporal, session, self.unit_frames, self.window)(session.info)
         clip = read_clip(session, session.info, chosen, self.window.frames)
@@ -154,7 +154,7 @@ class SlimBrainTransform:
             "frames": frames,
         }
 
-    def _require_unseen(self, sample: Mapping[str, Any], session: SampleSession) -> None:
+    def _require_no_overlap(self, sample: Mapping[str, Any], session: SampleSession) -> None:
         if not self.trained:
             return
         # As `slimbrain prep` names the participant of a row.
@@ -163,7 +163,7 @@ class SlimBrainTransform:
         if any(provenance.seen([person]) for provenance in self.trained):
             raise InputError(
                 f"{subject}: the model was trained on this participant or recording, or on a participant of the same name; evaluate on "
-                "others, or say that you know with `model_kwargs.allow_seen=true`."
+                "others, or say that you know with `model_kwargs.allow_overlap=true`."
             )
 
     def session(self, sample: Mapping[str, Any]) -> SampleSession:
@@ -235,7 +235,7 @@ def slimbrain(
     k: int | None = None,
     pooling: str = "moments",
     mask_path: str | None = None,
-    allow_seen: bool = False,
+    allow_overlap: bool = False,
 ) -> tuple[SlimBrainTransform, SlimBrainWrapper]:
     """A checkpoint of slimbrain.
 
@@ -246,7 +246,7 @@ def slimbrain(
     k : windows a sample; as many as in training if None.
     pooling : of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
     mask_path : Brainmarks' brain mask; TemplateFlow's if None.
-    allow_seen : take participants that either stage was pretrained on, whose results say little of others.
+    allow_overlap : take participants that either stage was pretrained on, whose results say little of others.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def slimbrain(
     temporal = require_model(from_pretrained(temporal_path), TemporalExtractor, temporal_path) if temporal_path else None
     window = provenance.window.model_copy(update={"k": k or provenance.window.k})
     mask = Path(mask_path) if mask_path else _template_mask()
-    trained = [found for found in (provenance, temporal and temporal.provenance) if found and not allow_seen]
+    trained = [found for found in (provenance, temporal and temporal.provenance) if found and not allow_overlap]
     transform = SlimBrainTransform(provenance.grid, window, model.config.unit_frames, mask, temporal, trained)
     return transform, SlimBrainWrapper(model, provenance.grid, pooling)
 

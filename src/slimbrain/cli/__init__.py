@@ -17,6 +17,7 @@ from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.maps import explain
 from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
 from slimbrain.cli.options import CommandLine
+from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
@@ -47,9 +48,9 @@ for command in (
     inspect,
     doctor,
 ):
-    app.command()(command)
+    app.command(cls=None if command is prep else WritingCommand)(command)
 # What follows the command to launch belongs to that command.
-app.command(context_settings={"allow_interspersed_args": False})(launch)
+app.command(cls=WritingCommand, context_settings={"allow_interspersed_args": False})(launch)
 app.add_typer(store_commands, name="store")
 
 _WRONG_USAGE = 2
@@ -78,9 +79,9 @@ def run_command(arguments: Sequence[str]) -> int:
         app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain", obj=CommandLine(tuple(arguments)))
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
-            # `pretrain` alone wants to be told that the run which is there is to be gone on with.
+            # `pretrain` alone resumes only if asked to.
             more = " with --resume auto" if "pretrain" in arguments and "--resume" not in arguments else ""
-            print(f"slimbrain: interrupted; run the same command again{more} to go on where it stopped.", file=sys.stderr)
+            print(f"slimbrain: interrupted; run the same command again{more} to resume.", file=sys.stderr)
         return int(leaving.code or 0)
     except (SlimbrainError, OSError) as error:
         if "--debug" in arguments:
@@ -96,7 +97,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _wants_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether there was no room: torch has a class of its own for devices, and words alone for the processor."""
+    """Whether there was no room: torch has an exception class for devices, and for the CPU a message alone."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
@@ -134,7 +135,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """`run_command` looks for --debug itself."""

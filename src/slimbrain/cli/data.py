@@ -14,12 +14,12 @@ from slimbrain.errors import InputError
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write the BIDS derivative to.", show_default=False)],
     subjects: Annotated[int, typer.Option(min=1, help="Participants.")] = 24,
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions each.")] = 2,
-    frames: Annotated[int, typer.Option(min=8, help="Frames a session.")] = 200,
-    tr: Annotated[float, typer.Option(help="Seconds a frame.")] = 0.72,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions per participant.")] = 2,
+    frames: Annotated[int, typer.Option(min=8, help="Frames per session.")] = 200,
+    tr: Annotated[float, typer.Option(help="Seconds per frame.")] = 0.72,
     voxel_mm: Annotated[float, typer.Option(help="Voxel size in mm.")] = 8.0,
     orientation: Annotated[str, typer.Option(help="RAS or LAS.")] = "RAS",
-    first: Annotated[int, typer.Option(min=1, help="Number of the first participant, so that two cohorts can be merged.")] = 1,
+    first: Annotated[int, typer.Option(min=1, help="Number of the first participant, for cohorts that are to be merged.")] = 1,
     seed: SEED = 0,
 ) -> None:
     """Write a synthetic cohort with known truth, as fMRIPrep would.
@@ -74,26 +74,39 @@ def prep(
     atlas: Annotated[str | None, typer.Option(help="Atlas to take, where XCP-D or giga_connectome wrote series of several.")] = None,
     resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
-    tr: Annotated[float | None, typer.Option(help="Seconds a frame, where the files do not say.")] = None,
+    tr: Annotated[float | None, typer.Option(help="Seconds per frame, where the files do not say.")] = None,
     min_coverage: Annotated[float, typer.Option(help="Leave out runs that cover a smaller share of the mask.")] = 0.7,
-    min_tsnr: Annotated[float | None, typer.Option(help="Leave out runs of a lower tSNR.")] = None,
-    max_fd_mean: Annotated[float | None, typer.Option(help="Leave out runs that move more, in mm a frame.")] = None,
+    min_tsnr: Annotated[float | None, typer.Option(help="Leave out runs with a lower tSNR.")] = None,
+    max_fd_mean: Annotated[float | None, typer.Option(help="Leave out runs with a higher mean framewise displacement, in mm.")] = None,
     max_flagged: Annotated[float | None, typer.Option(help="Leave out runs with a larger share of flagged frames.")] = None,
     min_template_overlap: Annotated[float | None, typer.Option(help="Leave out runs that overlap less with the MNI brain mask.")] = None,
     denoise: Annotated[str, typer.Option(help="none, simple or scrubbing (fMRIPrep confounds).")] = "none",
-    nprocs: Annotated[int, typer.Option(min=1, help="Runs worked on at once.")] = 1,
-    window_frames: Annotated[int, typer.Option(help="Shorter runs are refused.")] = 8,
-    force: Annotated[bool, typer.Option("--force", help="Prepare again what is there.")] = False,
-    shard: Annotated[str | None, typer.Option(help="Only this part of the runs, e.g. 3/16; then `slimbrain store collect`.")] = None,
+    flag_nonfinite: Annotated[
+        bool, typer.Option("--flag-nonfinite", help="Interpolate and flag frames that are NaN or infinite in most of the brain.")
+    ] = False,
+    nprocs: Annotated[int, typer.Option(min=1, help="Runs prepared in parallel.")] = 1,
+    window_frames: Annotated[int, typer.Option(help="Refuse runs with fewer frames.")] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Prepare again what is in the store already.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Prepare only this part of the runs, e.g. 3/16; then `slimbrain store collect`.")
+    ] = None,
     governance: Annotated[Path | None, typer.Option(help="Terms of the data; governance.yaml at the source's root if not given.")] = None,
     cohort: Annotated[str | None, typer.Option(help="Study that the participants are of.")] = None,
-    source_id: Annotated[str | None, typer.Option(help="Where the data were got, e.g. a DOI.")] = None,
-    license_name: Annotated[str | None, typer.Option("--license", help="SPDX id, or a use agreement such as ABCD-DUC.")] = None,
-    consent: Annotated[list[str] | None, typer.Option(help="broad-research, disease-specific, no-commercial, no-derivatives, ...")] = None,
-    not_for: Annotated[list[str] | None, typer.Option(help="Who may not see the data; repeat for several.")] = None,
-    readmit: Annotated[list[str] | None, typer.Option(help="A participant who was withdrawn and agreed anew; repeat for several.")] = None,
+    source_id: Annotated[str | None, typer.Option(help="Where the data come from, e.g. a DOI.")] = None,
+    license_name: Annotated[
+        str | None,
+        typer.Option("--license", help="Licence of the data: Licence of the data: SPDX id, or a use agreement such as ABCD-DUC."),
+    ] = None,
+    consent: Annotated[
+        list[str] | None,
+        typer.Option(help="Scope of consent: broad-research, disease-specific, no-commercial, no-derivatives, ...; repeat for several."),
+    ] = None,
+    not_for: Annotated[list[str] | None, typer.Option(help="Who may not use the data; repeat for several.")] = None,
+    readmit: Annotated[
+        list[str] | None, typer.Option(help="A participant who was withdrawn and consented again; repeat for several.")
+    ] = None,
 ) -> None:
-    """Bring preprocessed fMRI in MNI space into a store, however it is laid out; resumes where it stopped, and shares a store with others.
+    """Bring preprocessed fMRI in MNI space into a store; resumes where it stopped, and several commands may share a store.
 
     Exit code 1 if a run could not be used (failures.tsv); runs that --min-... and --max-... leave out (excluded.tsv) do not count.
 
@@ -121,6 +134,7 @@ def prep(
         "max_flagged": max_flagged,
         "min_template_overlap": min_template_overlap,
         "denoise": denoise,
+        "flag_nonfinite": flag_nonfinite,
     }
     values |= {"governance": governance, "cohort": cohort, "source_id": source_id, "license": license_name}
     values |= {"consent": consent, "not_for": not_for, "readmit": readmit}

@@ -38,12 +38,14 @@ def inspect(
 
 
 def doctor(
-    store: Annotated[Path | None, typer.Argument(help="Store to check from end to end and to time with.", show_default=False)] = None,
+    store: Annotated[
+        Path | None, typer.Argument(help="Store to check and to measure speed with, or a model to check.", show_default=False)
+    ] = None,
     preset: Annotated[str, PRESET] = "tiny",
     resolution: Annotated[
         str | None,
         typer.Option(
-            help="Lattice to time with: 2mm, 4mm or 8mm; the store's, or the one the preset is for, if not given.",
+            help="Lattice to measure speed with: 2mm, 4mm or 8mm; the store's, or the one the preset is for, if not given.",
             autocompletion=one_of("2mm", "4mm", "8mm"),
         ),
     ] = None,
@@ -52,9 +54,9 @@ def doctor(
     threads: THREADS = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say whether this machine, and a store, are fit, how fast a preset trains here, and how long its steps would take.
+    """Check this machine, and a store, and estimate how fast a preset trains here and how long its steps would take.
 
-    Exit code 1, with the reason, if something is unfit.
+    Exit code 1, with the reason, if a check fails.
 
     Example: `slimbrain doctor store/ --preset small`
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimbrain.cli.options import open_store
+from slimbrain.cli.outputs import require_free_outputs
 from slimbrain.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ def _parse(context: typer.Context, words: Sequence[str]) -> tuple[str, dict[str,
     if name not in LAUNCHABLE:
         raise InputError(f"launch: cannot launch {name}; after the cluster's options write one of {', '.join(LAUNCHABLE)}.")
     group: Any = context.find_root().command
-    return name, group.commands[name].make_context(name, others, parent=context.find_root()).params
+    given: dict[str, Any] = group.commands[name].make_context(name, others, parent=context.find_root()).params
+    if name != "prep":
+        require_free_outputs(given)
+    return name, given
 
 
 def _work(name: str, given: dict[str, Any], words: tuple[str, ...], shards: int) -> Work:

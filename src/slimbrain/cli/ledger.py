@@ -23,15 +23,17 @@ def ledger(
     path: Annotated[str, typer.Argument(help="Store, model folder, run, or hub id of a model.", show_default=False)],
     contains: Annotated[str | None, typer.Option(help="Is this participant in it? A label or a hash. Exit code 0 yes, 1 no.")] = None,
     cohort: _COHORT = None,
-    compatible_with: Annotated[str | None, typer.Option(help="May what is made from it be given away so? Exit code 0 yes, 1 no.")] = None,
-    diff: Annotated[str | None, typer.Option(help="Another store or model to compare with. Exit code 0 alike, 1 not.")] = None,
+    compatible_with: Annotated[
+        str | None, typer.Option(help="May derived models or data be shared under this licence? Exit code 0 yes, 1 no.")
+    ] = None,
+    diff: Annotated[str | None, typer.Option(help="Another store or model to compare with. Exit code 0 same, 1 different.")] = None,
     set_file: Annotated[Path | None, typer.Option("--set", help="governance.yaml to put sessions of a store under.")] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="With --set: only sessions that pass a filter such as \"sex == 'F'\". Repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say whose data a store holds or a model saw, under what terms; answer questions with exit code 0 yes, 1 no, 2 cannot tell.
+    """Say whose data a store holds or a model was trained on, and under what terms; exit code 0 yes, 1 no, 2 cannot tell.
 
     Not legal advice.
 
@@ -111,28 +113,37 @@ def _set(path: str, file: Path, where: list[str]) -> None:
 def withdraw(
     store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
     subject: Annotated[str, typer.Argument(help="Participant, with or without sub-.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="Why, for the tombstone; name nobody.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, for the record of the withdrawal; name nobody.")] = "",
     cohort: _COHORT = None,
-    checkpoints: Annotated[list[Path] | None, typer.Option(help="Folder to search for what saw the participant; repeat for more.")] = None,
+    checkpoints: Annotated[
+        list[Path] | None, typer.Option(help="Folder to search for models trained on the participant; repeat for more.")
+    ] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also delete what lies behind symbolic links.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Delete all data of a participant from a store, leave a tombstone without a name, and list what else has something of them.
+    """Delete all data of a participant from a store, keep an anonymous record of the withdrawal, and list what else holds data of them.
 
-    Cut short, the same command goes on. Checkpoints and files elsewhere are listed, not changed.
+    Interrupted, the same command resumes. Checkpoints and files elsewhere are listed, not changed, also those behind symbolic links.
 
     Example: `slimbrain withdraw store/ sub-03 --reason moved --checkpoints runs/`
     """
     from slimbrain.governance.withdraw import withdraw as take_out
 
-    done = take_out(store, subject, reason, cohort or "", checkpoints or [])
+    done = take_out(store, subject, reason, cohort or "", checkpoints or [], follow_links)
     if as_json:
         print(json.dumps(done.to_dict(), indent=2, ensure_ascii=False))
         return
     for note in done.notes:
         print(note)
-    print(f"{done.label}: {len(done.sessions)} sessions deleted from {store}; withdrawn.tsv holds a tombstone without a name")
+    print(f"{done.label}: {len(done.sessions)} sessions deleted from {store}; withdrawn.tsv holds an anonymous record")
     for path in done.linked:
         print(f"hard link: the content of {path} lies in another store as well; withdraw it there, too")
+    for path in done.followed:
+        print(f"behind a symbolic link, deleted: {path}")
+    for path in done.behind:
+        print(f"behind a symbolic link, NOT deleted: {path}")
+    if done.behind:
+        print("the links are gone; delete these files yourself (--follow-links, given at first, would have deleted them)")
     for trace in done.traces:
         print(f"{trace.kind}: {trace.path} ({trace.how})")
     if not checkpoints:

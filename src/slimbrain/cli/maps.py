@@ -1,4 +1,4 @@
-"""`slimbrain explain`: maps of what moved a model."""
+"""`slimbrain explain`: where in the brain, and when, a model's output depends on its input."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def explain(
     out: OUT,
     method: Annotated[str, typer.Option(help="gradient, integrated, occlusion, surprise or channels.")] = "integrated",
     task: Annotated[
-        str | None, typer.Option(help="What probes predict, as in `slimbrain evaluate`; a fine-tuned model uses its own head.")
+        str | None, typer.Option(help="Task of the probes, as in `slimbrain evaluate`; not needed for a fine-tuned model.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Class whose log-odds are explained; the second of two if not given.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class whose log-odds are explained; the second of two classes if not given.")] = None,
     windows: WINDOWS = None,
     k: TOP = None,
     participants: PARTICIPANTS = None,
@@ -28,19 +28,23 @@ def explain(
     labels: Annotated[Path | None, typer.Option(help="Names of its regions: TSV with index and name, or a text file.")] = None,
     by_window: Annotated[bool, typer.Option("--by-window", help="Also a 4D image per session, one volume per window.")] = False,
     pictures: Annotated[str, typer.Option(help="PNG mosaics of: group, all (sessions too) or none.")] = "group",
-    fwhm: Annotated[float, typer.Option(min=0, help="Smooth averages by so many mm.")] = 0.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of integrated gradients; as many as 1 % accuracy takes if not given.")] = None,
+    fwhm: Annotated[float, typer.Option(min=0, help="FWHM in mm of the Gaussian that smooths averages.")] = 0.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of integrated gradients; as many as it takes for 1 % error if not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
-    """Write maps of what moved a model: NIfTI, region tables, pictures, of every session and their average; resumes where it stopped.
+    """Write maps of what a model's output depends on (NIfTI, tables, pictures), per session and averaged; resumes where it stopped.
 
-    A decision is that of a probe not fitted on the subject, or of a fine-tuned model. Exit code 1 if a session could not be explained.
+    The decision is that of a probe that was not trained on the subject, or of a fine-tuned model.
+
+    Exit code 1 if a session could not be explained.
 
     Example: `slimbrain explain store/ --model runs/voxel/model --task column:sex --windows windows.tsv --out maps/sex`
 
-    Of a model that `slimbrain evaluate --method finetune --save tuned` kept: `slimbrain explain store/ --model tuned --out maps/tuned`
+    For a model that `slimbrain evaluate --method finetune --save tuned` saved: `slimbrain explain store/ --model tuned --out maps/tuned`
     """
     from slimbrain.explain import MapRequest, Output, explain_store
 

@@ -38,12 +38,13 @@ def pretrain(
     windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
     mixture: Annotated[Path | None, typer.Option(help="mixture.yaml: parts of the store and how often each is drawn.")] = None,
     resume: Annotated[
-        str, typer.Option(help="`auto` goes on with the run in --out; `never` refuses to.", autocompletion=one_of("auto", "never"))
+        str, typer.Option(help="`auto` resumes the run in --out; `never` refuses to.", autocompletion=one_of("auto", "never"))
     ] = "never",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
     participants: PARTICIPANTS = None,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
@@ -58,6 +59,7 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
+    from slimbrain.governance.duplicates import without_duplicates
     from slimbrain.saliency.choose import ranked_windows
     from slimbrain.train import MODEL_FOLDER
     from slimbrain.train import pretrain as run_pretraining
@@ -68,6 +70,10 @@ def pretrain(
     if mixture is not None:
         chosen = with_mixture(chosen, load_mixture(mixture))
     opened = open_store(store, participants)
+    if drop_duplicates:
+        opened, copies = without_duplicates(opened)
+        for pair in copies if process_number() == 0 else ():
+            typer.echo(f"{pair.second.key} is {pair.first.key} ({pair.evidence}); {pair.second.subject} is left out", err=True)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
     if process_number() == 0:
@@ -100,10 +106,12 @@ def convert(
 
 def plan(
     preset: Annotated[str, PRESET] = "base",
-    batch: Annotated[int, typer.Option(min=1, help="Clips a micro-batch.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Clips per micro-batch.")] = 1,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip; the preset's if not given.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the preset's if not given.")] = None,
-    visible: Annotated[float | None, typer.Option(help="Share of the brain that the context sees; the preset's if not given.")] = None,
+    visible: Annotated[
+        float | None, typer.Option(help="Share of the brain that is visible to the context encoder; the preset's if not given.")
+    ] = None,
     recompute: Annotated[
         bool | None, typer.Option(help="Recompute stages 1-2 in the backward pass; as the preset says if not given.")
     ] = None,
@@ -115,7 +123,7 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. voxel.embed=96.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a training step of stage 2 will cost, without running it; a minute or two at the published size.
+    """Estimate memory and FLOPs of a training step of stage 2 without running it; takes a minute or two at the published size.
 
     Example: `slimbrain plan --preset base --batch 4 --precision bfloat16`
     """
@@ -140,20 +148,24 @@ def rank(
         float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty) + the explained weight * z(explained) - ...")
     ] = None,
     explained_weight: Annotated[float | None, typer.Option(help="... of the energy that other windows rebuild.")] = None,
-    dvars_weight: Annotated[float | None, typer.Option(help="... of the largest change between frames, which is taken off.")] = None,
+    dvars_weight: Annotated[float | None, typer.Option(help="... of the largest change between frames, which is subtracted.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="exact: 2 N + 1 passes for N windows. fast: an estimate, in as many passes for any N.")
+        str | None, typer.Option(help="exact: 2 N + 1 passes for N windows. fast: an estimate in a constant number of passes.")
     ] = None,
-    order: Annotated[str | None, typer.Option(help="Take windows by score, apart (in time), or diverse (unlike each other).")] = None,
-    min_distance: Annotated[float | None, typer.Option(help="Least seconds between onsets, with --order apart.")] = None,
-    diversity: Annotated[float | None, typer.Option(help="Weight of likeness to a window taken before, with --order diverse.")] = None,
-    per_run: Annotated[int | None, typer.Option(help="Most windows of a run.")] = None,
-    per_session: Annotated[int | None, typer.Option(help="Most windows of all runs of a scanning session.")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="How to choose windows: by score, apart (in time), or diverse (unlike each other).")
+    ] = None,
+    min_distance: Annotated[float | None, typer.Option(help="Minimum seconds between onsets, with --order apart.")] = None,
+    diversity: Annotated[
+        float | None, typer.Option(help="Weight of the similarity to windows already chosen, with --order diverse.")
+    ] = None,
+    per_run: Annotated[int | None, typer.Option(help="Maximum number of windows per run.")] = None,
+    per_session: Annotated[int | None, typer.Option(help="Maximum number of windows per scanning session, over all its runs.")] = None,
     threads: THREADS = None,
 ) -> None:
-    """Score every window of every session with stage 1, and say in which order to take them.
+    """Score every window of every session with stage 1, and rank them.
 
-    What is not given is as in the preset that the model was trained with.
+    Options that are not given are those of the preset that the model was trained with.
 
     Example: `slimbrain rank store/ --temporal runs/temporal/model --out windows.tsv`
     """
@@ -185,10 +197,10 @@ def embed(
     k: TOP = None,
     pooling: Annotated[str, typer.Option(help="mean, moments, or units (every unit by itself).")] = "moments",
     participants: PARTICIPANTS = None,
-    shard: Annotated[str | None, typer.Option(help="Only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Embed only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,
     threads: THREADS = None,
 ) -> None:
-    """Turn every session into a vector.
+    """Embed every session as one vector.
 
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
@@ -206,19 +218,19 @@ def embed(
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     embeddings.save(out, model)
-    print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} numbers each, in {out}")
+    print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 
 
 def group(
     store: STORE,
     temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
     out: OUT,
-    k: Annotated[int, typer.Option("--k", min=2, help="Groups.")] = 8,
+    k: Annotated[int, typer.Option("--k", min=2, help="Number of clusters.")] = 8,
     participants: PARTICIPANTS = None,
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
-    """Sort sessions into groups by what stage 1 makes of them, for a mixture (`by: group`, `table: groups.tsv`).
+    """Cluster sessions by their stage 1 features, for a mixture (`by: group`, `table: groups.tsv`).
 
     Example: `slimbrain group store/ --temporal runs/temporal/model --k 8 --out groups.tsv`
     """

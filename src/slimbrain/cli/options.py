@@ -34,11 +34,11 @@ def preset_names(incomplete: str) -> list[str]:
 
 
 PRESET = typer.Option(help="tiny, small, base, paper, or a YAML file.", autocompletion=preset_names)
-OUT = Annotated[Path, typer.Option("--out", help="Where to write.")]
+OUT = Annotated[Path, typer.Option("--out", help="Output file or folder.")]
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
-SEED = Annotated[int, typer.Option(help="Same seed, store and machine: same numbers.")]
-THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; its own choice if not given.")]
-TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows of a session to see; as many as in training if not given.")]
+SEED = Annotated[int, typer.Option(help="Random seed; the same seed, store and machine give the same numbers.")]
+THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; torch's default if not given.")]
+TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows per session; as many as in training if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 WINDOWS = Annotated[
     str | None,

@@ -27,7 +27,7 @@ _METHOD = Annotated[
     list[str] | None,
     typer.Option(help="`probe` (linear, frozen), `attention` (over frozen tokens), `finetune`, or `identify`; repeat for several rows."),
 ]
-_EPOCHS = Annotated[int | None, typer.Option(min=1, help="Most epochs of fine-tuning; 30 if not given.")]
+_EPOCHS = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs of fine-tuning; 30 if not given.")]
 
 
 def _list_tasks(context: typer.Context, asked: bool) -> None:
@@ -47,16 +47,27 @@ def evaluate(
     windows: WINDOWS = None,
     k: TOP = None,
     embeddings: Annotated[
-        list[Path] | None, typer.Option(help="From `slimbrain embed` with the same --windows and --k, not to be made again; repeat.")
+        list[Path] | None,
+        typer.Option(help="Embeddings from `slimbrain embed` with the same --windows and --k, to be reused; repeat for several."),
     ] = None,
     epochs: _EPOCHS = None,
-    save: Annotated[Path | None, typer.Option(help="With finetune: folder for the first model, tuned on all that have a label.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="With --method finetune: folder for the first model, fine-tuned on all labelled participants.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to fine-tune: auto, cpu or cuda.")] = "auto",
     participants: PARTICIPANTS = None,
     phenotypes: Annotated[list[Path] | None, typer.Option(help="Phenotype file of the benchmark's cohort; repeat for several.")] = None,
-    group: Annotated[str, typer.Option(help="Column of participants.tsv: who shares a value (a family) stays on one side.")] = "",
-    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Also participants seen in pretraining; the table says so.")] = False,
-    listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and leave.")] = False,
+    group: Annotated[
+        str,
+        typer.Option(help="Column of participants.tsv; participants who share a value (a family) are never split between train and test."),
+    ] = "",
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Also participants that a model was trained on; the table counts them.")
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out copies of recordings: both where labels disagree, else one.")
+    ] = False,
+    listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: THREADS = None,
 ) -> None:
@@ -76,7 +87,7 @@ def evaluate(
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
-    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_seen, tuning)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
@@ -98,13 +109,13 @@ def predict(
     """
     from slimbrain.disk.atomic import write_text
     from slimbrain.disk.tsv import format_tsv
-    from slimbrain.evaluate.tuned import SEEN, load_tuned, predict_store
+    from slimbrain.evaluate.tuned import IN_TRAINING, load_tuned, predict_store
 
     set_threads(threads)
     rows = predict_store(open_store(store, participants), load_tuned(model), windows, k)
     write_text(out, format_tsv(list(rows[0]), rows))
-    seen = sum(row[SEEN] == "yes" for row in rows)
-    print(f"{len(rows)} sessions in {out}" + (f", {seen} of them of participants whom the model was trained on" if seen else ""))
+    known = sum(row[IN_TRAINING] == "yes" for row in rows)
+    print(f"{len(rows)} sessions in {out}" + (f", {known} of them of participants whom the model was trained on" if known else ""))
 
 
 def report(
@@ -126,7 +137,7 @@ def report(
 ) -> None:
     """Write one HTML page about data, windows, training, results and maps; it needs no network.
 
-    Name folders, and what lies in them is found; options add to that, or say which one is meant.
+    Folders are searched for results; options add to what is found, or choose among it.
 
     Example: `slimbrain report demo-run/`, or `slimbrain report --store store/ --run runs/voxel --evaluation sex.json --out report.html`
     """

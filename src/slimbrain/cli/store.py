@@ -1,4 +1,4 @@
-"""`slimbrain store verify`, `merge` and `subset`: parse, import late, call, print."""
+"""`slimbrain store verify`, `duplicates`, `merge` and `subset`: parse, import late, call, print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
 
-_LINK = Annotated[bool, typer.Option("--link", help="Hard links, which take no space, where the file system can.")]
+_DUPLICATE_COLUMNS = ("session", "participant_id", "other_session", "other_participant_id", "same_file", "bits_apart", "correlation")
+
+_LINK = Annotated[bool, typer.Option("--link", help="Use hard links, which take no space, where the file system can.")]
 
 
 @commands.command()
@@ -23,7 +25,7 @@ def verify(
     store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hash every session again and name what is damaged, missing, or in no table; exit code 1 if anything is.
+    """Verify the checksum of every session, and name what is damaged, missing or not listed; exit code 1 if anything is.
 
     Example: `slimbrain store verify store/`
     """
@@ -39,15 +41,47 @@ def verify(
         print(f"no checksum: {key} was written by an earlier slimbrain; it could be read to its end, which is all that can be said.")
     for key in verdict.busy:
         print(f"not checked: {key} is being written by another process.")
+    for note in verdict.notes:
+        print(f"note: {note}")
     print(f"{verdict.n_sessions} sessions, {len(verdict.problems)} problems")
     raise typer.Exit(verdict.exit_code)
+
+
+@commands.command()
+def duplicates(
+    store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List recordings that stand in a store twice, by content, under whatever names: a TSV; exit code 1 if there are any.
+
+    Example: `slimbrain store duplicates store/`
+    """
+    from slimbrain.cli.options import open_store
+    from slimbrain.disk.tsv import format_tsv
+    from slimbrain.governance.duplicates import find_duplicates
+
+    found = find_duplicates(open_store(store, None))
+    rows = [
+        {
+            "session": pair.first.key,
+            "participant_id": pair.first.subject,
+            "other_session": pair.second.key,
+            "other_participant_id": pair.second.subject,
+            "same_file": "yes" if pair.same_file else "no",
+            "bits_apart": "n/a" if pair.bits is None else pair.bits,
+            "correlation": f"{pair.correlation:.4f}",
+        }
+        for pair in found
+    ]
+    print(json.dumps(rows, indent=2) if as_json else format_tsv(_DUPLICATE_COLUMNS, rows), end="\n" if as_json else "")
+    raise typer.Exit(1 if found else 0)
 
 
 @commands.command()
 def collect(
     context: typer.Context, store: Annotated[Path, typer.Argument(help="Store that `slimbrain prep --shard` wrote.", show_default=False)]
 ) -> None:
-    """List in sessions.tsv, at once, what the shards of `slimbrain prep` prepared, and write the report.
+    """List the sessions that shards of `slimbrain prep` prepared in sessions.tsv, and write the report.
 
     Example: `slimbrain store collect store/`
     """
@@ -63,10 +97,10 @@ def collect(
 def merge(
     out: Annotated[Path, typer.Argument(help="Store to make or to add to.", show_default=False)],
     stores: Annotated[list[Path], typer.Argument(help="Stores to read.", show_default=False)],
-    keep: Annotated[str | None, typer.Option(help="first or last: which to take where one name has different data.")] = None,
+    keep: Annotated[str | None, typer.Option(help="first or last: which session to keep where two differ under one name.")] = None,
     link: _LINK = False,
 ) -> None:
-    """Bring the sessions of several stores into one; run again, it goes on where it stopped.
+    """Merge the sessions of several stores into one; run again, it resumes where it stopped.
 
     Example: `slimbrain store merge all/ hcp/ abide/ --link`
     """
@@ -95,7 +129,7 @@ def subset(
     sessions: Annotated[Path | None, typer.Option(help="TSV with a column `session`: only these recordings.")] = None,
     link: _LINK = False,
 ) -> None:
-    """Copy some sessions of a store into another; run again, it goes on where it stopped.
+    """Copy some sessions of a store into another; run again, it resumes where it stopped.
 
     Example: `slimbrain store subset store/ good/ --task-id rest --where "coverage >= 0.9 and sex == 'F'"`
     """

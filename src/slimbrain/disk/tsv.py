@@ -5,8 +5,10 @@ from __future__ import annotations
 import bisect
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from slimbrain.errors import StoreError
 
@@ -31,19 +33,33 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     return [{name: cell for name, cell in zip(header, cells, strict=True) if name != BEYOND} for cells in zip(*columns, strict=True)]
 
 
-def read_columns(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[list[str]]]:
     """Header of a tab-separated file, and the cells of each of its columns.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+    one_line : bool
+        Refuse cells with a tab or the end of a line, which in most tables are a quote that nobody closed.
 
     Raises
     ------
     StoreError
-        If the file is missing or not UTF-8.
+        If the file is missing or not UTF-8, has a column twice, cells beyond its columns, or a quote that is not closed.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        return _cut(text) or _parse(text)
+        header, columns = _cut(text) or _parse(text, one_line)
+        twice = [name for name, count in Counter(header).items() if count > 1 and name != BEYOND]
+        if twice:
+            raise csv.Error(f"the column {twice[0]} stands there twice")
+        return header, columns
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StoreError(f"{path}: cannot be read as a tab-separated table ({error}); restore it from where it came.") from error
+        reason = str(error).replace("unexpected end of data", "a quote is not closed")
+        raise StoreError(
+            f"{path}: cannot be read as a tab-separated table ({reason}); correct it or restore it from where it came."
+        ) from error
 
 
 def _cut(text: str) -> tuple[list[str], list[list[str]]] | None:
@@ -66,11 +82,18 @@ def _cut(text: str) -> tuple[list[str], list[list[str]]] | None:
     return [*pieces[:tabs], ends[0]], [ends[1::2], *(pieces[tabs + column :: tabs] for column in range(1, tabs)), ends[2::2]]
 
 
-def _parse(text: str) -> tuple[list[str], list[list[str]]]:
-    table = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=_TAB) if cells not in ([], [""])]
+def _parse(text: str, one_line: bool) -> tuple[list[str], list[list[str]]]:
+    lines = enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=_TAB, strict=True), start=1)
+    table = [(line, cells) for line, cells in lines if cells not in ([], [""])]
     if not table:
         return [], []
-    header, *rows = table
+    (_, header), *numbered = table
+    for line, cells in numbered:
+        if any(cells[len(header) :]):
+            raise csv.Error(f"line {line} has more cells than there are columns")
+        if one_line and any(sign in cell for cell in cells for sign in (_TAB, _END, "\r")):
+            raise csv.Error(f"line {line} has a quote that swallows other cells or lines")
+    rows = [cells for _, cells in numbered]
     # Rows typed by hand may lack last cells or have empty ones beyond the last column.
     rows = [(cells + [MISSING] * len(header))[: len(header)] for cells in rows]
     return header, [list(cells) for cells in zip(*rows, strict=True)] or [[] for _ in header]
@@ -78,8 +101,14 @@ def _parse(text: str) -> tuple[list[str], list[list[str]]]:
 
 def format_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as tab-separated text with a header; `n/a` where a row lacks a column."""
+    text = _format(columns, rows, csv.QUOTE_MINIMAL)
+    # csv reads a bare carriage return as the end of a line, but does not quote it.
+    return _format(columns, rows, csv.QUOTE_ALL) if "\r" in text else text
+
+
+def _format(columns: Sequence[str], rows: Sequence[Mapping[str, object]], quoting: Literal[0, 1]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval=MISSING, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(buffer, columns, restval=MISSING, delimiter="\t", lineterminator="\n", extrasaction="ignore", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

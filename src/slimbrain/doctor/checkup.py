@@ -12,7 +12,9 @@ from slimbrain.config import Preset, TrainConfig
 from slimbrain.doctor import machine
 from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
 from slimbrain.errors import SlimbrainError
+from slimbrain.governance.provenance import CONFIG_FILE
 from slimbrain.grid import Grid
+from slimbrain.models.hub import from_pretrained, is_sealed
 from slimbrain.store import ROI, Store
 from slimbrain.store.verify import verify
 from slimbrain.train import pick_device
@@ -54,7 +56,7 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
     Parameters
     ----------
     preset : whose networks are timed, and whose steps the estimates are for.
-    store : checked from end to end, and timed with, if given.
+    store : checked from end to end, and timed with, if given; a model folder is checked alone.
     device : auto, cpu or cuda.
     resolution : lattice to time with where no store says; the one that the preset is meant for if None.
 
@@ -70,12 +72,26 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
         found.facts[name] = fact
         found.problems += problems
     found.facts |= {"cores": machine.cores(), **machine.devices()}
+    if store and (store / CONFIG_FILE).is_file():
+        _look_at_model(found, store)
+        store = None
     opened = _look_at_store(found, store, preset) if store else None
     try:
         _time(found, preset, opened, chosen, resolution or _RESOLUTION.get(preset.name, "2mm"))
     except SlimbrainError as error:
         found.problems.append(str(error))
     return found
+
+
+def _look_at_model(found: Checkup, folder: Path) -> None:
+    """Compare a model with its seal, and see that it tells two inputs apart; `from_pretrained` refuses one that does not."""
+    try:
+        model = from_pretrained(folder)
+    except SlimbrainError as error:
+        found.problems.append(str(error))
+        return
+    found.facts["model"] = f"{type(model).__name__}, tells two inputs apart"
+    found.facts["model's seal"] = "whole" if is_sealed(folder) else "none: nobody can tell whether its config.json was changed"
 
 
 def _look_at_store(found: Checkup, root: Path, preset: Preset) -> Store | None:

@@ -111,13 +111,14 @@ def _model(path: Path) -> _Facts | None:
         return None
     from slimbrain.governance.ledger import LEDGER, TIMES, entries_from, summary
     from slimbrain.governance.provenance import OLD_HASHES, REMEMBERED
-    from slimbrain.models.hub import from_pretrained
+    from slimbrain.models.hub import from_pretrained, is_sealed
 
     model = from_pretrained(path)
     assert model.provenance is not None
     training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED, TIMES)}
     training[LEDGER] = summary(entries_from(training))
     facts = {"kind": f"model ({type(model).__name__})", "parameters": sum(parameter.numel() for parameter in model.parameters())}
+    facts["seal"] = "weights and config.json are as they were exported" if is_sealed(path) else "none: config.json may have been changed"
     window = {"frames a window": model.provenance.window.frames, "windows": model.provenance.window.k}
     temporal = facts["kind"] == "model (TemporalExtractor)"
     commands = "slimbrain rank --temporal, embed --model, evaluate --model" if temporal else "slimbrain embed --model, evaluate --model"

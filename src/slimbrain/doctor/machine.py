@@ -1,4 +1,4 @@
-"""What a machine is: versions, processors, memory, disk, and which precisions its devices compute in, and how fast."""
+"""What a machine is: versions, CPU cores, memory, disk, and which precisions its devices compute in, and how fast."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from slimbrain import __version__
+from slimbrain.models.size import memory_bytes
 
 _GIB = 2**30
 
@@ -28,7 +29,7 @@ _LEAST_MEMORY_GIB = 1.5
 """Preparing 1,200 frames at 2 mm takes 0.5 GiB, a step of preset `base` 0.8 GiB (docs/performance.md), the system the rest."""
 
 _EDGE_CPU, _EDGE_CUDA = 512, 4096
-"""Side of the matrices whose product is timed: 0.3 GFLOP, which a processor that emulates a type still ends in a second; 137 GFLOP."""
+"""Side of the matrices whose product is timed: 0.3 GFLOP, which a CPU that emulates a type still ends in a second; 137 GFLOP."""
 
 _TF32_CAPABILITY = 8
 """CUDA devices from Ampere on multiply in TF32."""
@@ -53,19 +54,6 @@ def _needed() -> list[str]:
         # Run from a source tree that nobody installed: torch is here, or this module would not be.
         lines = ["torch"]
     return [matched.group() for line in lines if "extra ==" not in line and (matched := re.match(r"[\w.-]+", line))]
-
-
-def _memory_gib() -> tuple[float, float]:
-    """All memory that this process may use, and what of it is free, in GiB; a container's limit counts."""
-    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    told = Path("/proc/meminfo")
-    if told.exists():
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", told.read_text(encoding="ascii"), flags=re.MULTILINE)
-        free = int(found.group(1)) * 1024 / _GIB if found else total
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
-        total = min(total, int(text) / _GIB)
-    return total, min(free, total)
 
 
 def cores() -> str:
@@ -93,7 +81,7 @@ def disk(place: Path) -> tuple[str, list[str]]:
 
 def memory() -> tuple[str, list[str]]:
     """Memory in words, and whether it is too little."""
-    total, free = _memory_gib()
+    total, free = (size / _GIB for size in memory_bytes())
     short = [
         f"memory: {free:.1f} GiB are free, {_LEAST_MEMORY_GIB:g} GiB are needed to prepare and train at 2 mm; "
         "end other programs, or use another machine."
@@ -161,7 +149,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 @contextmanager
 def _settled(device: torch.device) -> Iterator[None]:
-    """Let a device end what it was given before, and after; a processor is never behind."""
+    """Let a device end what it was given before, and after; a CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     yield

@@ -28,6 +28,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.packing import DEVICE_BLOCK_TOKENS
+from slimbrain.models.size import jepa_parameters, require_memory
 from slimbrain.progress import track
 
 _MIB, _GIB = 2**20, 2**30
@@ -104,6 +105,8 @@ def plan_step(
         As `_check_choices`.
     """
     _check_choices(frames, preset.voxel.unit_frames, precision, device)
+    weights = 4 * jepa_parameters(preset.voxel, preset.jepa)
+    require_memory("plan: to hold the weights of this network", weights, "lower voxel.embed, voxel.depths or voxel.learned_positions")
     clip = _clip(grid, frames)
     mask, share = typical_mask(grid, preset, frames)
     with torch.random.fork_rng(devices=[]):

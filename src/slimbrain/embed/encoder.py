@@ -18,7 +18,7 @@ from torch import nn
 from slimbrain.data.clip import Sessions
 from slimbrain.embed.features import Embeddings, FloatArray, embed_store, feature_names
 from slimbrain.embed.pooling import POOLINGS
-from slimbrain.errors import InputError, SeenInTrainingWarning
+from slimbrain.errors import InputError, TrainingOverlapWarning
 from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.models.hub import from_pretrained
 from slimbrain.saliency.choose import UNIFORM, open_windows
@@ -37,7 +37,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     """Sessions in, vectors out: the frozen model over the windows chosen, pooled.
 
     Nothing is learnt from the data, so a score by cross-validation does not depend on what `fit` saw; what the model itself was
-    pretrained on is in `model_.provenance`, and sessions of those it was trained on are warned of (`SeenInTrainingWarning`).
+    pretrained on is in `model_.provenance`, and sessions of those it was trained on are warned of (`TrainingOverlapWarning`).
 
     Parameters
     ----------
@@ -112,14 +112,14 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
         Warns
         -----
-        SeenInTrainingWarning
+        TrainingOverlapWarning
             If the model was trained on some of these participants.
         """
         check_is_fitted(self)
         self._reload()
         sessions, keys = self._sessions(X)
         embedded = embed_store(sessions, self.model_, self.windows_, self.k, pooling=self.pooling)
-        _warn_of_seen(embedded, sessions, self.model_.provenance)
+        _warn_of_overlap(embedded, sessions, self.model_.provenance)
         rows = embedded.by_session()
         return embedded.values if keys is None else np.stack([rows[key] for key in keys])
 
@@ -177,7 +177,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _warn_of_seen(embedded: Embeddings, sessions: Sessions, provenance: Provenance | None) -> None:
+def _warn_of_overlap(embedded: Embeddings, sessions: Sessions, provenance: Provenance | None) -> None:
     """One warning with the count of participants whom the model was trained on, by name or by a recording."""
     if provenance is None or not embedded.signatures:
         return
@@ -187,13 +187,13 @@ def _warn_of_seen(embedded: Embeddings, sessions: Sessions, provenance: Provenan
     else:
         # An image does not say of which study it is, and `sub-01` is in many: its recording alone decides.
         people = [Person(f"image {key}", UNKNOWN, (heard,)) for key, heard in signatures.items()]
-    if seen := provenance.seen(people):
+    if known := provenance.seen(people):
         what = "participants" if isinstance(sessions, Store) else "images"
         warnings.warn(
-            f"The model was trained on {len(seen)} of the {len(people)} {what} to be embedded, first {seen[0]}: scores on them are "
+            f"The model was trained on {len(known)} of the {len(people)} {what} to be embedded, first {known[0]}: scores on them are "
             "optimistic. Leave them out, or say that you know with "
-            'warnings.simplefilter("ignore", slimbrain.SeenInTrainingWarning).',
-            SeenInTrainingWarning,
+            'warnings.simplefilter("ignore", slimbrain.TrainingOverlapWarning).',
+            TrainingOverlapWarning,
             stacklevel=4,
         )
 

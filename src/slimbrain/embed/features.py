@@ -37,7 +37,7 @@ class Embeddings:
     ----------
     keys, subjects : N session keys and their participants.
     values : (N, D) float32.
-    seen : frames of each session that the model saw.
+    frames_used : frames of each session that the model used.
     contract : of the store they are from.
     signatures : of each session, by which a model remembers recordings; empty where it remembers nobody.
     weights_sha256, pooling : of the model that made them, and how it pooled.
@@ -46,7 +46,7 @@ class Embeddings:
     keys: tuple[str, ...]
     subjects: tuple[str, ...]
     values: FloatArray
-    seen: Mapping[str, _IntArray] = field(repr=False)
+    frames_used: Mapping[str, _IntArray] = field(repr=False)
     contract: Contract
     signatures: tuple[str, ...] = field(default=(), repr=False)
     weights_sha256: str = ""
@@ -56,9 +56,10 @@ class Embeddings:
         return dict(zip(self.keys, self.values, strict=True))
 
     def save(self, path: str | Path, model: str) -> Path:
-        """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`, `seen` (JSON).
+        """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
+        `frames_used` (JSON).
 
-        `seen` has the frames that the model saw of each session, as [first, one after the last] of every stretch.
+        `frames_used` has the frames of each session that the model used, as [first, one after the last] of every stretch.
         """
         path = require_npz(path)
         arrays: dict[str, Any] = {
@@ -69,7 +70,7 @@ class Embeddings:
             "model": model,
             "weights_sha256": self.weights_sha256,
             "pooling": self.pooling,
-            "seen": json.dumps({key: _stretches(frames) for key, frames in self.seen.items()}),
+            "frames_used": json.dumps({key: _stretches(frames) for key, frames in self.frames_used.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
 
@@ -98,7 +99,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            stretches: dict[str, list[tuple[int, int]]] = json.loads(str(arrays["seen"]))
+            stretches: dict[str, list[tuple[int, int]]] = json.loads(str(arrays["frames_used"]))
             return Embeddings(
                 tuple(arrays["session"].tolist()),
                 tuple(arrays["subject"].tolist()),
@@ -151,16 +152,16 @@ def embed_store(
     trained = model.provenance.window
     cut = trained.model_copy(update={"k": k or trained.k})
     choose = window_choice(windows, store, model.config.unit_frames, cut) if isinstance(model, HieraJEPA) else None
-    values, seen, signatures = [], {}, []
+    values, used, signatures = [], {}, []
     for info in track(store.sessions, label):
         if isinstance(model, TemporalExtractor):
             values.append(_embed_series(store, info, model))
-            seen[info.key] = np.arange(info.n_frames)
+            used[info.key] = np.arange(info.n_frames)
         else:
             assert choose is not None
             chosen = choose(info)
             values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
-            seen[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
+            used[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
         if model.provenance.remembers:
             # Here, since an image is prepared once and the last one kept.
             signatures.append(signature(store.coarse(info.key)))
@@ -169,7 +170,7 @@ def embed_store(
         tuple(info.key for info in sessions),
         tuple(info.subject for info in sessions),
         np.stack(values),
-        seen,
+        used,
         store.contract,
         tuple(signatures),
         model.provenance.weights_sha256,

@@ -17,7 +17,7 @@ from slimbrain.store import Store
 _ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
-_BY_SESSION = "seen"
+_BY_SESSION = "frames_used"
 """JSON by session; the remaining arrays have a row a session."""
 
 
@@ -58,15 +58,15 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
         if len({str(part[name]) for part in loaded}) > 1:
             raise InputError(f"{out}: its parts differ in {name}; delete {parts[0].parent}/{out.stem}.*{out.suffix} and embed again.")
     joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*_ALIKE, _BY_SESSION)}
-    seen: dict[str, Any] = {}
+    used: dict[str, Any] = {}
     for part in loaded:
-        seen |= json.loads(str(part[_BY_SESSION]))
+        used |= json.loads(str(part[_BY_SESSION]))
     places = {key: place for place, key in enumerate(joined["session"].tolist())}
     if len(joined["session"]) != len(keys) or places.keys() != set(keys):
         raise InputError(f"{out}: its parts do not hold every session of the store once; delete them and embed again.")
     order = [places[key] for key in keys]
     arrays: dict[str, Any] = {name: joined[name][order] if name in joined else loaded[0][name] for name in loaded[0]}
-    arrays[_BY_SESSION] = json.dumps({key: seen[key] for key in keys if key in seen})
+    arrays[_BY_SESSION] = json.dumps({key: used[key] for key in keys if key in used})
     write_atomic(out, lambda temporary: np.savez(temporary, **arrays))
     for path in parts:
         path.unlink()

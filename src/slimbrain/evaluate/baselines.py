@@ -175,17 +175,11 @@ class TangentSpace(TransformerMixin, BaseEstimator):
         return _tangent_vectors(_log(self.whitening_ @ np.asarray(X, dtype=np.float64) @ self.whitening_))
 
 
-def geometric_mean(matrices: Floats, tolerance: float = _GEOMETRIC_MEAN_TOLERANCE) -> Floats:
-    """Fréchet mean of (N, C, C) positive definite matrices under the affine-invariant metric."""
-    whitening, _ = _whitened_logs(matrices, tolerance)
-    return _map_eigenvalues(whitening, lambda values: values**-2.0)
-
-
-def _whitened_logs(matrices: Floats, tolerance: float = _GEOMETRIC_MEAN_TOLERANCE) -> tuple[Floats, Floats]:
+def _whitened_logs(matrices: Floats) -> tuple[Floats, Floats]:
     """(C, C) inverse root of the geometric mean, and (N, C, C) logarithms of the matrices that it whitens.
 
     Gradient descent (Pennec, Fillard and Ayache 2006) from the log-Euclidean mean, which is close. After the first step, its length is
-    that of the curvature seen between the last two gradients (Barzilai and Borwein 1988), which saves one iteration of four.
+    that of the curvature between the last two gradients (Barzilai and Borwein 1988), which saves one iteration of four.
     """
     mean = _map_eigenvalues(_log(matrices).mean(axis=0), np.exp)
     step, last = _GEOMETRIC_MEAN_STEP, np.zeros_like(mean)
@@ -193,7 +187,7 @@ def _whitened_logs(matrices: Floats, tolerance: float = _GEOMETRIC_MEAN_TOLERANC
         whitening = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
         logs = _log(whitening @ matrices @ whitening)
         gradient = logs.mean(axis=0)
-        if np.linalg.norm(gradient) < tolerance * np.sqrt(len(gradient)):
+        if np.linalg.norm(gradient) < _GEOMETRIC_MEAN_TOLERANCE * np.sqrt(len(gradient)):
             break
         if iteration:
             change = last - gradient

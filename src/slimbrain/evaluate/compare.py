@@ -78,7 +78,7 @@ def evaluate(
         result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
     known = {
         "cohort": store.root.name,
-        "seen_in_pretraining": screened.in_pretraining,
+        "seen_in_pretraining": screened.in_training,
         "pretraining_unknown": screened.unknown,
         "models": tuple(models),
         "contract": store.contract,
@@ -168,6 +168,7 @@ def _result(
         best_baseline=_estimate(best, metric, bootstrap(best.predictions, metric, n_resamples)),
         differences=tuple(_estimate(entry, metric, gap) for entry, gap in zip(mine, gaps, strict=True)),
         published=dict(task.published),
+        classes=target.classes,
         test_scored=record.model_copy(update={"predictors": len(mine) + len(theirs)}),
     )
 

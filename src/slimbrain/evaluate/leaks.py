@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import Scoring
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.tasks import Target, Task, read_target
-from slimbrain.governance.fingerprint import standardised
-from slimbrain.governance.provenance import Person, Provenance, people_in
+from slimbrain.governance.duplicates import Duplicate, bits_apart, find_duplicates
+from slimbrain.governance.provenance import Match, Provenance, people_in
 from slimbrain.store import Store
-from slimbrain.store.description import DATA_SHA256
 
-_DUPLICATE_CORRELATION = 0.999
-"""Two recordings that agree better than this are one: the same person scanned again comes nowhere near."""
-
-_CANDIDATE_LIKENESS = 0.8
-"""Cosine of two sketches over which the series themselves are compared: of 258 recordings a copy at 0.999 has at least 0.995, two others at
-most 0.51 (`governance.fingerprint`)."""
-
-_Pair = tuple[str, str, str]
-"""Two session keys and what shows that they are one recording."""
+_NAMED = 3
+"""Participants, or pairs, that a message names; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -38,61 +28,93 @@ class Screened:
     Attributes
     ----------
     target : their labels.
-    in_pretraining : how many of them the model that knows most was pretrained on.
+    in_training : how many of them the model that knows most was pretrained on.
     unknown : models whose pretraining participants are not recorded.
     """
 
     target: Target
-    in_pretraining: int = 0
+    in_training: int = 0
     unknown: tuple[str, ...] = ()
 
 
 def screen(
-    store: Store, task: Task, models: Mapping[str, Provenance | None], allow: bool = False, series: ChannelSeries | None = None
+    store: Store,
+    task: Task,
+    models: Mapping[str, Provenance | None],
+    allow: bool = False,
+    series: ChannelSeries | None = None,
+    drop: bool = False,
 ) -> Screened:
     """Read the labels, and look at who is to be evaluated before hours of embedding: can they be divided, and are they new to the models?
 
     Parameters
     ----------
-    models, allow : as for `require_unseen`.
+    models, allow : as for `require_no_overlap`.
     series : the store's series; what is read here need not be read again.
+    drop : leave out copied recordings, within the store and of the models' training, where they would be refused.
 
     Raises
     ------
     InputError
-        If they cannot be labelled or divided, a model was pretrained on some of them, or one recording stands under two of them.
+        If they cannot be labelled or divided, a model was trained on some of them, or one recording stands under two of them.
     """
     series, target = series or ChannelSeries(store), read_target(task, store)
+    if drop:
+        target = target.without(_copied_sessions(store, target, series), "one recording under two names (--drop-duplicates)")
+        known = {match.label for matches in _matches(store, target, models, series).values() for match in matches if match.bits is not None}
+        copied = {key for key, subject in zip(target.keys, target.subjects, strict=True) if subject in known}
+        target = target.without(copied, "copy of a recording that a model was trained on (--drop-duplicates)")
     scoring_record(target, task.policy)
-    people = people_in(store, [store.session(key) for key in target.keys], series.signature)
-    in_pretraining = require_unseen(models, people, allow)
+    in_training = require_no_overlap(store, target, models, allow, series)
     require_no_duplicates(store, target, series)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
-    return Screened(target, in_pretraining, tuple(unknown))
+    return Screened(target, in_training, tuple(unknown))
 
 
-def require_unseen(models: Mapping[str, Provenance | None], people: Sequence[Person], allow: bool) -> int:
-    """How many of the participants the model knows best was pretrained on.
+def require_no_overlap(
+    store: Store, target: Target, models: Mapping[str, Provenance | None], allow: bool, series: ChannelSeries | None = None
+) -> int:
+    """How many of the participants the model knows best was trained on.
 
     Parameters
     ----------
+    target : whose sessions are to be evaluated.
     models : what each model was trained on, by the name the user gave it.
-    people : participants to be evaluated, from `people_in`.
-    allow : go on with those it was pretrained on.
+    allow : go on with those it was trained on.
 
     Raises
     ------
     InputError
-        If there are any and `allow` is off.
+        If there are any and `allow` is off; they are named, with what shows it.
     """
-    seen = {name: provenance.seen(people) if provenance else [] for name, provenance in models.items()}
-    for name, labels in seen.items():
-        if labels and not allow:
+    series = series or ChannelSeries(store)
+    found = _matches(store, target, models, series)
+    for name, matches in found.items():
+        if matches and not allow:
+            evidence = _listed([_evidence(match, store, target, series) for match in matches])
             raise InputError(
-                f"{name}: was trained on {len(labels)} of the {len({person.label for person in people})} participants to be evaluated, "
-                f"first {labels[0]}; evaluate on others (--participants), or add --allow-seen, which the table then states."
+                f"{name}: was trained on {len(matches)} of the {target.n_subjects} participants to be evaluated: {evidence}; evaluate on "
+                "others (--participants), leave copies out (--drop-duplicates), or add --allow-overlap, which the table then states."
             )
-    return max((len(labels) for labels in seen.values()), default=0)
+    return max((len(matches) for matches in found.values()), default=0)
+
+
+def _matches(store: Store, target: Target, models: Mapping[str, Provenance | None], series: ChannelSeries) -> dict[str, list[Match]]:
+    """Of each model, the participants whom it was trained on."""
+    people = people_in(store, [store.session(key) for key in target.keys], series.signature)
+    return {name: provenance.matches(people) if provenance else [] for name, provenance in models.items()}
+
+
+def _evidence(match: Match, store: Store, target: Target, series: ChannelSeries) -> str:
+    """How a participant was recognised; by content, also which session of the store the model heard under another name."""
+    if match.bits is None:
+        return f"{match.label} by name"
+    own = next(key for key in target.keys if store.session(key).subject == match.label and series.signature(key) == match.recording)
+    everybody = ChannelSeries(Store(store.root))
+    twins = (info.key for info in everybody.store.sessions if info.subject != match.label)
+    heard = next((key for key in twins if everybody.signature(key) == match.known), None)
+    whose = f"{heard}, which it was trained on" if heard else "a recording that it was trained on, which this store does not have"
+    return f"{match.label} {bits_apart(match.bits)} between {own} and {whose}"
 
 
 def require_no_duplicates(store: Store, target: Target, series: ChannelSeries | None = None) -> None:
@@ -105,49 +127,41 @@ def require_no_duplicates(store: Store, target: Target, series: ChannelSeries | 
     InputError
         If there is one; both sessions are named.
     """
-    owner = dict(zip(target.keys, target.subjects, strict=True))
-    within = target.kind == "identification"
-    pairs = [pair for pair in duplicates(store, target.keys, series) if within or owner[pair[0]] != owner[pair[1]]]
+    pairs = _leaking_pairs(store, target, series or ChannelSeries(store))
     if not pairs:
         return
-    first, second, evidence = pairs[0]
-    more = f" ({len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
+    named = _listed([f"{pair.first.key} and {pair.second.key} ({pair.evidence})" for pair in pairs])
     raise InputError(
-        f"{store.root}: {first} and {second} are one recording ({evidence}){more}, which could be trained on and tested on; "
-        "leave one of them out (--participants), or give both to one participant."
+        f"{store.root}: one recording stands under two names, which could be trained on and tested on: {named}; add --drop-duplicates "
+        "(it leaves out both where labels disagree, else the later), name others with --participants, or give both to one participant."
     )
 
 
-def duplicates(store: Store, keys: Sequence[str], series: ChannelSeries | None = None) -> list[_Pair]:
-    """Pairs of sessions with the same data file, or whose channel series correlate above `_DUPLICATE_CORRELATION`.
-
-    Every series is read once and kept as a sketch of a few numbers; only pairs of like sketches are compared in full, over the frames
-    that both have. A copy that starts at another frame, or was cleaned in another way, is not found.
-    """
-    found: dict[tuple[str, str], str] = {}
-    by_content: dict[str, list[str]] = {}
-    for key in keys:
-        if content := store.sidecar(key).get(DATA_SHA256):
-            by_content.setdefault(str(content), []).append(key)
-    for same in by_content.values():
-        found |= {pair: "their data files are the same" for pair in combinations(same, 2)}
-    series = series or ChannelSeries(store)
-    sketches = np.stack([series[key].sketch for key in keys]) if keys else np.zeros((0, 1))
-    for row, column in _like(sketches):
-        pair = keys[row], keys[column]
-        if pair not in found and (r := correlation(store.coarse(pair[0]), store.coarse(pair[1]))) > _DUPLICATE_CORRELATION:
-            found[pair] = f"their series correlate at {r:.4f}"
-    return [(*pair, evidence) for pair, evidence in found.items()]
+def _leaking_pairs(store: Store, target: Target, series: ChannelSeries) -> list[Duplicate]:
+    within = target.kind == "identification"
+    return [pair for pair in find_duplicates(store, target.keys, series.signature) if within or not pair.one_participant]
 
 
-def correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Pearson correlation of two (T, C) series over their common frames, each channel standardised; 0 where they cannot be compared."""
-    if first.shape[1] != second.shape[1]:
-        return 0.0
-    frames = min(len(first), len(second))
-    a, b = (standardised(values[:frames]) for values in (first, second))
-    size = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum()) / size if size else 0.0
+def _copied_sessions(store: Store, target: Target, series: ChannelSeries) -> set[str]:
+    """Sessions to leave out: both participants of a pair whose labels disagree, of others the later participant or session."""
+    label = dict(zip(target.keys, target.labels.tolist(), strict=True))
+    pairs = _leaking_pairs(store, target, series)
+    agree = [pair for pair in pairs if label[pair.first.key] == label[pair.second.key]]
+    people = {info.subject for pair in pairs if pair not in agree for info in (pair.first, pair.second)}
+    sessions: set[str] = set()
+    for pair in agree:
+        if pair.one_participant:
+            if pair.first.key not in sessions:
+                sessions.add(pair.second.key)
+        elif pair.first.subject not in people:
+            people.add(pair.second.subject)
+    return sessions | {key for key in target.keys if store.session(key).subject in people}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
@@ -187,12 +201,3 @@ def require_apart(target: Target, split: Split) -> None:
     for (one, first), (other, second) in combinations(sides.items(), 2):
         if both := first & second:
             raise InputError(f"{min(both)}: is in {one} and in {other} of one split; this is a fault of slimbrain, report it.")
-
-
-def _like(sketches: NDArray[np.float64], block: int = 1024) -> Iterator[tuple[int, int]]:
-    """Pairs of rows with a cosine over `_CANDIDATE_LIKENESS`, each once."""
-    for start in range(0, len(sketches), block):
-        rows, columns = np.nonzero(sketches[start : start + block] @ sketches.T > _CANDIDATE_LIKENESS)
-        for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
-            if row < column:
-                yield row, column

@@ -66,7 +66,8 @@ class Options:
     phenotypes : the benchmark's phenotype files.
     group : as for `get_task`.
     embeddings : files of `slimbrain embed`, made by these models of the very frames that they are to see; others are refused.
-    allow_seen : evaluate on participants that a model was pretrained on, too; the result counts them.
+    allow_overlap : evaluate on participants that a model was trained on, too; the result counts them.
+    drop_duplicates : leave out copied recordings, which would be refused; see `leaks.screen`.
     """
 
     windows: str | Path | None = None
@@ -75,7 +76,8 @@ class Options:
     phenotypes: Sequence[str | Path] = ()
     group: str = ""
     embeddings: Sequence[str | Path] = ()
-    allow_seen: bool = False
+    allow_overlap: bool = False
+    drop_duplicates: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
 
@@ -128,7 +130,7 @@ def evaluate_models(
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
     series = ChannelSeries(store)
-    screened = screen(store, wanted, provenances, options.allow_seen, series)
+    screened = screen(store, wanted, provenances, options.allow_overlap, series, options.drop_duplicates)
     contenders = _contenders(store, loaded, models, options)
     trained = contenders[:-1]
     makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {
@@ -210,7 +212,7 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
             raise InputError(f"{path}: was made by none of the models; give --model the folder that `slimbrain embed` had, or embed again.")
         made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
         frames = _frames_used(store, entry)
-        other = [key for key in frames if key not in made.seen or not np.array_equal(made.seen[key], frames[key])]
+        other = [key for key in frames if key not in made.frames_used or not np.array_equal(made.frames_used[key], frames[key])]
         if other or made.pooling != _POOLING:
             frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
             what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {_POOLING}"

@@ -266,9 +266,9 @@ def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n
     train, (held,) = coordinates(x, [x_held])
     if kind == "regression":
         return ridge_path(train, y, held, strengths)[..., None]
-    seen, numbers = np.unique(y.astype(np.int64), return_inverse=True)
+    present, numbers = np.unique(y.astype(np.int64), return_inverse=True)
     said = np.zeros((len(strengths), len(x_held), n_outputs))
-    said[..., seen] = 1.0 if len(seen) == 1 else logistic_path(train, numbers, held, strengths)
+    said[..., present] = 1.0 if len(present) == 1 else logistic_path(train, numbers, held, strengths)
     return said
 
 

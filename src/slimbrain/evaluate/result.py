@@ -91,6 +91,7 @@ class Result(_Frozen):
     published : values from the literature, by metric.
     seen_in_pretraining : subjects that a model was pretrained on.
     pretraining_unknown : models whose pretraining participants are not recorded.
+    classes : subjects of each class; empty for a regression, an identification and files of before they were counted.
     excluded : sessions left out, by reason.
     test_scored : None in files of before it was recorded.
     contract : of the store; None in a comparison that had none.
@@ -111,6 +112,7 @@ class Result(_Frozen):
     pretraining_unknown: tuple[str, ...] = ()
     models: tuple[ModelWeights, ...] = ()
     groups: Grouping | None = None
+    classes: Mapping[str, int] = {}
     excluded: Mapping[str, int] = {}
     test_scored: Scoring | None = None
     contract: Contract | None = None

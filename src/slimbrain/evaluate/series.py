@@ -1,6 +1,6 @@
 """Channel series of a store's sessions, each read once, for all that looks at them before and beside a model.
 
-Screening for participants of the pretraining and for copied recordings needs a sketch of each session; the baselines need its channels.
+Screening for participants of the pretraining and for copied recordings needs a signature of each session; the baselines need its channels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.evaluate.stats import Floats
-from slimbrain.governance.fingerprint import signs, sketch
+from slimbrain.governance.fingerprint import signature
 from slimbrain.store import ROI, Store
 
 MAX_CHANNELS = 200
@@ -25,11 +25,12 @@ class _SessionSeries:
 
     Attributes
     ----------
-    sketch : (K,) random projections, by which recordings are compared.
+    signature : str
+        By which recordings are compared.
     channels : (T, C) float32, a tractable number of channels.
     """
 
-    sketch: Floats
+    signature: str
     channels: NDArray[np.float32]
 
 
@@ -43,12 +44,12 @@ class ChannelSeries:
     def __getitem__(self, key: str) -> _SessionSeries:
         if key not in self._read:
             coarse = self.store.coarse(key)
-            self._read[key] = _SessionSeries(sketch(coarse), self._tractable(key, coarse).astype(np.float32))
+            self._read[key] = _SessionSeries(signature(coarse), self._tractable(key, coarse).astype(np.float32))
         return self._read[key]
 
     def signature(self, key: str) -> str:
         """By which a checkpoint remembers the session."""
-        return signs(self[key].sketch)
+        return self[key].signature
 
     def channels(self, key: str) -> Floats:
         """(T, C) series of one session with a tractable number of channels.

@@ -45,6 +45,8 @@ def cell(estimate: Estimate | None) -> str:
 def remarks(result: Result) -> list[str]:
     """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
     lines = [_verdict(gap, result) for gap in result.differences]
+    if result.classes:
+        lines.append("Classes, in subjects: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
     if result.published:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result.published.items()) + ".")
     if result.excluded:
@@ -52,9 +54,7 @@ def remarks(result: Result) -> list[str]:
     if result.groups:
         lines.append(_togetherness(result.groups))
     if result.seen_in_pretraining:
-        lines.append(
-            f"{result.seen_in_pretraining} of these subjects were seen in pretraining (--allow-seen): the model's scores are optimistic."
-        )
+        lines.append(f"A model was pretrained on {result.seen_in_pretraining} of these subjects (--allow-overlap): scores are optimistic.")
     if result.pretraining_unknown:
         models = ", ".join(result.pretraining_unknown)
         lines.append(f"Whom {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")

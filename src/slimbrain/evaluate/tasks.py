@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,33 @@ class Target:
     def n_subjects(self) -> int:
         return len(np.unique(self.subjects))
 
+    def without(self, keys: Collection[str], reason: str) -> Target:
+        """Labels of the other sessions; these are counted under a reason."""
+        rows = np.array([row for row, key in enumerate(self.keys) if key not in keys], dtype=np.int64)
+        if len(rows) == len(self.keys):
+            return self
+        groups = None if self.groups is None else self.groups[rows]
+        bound = self.bound if groups is None or self.bound is None else Grouping(by=self.bound.by, count=len(np.unique(groups)))
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            subjects=self.subjects[rows],
+            labels=self.labels[rows],
+            strata=None if self.strata is None else self.strata[rows],
+            excluded={**self.excluded, reason: len(self.keys) - len(rows)},
+            known=tuple(self.known[row] for row in rows) if self.known else (),
+            groups=groups,
+            bound=bound,
+        )
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Subjects of each class; empty where there are no classes."""
+        if self.kind != "classification":
+            return {}
+        pairs = set(zip(self.subjects.tolist(), map(str, self.labels.tolist()), strict=True))
+        return dict(sorted(Counter(label for _, label in pairs).items()))
+
 
 def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[str | Path] = (), group: str = "") -> Task:
     """The task called `name`.
@@ -180,6 +207,8 @@ def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> T
     excluded = {"not in participants.tsv": unlisted, f"{task.column} missing": len(sessions) - unlisted - len(labelled)}
     subjects = _subjects(store, [session for session, _ in labelled], f"a value in {task.column}")
     kind, labels = _labels(task, [cell.strip() for _, cell in labelled])
+    if kind == "classification":
+        _require_one_spelling(store, task, subjects, labels)
     marks = {subject: [mark] for subject in subjects if not is_missing(mark := store.participants[subject].get(task.group, ""))}
     groups, bound = _groups(subjects, marks, task.group)
     return Target(
@@ -313,6 +342,26 @@ def _labels(task: Task, cells: Sequence[str]) -> tuple[TaskKind, NDArray[Any]]:
     if numbers is None:
         raise InputError(f"{task.name}: column {task.column} holds text, so it cannot be regressed; correct the column or choose another.")
     return kind, numbers
+
+
+def _require_one_spelling(store: Store, task: Task, subjects: NDArray[np.str_], labels: NDArray[Any]) -> None:
+    """Refuse classes that differ only in case, blanks, or how a number is written: they would be predicted from each other.
+
+    Raises
+    ------
+    InputError
+        If there are any; all spellings are named, with how many participants have each.
+    """
+    counts = Counter(label for _, label in set(zip(subjects.tolist(), labels.tolist(), strict=True)))
+    spellings: dict[str | float, list[str]] = {}
+    for label in sorted(counts, key=lambda text: (text.casefold(), text.swapcase())):
+        number = _numbers([label])
+        spellings.setdefault(" ".join(label.casefold().split()) if number is None else float(number[0]), []).append(label)
+    several = [label for group in spellings.values() if len(group) > 1 for label in group]
+    if several:
+        told = ", ".join(f"{label!r} ({counts[label]} participant{'' if counts[label] == 1 else 's'})" for label in several)
+        where = store.root / PARTICIPANTS_FILE
+        raise InputError(f"{where}: column {task.column} spells one class in several ways, {told}; write each class in one way.")
 
 
 def _numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:

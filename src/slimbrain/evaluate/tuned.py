@@ -33,7 +33,7 @@ from slimbrain.store import Store
 _TENSORS = ("weight", "bias", "centre", "spread")
 """Of the linear head: (K, N) and (K,), and what the (N,) pooled tokens are standardised by."""
 
-_SESSION, _PARTICIPANT, _PREDICTION, SEEN = "session", "participant_id", "prediction", "seen_in_training"
+_SESSION, _PARTICIPANT, _PREDICTION, IN_TRAINING = "session", "participant_id", "prediction", "in_training"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
     Returns
     -------
     A row a session: `session`, `participant_id`, `prediction` (a class, or a value in the target's own unit), `p_CLASS` for each class,
-    and `seen_in_training`, yes or no.
+    and `in_training`, yes or no.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
     cut = provenance.window.model_copy(update={"k": k or provenance.window.k})
     choose = window_choice(windows, store, tuned.model.config.unit_frames, cut)
     encoder = tuned.encoder()
-    seen = set(provenance.seen(people_in(store)))
+    known = set(provenance.seen(people_in(store)))
     rows = []
     for info in track(store.sessions, "predict"):
         said = as_scores(encoder([read_clip(store, info, choose(info), cut.frames)]), head.classes)[0]
@@ -179,7 +179,7 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
             }
         else:
             row[_PREDICTION] = f"{said[0] * head.scale + head.centre:.6g}"
-        rows.append({**row, SEEN: "yes" if info.subject in seen else "no"})
+        rows.append({**row, IN_TRAINING: "yes" if info.subject in known else "no"})
     return rows
 
 

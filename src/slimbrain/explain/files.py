@@ -111,7 +111,7 @@ def trust(record: Mapping[str, Any]) -> str:
         words.append(f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]")
     elif decided:
         words.append("its held-out score is not known")
-    if seen := record.get("seen_in_training"):
+    if seen := record.get("in_training"):
         words.append(f"trained on {seen} of {record['participants']} participants")
     return "; ".join(words)
 

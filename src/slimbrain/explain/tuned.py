@@ -13,7 +13,7 @@ from slimbrain.evaluate.attention import as_scores
 from slimbrain.evaluate.probes import average_sessions
 from slimbrain.evaluate.stats import OutOfFold
 from slimbrain.evaluate.tasks import Target
-from slimbrain.evaluate.tuned import SEEN, Tuned
+from slimbrain.evaluate.tuned import IN_TRAINING, Tuned
 from slimbrain.explain.heads import Deciders, class_number, decision_unit, held_out_score, label_contrast, tuned_head
 
 _KIND = "fine-tuned head"
@@ -64,7 +64,7 @@ def tuned_deciders(
     known = _held_out(tuned, unseen, subjects, truth)
     return Deciders(
         dict.fromkeys(vectors, decider),
-        {key: {SEEN: subjects[key] in trained_on} for key in vectors},
+        {key: {IN_TRAINING: subjects[key] in trained_on} for key in vectors},
         code,
         decision_unit(classes, number),
         contrast,

@@ -57,6 +57,26 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Match:
+    """A participant whom a model was trained on.
+
+    Attributes
+    ----------
+    label : str
+        `sub-01`.
+    recording, known : str
+        Signatures of the participant's recording and of the one that the model was trained on; empty where the name decided.
+    bits : int or None
+        By how many bits they differ; None where the name decided.
+    """
+
+    label: str
+    recording: str = ""
+    known: str = ""
+    bits: int | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Travels with every trained model.
 
@@ -93,20 +113,31 @@ class Provenance:
         """
         return seen_in(self.training, people)
 
+    def matches(self, people: Collection[Person]) -> list[Match]:
+        """As `seen`, with what each was recognised by."""
+        return matches_in(self.training, people)
+
 
 def seen_in(training: Mapping[str, Any], people: Collection[Person]) -> list[str]:
     """As `Provenance.seen`, from what a checkpoint's config.json says of its training."""
+    return [match.label for match in matches_in(training, people)]
+
+
+def matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list[Match]:
+    """As `Provenance.matches`, from what a checkpoint's config.json says of its training; sorted, each label once.
+
+    A participant whom both the name and a recording give away counts as recognised by name.
+    """
     memory = _memory(training)
     full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
     unplaced |= set(memory.get(OLD_HASHES, ()))
-    heard = _heard(people, memory.get("recordings", []))
-    return sorted(
-        person.label
-        for person in people
-        if person.label in heard
-        or subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced)
-        or (person.cohort and subject_hash(person.label, person.cohort) in full)
-    )
+    found = _heard(people, memory.get("recordings", []))
+    for person in people:
+        if subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced) or (
+            person.cohort and subject_hash(person.label, person.cohort) in full
+        ):
+            found[person.label] = Match(person.label)
+    return [found[label] for label in sorted(found)]
 
 
 def remember(people: Sequence[Person]) -> dict[str, list[str]]:
@@ -206,10 +237,14 @@ def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
     return fields
 
 
-def _heard(people: Collection[Person], recordings: list[str]) -> set[str]:
-    """Labels of those of whom a recording is among `recordings`."""
+def _heard(people: Collection[Person], recordings: list[str]) -> dict[str, Match]:
+    """Those of whom a recording is among `recordings`, by label, each with its closest."""
     owned = [(person.label, recording) for person in people for recording in person.recordings if recording]
     if not owned or not recordings:
-        return set()
-    apart = nearest([recording for _, recording in owned], recordings)
-    return {label for (label, _), bits in zip(owned, apart, strict=True) if bits <= SIGNATURE_BITS_APART}
+        return {}
+    found: dict[str, Match] = {}
+    apart, place = nearest([recording for _, recording in owned], recordings)
+    for (label, recording), bits, which in zip(owned, apart.tolist(), place.tolist(), strict=True):
+        if bits <= SIGNATURE_BITS_APART and (label not in found or bits < (found[label].bits or 0)):
+            found[label] = Match(label, recording, recordings[which], bits)
+    return found

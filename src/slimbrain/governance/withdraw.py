@@ -56,6 +56,8 @@ class _Withdrawal:
     sessions : keys that were taken out of the store.
     files : what was deleted or rewritten there.
     linked : data files that were hard links: their content lies in another store, too.
+    behind : files outside the store, behind symbolic links, that were left.
+    followed : such files that were deleted, since that was asked for.
     traces : what was found elsewhere.
     notes : what the user should know.
     """
@@ -65,6 +67,8 @@ class _Withdrawal:
     sessions: list[str]
     files: list[str]
     linked: list[str]
+    behind: list[str]
+    followed: list[str]
     traces: list[_Trace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -72,15 +76,23 @@ class _Withdrawal:
         return asdict(self)
 
 
-def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "", folders: Sequence[str | Path] = ()) -> _Withdrawal:
-    """Take a participant out of a store and look for traces; killed anywhere, the same command goes on.
+def withdraw(
+    root: str | Path,
+    subject: str,
+    reason: str = "",
+    cohort: str = "",
+    folders: Sequence[str | Path] = (),
+    follow_links: bool = False,
+) -> _Withdrawal:
+    """Take a participant out of a store and look for traces; killed anywhere, the same command resumes.
 
     Parameters
     ----------
     subject : label, with or without `sub-`.
-    reason : for the tombstone; name nobody in it.
+    reason : kept in the record; name nobody in it.
     cohort : needed where one label stands for participants of several cohorts.
     folders : where checkpoints, window tables and embeddings are looked for.
+    follow_links : also delete what lies outside the store, behind symbolic links in it.
 
     Raises
     ------
@@ -97,19 +109,19 @@ def withdraw(root: str | Path, subject: str, reason: str = "", cohort: str = "",
     record = _already_recorded(store, label, cohort)
     if record is not None:
         cohort = record.cohort
-        notes.append(f"{label} was withdrawn on {record.date} already; gone on with what was left.")
+        notes.append(f"{label} was withdrawn on {record.date} already; what was left is deleted now.")
     else:
         cohort = _whose(store, label, cohort)
         record = new_record(label, cohort, date.today().isoformat(), reason)
     person, keys = _person(store, label, cohort, notes)
     traces = [trace for folder in folders for trace in _traces(Path(folder), store.root, person, keys)]
     record_withdrawals(store.root, [record])
-    purged = purge(store.root, record)
-    return _Withdrawal(label, cohort, purged.sessions, purged.files, purged.linked, traces, notes)
+    purged = purge(store.root, record, follow_links)
+    return _Withdrawal(label, cohort, **vars(purged), traces=traces, notes=notes)
 
 
 def _already_recorded(store: Store, label: str, cohort: str) -> WithdrawalRecord | None:
-    """The tombstone of a withdrawal that this one goes on with."""
+    """The record of a withdrawal that this one finishes."""
     record = withdrawn(store.root).find(label, cohort)
     others = {store.cohort(info) or "unknown" for info in store.sessions if info.subject == label}
     if record is not None and others and not cohort:

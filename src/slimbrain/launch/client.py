@@ -1,6 +1,6 @@
-"""Submit what is missing, wait for it, submit once more what was lost, gather: the same call again goes on wherever it was left.
+"""Submit what is missing, wait for it, submit lost shards once more, gather; the same call again resumes where it was left.
 
-What fails is not tried again here but by its own job (`worker`), so that it holds where nobody waits.
+A shard that fails is retried by its own job (`worker`), not here, so that this works with `--no-wait`, too.
 """
 
 from __future__ import annotations
@@ -34,11 +34,16 @@ class LaunchOutcome:
 
     Attributes
     ----------
-    states : of each shard.
-    table : one line a shard that is not done, or an empty string.
-    line : what gathering said.
-    waiting : jobs are still on their way, since nobody waited for them.
-    changed : what the shards shared out became another meanwhile, so some of it may be in no shard.
+    states : mapping
+        Of each shard, by name.
+    table : str
+        One line per shard that is not done.
+    line : str
+        What gathering said.
+    waiting : bool
+        Jobs are still queued or running (`--no-wait`).
+    changed : bool
+        The inputs changed while the shards ran, so some of them may be in no shard.
     """
 
     states: Mapping[str, ShardState]
@@ -56,11 +61,12 @@ class LaunchOutcome:
 def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFolder, wait: bool = True) -> LaunchOutcome:
     """Run all shards of a command, and gather what they made.
 
-    The same call again submits only what is not done and not on its way. One that finished starts anew.
+    The same call again submits only what is not done and not queued. A launch that finished starts again from the beginning.
 
     Parameters
     ----------
-    wait : until all shards have ended; else return once they are submitted.
+    wait : bool
+        Until all shards have ended; else return once they are submitted.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
     folder.root.mkdir(parents=True, exist_ok=True)
     with claim(folder.root, "client") as mine:
         if not mine:
-            raise InputError(f"{folder.root}: another process looks after this launch; wait for it, or end it.")
+            raise InputError(f"{folder.root}: another process is waiting for this launch; wait for it, or end it.")
         plan = _plan(work, resources, folder)
         _submit_missing(plan, cluster, folder, ("failed", "stopped", "lost"))
         if not wait:
@@ -111,7 +117,7 @@ def _submit_missing(plan: LaunchPlan, cluster: Cluster, folder: LaunchFolder, ag
     jobs, states = folder.read_jobs(), _states(plan, folder)
     alive = cluster.alive([each.job for each in jobs.values()]) if jobs else set()
     while any(state.state in again and jobs.get(shard, Submitted()).job in alive for shard, state in states.items()):
-        # It has said its last word, and may hold its locks until it has left the queue.
+        # It has ended, and may hold its locks until it has left the queue.
         time.sleep(_POLL_S)
         alive = cluster.alive(alive)
     open_shards = [shard for shard, state in states.items() if state.state in again or state.state not in FINAL]
@@ -135,7 +141,7 @@ def _wait(plan: LaunchPlan, cluster: Cluster, folder: LaunchFolder) -> None:
         now = time.monotonic()
         if now - asked > _ASK_S:
             asked, missing = now, set(open_jobs) - cluster.alive(open_jobs)
-            # Twice, since a job leaves the queue a moment before its last words can be read on this machine.
+            # Twice, since a job leaves the queue a moment before its last state can be read on this machine.
             for job in missing & gone:
                 folder.update(open_jobs[job], state="lost")
             gone = missing
@@ -168,7 +174,7 @@ def _gather(work: Work, plan: LaunchPlan, folder: LaunchFolder) -> LaunchOutcome
 
 def _line(folder: LaunchFolder, shard: str, state: ShardState, job: Submitted) -> str:
     """What became of a shard that is not done."""
-    reasons = {"stopped": "by a signal, and not queued again", "lost": "without a word: killed, or out of memory"}
+    reasons = {"stopped": "by a signal, and not queued again", "lost": "ended without a state: killed, or out of memory"}
     why = reasons.get(state.state, f"exit code {state.exit_code}, {state.failures} times")
     return f"{shard}: {state.state} ({why}), last on {state.node or 'no node'}, submitted {job.submissions} times; see {_log(folder, job)}"
 

@@ -1,4 +1,4 @@
-"""Where shards run: submitit hands them to Slurm or to processes of this machine, and each place says which are still on their way."""
+"""Where shards run: submitit hands them to Slurm or to processes of this machine, and each says which are still queued or running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cluster(Protocol):
         """Start shards; the number of each one's job."""
 
     def alive(self, jobs: Collection[str]) -> set[str]:
-        """Of these jobs, those that wait or run."""
+        """Of these jobs, those that are queued or running."""
 
 
 class Slurm:
@@ -30,8 +30,10 @@ class Slurm:
 
     Parameters
     ----------
-    resources : of each shard.
-    name : that the queue shows.
+    resources : Resources
+        Resources of each shard.
+    name : str
+        Name of the job in the queue.
 
     Raises
     ------
@@ -73,7 +75,7 @@ class Slurm:
 
 
 class Processes:
-    """Processes of this machine, one a shard, all at once."""
+    """Processes of this machine, one per shard, all at once."""
 
     def __init__(self, resources: Resources) -> None:
         if resources.nodes > 1:

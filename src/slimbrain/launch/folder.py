@@ -17,7 +17,7 @@ _SHARDS_FOLDER, _LOGS_FOLDER = "shards", "logs"
 State = Literal["waiting", "running", "requeued", "retried", "done", "failed", "stopped", "lost"]
 FINAL: tuple[State, ...] = ("done", "failed", "stopped", "lost")
 """`requeued` after a signal and `retried` after a failure are in the queue again. `stopped` by a signal and not queued again; `lost`
-without a word. Only the client calls a shard lost."""
+ended without a state. Only the client calls a shard lost."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,18 @@ class ShardState:
 
     Attributes
     ----------
-    state : see `State`.
-    requeues : how often it was stopped, saved and queued again.
-    failures : how often its command failed since it was submitted last.
-    exit_code : of the command, once it has ended.
-    node : where it ran last.
-    seconds : that its last run took.
+    state : State
+        See `State`.
+    requeues : int
+        How often it was stopped, saved and requeued.
+    failures : int
+        How often its command failed since it was submitted last.
+    exit_code : int or None
+        Exit code of the command, once it has ended.
+    node : str
+        Where it ran last.
+    seconds : float
+        Duration of its last run.
     """
 
     state: State = "waiting"
@@ -48,8 +54,10 @@ class Submitted:
 
     Attributes
     ----------
-    job : its number in the queue, or of its process; empty before it was submitted.
-    submissions : how often it was submitted.
+    job : str
+        Its number in the queue, or of its process; empty before it was submitted.
+    submissions : int
+        How often it was submitted.
     """
 
     job: str = ""
@@ -62,13 +70,20 @@ class LaunchPlan:
 
     Attributes
     ----------
-    command : words after `slimbrain`, as they were typed.
-    shards : words after `slimbrain` of each shard.
-    distributed, saves : as of `Work`.
-    processes : that `torchrun` starts on each node.
-    grace_s : seconds that a command has to save, once it is told to.
-    inputs : checksum of what the shards share out (`Work`).
-    finished : everything was done and gathered; the same command starts anew.
+    command : tuple of str
+        Words after `slimbrain`, as they were typed.
+    shards : mapping
+        Words after `slimbrain` of each shard.
+    distributed, saves : bool
+        As of `Work`.
+    processes : int
+        Processes that `torchrun` starts on each node.
+    grace_s : int
+        Seconds that a command has to save, once it is told to.
+    inputs : str
+        Checksum of what is divided among the shards (`Work`).
+    finished : bool
+        Everything was done and gathered; the same command starts again from the beginning.
     """
 
     command: tuple[str, ...]

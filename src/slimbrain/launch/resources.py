@@ -1,4 +1,4 @@
-"""What is asked of a cluster for each shard, and how Slurm and submitit are told."""
+"""Resources of each shard, and how they are requested from Slurm and submitit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,26 @@ _MINUTES_A_FIELD = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What each shard gets.
+    """Resources of each shard.
 
     Attributes
     ----------
-    partition, account, constraint, memory : as for sbatch; the cluster's own choice if None. `memory` is of a node.
-    time : limit, in one of sbatch's forms.
-    gpus, cpus : of a node; `cpus` of the one task there.
-    nodes : of pretraining.
-    processes : of pretraining, on a node; one a GPU if None.
-    sbatch : further lines, `qos=high` or `exclusive`, with or without `--`.
-    parallel : shards that run at once, at most.
-    grace_s : seconds before the limit at which the job is told to save.
+    partition, account, constraint, memory : str or None
+        As for sbatch; the cluster's own choice if None. `memory` is per node.
+    time : str
+        Limit, in one of sbatch's forms.
+    gpus, cpus : int or None
+        Per node; `cpus` of the one task there.
+    nodes : int
+        Nodes of a pretraining.
+    processes : int or None
+        Per node, of a pretraining; one per GPU if None.
+    sbatch : tuple of str
+        Further lines, `qos=high` or `exclusive`, with or without `--`.
+    parallel : int
+        Shards that run at once, at most.
+    grace_s : int
+        Seconds before the time limit at which the job is told to save.
     """
 
     partition: str | None = None
@@ -71,7 +79,7 @@ class Resources:
         return minutes
 
     def for_slurm(self, name: str) -> dict[str, Any]:
-        """Parameters of submitit's executor for Slurm: one task a node, told to save by SIGUSR1, queued again if its node dies."""
+        """Parameters of submitit's executor for Slurm: one task per node, told to save by SIGUSR1, requeued if its node dies."""
         _ = self.minutes
         given: dict[str, Any] = {"partition": self.partition, "account": self.account, "constraint": self.constraint, "mem": self.memory}
         given |= {"cpus_per_task": self.cpus, "gpus_per_node": self.gpus or None}

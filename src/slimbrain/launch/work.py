@@ -26,13 +26,20 @@ class Work:
 
     Attributes
     ----------
-    command : its words after `slimbrain`, as they were typed.
-    out : what it writes; logs and the state of shards lie beside it.
-    shards : by name, the words after `slimbrain` that do a part of it, each of which could be typed.
-    distributed : its one shard is started by `torchrun`, on every node.
-    saves : a signal makes it save what it has, and it goes on from there; others start their shard again and skip what is done.
-    gather : called once no shard is on its way; told whether all are done, returns a line to print.
-    inputs : tells by a checksum what the shards share out among themselves. If that changes, so may what is whose, and no shard is done.
+    command : Words
+        Its words after `slimbrain`, as they were typed.
+    out : Path
+        What it writes; logs and the state of shards lie beside it.
+    shards : mapping
+        Words after `slimbrain` of each shard, by name; each could be typed.
+    distributed : bool
+        Whether its one shard is started by `torchrun`, on every node.
+    saves : bool
+        Whether a signal makes it save, so that it resumes from there; others start their shard again and skip what is done.
+    gather : callable
+        Called with whether all shards are done, once none is queued or running; returns a line to print.
+    inputs : callable
+        Returns a checksum of what is divided among the shards. If it changes, so may the division, and no shard counts as done.
     """
 
     command: Words
@@ -54,5 +61,5 @@ def cut(command: Words, out: Path, parts: int, gather: Callable[[bool], str], in
 
 
 def checksum(items: Iterable[tuple[str, int]]) -> str:
-    """Of names and sizes that are shared out."""
+    """Checksum of the names and sizes that are divided among shards."""
     return hashlib.sha256("\n".join(f"{name}\t{size}" for name, size in items).encode()).hexdigest()

@@ -26,7 +26,7 @@ _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 """SIGUSR2 is what submitit's processes on this machine get before their limit."""
 
 _POLL_S, _REMIND_S = 0.2, 5.0
-"""A command that is still importing does not hear the signal to save: it is told again."""
+"""A command that is still importing misses the signal to save, so it is sent again."""
 
 _FIRST_PORT, _PORTS = 20000, 20000
 LOCAL_REQUEUE_CODE = 144
@@ -62,7 +62,7 @@ def run_shard(root: str, shard: str) -> None:
         started = time.monotonic()
         code, stopped_by = _run(plan, shard)
         ended = {"seconds": round(time.monotonic() - started, 1), "node": _node(), "exit_code": code}
-        # What does not save, and ended well nevertheless, was done before it heard.
+        # What does not save, and ended well nevertheless, was done before the signal came.
         if stopped_by is not None and (code or plan.saves):
             # Of several nodes, those that are stopped since one failed leave it to that one.
             if first and folder.read(shard).state == "running":
@@ -116,7 +116,7 @@ def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
     with suppress(psutil.NoSuchProcess):
         command = psutil.Process(process.pid)
         for each in [command, *command.children(recursive=True)] if saves else [command]:
-            # One that ended meanwhile must not keep the others from being told.
+            # One that ended meanwhile must not keep the signal from the others.
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(signal.SIGUSR1 if saves else signal.SIGTERM)
 
@@ -150,7 +150,7 @@ def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         raise SystemExit(LOCAL_REQUEUE_CODE)
     asked = subprocess.run(["scontrol", "requeue", _job()], check=False)
-    # A negative code is that of the signal with which Slurm ends all of the job, so it was heard.
+    # A negative code is that of the signal with which Slurm ends all of the job, so the request was received.
     if asked.returncode > 0:
         folder.update(shard, state=refused)
     raise SystemExit(_REQUEUED_CODE)

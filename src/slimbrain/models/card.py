@@ -154,7 +154,7 @@ def _leakage(training: Mapping[str, Any]) -> str:
         )
     return (
         f"`config.json` carries salted hashes of the {count} participants seen in training, no names. `slimbrain evaluate` looks "
-        "for them among those it is to score, and refuses to score on them unless `--allow-seen` is given, which the table then says."
+        "for them among those it is to score, and refuses to score on them unless `--allow-overlap` is given, which the table then says."
     )
 
 

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from slimbrain import __version__
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.disk.atomic import write_atomic, write_json, write_text
-from slimbrain.disk.seal import sha256
+from slimbrain.disk.seal import SEAL_FILE, BrokenSealError, check_seal, sha256, write_seal
 from slimbrain.errors import ContractError, InputError
 from slimbrain.governance.provenance import CONFIG_FILE, Provenance
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.card import Measured, model_card
+from slimbrain.models.health import tells_apart
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
+from slimbrain.models.size import jepa_parameters, temporal_parameters
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
 
@@ -34,8 +36,11 @@ HEAD_FILE = "head.safetensors"
 _OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
 """Files that other weights make worthless."""
 
-MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, *_OF_THESE_WEIGHTS)
+MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
+
+_LEAST_BYTES = 2
+"""Of a weight, in half precision."""
 
 _NORMALISATION = "voxelwise z-score over the session"
 
@@ -46,7 +51,7 @@ def save_pretrained(
     provenance: Provenance | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a model folder; each file appears whole or not at all, config.json last.
+    """Write a model folder; each file appears whole or not at all, then weights, config.json and mask are sealed by their SHA-256.
 
     Evaluations, and a head, of other weights that the folder held are dropped; `slimbrain.add_evaluation` adds those of these.
 
@@ -65,7 +70,7 @@ def save_pretrained(
         raise InputError(f"{folder}: the model does not say what it was trained on; give its provenance.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomic(folder / _WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
-    for name in _OF_THESE_WEIGHTS:
+    for name in (SEAL_FILE, *_OF_THESE_WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     if provenance.grid:
         provenance.grid.save_mask(folder / MASK_FILE)
@@ -79,13 +84,15 @@ def save_pretrained(
     }
     write_text(folder / _CARD_FILE, model_card(model, config))
     write_json(folder / CONFIG_FILE, config)
+    write_seal(folder, [_WEIGHTS_FILE, CONFIG_FILE, *([MASK_FILE] if provenance.grid else [])])
     return folder
 
 
 def from_pretrained(source: str | Path, contract: Contract | None = None, revision: str | None = None) -> HieraJEPA | TemporalExtractor:
     """Read a model folder, or one of the Hugging Face hub by its id, from the cache where the hub cannot be reached.
 
-    Weights are read from safetensors alone; a pickle, which can run code, is never opened.
+    Weights are read from safetensors alone; a pickle, which can run code, is never opened. A model that is sealed is compared with its
+    seal first; one from before there were seals is read as it is (`is_sealed`).
 
     Parameters
     ----------
@@ -100,11 +107,12 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     Raises
     ------
     InputError
-        If the folder is not a slimbrain model, is damaged, or the hub cannot give it.
+        If the folder is not a slimbrain model, is damaged, gives every input the same vector, or the hub cannot give it.
     ContractError
         If the data do not fit the model.
     """
     folder = model_folder(source, revision)
+    _check(folder)
     config = _read_config(folder)
     model = _build(config, folder)
     provenance = _provenance(config, folder)
@@ -119,7 +127,28 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
             f"{folder / _WEIGHTS_FILE}: does not hold the weights that {CONFIG_FILE} describes ({reason}); export the model again."
         ) from error
     model.provenance = replace(provenance, weights_sha256=found)
-    return model.eval()
+    if not tells_apart(model.eval()):
+        raise InputError(
+            f"{source}: gives two different inputs the same vector, or numbers that are not finite; its training collapsed, or its "
+            f"{CONFIG_FILE} was changed: export the model again, or train longer."
+        )
+    return model
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a model folder records the SHA-256 of its configuration; without, nobody can tell whether that was changed."""
+    return (folder / SEAL_FILE).is_file()
+
+
+def _check(folder: Path, only: str | None = None) -> None:
+    """Compare a sealed folder, or one file of it, with its seal, before anything is parsed."""
+    if not is_sealed(folder):
+        return
+    try:
+        if missing := {_WEIGHTS_FILE, CONFIG_FILE} - check_seal(folder, only=only).keys():
+            raise BrokenSealError(SEAL_FILE, f"does not seal {min(missing)}")
+    except BrokenSealError as error:
+        raise InputError(f"{folder / error.file}: {error.reason}; export the model again, or fetch it again.") from error
 
 
 def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
@@ -174,7 +203,7 @@ def push_to_hub(
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
     from_pretrained(folder)
-    stale = [name for name in _OF_THESE_WEIGHTS if not (folder / name).exists()]
+    stale = [name for name in (SEAL_FILE, *_OF_THESE_WEIGHTS) if not (folder / name).exists()]
     return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
 
 
@@ -191,7 +220,9 @@ def read_training(source: str | Path) -> dict[str, Any]:
     InputError
         If it is no model.
     """
-    training = _read_config(model_folder(source)).get("training", {})
+    folder = model_folder(source)
+    _check(folder, only=CONFIG_FILE)
+    training = _read_config(folder).get("training", {})
     if not isinstance(training, dict):
         raise InputError(f"{source}: its {CONFIG_FILE} does not say what it was trained on; export the model again.")
     return training
@@ -256,12 +287,27 @@ def _describe(model: HieraJEPA | TemporalExtractor) -> dict[str, Any]:
 def _build(config: Mapping[str, Any], folder: Path) -> HieraJEPA | TemporalExtractor:
     try:
         if config["kind"] == "temporal":
-            return TemporalExtractor(TemporalConfig.model_validate(config["model"]))
-        return HieraJEPA(
-            HieraConfig.model_validate(config["model"]), JepaConfig.model_validate(config["jepa"]), int(config["voxels_per_patch"])
-        )
+            temporal = TemporalConfig.model_validate(config["model"])
+            _require_weights(folder, temporal_parameters(temporal))
+            return TemporalExtractor(temporal)
+        encoder, jepa = HieraConfig.model_validate(config["model"]), JepaConfig.model_validate(config["jepa"])
+        values = int(config["voxels_per_patch"])
+        _require_weights(folder, jepa_parameters(encoder, jepa) + 2 * values * encoder.embed)
+        return HieraJEPA(encoder, jepa, values)
     except (KeyError, TypeError, ValueError) as error:
         raise _wrong_setting(folder, error) from error
+
+
+def _require_weights(folder: Path, count: int) -> None:
+    """Refuse a configuration of more weights than the file can hold, before a network of that size is built."""
+    path = folder / _WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; export the model again, or fetch it again.")
+    if count * _LEAST_BYTES > path.stat().st_size:
+        raise InputError(
+            f"{path}: does not hold the weights that {CONFIG_FILE} describes (at least {count:,}, in {path.stat().st_size:,} bytes); "
+            "export the model again."
+        )
 
 
 def _wrong_setting(folder: Path, error: Exception) -> InputError:

@@ -30,6 +30,12 @@ _SIDE, _PATCH, _FRAMES = 96, 4, 40
 """Voxels a side of the box and of a patch, and frames of a sample."""
 
 _UNIT_VOXELS, _UNIT_FRAMES = 32, 8
+_NO_TENSORS = (
+    *(pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError),
+    *(AttributeError, AssertionError, ImportError, OverflowError, MemoryError),
+)
+"""What torch raises of a file that is no checkpoint of tensors, depending on where it breaks."""
+
 _META_EPSILON = 1e-6
 """What Meta's Hiera adds to the variance in its norms; torch's own default is 1e-5."""
 
@@ -163,9 +169,14 @@ def read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as a checkpoint of tensors ({reason}); save its state dict alone.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); name the .pth file that was published.") from error
+    except _NO_TENSORS as error:
+        # Torch's own message advises to load without `weights_only`, which would run whatever the file holds.
+        raise InputError(
+            f"{path}: holds something other than tensors, or is damaged, and was not loaded; "
+            "fetch it again, or ask its authors for the state dict alone."
+        ) from error
     for _ in _NESTED:
         inner = next((content[name] for name in _NESTED if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
         content = content if inner is None else inner

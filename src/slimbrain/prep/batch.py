@@ -1,4 +1,4 @@
-"""Many jobs in some processes beside which other processes may do the same: nothing twice at once, and none takes others down."""
+"""Jobs in several processes, which may share them with other commands: none is done twice at once, and none takes others down."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ _Job = TypeVar("_Job")
 _Outcome = TypeVar("_Outcome")
 
 _Work = Callable[[_Job, bool], _Outcome | None]
-"""Does a job; None if another process has it in hand, unless told to wait for that."""
+"""Does a job; None if another process is working on it, unless asked to wait for that."""
 
 
 def outcomes(
     jobs: Sequence[_Job], work: _Work[_Job, _Outcome], died: Callable[[_Job], _Outcome], waits: Callable[[int], None], nprocs: int
 ) -> Iterator[_Outcome]:
-    """Do all jobs: first what nobody else works on, then, waiting for it, what another process had in hand.
+    """Do all jobs: first those that no other process is working on, then, waiting for them, the others.
 
     Parameters
     ----------
-    work : a function of a module, since it may be called in another process.
-    died : the outcome of a job that kills the process it runs in.
-    waits : is told the number of jobs that are waited for.
-    nprocs : processes; with 1 the jobs are done in this one.
+    work : _Work
+        A function of a module, since it may be called in another process.
+    died : callable
+        The outcome of a job that kills the process it runs in.
+    waits : callable
+        Called with the number of jobs that are waited for.
+    nprocs : int
+        Processes; with 1 the jobs are done in this one.
     """
     busy = []
     for job, outcome in _each(jobs, work, died, False, nprocs):

@@ -39,7 +39,7 @@ class _Folders:
 
 
 def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[list[Run], list[Failure]]:
-    """List the runs below `sub-*/[ses-*/]func/`, one image a run, by the names of images alone.
+    """List the runs below `sub-*/[ses-*/]func/`, one image per run, by the names of the images alone.
 
     Of several images of one run the template decides (`_SPACES`, then other MNI152), then `desc-preproc` over no `desc` over
     another, then 2 mm over the rest. Echoes of one run are one recording: their combination is taken, and echoes alone only
@@ -47,7 +47,8 @@ def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
 
     Returns
     -------
-    Usable runs sorted by image, and runs that have no image in MNI152 space, or several echoes and no combination.
+    tuple of list of Run, list of Failure
+        Usable runs sorted by image, and runs that have no image in MNI152 space, or several echoes and no combination.
 
     Raises
     ------
@@ -80,7 +81,8 @@ def describe_runs(bids_dir: Path, runs: Sequence[Run]) -> tuple[list[Run], list[
 
     Returns
     -------
-    Runs in the order given, and those whose metadata cannot be read.
+    tuple of list of Run, list of Failure
+        Runs in the order given, and those whose metadata cannot be read.
     """
     folders, described, failures = _Folders(), [], []
     for run in runs:
@@ -252,7 +254,7 @@ def _number(text: str) -> float:
 
 
 def read_relative_rms(path: Path) -> list[float]:
-    """Displacement in mm of each frame against the one before, as the HCP pipelines write it, one line a frame.
+    """Displacement in mm of each frame against the one before, as the HCP pipelines write it, one line per frame.
 
     Raises
     ------
@@ -262,4 +264,4 @@ def read_relative_rms(path: Path) -> list[float]:
     try:
         return [float(line) for line in path.read_text(encoding="utf-8").split()]
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as one displacement a line ({error}); restore or remove it.") from error
+        raise InputError(f"{path}: cannot be read as one displacement per line ({error}); restore or remove it.") from error

@@ -45,7 +45,8 @@ def read_bids_filter(path: Path) -> _Filter:
 
     Returns
     -------
-    Labels to take by the entity's short name, None among them for runs without it.
+    _Filter
+        Labels to take by the entity's short name, None among them for runs without it.
 
     Raises
     ------

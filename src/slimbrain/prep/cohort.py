@@ -26,8 +26,10 @@ def cohort_of(root: Path, layout: str = "") -> str:
 
     Parameters
     ----------
-    root : folder that was prepared.
-    layout : name of its layout.
+    root : Path
+        Folder that was prepared.
+    layout : str
+        Name of its layout.
     """
     around = [root.parents[1]] if root.parent.name == "derivatives" and len(root.parents) > 1 else []
     for folder in (root, *around):

@@ -1,4 +1,4 @@
-"""What is said of the terms of the data that are prepared: a governance.yaml, options, and what the source itself tells."""
+"""Terms of the data that are prepared: from a governance.yaml, from options, and from the source itself."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ _FIELDS = {"cohort": "cohort", "source": "source_id", "licence": "license", "con
 
 @dataclass(frozen=True)
 class Declared:
-    """What somebody said.
+    """Terms as the user declared them.
 
     Attributes
     ----------
-    record : with `unknown` for what nobody said.
-    given : entries that somebody gave.
+    record : Governance
+        The terms, `unknown` where nothing was declared.
+    given : frozenset of str
+        Names of the entries that were declared.
     """
 
     record: Governance
     given: frozenset[str] = frozenset()
 
     def of(self, root: Path, layout: str) -> Governance:
-        """The same, with the cohort that the source tells by itself, and its DOI, where nobody gave them."""
+        """The same, with cohort and DOI from the source itself where they were not declared."""
         told = cohort_of(root, layout)
         found = {"cohort": told, "source": f"doi:{told}" if DOI.fullmatch(told) else ""}
         gaps = {name: value for name, value in found.items() if value and getattr(self.record, name) == UNKNOWN}
@@ -50,7 +52,8 @@ class Declared:
 
         Parameters
         ----------
-        found : what is said now, from `of`.
+        found : Governance
+            What is said now, from `of`.
         """
         before = store.find(key)
         told = record_of(store.root, before) if before else None
@@ -105,15 +108,17 @@ def declare(root: Path, options: PrepOptions) -> Declared:
 
 
 def renew(out: Path, keys: Sequence[str], declared: Declared, part: str = "") -> dict[str, str]:
-    """Put stored sessions under what is said now, all at one moment; what nobody says now stays.
+    """Put stored sessions under the declared terms, in one write; what is not declared stays as it was.
 
     Parameters
     ----------
-    part : name under which this process lists its sessions, where it does (`Store`).
+    part : str
+        Name of the part that lists this process' sessions (`Store`); empty for the manifest.
 
     Returns
     -------
-    Sessions whose terms clash with it, each with the reason.
+    dict
+        Sessions whose terms clash with it, each with the reason.
     """
     store, changed, clashes, kept = Store(out, part), dict[str, Governance](), dict[str, str](), 0
     for key in keys if declared.given else ():
@@ -136,11 +141,12 @@ def renew(out: Path, keys: Sequence[str], declared: Declared, part: str = "") ->
 
 
 def readmit(out: Path, labels: Sequence[str], cohorts: Mapping[str, str]) -> None:
-    """Let participants who were withdrawn be prepared again; each by name, so that nobody comes back unmeant.
+    """Let participants who were withdrawn be prepared again; each by name, so that nobody is readmitted by accident.
 
     Parameters
     ----------
-    cohorts : of the participants who have runs here, empty where it is not known.
+    cohorts : mapping
+        Cohort by participant who has a run here, empty where it is not known.
 
     Raises
     ------

@@ -26,9 +26,12 @@ class Confounds:
 
     Attributes
     ----------
-    design : (T, K) regressors, centred.
-    kept : (T,) False at frames that the strategy flags; they do not shape the fit, but stay in the series.
-    names : K column names.
+    design : ndarray
+        (T, K) regressors, centred.
+    kept : ndarray of bool
+        (T,) False at frames that the strategy flags; they do not shape the fit, but stay in the series.
+    names : tuple of str
+        K column names.
     """
 
     design: _FloatArray

@@ -42,11 +42,16 @@ class _Limit:
 
     Attributes
     ----------
-    option : field of `Limits`.
-    measure : what it is compared with, a scalar of `Quality`.
-    lowest : whether the value must not be lower; else it must not be higher.
-    words : what the value is, with a place for it.
-    needs : what a run without the measure lacks.
+    option : str
+        Field of `Limits`.
+    measure : str
+        What it is compared with, a scalar of `Quality`.
+    lowest : bool
+        Whether the value must not be lower; else it must not be higher.
+    words : str
+        What the value is, with a place for it.
+    needs : str
+        What a run without the measure lacks.
     """
 
     option: str
@@ -67,7 +72,7 @@ class _Limit:
 LIMITS = (
     _Limit("min_coverage", "coverage", True, "covers {:.1%} of the brain mask", "a brain mask"),
     _Limit("min_tsnr", "tsnr", True, "has a tSNR of {:.4g}", "voxels"),
-    _Limit("max_fd_mean", "fd_mean", False, "moves {:.4g} mm a frame in the mean", "motion in a table of confounds"),
+    _Limit("max_fd_mean", "fd_mean", False, "has a mean framewise displacement of {:.4g} mm", "motion in a table of confounds"),
     _Limit("max_flagged", "flagged_share", False, "has {:.1%} of its frames flagged", "frames that could be flagged"),
     _Limit("min_template_overlap", "template_overlap", True, "overlaps with the MNI brain mask by {:.3g}", "an image in its first frames"),
 )
@@ -89,9 +94,12 @@ class ExcludedRun:
 
     Attributes
     ----------
-    file : its image, relative to the source.
-    key : the session it would be.
-    breaches : the limits it is beyond; at least one.
+    file : str
+        Its image, relative to the source.
+    key : str
+        The session it would be.
+    breaches : tuple of Breach
+        The limits it is beyond; at least one.
     """
 
     file: str
@@ -104,14 +112,17 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
 
     Parameters
     ----------
-    name : of the run, for messages.
-    measured : its scalars.
-    gap : where the image ends, for the message on coverage.
+    name : str
+        Of the run, for messages.
+    measured : mapping
+        Its scalars.
+    gap : str
+        Where the image ends, for the message on coverage.
 
     Raises
     ------
     InputError
-        If a limit is set on something that this run does not have: nobody knows then on which side it is.
+        If a limit is set on something that this run does not have: it is not known then on which side it is.
     """
     found = []
     for limit in LIMITS:
@@ -165,7 +176,7 @@ def drop_record(root: Path, key: str) -> None:
 
 
 def write_table(root: Path) -> Path:
-    """Write `excluded.tsv` from all records, of this command and of earlier ones; one row a run and limit."""
+    """Write `excluded.tsv` from all records, of this command and of earlier ones; one row per run and limit."""
     rows = []
     for path in sorted((root / _EXCLUDED_FOLDER).glob("*.json")):
         excluded = (read_record(root, path.stem) or {}).get(_RECORD_KEY, {})

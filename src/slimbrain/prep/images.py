@@ -45,14 +45,19 @@ class ImageSessions:
 
     Parameters
     ----------
-    images : NIfTI paths and nibabel images.
-    grid : lattice and mask of the sessions.
-    tr : seconds a frame, where neither a JSON sidecar nor the header says.
-    window_frames : shorter recordings are refused.
+    images : sequence of object
+        NIfTI paths and nibabel images.
+    grid : Grid
+        Lattice and mask of the sessions.
+    tr : float or None
+        Seconds per frame, where neither a JSON sidecar nor the header says.
+    window_frames : int
+        Shorter recordings are refused.
 
     Attributes
     ----------
-    grid : as given.
+    grid : Grid
+        As given.
     contract : that of a store of such images.
     sessions : one an image, in the order given, the same image twice if it was given twice. The key of one with a BIDS name is the
         key that it has in a store; else it is its path, or its place in `images`.

@@ -61,9 +61,12 @@ class Likeness:
 
     Attributes
     ----------
-    overlap : Dice coefficient of support and brain mask, 0 to 1, with the image where its header puts it.
-    flipped : the same for the image with its array flipped along one or two axes, by the names of `FLIPS`.
-    telling : the flips that the mask's shape can tell (`_TELLING`).
+    overlap : float
+        Dice coefficient of support and brain mask, 0 to 1, with the image where its header puts it.
+    flipped : mapping
+        The same for the image with its array flipped along one or two axes, by the names of `FLIPS`.
+    telling : collection of str
+        The flips that the mask's shape can tell (`_TELLING`).
     """
 
     overlap: float
@@ -79,7 +82,7 @@ class Likeness:
 
     @property
     def warnings(self) -> list[str]:
-        """What was seen, in one sentence; none if the image looks like what it claims to be."""
+        """What was found, in one sentence; none if the image looks like what it claims to be."""
         if flip := self.better_flip:
             fit = f"{self.flipped[flip]:.2f} against {self.overlap:.2f}"
             return [f"fits the MNI brain mask better {_SEEN[flip]} (overlap {fit}); check its orientation."]
@@ -98,12 +101,15 @@ def template_likeness(source: Source, brain: _BoolArray | None = None) -> Likene
 
     Parameters
     ----------
-    source : the checked image.
-    brain : (24, 24, 24) mask on the 8 mm lattice; that of MNI152 if None.
+    source : Source
+        The checked image.
+    brain : ndarray of bool or None
+        (24, 24, 24) mask on the 8 mm lattice; that of MNI152 if None.
 
     Returns
     -------
-    None if there is nothing to compare: no part of the brain in the field of view, or only zeros in these frames.
+    Likeness or None
+        None if there is nothing to compare: no part of the brain in the field of view, or only zeros in these frames.
 
     Raises
     ------
@@ -172,12 +178,15 @@ def overlap(image: _FloatArray, brain: _BoolArray) -> float | None:
 
     Parameters
     ----------
-    image : brightness; 0 or NaN where it shows nothing.
-    brain : same shape.
+    image : ndarray
+        Brightness; 0 or NaN where it shows nothing.
+    brain : ndarray of bool
+        Same shape.
 
     Returns
     -------
-    Their Dice coefficient, which for two sets of one size is that share; None if the image shows nothing of the brain.
+    float or None
+        Their Dice coefficient, which for two sets of one size is that share; None if the image shows nothing of the brain.
     """
     shown = np.nan_to_num(image) > 0
     values, inside = image[shown], brain[shown]

@@ -29,10 +29,11 @@ class PrepOptions(Limits):
     atlas: str | None = Field(None, description="atlas whose series are taken, where XCP-D or giga_connectome wrote those of several")
     resolution: Literal["2mm", "4mm", "8mm"] = "2mm"
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")
-    tr: float | None = Field(None, gt=0, description="seconds a frame, where neither sidecar nor header says")
+    tr: float | None = Field(None, gt=0, description="seconds per frame, where neither sidecar nor header says")
     window_frames: int = Field(8, ge=1, description="a run shorter than one window is refused")
     warn_coverage: float = Field(0.95, ge=0, le=1, description="share of the mask under which a run is kept with a warning")
     denoise: Strategy = Field("none", description="nuisance regression with fMRIPrep's confounds")
+    flag_nonfinite: bool = Field(False, description="frames without finite values in most of the brain are bridged and flagged")
     nprocs: int = Field(1, ge=1, description="runs worked on at once")
     force: bool = Field(False, description="prepare again what the store already has")
     shard: str | None = Field(None, description="only this part of the runs, such as 3/16; `collect` lists what all parts prepared")
@@ -42,7 +43,7 @@ class PrepOptions(Limits):
     license: str | None = Field(None, description="SPDX id of the licence, or the name of a use agreement")
     consent: tuple[str, ...] = Field((), description="scopes of the participants' consent")
     not_for: tuple[str, ...] = Field((), description="who may not see the data")
-    readmit: tuple[str, ...] = Field((), description="participants who were withdrawn and agreed anew, with or without `sub-`")
+    readmit: tuple[str, ...] = Field((), description="participants who were withdrawn and consented again, with or without `sub-`")
 
 
 def checked_options(values: Mapping[str, Any]) -> PrepOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,21 @@ class Quality:
 
     Attributes
     ----------
-    scalars : one number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`,
-        `spikes`, `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known,
-        `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to compare.
-    series : lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where
-        undefined. `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, or were left out by
-        scrubbing; `flagged_stored` the frames of the store that come from them.
-    gap : where the image ends within the brain, empty if nowhere in particular.
-    flips : overlap with the brain mask by flip (`likeness.FLIPS`).
-    warnings : sentences for the user.
+    scalars : dict
+        One number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`, `spikes`,
+        `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known, `frozen_frames`,
+        `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to
+        compare.
+    series : dict
+        Lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where undefined. `flagged`
+        lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or were left out
+        by scrubbing; `flagged_stored` the frames of the store that come from them.
+    gap : str
+        Where the image ends within the brain, empty if nowhere in particular.
+    flips : dict
+        Overlap with the brain mask by flip (`likeness.FLIPS`).
+    warnings : list of str
+        Sentences for the user.
     """
 
     scalars: dict[str, float]
@@ -79,17 +86,24 @@ def assess(
 
     Parameters
     ----------
-    prepared : the run on the grid.
-    run : names the table of confounds that holds the motion.
-    times : recorded and stored frames.
-    warn_coverage : share of the mask under which to warn.
-    likeness : how well the image fits the template.
-    confounds : what was regressed out; the frames it left out of the fit are marked.
+    prepared : Prepared
+        The run on the grid.
+    run : Run
+        Names the table of confounds that holds the motion.
+    times : TimeAxis
+        Recorded and stored frames.
+    warn_coverage : float
+        Share of the mask under which to warn.
+    likeness : Likeness or None
+        How well the image fits the template.
+    confounds : Confounds or None
+        What was regressed out; the frames it left out of the fit are marked.
     """
     gap = coverage_gap(prepared.covered, grid)
     displacement, motion_warnings = _motion(run, times.n_source)
     spikes, level = dvars_spikes(prepared.dvars), prepared.global_signal
-    flagged = np.concatenate(([False], spikes))
+    frames = prepared.frames
+    flagged = np.concatenate(([False], spikes)) | frames.frozen | frames.repeated | prepared.bridged
     if confounds is not None:
         flagged |= ~confounds.kept
     scalars: dict[str, float] = {"coverage": round(prepared.coverage, 6), "tsnr": _tsnr(prepared)}
@@ -99,13 +113,16 @@ def assess(
     if displacement is not None:
         scalars |= {"fd_mean": _rounded(float(np.nanmean(displacement))), "fd_max": _rounded(float(np.nanmax(displacement)))}
         flagged |= np.nan_to_num(displacement) > FD_THRESHOLD_MM
+    scalars |= {"frozen_frames": int(frames.frozen.sum()), "repeated_frames": int(frames.repeated.sum())}
+    scalars |= {"nonfinite_frames": int(frames.nonfinite.sum())}
     scalars |= {"flagged": int(flagged.sum()), "flagged_share": _rounded(float(flagged.mean()))}
     series |= {"flagged": np.flatnonzero(flagged).tolist(), "flagged_stored": np.flatnonzero(in_store(flagged, times)).tolist()}
     if likeness is not None:
         scalars["template_overlap"] = _rounded(likeness.overlap)
     flips = {name: _rounded(value) for name, value in likeness.flipped.items()} if likeness else {}
     seen = likeness.warnings if likeness else []
-    return Quality(scalars, series, gap, flips, [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings])
+    warnings = [*_coverage_warnings(prepared, gap, warn_coverage), *seen, *motion_warnings, *frames.warnings]
+    return Quality(scalars, series, gap, flips, warnings)
 
 
 def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | None) -> dict[str, list[Any]]:
@@ -122,12 +139,19 @@ def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | Non
 
 def _motion(run: Run, n_frames: int) -> tuple[_FloatArray | None, list[str]]:
     """Framewise displacement of a run where its table fits and has any, and what to say where it does not fit."""
-    displacement = framewise_displacement(run)
-    if displacement is None:
+    table, displacement = run.motion or run.confounds, framewise_displacement(run)
+    if table is None:
         return None, []
-    if len(displacement) != n_frames:
-        return None, [f"{run.motion or run.confounds} has {len(displacement)} rows for {n_frames} frames, so motion is not reported."]
-    return (displacement if np.isfinite(displacement).any() else None), []
+    n_rows = len(displacement) if displacement is not None else 0
+    if n_rows != n_frames and (displacement is not None or not _has_rows(run)):
+        return None, [f"{table} has {n_rows} rows for {n_frames} frames, so motion is not reported."]
+    if displacement is None or not np.isfinite(displacement).any():
+        return None, [f"{table} holds no motion, so none is reported."]
+    return displacement, []
+
+
+def _has_rows(run: Run) -> bool:
+    return run.confounds is not None and bool(read_table(run.confounds))
 
 
 def _coverage_warnings(prepared: Prepared, gap: str, warn_coverage: float) -> list[str]:
@@ -136,7 +160,12 @@ def _coverage_warnings(prepared: Prepared, gap: str, warn_coverage: float) -> li
         where = f", missing {gap}" if gap else ""
         warnings.append(f"covers {prepared.coverage:.1%} of the brain mask{where}.")
     if prepared.n_nonfinite:
-        warnings.append(f"{prepared.n_nonfinite} brain voxels hold NaN or infinite values and count as not covered.")
+        frames = int(prepared.frames.nonfinite.sum())
+        where = f" in {frames} of {len(prepared.frames.nonfinite)} frames" if frames else ""
+        warnings.append(f"{prepared.n_nonfinite} brain voxels hold NaN or infinite values{where} and count as not covered.")
+    if prepared.bridged.any():
+        bridged = f"{int(prepared.bridged.sum())} of {len(prepared.bridged)} frames have no finite value in most of the brain"
+        warnings.append(f"{bridged}; they were interpolated in time, and are flagged.")
     return warnings
 
 
@@ -145,7 +174,8 @@ def in_store(flagged: npt.NDArray[np.bool_], times: TimeAxis) -> npt.NDArray[np.
 
     Parameters
     ----------
-    flagged : (T_source,) True at recorded frames.
+    flagged : ndarray of bool
+        (T_source,) True at recorded frames.
     """
     place = np.arange(times.n_frames) * (times.tr / times.source_tr)
     # The slack takes a frame that falls on a recorded one for that frame, whatever the division leaves.
@@ -179,7 +209,7 @@ def framewise_displacement(run: Run) -> _FloatArray | None:
         If a column holds something else than numbers.
     """
     if run.motion:
-        return np.array(read_relative_rms(run.motion))
+        return _finite(run.motion, "it", read_relative_rms(run.motion))
     rows = read_table(run.confounds) if run.confounds else []
     columns = rows[0].keys() if rows else set()
     if "framewise_displacement" in columns:
@@ -192,9 +222,17 @@ def framewise_displacement(run: Run) -> _FloatArray | None:
 
 def _column(run: Run, rows: list[dict[str, str]], name: str) -> _FloatArray:
     try:
-        return np.array([float(row[name]) if row[name] not in ("n/a", "") else np.nan for row in rows])
+        values = [float(row[name]) if row[name] not in ("n/a", "") else np.nan for row in rows]
     except ValueError as error:
-        raise InputError(f"{run.confounds}: {name} holds something else than numbers ({error}); correct the table.") from error
+        raise InputError(f"{run.confounds}: {name} holds something else than finite numbers ({error}); correct the table.") from error
+    return _finite(run.confounds, name, values)
+
+
+def _finite(table: Path | None, what: str, values: list[float]) -> _FloatArray:
+    """(T,) numbers; NaN stands for an empty cell."""
+    if np.isinf(values).any():
+        raise InputError(f"{table}: {what} holds something else than finite numbers (inf); correct the table.")
+    return np.array(values)
 
 
 def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
@@ -205,11 +243,13 @@ def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
 
     Parameters
     ----------
-    covered : (P, V) True where there is data.
+    covered : ndarray of bool
+        (P, V) True where there is data.
 
     Returns
     -------
-    Words, empty if no end has lost a whole plane.
+    str
+        Words, empty if no end has lost a whole plane.
     """
     missing = grid.unpack(grid.voxel_mask & ~covered, fill=False)
     best, words = 0, ""

@@ -18,21 +18,20 @@ from slimbrain.errors import InputError
 from slimbrain.governance.ledger import entries_of, warning
 from slimbrain.grid import Grid
 from slimbrain.prep.batch import outcomes
-from slimbrain.prep.bids import read_table
 from slimbrain.prep.bids_filter import read_bids_filter
 from slimbrain.prep.declared import Declared, declare, readmit, renew
 from slimbrain.prep.exclusion import EXCLUDED_FILE, ExcludedRun, write_table
 from slimbrain.prep.layouts import choose_layout, find_recordings
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.options import PrepOptions
-from slimbrain.prep.runs import Failure, Filters, Run
-from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, file_of, prepare_run
+from slimbrain.prep.runs import Failure, Filters, Run, file_of
+from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, prepare_run
 from slimbrain.prep.volume import TARGET_TR_S
 from slimbrain.progress import track
 from slimbrain.store import Store
 from slimbrain.store.description import DESCRIPTION_FILE
 from slimbrain.store.manifest import session_key
-from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, merge_participants
+from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, merge_participants, read_people, unmatched
 from slimbrain.store.parts import collect_parts, part_names
 from slimbrain.store.purge import finish_withdrawals
 from slimbrain.store.subjects import with_prefix
@@ -75,8 +74,10 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
 
     Parameters
     ----------
-    source : a folder or file in one of the layouts of `slimbrain.prep.layouts`.
-    out : store to make or to add to.
+    source : str or Path
+        A folder or file in one of the layouts of `slimbrain.prep.layouts`.
+    out : str or Path
+        Store to make or to add to.
 
     Raises
     ------
@@ -205,7 +206,7 @@ def own_runs(layout: Layout, found: Recordings, shard: Shard) -> tuple[list[Run]
     if shard.of > 1:
         runs = shard.take(runs, [bytes_of(run) for run in runs])
     described, damaged = layout.describe(found.root, runs)
-    # What is nobody's own is the first shard's.
+    # What belongs to no run is the first shard's.
     return described, [*damaged, *([*found.failures, *doubles] if shard.number == 1 else ())]
 
 
@@ -259,21 +260,31 @@ def _renew_terms(batch: _Batch, summary: PrepSummary) -> None:
 
 
 def _merge_participants(batch: _Batch) -> list[Failure]:
-    """Add the source's participants and their columns to the store's; a table that cannot be read costs itself alone."""
+    """Add the source's participants and their columns to the store's; a table that cannot be used costs itself alone."""
     source, rows = batch.found.root / PARTICIPANTS_FILE, batch.found.participants
     if rows is None and not source.is_file():
         return []
     # The runs tell the cohort: who was withdrawn is not added.
     gone, cohort = withdrawn(batch.out), next((job.terms.known_cohort for job in batch.jobs(batch.runs[:1])), "")
     try:
-        told = read_table(source) if rows is None else rows
-        living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), cohort)]
-        merge_participants(batch.out, living)
-    except KeyError:
-        return [Failure(PARTICIPANTS_FILE, f"{source}: has no column {PARTICIPANT}; add it, or remove the table.")]
+        told = list(read_people(source).values()) if rows is None else rows
     except InputError as error:
         return [Failure(PARTICIPANTS_FILE, str(error))]
+    living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), cohort)]
+    merge_participants(batch.out, living)
+    if rows is None:
+        _warn_of_unmatched(batch, source, {row[PARTICIPANT] for row in living})
     return []
+
+
+def _warn_of_unmatched(batch: _Batch, source: Path, people: set[str]) -> None:
+    """Say which rows of the source's table match no run and which runs match no row."""
+    gone = withdrawn(batch.out)
+    subjects = {label for run in batch.found.runs if not gone.find(label := f"sub-{run.entities['sub']}", "")}
+    # Who asked for some participants knows that the others are not among them.
+    chosen = people & subjects if batch.options.participant_label else people
+    for line in unmatched(chosen, subjects):
+        _say(f"warning: {source}: {line}")
 
 
 def _all(summary: PrepSummary) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.prep.source import Source, open_source
 from slimbrain.store import Channels
+from slimbrain.store.manifest import session_path
 
 _FloatArray = npt.NDArray[Any]
 
@@ -25,21 +27,29 @@ IMAGE_ENTITIES = ("space", "res", "den", "desc", "cohort")
 _COUNTED_ENTITIES = ("run", "echo", "res")
 """Entities whose labels are numbers: `run-01` is run 1."""
 
+_NAME_BYTES, _TEMPORARY_BYTES = 255, 16
+"""The longest name of a file, and what the name of a temporary file has in front of its own: `.tmp-`, a process id, a dash."""
+
 _PRESENT = "*"
 """In a filter: the entity must be there, whatever its label."""
 
 
 @dataclass(frozen=True)
 class RoiSeries:
-    """One recording as a parcellation sees it.
+    """One recording as series of the regions of a parcellation.
 
     Attributes
     ----------
-    path : the file that messages name.
-    values : (T, C), as stored by whoever made it.
-    channels : names and MNI places of the columns.
-    header_tr : seconds a frame, None if the file does not say.
-    notes : what the user should know about the file.
+    path : Path
+        The file that messages name.
+    values : ndarray
+        (T, C), as stored by whoever made it.
+    channels : Channels
+        Names and MNI places of the columns.
+    header_tr : float or None
+        Seconds per frame, None if the file does not say.
+    notes : tuple of str
+        What the user should know about the file.
     """
 
     path: Path
@@ -60,19 +70,32 @@ class Run:
 
     Attributes
     ----------
-    image : the file that holds it, or the first of them.
-    entities : BIDS entities, in order (`sub`, `ses`, `task`, ..., `space`).
-    sidecar : JSON metadata; `RepetitionTime` is believed over the file's own.
-    sidecars : the files that metadata came from.
-    confounds : fMRIPrep's table of confounds, if there is one.
-    events : table of events, if there is one.
-    motion : table of one displacement in mm a frame, for layouts without such confounds.
-    parts : further files that are read to make the run.
-    place : which recording of the file it is, where one file holds several.
-    reader : opens it; sent to worker processes, so a function or a frozen dataclass.
-    tr_from : where `RepetitionTime` comes from.
-    notes : what the user should know before anything is read.
-    record : what the layout adds to the session's sidecar.
+    image : Path
+        The file that holds it, or the first of them.
+    entities : dict
+        BIDS entities, in order (`sub`, `ses`, `task`, ..., `space`).
+    sidecar : dict
+        JSON metadata; `RepetitionTime` is believed over the file's own.
+    sidecars : tuple of Path
+        The files that metadata came from.
+    confounds : Path or None
+        fMRIPrep's table of confounds, if there is one.
+    events : Path or None
+        Table of events, if there is one.
+    motion : Path or None
+        Table of one displacement in mm per frame, for layouts without such confounds.
+    parts : tuple of Path
+        Further files that are read to make the run.
+    place : str
+        Which recording of the file it is, where one file holds several.
+    reader : callable
+        Opens it; sent to worker processes, so a function or a frozen dataclass.
+    tr_from : str
+        Where `RepetitionTime` comes from.
+    notes : tuple of str
+        What the user should know before anything is read.
+    record : mapping
+        What the layout adds to the session's sidecar.
     """
 
     image: Path
@@ -97,15 +120,19 @@ class Run:
     @property
     def name(self) -> str:
         """The recording in words, for messages."""
-        return f"{self.image}{f' ({self.place})' if self.place else ''}"
+        return printable(f"{self.image}{f' ({self.place})' if self.place else ''}")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be used, and why, in one sentence."""
+    """A file that could not be used, and why, in one sentence; both without characters that break a line or a table."""
 
     file: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", printable(self.file))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True)
@@ -114,9 +141,12 @@ class Filters:
 
     Attributes
     ----------
-    participant_label, session_id, task_id : labels to take.
-    space, res : template and resolution of the image, as BIDS names have them.
-    entities : for any BIDS entity the labels to take; `_PRESENT` stands for any, None for runs without the entity.
+    participant_label, session_id, task_id : sequence of str
+        Labels to take.
+    space, res : str or None
+        Template and resolution of the image, as BIDS names have them.
+    entities : mapping
+        For any BIDS entity the labels to take; `_PRESENT` stands for any, None for runs without the entity.
     """
 
     participant_label: Sequence[str] = ()
@@ -150,6 +180,32 @@ def _same(name: str, label: str, value: str) -> bool:
     value = value.removeprefix(f"{name}-")
     counted = name in _COUNTED_ENTITIES and label.isdecimal() and value.isdecimal()
     return value == _PRESENT or label == value or (counted and int(label) == int(value))
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what would break a line, a table, or UTF-8: a file's name may hold anything."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def file_of(root: Path, run: Run) -> str:
+    """The run in tables: its image below the source's root, and its place there if the image holds several."""
+    return printable(f"{relative(root, run.image)}{f' ({run.place})' if run.place else ''}")
+
+
+def relative(root: Path, path: Path) -> str:
+    """The path below the source's root, or whole where a table names one elsewhere."""
+    return printable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
+
+
+def unfit_name(entities: Mapping[str, str]) -> str:
+    """Why no session can have the name that these entities give it, as the end of a sentence; empty if it can."""
+    for entity, label in entities.items():
+        if not label.isprintable() or {"/", "\\"} & set(label):
+            return f"has the {entity} label {label!r}, which cannot be in a file's name; rename it with letters and digits alone."
+    length = len(os.fsencode(session_path(entities).name)) + _TEMPORARY_BYTES
+    if length > _NAME_BYTES:
+        return f"would become a session whose name is {length - _NAME_BYTES} bytes too long for a file; shorten its labels."
+    return ""
 
 
 def parse_entities(name: str) -> dict[str, str]:

@@ -23,9 +23,12 @@ class FrameFile:
 
     Parameters
     ----------
-    folder : where to put it; the system's folder for such files if None.
-    shape : (T, N).
-    dtype : of the numbers.
+    folder : Path or None
+        Where to put it; the system's folder for such files if None.
+    shape : tuple of int
+        (T, N).
+    dtype : npt.DTypeLike
+        Of the numbers.
 
     Raises
     ------
@@ -64,6 +67,11 @@ class FrameFile:
             # pread, not seek and read: several threads may read at once.
             row[:] = np.frombuffer(os.pread(descriptor, row.nbytes, size * (frame * self.shape[1] + start)), self.dtype)
         return block
+
+    def frame(self, number: int) -> _FloatArray:
+        """(N,) one frame."""
+        size = self.dtype.itemsize * self.shape[1]
+        return np.frombuffer(os.pread(self._file.fileno(), size, size * number), self.dtype)
 
     def mapped(self, shape: tuple[int, ...]) -> _FloatArray:
         """The whole as an array that reads from the file, which lives as long as the array does."""

@@ -18,7 +18,7 @@ from slimbrain.prep.likeness import template_likeness
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.quality import assess
 from slimbrain.prep.roi import prepare_roi
-from slimbrain.prep.runs import Failure, RoiSeries, Run
+from slimbrain.prep.runs import Failure, RoiSeries, Run, file_of, relative
 from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
 from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
 from slimbrain.store import SessionInfo, Store
@@ -42,9 +42,12 @@ class PreparedRun:
 
     Attributes
     ----------
-    file : its image, relative to the source.
-    key : its session in the store.
-    warnings : what the user should know about it.
+    file : str
+        Its image, relative to the source.
+    key : str
+        Its session in the store.
+    warnings : tuple of str
+        What the user should know about it.
     """
 
     file: str
@@ -58,9 +61,12 @@ class Job:
 
     Attributes
     ----------
-    root, out : the source, and the store.
-    declared : what is said of the terms of the source's data.
-    part : under which sessions are listed (`Store`).
+    root, out : Path
+        The source, and the store.
+    declared : Declared
+        What is said of the terms of the source's data.
+    part : str
+        Under which sessions are listed (`Store`).
     """
 
     root: Path
@@ -126,7 +132,7 @@ def prepare_run(job: Job, wait: bool = False) -> RunOutcome | None:
             made = _store_run(job, store, job.run.reader(job.run), fingerprint)
             return RunOutcome("excluded" if isinstance(made, ExcludedRun) else "prepared", made)
     except Exception as error:
-        # Also what nobody thought of: it must not cost the other runs of a night.
+        # Also what was not foreseen: it must not cost the other runs of a night.
         return RunOutcome("failures", Failure(job.file, _reason(job, error)))
 
 
@@ -183,8 +189,13 @@ def _fingerprint(job: Job) -> dict[str, Any]:
             status = path.stat()
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror}); fetch or restore it.") from error
-        files.append({"Path": _relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
-    return {"SourceFiles": files, "Options": job.options.model_dump(include={"tr", "denoise"})}
+        files.append({"Path": relative(job.root, path), "Size": status.st_size, "ModifiedNs": status.st_mtime_ns})
+    return {"SourceFiles": files, "Options": _shaping_options(job.options)}
+
+
+def _shaping_options(options: PrepOptions) -> dict[str, Any]:
+    """Options that shape what is stored; one that came later is named only where it is used, so that older sessions still stand."""
+    return options.model_dump(include={"tr", "denoise"}) | ({"flag_nonfinite": True} if options.flag_nonfinite else {})
 
 
 def _stored(store: Store, job: Job, fingerprint: dict[str, Any]) -> SessionInfo | None:
@@ -201,7 +212,7 @@ def _store_run(job: Job, store: Store, source: Source | RoiSeries, fingerprint: 
     terms = job.declared.for_new(store, job.key, job.terms)
     keep_records(store.root, [terms])
     said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}
-    said[_SOURCE_SHA256] = {_relative(job.root, path): _checksum(path) for path in job.run.files}
+    said[_SOURCE_SHA256] = {relative(job.root, path): _checksum(path) for path in job.run.files}
     warnings = [*job.run.notes, *source.notes, *_tr_warnings(source, tr, origin)]
     if isinstance(source, RoiSeries):
         return _prepare_regions(job, store, source, {**said, **fingerprint}, warnings, terms)
@@ -229,7 +240,7 @@ def _prepare_image(
     times = TimeAxis(source.n_frames, tr)
     require_length(source.path, times, options.window_frames)
     confounds = load_confounds(run, options.denoise, source.n_frames)
-    prepared = prepare_image(source, store.grid, tr, confounds, scratch=store.root)
+    prepared = prepare_image(source, store.grid, tr, confounds, store.root, options.flag_nonfinite)
     quality = assess(prepared, store.grid, run, times, options.warn_coverage, template_likeness(source), confounds)
     events, event_warnings = _events(run)
     warnings = [*quality.warnings, *warnings, *event_warnings]
@@ -241,7 +252,7 @@ def _prepare_image(
         "QC": quality.record(),
         "Series": quality.series,
         "Events": events,
-        "EventsFile": _relative(job.root, run.events) if run.events else None,
+        "EventsFile": relative(job.root, run.events) if run.events else None,
         "Warnings": warnings,
     }
     if (excluded := _exclude(job, store, sidecar)) is not None:
@@ -259,7 +270,8 @@ def _prepare_regions(
         raise InputError(f"{run.name}: --denoise {job.options.denoise} needs the image and its confounds; use --denoise none.")
     times = TimeAxis(len(source.values), known["SourceRepetitionTime"])
     require_length(source.path, times, job.options.window_frames)
-    prepared = prepare_roi(source, times)
+    prepared = prepare_roi(source, times, job.options.flag_nonfinite)
+    warnings = [*warnings, *prepared.warnings]
     if prepared.empty:
         names = ", ".join(prepared.empty[:_MAX_NAMED]) + (", ..." if len(prepared.empty) > _MAX_NAMED else "")
         warnings = [*warnings, f"{len(prepared.empty)} of {len(source.channels.names)} channels have no signal and are 0: {names}."]
@@ -307,13 +319,3 @@ def _events(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
         return read_events(run.events), []
     except InputError as error:
         return [], [str(error)]
-
-
-def file_of(root: Path, run: Run) -> str:
-    """The run in tables: its image below the source's root, and its place there if the image holds several."""
-    return f"{_relative(root, run.image)}{f' ({run.place})' if run.place else ''}"
-
-
-def _relative(root: Path, path: Path) -> str:
-    """The path below the source's root, or whole where a table names one elsewhere."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
+from slimbrain.prep.transform import image_transform
 
 # The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
 gzip_module: ModuleType = gzip
@@ -44,9 +45,6 @@ _MAX_VOXELS = 2**26
 
 MAX_FRAMES = 100_000
 """At TR 0.1 s that is almost three hours; more is a damaged header."""
-
-_VOXEL_MM = (0.3, 20.0)
-"""Voxel sizes that can be a functional image of a whole brain."""
 
 TR_S = (0.05, 30.0)
 """TRs that can be one; outside, the unit is wrong (milliseconds called seconds) or the value is not a TR."""
@@ -78,11 +76,16 @@ class Source(ABC):
 
     Attributes
     ----------
-    path : the file that messages name.
-    shape : (X, Y, Z, T).
-    affine : (4, 4) voxel index -> mm.
-    dtype : type of the numbers on disk.
-    header_tr : seconds a frame, None if the file does not say or cannot be believed.
+    path : Path
+        The file that messages name.
+    shape : tuple of int
+        (X, Y, Z, T).
+    affine : ndarray
+        (4, 4) voxel index -> mm.
+    dtype : numpy.dtype
+        Type of the numbers on disk.
+    header_tr : float or None
+        Seconds per frame, None if the file does not say or cannot be believed.
     """
 
     path: Path
@@ -123,7 +126,7 @@ class Source(ABC):
 
     @property
     def n_voxels(self) -> int:
-        """Voxels a frame."""
+        """Voxels per frame."""
         return math.prod(self.shape[:3])
 
     @property
@@ -145,13 +148,22 @@ class NiftiSource(Source):
 
     Attributes
     ----------
-    offset : bytes before the first number.
-    slope, inter : value = slope * number + inter.
+    offset : int
+        Bytes before the first number.
+    slope, inter : float
+        value = slope * number + inter.
+    transform_note : str
+        What the user should know of its sform and qform, empty if nothing.
     """
 
     offset: int
     slope: float
     inter: float
+    transform_note: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (self.transform_note,) if self.transform_note else ()
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
         """The file is decompressed once, in order, up to its check sum, so a damaged gzip file never passes."""
@@ -203,11 +215,10 @@ def open_source(path: str | Path) -> NiftiSource:
     _check_shape(path, image.shape)
     _check_type(path, proxy.dtype)
     _check_length(path, proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize)
-    _check_geometry(path, image)
+    affine, note = image_transform(path, image)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
     slope, inter = float(proxy.slope), float(proxy.inter)
-    affine = np.asarray(image.affine, np.float64)
-    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter)
+    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter, note)
 
 
 @dataclass(frozen=True)
@@ -216,10 +227,18 @@ class _ArraySource(Source):
 
     Attributes
     ----------
-    values : (X, Y, Z, T) in the image's units.
+    values : ndarray
+        (X, Y, Z, T) in the image's units.
+    transform_note : str
+        As of `NiftiSource`.
     """
 
     values: _FloatArray
+    transform_note: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (self.transform_note,) if self.transform_note else ()
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
         for start in range(0, self.n_frames, self.frames_a_block):
@@ -235,8 +254,10 @@ def source_of(image: Any, name: str) -> Source:
 
     Parameters
     ----------
-    image : a nibabel image.
-    name : what messages call it if it is no file.
+    image : object
+        A nibabel image.
+    name : str
+        What messages call it if it is no file.
 
     Raises
     ------
@@ -250,14 +271,14 @@ def source_of(image: Any, name: str) -> Source:
     if not isinstance(image, nibabel.Nifti1Pair):
         raise InputError(f"{path}: is {type(image).__name__}, not a NIfTI image; give a nibabel.Nifti1Image.")
     _check_shape(path, image.shape)
-    _check_geometry(path, image)
-    affine, header_tr = np.asarray(image.affine, np.float64), _header_tr(image.header)
+    affine, note = image_transform(path, image)
+    header_tr = _header_tr(image.header)
     if file and nibabel.is_proxy(image.dataobj):
-        return replace(open_source(file), affine=affine, header_tr=header_tr)
+        return replace(open_source(file), affine=affine, header_tr=header_tr, transform_note=note)
     values = np.asanyarray(image.dataobj)
     _check_type(path, values.dtype)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
-    return _ArraySource(path, shape, affine, values.dtype, header_tr, values)
+    return _ArraySource(path, shape, affine, values.dtype, header_tr, values, note)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
@@ -271,7 +292,7 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
 
 def _check_type(path: Path, dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value a voxel; convert it to float32.")
+        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value per voxel; convert it to float32.")
 
 
 def _check_length(path: Path, needed: int) -> None:
@@ -281,18 +302,6 @@ def _check_length(path: Path, needed: int) -> None:
             raise InputError(f"{path}: its header claims {needed} bytes, more than {size} compressed ones can hold; restore the file.")
     elif size < needed:
         raise InputError(f"{path}: holds {size} bytes where its header claims {needed}; the file is truncated, restore it.")
-
-
-def _check_geometry(path: Path, image: Any) -> None:
-    affine = image.affine
-    if not image.header["sform_code"] and not image.header["qform_code"]:
-        raise InputError(f"{path}: has neither sform nor qform, so its place in MNI space is unknown; write it with its affine.")
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _VOXEL_MM[0] ** 3:
-        raise InputError(f"{path}: its affine is not invertible or not finite; write the image with its true affine.")
-    zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if (zooms < _VOXEL_MM[0]).any() or (zooms > _VOXEL_MM[1]).any():
-        sizes = " x ".join(f"{zoom:g}" for zoom in zooms)
-        raise InputError(f"{path}: its affine gives voxels of {sizes} mm; write the image with its true affine in mm.")
 
 
 def _header_tr(header: Any) -> float | None:
@@ -323,14 +332,19 @@ def repetition_time(
 
     Parameters
     ----------
-    sidecar : BIDS metadata of the recording.
-    given : the user's value in seconds; may fill a gap, never contradict.
-    said_by : where the metadata come from.
-    option : what the user gives it with.
+    sidecar : mapping
+        BIDS metadata of the recording.
+    given : float or None
+        The user's value in seconds; may fill a gap, never contradict.
+    said_by : str
+        Where the metadata come from.
+    option : str
+        What the user gives it with.
 
     Returns
     -------
-    Seconds a frame, and `said_by`, `header` or `option`.
+    tuple of float, str
+        Seconds per frame, and `said_by`, `header` or `option`.
 
     Raises
     ------

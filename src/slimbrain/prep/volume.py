@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep.denoise import Confounds
+from slimbrain.prep.frames import FrameRecord, FrameWatch, bridge
 from slimbrain.prep.scratch import FrameFile
 from slimbrain.prep.source import Source, ahead
 from slimbrain.store.contract import NATIVE_TR_BAND_S
@@ -59,15 +60,27 @@ class Prepared:
 
     Attributes
     ----------
-    voxels : (T, P, V) float16, z-scored over time; 0 outside the mask and where nothing was recorded. Mapped from a file, so that
-        they fill no memory until they are looked at.
-    mean, std : (P, V) float32, in the image's units; 0 where nothing was recorded.
-    tr : seconds a frame.
-    covered : (P, V) True at mask voxels with finite data that change over time.
-    coverage : share of the mask's voxels that are covered.
-    n_nonfinite : mask voxels lost to NaN or infinite values.
-    dvars : (T_source - 1,) root mean square over covered voxels of the change of the z-scored series, before denoising and resampling.
-    global_signal : (T_source,) mean over covered voxels, in the image's units.
+    voxels : ndarray
+        (T, P, V) float16, z-scored over time; 0 outside the mask and where nothing was recorded. Mapped from a file, so that they fill no
+        memory until they are looked at.
+    mean, std : ndarray
+        (P, V) float32, in the image's units; 0 where nothing was recorded.
+    tr : float
+        Seconds per frame.
+    covered : ndarray of bool
+        (P, V) True at mask voxels with finite data that change over time.
+    coverage : float
+        Share of the mask's voxels that are covered.
+    n_nonfinite : int
+        Mask voxels lost to NaN or infinite values.
+    frames : FrameRecord
+        What is odd about single recorded frames.
+    bridged : ndarray of bool
+        (T_source,) True at missing frames that were replaced by straight lines between their neighbours.
+    dvars : ndarray
+        (T_source - 1,) root mean square over covered voxels of the change of the z-scored series, before denoising and resampling.
+    global_signal : ndarray
+        (T_source,) mean over covered voxels, in the image's units.
     """
 
     voxels: _FloatArray
@@ -79,22 +92,34 @@ class Prepared:
     n_nonfinite: int
     dvars: _FloatArray
     global_signal: _FloatArray
+    frames: FrameRecord
+    bridged: npt.NDArray[np.bool_]
 
 
-def prepare_image(source: Source, grid: Grid, tr: float, confounds: Confounds | None = None, scratch: Path | None = None) -> Prepared:
+def prepare_image(
+    source: Source, grid: Grid, tr: float, confounds: Confounds | None = None, scratch: Path | None = None, flag_nonfinite: bool = False
+) -> Prepared:
     """Read, interpolate, denoise, resample in time and z-score one image.
 
     Parameters
     ----------
-    source : the checked image.
-    grid : where to put it.
-    tr : seconds a frame of the source.
-    confounds : what to regress out, if anything.
-    scratch : folder for two nameless temporary files, of T_source * N float32 and T * P * V float16; the system's if None.
+    source : Source
+        The checked image.
+    grid : Grid
+        Where to put it.
+    tr : float
+        Seconds per frame of the source.
+    confounds : Confounds or None
+        What to regress out, if anything.
+    flag_nonfinite : bool
+        Whether frames most of whose voxels are not finite are bridged, and do not cost the voxels.
+    scratch : Path or None
+        Folder for two nameless temporary files, of T_source * N float32 and T * P * V float16; the system's if None.
 
     Returns
     -------
-    The run; its `voxels` are mapped from the second file, which lives as long as they do.
+    Prepared
+        The run; its `voxels` are mapped from the second file, which lives as long as they do.
 
     Raises
     ------
@@ -107,11 +132,30 @@ def prepare_image(source: Source, grid: Grid, tr: float, confounds: Confounds | 
     if not sampling.filled.any():
         raise InputError(f"{source.path}: no voxel lies inside the brain mask; check that its affine is in MNI millimetres.")
     with FrameFile(scratch, (source.n_frames, grid.n_voxels), np.float32) as series:
-        lost = interpolate(source, sampling, series.put_frames)
-        result = _standardise(series, grid, TimeAxis(source.n_frames, tr), lost, confounds, scratch)
+        frames = interpolate(source, sampling, series.put_frames)
+        bridged = frames.missing & (flag_nonfinite and not frames.missing.all())
+        if bridged.any():
+            bridge(series, bridged)
+            confounds = replace(confounds, kept=confounds.kept & ~bridged) if confounds else None
+        result = _standardise(series, grid, TimeAxis(source.n_frames, tr), frames, bridged, confounds, scratch)
     if not result.coverage:
-        raise InputError(f"{source.path}: every brain voxel is constant over time; give the time series, not a mask or a mean image.")
+        raise InputError(f"{source.path}: {_why_nothing(result)}")
     return result
+
+
+def _why_nothing(prepared: Prepared) -> str:
+    """Why no brain voxel could be used, and the way out."""
+    frames = prepared.frames
+    if not prepared.n_nonfinite:
+        return "every brain voxel is constant over time; give the time series, not a mask or a mean image."
+    where = f"{int(frames.nonfinite.sum())} of {len(frames.nonfinite)} frames" if frames.nonfinite.any() else "all frames"
+    way_out = "restore it"
+    if frames.missing.any() and not prepared.bridged.any() and not frames.missing.all():
+        way_out += ", or have such frames bridged and flagged with --flag-nonfinite"
+    return (
+        f"{prepared.n_nonfinite} of {len(frames.lost)} brain voxels hold values that are not finite (NaN, infinite, or beyond float32), "
+        f"in {where}, and no other voxel changes over time; {way_out}."
+    )
 
 
 @dataclass(frozen=True)
@@ -120,9 +164,12 @@ class Sampling:
 
     Attributes
     ----------
-    taken : (U,) voxels of the image that take part, counted with X fastest; one a brain voxel (U = N) where voxels are copied.
-    weights : (N, U) weights, None where voxels are copied.
-    filled : (N,) False where a brain voxel lies outside the image, so that it becomes 0.
+    taken : ndarray of int
+        (U,) voxels of the image that take part, counted with X fastest; one a brain voxel (U = N) where voxels are copied.
+    weights : csr_matrix or None
+        (N, U) weights, None where voxels are copied.
+    filled : ndarray of bool
+        (N,) False where a brain voxel lies outside the image, so that it becomes 0.
     """
 
     taken: npt.NDArray[np.int64]
@@ -143,34 +190,33 @@ class Sampling:
         return values
 
 
-def interpolate(source: Source, sampling: Sampling, put: Callable[[int, _FloatArray], object]) -> npt.NDArray[np.bool_]:
+def interpolate(source: Source, sampling: Sampling, put: Callable[[int, _FloatArray], object]) -> FrameRecord:
     """Read the image once and hand on what the N brain voxels, in patch order, take from it.
 
     Parameters
     ----------
-    put : called with the number of the first of F frames and their (F, N) float32 values, block after block; not finite counts as 0.
+    put : callable
+        Called with the number of the first of F frames and their (F, N) float32 values, block after block; not finite counts as 0.
 
     Returns
     -------
-    (N,) True where a value that is not finite takes part.
+    FrameRecord
+        Which voxels and frames hold values that are not finite, and which frames are copies.
 
     Raises
     ------
     InputError
         If the file ends early, is damaged, or vanishes.
     """
-    bad = np.zeros(len(sampling.taken), bool)
+    # Where voxels are copied, those outside the image have a stand-in.
+    watch = FrameWatch(source.n_frames, sampling.filled if sampling.weights is None else np.ones(len(sampling.taken), bool))
     frame = 0
     for raw in ahead(source.raw_blocks()):
         values = source.scaled(np.take(raw, sampling.taken, axis=1))
-        if source.dtype.kind == "f":
-            finite = np.isfinite(values)
-            if not finite.all():
-                bad |= ~finite.all(axis=0)
-                values[~finite] = 0
+        watch.look(values)
         put(frame, sampling(values))
         frame += len(raw)
-    return np.asarray(sampling(bad[None].astype(np.float32))[0] > 0)
+    return watch.record(sampling)
 
 
 @lru_cache(maxsize=2)
@@ -195,13 +241,17 @@ def interpolation(grid: Grid, affine: tuple[tuple[float, ...], ...], shape: tupl
 
     Parameters
     ----------
-    grid : lattice and mask.
-    affine : (4, 4) of the source, as nested tuples.
-    shape : (X, Y, Z) of the source.
+    grid : Grid
+        Lattice and mask.
+    affine : tuple of tuple of float
+        (4, 4) of the source, as nested tuples.
+    shape : tuple of int
+        (X, Y, Z) of the source.
 
     Returns
     -------
-    (P * V, X * Y * Z) float32; columns count voxels with X fastest, as on disk.
+    csr_matrix
+        (P * V, X * Y * Z) float32; columns count voxels with X fastest, as on disk.
     """
     matrix = np.asarray(affine)
     # Worked out in the nearest RAS+ frame and mapped back to the file's order last: a file and its mirror image then
@@ -271,8 +321,10 @@ class TimeAxis:
 
     Parameters
     ----------
-    n_source : frames recorded.
-    source_tr : seconds a frame recorded.
+    n_source : int
+        Frames recorded.
+    source_tr : float
+        Seconds per frame recorded.
     """
 
     def __init__(self, n_source: int, source_tr: float) -> None:
@@ -331,9 +383,15 @@ def _patch_blocks(grid: Grid, n_frames: int) -> Iterator[slice]:
 
 
 def _standardise(
-    series: FrameFile, grid: Grid, times: TimeAxis, lost: npt.NDArray[np.bool_], confounds: Confounds | None, scratch: Path | None
+    series: FrameFile,
+    grid: Grid,
+    times: TimeAxis,
+    frames: FrameRecord,
+    bridged: npt.NDArray[np.bool_],
+    confounds: Confounds | None,
+    scratch: Path | None,
 ) -> Prepared:
-    shape, size = grid.voxel_mask.shape, grid.voxels_per_patch
+    shape, size, lost = grid.voxel_mask.shape, grid.voxels_per_patch, frames.lost_elsewhere if bridged.any() else frames.lost
     mean, std, covered = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     level, change = np.zeros(times.n_source), np.zeros(times.n_source - 1)
     first = np.concatenate(([0], np.cumsum(grid.voxel_mask.sum(axis=1))))
@@ -356,7 +414,8 @@ def _standardise(
         result = voxels.mapped((times.n_frames, *shape))
     n_covered = int(covered.sum())
     dvars, global_signal = np.sqrt(change / max(n_covered, 1)), level / max(n_covered, 1)
-    return Prepared(result, mean, std, times.tr, covered, n_covered / grid.n_voxels, int(lost.sum()), dvars, global_signal)
+    coverage, n_lost = n_covered / grid.n_voxels, int(lost.sum())
+    return Prepared(result, mean, std, times.tr, covered, coverage, n_lost, dvars, global_signal, frames, bridged)
 
 
 def _with_gaps(values: _FloatArray, inside: npt.NDArray[np.bool_]) -> _FloatArray:
@@ -374,8 +433,10 @@ class _Block:
 
     Parameters
     ----------
-    series : float32, overwritten.
-    lost : (n,) voxels not to use.
+    series : ndarray
+        Float32, overwritten.
+    lost : ndarray of bool
+        (n,) voxels not to use.
     """
 
     def __init__(self, series: _FloatArray, lost: npt.NDArray[np.bool_]) -> None:

@@ -30,6 +30,8 @@ _MEASURES = (
     Field("fd_max", "max FD (mm)", 2),
     Field("dvars_mean", "mean DVARS (SD)", 2),
     Field("spikes", "DVARS spikes", 0),
+    Field("frozen_frames", "frozen frames", 0),
+    Field("repeated_frames", "copied frames", 0),
     Field("flagged_share", "flagged (%)", 1, 100.0),
     Field("global_signal_std", "global signal SD", 1),
     Field("template_overlap", "overlap with template", 2),
@@ -70,7 +72,8 @@ def _sessions(material: Material) -> Table:
     table = TableBuilder(
         "Sessions in the store, with their quality measures. Coverage: share of the brain mask; "
         "SD: standard deviations of a voxel's own series; spikes are counted in frames. Flagged: share of frames with framewise "
-        "displacement over 0.5 mm, a spike, or left out by scrubbing. Overlap: share of the brightest voxels that lie in the brain mask.",
+        "displacement over 0.5 mm or a spike, frozen or copied ones, and those left out by scrubbing. "
+        "Overlap: share of the brightest voxels that lie in the brain mask.",
         (Column("session"), *(Column(head, True) for head in heads)),
     )
     for session in material.in_detail:
@@ -151,7 +154,8 @@ def _carpets(store: Store, material: Material) -> list[Block]:
     shown = material.in_detail
     intro = "Mean of each channel over time, from the bottom of the brain to its top. White and black lie two standard deviations "
     intro += f"from a channel's own mean. Dashed: framewise displacement of {FD_THRESHOLD_MM:g} mm. "
-    intro += "Flagged: frames over it, with a DVARS spike, or left out by scrubbing. The global signal has the image's own unit."
+    intro += "Flagged: frames over it, with a DVARS spike, frozen, copied, or left out by scrubbing. "
+    intro += "The global signal has the image's own unit."
     if material.windows:
         intro += f" Chosen: the {material.k} windows that stage 1 ranks first."
     if len(shown) < len(material.sessions):

@@ -107,14 +107,20 @@ def ranked_windows(path: str | Path, store: Sessions, window: WindowConfig) -> d
     Raises
     ------
     InputError
-        If the table was made with windows of another length.
+        If the table was made with windows of another length, or lacks windows of a session.
     """
     tables = read_window_table(path)
     for info in store.sessions:
-        for row in tables.get(info.key, [])[:1]:
-            if abs(row.duration_s - window.frames * info.tr) > info.tr / 2:
-                raise InputError(
-                    f"{path}: has windows of {row.duration_s:g} s, but {window.frames} frames of {info.key} last "
-                    f"{window.frames * info.tr:g} s; rank again with a stage 1 model of the same preset."
-                )
+        rows = tables.get(info.key, [])
+        if not rows:
+            continue
+        if abs(rows[0].duration_s - window.frames * info.tr) > info.tr / 2:
+            raise InputError(
+                f"{path}: has windows of {rows[0].duration_s:g} s, but {window.frames} frames of {info.key} last "
+                f"{window.frames * info.tr:g} s; rank again with a stage 1 model of the same preset."
+            )
+        if len(rows) != info.n_windows(window.frames):
+            raise InputError(
+                f"{path}: has {len(rows)} of the {info.n_windows(window.frames)} windows of {info.key}; run `slimbrain rank` again."
+            )
     return {session: [row.window for row in sorted(rows, key=lambda row: row.rank) if row.chosen] for session, rows in tables.items()}

@@ -1,4 +1,4 @@
-"""Which windows to take, given what each is worth: orders of all windows, and selectors to compare with.
+"""In which order to take windows, given what each is worth.
 
 An order lists all windows of a session, the one to take first in front, so that any number can be cut off it.
 """
@@ -6,10 +6,9 @@ An order lists all windows of a session, the one to take first in front, so that
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from slimbrain.saliency.scores import window_dvars, z
+from slimbrain.saliency.scores import z
 
 IntArray = NDArray[np.int64]
 _FloatArray = NDArray[np.floating]
@@ -74,44 +73,7 @@ def ranks_of(order: IntArray) -> IntArray:
     return rank
 
 
-def ranks(scores: ArrayLike) -> IntArray:
-    """Rank of each window, 1 the highest score; the earlier window wins a tie. (N,) -> (N,)"""
-    return ranks_of(order_by_score(scores))
-
-
-def select_top_k(scores: ArrayLike, k: int) -> IntArray:
-    """The k windows with the highest scores (N,), in order of time; all if there are fewer."""
-    return np.flatnonzero(ranks(scores) <= k)
-
-
 def select_uniform(n: int, k: int) -> IntArray:
     """k of n windows at equal distances, each in the middle of its stretch; all if there are fewer."""
     k = min(k, n)
     return np.floor((np.arange(k) + 0.5) * n / k).astype(np.int64) if k else np.empty(0, np.int64)
-
-
-def select_random(n: int, k: int, rng: np.random.Generator) -> IntArray:
-    """k of n windows drawn without replacement, in order of time; all if there are fewer."""
-    return np.sort(rng.choice(n, size=min(k, n), replace=False)).astype(np.int64)
-
-
-def select_highest_variance(series: _FloatArray, w: int, k: int) -> IntArray:
-    """The k windows of `w` frames whose samples lie furthest from each channel's mean over the session.
-
-    Parameters
-    ----------
-    series : (T, C); the squared distance from the mean is averaged over frames and channels.
-    """
-    n = len(series) // w
-    squared = (series - series.mean(0))[: n * w] ** 2
-    return select_top_k(squared.reshape(n, -1).mean(1), k)
-
-
-def select_highest_dvars(series: _FloatArray, w: int, k: int) -> IntArray:
-    """The k windows of `w` frames that hold the largest change from one frame to the next.
-
-    Parameters
-    ----------
-    series : (T, C).
-    """
-    return select_top_k(window_dvars(torch.as_tensor(series), w), k)

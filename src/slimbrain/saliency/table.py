@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from slimbrain.disk.atomic import write_text
 from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.saliency.scores import WindowScores
-from slimbrain.saliency.select import IntArray, ranks, ranks_of
+from slimbrain.saliency.select import IntArray, ranks_of
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class WindowRow:
 
 COLUMNS = tuple(field.name for field in fields(WindowRow))
 
+_SAME_TIME = 0.01
+"""Of a window's duration: times that differ by less are equal but for rounding."""
 
-def window_rows(session: str, scores: WindowScores, order: IntArray | None = None) -> list[WindowRow]:
-    """The scores of one session as lines of a table, in order of time; ranked by score if no order is given."""
-    rank = ranks(scores.score) if order is None else ranks_of(order)
+
+def window_rows(session: str, scores: WindowScores, order: IntArray) -> list[WindowRow]:
+    """The scores of one session as lines of a table, in order of time."""
     names = ("onset_s", "duration_s", "informativeness", "novelty", "score", "explained", "dvars")
-    columns = {name: getattr(scores, name).tolist() for name in names} | {"rank": rank.tolist()}
+    columns = {name: getattr(scores, name).tolist() for name in names} | {"rank": ranks_of(order).tolist()}
     return [WindowRow(session, i, **{name: column[i] for name, column in columns.items()}) for i in range(len(scores))]
 
 
@@ -98,7 +101,8 @@ def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
     Raises
     ------
     InputError
-        If the file lacks a column or holds something that is not a number.
+        If the file lacks a column, holds something that is not a number, or contradicts itself: each session has its windows from the
+        first on, each once, where it lies in time, with ranks from 1 on, each once.
     StoreError
         If the file cannot be read.
     """
@@ -111,7 +115,30 @@ def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
             reason = f"it has no column {missing[0]}" if missing else f"{type(error).__name__}: {error}"
             raise InputError(f"{path}, line {line}: is no row of a window table ({reason}); run `slimbrain rank` again.") from error
         sessions.setdefault(row.session, []).append(row)
+    for session, rows in sessions.items():
+        if contradiction := _contradiction(rows):
+            raise InputError(f"{path}: {session} {contradiction}; run `slimbrain rank` again.")
     return sessions
+
+
+def _contradiction(rows: Sequence[WindowRow]) -> str:
+    """What cannot be true of the rows of one session; each of these would choose other windows without a word."""
+    n, duration_s = len(rows), rows[0].duration_s
+    for what, first, numbers in (("window", 0, [row.window for row in rows]), ("rank", 1, [row.rank for row in rows])):
+        number, times = Counter(numbers).most_common(1)[0]
+        if times > 1:
+            return f"has {what} {number} in {times} rows, where each must stand once"
+        if missing := sorted(set(range(first, n + first)) - set(numbers)):
+            return f"has {n} rows and none of them is {what} {missing[0]}"
+    for row in rows:
+        values = [value for value in astuple(row) if isinstance(value, float)]
+        if not all(map(math.isfinite, values)) or row.duration_s <= 0:
+            return f"has a number that is infinite or not defined in window {row.window}"
+        if abs(row.duration_s - duration_s) > _SAME_TIME * duration_s:
+            return f"has windows of {duration_s:g} s and of {row.duration_s:g} s"
+        if abs(row.onset_s - row.window * duration_s) > _SAME_TIME * duration_s:
+            return f"has window {row.window} of {duration_s:g} s at {row.onset_s:g} s, not at {row.window * duration_s:g} s"
+    return ""
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {"session": str, "window": int, "rank": int, "chosen": {"1": True, "0": False}.__getitem__}

@@ -12,7 +12,7 @@ ROI = "roi"
 NATIVE_TR_BAND_S = (0.7, 0.8)
 """Series in this band keep their TR (arXiv 2512.21881); all of it counts as one sampling rate in a contract."""
 
-_TR_TOLERANCE_S = 1e-3
+TR_TOLERANCE_S = 1e-3
 """Headers hold a TR as float32: 0.8 arrives as 0.8000000119."""
 
 
@@ -68,4 +68,4 @@ class Contract:
 def same_tr(first: float, second: float) -> bool:
     """Whether two TRs in seconds count as one sampling rate: equal to 1 ms, or both within 0.7-0.8 s to 1 ms."""
     low, high = NATIVE_TR_BAND_S
-    return abs(first - second) < _TR_TOLERANCE_S or all(low - _TR_TOLERANCE_S < tr < high + _TR_TOLERANCE_S for tr in (first, second))
+    return abs(first - second) < TR_TOLERANCE_S or all(low - TR_TOLERANCE_S < tr < high + TR_TOLERANCE_S for tr in (first, second))

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
-from slimbrain.disk.atomic import TEMPORARY_PREFIX
+from slimbrain.disk.atomic import TEMPORARY_PREFIX, FileVersion, file_version
 from slimbrain.disk.tsv import BEYOND, MISSING, format_tsv, insert_row, read_columns
 from slimbrain.errors import StoreError
 from slimbrain.store.terms import UNKNOWN
@@ -33,7 +33,8 @@ LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
 _KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""
 
-DATA_SUFFIX = "_desc-slimbrain_bold.safetensors"
+_DATA_TYPE = ".safetensors"
+DATA_SUFFIX = f"_desc-slimbrain_bold{_DATA_TYPE}"
 SESSION_ROW = "SessionRow"
 """Field of the sidecar that repeats the row of the manifest, but for the terms, which may change when nothing else does."""
 
@@ -86,6 +87,17 @@ def session_path(entities: Mapping[str, str]) -> Path:
     if entities.get("ses"):
         folder /= f"ses-{entities['ses']}"
     return folder / "func" / f"{session_key(entities)}{DATA_SUFFIX}"
+
+
+def misplaced(info: SessionInfo) -> str:
+    """What is wrong with where a row says its data are, in words; empty if it is where its entities put it.
+
+    Whoever writes by a row of another store would otherwise write wherever that store says.
+    """
+    place = (Path(info.subject) / info.session / "func" / f"{info.key}{DATA_SUFFIX}").as_posix()
+    if info.key != info.subject and not info.key.startswith(f"{info.subject}_"):
+        return f"is called {info.key} but has the participant_id {info.subject}"
+    return "" if info.path == place else f"has the path {info.path} where its entities give {place}"
 
 
 def _manifest_row(info: SessionInfo) -> dict[str, str]:
@@ -284,10 +296,10 @@ def read_manifest(path: Path) -> SessionTable:
         If the table is missing or a row is damaged.
     """
     try:
-        status = path.stat()
+        version = file_version(path)
     except OSError:
         return _parse(path)
-    return _parse_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    return _parse_once(path, version)
 
 
 def part_path(root: Path, name: str) -> Path:
@@ -313,12 +325,12 @@ def read_parts(root: Path) -> dict[str, SessionInfo]:
 
 
 @lru_cache(maxsize=4)
-def _parse_once(path: Path, signature: tuple[int, int, int]) -> SessionTable:
+def _parse_once(path: Path, version: FileVersion) -> SessionTable:
     return _parse(path)
 
 
 def _parse(path: Path) -> SessionTable:
-    header, cells = read_columns(path)
+    header, cells = read_columns(path, one_line=True)
     in_order = header[: len(MANIFEST_COLUMNS)] == list(MANIFEST_COLUMNS)
     named = {name: column for name, column in zip(header, cells, strict=True) if name != BEYOND}
     own = dict(zip(MANIFEST_COLUMNS, cells, strict=False)) if in_order else {name: named[name] for name in _FIELDS if name in named}
@@ -341,6 +353,8 @@ def _surely_whole(own: Mapping[str, Sequence[str]]) -> bool:
         return False
     keys, paths = "\n".join(own[KEY]), "\n".join(["", *own["path"]])
     if "/" in keys or "\0" in keys or "\n/" in paths or ".." in paths or "\0" in paths:
+        return False
+    if not all(path.endswith(_DATA_TYPE) for path in own["path"]):
         return False
     try:
         return min(map(int, set(own["n_frames"]))) >= 1 and all(0 < float(cell) < math.inf for cell in set(own["tr"]))
@@ -383,6 +397,8 @@ def _info(cells: Sequence[str], qc: dict[str, str]) -> SessionInfo:
             raise ValueError("a cell that must be filled is empty")
         if path[0] == "/" or (".." in path and ".." in Path(path).parts):
             raise ValueError("its path leaves the store")
+        if not path.endswith(_DATA_TYPE):
+            raise ValueError("its path is not that of a data file")
         if "\0" in path or "/" in key or "\0" in key:
             raise ValueError("its name could not be that of a file")
         frames, seconds = int(n_frames), float(tr)

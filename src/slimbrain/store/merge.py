@@ -21,7 +21,7 @@ from slimbrain.store.purge import finish_withdrawals
 from slimbrain.store.records import Governance, keep_records, record_of, strictest_record
 from slimbrain.store.store import Store
 from slimbrain.store.terms import UNKNOWN
-from slimbrain.store.verify import sweep
+from slimbrain.store.verify import require_own_row, sweep
 from slimbrain.store.withdrawn import Withdrawn, record_withdrawals, withdrawn
 from slimbrain.store.write import assign, copy_session
 
@@ -281,16 +281,17 @@ def _wins(pick: _Pick, target: Store, keep: _Keep | None) -> bool:
 
 
 def _copy(pick: _Pick, target: Store, link: bool, record: Governance | None) -> None:
-    """Copy or link one session; `copy_session` refuses data that are not what the sidecar says was written.
+    """Copy or link one session whose row, sidecar and data agree; `copy_session` refuses data that are not what was written.
 
     Parameters
     ----------
     record : what it is to stand under; the record that it has, if None.
     """
-
+    sidecar = pick.store.sidecar(pick.info.key)
     if not pick.path.is_file():
         raise StoreError(f"{pick.path}: is gone; restore it, or run `slimbrain prep` again for {pick.info.subject}.")
+    require_own_row(pick.store, pick.info, sidecar)
     info = replace(pick.info, qc={**pick.info.qc, **record.cells()}) if record else pick.info
     if record := record or record_of(pick.store.root, pick.info):
         keep_records(target.root, [record])
-    copy_session(target, info, pick.path, pick.store.sidecar(pick.info.key), link)
+    copy_session(target, info, pick.path, sidecar, link)

@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slimbrain.config import Config
-from slimbrain.disk.atomic import write_json
+from slimbrain.disk.atomic import FileVersion, file_version, write_json
 from slimbrain.disk.locks import claim
 from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError, StoreError
@@ -149,14 +149,14 @@ def records(root: Path) -> dict[str, Governance]:
     """
     path = root / RECORDS_FILE
     try:
-        status = path.stat()
+        version = file_version(path)
     except FileNotFoundError:
         return {}
-    return dict(_records_once(path, (status.st_ino, status.st_size, status.st_mtime_ns)))
+    return dict(_records_once(path, version))
 
 
 @lru_cache(maxsize=8)
-def _records_once(path: Path, signature: tuple[int, int, int]) -> dict[str, Governance]:
+def _records_once(path: Path, version: FileVersion) -> dict[str, Governance]:
     again = "restore it, or set the terms again with `slimbrain ledger --set`."
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ from slimbrain.disk.locks import CLAIM_SUFFIX, CLAIMS_FOLDER, claim, locked
 from slimbrain.disk.seal import sha256
 from slimbrain.errors import SlimbrainError, StoreError
 from slimbrain.progress import track
-from slimbrain.store.contract import ROI
+from slimbrain.store.contract import ROI, TR_TOLERANCE_S
 from slimbrain.store.description import DATA_BYTES, DATA_SHA256
-from slimbrain.store.manifest import DATA_SUFFIX, MANIFEST_FILE, PARTS_FOLDER, SessionInfo, read_parts, row_differences
+from slimbrain.store.manifest import DATA_SUFFIX, MANIFEST_FILE, PARTS_FOLDER, SessionInfo, misplaced, read_parts, row_differences
+from slimbrain.store.participants import PARTICIPANTS_FILE, unmatched
 from slimbrain.store.parts import part_claim
 from slimbrain.store.records import records
 from slimbrain.store.store import Store
@@ -57,12 +58,14 @@ class Verification:
     unsealed : sessions written before checksums were; they were read from end to end, no more can be said of them.
     busy : sessions that another process was writing.
     problems : everything that is wrong.
+    notes : what is not wrong, and may not be meant.
     """
 
     n_sessions: int = 0
     unsealed: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
     problems: list[_StoreProblem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -90,6 +93,8 @@ def verify(root: str | Path) -> Verification:
             problems=[_StoreProblem(WITHDRAWN_FILE if WITHDRAWN_FILE in str(error) else MANIFEST_FILE, "damaged", str(error))]
         )
     verdict = Verification(len(sessions), problems=_store_files(store))
+    if not any(problem.file == PARTICIPANTS_FILE for problem in verdict.problems):
+        verdict.notes.extend(f"{PARTICIPANTS_FILE}: {line}" for line in unmatched(store.participants, sessions.subjects))
     for info in track(sessions, "verify"):
         problems = _session(store, info)
         if problems:
@@ -132,24 +137,42 @@ def _session(store: Store, info: SessionInfo) -> list[_StoreProblem]:
 def _compare(store: Store, info: SessionInfo, sidecar: dict[str, Any]) -> None:
     """Raise unless the data are what the sidecar vouches for and what the manifest lists."""
     path = store.root / info.path
-    again = f"delete it and run `slimbrain prep` again for {info.subject}."
-    size = path.stat().st_size
-    if sidecar.get(DATA_BYTES, size) != size:
-        raise StoreError(f"{path}: holds {size} bytes where {sidecar[DATA_BYTES]} were written; {again}")
-    differing = row_differences(info, sidecar)
-    if differing:
-        raise StoreError(f"{path}: its row in {MANIFEST_FILE} differs from its sidecar in {', '.join(differing)}; {again}")
+    require_own_row(store, info, sidecar)
     if sidecar.get(DATA_SHA256) not in (None, sha256(path)):
+        again = f"delete it and run `slimbrain prep` again for {info.subject}."
         raise StoreError(f"{path}: is not what was written, its SHA-256 differs from its sidecar's; {again}")
-    store.contract.require(store.session_contract(info.key), str(path), f"the store {store.root}")
     store.governance(info)
     # Cheap, but for voxels: those are read only where no checksum speaks for them.
     store.channels(info.key)
-    store.coarse(info.key)
     if info.space != ROI:
         store.moments(info.key)
         for start in range(0, info.n_frames if DATA_SHA256 not in sidecar else 1, _BLOCK_FRAMES):
             store.voxels(info.key, start, min(start + _BLOCK_FRAMES, info.n_frames))
+
+
+def require_own_row(store: Store, info: SessionInfo, sidecar: Mapping[str, Any]) -> None:
+    """Hold a session's row against its sidecar and against the header of its data, without reading the voxels.
+
+    Raises
+    ------
+    StoreError, ContractError
+        If they disagree: a copy of the session would be sealed as it is, and nothing could tell any more.
+    """
+    path = store.root / info.path
+    again = f"delete it and run `slimbrain prep` again for {info.subject}."
+    row = f"{path}: the row {info.key} in {MANIFEST_FILE}"
+    size = path.stat().st_size
+    if sidecar.get(DATA_BYTES, size) != size:
+        raise StoreError(f"{path}: holds {size} bytes where {sidecar[DATA_BYTES]} were written; {again}")
+    if differing := row_differences(info, sidecar):
+        raise StoreError(f"{row} differs from its sidecar in {', '.join(differing)}; {again}")
+    if fault := misplaced(info):
+        raise StoreError(f"{row} {fault}; {again}")
+    written = store.session_contract(info.key)
+    store.contract.require(written, str(path), f"the store {store.root}")
+    if abs(info.tr - written.tr) > TR_TOLERANCE_S:
+        raise StoreError(f"{row} has tr {info.tr:g} s where its data have {written.tr:g} s; {again}")
+    store.coarse(info.key)
 
 
 def _look_again(store: Store, info: SessionInfo) -> list[_StoreProblem] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-from slimbrain.disk.atomic import write_text
+from slimbrain.disk.atomic import FileVersion, file_version, write_text
 from slimbrain.disk.locks import claim
 from slimbrain.disk.tsv import MISSING, format_tsv, read_tsv
 from slimbrain.errors import StoreError
@@ -117,17 +117,17 @@ def withdrawn(root: Path) -> Withdrawn:
     """
     path = root / WITHDRAWN_FILE
     try:
-        status = path.stat()
+        version = file_version(path)
     except FileNotFoundError:
         return _NONE
-    return _read_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    return _read_once(path, version)
 
 
 _NONE = Withdrawn()
 
 
 @lru_cache(maxsize=8)
-def _read_once(path: Path, signature: tuple[int, int, int]) -> Withdrawn:
+def _read_once(path: Path, version: FileVersion) -> Withdrawn:
     records = []
     for line, row in enumerate(read_tsv(path), start=2):
         cells = {name: "" if row.get(name, MISSING) == MISSING else row[name] for name in _COLUMNS}

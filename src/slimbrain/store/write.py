@@ -36,6 +36,7 @@ from slimbrain.store.manifest import (
     SessionTable,
     manifest_text,
     manifest_with,
+    misplaced,
     read_manifest,
     read_part,
     row_to_repeat,
@@ -48,6 +49,9 @@ from slimbrain.store.store import Store
 from slimbrain.store.withdrawn import refusal, refuse_withdrawn, withdrawn
 
 _FloatArray = npt.NDArray[Any]
+
+_LONGEST_NAME = 240
+"""Bytes of a data file's name. File systems take 255, of which its temporary name (`.tmp-PID-NAME`) needs some."""
 
 _WRITE_BLOCK_BYTES = 32 * 2**20
 """How much of a session's voxels is in memory at once while it is written."""
@@ -192,6 +196,9 @@ def copy_session(store: Store, info: SessionInfo, data: Path, sidecar: Mapping[s
 def _placed(store: Store, info: SessionInfo, sidecar: Mapping[str, Any]) -> Iterator[Path]:
     """The one way into a store: yields a file for a session's data; when it is filled, data, sidecar and row are put in place."""
     path = store.root / info.path
+    _require_name(info.key, path.name)
+    if fault := misplaced(info):
+        raise StoreError(f"{store.root}: {info.key} cannot be written, its row {fault}; correct the table that it is from.")
     cohort = info.cohort or str(sidecar.get(COHORT) or "")
     refuse_withdrawn(store.root, info.subject, cohort)
     try:
@@ -209,6 +216,14 @@ def _placed(store: Store, info: SessionInfo, sidecar: Mapping[str, Any]) -> Iter
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder, then run the same command again."
         ) from error
     store.refresh()
+
+
+def _require_name(key: str, name: str) -> None:
+    """Refuse what no table can carry, or no file system: a session that was written and then cannot be read is lost."""
+    if "/" in key or not key.isprintable():
+        raise InputError(f"{key!r}: a label has a character that no file name or table can carry; use letters and digits.")
+    if (size := len(os.fsencode(name))) > _LONGEST_NAME:
+        raise InputError(f"{key[:60]}...: the name of its file would have {size} bytes, {_LONGEST_NAME} are the most; shorten its labels.")
 
 
 def _list(store: Store, info: SessionInfo, cohort: str) -> None:
@@ -284,6 +299,8 @@ def assign(root: Path, chosen: Mapping[str, Governance], part: str = "") -> None
 
 
 def _new_row(entities: Mapping[str, str], n_frames: int, tr: float, qc: Mapping[str, object]) -> SessionInfo:
+    if not entities["sub"]:
+        raise InputError("sub: has no label; give the participant one, in letters and digits.")
     return SessionInfo(
         key=session_key(entities),
         subject=f"sub-{entities['sub']}",

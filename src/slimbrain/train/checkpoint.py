@@ -190,11 +190,22 @@ def _start(folder: Path, temporary: Path) -> str:
 def _write_part(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, int]]:
     """Write what this process has to save; why not, if it cannot, and how many rows of each tensor."""
     mine = {name: _own(tensor) for name, tensor in tensors.items() if rank() == 0 or isinstance(tensor, DTensor)}
-    mine = {name: tensor.contiguous().cpu() for name, tensor in mine.items() if _rows(tensor)}
+    mine = _apart({name: tensor.contiguous().cpu() for name, tensor in mine.items() if _rows(tensor)})
     with _reason() as reasons:
         if mine:
             write_atomic(folder / _part_file(rank()), lambda temporary: save_file(mine, temporary))
     return "".join(reasons), {name: _rows(tensor) for name, tensor in mine.items()}
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, tied ones copied: safetensors writes none that share memory."""
+    storages: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in storages else tensor
+        storages.add(place)
+    return apart
 
 
 def _part_file(number: int) -> str:

@@ -20,7 +20,8 @@ from slimbrain.errors import InputError
 from slimbrain.governance.ledger import LEDGER, TIMES, entries_of, times_by_person
 from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.models.hub import save_pretrained
-from slimbrain.store import Store
+from slimbrain.models.size import require_memory, temporal_step_bytes, voxel_step_bytes
+from slimbrain.store import ROI, Store
 from slimbrain.train.checkpoint import whole_weights
 from slimbrain.train.distributed import from_first, local_device, process_group, rank, wait, world_size
 from slimbrain.train.lock import run_lock
@@ -80,6 +81,7 @@ def _train(
     command: str,
 ) -> dict[str, float] | None:
     """One process's part; a function of its own, so that nothing of it outlives the group of processes."""
+    _require_memory(stage_name, store, preset, device)
     stage = TemporalStage(store, preset, seed) if stage_name == "temporal" else VoxelStage(store, preset, seed, ranked)
     config = preset.train_temporal if stage_name == "temporal" else preset.train_voxel
     settings = {
@@ -106,6 +108,22 @@ def _train(
         save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last, drawn), weights)
     wait()
     return last
+
+
+def _require_memory(stage_name: str, store: Store, preset: Preset, device: torch.device) -> None:
+    """Refuse a step that cannot fit before the network is built; what a store lacks, the stage says itself."""
+    sessions = store.sessions
+    if stage_name == "temporal" and sessions:
+        frames = sum(info.n_frames for info in sessions) // len(sessions)
+        needed = temporal_step_bytes(preset, frames, len(store.channels(sessions[0].key).names))
+        advice = "lower train_temporal.batch (and raise accumulate by as much), temporal.width or temporal.depth"
+    elif stage_name == "voxel" and store.contract.lattice != ROI:
+        shards = world_size() if preset.train_voxel.parallel == "fsdp2" else 1
+        needed = voxel_step_bytes(preset, store.grid.n_patches, store.grid.voxels_per_patch, shards)
+        advice = "lower train_voxel.batch (and raise accumulate by as much), window.k, voxel.embed or voxel.depths (see `slimbrain plan`)"
+    else:
+        return
+    require_memory(f"pretrain {stage_name}: a step with these settings", needed, advice, device)
 
 
 def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], counted: Mapping[str, int]) -> Provenance:

@@ -20,7 +20,7 @@ from slimbrain.prep.layouts.npz import NPZ
 from slimbrain.prep.layouts.parcellated import PARCELLATED
 from slimbrain.prep.layouts.roi import REGIONS
 from slimbrain.prep.layouts.table import TABLE
-from slimbrain.prep.runs import Filters, Run, is_wanted, is_wanted_version
+from slimbrain.prep.runs import Failure, Filters, Run, file_of, is_wanted, is_wanted_version, unfit_name
 
 AUTO = "auto"
 LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, NPZ, BRAINMARKS, REGIONS, PARCELLATED, TABLE)}
@@ -64,14 +64,24 @@ def find_recordings(source: Path, layout: Layout, request: RecordingQuery) -> Re
         If there is none, or an option does not concern the layout.
     """
     if layout is not BIDS and request.filters.res:
-        raise InputError(f"--res {request.filters.res}: chooses among images of a BIDS derivative; {layout.name} has one image a run.")
+        raise InputError(f"--res {request.filters.res}: chooses among images of a BIDS derivative; {layout.name} has one image per run.")
     found = layout.find(source, request)
     if not layout.filters_itself:
         wanted = [run for run in found.runs if _passes(run, request.filters)]
         found = replace(found, runs=sorted(wanted, key=lambda run: (run.image, run.place)))
+    found = _without_unfit_names(found)
     if not found.runs and not found.failures:
         raise InputError(f"{source}: holds no run ({layout.looks_for}) that passes the filters; check folder and labels.")
     return found
+
+
+def _without_unfit_names(found: Recordings) -> Recordings:
+    """The same, with runs whose names no session can have among the failures."""
+    unfit = {id(run): reason for run in found.runs if (reason := unfit_name(run.entities))}
+    if not unfit:
+        return found
+    failures = [Failure(file_of(found.root, run), f"{run.name}: {unfit[id(run)]}") for run in found.runs if id(run) in unfit]
+    return replace(found, runs=[run for run in found.runs if id(run) not in unfit], failures=[*found.failures, *failures])
 
 
 def _passes(run: Run, filters: Filters) -> bool:

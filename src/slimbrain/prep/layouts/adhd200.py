@@ -23,7 +23,7 @@ def _matches(source: Path) -> bool:
 
 
 def _find(source: Path, request: RecordingQuery) -> Recordings:
-    """One image a run: the one that is not band-pass filtered where both are there, as no other layout's images are.
+    """One image per run: the one that is not band-pass filtered where both are there, as no other layout's images are.
 
     A filter on `description` (`sfnwmrda`) takes the other.
     """

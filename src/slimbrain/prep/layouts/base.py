@@ -15,10 +15,14 @@ class RecordingQuery:
 
     Attributes
     ----------
-    filters : which runs to take.
-    mask_source : mask that the voxels of a file without coordinates are listed in.
-    channels : table of region names and places, or `none`.
-    atlas : the atlas whose series are taken, where a source has those of several.
+    filters : Filters
+        Which runs to take.
+    mask_source : Path or None
+        Mask that the voxels of a file without coordinates are listed in.
+    channels : str or None
+        Table of region names and places, or `none`.
+    atlas : str or None
+        The atlas whose series are taken, where a source has those of several.
     """
 
     filters: Filters = field(default_factory=Filters)
@@ -33,10 +37,14 @@ class Recordings:
 
     Attributes
     ----------
-    root : folder that names of files are given relative to.
-    runs : recordings that can be opened.
-    failures : files that cannot be used, with reasons.
-    participants : rows for `participants.tsv` by column; those of the source's own table if None.
+    root : Path
+        Folder that names of files are given relative to.
+    runs : list of Run
+        Recordings that can be opened.
+    failures : list of Failure
+        Files that cannot be used, with reasons.
+    participants : list of mapping or None
+        Rows for `participants.tsv` by column; those of the source's own table if None.
     """
 
     root: Path
@@ -56,14 +64,21 @@ class Layout:
 
     Attributes
     ----------
-    name : what `--layout` calls it.
-    looks_for : the names by which it is recognised, for messages.
-    matches : whether a folder or file has it; looks at names alone.
-    find : lists its runs; those that the filters leave out may be among them, unless `filters_itself`.
-    filters_itself : the filters decide which image of a run is taken.
-    regions : its recordings are region-of-interest series.
-    describe : adds to runs, in the folder that `Recordings` names, what has to be searched for; a shard asks for its own runs
-        alone. Returns them and those for which it cannot be read.
+    name : str
+        What `--layout` calls it.
+    looks_for : str
+        The names by which it is recognised, for messages.
+    matches : callable
+        Whether a folder or file has it; looks at names alone.
+    find : callable
+        Lists its runs; those that the filters leave out may be among them, unless `filters_itself`.
+    filters_itself : bool
+        The filters decide which image of a run is taken.
+    regions : bool
+        Its recordings are region-of-interest series.
+    describe : callable
+        Adds to runs, in the folder that `Recordings` names, what has to be searched for; a shard asks for its own runs alone. Returns them
+        and those for which it cannot be read.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Brainmarks' Arrow files: a row a recording, its brain voxels z-scored in `bold` (T, V), `mean` and `std` (1, V) beside them.
+"""Brainmarks' Arrow files: one row per recording, its brain voxels z-scored in `bold` (T, V), `mean` and `std` (1, V) beside them.
 
 V are the voxels of the MNI152NLin6Asym 2 mm brain mask, RAS, listed from arrays that have the axes (Z, Y, X).
 """
@@ -53,9 +53,12 @@ class MaskedSource(Source):
 
     Attributes
     ----------
-    values : (T, V) z-scored, mapped from the file, not read.
-    mean, std : (V,) undo the z-score.
-    place : (V,) of each voxel in a volume whose first axis is fastest.
+    values : ndarray
+        (T, V) z-scored, mapped from the file, not read.
+    mean, std : ndarray
+        (V,) undo the z-score.
+    place : ndarray of int
+        (V,) of each voxel in a volume whose first axis is fastest.
     """
 
     values: _FloatArray
@@ -77,8 +80,10 @@ class _RowReader:
 
     Attributes
     ----------
-    batch, row : which row of which record batch of the file.
-    mask : image of the mask.
+    batch, row : int
+        Which row of which record batch of the file.
+    mask : Path
+        Image of the mask.
     """
 
     batch: int
@@ -109,11 +114,16 @@ def masked_source(
 
     Parameters
     ----------
-    path : where it is from.
-    values : (T, V) z-scored.
-    mean, std : (1, V) undo the z-score.
-    place : (V,) from `mask_places`.
-    name : what messages call it; the path if empty.
+    path : Path
+        Where it is from.
+    values : ndarray
+        (T, V) z-scored.
+    mean, std : ndarray
+        (1, V) undo the z-score.
+    place : ndarray of int
+        (V,) from `mask_places`.
+    name : str
+        What messages call it; the path if empty.
 
     Raises
     ------

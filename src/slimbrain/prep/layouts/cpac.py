@@ -31,7 +31,7 @@ def _matches(source: Path) -> bool:
 
 
 def _find(source: Path, request: RecordingQuery) -> Recordings:
-    """One run a participant.
+    """One run per participant.
 
     Raises
     ------

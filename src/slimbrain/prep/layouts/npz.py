@@ -45,12 +45,18 @@ class Chunk:
 
     Attributes
     ----------
-    path : the file.
-    start, stop : first and last frame of the range it is cut from.
-    piece : its place among the pieces of that range, from 1.
-    key : name of its array.
-    shape : (X, Y, Z, T).
-    dtype : type of the numbers.
+    path : Path
+        The file.
+    start, stop : int
+        First and last frame of the range it is cut from.
+    piece : int
+        Its place among the pieces of that range, from 1.
+    key : str
+        Name of its array.
+    shape : tuple of int
+        (X, Y, Z, T).
+    dtype : numpy.dtype
+        Type of the numbers.
     """
 
     path: Path
@@ -158,7 +164,7 @@ def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], info:
     if len(shape) != 4 or shape[:3] != (_LATTICE.edge,) * 3 or not 1 <= shape[3] <= MAX_FRAMES:
         raise InputError(f"{path}: its first array has the shape {shape}, not ({_LATTICE.edge}, {_LATTICE.edge}, {_LATTICE.edge}, T).")
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value a voxel; convert it to float32.")
+        raise InputError(f"{path}: holds numbers of type {dtype}, not one real value per voxel; convert it to float32.")
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if info.file_size < needed or needed > info.compress_size * MAX_DEFLATE_RATIO:
         raise InputError(f"{path}: its header claims {needed} bytes, which the file does not hold; restore it.")
@@ -169,7 +175,8 @@ def check_frames(chunks: list[Chunk]) -> None:
 
     Parameters
     ----------
-    chunks : sorted by range and piece.
+    chunks : list of Chunk
+        Sorted by range and piece.
 
     Raises
     ------

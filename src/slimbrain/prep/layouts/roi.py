@@ -44,8 +44,10 @@ class RegionReader:
 
     Attributes
     ----------
-    channels : names and places as the table has them; None where there is none.
-    key : the array of an npz file.
+    channels : Channels or None
+        Names and places as the table has them; None where there is none.
+    key : str
+        The array of an npz file.
     """
 
     channels: Channels | None

@@ -24,7 +24,7 @@ def _matches(source: Path) -> bool:
 
 
 def _find(source: Path, request: RecordingQuery) -> Recordings:
-    """One run a row; a row that cannot be used costs itself alone.
+    """One run per row; a row that cannot be used is skipped by itself.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def _find(source: Path, request: RecordingQuery) -> Recordings:
     """
     rows = [{name: "" if value in (None, MISSING) else value.strip() for name, value in row.items()} for row in read_table(source)]
     if not rows:
-        raise InputError(f"{source}: lists no image; write a header and one row an image, separated by tabs.")
+        raise InputError(f"{source}: lists no image; write a header and one row per image, separated by tabs.")
     _check_columns(source, rows[0])
     runs, failures = [], []
     for number, row in enumerate(rows, start=2):
