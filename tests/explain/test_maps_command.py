@@ -184,7 +184,10 @@ def test_a_folder_without_maps_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_thirty_moments_and_run_again_the_maps_are_those_of_an_uninterrupted_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "two.tsv").write_text("participant_id\n" + "".join(f"{info.subject}\n" for info in Store(root / "store").sessions[:2]))
     words = ["explain", root / "store", "--model", root / "voxel", "--method", "surprise", "--participants", tmp_path / "two.tsv"]
-    assert_rerun_gives_the_same([*words, "--by-window", "--pictures", "none", "--out", tmp_path / "maps"], tmp_path / "maps", tmp_path / "log", _LATE)
+    assert_rerun_gives_the_same(
+        [*words, "--by-window", "--pictures", "none", "--out", tmp_path / "maps"], tmp_path / "maps", tmp_path / "log", _LATE
+    )
