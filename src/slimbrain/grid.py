@@ -1,6 +1,6 @@
 """The lattice, the mask, and the order in which brain patches are stored and computed.
 
-Only patches that touch the mask exist. They are listed region by region (8 patches a side), unit by unit (4), cell by
+Only patches that touch the mask exist. They are listed region by region (8 patches per side), unit by unit (4), cell by
 cell (2), patch by patch, so that the patches of any region, unit or cell are contiguous: pooling is a segment
 operation, deleting a unit is slicing, and one stored order serves attention windows of 16 and of 32 voxels.
 """
@@ -51,9 +51,9 @@ class Lattice:
 
     Parameters
     ----------
-    edge : voxels a side.
+    edge : voxels per side.
     voxel_mm : voxel size in mm.
-    patch : voxels a side of a patch.
+    patch : voxels per side of a patch.
     """
 
     edge: int
@@ -142,7 +142,7 @@ class Grid:
     Parameters
     ----------
     lattice : the lattice.
-    mask : (E, E, E) bool, E voxels a side.
+    mask : (E, E, E) bool, E voxels per side.
 
     Raises
     ------
@@ -220,17 +220,17 @@ class Grid:
 
     @property
     def cells(self) -> Level:
-        """Cells of 2 patches a side."""
+        """Cells of 2 patches per side."""
         return self._tables.cells
 
     @property
     def units(self) -> Level:
-        """Units of 4 patches a side."""
+        """Units of 4 patches per side."""
         return self._tables.units
 
     @property
     def regions(self) -> Level:
-        """Regions of 8 patches a side, the published mask unit."""
+        """Regions of 8 patches per side, the published mask unit."""
         return self._tables.regions
 
     @property

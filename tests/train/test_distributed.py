@@ -209,7 +209,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
     """With workers, the whole group of processes gets the signal, as from a scheduler."""
     run = tmp_path / "run"
     said = train(store, run, processes, stop="terminate", number=number, workers=workers)
-    assert "stopped by a signal after step 5 of 7; --resume auto goes on from step 5" in said[0]
+    assert "stopped by a signal after step 5 of 7; --resume auto resumes from step 5" in said[0]
     assert saved_steps(run / "state") == [3, 5] and not (run / "model").exists()
     train(store, run, processes, workers=workers)
     assert_same_run(whole["ddp"] if processes == 2 else trained("voxel"), run)
@@ -264,7 +264,7 @@ def test_micro_batches_that_cannot_be_shared_are_refused(store: Store, tmp_path:
     overrides = settings(accumulate=3)
     command = ["-c", SCRIPT, str(store.root), str(tmp_path / "run"), "never", "", "0", *overrides]
     for said in finish(start(2, command), (1,)):
-        assert "3 micro-batches a step cannot be shared out to 2 processes; set" in said
+        assert "3 micro-batches per step cannot be shared out to 2 processes; set" in said
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ class SlimBrainTransform:
     Parameters
     ----------
     grid : lattice and mask of the checkpoint.
-    window : frames a window, and how many.
+    window : frames per window, and how many.
     unit_frames : of the checkpoint's mask unit.
     mask : image of Brainmarks' mask, which says where the voxels of a sample belong.
     temporal : scores the windows of which the best are taken; without, they are spread evenly.
@@ -243,7 +243,7 @@ def slimbrain(
     ----------
     ckpt_path : stage 2's model folder or hub id; the environment variable SLIMBRAIN_CHECKPOINT if None.
     temporal_path : stage 1's, by whose scores windows are chosen; SLIMBRAIN_TEMPORAL if None, and evenly spread windows without either.
-    k : windows a sample; as many as in training if None.
+    k : windows per sample; as many as in training if None.
     pooling : of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
     mask_path : Brainmarks' brain mask; TemplateFlow's if None.
     allow_overlap : take participants that either stage was pretrained on, whose results say little of others.

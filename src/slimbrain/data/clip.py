@@ -66,7 +66,7 @@ def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | _IntA
     Parameters
     ----------
     windows : window numbers, counted from frame 0.
-    frames : frames a window.
+    frames : frames per window.
     """
     starts = [int(number) * frames for number in windows]
     frame = np.concatenate([np.arange(start, start + frames) for start in starts])

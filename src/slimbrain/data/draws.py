@@ -32,7 +32,7 @@ class Series:
     ----------
     values : (T, C) float32 channel series.
     mm : (C, 3) float32 places of the channels in MNI mm.
-    tr : seconds a frame.
+    tr : seconds per frame.
     draw : number of the draw, the seed of whatever is random about it.
     key : the session.
     """
@@ -147,7 +147,7 @@ class ClipDraws(Draws):
     Parameters
     ----------
     store : where sessions are.
-    window : frames a window, windows a clip, and from how many of the best they are drawn.
+    window : frames per window, windows per clip, and from how many of the best they are drawn.
     seed : of order, choice and masks.
     unit, unit_frames : the encoder's mask unit.
     context_fraction : share of the clip that the context sees.

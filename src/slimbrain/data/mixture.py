@@ -157,7 +157,7 @@ def _lowered(division: Division, cap: int) -> list[str]:
             if repeats > cap and repeats > notes.get(name, (0.0, 0.0, 0.0))[0]:
                 notes[name] = (repeats, plain, share)
     return [
-        f"mixture: {name} would be drawn {repeats:.3g} times a session and epoch, most_repeats allows {cap}: "
+        f"mixture: {name} would be drawn {repeats:.3g} times per session and epoch, most_repeats allows {cap}: "
         f"it gets {share:.1%} of draws instead of {plain:.1%}, the others share the rest by weight."
         for name, (repeats, plain, share) in notes.items()
     ]

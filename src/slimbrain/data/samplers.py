@@ -140,7 +140,7 @@ class DrawOrder:
         Parameters
         ----------
         by_step : for each step, the weight of each cohort.
-        per_step : draws a step.
+        per_step : draws per step.
         """
         plan = cls.fixed(by_step[0])
         for step, weights in enumerate(by_step):
@@ -175,7 +175,7 @@ class Mixture:
     j + 1, the intervals of no stretch ask for more draws than it has, and serving the earliest deadline first meets them all.
     An interval of adaptive weights begins and ends with every cohort having had its due, so that it need not know of the next one.
 
-    Each cohort goes through its sessions pass after pass, every session once a pass, in an order of the pass's own; a cohort with more
+    Each cohort goes through its sessions pass after pass, every session once per pass, in an order of the pass's own; a cohort with more
     weight than sessions starts its next pass sooner.
 
     With a cap, no session is drawn more than `cap` times in an epoch, which is as many draws as there are sessions: one that has been
@@ -345,7 +345,7 @@ def mix(
     labels : the cohort of each session.
     seed : of the shuffling.
     weights : how often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
-    pace : draws a step and steps, where weights change from step to step.
+    pace : draws per step and steps, where weights change from step to step.
     cap : most draws of one session in an epoch.
     interval : draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
 

@@ -38,7 +38,7 @@ class Checkup:
     Attributes
     ----------
     facts : name and value of everything that was looked at, in order.
-    rates : windows a second of each kind of work that was timed.
+    rates : windows per second of each kind of work that was timed.
     problems : what makes the machine or the store unfit, one sentence each.
     """
 
@@ -132,7 +132,7 @@ def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.dev
         _tell(found, "voxel", training, preset.train_voxel)
         sessions = len(store.sessions) if store else _TYPICAL_SESSIONS
         windows, found.rates["embed"] = sessions * preset.window.k, embedding.per_second
-        found.facts["embed"] = f"{embedding.seconds:.3g} s a clip, {embedding.per_second:.3g} windows a second"
+        found.facts["embed"] = f"{embedding.seconds:.3g} s per clip, {embedding.per_second:.3g} windows per second"
         found.facts["embed, estimate"] = f"{_duration(embedding.hours(windows))} for {sessions:,} sessions, {windows:,} windows"
     found.facts["estimates are"] = _ESTIMATE
 
@@ -141,7 +141,7 @@ def _tell(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
     """Say what was measured of a stage, and what the preset's own number of steps would take."""
     name, size = f"pretrain {stage}", config.batch * config.accumulate
     windows, found.rates[name] = config.steps * size * rate.windows, rate.per_second
-    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows a second ({config.precision})"
+    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows per second ({config.precision})"
     work = f"{config.steps:,} steps of {size} sessions, {windows:,} windows"
     found.facts[f"{name}, estimate"] = f"{_duration(rate.hours(windows))} for {work}"
 

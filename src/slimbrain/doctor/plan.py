@@ -95,7 +95,7 @@ def plan_step(
     Parameters
     ----------
     grid : the brain mask decides how many patches there are.
-    batch : clips a micro-batch.
+    batch : clips per micro-batch.
     frames : of a clip; `window.frames * window.k` in training.
     device : `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
 
@@ -176,7 +176,7 @@ def describe(plan: StepCost, fits: Mapping[int, int], as_json: bool) -> dict[str
         "planned": f"{plan.batch} x {plan.frames} frames, {plan.precision}, {plan.device}, {'' if plan.recompute else 'no '}recomputation",
         "context": f"{plan.context_share:.1%} of the brain's tokens",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items()),
-        "GFLOPs a step": f"{sum(plan.gflops.values()):,.0f} ({flops})",
+        "GFLOPs per step": f"{sum(plan.gflops.values()):,.0f} ({flops})",
         "global attention": f"{plan.global_attention_share:.1%} of the target's FLOPs",
         "saved for backward": f"{plan.saved_mib:,.0f} MiB",
         "peak": f"{plan.peak_mib:,.0f} MiB ({kinds})",

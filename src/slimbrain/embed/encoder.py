@@ -47,7 +47,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     pooling : `mean`, `moments` or `units`; see `slimbrain.embed.pooling`.
     k : windows of a session to see; as many as in training if None.
     store : where session keys are looked up; not needed for images.
-    tr : seconds a frame of images, where neither a JSON sidecar nor the header says.
+    tr : seconds per frame of images, where neither a JSON sidecar nor the header says.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        (N, D) float32, one row a session.
+        (N, D) float32, one row per session.
 
         Raises
         ------
@@ -207,7 +207,7 @@ def _items(X: Any) -> list[Any]:
     except TypeError:
         items = []
     if not items or not all(isinstance(item, (str, os.PathLike)) or hasattr(item, "dataobj") for item in items):
-        raise InputError(f"X is a {type(X).__name__}: give a store, or a list of NIfTI paths, nibabel images or session keys, one a row.")
+        raise InputError(f"X is a {type(X).__name__}: give a store, or a list of NIfTI paths, nibabel images or session keys, one per row.")
     return items
 
 

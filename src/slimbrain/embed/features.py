@@ -31,7 +31,7 @@ Model = HieraJEPA | TemporalExtractor
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One vector a session.
+    """One vector per session.
 
     Attributes
     ----------

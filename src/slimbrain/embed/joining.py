@@ -18,7 +18,7 @@ _ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
 _BY_SESSION = "frames_used"
-"""JSON by session; the remaining arrays have a row a session."""
+"""JSON by session; the remaining arrays have a row per session."""
 
 
 def sessions_of(store: Store, shard: Shard) -> Store:

@@ -16,7 +16,7 @@ _ADJACENT = 1.5
 
 
 def pool_tokens(tokens: Tokens, pooling: str = "moments") -> Tensor:
-    """One vector a clip.
+    """One vector per clip.
 
     `mean`: the mean of each feature over all tokens, D wide.
 

@@ -217,9 +217,9 @@ def _map_eigenvalues(matrices: Floats, function: Callable[[Floats], Floats]) -> 
 
 
 class PopulationTangent(TransformerMixin, BaseEstimator):
-    """Tangent connectivity of correlation matrices that are first drawn towards the training subjects' mean.
+    """Tangent connectivity of correlation matrices that are first shrunk towards the training subjects' mean.
 
-    A short series has a singular matrix. Ledoit and Wolf draw it towards the identity; the mean of other people is nearer to the truth
+    A short series has a singular matrix. Ledoit and Wolf shrink it towards the identity; the mean of other people is nearer to the truth
     (the idea of population shrinkage: Rahim, Thirion and Varoquaux 2019, Medical Image Analysis; theirs has a covariant prior, this
     one a plain weight). Matrices that share half of what they are lie close together, so the arithmetic mean is as good an origin as the
     geometric one, which costs a search (docs/embedding.md).

@@ -41,7 +41,7 @@ class FinetuneConfig(Config):
     """The published settings; epochs, batch and patience, which the paper's text does not give, are ours."""
 
     epochs: int = Field(30, ge=1)
-    batch: int = Field(8, ge=1, description="sessions a step")
+    batch: int = Field(8, ge=1, description="sessions per step")
     patience: int = Field(8, ge=1, description="epochs without a better held-out loss that end it")
     lr: float = Field(1e-4, gt=0)
     head_lr: float = Field(5e-4, gt=0)
@@ -111,8 +111,8 @@ class FineTuning:
     encoder : where tuning starts.
     keys : N session keys.
     views : windows of each session, by key.
-    frames : frames a window.
-    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next one, beside
+    frames : frames per window.
+    folder : where finished folds are kept, so that an evaluation that was stopped resumes with the next one, beside
         hashes of everybody in them; nowhere if None.
     """
 

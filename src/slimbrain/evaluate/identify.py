@@ -125,7 +125,7 @@ def _likeness(features: FeatureSet, gallery: Floats, query: Floats) -> Floats:
 
 def _unit_rows(x: Floats) -> Floats:
     """Rows without their mean, of length 1, or 0 where a row says nothing."""
-    # One number a session has no correlation; its sign relative to the gallery's mean remains.
+    # One number per session has no correlation; its sign relative to the gallery's mean remains.
     x = x - x.mean(axis=1, keepdims=True) if x.shape[1] > 1 else x
     length = np.linalg.norm(x, axis=1, keepdims=True)
     unit: Floats = np.divide(x, length, out=np.zeros_like(x), where=length > 1e-12)

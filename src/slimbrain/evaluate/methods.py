@@ -44,7 +44,7 @@ class Tuning:
     Attributes
     ----------
     device : as of `pick_device`.
-    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next; nowhere if None.
+    folder : where finished folds are kept, so that an evaluation that was stopped resumes with the next; nowhere if None.
     save : where the first model goes, tuned once more on everybody with a label; nowhere if None.
     """
 

@@ -78,7 +78,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """A frozen vector a session, for a linear model.
+    """A frozen vector per session, for a linear model.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
 
     Parameters
     ----------
-    data : (N, D) one frozen vector a session.
+    data : (N, D) one frozen vector per session.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n
 
 
 def average_sessions(sessions: OutOfFold) -> OutOfFold:
-    """One row a subject where the label is the subject's; the rows as they are where it is the session's."""
+    """One row per subject where the label is the subject's; the rows as they are where it is the session's."""
     names, first, row = np.unique(sessions.subject, return_index=True, return_inverse=True)
     if len(names) == len(row) or not np.array_equal(sessions.truth[first][row], sessions.truth):
         return sessions

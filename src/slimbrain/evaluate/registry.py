@@ -106,7 +106,7 @@ ADHD200 = Cohort(
     site="Site",
     age="Age",
     sex="Gender",
-    where="http://fcon_1000.projects.nitrc.org/indi/adhd200 (one file a site; give --phenotypes once for each)",
+    where="http://fcon_1000.projects.nitrc.org/indi/adhd200 (one file per site; give --phenotypes once for each)",
     terms="registration with NITRC and the 1000 Functional Connectomes Project; research that is not commercial",
     sources=(
         "http://fcon_1000.projects.nitrc.org/indi/adhd200/",

@@ -136,7 +136,7 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
 
 
 def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
-    """Probability of a score at least as good when labels are dealt out at random: (1 + hits) / (1 + permutations).
+    """Probability of a score at least as good when labels are permuted: (1 + hits) / (1 + permutations).
 
     Labels move between subjects; where a subject's sessions carry different labels, they move within the subject; in identification,
     each subject's queries are given another subject of the gallery to find.
@@ -173,7 +173,7 @@ def _resample_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Fl
 
 
 def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> Floats:
-    """(R, N) labels dealt out at random, between rows or, where subjects have several rows, within each subject."""
+    """(R, N) permuted labels, between rows or, where subjects have several rows, within each subject."""
     rng = np.random.default_rng(seed)
     if predictions.gallery:
         own = predictions.truth.astype(np.int64)

@@ -154,7 +154,7 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
 
     Returns
     -------
-    A row a session: `session`, `participant_id`, `prediction` (a class, or a value in the target's own unit), `p_CLASS` for each class,
+    A row per session: `session`, `participant_id`, `prediction` (a class, or a value in the target's own unit), `p_CLASS` for each class,
     and `in_training`, yes or no.
 
     Raises

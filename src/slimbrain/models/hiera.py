@@ -109,7 +109,7 @@ class Hiera(nn.Module):
     Parameters
     ----------
     config : widths, depths, unit.
-    voxels_per_patch : V, values a patch.
+    voxels_per_patch : V, values per patch.
 
     Attributes
     ----------
@@ -186,7 +186,7 @@ class Hiera(nn.Module):
         return sum(self.config.depths[:2]) + 1
 
     def pack(self, clips: Sequence[Clip], visible: Sequence[BoolArray] | None = None) -> Packing:
-        """The tables for these clips, in the memory of the processor."""
+        """The tables for these clips, in CPU memory."""
         visible = [self.everything(clip) for clip in clips] if visible is None else visible
         block_tokens = self._block_tokens(self.patch_embed.weight.device)
         times = self.config.unit_frames // self.config.patch_frames
@@ -205,7 +205,7 @@ class Hiera(nn.Module):
         return has_variable_length_kernel(torch.empty(0, self.config.embed // self.config.heads[0], device=device, dtype=dtype))
 
     def local_stages(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
-        """Levels 1 and 2: (L, 4 * embed) one token a unit and step, none of which depends on another unit."""
+        """Levels 1 and 2: (L, 4 * embed) one token per unit and step, none of which depends on another unit."""
         device = self.patch_embed.weight.device
         with torch.autocast("cpu", enabled=False):  # it refuses to join the store's float16
             rows = [self._patches(clip) for clip in clips]
@@ -237,7 +237,7 @@ class Hiera(nn.Module):
             lattice = clip.grid.lattice
             if lattice.edge != side * lattice.patch or len(clip.seconds) > frames * self.config.patch_frames:
                 raise ContractError(
-                    f"positions were learned for {side} patches a side and {frames * self.config.patch_frames} frames, "
+                    f"positions were learned for {side} patches per side and {frames * self.config.patch_frames} frames, "
                     f"the clip has {lattice.edge // lattice.patch} and {len(clip.seconds)}; give it what the model was trained on."
                 )
         place = torch.cat([torch.tensor(clip.grid.patches.index) for clip in clips]) @ torch.tensor([side * side, side, 1])

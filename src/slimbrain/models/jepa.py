@@ -86,7 +86,7 @@ class _TargetPredictor(nn.Module):
         ----------
         context : visible tokens of each clip.
         everything : where and when every token of the batch is; its values are not read.
-        hidden : (L,) bool, in the processor's memory.
+        hidden : (L,) bool, in CPU memory.
 
         Returns
         -------
@@ -190,7 +190,7 @@ class HieraJEPA(nn.Module):
         return (mean.sum(1) / present.sum(1)).mean(), parts
 
     def _kinds(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> Tensor:
-        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in the processor's memory, where masks are made."""
+        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in CPU memory, where masks are made."""
         tables = [sum(rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1)) for mask in masks]
         # The target sees everything, so its tokens stand in the order of the table: step by step, unit by unit.
         parts = [self.context.per_token(clip, np.asarray(table)).ravel() for clip, table in zip(clips, tables, strict=True)]

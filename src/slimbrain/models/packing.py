@@ -73,7 +73,7 @@ class Packing:
     ----------
     levels : blocks of level 1 (rows of the voxels) and level 2 (rows of level 1's output).
     order : (L,) puts level 2's output in order of clip, time step, unit.
-    clip, step, unit : (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches a side.
+    clip, step, unit : (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches per side.
     lengths : tokens of each clip.
     """
 
@@ -294,7 +294,7 @@ def _block(
 
 
 def _ragged(counts: _IntArray, frames: int) -> tuple[_IntArray, _IntArray, _IntArray]:
-    """Segment, frame and place in its frame of every token of segments with `counts` tokens a frame."""
+    """Segment, frame and place in its frame of every token of segments with `counts` tokens per frame."""
     a_frame = np.repeat(counts, frames)
     frame_of_token = np.repeat(np.arange(len(a_frame)), a_frame)
     segment, frame = np.divmod(frame_of_token, frames)

@@ -17,7 +17,7 @@ from slimbrain.models.hiera import Tokens
 from slimbrain.models.layers import fourier_features, wavelengths
 
 _PLACES_PER_SIDE = 6
-"""Boxes of 32 mm a side of the lattice: one for each unit, on any of the lattices."""
+"""Boxes of 32 mm per side of the lattice: one for each unit, on any of the lattices."""
 
 _TIME_WAVES_S = (2.88, 512.0, 10)
 """Shortest and longest wavelength, and how many: from a step of 4 frames to beyond most sessions' slow drifts."""

@@ -226,7 +226,7 @@ class TemporalExtractor(nn.Module):
         series : (B, T, C) standardised channels (`standardise`); not standardised here, because the mean and std
             of a session would tell of its hidden frames. B = 1 is broadcast over the masks and read only once.
         coordinates : (C, 3) places of the channels in MNI mm.
-        tr : seconds a frame, one for all or (B,).
+        tr : seconds per frame, one for all or (B,).
         visible : (B, N) True where a window is seen; all are if None.
         channel_visible : (B, N, C) True where a channel is seen in a window; all are if None.
 
@@ -308,7 +308,7 @@ def temporal_loss(
     ----------
     series : (B, T, C) channels as stored; they are standardised here.
     coordinates : (C, 3) in MNI mm.
-    tr : seconds a frame, one for all or (B,).
+    tr : seconds per frame, one for all or (B,).
     generator : on the CPU; decides what is hidden, so that a seed gives the same masks on any device.
 
     Returns

@@ -43,7 +43,7 @@ def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: Wind
     ----------
     windows : as of `embed_store`.
     unit_frames : of stage 2's mask unit.
-    cut : frames a window and how many windows.
+    cut : frames per window and how many windows.
     """
     if isinstance(windows, Mapping):
         return lambda info: list(windows[info.key])

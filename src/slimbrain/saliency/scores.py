@@ -152,7 +152,7 @@ def exact_scores(
     model : in evaluation mode, on the device of `series`.
     series : (T, C) channels as stored; standardised here, channels without signal left out.
     coordinates : (C, 3) in MNI mm.
-    tr : seconds a frame.
+    tr : seconds per frame.
     weights : of the parts in the score; the defaults if not given.
     batch : masked reconstructions a pass; more is faster and takes more memory.
 

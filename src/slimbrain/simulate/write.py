@@ -61,7 +61,7 @@ effects, all listed in truth.json; the signal model is documented in `slimbrain.
 
 
 def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str | PathLike[str] | None = None) -> Truth:
-    """Write a cohort with known truth as a BIDS derivative; a run that was stopped goes on where it stopped.
+    """Write a cohort with known truth as a BIDS derivative; a run that was stopped resumes where it stopped.
 
     Parameters
     ----------

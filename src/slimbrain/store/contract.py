@@ -25,7 +25,7 @@ class Contract:
     lattice : lattice id, or `roi`.
     mask : hash of the grid; empty in a store of region-of-interest sessions, whose channels carry their places.
     space : template family: `MNI152`, or `roi`.
-    tr : seconds a frame.
+    tr : seconds per frame.
     """
 
     lattice: str

@@ -49,7 +49,7 @@ class SessionInfo:
     subject, session, task, run : BIDS entities with their prefix (`sub-01`), empty where there is none.
     space : template of the source image, or `roi`.
     n_frames : frames stored.
-    tr : seconds a frame.
+    tr : seconds per frame.
     path : data file, relative to the store.
     qc : further columns of the manifest (coverage, tsnr, ...), as text.
     """

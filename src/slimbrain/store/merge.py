@@ -52,7 +52,7 @@ class Gathered:
 def merge(out: str | Path, stores: Sequence[Store], keep: _Keep | None = None, link: bool = False) -> Gathered:
     """Bring the sessions and participants of several stores into one, which may be there already.
 
-    The same command again goes on where it stopped. Two sessions of one name are one if their data files hold the same
+    The same command again resumes where it stopped. Two sessions of one name are one if their data files hold the same
     bytes; the first's sidecar stays. Of their terms the strictest hold, in whatever order they come. What another process is writing
     in `out` is waited for.
 

@@ -224,7 +224,7 @@ def _stray(root: Path, path: Path, waiting: bool) -> str:
     """
     label = session_of(path.name).split("_", 1)[0]
     if withdrawn(root).find(label, ""):
-        return "is of a participant who was withdrawn; run `slimbrain withdraw` again, which goes on where it stopped."
+        return "is of a participant who was withdrawn; run `slimbrain withdraw` again, which resumes where it stopped."
     if waiting:
         return f"was prepared by a shard and is not in {MANIFEST_FILE} yet; run `slimbrain store collect` when all shards are done."
     if path.suffix == ".json" and not path.with_suffix(".safetensors").exists():

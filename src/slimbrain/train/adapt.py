@@ -3,7 +3,7 @@
 At the end of every interval each component's held-out sessions are asked twice: how large is the loss on them, as in group distributionally
 robust optimisation (Sagawa et al. 2020, arXiv 1911.08731; DoReMi, arXiv 2305.10429), and how well does the gradient of that loss point
 along the mean of all components' gradients, as in DoGE (arXiv 2310.15393). Both move the weights multiplicatively; a floor keeps every
-component alive. Differences from these papers: no reference model and no proxy model, one clip a component and interval, gradients of
+component alive. Differences from these papers: no reference model and no proxy model, one clip per component and interval, gradients of
 a part of the network and by their cosine, so that no component counts more because its gradients are long.
 """
 
@@ -128,7 +128,7 @@ class Adapter:
     def measure(self, interval: int) -> tuple[list[float], list[float]]:
         """Held-out loss of each component, and the cosine of its gradient with the mean of all.
 
-        The components are shared out to the processes, which exchange one gradient and three numbers a component.
+        The components are shared out to the processes, which exchange one gradient and three numbers per component.
 
         Parameters
         ----------

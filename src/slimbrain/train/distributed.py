@@ -99,8 +99,8 @@ def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -
 
     Parameters
     ----------
-    kind : `ddp` keeps the whole model in each process; `fsdp2` keeps of each weight a part.
-    shards : modules that `fsdp2` gathers one after the other; what is in none of them is gathered once a step.
+    kind : `ddp` keeps the whole model in each process; `fsdp2` shards each weight.
+    shards : modules that `fsdp2` gathers one after the other; what is in none of them is gathered once per step.
 
     Returns
     -------

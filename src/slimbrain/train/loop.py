@@ -58,7 +58,7 @@ class Loop:
     def __init__(self, stage: Stage, config: TrainConfig, run: Path, device: torch.device, workers: int = 0) -> None:
         if config.accumulate % world_size():
             raise InputError(
-                f"{run}: {config.accumulate} micro-batches a step cannot be shared out to {world_size()} processes; "
+                f"{run}: {config.accumulate} micro-batches per step cannot be shared out to {world_size()} processes; "
                 "set train_temporal.accumulate or train_voxel.accumulate to a multiple, and batch down by as much."
             )
         self.stage, self.config, self.run, self.device, self.workers = stage, config, run, device, workers
@@ -218,7 +218,7 @@ class Loop:
 
     def _whereto(self, step: int) -> str:
         saved = saved_steps(self.run / STATE_FOLDER)
-        again = f"--resume auto goes on from step {saved[-1] if saved else 0}"
+        again = f"--resume auto resumes from step {saved[-1] if saved else 0}"
         return f"{self.run}: stopped by a signal after step {step + 1} of {self.config.steps}; {again}"
 
     def _save(self, done: int) -> None:

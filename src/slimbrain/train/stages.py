@@ -129,7 +129,7 @@ class VoxelStage(Stage):
         self.model: HieraJEPA = HieraJEPA(preset.voxel, preset.jepa, store.grid.voxels_per_patch)
         if preset.voxel.compile:
             self.model.compile_blocks()
-        # Stages 1 and 2 hold a twentieth of the weights, and would be gathered once for each of their blocks of units.
+        # Levels 1 and 2 hold a twentieth of the weights, and would be gathered once for each of their blocks of units.
         encoders = (self.model.context, self.model.target)
         late = [block for encoder in encoders for block in encoder.blocks[encoder.first_global :]]
         self.shards = tuple(block for block in (*late, *self.model.predictor.blocks) if isinstance(block, HieraBlock))
