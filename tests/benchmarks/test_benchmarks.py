@@ -245,7 +245,7 @@ def test_dense_reference_equals_ours_where_all_is_brain(benchmark_module: Any) -
 
 def copy_weights(ours: Hiera, dense: torch.nn.Module, grid: Grid, seconds: torch.Tensor) -> None:
     """Give `dense` the weights of `ours`; its position tables take what ours computes for each place and moment."""
-    renamed = {name.replace("mlp.fc1", "rise").replace("mlp.fc2", "fall"): value for name, value in ours.state_dict().items()}
+    renamed = {name.replace("mlp.", ""): value for name, value in ours.state_dict().items()}
     mine = {name: value for name, value in renamed.items() if name in dense.state_dict()}
     with torch.no_grad():
         space = torch.zeros_like(dense.space)  # type: ignore[arg-type]

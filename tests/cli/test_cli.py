@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_every_command_shows_an_example_that_its_parser_takes(
         parser = parser.commands[name]
     example = re.search(rf"Example: `slimbrain {command}(.*?)`", parser.help, flags=re.DOTALL)
     assert example is not None
-    parser.make_context(command, _spread_lists(example.group(1).split()))
+    parser.make_context(command, _spread_lists(shlex.split(example.group(1))))
 
 
 def test_no_words_are_answered_with_help() -> None:
