@@ -407,9 +407,8 @@ def test_text_colours_have_aa_contrast(place: int, paper: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_thirty_moments_and_run_again_it_is_the_page_of_an_uninterrupted_run(tmp_path: Path, grid8: Grid) -> None:
-    store, run = make_store(tmp_path / "store", grid8, n=1), make_run(tmp_path / "voxel", "voxel")
-    words = ["report", "--store", store.root, "--run", run, "--out", tmp_path / "page" / "report.html"]
-    assert_rerun_gives_the_same(
-        words, tmp_path / "page", tmp_path / "log", ["slimbrain.report.page", "slimbrain.prep.run", "nilearn.datasets"]
-    )
+def test_killed_at_thirty_moments_and_run_again_it_is_the_page_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """A page of two figures, since drawing is most of the time."""
+    result, run = make_result(tmp_path / "group.json"), make_run(tmp_path / "voxel", "voxel")
+    words = ["report", "--evaluation", result, "--run", run, "--out", tmp_path / "page" / "report.html"]
+    assert_rerun_gives_the_same(words, tmp_path / "page", tmp_path / "log", ["slimbrain.report.page", "slimbrain.prep.run"])
