@@ -135,7 +135,7 @@ def test_a_cap_says_what_it_takes(store: Store) -> None:
     capped = sampling("{by: site, weights: {A: 1, B: 9}, most_repeats: 2}")
     draws = Draws(store, store.sessions, 0, capped)
     assert draws.notes == [
-        "mixture: B would be drawn 2.4 times a session and epoch, most_repeats allows 2: "
+        "mixture: B would be drawn 2.4 times per session and epoch, most_repeats allows 2: "
         "it gets 75.0% of draws instead of 90.0%, the others share the rest by weight."
     ]
     for epoch in range(20):

@@ -342,7 +342,8 @@ def _linked(data: Path, temporary: Path) -> bool:
     """Whether `temporary` could be made a hard link to `data`."""
     temporary.unlink()
     try:
-        os.link(data, temporary)
+        # Not `data` itself: where that is a symbolic link, the system would make another one.
+        os.link(os.path.realpath(data), temporary)
     except OSError:
         # Another file system, or one without hard links.
         return False
