@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_samples import assert_rerun_gives_the_same
 from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_run, make_store, window_rows
 
 from slimbrain.errors import InputError, StoreError
@@ -402,3 +403,12 @@ def test_text_colours_have_aa_contrast(place: int, paper: str) -> None:
         assert (light + 0.05) / (dark + 0.05) >= 4.5, name
     band, ink = luminance(THEME["band"][place]), luminance(THEME["ink"][place])
     assert (max(band, ink) + 0.05) / (min(band, ink) + 0.05) >= 4.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_thirty_moments_and_run_again_it_is_the_page_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """A page of two figures, since drawing is most of the time."""
+    result, run = make_result(tmp_path / "group.json"), make_run(tmp_path / "voxel", "voxel")
+    words = ["report", "--evaluation", result, "--run", run, "--out", tmp_path / "page" / "report.html"]
+    assert_rerun_gives_the_same(words, tmp_path / "page", tmp_path / "log", ["slimbrain.report.page", "slimbrain.prep.run"])

@@ -114,7 +114,7 @@ def plan(
         float | None, typer.Option(help="Share of the brain that is visible to the context encoder; the preset's if not given.")
     ] = None,
     recompute: Annotated[
-        bool | None, typer.Option(help="Recompute stages 1-2 in the backward pass; as the preset says if not given.")
+        bool | None, typer.Option(help="Recompute levels 1-2 in the backward pass; as the preset says if not given.")
     ] = None,
     device: Annotated[
         str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")

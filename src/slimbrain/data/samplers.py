@@ -182,7 +182,7 @@ class Mixture:
     j + 1, the intervals of no stretch ask for more draws than it has, and serving the earliest deadline first meets them all.
     An interval of adaptive weights begins and ends with every cohort having had its due, so that it need not know of the next one.
 
-    Each cohort goes through its sessions pass after pass, every session once a pass, in an order of the pass's own; a cohort with more
+    Each cohort goes through its sessions pass after pass, every session once per pass, in an order of the pass's own; a cohort with more
     weight than sessions starts its next pass sooner.
 
     With a cap, no session is drawn more than `cap` times in an epoch, which is as many draws as there are sessions: one that has been

@@ -60,7 +60,7 @@ class ImageSessions:
     grid : Grid
         As given.
     contract : that of a store of such images.
-    sessions : one an image, in the order given, the same image twice if it was given twice. The key of one with a BIDS name is the
+    sessions : one per image, in the order given, the same image twice if it was given twice. The key of one with a BIDS name is the
         key that it has in a store; else it is its path, or its place in `images`.
 
     Raises

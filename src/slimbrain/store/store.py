@@ -1,6 +1,6 @@
 """Sessions on disk: a BIDS derivative whose data files are safetensors, and the contract that guards them.
 
-One file a session holds `voxels` (T, P, V) float16, `mean` and `std` (P, V) float32 and `coarse` (T, C) float32; a
+One file per session holds `voxels` (T, P, V) float16, `mean` and `std` (P, V) float32 and `coarse` (T, C) float32; a
 region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON sidecar tells where it came from, and
 `sessions.tsv` lists all, so that opening a store never walks its folders.
 """

@@ -34,8 +34,9 @@ _SPACE = "MNI152"
 _SPACE_FROM = "arXiv 2512.21881 (MNI space; the files name no template)"
 _LATTICE = LATTICES["2mm"]
 _NO_AFFINE = (
-    f"its files hold no affine; they are taken to lie on the published lattice ({_LATTICE.edge} voxels a side of {_LATTICE.voxel_mm:g} mm, "
-    f"RAS+, first voxel at {', '.join(f'{mm:g}' for mm in _LATTICE.origin_mm)} mm), so look at the images of the report."
+    f"its files hold no affine; they are assumed to lie on the published lattice ({_LATTICE.edge} voxels of "
+    f"{_LATTICE.voxel_mm:g} mm per side, RAS+, "
+    f"first voxel at {', '.join(f'{mm:g}' for mm in _LATTICE.origin_mm)} mm), so look at the images of the report."
 )
 
 
