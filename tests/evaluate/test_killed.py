@@ -54,6 +54,7 @@ def whole(files: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("command", "made"), [("rank", {"windows.tsv"}), ("embed", {"vectors.npz"}), ("evaluate", {"group.json", "group.md"})]
 )
@@ -70,8 +71,8 @@ def test_killed_and_typed_again_it_leaves_the_same_bytes(command: str, made: set
     reference, results = told["reference"], told["results"]
     assert made <= reference.keys() and whole(reference) == reference
     if command == "evaluate":
-        # 3 seeds of 4 folds, since a class has four subjects; two encoders.
-        assert sum(name.endswith(".npz") for name in reference) == 24
+        # 3 seeds of 4 folds, since a class has four subjects; the model's weights are those of the untrained network, so folds are shared.
+        assert sum(name.endswith(".npz") for name in reference) == 12
     assert [result["status"] for result in results] == [-signal.SIGKILL] * N_KILLS
     assert sum(result["left"] != reference for result in results) >= N_KILLS // 2
     for result in results:
