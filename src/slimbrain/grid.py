@@ -51,9 +51,12 @@ class Lattice:
 
     Parameters
     ----------
-    edge : voxels per side.
-    voxel_mm : voxel size in mm.
-    patch : voxels per side of a patch.
+    edge : int
+        Voxels per side.
+    voxel_mm : float
+        Voxel size in mm.
+    patch : int
+        Voxels per side of a patch.
     """
 
     edge: int
@@ -73,7 +76,7 @@ class Lattice:
 
     @property
     def patches(self) -> int:
-        """Patches a side of the box."""
+        """Patches per side of the box."""
         return self.edge // self.patch
 
     @property
@@ -113,9 +116,12 @@ class Level:
 
     Attributes
     ----------
-    index : (N, 3) place in the box, counted in elements of this size.
-    offsets : (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
-    mm : (N, 3) centre of the element's cube in MNI mm.
+    index : array
+        (N, 3) place in the box, counted in elements of this size.
+    offsets : array
+        (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
+    mm : (N, 3) array
+        Centre of the element's cube in MNI mm.
     """
 
     index: _IntArray
@@ -141,8 +147,10 @@ class Grid:
 
     Parameters
     ----------
-    lattice : the lattice.
-    mask : (E, E, E) bool, E voxels per side.
+    lattice : Lattice
+        The lattice.
+    mask : (E, E, E) array
+        Bool, E voxels per side.
 
     Raises
     ------
@@ -288,7 +296,8 @@ class Grid:
 
         Parameters
         ----------
-        dense : (..., E, E, E) volumes on the lattice.
+        dense : (..., E, E, E) array
+            Volumes on the lattice.
 
         Returns
         -------
@@ -308,8 +317,10 @@ class Grid:
 
         Parameters
         ----------
-        packed : (..., P, V) in grid order.
-        fill : value outside the mask.
+        packed : (..., P, V) array
+            In grid order.
+        fill : float
+            Value outside the mask.
 
         Returns
         -------
@@ -327,7 +338,8 @@ class Grid:
 
         Parameters
         ----------
-        packed : (..., P, V), 0 outside the mask.
+        packed : array
+            (..., P, V), 0 outside the mask.
 
         Returns
         -------

@@ -203,7 +203,7 @@ def test_the_command_prints_a_table_and_json(grid: Grid, tmp_path: Path, capsys:
     words += ["--set", "voxel.depths=[1, 1, 1, 1]", "--set", "jepa.predictor_depth=1"]
     assert run_command(words) == 0
     text = capsys.readouterr().out
-    assert all(f"{gib} GiB device" in text for gib in (16, 24, 40, 80)) and "no device was at hand" in text
+    assert all(f"{gib} GiB device" in text for gib in (16, 24, 40, 80)) and "not measured on a device" in text
     assert run_command([*words, "--device", "cpu", "--visible", "0.5", "--no-recompute", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["context_share"] == pytest.approx(0.5, abs=0.1) and facts["largest_batch"] == {}

@@ -15,7 +15,7 @@ from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder
 from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.splits import PredictionProblem, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import score
-from slimbrain.governance.provenance import PEOPLE_FILE, people_in, seen_in
+from slimbrain.governance.provenance import PEOPLE_FILE, people_in, trained_on
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.temporal import TemporalExtractor
@@ -170,7 +170,7 @@ def test_a_stopped_evaluation_goes_on_with_the_next_fold(store: Store, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         cross_validate(tuning(store, tmp_path, config), labels, who, "classification", POLICY)
     # What is left of it says whose it is.
-    assert seen_in(json.loads((tmp_path / PEOPLE_FILE).read_text()), people_in(store)) == sorted(set(who))
+    assert trained_on(json.loads((tmp_path / PEOPLE_FILE).read_text()), people_in(store)) == sorted(set(who))
     again = cross_validate(tuning(store, tmp_path, config), labels, who, "classification", POLICY)
     assert len(calls) == 3 and np.array_equal(again.scores, expected.scores)
     other = tuning(store, tmp_path, config)

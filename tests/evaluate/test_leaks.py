@@ -325,7 +325,7 @@ def test_identification_fits_and_tunes_nothing() -> None:
 def test_what_is_not_known_of_pretraining_is_said(store: Store) -> None:
     task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(0,)))
     result = evaluate_vectors(store, task, {"ours": embed(store)}, unknown=("slimbrain voxel",))
-    assert "Whom slimbrain voxel was pretrained on is not recorded" in to_markdown(result)
+    assert "Which participants slimbrain voxel was pretrained on is not recorded" in to_markdown(result)
 
 
 def test_files_that_differ_only_by_a_name_have_one_hash(store: Store) -> None:

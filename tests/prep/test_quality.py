@@ -17,7 +17,8 @@ from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.frames import FrameRecord
 from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.quality import assess, coverage_gap, dvars_spikes, framewise_displacement, in_store
-from slimbrain.prep.volume import Prepared, TimeAxis
+from slimbrain.prep.timing import TimeAxis
+from slimbrain.prep.volume import Prepared
 from slimbrain.simulate import CohortSpec, simulate_cohort
 
 AXES = {"x": 0, "y": 1, "z": 2}

@@ -16,7 +16,8 @@ from prep_samples import HEADER_BYTES, affine, brain_series, save
 
 from slimbrain.errors import InputError
 from slimbrain.prep import source as source_module
-from slimbrain.prep.source import Source, ahead, frame_blocks, open_source, repetition_time
+from slimbrain.prep.source import Source, ahead, frame_blocks, open_source
+from slimbrain.prep.timing import repetition_time
 
 
 @pytest.fixture(params=["isal", "gzip"])

@@ -19,7 +19,8 @@ from slimbrain.grid import Grid
 from slimbrain.prep import volume
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.source import open_source
-from slimbrain.prep.volume import Sampling, TimeAxis, interpolate, interpolation, prepare_image
+from slimbrain.prep.timing import TimeAxis
+from slimbrain.prep.volume import Sampling, interpolate, interpolation, prepare_image
 
 
 def packed(grid: Grid, data: Array, matrix: Array) -> Array:

@@ -62,7 +62,8 @@ def apportion(weights: Sequence[float], total: int, owed: Sequence[float] | None
 
     Parameters
     ----------
-    owed : what rounding kept from each before, which is added to its share; their sum is 0.
+    owed : sequence of float or None
+        What rounding kept from each before, which is added to its share; their sum is 0.
     """
     # In whole numbers, so that equal weights have equal remainders.
     parts, kept = _whole(weights), _whole([*(owed or [0.0] * len(weights)), 1.0])
@@ -84,7 +85,7 @@ def _whole(numbers: Sequence[float]) -> list[int]:
 
 
 def limited(weights: Sequence[float], sizes: Sequence[int], cap: int | None) -> list[float]:
-    """Shares of draws, sum 1, of which none asks for its sessions more than `cap` times in an epoch of sum(sizes) draws.
+    """Shares of draws, sum 1, of which none draws its sessions more than `cap` times in an epoch of sum(sizes) draws.
 
     What a share loses goes to those that still have room, in proportion to their weights.
 
@@ -118,10 +119,14 @@ class DrawOrder:
 
     Attributes
     ----------
-    unit : parts a draw.
-    starts : first draw of each stretch of equal weights; the last one goes on for ever.
-    quotas : for each stretch, the parts of each cohort; their sum is `unit`.
-    horizon : draws for which weights are known; None if all are.
+    unit : int
+        Parts a draw.
+    starts : list of int
+        First draw of each stretch of equal weights; the last one has no end.
+    quotas : list of tuple of int
+        For each stretch, the parts of each cohort; their sum is `unit`.
+    horizon : int or None
+        Draws for which weights are known; None if all are.
     """
 
     unit: int
@@ -139,8 +144,10 @@ class DrawOrder:
 
         Parameters
         ----------
-        by_step : for each step, the weight of each cohort.
-        per_step : draws per step.
+        by_step : sequence of sequence of float
+            For each step, the weight of each cohort.
+        per_step : int
+            Draws per step.
         """
         plan = cls.fixed(by_step[0])
         for step, weights in enumerate(by_step):
@@ -184,11 +191,16 @@ class Mixture:
 
     Parameters
     ----------
-    cohorts : their names.
-    members : for each, the numbers of its sessions.
-    plan : weights.
-    seed : of the shuffling.
-    cap : most draws of one session in an epoch.
+    cohorts : sequence of str
+        Their names.
+    members : sequence of sequence of int
+        For each, the numbers of its sessions.
+    plan : DrawOrder
+        Weights.
+    seed : int
+        Seed of the shuffling.
+    cap : int or None
+        Most draws of one session in an epoch.
     """
 
     def __init__(
@@ -314,7 +326,8 @@ class Mixture:
 
         Parameters
         ----------
-        done : draws made.
+        done : int or None
+            Draws made.
         """
         plan = self.plan
         done = self._first + len(self._drawn) if done is None else done
@@ -342,12 +355,18 @@ def mix(
 
     Parameters
     ----------
-    labels : the cohort of each session.
-    seed : of the shuffling.
-    weights : how often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
-    pace : draws per step and steps, where weights change from step to step.
-    cap : most draws of one session in an epoch.
-    interval : draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
+    labels : sequence of str
+        The cohort of each session.
+    seed : int
+        Seed of the shuffling.
+    weights : mapping of str to Weight or None
+        How often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
+    pace : Pace or None
+        Draws per step and steps, where weights change from step to step.
+    cap : int or None
+        Most draws of one session in an epoch.
+    interval : int or None
+        Draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
 
     Raises
     ------

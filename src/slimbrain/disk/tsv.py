@@ -53,7 +53,7 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
         header, columns = _cut(text) or _parse(text, one_line)
         twice = [name for name, count in Counter(header).items() if count > 1 and name != BEYOND]
         if twice:
-            raise csv.Error(f"the column {twice[0]} stands there twice")
+            raise csv.Error(f"the column {twice[0]} is there twice")
         return header, columns
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).replace("unexpected end of data", "a quote is not closed")
@@ -121,10 +121,14 @@ def insert_row(text: str, key: str, columns: Collection[str], line: Callable[[Se
 
     Parameters
     ----------
-    text : the table; rows sorted by their first cell.
-    key : first cell of the new row.
-    columns : columns that the new row fills.
-    line : makes the row, with its end, for the columns that the table has.
+    text : str
+        The table; rows sorted by their first cell.
+    key : str
+        First cell of the new row.
+    columns : collection of str
+        Columns that the new row fills.
+    line : callable
+        Makes the row, with its end, for the columns that the table has.
 
     Returns
     -------

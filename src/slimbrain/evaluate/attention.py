@@ -35,10 +35,13 @@ class AttentionReader(nn.Module):
 
     Parameters
     ----------
-    mean, spread : (D,) of all training tokens, which come in standardised.
-    pooled_spread : (D,) deviation of the standardised session means over the training sessions: tokens of one session differ more
+    mean, spread : Tensor
+        (D,) of all training tokens, which come in standardised.
+    pooled_spread : Tensor
+        (D,) deviation of the standardised session means over the training sessions: tokens of one session differ more
         than sessions do, and without it a step would move the linear layer by next to nothing.
-    outputs : K.
+    outputs : int
+        K.
     """
 
     mean: Tensor
@@ -69,8 +72,10 @@ class AttentionProbe:
 
     Attributes
     ----------
-    model : name for the table.
-    tokens : for each session (L, D); L may differ.
+    model : str
+        Name for the table.
+    tokens : Sequence[Tensor]
+        For each session (L, D); L may differ.
     """
 
     model: str

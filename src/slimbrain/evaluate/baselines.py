@@ -56,10 +56,14 @@ def store_baselines(
 
     Parameters
     ----------
-    used : frames of each session that the model used; adds connectivity and channel statistics on these alone.
-    exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
-    known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
-    series : the store's series, where they were read before.
+    used : Mapping[str, ndarray of int64] or None
+        Frames of each session that the model used; adds connectivity and channel statistics on these alone.
+    exclude : Sequence[str], default ()
+        Columns of `participants.tsv` that must not serve as confounds (the label itself).
+    known : Sequence[Mapping[str, str]], default ()
+        Further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
+    series : ChannelSeries or None
+        The store's series, where they were read before.
     """
     series = series or ChannelSeries(store)
     whole = [series.channels(key) for key in track(keys, "read for baselines")]
@@ -81,8 +85,10 @@ def connectivity(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
 
     Parameters
     ----------
-    series : N arrays (T, C); T may differ.
-    frames : which frames these are, for the table.
+    series : Sequence[ndarray of float64]
+        N arrays (T, C); T may differ.
+    frames : str
+        Which frames these are, for the table.
     """
     widths = {values.shape[1] for values in series}
     if len(widths) > 1:
@@ -128,8 +134,10 @@ def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) ->
 
     Parameters
     ----------
-    rows : N rows of text cells; columns are looked up without regard to case.
-    exclude : columns that must not be used.
+    rows : Sequence[Mapping[str, str]]
+        N rows of text cells; columns are looked up without regard to case.
+    exclude : Sequence[str], default ()
+        Columns that must not be used.
     """
     table = [{name.lower(): value.strip() for name, value in row.items()} for row in rows]
     left_out = {name.lower() for name in exclude}
@@ -226,7 +234,8 @@ class PopulationTangent(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    weight : of the training subjects' mean, over 0 to 1.
+    weight : float, default _POPULATION_WEIGHT
+        Of the training subjects' mean, over 0 to 1.
     """
 
     def __init__(self, weight: float = _POPULATION_WEIGHT) -> None:

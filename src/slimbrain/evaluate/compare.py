@@ -58,11 +58,16 @@ def evaluate(
 
     Parameters
     ----------
-    screened : from `leaks.screen`: the labels, and who of these subjects is known to the models.
-    predictors : one entry for each of the target's sessions; the first is ours, those of the model `untrained` are baselines.
-    used : frames of each session that our model used, for the baselines that get no more than these.
-    models : the trained models, which the result names.
-    series : the store's series, where they were read before.
+    screened : Screened
+        From `leaks.screen`: the labels, and who of these subjects is known to the models.
+    predictors : Sequence[Predictor]
+        One entry for each of the target's sessions; the first is ours, those of the model `untrained` are baselines.
+    used : Mapping[str, ndarray of int64] or None
+        Frames of each session that our model used, for the baselines that get no more than these.
+    models : Sequence[ModelWeights], default ()
+        The trained models, which the result names.
+    series : ChannelSeries or None
+        The store's series, where they were read before.
 
     Raises
     ------

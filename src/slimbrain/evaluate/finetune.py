@@ -59,8 +59,10 @@ class Views:
 
     Attributes
     ----------
-    scored : windows that the session is scored on, together, as one clip.
-    drawn_from : windows that training draws as many of, anew in each epoch.
+    scored : tuple[int, ...]
+        Windows that the session is scored on, together, as one clip.
+    drawn_from : tuple[int, ...]
+        Windows that training draws as many of, anew in each epoch.
     """
 
     scored: tuple[int, ...]
@@ -72,8 +74,10 @@ class TunedEncoder(nn.Module):
 
     Parameters
     ----------
-    encoder : copied, so that every fold starts from the same weights.
-    outputs : K.
+    encoder : Hiera
+        Copied, so that every fold starts from the same weights.
+    outputs : int
+        K.
     """
 
     centre: Tensor
@@ -107,12 +111,18 @@ class FineTuning:
 
     Attributes
     ----------
-    model : name for the table.
-    encoder : where tuning starts.
-    keys : N session keys.
-    views : windows of each session, by key.
-    frames : frames per window.
-    folder : where finished folds are kept, so that an evaluation that was stopped resumes with the next one, beside
+    model : str
+        Name for the table.
+    encoder : Hiera
+        Where tuning starts.
+    keys : Sequence[str]
+        N session keys.
+    views : Mapping[str, Views]
+        Windows of each session, by key.
+    frames : int
+        Frames a window.
+    folder : Path or None
+        Where finished folds are kept, from which an evaluation that was stopped resumes, beside
         hashes of everybody in them; nowhere if None.
     """
 

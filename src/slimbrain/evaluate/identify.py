@@ -30,10 +30,14 @@ class Pairing:
 
     Attributes
     ----------
-    occasions : what the two are called, such as `task-rest1` and `task-rest2`.
-    subjects : N participants.
-    keys : (first, second) session keys of each.
-    left_out : sessions that are no part of it.
+    occasions : tuple[str, str]
+        What the two are called, such as `task-rest1` and `task-rest2`.
+    subjects : tuple[str, ...]
+        N participants.
+    keys : tuple[tuple[str, str], ...]
+        (first, second) session keys of each.
+    left_out : int
+        Sessions that are no part of it.
     """
 
     occasions: tuple[str, str]
@@ -56,8 +60,10 @@ def pair_sessions(store: Store, occasions: Sequence[str] = (), keys: Sequence[st
 
     Parameters
     ----------
-    occasions : two names; of pairs that as many subjects have, the first in alphabetical order is taken if empty.
-    keys : sessions to consider, all by default.
+    occasions : Sequence[str], default ()
+        Two names; of pairs that as many subjects have, the first in alphabetical order is taken if empty.
+    keys : Sequence[str] or None
+        Sessions to consider, all by default.
 
     Raises
     ------
@@ -93,7 +99,8 @@ def identify(features: FeatureSet, pairing: Pairing) -> OutOfFold:
 
     Parameters
     ----------
-    features : one entry for each of `pairing.flat`; a transform (the tangent's mean) is fitted on the gallery.
+    features : FeatureSet
+        One entry for each of `pairing.flat`; a transform (the tangent's mean) is fitted on the gallery.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""How a label is made of the columns that a cohort publishes: one function a task, each saying whom it leaves out and why."""
+"""How labels are made of the columns that cohorts publish: one function per task, which says what sessions it leaves out and why."""
 
 from __future__ import annotations
 

@@ -27,9 +27,12 @@ class Screened:
 
     Attributes
     ----------
-    target : their labels.
-    in_training : how many of them the model that knows most was pretrained on.
-    unknown : models whose pretraining participants are not recorded.
+    target : Target
+        Their labels.
+    in_training : int
+        How many of them the model that knows most was pretrained on.
+    unknown : tuple[str, ...]
+        Models whose pretraining participants are not recorded.
     """
 
     target: Target
@@ -49,9 +52,12 @@ def screen(
 
     Parameters
     ----------
-    models, allow : as for `require_no_overlap`.
-    series : the store's series; what is read here need not be read again.
-    drop : leave out copied recordings, within the store and of the models' training, where they would be refused.
+    models, allow : Mapping[str, Provenance or None] or bool
+        As for `require_no_overlap`.
+    series : ChannelSeries or None
+        The store's series; what is read here need not be read again.
+    drop : bool, default False
+        Leave out copied recordings, within the store and of the models' training, where they would be refused.
 
     Raises
     ------
@@ -78,9 +84,12 @@ def require_no_overlap(
 
     Parameters
     ----------
-    target : whose sessions are to be evaluated.
-    models : what each model was trained on, by the name the user gave it.
-    allow : go on with those it was trained on.
+    target : Target
+        Whose sessions are to be evaluated.
+    models : Mapping[str, Provenance or None]
+        What each model was trained on, by the name the user gave it.
+    allow : bool
+        Go on with those it was trained on.
 
     Raises
     ------
@@ -100,7 +109,7 @@ def require_no_overlap(
 
 
 def _matches(store: Store, target: Target, models: Mapping[str, Provenance | None], series: ChannelSeries) -> dict[str, list[Match]]:
-    """Of each model, the participants whom it was trained on."""
+    """The participants that each model was trained on."""
     people = people_in(store, [store.session(key) for key in target.keys], series.signature)
     return {name: provenance.matches(people) if provenance else [] for name, provenance in models.items()}
 

@@ -35,16 +35,26 @@ class Cohort:
 
     Attributes
     ----------
-    name, title : short and full name.
-    file : name of the phenotype file, with `*` where releases differ.
-    ids : columns that hold a participant's identifier, in any of the forms in use.
-    prefixes : what may stand before the identifier in `sub-XXXX` (`ADNI` in `sub-ADNI002S0413`), lower case, longest first.
-    site, age, sex : columns of these, empty where there is none.
-    relatives : columns by which relatives are known: who shares a value in one of them stays on one side of every split.
-    relatives_file : where these are, if not in `file`.
-    where : where to get the data.
-    terms : under which terms.
-    sources : where the columns were looked up.
+    name, title : str
+        Short and full name.
+    file : str
+        Name of the phenotype file, with `*` where releases differ.
+    ids : tuple[str, ...]
+        Columns that hold a participant's identifier, in any of the forms in use.
+    prefixes : tuple[str, ...]
+        What may stand before the identifier in `sub-XXXX` (`ADNI` in `sub-ADNI002S0413`), lower case, longest first.
+    site, age, sex : str
+        Columns of these, empty where there is none.
+    relatives : tuple[str, ...]
+        Columns by which relatives are known: who shares a value in one of them stays on one side of every split.
+    relatives_file : str
+        Where these are, if not in `file`.
+    where : str
+        Where to get the data.
+    terms : str
+        Under which terms.
+    sources : tuple[str, ...]
+        Where the columns were looked up.
     """
 
     name: str
@@ -68,10 +78,14 @@ class Phenotypes:
 
     Attributes
     ----------
-    cohort : whose.
-    files : names for messages.
-    columns : keys of the columns that at least one file has.
-    rows : lines of each participant, by plain identifier.
+    cohort : Cohort
+        Whose.
+    files : str
+        Names for messages.
+    columns : frozenset[str]
+        Keys of the columns that at least one file has.
+    rows : Mapping[str, Sequence[Row]]
+        Lines of each participant, by plain identifier.
     """
 
     cohort: Cohort

@@ -34,20 +34,34 @@ class Benchmark:
 
     Attributes
     ----------
-    name : what the user types.
-    title : the label in words.
-    cohort : whose data.
-    kind : classification, regression or identification.
-    columns : those of the phenotype file that the label is made of.
-    label : makes it; None for identification, where the label is the participant.
-    made : how, in words.
-    exclusions : who is left out, in words; what happens in a run is counted in its result.
-    primary : the metric that ranks models: the published one.
-    metrics : all that are reported.
-    published : values of the paper by metric; after a comma, how they differ from the plain case.
-    unsaid : what the paper, as far as it is available to us, does not say, and what is done here.
-    hides : confounds that would give the label away.
-    seeds : one split each.
+    name : str
+        What the user types.
+    title : str
+        The label in words.
+    cohort : Cohort
+        Whose data.
+    kind : TaskKind
+        Classification, regression or identification.
+    columns : tuple[str, ...]
+        Those of the phenotype file that the label is made of.
+    label : Label or None
+        Makes it; None for identification, where the label is the participant.
+    made : str
+        How, in words.
+    exclusions : tuple[str, ...]
+        Who is left out, in words; what happens in a run is counted in its result.
+    primary : str
+        The metric that ranks models: the published one.
+    metrics : tuple[str, ...]
+        All that are reported.
+    published : Mapping[str, float]
+        Values of the paper by metric; after a comma, how they differ from the plain case.
+    unsaid : str
+        What the paper, as far as it is available to us, does not say, and what is done here.
+    hides : tuple[str, ...]
+        Confounds that would give the label away.
+    seeds : tuple[int, ...]
+        One split each.
     """
 
     name: str

@@ -62,7 +62,7 @@ class Grouping(_Frozen):
 
 
 class Scoring(_Frozen):
-    """How often each subject was tested, and on whom settings were tuned and models fitted."""
+    """How often each subject was tested, and on which subjects settings were tuned and models fitted."""
 
     tests_per_seed: int
     seeds: int
@@ -83,19 +83,32 @@ class Result(_Frozen):
 
     Attributes
     ----------
-    cohort : name of the store.
-    split : how subjects were divided, in words.
-    rows : one per predictor and metric, our first model's first, its primary metric in front.
-    best_baseline : the baseline with the best primary metric.
-    differences : each of ours minus the best baseline.
-    published : values from the literature, by metric.
-    seen_in_pretraining : subjects that a model was pretrained on.
-    pretraining_unknown : models whose pretraining participants are not recorded.
-    classes : subjects of each class; empty for a regression, an identification and files of before they were counted.
-    excluded : sessions left out, by reason.
-    test_scored : None in files of before it was recorded.
-    contract : of the store; None in a comparison that had none.
-    version : of slimbrain.
+    cohort : str
+        Name of the store.
+    split : str
+        How subjects were divided, in words.
+    rows : tuple[Row, ...]
+        One per predictor and metric, our first model's first, its primary metric in front.
+    best_baseline : Estimate
+        The baseline with the best primary metric.
+    differences : tuple[Estimate, ...]
+        Each of ours minus the best baseline.
+    published : Mapping[str, float]
+        Values from the literature, by metric.
+    seen_in_pretraining : int
+        Subjects that a model was pretrained on.
+    pretraining_unknown : tuple[str, ...]
+        Models whose pretraining participants are not recorded.
+    classes : Mapping[str, int]
+        Subjects of each class; empty for a regression, an identification and files of before they were counted.
+    excluded : Mapping[str, int]
+        Sessions left out, by reason.
+    test_scored : Scoring or None
+        None in files of before it was recorded.
+    contract : Contract or None
+        Of the store; None in a comparison that had none.
+    version : str
+        Of slimbrain.
     """
 
     task: str

@@ -27,7 +27,8 @@ class _SessionSeries:
     ----------
     signature : str
         By which recordings are compared.
-    channels : (T, C) float32, a tractable number of channels.
+    channels : ndarray of float32
+        (T, C) float32, a tractable number of channels.
     """
 
     signature: str

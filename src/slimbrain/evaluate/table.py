@@ -57,7 +57,7 @@ def remarks(result: Result) -> list[str]:
         lines.append(f"A model was pretrained on {result.seen_in_pretraining} of these subjects (--allow-overlap): scores are optimistic.")
     if result.pretraining_unknown:
         models = ", ".join(result.pretraining_unknown)
-        lines.append(f"Whom {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")
+        lines.append(f"Which participants {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")
     if result.test_scored:
         lines.append(_tested(result.test_scored))
     if result.models:

@@ -44,7 +44,8 @@ def sketch(series: NDArray[np.floating]) -> _Floats:
 
     Parameters
     ----------
-    series : (T, C) channel series; the first `FRAMES` frames are used.
+    series : (T, C) array
+        Channel series; the first `FRAMES` frames are used.
     """
     values = standardised(_without_drift(standardised(series[:FRAMES])))
     in_time, over_channels = _directions(FRAMES, 0)[:, : len(values)], _directions(values.shape[1], 1)
@@ -102,7 +103,8 @@ def standardised(series: NDArray[np.floating], nothing: float = _NOTHING, roundi
 
     Parameters
     ----------
-    nothing, rounding : a channel does not change if its deviation is at most the first and the second of its largest value together.
+    nothing, rounding : float
+        A channel does not change if its deviation is at most the first and the second of its largest value together.
     """
     values = np.asarray(series, dtype=np.float64)
     values = values - values.mean(axis=0)

@@ -1,7 +1,7 @@
-"""What a job does: one shard, as a program of its own; stopped in time or failed, queued again, and written down.
+"""A job: runs one shard as a program of its own, requeues it if it is stopped in time or fails, and records what became of it.
 
-Slurm tells a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; it tells a cancelled
-one with SIGTERM too. Both are passed on. What becomes of the job is asked of Slurm: one that still counts as running is queued again.
+Slurm signals a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; a cancelled job gets
+SIGTERM too. Both are passed on. Slurm is then asked about the job: one that still counts as running is requeued.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
 
 
 def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:
-    """Queue the job of a shard that was stopped again, unless somebody cancelled it or its time is over."""
+    """Requeue the job of a shard that was stopped, unless it was cancelled or its time is over."""
     local, requeues = os.environ.get("SUBMITIT_EXECUTOR") == "local", folder.read(shard).requeues
     wanted = stopped_by != signal.SIGTERM if local else _counts_as_running()
     again = wanted and requeues < _MAX_REQUEUES

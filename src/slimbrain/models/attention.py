@@ -1,4 +1,4 @@
-"""Attention inside sequences that lie one behind the other: the tokens of many mask units, or of the clips of a batch."""
+"""Attention within concatenated sequences: the tokens of many mask units, or of the clips of a batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ragged:
 
 
 Spans: TypeAlias = int | Ragged
-"""Which consecutive tokens see each other and no others: so many sequences of one length, or sequences of many."""
+"""Which consecutive tokens attend to each other: a number of sequences of one length, or sequences of several lengths."""
 
 
 def spans_of(queries: Sequence[int], keys: Sequence[int]) -> Spans:
@@ -40,8 +40,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
     Parameters
     ----------
-    q : (Lq, H, D/H) queries of all spans, one span behind the other.
-    k, v : (Lk, H, D/H) keys and values.
+    q : Tensor
+        (Lq, H, D/H) queries of all spans, one span behind the other.
+    k, v : Tensor
+        (Lk, H, D/H) keys and values.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
 
 def has_variable_length_kernel(q: Tensor) -> bool:
-    """Whether torch has a kernel for sequences of many lengths, for heads like those of `q`, where `q` lies."""
+    """Whether torch has a variable-length kernel for heads like those of `q`, on its device."""
     return q.is_cuda and q.dtype in _HALF and q.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 

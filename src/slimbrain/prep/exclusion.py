@@ -79,7 +79,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class Breach:
+class _Breach:
     """A limit that a run is beyond."""
 
     measure: str
@@ -98,16 +98,16 @@ class ExcludedRun:
         Its image, relative to the source.
     key : str
         The session it would be.
-    breaches : tuple of Breach
+    breaches : tuple of _Breach
         The limits it is beyond; at least one.
     """
 
     file: str
     key: str
-    breaches: tuple[Breach, ...]
+    breaches: tuple[_Breach, ...]
 
 
-def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "") -> tuple[Breach, ...]:
+def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "") -> tuple[_Breach, ...]:
     """The limits that a run is beyond.
 
     Parameters
@@ -136,7 +136,7 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
             where = f" (missing {gap})" if gap and limit.measure == "coverage" else ""
             side = "under" if limit.lowest else "over"
             reason = f"{name}: {limit.words.format(value)}{where}, {side} {limit.flag} {threshold:g}; it is left out."
-            found.append(Breach(limit.measure, value, threshold, reason))
+            found.append(_Breach(limit.measure, value, threshold, reason))
     return tuple(found)
 
 

@@ -20,8 +20,9 @@ from slimbrain.prep.likeness import template_likeness
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.quality import assess
 from slimbrain.prep.runs import Run, require_mni152
-from slimbrain.prep.source import Source, open_source, repetition_time, source_of
-from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.prep.source import Source, open_source, source_of
+from slimbrain.prep.timing import TARGET_TR_S, TimeAxis, repetition_time, require_length
+from slimbrain.prep.volume import Prepared, prepare_image
 from slimbrain.store import Channels, Contract, SessionInfo
 from slimbrain.store.channels import cell_channels
 from slimbrain.store.manifest import session_key

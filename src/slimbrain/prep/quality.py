@@ -15,7 +15,8 @@ from slimbrain.prep.bids import read_relative_rms, read_table
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.runs import Run
-from slimbrain.prep.volume import Prepared, TimeAxis
+from slimbrain.prep.timing import TimeAxis
+from slimbrain.prep.volume import Prepared
 
 _FloatArray = npt.NDArray[Any]
 

@@ -43,7 +43,7 @@ _HIGH_PASS_HZ = 0.01
 _GLOBAL_SD = 0.2
 _GLOBAL_CUTOFF_HZ = 0.08
 _LOCAL_SHARE = 0.75
-"""Of the noise variance, what is smooth and autocorrelated; the rest is thermal."""
+"""Share of the noise variance that is smooth and autocorrelated; the rest is thermal."""
 _LOCAL_SECONDS = 1.2
 _LOCAL_FWHM_MM = 10.0
 _MEAN_INTENSITY = 10000.0
@@ -63,7 +63,7 @@ class Brain:
 
 @dataclass(frozen=True)
 class SimulatedPerson:
-    """What stays the same between a person's sessions.
+    """What a person's sessions have in common.
 
     maps : (K, V) network maps. coupling : (K, K) correlation of their courses. cutoffs : (K,) in Hz.
     texture : (V,) mean image, around 1. restless : scale of the head's motion.
@@ -232,7 +232,7 @@ class Session:
 def compose(
     truth: Truth, person: SimulatedPerson, subject: SubjectTruth, session: SessionTruth, brain: Brain, place: tuple[int, int]
 ) -> Session:
-    """Put together what a session is made of; `place` (person's number, visit) fixes its random numbers."""
+    """Assemble the components of a session; `place` (person's number, visit) fixes its random numbers."""
     spec, scanner = truth.spec, _scanner_of(truth.spec, subject.site)
     rng = stream(spec.seed, SIGNAL, *place)
     white = np.linalg.cholesky(person.coupling) @ rng.standard_normal((len(person.cutoffs), 2 * spec.frames))

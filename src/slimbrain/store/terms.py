@@ -48,10 +48,14 @@ class Terms:
 
     Attributes
     ----------
-    commercial, derivatives, redistribution : is it permitted?
-    attribution : the source must be named.
-    share_alike : licences that what is derived must carry.
-    limits : what else stands in the way, in words.
+    commercial, derivatives, redistribution : Permission
+        Is it permitted?
+    attribution : bool
+        The source must be named.
+    share_alike : frozenset of str
+        Licences that what is derived must carry.
+    limits : frozenset of str
+        What else stands in the way, in words.
     """
 
     commercial: Permission = YES
@@ -201,8 +205,10 @@ def terms_of(licence: str, consent: Iterable[str], not_for: Iterable[str] = ()) 
 
     Parameters
     ----------
-    licence, consent : as `canonical_licence` and `canonical_scopes` write them.
-    not_for : who may not see the data.
+    licence, consent : str
+        As `canonical_licence` and `canonical_scopes` write them.
+    not_for : iterable of str
+        Who may not see the data.
     """
     kept_from = Terms(limits=frozenset(f"not for {who}" for who in not_for))
     return strictest([_licence_terms(licence), *map(_consent_terms, consent), kept_from])
@@ -213,7 +219,8 @@ def obstacles(data: Terms, licence: str) -> list[str]:
 
     Parameters
     ----------
-    licence : as `canonical_licence` writes it.
+    licence : str
+        As `canonical_licence` writes it.
     """
     if licence not in LICENCES:
         return [f"what {licence} permits is not known here"]

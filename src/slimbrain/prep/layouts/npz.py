@@ -84,8 +84,8 @@ class ChunkedSource(Source):
         for chunk in self.chunks:
             with _reading(chunk.path), np.load(chunk.path) as arrays:
                 values = arrays[chunk.key]
-            for start in range(0, values.shape[3], self.frames_a_block):
-                frames = values[..., start : start + self.frames_a_block]
+            for start in range(0, values.shape[3], self.frames_per_block):
+                frames = values[..., start : start + self.frames_per_block]
                 yield np.ascontiguousarray(frames.transpose(3, 2, 1, 0)).reshape(frames.shape[3], -1)
 
 
