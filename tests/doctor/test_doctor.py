@@ -310,7 +310,7 @@ def complete(tmp_path: Path) -> Callable[[str], list[str]]:
         ("slimbrain ins", {"inspect"}),
         ("slimbrain pretrain ", {"temporal", "voxel"}),
         ("slimbrain doctor --preset s", {"small"}),
-        ("slimbrain store ", {"collect", "verify", "merge", "subset"}),
+        ("slimbrain store ", {"collect", "verify", "merge", "subset", "duplicates"}),
     ],
 )
 def test_bash_completes_commands_and_values(line: str, words: set[str], complete: Callable[[str], list[str]]) -> None:
