@@ -95,7 +95,7 @@ class Lattice:
 LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2)}
 
 
-def lattice_by_id(lattice_id: str) -> Lattice:
+def _lattice_by_id(lattice_id: str) -> Lattice:
     """The lattice a contract names.
 
     Raises
@@ -188,7 +188,7 @@ class Grid:
     @classmethod
     def load(cls, path: str | PathLike[str], lattice_id: str) -> Grid:
         """Read back what `save_mask` wrote."""
-        lattice = lattice_by_id(lattice_id)
+        lattice = _lattice_by_id(lattice_id)
         return cls(lattice, _mask_values(_load_mask(path, str(path)), str(path)) > 0)
 
     def save_mask(self, path: str | PathLike[str]) -> Path:

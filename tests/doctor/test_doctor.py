@@ -154,7 +154,7 @@ def test_doctor_without_a_store_names_versions_and_times(quick: None, capsys: py
 def test_precisions_say_what_is_slow_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {torch.float32: 10.0, torch.bfloat16: 2.0, torch.float16: None}
     monkeypatch.setattr(machine, "_speed", lambda device, dtype, edge: speeds[dtype])
-    assert machine.precisions(CPU) == "float32 10 GFLOP/s, tf32 no, bfloat16 2 GFLOP/s (slower than float32: use that), float16 no"
+    assert machine._precisions(CPU) == "float32 10 GFLOP/s, tf32 no, bfloat16 2 GFLOP/s (slower than float32: use that), float16 no"
 
 
 def test_a_type_without_a_product_has_no_speed() -> None:

@@ -21,7 +21,7 @@ from slimbrain.cli import run_command
 from slimbrain.config import Preset, load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import JepaMask, typical_mask
-from slimbrain.doctor.plan import StepCost, largest_batch, plan_step
+from slimbrain.doctor.plan import StepCost, _largest_batch, plan_step
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.jepa import HieraJEPA
@@ -179,9 +179,9 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
         return StepCost(batch, 40, "bfloat16", "cuda", True, 0.3, {}, {}, 0.2, 0.0, {}, 1000.0 + 500.0 * batch)
 
     for gib in (4, 16, 80):
-        count = largest_batch(made(1), made(2), gib)
+        count = _largest_batch(made(1), made(2), gib)
         assert made(count).expected_mib <= gib * 1024 < made(count + 1).expected_mib
-    assert largest_batch(made(1), made(2), 1) == 0
+    assert _largest_batch(made(1), made(2), 1) == 0
 
 
 @pytest.mark.parametrize(

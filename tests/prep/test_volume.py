@@ -175,7 +175,7 @@ def test_prepared_run_equals_the_direct_computation(
 ) -> None:
     if small_blocks:
         monkeypatch.setattr(volume, "_SERIES_BLOCK_BYTES", 1)
-        monkeypatch.setattr("slimbrain.prep.source.MAX_BLOCK_FRAMES", 3)
+        monkeypatch.setattr("slimbrain.prep.source._MAX_BLOCK_FRAMES", 3)
     data, matrix = brain_series((14, 14, 14), 25), affine(16.0)
     result = prepare_image(open_source(save(tmp_path / "image.nii.gz", data, matrix)), grid8, tr, scratch=tmp_path)
     recorded = packed(grid8, data, matrix).astype(np.float64)

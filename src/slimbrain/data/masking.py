@@ -21,7 +21,7 @@ _BoolArray = npt.NDArray[np.bool_]
 _FloatArray = npt.NDArray[np.floating]
 
 TARGET_KINDS = ("cross_time", "cross_location", "double_cross")
-MAX_PLACE_SHARE = 0.8
+_MAX_PLACE_SHARE = 0.8
 """At most this share of the places is visible, so that every clip has places to predict."""
 
 _TYPICAL_DRAWS = 64
@@ -78,11 +78,11 @@ def sample_jepa_mask(
         raise InputError(
             f"the mask touches {len(places_mm)} unit, masked prediction needs at least 2; use a finer lattice or a larger mask."
         )
-    fewest = min(windows, int(np.ceil(windows * fraction / MAX_PLACE_SHARE)))
+    fewest = min(windows, int(np.ceil(windows * fraction / _MAX_PLACE_SHARE)))
     visible_windows = int(generator.integers(fewest, max(fewest + 1, windows)))
     window_visible = np.zeros(windows, dtype=bool)
     window_visible[generator.permutation(windows)[:visible_windows]] = True
-    place_share = min(MAX_PLACE_SHARE, fraction * windows / visible_windows)
+    place_share = min(_MAX_PLACE_SHARE, fraction * windows / visible_windows)
     hidden = min(len(places_mm) - 1, max(1, round(len(places_mm) * (1 - place_share))))
     return JepaMask(np.repeat(window_visible, units_per_window), ~_compact_places(places_mm, hidden, generator))
 

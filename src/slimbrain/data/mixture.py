@@ -62,9 +62,9 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
     config = sampling.mixture
     columns = Columns(store, sessions, config.table if config else None)
     if config is None:
-        return _without_idle(columns.sessions, cohorts_of(columns, sampling.by), sampling.weights, [])
+        return _without_idle(columns.sessions, _cohorts_of(columns, sampling.by), sampling.weights, [])
     if config.by is not None:
-        division = _without_idle(columns.sessions, cohorts_of(columns, config.by), config.weights, [])
+        division = _without_idle(columns.sessions, _cohorts_of(columns, config.by), config.weights, [])
     else:
         division = _by_components(columns, config)
     if config.adaptive is not None:
@@ -74,7 +74,7 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
     return division
 
 
-def cohorts_of(columns: Columns, by: str | None) -> list[str]:
+def _cohorts_of(columns: Columns, by: str | None) -> list[str]:
     """The cohort of each session: its value in a column.
 
     Raises

@@ -1,9 +1,9 @@
 """Which session draw number n takes: computed from a seed, weights and n, the same for any number of processes and workers.
 
-What is exact, and in which sense: draws are whole, so weights are first rounded to whole draws in `PERIOD` (fixed weights, and each step of
-a schedule) or in an interval (adaptive weights), by the largest remainder. Those rounded weights are then met to less than one draw
+What is exact, and in which sense: draws are whole, so weights are first rounded to whole draws in `_PERIOD` (fixed weights, and each
+step of a schedule) or in an interval (adaptive weights), by the largest remainder. Those rounded weights are then met to less than one draw
 after *every* draw: |draws of a cohort - sum of its weights so far| < 1. So over any stretch it is less than two off, and with fixed weights
-any `PERIOD` draws in a row hold exactly the rounded weights. Only a cap on repeats may shift a draw for a while (`Mixture`).
+any `_PERIOD` draws in a row hold exactly the rounded weights. Only a cap on repeats may shift a draw for a while (`Mixture`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _IntArray = npt.NDArray[np.int64]
 Weight = float | Mapping[int, float]
 """A number, or one by step: straight lines between, level before the first and after the last."""
 
-PERIOD = 1000
+_PERIOD = 1000
 """Draws to which weights are rounded."""
 
-_FAR = 20 * PERIOD
+_FAR = 20 * _PERIOD
 """Draws that are computed one after the other before a jump is worth it."""
 
 _NEVER = 2**62
@@ -136,7 +136,7 @@ class DrawOrder:
 
     @classmethod
     def fixed(cls, weights: Sequence[float]) -> DrawOrder:
-        return cls(PERIOD, [0], [apportion(weights, PERIOD)])
+        return cls(_PERIOD, [0], [apportion(weights, _PERIOD)])
 
     @classmethod
     def scheduled(cls, by_step: Sequence[Sequence[float]], per_step: int) -> DrawOrder:
@@ -151,7 +151,7 @@ class DrawOrder:
         """
         plan = cls.fixed(by_step[0])
         for step, weights in enumerate(by_step):
-            plan.append(step * per_step, apportion(weights, PERIOD))
+            plan.append(step * per_step, apportion(weights, _PERIOD))
         return plan
 
     def append(self, start: int, quotas: tuple[int, ...]) -> None:
@@ -388,7 +388,7 @@ def mix(
         return Mixture(cohorts, members, DrawOrder(interval, [0], [(0,) * len(cohorts)], horizon=0), seed, cap)
     plan = _plan([weights[name] for name in cohorts], [len(own) for own in members], pace or Pace(1, 1), cap)
     if rare := [name for name, quotas in zip(cohorts, zip(*plan.quotas, strict=True), strict=True) if not any(quotas)]:
-        raise InputError(f"sampling.weights: {rare[0]} would have under one in {PERIOD} draws; give it more weight, or 0 to leave it out.")
+        raise InputError(f"sampling.weights: {rare[0]} would have under one in {_PERIOD} draws; give it more weight, or 0 to leave it out.")
     return Mixture(cohorts, members, plan, seed, cap)
 
 

@@ -91,15 +91,15 @@ def memory() -> tuple[str, list[str]]:
 
 def devices() -> dict[str, str]:
     """Every device that can compute, with its memory and the speed of a matrix product in each precision."""
-    found = {f"cpu ({torch.get_num_threads()} threads)": precisions(torch.device("cpu"))}
+    found = {f"cpu ({torch.get_num_threads()} threads)": _precisions(torch.device("cpu"))}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         name = f"cuda:{number} ({properties.name}, {properties.total_memory / _GIB:.0f} GiB)"
-        found[name] = precisions(torch.device("cuda", number))
+        found[name] = _precisions(torch.device("cuda", number))
     return found
 
 
-def precisions(device: torch.device) -> str:
+def _precisions(device: torch.device) -> str:
     """Each precision with the speed of a matrix product in it; those slower than float32 are marked."""
     edge = _EDGE_CUDA if device.type == "cuda" else _EDGE_CPU
     speeds = {

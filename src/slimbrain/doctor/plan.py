@@ -172,7 +172,7 @@ def plan_and_fit(preset: Preset, grid: Grid, batch: int, frames: int, precision:
     """The plan, and on CUDA the largest micro-batch that fits devices of `_DEVICES_GIB`."""
     counts = sorted({batch, 1, 2} if device == "cuda" else {batch})
     plans = {count: plan_step(preset, grid, count, frames, precision, device) for count in track(counts, "plan")}
-    fits = {gib: largest_batch(plans[1], plans[2], gib) for gib in _DEVICES_GIB} if device == "cuda" else {}
+    fits = {gib: _largest_batch(plans[1], plans[2], gib) for gib in _DEVICES_GIB} if device == "cuda" else {}
     return plans[batch], fits
 
 
@@ -214,7 +214,7 @@ def _check_choices(frames: int, unit_frames: int, precision: str, device: str) -
             raise InputError(f"{option} {value}: choose {', '.join(choices)}.")
 
 
-def largest_batch(one: StepCost, two: StepCost, gib: float) -> int:
+def _largest_batch(one: StepCost, two: StepCost, gib: float) -> int:
     """Clips per micro-batch that fit a device, from plans of one and of two: memory is fixed plus linear in clips; 0 if none fits."""
     each = two.expected_mib - one.expected_mib
     return max(0, math.floor((gib * 1024 - one.expected_mib) / each) + 1)

@@ -67,12 +67,12 @@ def store_baselines(
     """
     series = series or ChannelSeries(store)
     whole = [series.channels(key) for key in track(keys, "read for baselines")]
-    sets = [*connectivity(whole, "whole run"), channel_statistics(whole, "whole run")]
+    sets = [*connectivity(whole, "whole run"), _channel_statistics(whole, "whole run")]
     if used is not None:
         cut = [_frames(values, used, key) for key, values in zip(keys, whole, strict=True)]
-        sets += [*connectivity(cut, "frames used"), channel_statistics(cut, "frames used")]
+        sets += [*connectivity(cut, "frames used"), _channel_statistics(cut, "frames used")]
     rows = _confound_rows(store, keys)
-    confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    confounding = _confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
@@ -117,7 +117,7 @@ def correlations(scaled: Sequence[Floats]) -> Floats:
     return matrices
 
 
-def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
+def _channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     """Mean and standard deviation over frames of every channel."""
     means, stds = (np.stack([statistic(values, axis=0) for values in series]) for statistic in (np.mean, np.std))
     # Over a whole z-scored run the mean is 0 but for rounding, which standardising features would blow up to noise.
@@ -127,7 +127,7 @@ def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
 
 
-def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
+def _confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
     """Age, sex, site and head motion where they are known; None where none of them varies.
 
     Categories become one column each; gaps are filled with the training subjects' mean.

@@ -80,7 +80,7 @@ def evaluate(
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
         baselines = store_baselines(store, target.keys, used, exclude=task.hidden, known=target.known, series=series)
-        result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
+        result = _compare(task, target, ours, [*untrained, *baselines], n_resamples)
     known = {
         "cohort": store.root.name,
         "seen_in_pretraining": screened.in_training,
@@ -125,7 +125,7 @@ def _vectors_of(predictor: Predictor, task: Task) -> FeatureSet:
     return predictor
 
 
-def compare(
+def _compare(
     task: Task, target: Target, ours: Sequence[Predictor], baselines: Sequence[Predictor], n_resamples: int = N_RESAMPLES
 ) -> Result:
     """Cross-validate every predictor on the same folds and put the scores in one result.

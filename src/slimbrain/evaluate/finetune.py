@@ -187,14 +187,14 @@ class FineTuning:
         centre, scale = problem.scaling(fit)
         y = (problem.target - centre) / scale
         steps = math.ceil(len(fit) / self.config.batch)
-        optimizer, order = torch.optim.AdamW(parameter_groups(tuned, self.config), betas=self.config.betas), np.random.default_rng(seed)
+        optimizer, order = torch.optim.AdamW(_parameter_groups(tuned, self.config), betas=self.config.betas), np.random.default_rng(seed)
         best, best_loss, best_epoch = deepcopy(tuned.state_dict()), self._loss(tuned, problem, held, y), 0
         for epoch in range(self.config.epochs):
             rows = order.permutation(fit)
             for step in range(steps):
                 batch = rows[step * self.config.batch : (step + 1) * self.config.batch]
                 clips = [self._clip(row, self._draw(row, (seed, epoch, int(row)))) for row in batch]
-                set_rates(optimizer, self.config, epoch * steps + step, steps)
+                _set_rates(optimizer, self.config, epoch * steps + step, steps)
                 optimizer.zero_grad(set_to_none=True)
                 wanted = torch.from_numpy(y[batch]).to(self.device)
                 task_loss(tuned(clips), wanted, problem).backward()
@@ -248,7 +248,7 @@ class FineTuning:
         return digest.hexdigest()[:24]
 
 
-def parameter_groups(tuned: TunedEncoder, config: FinetuneConfig) -> list[dict[str, Any]]:
+def _parameter_groups(tuned: TunedEncoder, config: FinetuneConfig) -> list[dict[str, Any]]:
     """One group for each layer, with and without weight decay: `peak` is the layer's learning rate after warm-up.
 
     The head learns at `head_lr`, the last norm at `lr`, block i of n at `lr * layer_decay ** (n - i)` counted from 0, patch
@@ -273,7 +273,7 @@ def _layer(name: str, n_blocks: int) -> int:
     return n_blocks + 1 if part == "norm" else 0
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: FinetuneConfig, step: int, steps_per_epoch: int) -> None:
+def _set_rates(optimizer: torch.optim.Optimizer, config: FinetuneConfig, step: int, steps_per_epoch: int) -> None:
     """Warm-up, then a cosine from each group's peak; all groups end in the same proportion, the encoder's last layer at `final_lr`."""
     schedule = TrainConfig(
         steps=config.epochs * steps_per_epoch, warmup=config.warmup_epochs * steps_per_epoch, lr=config.lr, final_lr=config.final_lr

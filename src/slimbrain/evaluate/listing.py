@@ -59,7 +59,7 @@ def as_text() -> str:
     return "\n\n".join(blocks) + "\n\ncolumn:NAME: any column of the store's participants.tsv"
 
 
-def as_markdown() -> str:
+def _as_markdown() -> str:
     """The table and the sections on each benchmark in docs/tasks.md."""
     rows = [
         (

@@ -133,7 +133,7 @@ def evaluate_models(
     """
     options = options or Options()
     wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
-    chosen = choose_methods(options.methods, wanted)
+    chosen = _choose_methods(options.methods, wanted)
     if options.tuning.save and "finetune" not in chosen:
         raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
@@ -173,7 +173,7 @@ def _save(store: Store, task: Task, target: Target, entry: _Contender, tuning: T
     save_tuned(folder, model, fine, target, task.name)
 
 
-def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
+def _choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
     """The methods asked for, each once, or the one that suits the task."""
     if unknown := [name for name in methods if name not in _METHODS]:
         raise InputError(f"--method {unknown[0]}: there is no such method; choose from {', '.join(_METHODS)}.")

@@ -98,7 +98,7 @@ HCP = Cohort(
         "https://github.com/nicholst/HCPutils (Family_ID, Mother_ID, Father_ID, ZygositySR, ZygosityGT)",
     ),
 )
-ADNI = Cohort(
+_ADNI = Cohort(
     name="ADNI",
     title="Alzheimer's Disease Neuroimaging Initiative",
     file="ADNIMERGE*.csv",
@@ -111,7 +111,7 @@ ADNI = Cohort(
     terms="application, and the ADNI Data Use Agreement: no passing on of participants' data, no tools that send them elsewhere",
     sources=("https://adni.loni.usc.edu/help-faqs/faqs", "https://ida.loni.usc.edu/collaboration/access/appApply.jsp?project=ADNI"),
 )
-ADHD200 = Cohort(
+_ADHD200 = Cohort(
     name="ADHD-200",
     title="ADHD-200 Sample",
     file="*_phenotypic.csv",
@@ -127,7 +127,7 @@ ADHD200 = Cohort(
         "https://nilearn.github.io/stable/modules/generated/nilearn.datasets.fetch_adhd.html",
     ),
 )
-PPMI = Cohort(
+_PPMI = Cohort(
     name="PPMI",
     title="Parkinson's Progression Markers Initiative",
     file="Participant_Status*.csv",
@@ -141,7 +141,7 @@ PPMI = Cohort(
         "https://ida.loni.usc.edu/collaboration/access/appApply.jsp?project=PPMI",
     ),
 )
-ABIDE = Cohort(
+_ABIDE = Cohort(
     name="ABIDE",
     title="Autism Brain Imaging Data Exchange I and II",
     file="Phenotypic_V1_0b_preprocessed1.csv",
@@ -194,7 +194,7 @@ _ENTRIES = (
     Benchmark(
         name="adni-mci",
         title="mild cognitive impairment or cognitively normal",
-        cohort=ADNI,
+        cohort=_ADNI,
         kind="classification",
         columns=("VISCODE", "DX"),
         label=adni_mci,
@@ -215,7 +215,7 @@ _ENTRIES = (
     Benchmark(
         name="adhd200",
         title="ADHD or control",
-        cohort=ADHD200,
+        cohort=_ADHD200,
         kind="classification",
         columns=("DX",),
         label=adhd200_diagnosis,
@@ -230,7 +230,7 @@ _ENTRIES = (
     Benchmark(
         name="ppmi",
         title="Parkinson's disease or healthy control",
-        cohort=PPMI,
+        cohort=_PPMI,
         kind="classification",
         columns=("COHORT_DEFINITION", "ENROLL_STATUS"),
         label=ppmi_diagnosis,
@@ -249,7 +249,7 @@ _ENTRIES = (
     Benchmark(
         name="abide-age-class",
         title="age class",
-        cohort=ABIDE,
+        cohort=_ABIDE,
         kind="classification",
         columns=("AGE_AT_SCAN",),
         label=abide_age_class,
@@ -265,7 +265,7 @@ _ENTRIES = (
     Benchmark(
         name="abide-age",
         title="age in years",
-        cohort=ABIDE,
+        cohort=_ABIDE,
         kind="regression",
         columns=("AGE_AT_SCAN",),
         label=abide_age,
@@ -280,7 +280,7 @@ _ENTRIES = (
     Benchmark(
         name="abide-diagnosis",
         title="autism or control",
-        cohort=ABIDE,
+        cohort=_ABIDE,
         kind="classification",
         columns=("DX_GROUP",),
         label=abide_diagnosis,

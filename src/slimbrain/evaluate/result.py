@@ -14,7 +14,7 @@ from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.store import Contract
 
-SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 1
 """Of the JSON. Files of before there was a number count as 0."""
 
 UNTRAINED = "untrained"
@@ -130,7 +130,7 @@ class Result(_Frozen):
     test_scored: Scoring | None = None
     contract: Contract | None = None
     version: str = __version__
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = _SCHEMA_VERSION
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -215,8 +215,8 @@ def as_result(name: str, value: object) -> Result:
     version = value.get("schema_version", 0)
     if type(version) is not int:
         raise _damaged(name, f"its schema is {version!r}")
-    if version > SCHEMA_VERSION:
-        raise InputError(f"{name}: has schema {version} and this slimbrain reads up to {SCHEMA_VERSION}; update slimbrain to read it.")
+    if version > _SCHEMA_VERSION:
+        raise InputError(f"{name}: has schema {version} and this slimbrain reads up to {_SCHEMA_VERSION}; update slimbrain to read it.")
     try:
         # Through JSON, in which a list is a tuple's only form, so that everything else can be strict.
         result = Result.model_validate_json(json.dumps(_upgraded(value)))
@@ -238,7 +238,7 @@ def _damaged(name: str, reason: str) -> InputError:
 
 def _upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of an earlier schema in today's words."""
-    new = {**value, "schema_version": SCHEMA_VERSION}
+    new = {**value, "schema_version": _SCHEMA_VERSION}
     if not new.get("differences") and new["rows"]:
         # Before there were several methods.
         first = new["rows"][0]

@@ -29,7 +29,7 @@ _POLL_S, _REMIND_S = 0.2, 5.0
 """A command that is still importing misses the signal to save, so it is sent again."""
 
 _FIRST_PORT, _PORTS = 20000, 20000
-LOCAL_REQUEUE_CODE = 144
+_LOCAL_REQUEUE_CODE = 144
 """Exit code at which submitit's processes on this machine start again."""
 
 _REQUEUED_CODE = 75
@@ -148,7 +148,7 @@ def _fail(folder: LaunchFolder, shard: str, ended: Mapping[str, Any]) -> None:
 def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
     """End this process and have its job run once more; where Slurm refuses that, the shard is in the state `refused`."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        raise SystemExit(LOCAL_REQUEUE_CODE)
+        raise SystemExit(_LOCAL_REQUEUE_CODE)
     asked = subprocess.run(["scontrol", "requeue", _job()], check=False)
     # A negative code is that of the signal with which Slurm ends all of the job, so the request was received.
     if asked.returncode > 0:

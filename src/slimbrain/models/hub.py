@@ -36,7 +36,7 @@ HEAD_FILE = "head.safetensors"
 _OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
 """Files that other weights make worthless."""
 
-MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
+_MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
 
 _LEAST_BYTES = 2
@@ -215,7 +215,7 @@ def push_to_hub(
         raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
     from_pretrained(folder)
     stale = [name for name in (SEAL_FILE, *_OF_THESE_WEIGHTS) if not (folder / name).exists()]
-    return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
+    return put(folder, name, _MODEL_FILES, stale, private, revision, token, message)
 
 
 def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Sequence[Measured]) -> Path:
@@ -255,7 +255,7 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
         return folder
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise InputError(f"{source}: is not a model folder; give RUN/model of a pretraining run, or a hub id such as lab/model.")
-    fetched = fetch(str(source), revision, MODEL_FILES)
+    fetched = fetch(str(source), revision, _MODEL_FILES)
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
     return fetched

@@ -44,7 +44,7 @@ TARGET_EPSILON = 1e-12
 """Far below any token's variance: with the usual 1e-5, targets would become easy by becoming small."""
 
 
-def spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
+def _spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Variance and covariance terms of VICReg (arXiv 2105.04906) on what place and time do not explain of the tokens.
 
     Returns
@@ -163,7 +163,7 @@ class HieraJEPA(nn.Module):
         error = self.prediction_error(context, target, self.contents(target), kind > 0)
         loss, parts = self._by_clip_and_kind(error, kind, target.lengths)
         if penalties and (self.jepa.variance_weight or self.jepa.covariance_weight):
-            variance, covariance = spread_penalties(context)
+            variance, covariance = _spread_penalties(context)
             loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
         return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, target)
 

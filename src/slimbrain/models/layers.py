@@ -55,11 +55,11 @@ class Attention(nn.Module):
             Broadcastable to (..., heads, L, L), True where a query (row) may see a key (column).
         angles : Tensor or None
             (..., 1, L, D / heads / 2) rotary angles of every position; attention then knows how far apart positions lie, and not where
-            they lie (`rotate`).
+            they lie (`_rotate`).
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q, k = _rotate(q, angles), _rotate(k, angles)
         if mask is not None and mask.ndim > 3:
             mask = mask.expand(*q.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
         # The fused kernels take four axes; five would fall back, without a word, to one that holds the weights.
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return self.out(attended.transpose(1, 2).reshape(x.shape))
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
+def _rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each pair (i, F + i) of the last axis by its angle: (..., 2 F) and (..., F) -> (..., 2 F).
 
     A query and a key turned by angles in proportion to their positions have a product that depends on the

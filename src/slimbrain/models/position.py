@@ -29,7 +29,7 @@ _RIDGE = 1e-2
 """In counts of tokens: places without tokens get coefficients of 0, others are hardly shrunk."""
 
 
-def position_features(tokens: Tokens) -> Tensor:
+def _position_features(tokens: Tokens) -> Tensor:
     """(L, K) float64: one indicator per place, and waves of the seconds since the session began."""
     box = ((tokens.mm - torch.tensor(BOX_CORNER_MM, device=tokens.mm.device)) * (_PLACES_PER_SIDE / BOX_MM)).long()
     place = (box[:, 0] * _PLACES_PER_SIDE + box[:, 1]) * _PLACES_PER_SIDE + box[:, 2]
@@ -41,7 +41,7 @@ def position_features(tokens: Tokens) -> Tensor:
 
 def take_out_position(tokens: Tokens) -> Tensor:
     """(L, D) float64 values less what least squares on this batch's places and times predicts of them."""
-    features, values = position_features(tokens), tokens.values.double()
+    features, values = _position_features(tokens), tokens.values.double()
     return values - features @ _solve(features.T @ features, features.T @ values)
 
 
@@ -69,7 +69,7 @@ class PositionBaseline(nn.Module):
     @torch.no_grad()
     def forward(self, tokens: Tokens) -> Tensor:
         """(L, D) float64 what places and times of past steps and of these tokens do not predict of them."""
-        features, values = position_features(tokens), tokens.values.double()
+        features, values = _position_features(tokens), tokens.values.double()
         gram, moment = features.T @ features, features.T @ values
         self.new_gram += gram
         self.new_moment += moment

@@ -124,7 +124,7 @@ def load_published(path: str | Path) -> PublishedEncoder:
     """
     sides = _SIDE // _PATCH
     config = load_preset("paper").voxel.model_copy(update={"learned_positions": (sides, _FRAMES), "norm_eps": _META_EPSILON})
-    return read_published(_load(Path(path)), config, str(path)).eval()
+    return _read_published(_load(Path(path)), config, str(path)).eval()
 
 
 def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
@@ -149,7 +149,7 @@ def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
     return model.eval()
 
 
-def read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str) -> PublishedEncoder:
+def _read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str) -> PublishedEncoder:
     """The same from a state dict, for an encoder of any size; `source` names it in errors."""
     encoder = Hiera(config, _PATCH**3)
     prefix = _prefix(found, source)

@@ -43,7 +43,7 @@ class TemporalOutput:
     reconstruction: Tensor
 
 
-def spread_anchors(count: int) -> NDArray[np.float32]:
+def _spread_anchors(count: int) -> NDArray[np.float32]:
     """Places, in MNI mm, about which channels are grouped: (count, 3), even through a brain-shaped ellipsoid.
 
     Lloyd's algorithm on an 8 mm lattice, started from a golden spiral: deterministic, and no data enters.
@@ -187,7 +187,7 @@ class TemporalExtractor(nn.Module):
             raise InputError(f"temporal.width {config.width} is not a multiple of 2 * temporal.heads ({2 * config.heads}); change either.")
         self.config = config
         width = config.width
-        self.register_buffer("anchors", torch.from_numpy(spread_anchors(config.groups)))
+        self.register_buffer("anchors", torch.from_numpy(_spread_anchors(config.groups)))
         self.read = nn.Linear(_SPATIAL_FILTERS * config.window_frames, width, bias=False)
         self.place = FourierPosition(3, width, *_PLACE_WAVES_MM)
         self.time = FourierPosition(1, width, *_TIME_WAVES_S)
@@ -300,7 +300,7 @@ class TemporalExtractor(nn.Module):
         return written.permute(0, 1, 4, 3, 2).flatten(-2) @ filters.flatten(0, 1)
 
 
-HIDING = {"ratio": 0.3, "leave_one_out": 0.25, "only_one": 0.25, "nothing": 0.05, "tokens": 0.15}
+_HIDING = {"ratio": 0.3, "leave_one_out": 0.25, "only_one": 0.25, "nothing": 0.05, "tokens": 0.15}
 """How often each way of hiding is trained. The window scores (DESIGN section 7) ask for leave-one-out, only-one and
 nothing visible, which a plain random ratio almost never shows."""
 
@@ -348,7 +348,7 @@ def hide(n_windows: int, groups: Tensor, n_groups: int, generator: torch.Generat
         (C,) group of each channel. Hiding a token hides the channels nearest to its anchor before pooling: replacing the pooled token
         alone would leave them to be read in the tokens around it.
     """
-    way = list(HIDING)[int(torch.multinomial(torch.tensor(list(HIDING.values())), 1, generator=generator))]
+    way = list(_HIDING)[int(torch.multinomial(torch.tensor(list(_HIDING.values())), 1, generator=generator))]
     one = int(torch.randint(n_windows, (), generator=generator))
     if way == "tokens":
         tokens = torch.rand((n_windows, n_groups), generator=generator) < 0.5

@@ -69,7 +69,7 @@ class _Limit:
         return not (value >= threshold if self.lowest else value <= threshold)
 
 
-LIMITS = (
+_LIMITS = (
     _Limit("min_coverage", "coverage", True, "covers {:.1%} of the brain mask", "a brain mask"),
     _Limit("min_tsnr", "tsnr", True, "has a tSNR of {:.4g}", "voxels"),
     _Limit("max_fd_mean", "fd_mean", False, "has a mean framewise displacement of {:.4g} mm", "motion in a table of confounds"),
@@ -125,7 +125,7 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
         If a limit is set on something that this run does not have: it is not known then on which side it is.
     """
     found = []
-    for limit in LIMITS:
+    for limit in _LIMITS:
         threshold = getattr(limits, limit.option)
         if threshold is None:
             continue

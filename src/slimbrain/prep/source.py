@@ -26,14 +26,14 @@ from slimbrain.prep.timing import TR_S
 from slimbrain.prep.transform import image_transform
 
 # The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
-gzip_module: ModuleType = gzip
-GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+_gzip_module: ModuleType = gzip
+_GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
 try:
     from isal import igzip, isal_zlib
 except ImportError:
     pass
 else:
-    gzip_module, GZIP_DAMAGE = igzip, (*GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
+    _gzip_module, _GZIP_DAMAGE = igzip, (*_GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
 
 _FloatArray = npt.NDArray[Any]
 _Block = TypeVar("_Block")
@@ -56,7 +56,7 @@ _PLACEHOLDER_ZOOM = 1.0
 BLOCK_BYTES = 32 * 2**20
 """Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""
 
-MAX_BLOCK_FRAMES = 32
+_MAX_BLOCK_FRAMES = 32
 _PIECE_BYTES = 4 * 2**20
 """Read at once, so that a file that ends early is given no room for what its header promised."""
 
@@ -113,7 +113,7 @@ class Source(ABC):
     @property
     def frames_per_block(self) -> int:
         """How many frames a block should hold, so that memory does not depend on the length of the run."""
-        return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (self.dtype.itemsize * self.n_voxels)))
+        return max(1, min(_MAX_BLOCK_FRAMES, BLOCK_BYTES // (self.dtype.itemsize * self.n_voxels)))
 
     @property
     def n_frames(self) -> int:
@@ -335,7 +335,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip_module.open(path, "rb")) if _is_gzip(path) else open(path, "rb")
+    return cast(IO[bytes], _gzip_module.open(path, "rb")) if _is_gzip(path) else open(path, "rb")
 
 
 def _skip(stream: IO[bytes], n_bytes: int, path: Path) -> None:
@@ -363,5 +363,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist; check the path, or fetch the file if the dataset keeps it elsewhere.") from error
-    except GZIP_DAMAGE as error:
+    except _GZIP_DAMAGE as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); the file is damaged or incomplete, restore it.") from error

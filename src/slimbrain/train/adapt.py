@@ -31,7 +31,7 @@ _DIGITS = 6
 """Decimals of logarithms of weights: several processes add up gradients in another order than one."""
 
 
-def adjusted(logs: Sequence[float], losses: Sequence[float], alignments: Sequence[float], config: AdaptiveConfig) -> list[float]:
+def _adjusted(logs: Sequence[float], losses: Sequence[float], alignments: Sequence[float], config: AdaptiveConfig) -> list[float]:
     """Logarithms of weights after one adjustment.
 
     log w += rate * (loss / mean loss - 1 + alignment - mean alignment), or one of the two parts; then shifted so that the largest is 0.
@@ -105,7 +105,7 @@ class Adapter:
         if (step + 1) % self.config.every:
             return
         losses, alignments = self.measure((step + 1) // self.config.every - 1)
-        self.logs = adjusted(self.logs, losses, alignments, self.config)
+        self.logs = _adjusted(self.logs, losses, alignments, self.config)
         self._extend()
         for name, loss, alignment in zip(self.names, losses, alignments, strict=True):
             self.measured |= {f"held_out_{name}": loss, f"alignment_{name}": alignment}

@@ -120,12 +120,12 @@ def _run(folder: Path, rest: str, paths: list[Path]) -> Run:
         image=paths[0],
         parts=tuple(paths[1:]),
         entities={name: label for name, label in entities.items() if label} | {"space": _SPACE},
-        reader=open_chunks,
+        reader=_open_chunks,
         record=record,
     )
 
 
-def open_chunks(run: Run) -> ChunkedSource:
+def _open_chunks(run: Run) -> ChunkedSource:
     """Read and check the headers of a run's pieces; no image data is touched.
 
     Raises
@@ -135,7 +135,7 @@ def open_chunks(run: Run) -> ChunkedSource:
     """
     paths = (run.image, *run.parts)
     chunks = sorted((_chunk(path) for path in paths), key=lambda chunk: (chunk.start, chunk.stop, chunk.piece))
-    check_frames(chunks)
+    _check_frames(chunks)
     n_frames = sum(chunk.shape[3] for chunk in chunks)
     dtype = np.result_type(*(chunk.dtype for chunk in chunks))
     affine, tr = _geometry(chunks[0].path)
@@ -171,7 +171,7 @@ def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], info:
         raise InputError(f"{path}: its header claims {needed} bytes, which the file does not hold; restore it.")
 
 
-def check_frames(chunks: list[Chunk]) -> None:
+def _check_frames(chunks: list[Chunk]) -> None:
     """Ranges have to follow each other from frame 0, and the pieces of a range to make it up.
 
     Parameters
