@@ -119,9 +119,9 @@ class DenseHiera(nn.Module):
         patches = self.cut(unfold(volumes, self.config.patch))[chosen]
         position = self.cut(self.time[:, None, None, None] + self.space)[chosen]
         if self.config.recompute and torch.is_grad_enabled():
-            x = checkpoint(self.local_stages, patches, position, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(self.local_levels, patches, position, use_reentrant=False, preserve_rng_state=False)
         else:
-            x = self.local_stages(patches, position)
+            x = self.local_levels(patches, position)
         shape, x = x.shape, x.flatten(0, 1)[None]
         for block in self.blocks[self.first_global :]:
             x = block(x)
@@ -132,7 +132,7 @@ class DenseHiera(nn.Module):
         """Place of the first block that sees all tokens; the pooling into level 3 still attends within mask units."""
         return sum(self.config.depths[:2]) + 1
 
-    def local_stages(self, patches: Tensor, position: Tensor) -> Tensor:
+    def local_levels(self, patches: Tensor, position: Tensor) -> Tensor:
         """(K, 8^4, V) values and (K, 8^4, D) positions -> (K, 2^4, 4 D)."""
         x, edge, pooling = self.patch_embed(patches) + position, self.config.unit, (self.config.depths[0], self.first_global - 1)
         for number, block in enumerate(self.blocks[: self.first_global]):

@@ -50,7 +50,7 @@ def imported_names(source: str, inside: bool = True) -> set[str]:
 @cache
 def imports_of_package(root: Path = ROOT) -> dict[str, set[str]]:
     """For each module's file, the files of the modules that it imports directly."""
-    graph = grimp.build_graph("slimbrain", cache_dir=None)
+    graph = grimp.build_graph("slimbrain", cache_dir=None, exclude_type_checking_imports=True)
     files = {name: _file_of(name, root) for name in graph.modules}
     return {files[name]: {files[other] for other in graph.find_modules_directly_imported_by(name)} for name in files}
 
@@ -64,14 +64,18 @@ def _file_of(module: str, root: Path) -> str:
 def imports_of_tests(root: Path = ROOT) -> dict[str, set[str]]:
     """The same for the files of tests/, each of which also depends on the conftest.py of its folder and of the folders above.
 
-    What a fixture of a conftest.py imports inside is left out: tests that use the fixture import that room themselves.
+    What a fixture of a conftest.py imports inside is left out: tests that use the fixture import that room themselves. The public
+    names, which `slimbrain` imports on first use, count for tests that import it whole.
     """
+    public = imported_names((root / "src" / "slimbrain" / "__init__.py").read_text(encoding="utf-8"))
     paths = {path.relative_to(root).as_posix(): path for path in sorted((root / "tests").rglob("*.py"))}
     samples = {Path(name).stem: name for name in paths}
     found: dict[str, set[str]] = {}
     for name, path in paths.items():
         imported = imported_names(path.read_text(encoding="utf-8"), inside=path.name != "conftest.py")
         found[name] = {samples[module] for module in imported if module in samples}
+        if "slimbrain" in imported:
+            imported |= public
         ours = [_file_of(module, root) for module in imported if module.startswith("slimbrain")]
         found[name] |= {file for file in ours if (root / file).is_file()}
         found[name] |= {file for folder in Path(name).parents if (file := f"{folder.as_posix()}/conftest.py") in paths} - {name}

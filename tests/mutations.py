@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -121,5 +122,18 @@ def cell_edits(draw: st.DrawFn) -> Mutate:
         else:
             lines[number : number + 1] = [lines[number]] * (2 if kind == "double" else 0)
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+
+    return mutate
+
+
+@st.composite
+def header_edits(draw: st.DrawFn) -> Mutate:
+    """A safetensors file whose header is changed as JSON, with its length put right or not."""
+    edit, right = draw(json_edits()), draw(st.booleans())
+
+    def mutate(content: bytes) -> bytes:
+        length = struct.unpack("<Q", content[:8])[0]
+        header = edit(content[8 : 8 + length])
+        return struct.pack("<Q", len(header) if right else length) + header + content[8 + length :]
 
     return mutate

@@ -67,7 +67,9 @@ def test_the_room_that_changed_comes_first_and_what_cannot_notice_is_left_out() 
     assert affected_tests(["src/slimbrain/grid.py"])[0] == "tests/test_grid.py"
     files = affected_tests(["src/slimbrain/report/ink.py"])
     assert files[0].startswith("tests/report/") and "tests/e2e/test_pipeline.py" in files
-    assert "tests/test_grid.py" not in files and not any(file.startswith("tests/disk/") for file in files)
+    assert {"tests/test_grid.py", "tests/store/test_store.py", "tests/disk/test_tsv.py"}.isdisjoint(files)
+    # By the public names of the package.
+    assert "tests/e2e/test_pipeline.py" in affected_tests(["src/slimbrain/evaluate/publish.py"])
 
 
 def test_samples_presets_and_pages_have_their_tests() -> None:

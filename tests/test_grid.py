@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from slimbrain.errors import ContractError, InputError
-from slimbrain.grid import LATTICES, Grid, Lattice, lattice_by_id
+from slimbrain.grid import LATTICES, Grid, Lattice, _lattice_by_id
 
 Array = npt.NDArray[Any]
 SIZES = {"patches": 1, "cells": 2, "units": 4, "regions": 8}
@@ -157,9 +157,9 @@ def test_a_coarse_voxel_is_centred_on_the_fine_ones_it_holds(finer: str, coarser
 
 def test_lattices_are_found_by_id_and_others_refused() -> None:
     for lattice in LATTICES.values():
-        assert lattice_by_id(lattice.id) is lattice
+        assert _lattice_by_id(lattice.id) is lattice
     with pytest.raises(ContractError, match=r"mni-3mm-64-p4 is not one of .*mni-2mm-96-p4"):
-        lattice_by_id("mni-3mm-64-p4")
+        _lattice_by_id("mni-3mm-64-p4")
     for wrong in ((96, 3.0, 4), (96, 2.0, 5)):
         with pytest.raises(InputError, match="whole patches"):
             Lattice(*wrong)

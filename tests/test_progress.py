@@ -52,7 +52,7 @@ def test_a_given_total_counts(clock: None, capsys: pytest.CaptureFixture[str]) -
     ("seconds", "words"), [(0.4, "0 s"), (119, "119 s"), (121, "2 min"), (3700, "62 min"), (7199, "120 min"), (9000, "2.5 h")]
 )
 def test_long_times_are_told_in_minutes_and_hours(seconds: float, words: str) -> None:
-    assert progress.in_words(seconds) == words
+    assert progress._in_words(seconds) == words
 
 
 def test_items_are_drawn_one_at_a_time() -> None:

@@ -238,6 +238,77 @@ def test_documented_make_targets_exist() -> None:
     assert sorted(item for item in named if item[1] not in targets) == []
 
 
+# --- the field's words
+
+_COUNTED = (
+    "seconds?|ms|MiB|GiB|GB|MB|bytes?|lines?|rows?|frames?|windows?|sessions?|tokens?|clips?|draws|FLOPs?|GFLOPs?|steps?|numbers?|values?|"
+    "vectors?|files?|micro-batch(?:es)?|volumes?|voxels?|patches|times|once|one|cases?|panels?|processes|channels|weights?|features|excerpts|"
+    "metrics?|scores?|units|entries|points|pieces|characters|inches|hours|minutes|curves?|fields?|mm"
+)
+_PER = (
+    "seconds?|frame|step|session|window|row|line|token|clip|sample|seed|subject|participant|person|process|device|server|request|side|head|"
+    "shard|label|key|place|tick|run|voxel|patch|cell|unit|channel|fold|class|cohort|group|epoch|pass|node|machine|GPU|image|map|task|model|"
+    "file|event|region|section|case|name|metric|entry|measure|quantity|stage|series|store|value|column|part|parcel|interval|component|"
+    "micro-batch|job|dimension|site|kind|command|page|word|curve"
+)
+_GAP = r"(?: |[ \t]*\n[ \t]*(?:# )?)"
+"""A blank, or the end of a line of prose or of a comment."""
+
+DIALECT = {
+    "RATE per RATE": rf"(?<!which )(?<!many )(?<!and a )\b(?:{_COUNTED}){_GAP}an?{_GAP}(?:{_PER})\b(?!'s)(?! part)",
+    "CPU": r"\bprocessors?\b",
+    "resumes": r"\bgo(?:es|ing)? on (?:with the run|where|from there|from step)\b|\bcommand goes on\b|--resume auto`? goes on\b",
+    "and exit": r"\b(?:version|benchmarks) and leave\b",
+    "permuted labels": r"\blabels (?:are )?dealt out\b|\bdealt out at random\b",
+    "once per seed": r"\bonce a seed\b",
+    "trained on": r"\bwhom? (?:a|the) model has seen\b|\bhas seen it is not\b",
+    "level of the Hiera": r"\bstages? [34]\b|\b[Ss]tages 1(?: and |-)2\b",
+    "decorrelates": r"\bdimensions apart\b",
+    "shrunk towards": r"\bdr(?:aw|awn|awing|ew) (?:\w+ ){0,4}towards\b",
+    "names of before": r"\bgradients_later\b|\bmodels[./]lean\b|\blean\.py\b|\bListened\b|\bbury\b|\bstone\b|\bNOBODY\b|\btold_cohort\b",
+}
+"""What to write -> a pattern of what not to."""
+
+
+def not_the_fields(text: str) -> list[str]:
+    """Lines and phrases of a text that the field would write otherwise, with what it would write."""
+    hits = [(hit.start(), hit[0], better) for better, pattern in DIALECT.items() for hit in re.finditer(pattern, text)]
+    return [f"line {text.count(chr(10), 0, start) + 1}: {' '.join(words.split())!r}: {better}" for start, words, better in sorted(hits)]
+
+
+def test_the_patterns_know_a_phrase_when_they_see_one() -> None:
+    for wrong in (
+        "seconds a frame",
+        "one file\n    a session",
+        "# one line\n# a row",
+        "on a processor",
+        "goes on where it stopped",
+        "stages 3 and 4",
+    ):
+        assert len(not_the_fields(wrong)) == 1, wrong
+    for right in (
+        "seconds per frame",
+        "draws a cohort's next one",
+        "which draws a step sees",
+        "after levels 3 and 4, stage 2",
+        "it goes on for ever",
+    ):
+        assert not_the_fields(right) == [], right
+
+
+def test_sources_and_documents_are_written_in_the_fields_words() -> None:
+    kinds = (".py", ".md", ".jinja", ".js", ".yaml")
+    files = [
+        path
+        for path in repository_files()
+        if path.suffix in kinds
+        and path.relative_to(ROOT).parts[0] in ("src", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+    ]
+    assert len(files) > 200
+    found = [f"{path.relative_to(ROOT)}: {hit}" for path in files for hit in not_the_fields(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
 # --- the map of the rooms
 
 

@@ -1,7 +1,7 @@
 """A program that lets `withdraw` be killed before every single thing it does to a store, looks at what is left, and goes on.
 
 Started as a program of its own, since forking is not safe beside a test process' threads. Takes a store and a folder to work in; prints
-one JSON object: how many moments there were, at how many the tombstone stood, and every fault found.
+one JSON object: how many moments there were, at how many the withdrawal was recorded, and every fault found.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def contents(root: Path) -> dict[str, Any]:
 
 
 def faults(root: Path, before: dict[str, Any]) -> tuple[bool, list[str]]:
-    """Whether the tombstone stands, and what a reader meets that must not be."""
+    """Whether the withdrawal is recorded, and what a reader meets that must not be."""
     found: list[str] = []
-    buried = bool(withdrawn(root))
+    recorded = bool(withdrawn(root))
     now = contents(root)
-    wanted = {key: value for key, value in before.items() if not buried or value[2] != VICTIM}
+    wanted = {key: value for key, value in before.items() if not recorded or value[2] != VICTIM}
     if now != wanted:
         found.append(f"reads {sorted(now)} where it should read {sorted(wanted)}, or other numbers")
     store = Store(root)
@@ -68,7 +68,7 @@ def faults(root: Path, before: dict[str, Any]) -> tuple[bool, list[str]]:
             found.append(f"{key} is read though its participant was withdrawn")
         except StoreError as error:
             found += [] if "was withdrawn on" in str(error) else [f"{key}: {error}"]
-    return buried, found
+    return recorded, found
 
 
 def main() -> None:
@@ -87,17 +87,17 @@ def main() -> None:
     fresh()
     assert run(0) == 0, log.read_text()
     moments, reference = int(counted.read_text()), store_files(out)
-    buried, problems = 0, [f"uninterrupted: {fault}" for fault in faults(out, before)[1]]
+    recorded, problems = 0, [f"uninterrupted: {fault}" for fault in faults(out, before)[1]]
     for number in range(1, moments + 1):
         fresh()
         if run(number) != -signal.SIGKILL:
             problems.append(f"{number}: was not killed")
         stands, found = faults(out, before)
-        buried += stands
+        recorded += stands
         problems += [f"{number}: {fault}" for fault in found]
         if run(0) != 0 or (resumed := store_files(out)) != reference:
-            problems.append(f"{number}: was not gone on with to the same end ({sorted(resumed.items() ^ reference.items())})")
-    print(json.dumps({"moments": moments, "buried": buried, "problems": problems, "files": sorted(reference)}))
+            problems.append(f"{number}: did not resume to the same end ({sorted(resumed.items() ^ reference.items())})")
+    print(json.dumps({"moments": moments, "recorded": recorded, "problems": problems, "files": sorted(reference)}))
 
 
 if __name__ == "__main__":

@@ -170,9 +170,9 @@ class HieraConfig(Config):
     depths: tuple[_Depth, _Depth, _Depth, _Depth] = (2, 3, 16, 3)
     heads: tuple[_Heads, _Heads, _Heads, _Heads] = (1, 2, 4, 8)
     mlp_ratio: _MlpRatio = 4.0
-    unit: Literal["unit", "region"] = Field("unit", description="attention window of levels 1-2: 16 or 32 voxels a side")
+    unit: Literal["unit", "region"] = Field("unit", description="attention window of levels 1-2: 16 or 32 voxels per side")
     unit_frames: Literal[4, 8] = 4
-    patch_frames: Literal[1, 2] = Field(1, description="frames a patch; 2 halves the tokens and needs unit_frames 8 (docs/performance.md)")
+    patch_frames: Literal[1, 2] = Field(1, description="frames per patch; 2 halves the tokens, needs unit_frames 8 (docs/performance.md)")
     recompute: bool = Field(True, description="recompute levels 1-2, and other hidden layers, in the backward pass instead of keeping them")
     layout: Literal["auto", "blocks", "ragged"] = Field(
         "auto", description="levels 1-2 in blocks of equal segments, or all at once with a variable-length kernel; auto by device"
@@ -201,7 +201,7 @@ class JepaConfig(Config):
     predictor_width: _Width = 192
     predictor_depth: _Depth = 3
     predictor_heads: _Heads = 6
-    context_fraction: float = Field(0.3, gt=0, lt=1, description="share of the brain's units that the context sees")
+    context_fraction: float = Field(0.3, gt=0, lt=1, description="share of the brain's units that are visible to the context")
     ema_start: float = Field(0.996, ge=0, le=1)
     ema_end: float = Field(1.0, ge=0, le=1)
     remove_position: bool = Field(True, description="take out of the targets what place and time alone predict")

@@ -1,6 +1,6 @@
 """The lattice, the mask, and the order in which brain patches are stored and computed.
 
-Only patches that touch the mask exist. They are listed region by region (8 patches a side), unit by unit (4), cell by
+Only patches that touch the mask exist. They are listed region by region (8 patches per side), unit by unit (4), cell by
 cell (2), patch by patch, so that the patches of any region, unit or cell are contiguous: pooling is a segment
 operation, deleting a unit is slicing, and one stored order serves attention windows of 16 and of 32 voxels.
 """
@@ -51,9 +51,12 @@ class Lattice:
 
     Parameters
     ----------
-    edge : voxels a side.
-    voxel_mm : voxel size in mm.
-    patch : voxels a side of a patch.
+    edge : int
+        Voxels per side.
+    voxel_mm : float
+        Voxel size in mm.
+    patch : int
+        Voxels per side of a patch.
     """
 
     edge: int
@@ -73,7 +76,7 @@ class Lattice:
 
     @property
     def patches(self) -> int:
-        """Patches a side of the box."""
+        """Patches per side of the box."""
         return self.edge // self.patch
 
     @property
@@ -92,7 +95,7 @@ class Lattice:
 LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2)}
 
 
-def lattice_by_id(lattice_id: str) -> Lattice:
+def _lattice_by_id(lattice_id: str) -> Lattice:
     """The lattice a contract names.
 
     Raises
@@ -113,9 +116,12 @@ class Level:
 
     Attributes
     ----------
-    index : (N, 3) place in the box, counted in elements of this size.
-    offsets : (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
-    mm : (N, 3) centre of the element's cube in MNI mm.
+    index : array
+        (N, 3) place in the box, counted in elements of this size.
+    offsets : array
+        (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
+    mm : (N, 3) array
+        Centre of the element's cube in MNI mm.
     """
 
     index: _IntArray
@@ -141,8 +147,10 @@ class Grid:
 
     Parameters
     ----------
-    lattice : the lattice.
-    mask : (E, E, E) bool, E voxels a side.
+    lattice : Lattice
+        The lattice.
+    mask : (E, E, E) array
+        Bool, E voxels per side.
 
     Raises
     ------
@@ -180,7 +188,7 @@ class Grid:
     @classmethod
     def load(cls, path: str | PathLike[str], lattice_id: str) -> Grid:
         """Read back what `save_mask` wrote."""
-        lattice = lattice_by_id(lattice_id)
+        lattice = _lattice_by_id(lattice_id)
         return cls(lattice, _mask_values(_load_mask(path, str(path)), str(path)) > 0)
 
     def save_mask(self, path: str | PathLike[str]) -> Path:
@@ -220,17 +228,17 @@ class Grid:
 
     @property
     def cells(self) -> Level:
-        """Cells of 2 patches a side."""
+        """Cells of 2 patches per side."""
         return self._tables.cells
 
     @property
     def units(self) -> Level:
-        """Units of 4 patches a side."""
+        """Units of 4 patches per side."""
         return self._tables.units
 
     @property
     def regions(self) -> Level:
-        """Regions of 8 patches a side, the published mask unit."""
+        """Regions of 8 patches per side, the published mask unit."""
         return self._tables.regions
 
     @property
@@ -288,7 +296,8 @@ class Grid:
 
         Parameters
         ----------
-        dense : (..., E, E, E) volumes on the lattice.
+        dense : (..., E, E, E) array
+            Volumes on the lattice.
 
         Returns
         -------
@@ -308,8 +317,10 @@ class Grid:
 
         Parameters
         ----------
-        packed : (..., P, V) in grid order.
-        fill : value outside the mask.
+        packed : (..., P, V) array
+            In grid order.
+        fill : float
+            Value outside the mask.
 
         Returns
         -------
@@ -327,7 +338,8 @@ class Grid:
 
         Parameters
         ----------
-        packed : (..., P, V), 0 outside the mask.
+        packed : array
+            (..., P, V), 0 outside the mask.
 
         Returns
         -------

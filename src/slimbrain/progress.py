@@ -40,12 +40,12 @@ def _track_plain(items: Iterable[_Item], label: str, total: int | None) -> Itera
         now = time.monotonic()
         if now - last >= _PLAIN_LINE_SECONDS:
             last = now
-            left = f", about {in_words((now - started) / done * (total - done))} left" if total else ""
+            left = f", about {_in_words((now - started) / done * (total - done))} left" if total else ""
             print(f"{label}: {done}{f'/{total}' if total else ''}{left}", file=sys.stderr, flush=True)
-    print(f"{label}: {done} done in {in_words(time.monotonic() - started, '.1f')}", file=sys.stderr, flush=True)
+    print(f"{label}: {done} done in {_in_words(time.monotonic() - started, '.1f')}", file=sys.stderr, flush=True)
 
 
-def in_words(seconds: float, digits: str = ".0f") -> str:
+def _in_words(seconds: float, digits: str = ".0f") -> str:
     """A duration in seconds, in minutes from 2 min on, or in hours from 2 h on."""
     if seconds < 120:
         return f"{seconds:{digits}} s"

@@ -44,7 +44,7 @@ COMMANDS = (
     "launch",
     "store",
 )
-STORE_COMMANDS = ("verify", "collect", "merge", "subset")
+STORE_COMMANDS = ("verify", "duplicates", "collect", "merge", "subset")
 SETTINGS = (
     *("window.frames=4", "window.k=2", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2"),
     *("temporal.groups=4", "train_temporal.steps=2", "train_temporal.batch=1", "train_temporal.log_every=1"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from slimbrain.data.masking import MAX_PLACE_SHARE, TARGET_KINDS, JepaMask, sample_jepa_mask
+from slimbrain.data.masking import _MAX_PLACE_SHARE, TARGET_KINDS, JepaMask, sample_jepa_mask
 from slimbrain.errors import InputError
 
 PLACES = np.stack(np.meshgrid(*[np.arange(5.0) * 32] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -51,7 +51,7 @@ def test_windows_are_seen_whole_or_not_at_all(units: int, windows: int, units_pe
     seen = draw(units, windows, units_per_window, fraction, seed).times.reshape(windows, units_per_window)
     np.testing.assert_array_equal(seen.all(1), seen.any(1))
     assert seen.any()
-    if windows > 1 and fraction <= MAX_PLACE_SHARE / 2:
+    if windows > 1 and fraction <= _MAX_PLACE_SHARE / 2:
         assert not seen.all()
 
 
@@ -60,10 +60,10 @@ def test_windows_are_seen_whole_or_not_at_all(units: int, windows: int, units_pe
 def test_the_context_is_about_as_large_as_asked(units: int, windows: int, units_per_window: int, fraction: float, seed: int) -> None:
     """Places are whole, so the share is met to half a place in the windows seen; above MAX_PLACE_SHARE it is cut off there."""
     mask = draw(units, windows, units_per_window, fraction, seed)
-    seen_times, wanted = mask.times.mean(), min(fraction, MAX_PLACE_SHARE * mask.times.mean())
+    seen_times, wanted = mask.times.mean(), min(fraction, _MAX_PLACE_SHARE * mask.times.mean())
     assume(1 <= wanted / seen_times * units <= units - 1)
     assert abs(mask.context.mean() - wanted) <= 0.5 / units * seen_times + 1e-9
-    assert wanted == fraction or windows * fraction / MAX_PLACE_SHARE > windows - 1
+    assert wanted == fraction or windows * fraction / _MAX_PLACE_SHARE > windows - 1
 
 
 def test_the_share_is_met_on_average() -> None:

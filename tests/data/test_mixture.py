@@ -11,7 +11,7 @@ from store_samples import TR_S, make_store, write_run
 
 from slimbrain.config import MixtureConfig, SamplingConfig, load_mixture, load_preset, with_mixture
 from slimbrain.data.draws import Draws, SeriesDraws
-from slimbrain.data.mixture import Division, cohorts_of, divide
+from slimbrain.data.mixture import Division, _cohorts_of, divide
 from slimbrain.data.samplers import Pace
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.grid import Grid
@@ -135,7 +135,7 @@ def test_a_cap_says_what_it_takes(store: Store) -> None:
     capped = sampling("{by: site, weights: {A: 1, B: 9}, most_repeats: 2}")
     draws = Draws(store, store.sessions, 0, capped)
     assert draws.notes == [
-        "mixture: B would be drawn 2.4 times a session and epoch, most_repeats allows 2: "
+        "mixture: B would be drawn 2.4 times per session and epoch, most_repeats allows 2: "
         "it gets 75.0% of draws instead of 90.0%, the others share the rest by weight."
     ]
     for epoch in range(20):
@@ -227,10 +227,10 @@ def test_cohorts_come_from_the_manifest_or_the_participants(grid8: Grid, tmp_pat
     (tmp_path / "participants.tsv").write_text("participant_id\tsite\tscanner\nsub-01\tA\tx\nsub-02\tn/a\ty\n")
     store = Store(tmp_path)
     columns = Columns(store, store.sessions)
-    assert cohorts_of(columns, None) == ["", ""]
-    assert cohorts_of(columns, "scanner") == ["one", "two"], "the session's own value counts first"
-    assert cohorts_of(columns, "task") == ["rest", "rest"]
+    assert _cohorts_of(columns, None) == ["", ""]
+    assert _cohorts_of(columns, "scanner") == ["one", "two"], "the session's own value counts first"
+    assert _cohorts_of(columns, "task") == ["rest", "rest"]
     with pytest.raises(InputError, match="1 session has no site, first sub-02"):
-        cohorts_of(columns, "site")
+        _cohorts_of(columns, "site")
     with pytest.raises(InputError, match="has a column diagnosis"):
-        cohorts_of(columns, "diagnosis")
+        _cohorts_of(columns, "diagnosis")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimbrain.data.samplers import PERIOD, Pace, apportion, limited, mix, spread_windows
+from slimbrain.data.samplers import _PERIOD, Pace, apportion, limited, mix, spread_windows
 from slimbrain.errors import InputError
 
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=6)
@@ -44,13 +44,13 @@ def test_cohorts_are_spread_evenly_from_the_first_draw_on(weights: list[int]) ->
     """After any number of draws each cohort has had its share to less than one; counted in whole numbers."""
     labels = labels_of([2] * len(weights))
     mixture = mix(labels, 0, {f"c{cohort}": float(weight) for cohort, weight in enumerate(weights)})
-    quotas = apportion(weights, PERIOD)
-    drawn = np.array([int(labels[mixture.session(draw)][1:]) for draw in range(PERIOD)])
+    quotas = apportion(weights, _PERIOD)
+    drawn = np.array([int(labels[mixture.session(draw)][1:]) for draw in range(_PERIOD)])
     # (draws, cohorts) in whole numbers: what each has had after every draw, and what it was to have had.
     had = np.cumsum(drawn[:, None] == np.arange(len(weights)), axis=0)
-    due = np.arange(1, PERIOD + 1)[:, None] * np.array(quotas)
-    assert (np.abs(had * PERIOD - due) < PERIOD).all()
-    assert tuple(had[-1].tolist()) == quotas == mixture.had(PERIOD)
+    due = np.arange(1, _PERIOD + 1)[:, None] * np.array(quotas)
+    assert (np.abs(had * _PERIOD - due) < _PERIOD).all()
+    assert tuple(had[-1].tolist()) == quotas == mixture.had(_PERIOD)
 
 
 SCHEDULES = st.lists(st.dictionaries(st.integers(0, 120), st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=6)
@@ -70,12 +70,12 @@ def test_a_schedule_is_met_to_less_than_one_draw_after_every_draw(schedules: lis
         return
     had, due = dict.fromkeys(mixture.cohorts, 0), dict.fromkeys(mixture.cohorts, 0)
     for step in range(steps):
-        quotas = apportion([interpolated(weights[name], step) for name in mixture.cohorts], PERIOD)
+        quotas = apportion([interpolated(weights[name], step) for name in mixture.cohorts], _PERIOD)
         for draw in range(step * per_step, (step + 1) * per_step):
             for name, quota in zip(mixture.cohorts, quotas, strict=True):
                 due[name] += quota
             had[labels[mixture.session(draw)]] += 1
-            assert all(abs(had[name] * PERIOD - due[name]) < PERIOD for name in mixture.cohorts)
+            assert all(abs(had[name] * _PERIOD - due[name]) < _PERIOD for name in mixture.cohorts)
 
 
 def interpolated(weight: dict[int, int] | float, step: int) -> float:
@@ -166,14 +166,14 @@ def test_far_draws_of_fixed_weights_cost_no_replay() -> None:
     """A period later the cohorts come in the same order, so that draws beyond all that could be replayed can be checked."""
     labels = labels_of([3, 5])
     mixture = mix(labels, 0, {"c0": 2.0, "c1": 1.0})
-    cohorts = [labels[mixture.session(draw)] for draw in range(PERIOD)]
-    far = [mixture.session(PERIOD * 10**12 + draw) for draw in range(PERIOD)]
+    cohorts = [labels[mixture.session(draw)] for draw in range(_PERIOD)]
+    far = [mixture.session(_PERIOD * 10**12 + draw) for draw in range(_PERIOD)]
     assert [labels[number] for number in far] == cohorts
     # 333 of c1 a period: 333 * 10**12 is no multiple of 5, so that a pass was begun before.
     own = [number for number in far if number >= 3][(-333 * 10**12) % 5 :]
     assert all(len(set(own[start : start + 5])) == 5 for start in range(0, 300, 5))
     # And back again.
-    assert [labels[mixture.session(draw)] for draw in range(PERIOD)] == cohorts
+    assert [labels[mixture.session(draw)] for draw in range(_PERIOD)] == cohorts
 
 
 def test_without_cohorts_the_order_is_one_shuffle_an_epoch() -> None:
@@ -223,7 +223,7 @@ def test_no_session_comes_more_often_in_an_epoch_than_the_cap(cohorts: list[tupl
         assert max(Counter(drawn).values()) <= cap
         for place, number in enumerate(drawn):
             had[int(labels[number][1:])] += 1
-            due = [Fraction(quota * (start + place + 1), PERIOD) for quota in mixture.plan.quotas[0]]
+            due = [Fraction(quota * (start + place + 1), _PERIOD) for quota in mixture.plan.quotas[0]]
             assert all(abs(count - value) < 2 for count, value in zip(had, due, strict=True))
 
 

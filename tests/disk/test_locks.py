@@ -99,9 +99,10 @@ def test_a_file_that_is_renamed_and_not_deleted_lets_nobody_else_in(tmp_path: Pa
     assert (most, turns) == (1, 200)
 
 
-@pytest.mark.parametrize("content", ["", "99999 other-host", f"{os.getpid()} this-host", "\0" * 4096])
+@pytest.mark.parametrize("content", ["", "99999 other-host", "{own} this-host", "\0" * 4096])
 def test_what_a_dead_process_of_any_host_left_keeps_nobody_out(content: str, tmp_path: Path) -> None:
     """Only the lock counts, which the system gives back with the process; not that there is a file, nor what stands in it."""
+    content = content.format(own=os.getpid())
     (tmp_path / CLAIMS_FOLDER).mkdir()
     (left := tmp_path / CLAIMS_FOLDER / "sub-01.lock").write_text(content)
     os.utime(left, (0, 4e9))

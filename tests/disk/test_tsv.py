@@ -67,7 +67,7 @@ def test_tables_of_another_form_are_left_to_be_made_anew(text: str) -> None:
     ("text", "words"),
     [
         ('a\tb\n1\t"x\n2\ty\n', "a quote is not closed"),
-        ("a\tb\ta\n1\t2\t3\n", "the column a stands there twice"),
+        ("a\tb\ta\n1\t2\t3\n", "the column a is there twice"),
         ("a\tb\n1\t2\t3\n", "line 2 has more cells than there are columns"),
     ],
 )

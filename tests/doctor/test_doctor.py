@@ -154,7 +154,7 @@ def test_doctor_without_a_store_names_versions_and_times(quick: None, capsys: py
 def test_precisions_say_what_is_slow_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {torch.float32: 10.0, torch.bfloat16: 2.0, torch.float16: None}
     monkeypatch.setattr(machine, "_speed", lambda device, dtype, edge: speeds[dtype])
-    assert machine.precisions(CPU) == "float32 10 GFLOP/s, tf32 no, bfloat16 2 GFLOP/s (slower than float32: use that), float16 no"
+    assert machine._precisions(CPU) == "float32 10 GFLOP/s, tf32 no, bfloat16 2 GFLOP/s (slower than float32: use that), float16 no"
 
 
 def test_a_type_without_a_product_has_no_speed() -> None:
@@ -194,12 +194,12 @@ def test_doctor_and_inspect_look_at_the_seal_of_a_model(preset: Any, store: Stor
     pretrain("temporal", store, preset, tmp_path / "run", device="cpu")
     model = tmp_path / "run" / "model"
     facts = examine(preset, model, "cpu", "8mm").to_dict()
-    assert (facts["model"], facts["model's seal"], facts["problems"]) == ("TemporalExtractor, tells two inputs apart", "whole", [])
+    assert (facts["model"], facts["model's seal"], facts["problems"]) == ("TemporalExtractor, distinguishes two inputs", "whole", [])
     assert inspect_path(model)["seal"] == "weights and config.json are as they were exported"
     seal = (model / "seal.json").read_bytes()
     (model / "seal.json").unlink()
-    assert "nobody can tell" in examine(preset, model, "cpu", "8mm").facts["model's seal"]
-    assert inspect_path(model)["seal"] == "none: config.json may have been changed"
+    assert "cannot be detected" in examine(preset, model, "cpu", "8mm").facts["model's seal"]
+    assert inspect_path(model)["seal"] == "none: changes of config.json cannot be detected"
     (model / "seal.json").write_bytes(seal)
     config = json.loads((model / "config.json").read_text())
     write_json(model / "config.json", config | {"version": "9"})
@@ -247,7 +247,7 @@ def test_inspect_knows_a_mask_from_a_recording(tmp_path: Path) -> None:
     assert inspect_path(tmp_path / "mask.nii.gz")["voxels above 0.5"] == 2
     native = tmp_path / "sub-01_task-rest_space-T1w_bold.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 7), np.float32), np.diag([2.0, 2, 2, 1])), native)
-    assert "T1w is no MNI152 space" in inspect_path(native)["mind"]
+    assert "T1w is no MNI152 space" in inspect_path(native)["note"]
 
 
 def test_inspect_lists_recordings_without_opening_them(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def complete(tmp_path: Path) -> Callable[[str], list[str]]:
         ("slimbrain ins", {"inspect"}),
         ("slimbrain pretrain ", {"temporal", "voxel"}),
         ("slimbrain doctor --preset s", {"small"}),
-        ("slimbrain store ", {"collect", "verify", "merge", "subset"}),
+        ("slimbrain store ", {"collect", "verify", "merge", "subset", "duplicates"}),
     ],
 )
 def test_bash_completes_commands_and_values(line: str, words: set[str], complete: Callable[[str], list[str]]) -> None:

@@ -21,7 +21,7 @@ from slimbrain.cli import run_command
 from slimbrain.config import Preset, load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import JepaMask, typical_mask
-from slimbrain.doctor.plan import StepCost, largest_batch, plan_step
+from slimbrain.doctor.plan import StepCost, _largest_batch, plan_step
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.jepa import HieraJEPA
@@ -179,9 +179,9 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
         return StepCost(batch, 40, "bfloat16", "cuda", True, 0.3, {}, {}, 0.2, 0.0, {}, 1000.0 + 500.0 * batch)
 
     for gib in (4, 16, 80):
-        count = largest_batch(made(1), made(2), gib)
+        count = _largest_batch(made(1), made(2), gib)
         assert made(count).expected_mib <= gib * 1024 < made(count + 1).expected_mib
-    assert largest_batch(made(1), made(2), 1) == 0
+    assert _largest_batch(made(1), made(2), 1) == 0
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_the_command_prints_a_table_and_json(grid: Grid, tmp_path: Path, capsys:
     words += ["--set", "voxel.depths=[1, 1, 1, 1]", "--set", "jepa.predictor_depth=1"]
     assert run_command(words) == 0
     text = capsys.readouterr().out
-    assert all(f"{gib} GiB device" in text for gib in (16, 24, 40, 80)) and "no device was at hand" in text
+    assert all(f"{gib} GiB device" in text for gib in (16, 24, 40, 80)) and "not measured on a device" in text
     assert run_command([*words, "--device", "cpu", "--visible", "0.5", "--no-recompute", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["context_share"] == pytest.approx(0.5, abs=0.1) and facts["largest_batch"] == {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.attention import AttentionProbe, AttentionReader
+from slimbrain.evaluate.attention import AttentionProbe, _AttentionReader
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.stats import bootstrap, score
@@ -77,7 +77,7 @@ def test_nothing_is_fitted_on_the_test_subjects(policy: SplitPolicy) -> None:
 
 def test_padding_and_the_order_of_tokens_do_not_matter() -> None:
     generator = torch.Generator().manual_seed(0)
-    reader = AttentionReader(torch.zeros(4), torch.ones(4), torch.ones(4), 2)
+    reader = _AttentionReader(torch.zeros(4), torch.ones(4), torch.ones(4), 2)
     with torch.no_grad():
         for parameter in reader.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))

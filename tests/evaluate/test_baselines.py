@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import channel_statistics, confounds, majority, store_baselines
+from slimbrain.evaluate.baselines import _channel_statistics, _confounds, majority, store_baselines
 from slimbrain.evaluate.connectivity import PopulationTangent, TangentSpace, connectivity, correlation_matrix
 from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.series import ChannelSeries
@@ -173,16 +173,16 @@ def test_a_planted_connection_is_found_by_connectivity_and_not_by_channel_statis
     kinds = [cross_validate(features, labels, np.arange(40), "classification", policy) for features in connectivity(series, "whole run")]
     for predictions in (*kinds, choose_inside(kinds)):
         assert score(predictions, "auc")[0] > 0.9
-    statistics = cross_validate(channel_statistics(series, "whole run"), labels, np.arange(40), "classification", policy)
+    statistics = cross_validate(_channel_statistics(series, "whole run"), labels, np.arange(40), "classification", policy)
     assert score(statistics, "auc")[0] < 0.8
 
 
 def test_means_of_a_z_scored_run_are_not_blown_up_to_noise() -> None:
     series = [values.astype(np.float32) for values in standardised(networks(6, 60, 4))]
-    data = channel_statistics(series, "whole run").data
+    data = _channel_statistics(series, "whole run").data
     assert np.array_equal(data[:, :4], np.zeros((6, 4)))
     assert data[:, 4:] == pytest.approx(1, abs=1e-5)
-    assert channel_statistics([values + 3 for values in series], "whole run").data[:, :4] == pytest.approx(3, abs=1e-5)
+    assert _channel_statistics([values + 3 for values in series], "whole run").data[:, :4] == pytest.approx(3, abs=1e-5)
 
 
 def test_confounds_by_hand() -> None:
@@ -192,21 +192,21 @@ def test_confounds_by_hand() -> None:
         {"age": "89+", "Sex": "F", "site": "c", "group": "x", "fd_mean": "0.1"},
         {"age": "40", "Sex": "n/a", "site": "b", "group": "y"},
     ]
-    features = confounds(rows)
+    features = _confounds(rows)
     assert features is not None and features.method == "age, sex, site"
     nan = np.nan
     expected = [[20, 1, 0, nan, nan], [nan, 0, 1, 1, 0], [nan, 1, 0, 0, 1], [40, nan, nan, 1, 0]]
     assert np.array_equal(features.data, expected, equal_nan=True)
-    without = confounds(rows, exclude=["sex"])
+    without = _confounds(rows, exclude=["sex"])
     assert without is not None and without.method == "age, site"
-    assert confounds([{"age": "20"}, {"age": "20"}]) is None
+    assert _confounds([{"age": "20"}, {"age": "20"}]) is None
     oof = cross_validate(features, np.array([0, 1, 0, 1]), np.arange(4), "classification", SplitPolicy(n_splits=2, seeds=(0,)))
     assert np.isfinite(oof.scores).all()
 
 
 def test_many_cells_become_units(tmp_path: Path, grid8: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit's series is the mean over all of its voxels, counted out one by one."""
-    monkeypatch.setattr("slimbrain.evaluate.series.MAX_CHANNELS", 20)
+    monkeypatch.setattr("slimbrain.evaluate.series._MAX_CHANNELS", 20)
     grid = grid8
     store = Store.create(tmp_path, grid, tr=0.72)
     rng = np.random.default_rng(0)
@@ -246,7 +246,7 @@ def test_z_scored_channels_have_no_rounding_for_statistics() -> None:
     rng = np.random.default_rng(0)
     series = [rng.normal(3, 2, (50, 4)) for _ in range(3)]
     stored = [((values - values.mean(0)) / values.std(0)).astype(np.float32) for values in series]
-    features = channel_statistics(stored, "whole run").data
+    features = _channel_statistics(stored, "whole run").data
     np.testing.assert_array_equal(features, np.tile([0, 0, 0, 0, 1, 1, 1, 1], (3, 1)))
 
 

@@ -11,11 +11,11 @@ import torch
 
 from slimbrain.config import HieraConfig, TemporalConfig
 from slimbrain.errors import InputError
-from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder, Views, parameter_groups, require_encoder, set_rates
+from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, TunedEncoder, Views, _parameter_groups, _set_rates, require_encoder
 from slimbrain.evaluate.probes import cross_validate
 from slimbrain.evaluate.splits import PredictionProblem, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import score
-from slimbrain.governance.provenance import PEOPLE_FILE, people_in, seen_in
+from slimbrain.governance.provenance import PEOPLE_FILE, people_in, trained_on
 from slimbrain.grid import Grid
 from slimbrain.models.hiera import Hiera
 from slimbrain.models.temporal import TemporalExtractor
@@ -107,7 +107,7 @@ def test_layers_learn_by_their_depth_as_published() -> None:
     """lr 1e-4 at the last norm, times 0.75 a block further down; head 5e-4; no decay for vectors."""
     tuned = TunedEncoder(Hiera(SMALL, 8), 2)
     tuned.begin(torch.randn(4, 10))
-    rates = {id(parameter): group for group in parameter_groups(tuned, FinetuneConfig()) for parameter in group["params"]}
+    rates = {id(parameter): group for group in _parameter_groups(tuned, FinetuneConfig()) for parameter in group["params"]}
     assert len(rates) == len(list(tuned.parameters()))
     encoder = tuned.encoder
     assert rates[id(tuned.head.weight)]["peak"] == rates[id(tuned.head.bias)]["peak"] == 5e-4
@@ -124,7 +124,7 @@ def test_two_epochs_of_warm_up_then_a_cosine_to_a_millionth() -> None:
     optimizer = torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.ones(1))], "peak": config.lr}])
     rates = []
     for step in range(120):
-        set_rates(optimizer, config, step, 10)
+        _set_rates(optimizer, config, step, 10)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[:20] == pytest.approx(1e-4 * np.arange(1, 21) / 20)
     assert rates[20:] == pytest.approx(1e-6 + (1e-4 - 1e-6) * (1 + np.cos(np.pi * np.arange(100) / 99)) / 2)
@@ -170,7 +170,7 @@ def test_a_stopped_evaluation_goes_on_with_the_next_fold(store: Store, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         cross_validate(tuning(store, tmp_path, config), labels, who, "classification", POLICY)
     # What is left of it says whose it is.
-    assert seen_in(json.loads((tmp_path / PEOPLE_FILE).read_text()), people_in(store)) == sorted(set(who))
+    assert trained_on(json.loads((tmp_path / PEOPLE_FILE).read_text()), people_in(store)) == sorted(set(who))
     again = cross_validate(tuning(store, tmp_path, config), labels, who, "classification", POLICY)
     assert len(calls) == 3 and np.array_equal(again.scores, expected.scores)
     other = tuning(store, tmp_path, config)

@@ -15,8 +15,8 @@ from slimbrain.config import WindowConfig
 from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
-from slimbrain.evaluate.compare import compare
-from slimbrain.evaluate.leaks import require_apart, require_no_duplicates, require_no_overlap, scoring_record, screen
+from slimbrain.evaluate.compare import _compare
+from slimbrain.evaluate.leaks import _require_apart, _require_no_duplicates, _require_no_overlap, scoring_record, screen
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.result import Scoring
 from slimbrain.evaluate.splits import Split, SplitPolicy
@@ -72,10 +72,10 @@ def test_subjects_of_pretraining_are_refused_or_counted(store: Store) -> None:
     model, target = model_trained_on(people_in(store)[:4]), read_target(TASK, store)
     said = "was trained on 4 of the 12 participants to be evaluated: sub-00 by name, sub-01 by name, sub-02 by name, and 1 more; evaluate"
     with pytest.raises(InputError, match=f"^run/model: {said}"):
-        require_no_overlap(store, target, {"run/model": model}, allow=False)
-    assert require_no_overlap(store, target, {"run/model": model, "other": None}, allow=True) == 4
+        _require_no_overlap(store, target, {"run/model": model}, allow=False)
+    assert _require_no_overlap(store, target, {"run/model": model, "other": None}, allow=True) == 4
     others = read_target(TASK, store, [info.key for info in store.sessions[4:]])
-    assert require_no_overlap(store, others, {"run/model": model}, allow=False) == 0
+    assert _require_no_overlap(store, others, {"run/model": model}, allow=False) == 0
 
 
 def test_another_session_of_a_subject_of_pretraining_is_refused(store: Store) -> None:
@@ -85,7 +85,7 @@ def test_another_session_of_a_subject_of_pretraining_is_refused(store: Store) ->
     store = Store(store.root)
     later = read_target(TASK, store, [info.key for info in store.sessions if info.session == "ses-2"])
     with pytest.raises(InputError, match="on 1 of the 2 participants to be evaluated: sub-00 by name;"):
-        require_no_overlap(store, later, {"m": model}, allow=False)
+        _require_no_overlap(store, later, {"m": model}, allow=False)
 
 
 # --- the same subject under another name
@@ -103,7 +103,7 @@ def test_a_relabelled_subject_of_another_cohort_is_refused(store: Store, tmp_pat
         "sub-new_ses-1_task-rest_space-roi and a recording that it was trained on, which this store does not have;"
     )
     with pytest.raises(InputError, match=said):
-        require_no_overlap(other, read_target(TASK, other), {"m": model}, allow=False)
+        _require_no_overlap(other, read_target(TASK, other), {"m": model}, allow=False)
 
 
 def test_a_copy_of_the_training_is_named_with_its_original_and_can_be_dropped(store: Store) -> None:
@@ -155,7 +155,7 @@ def test_a_noisy_copy_is_refused(store: Store, noise: float, found: bool) -> Non
     if found:
         assert pairs[0].correlation == pytest.approx(1 / np.sqrt(1 + noise**2), abs=0.02)
         with pytest.raises(InputError, match=rf"by content: signatures differ in {pairs[0].bits} of 256 bits, correlation"):
-            require_no_duplicates(store, read_target(TASK, store))
+            _require_no_duplicates(store, read_target(TASK, store))
 
 
 def test_the_correlation_is_numpys(store: Store) -> None:
@@ -185,16 +185,16 @@ def test_both_go_where_labels_disagree_and_the_later_where_they_agree(store: Sto
     gone = sum(subject in left_out for subject in target.subjects)
     assert kept.excluded == {"one recording under two names (--drop-duplicates)": gone} and len(kept.keys) == len(target.keys) - gone
     assert [target.labels[target.keys.index(key)] for key in kept.keys] == kept.labels.tolist()
-    require_no_duplicates(store, kept)
+    _require_no_duplicates(store, kept)
 
 
 def test_a_recording_twice_under_one_name_leaks_only_in_identification(store: Store) -> None:
     add(store, "00", store.coarse(store.sessions[0].key), session="2")
     add(store, "01", recording(60), session="2")
     store = Store(store.root)
-    require_no_duplicates(store, read_target(get_task("column:group"), store))
+    _require_no_duplicates(store, read_target(get_task("column:group"), store))
     with pytest.raises(InputError, match=r"one recording stands under two names.*sub-00_ses-1.* and sub-00_ses-2.* .their data files"):
-        require_no_duplicates(store, read_target(get_task("hcp-fingerprint"), store))
+        _require_no_duplicates(store, read_target(get_task("hcp-fingerprint"), store))
     kept = screen(store, get_task("hcp-fingerprint"), {}, drop=True).target
     assert kept.keys == ("sub-00_ses-1_task-rest_space-roi", "sub-01_ses-1_task-rest_space-roi", "sub-01_ses-2_task-rest_space-roi")
 
@@ -202,7 +202,7 @@ def test_a_recording_twice_under_one_name_leaks_only_in_identification(store: St
 def test_a_copy_that_no_label_is_wanted_of_does_not_matter(store: Store) -> None:
     add(store, "unlisted", store.coarse(store.sessions[2].key))
     store = Store(store.root)
-    require_no_duplicates(store, read_target(get_task("column:group"), store))
+    _require_no_duplicates(store, read_target(get_task("column:group"), store))
 
 
 def test_real_recordings_hold_one_copy(shared_data: Path, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def target_of(n_people: int = 40, sessions: int = 2) -> Target:
 def test_the_result_says_how_often_test_was_scored(policy: SplitPolicy, tuned: str) -> None:
     target, rng = target_of(), np.random.default_rng(0)
     sets = [FeatureSet(name, "linear probe", rng.normal(size=(80, 3))) for name in ("ours", "theirs")]
-    result = compare(Task("t", "t", policy=policy), target, sets[:1], sets[1:], n_resamples=20)
+    result = _compare(Task("t", "t", policy=policy), target, sets[:1], sets[1:], n_resamples=20)
     wanted = Scoring(tests_per_seed=1, seeds=3, predictors=2, tuned_on=tuned, fitted_on="the training subjects")
     assert result.test_scored == wanted
     line = f"Test: each subject is tested once per seed (3) and predictor (2); tuned on {tuned}, fitted on the training subjects."
@@ -305,7 +305,7 @@ def test_a_subject_tested_twice_or_on_two_sides_is_refused(monkeypatch: pytest.M
     target = target_of()
     rows = np.arange(80)
     with pytest.raises(InputError, match="sub-00: is in train and in test of one split"):
-        require_apart(target, Split(rows[1:60], rows[60:70], np.array([0])))
+        _require_apart(target, Split(rows[1:60], rows[60:70], np.array([0])))
     twice = [Split(rows[40:], rows[:0], rows[:40]), Split(rows[40:], rows[:0], rows[38:40])]
     monkeypatch.setattr(leaks, "outer_splits", lambda *arguments: twice)
     with pytest.raises(InputError, match="tested 2 times with one seed"):
@@ -313,7 +313,7 @@ def test_a_subject_tested_twice_or_on_two_sides_is_refused(monkeypatch: pytest.M
     torn = [Split(rows[1:], rows[:0], rows[:1])]
     monkeypatch.setattr(leaks, "outer_splits", lambda *arguments: torn)
     with pytest.raises(InputError, match="is in train and in test"):
-        compare(Task("t", "t"), target, [FeatureSet("ours", "probe", np.zeros((80, 1)))], [], n_resamples=20)
+        _compare(Task("t", "t"), target, [FeatureSet("ours", "probe", np.zeros((80, 1)))], [], n_resamples=20)
 
 
 def test_identification_fits_and_tunes_nothing() -> None:
@@ -325,7 +325,7 @@ def test_identification_fits_and_tunes_nothing() -> None:
 def test_what_is_not_known_of_pretraining_is_said(store: Store) -> None:
     task = get_task("column:group", SplitPolicy(n_splits=2, seeds=(0,)))
     result = evaluate_vectors(store, task, {"ours": embed(store)}, unknown=("slimbrain voxel",))
-    assert "Whom slimbrain voxel was pretrained on is not recorded" in to_markdown(result)
+    assert "Which participants slimbrain voxel was pretrained on is not recorded" in to_markdown(result)
 
 
 def test_files_that_differ_only_by_a_name_have_one_hash(store: Store) -> None:

@@ -14,7 +14,7 @@ from slimbrain.cli import run_command
 from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError
 from slimbrain.evaluate import methods
-from slimbrain.evaluate.methods import Options, Tuning, choose_methods, evaluate_models
+from slimbrain.evaluate.methods import Options, Tuning, _choose_methods, evaluate_models
 from slimbrain.evaluate.result import ModelWeights, Result, read_result
 from slimbrain.evaluate.table import to_markdown
 from slimbrain.evaluate.tasks import get_task
@@ -122,13 +122,13 @@ def test_stage_one_gives_its_windows_to_the_attention_probe(store: Store, models
 
 def test_what_does_not_go_together_is_refused(store: Store, models: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="there is no such method"):
-        choose_methods(["probing"], get_task("column:group"))
+        _choose_methods(["probing"], get_task("column:group"))
     with pytest.raises(InputError, match="is for --task identity"):
-        choose_methods(["identify"], get_task("column:group"))
+        _choose_methods(["identify"], get_task("column:group"))
     with pytest.raises(InputError, match="takes identify"):
-        choose_methods(["finetune"], get_task("identity"))
-    assert choose_methods([], get_task("column:group")) == ("probe",) and choose_methods([], get_task("identity")) == ("identify",)
-    assert choose_methods(["probe", "attention", "probe"], get_task("column:group")) == ("probe", "attention")
+        _choose_methods(["finetune"], get_task("identity"))
+    assert _choose_methods([], get_task("column:group")) == ("probe",) and _choose_methods([], get_task("identity")) == ("identify",)
+    assert _choose_methods(["probe", "attention", "probe"], get_task("column:group")) == ("probe", "attention")
     with pytest.raises(InputError, match="fine-tuning is for stage 2"):
         evaluate_models(store, "column:group", [models["temporal"]], Options(methods=["finetune"]))
     with pytest.raises(InputError, match="only a fine-tuned model is saved"):

@@ -16,9 +16,9 @@ from phenotype_samples import COLUMNS, write_phenotypes, write_store
 from slimbrain.cli import run_command
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import store_baselines
-from slimbrain.evaluate.labels import visit_month
-from slimbrain.evaluate.leaks import require_apart
-from slimbrain.evaluate.listing import as_markdown, as_records
+from slimbrain.evaluate.labels import _visit_month
+from slimbrain.evaluate.leaks import _require_apart
+from slimbrain.evaluate.listing import _as_markdown, as_records
 from slimbrain.evaluate.phenotypes import column_key
 from slimbrain.evaluate.registry import ENTRIES
 from slimbrain.evaluate.result import Grouping
@@ -78,9 +78,9 @@ def test_hcp_families_stay_on_one_side(tmp_path: Path) -> None:
         (split,) = outer_splits(target.subjects, target.labels, target.kind, task.policy, seed, target.strata, target.groups)
         sides = [{together[name] for name in target.subjects[rows].tolist()} for rows in (split.train, split.valid, split.test)]
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2]) and all(sides)
-        require_apart(target, split)
+        _require_apart(target, split)
     with pytest.raises(InputError, match="is in train and in test"):
-        require_apart(target, Split(np.arange(1, 41), np.arange(0), np.arange(1)))
+        _require_apart(target, Split(np.arange(1, 41), np.arange(0), np.arange(1)))
     alone = read_target(get_task("hcp-sex", phenotypes=files[1:]), store)
     assert alone.groups is None and alone.bound == Grouping(by="Family_ID, Mother_ID, Father_ID", count=None)
 
@@ -123,7 +123,7 @@ def test_adni_takes_the_diagnosis_of_the_visit(tmp_path: Path) -> None:
     ("text", "month"), [("bl", 0), ("ses-M000", 0), ("m06", 6), ("ses-M012", 12), ("ses-sc", 0), ("m", None), ("1", None)]
 )
 def test_visits(text: str, month: int | None) -> None:
-    assert visit_month(text) == month
+    assert _visit_month(text) == month
 
 
 def test_adhd200(tmp_path: Path) -> None:
@@ -339,8 +339,8 @@ def test_the_list_is_printed_without_naming_a_store(capsys: pytest.CaptureFixtur
 
 def test_the_documented_table_is_that_of_the_registry() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert as_markdown() in text, f"put this into {DOCUMENT.name}:\n{as_markdown()}"
-    assert all(as_markdown().count(f"### `{name}`") == 1 for name in ENTRIES)
+    assert _as_markdown() in text, f"put this into {DOCUMENT.name}:\n{_as_markdown()}"
+    assert all(_as_markdown().count(f"### `{name}`") == 1 for name in ENTRIES)
 
 
 def test_an_entry_can_be_changed_for_a_study_of_ones_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import (
-    SCHEMA_VERSION,
+    _SCHEMA_VERSION,
     Estimate,
     Grouping,
     Result,
@@ -83,7 +83,7 @@ def test_a_file_of_before_the_schema_had_a_number_is_read(tmp_path: Path) -> Non
     scoring = Scoring(
         tests_per_seed=1, seeds=3, tuned_on="inner folds of the training subjects", fitted_on="the training subjects", predictors=2
     )
-    assert result.test_scored == scoring and result.schema_version == SCHEMA_VERSION and result.version == "0.1.0"
+    assert result.test_scored == scoring and result.schema_version == _SCHEMA_VERSION and result.version == "0.1.0"
     text = to_markdown(result)
     assert "| confounds | age, site | 0.750 [0.600, 0.900] | n/a | 0.037 |" in text
     assert "difference +0.125 [-0.690, +0.167]" in text and "pretrained on 3 of these subjects" in text
@@ -100,7 +100,7 @@ def test_what_is_written_reads_back_and_says_its_schema(tmp_path: Path) -> None:
     result = as_result("x", before())
     path = write_result(tmp_path / "again.json", result)
     written = json.loads(path.read_text())
-    assert read_result(path) == result and written["schema_version"] == SCHEMA_VERSION
+    assert read_result(path) == result and written["schema_version"] == _SCHEMA_VERSION
     assert written["difference"] == before()["difference"] and written["differences"] == before()["differences"]
     assert {name: written[name] for name in ("rows", "best_baseline", "contract", "published", "excluded")} == {
         name: before()[name] for name in ("rows", "best_baseline", "contract", "published", "excluded")
@@ -165,7 +165,7 @@ def test_what_is_damaged_is_refused_in_one_sentence(content: str, tmp_path: Path
 
 
 def test_a_later_schema_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(changed("schema_version", value=SCHEMA_VERSION + 1))
+    (tmp_path / "x.json").write_text(changed("schema_version", value=_SCHEMA_VERSION + 1))
     with pytest.raises(InputError, match="has schema 2 and this slimbrain reads up to 1; update slimbrain"):
         read_result(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot be read"):

@@ -83,7 +83,7 @@ def test_new_people_are_told_by_the_command(store: Store, folder: Path, tmp_path
     truth = ["high" if int(row["participant_id"][4:]) % 2 else "low" for row in rows]
     assert [row["prediction"] for row in rows[KNOWN:]] == truth[KNOWN:]
     assert [row["in_training"] for row in rows] == [*["yes"] * KNOWN, *["no"] * (NEW - 1), "yes"]
-    assert f"18 sessions in {out}, 13 of them of participants whom the model was trained on" in capsys.readouterr().out
+    assert f"18 sessions in {out}, 13 of them from participants that the model was trained on" in capsys.readouterr().out
 
 
 def test_what_is_predicted_is_the_head_on_the_vectors_of_embed(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -109,12 +109,15 @@ def test_values_come_in_the_unit_of_the_target(store: Store, model: HieraJEPA, t
 def test_those_it_was_tuned_on_are_not_evaluated_on(store: Store, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     provenance = from_pretrained(folder).provenance
     assert provenance is not None and provenance.remembers
-    assert provenance.seen(people_in(store)) == [*(f"sub-{number:02d}" for number in range(KNOWN)), f"sub-{KNOWN + NEW - 1:02d}"]
+    assert provenance.trained_on(people_in(store)) == [*(f"sub-{number:02d}" for number in range(KNOWN)), f"sub-{KNOWN + NEW - 1:02d}"]
     rows = "\n".join(f"sub-{number:02d}\t{'ab'[number % 2]}" for number in range(KNOWN + NEW))
     (store.root / "participants.tsv").write_text(f"participant_id\tgroup\n{rows}\n")
     words = ["evaluate", str(store.root), "--task", "column:group", "--model", str(folder), "--out", str(tmp_path / "x.json")]
     assert run_command(words) == 1
-    assert "was trained on 13 of the 18 participants to be evaluated, first sub-00" in capsys.readouterr().err
+    assert (
+        "was trained on 13 of the 18 participants to be evaluated: sub-00 by name, sub-01 by name, sub-02 by name, and 10 more; "
+        in capsys.readouterr().err
+    )
     card = (folder / "README.md").read_text()
     assert "| **unknown** | 12 | 12 |" in card and "fine_tuned_for: column:group" in card
 
@@ -128,8 +131,8 @@ def test_an_unknown_pretraining_stays_unknown(store: Store, model: HieraJEPA, tm
     tuning, target = tuning_and_target(store, unknown)
     quick = replace(tuning, config=QUICK.model_copy(update={"epochs": 1}))
     found = from_pretrained(save_tuned(tmp_path / "tuned", unknown, quick, target, "column:group")).provenance
-    assert found is not None and not found.remembers and found.seen([Person("sub-03")]) == ["sub-03"]
-    assert "Who was seen in pretraining is unknown" in (tmp_path / "tuned" / "README.md").read_text()
+    assert found is not None and not found.remembers and found.trained_on([Person("sub-03")]) == ["sub-03"]
+    assert "The participants of its pretraining are unknown" in (tmp_path / "tuned" / "README.md").read_text()
 
 
 def test_a_repeated_command_does_not_tune_again(store: Store, model: HieraJEPA, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

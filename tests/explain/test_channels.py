@@ -8,7 +8,7 @@ import torch
 
 from slimbrain.config import TemporalConfig
 from slimbrain.evaluate.probes import LinearRule
-from slimbrain.explain.channels import decision_shares, reconstruction_error, reconstruction_shares
+from slimbrain.explain.channels import _reconstruction_error, decision_shares, reconstruction_shares
 from slimbrain.explain.heads import LinearHead
 from slimbrain.models.temporal import TemporalExtractor, standardise
 
@@ -45,7 +45,7 @@ def test_shares_are_the_slope_of_the_error(model: TemporalExtractor, session: tu
             seen = standard.clone()
             seen[..., channel] *= 1 + sign * step
             with torch.no_grad():
-                errors.append(float(reconstruction_error(model, seen, standard, mm, TR)))
+                errors.append(float(_reconstruction_error(model, seen, standard, mm, TR)))
         assert found[:, channel].sum() == pytest.approx(-(errors[0] - errors[1]) / (2 * step), abs=1e-8)
     assert np.abs(found[:, :-1]).min(axis=1).max() > 1e-7 and (found[:, -1] == 0).all()
     assert found.shape == (FRAMES // WINDOW, CHANNELS)
@@ -64,7 +64,7 @@ def test_the_error_is_that_of_windows_nobody_saw(model: TemporalExtractor, sessi
         truth = standard[0, : n * WINDOW, live].reshape(n, WINDOW, -1)[hidden]
         errors += (rebuilt - truth).square().mean((1, 2)).tolist()
     with torch.no_grad():
-        assert float(reconstruction_error(model, standard, standard, mm, TR)) == pytest.approx(np.mean(errors))
+        assert float(_reconstruction_error(model, standard, standard, mm, TR)) == pytest.approx(np.mean(errors))
 
 
 def test_a_probe_on_stage_one_is_explained_by_its_slope(model: TemporalExtractor, session: tuple[torch.Tensor, torch.Tensor]) -> None:

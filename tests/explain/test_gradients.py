@@ -54,7 +54,7 @@ def test_halved_stretches_give_what_many_even_points_give() -> None:
     found, dense = integrated_gradients(network, decide, sample), integrated_gradients(network, decide, sample, steps=512)
     size = np.abs(dense.values).max()
     np.testing.assert_allclose(found.values, dense.values, atol=0.05 * size)
-    assert gradients.FIRST_INTERVALS * gradients.POINTS < found.steps < 512
+    assert gradients._FIRST_INTERVALS * gradients._POINTS < found.steps < 512
     assert integrated_gradients(network, decide, sample, steps=found.steps).gap > found.gap
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from explain_samples import TINY, corner, record_of
+from killed_samples import assert_rerun_gives_the_same
 from store_samples import make_store, write_run
 
 from slimbrain.cli import run_command
@@ -24,6 +25,8 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
+
+_LATE = ("slimbrain.explain.run", "nibabel")
 
 SUBJECTS, WINDOW = 12, WindowConfig(frames=4, k=3)
 
@@ -178,3 +181,13 @@ def test_what_makes_no_map_is_refused(
 def test_a_folder_without_maps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no map"):
         list_maps(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_thirty_moments_and_run_again_the_maps_are_those_of_an_uninterrupted_run(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.tsv").write_text("participant_id\n" + "".join(f"{info.subject}\n" for info in Store(root / "store").sessions[:2]))
+    words = ["explain", root / "store", "--model", root / "voxel", "--method", "surprise", "--participants", tmp_path / "two.tsv"]
+    assert_rerun_gives_the_same(
+        [*words, "--by-window", "--pictures", "none", "--out", tmp_path / "maps"], tmp_path / "maps", tmp_path / "log", _LATE
+    )

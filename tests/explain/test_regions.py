@@ -11,7 +11,7 @@ from explain_samples import slab
 from nilearn.image import resample_img
 
 from slimbrain.errors import InputError
-from slimbrain.explain.regions import read_atlas, read_labels, region_rows, unit_atlas
+from slimbrain.explain.regions import _read_labels, read_atlas, region_rows, unit_atlas
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def test_units_stand_in_for_an_atlas() -> None:
 )
 def test_labels_are_read_in_every_form(text: str, tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text(text)
-    assert read_labels(tmp_path / "labels.tsv") == {1: "Left V1", 7: "Right V1"}
+    assert _read_labels(tmp_path / "labels.tsv") == {1: "Left V1", 7: "Right V1"}
 
 
 def test_a_list_of_names_counts_from_one(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("Left V1\nRight V1\n")
-    assert read_labels(tmp_path / "labels.txt") == {1: "Left V1", 2: "Right V1"}
+    assert _read_labels(tmp_path / "labels.txt") == {1: "Left V1", 2: "Right V1"}
 
 
 def test_what_is_no_atlas_is_refused(tmp_path: Path, atlas: Path) -> None:
@@ -104,4 +104,4 @@ def test_what_is_no_atlas_is_refused(tmp_path: Path, atlas: Path) -> None:
         read_atlas(tmp_path / "far.nii", None, grid)
     (tmp_path / "bad.tsv").write_text("index\tname\nx\ty\n")
     with pytest.raises(InputError, match=r"bad\.tsv: has a line"):
-        read_labels(tmp_path / "bad.tsv")
+        _read_labels(tmp_path / "bad.tsv")

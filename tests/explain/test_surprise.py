@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slimbrain.data.clip import Clip
-from slimbrain.data.masking import JepaMask, sample_jepa_mask, seen_together
+from slimbrain.data.masking import JepaMask, sample_jepa_mask, visible_stretches
 from slimbrain.explain import surprise, token_surprise
 from slimbrain.explain.surprise import by_window, paint_units
 from slimbrain.models.hiera import Tokens
@@ -133,7 +133,7 @@ def foreseeing() -> HieraJEPA:
     clips, rng = [brain_in_a_state(seed) for seed in range(30)], np.random.default_rng(0)
     targets = [model.target([one]) for one in clips]
     model.baseline = deviation = Deviation(torch.stack([target.values for target in targets]).mean(0))  # type: ignore[assignment]
-    cut = seen_together(WINDOWS, WINDOW_FRAMES, model.config.unit_frames)
+    cut = visible_stretches(WINDOWS, WINDOW_FRAMES, model.config.unit_frames)
     masks = [sample_jepa_mask(slab().units.mm, *cut, model.jepa.context_fraction, rng).context for _ in clips]
     seen = torch.stack([deviation(model.context([one], [mask])).mean(0) for one, mask in zip(clips, masks, strict=True)])
     wanted = torch.stack([functional.layer_norm(deviation(target), target.values.shape[-1:], eps=1e-12) for target in targets])

@@ -98,7 +98,7 @@ def test_decisions_are_those_of_predict_and_the_known_are_marked(root: Path, tmp
     predicted = {row["session"]: row for row in read_tsv(tmp_path / "said.tsv")}
     capsys.readouterr()
     assert explain(root, tmp_path / "maps", "--method", "gradient") == 0
-    assert f"{KNOWN} of them are of participants whom the model was trained on" in capsys.readouterr().out
+    assert f"{KNOWN} of them are of participants that the model was trained on" in capsys.readouterr().out
     average, *_ = entries = list_maps(tmp_path / "maps")
     for entry in entries:
         if entry.session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slimbrain.governance.fingerprint import FRAMES, PROJECTIONS, SIGNATURE_BITS_APART, nearest, signature, sketch
+from slimbrain.governance.fingerprint import FRAMES, PROJECTIONS, SIGNATURE_BITS_APART, _sketch, nearest, signature
 
 
 def recording(seed: int, frames: int = 200, channels: int = 30) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_the_cosine_of_sketches_is_the_correlation_of_what_they_are_of() -> None
     for wanted in np.linspace(-0.9, 0.9, 40):
         first, other = rng.normal(size=(2, FRAMES, 40))
         second = wanted * first + np.sqrt(1 - wanted**2) * other
-        errors.append(float(sketch(first) @ sketch(second)) - wanted)
+        errors.append(float(_sketch(first) @ _sketch(second)) - wanted)
     assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(len(errors)) + 0.01 and np.std(errors) < 2 / np.sqrt(PROJECTIONS)
 
 
@@ -64,4 +64,4 @@ def test_a_constant_channel_adds_nothing() -> None:
     beyond[:, 5] = 123.0
     silent = series.copy()
     silent[:, 5] = 0.0
-    assert np.allclose(sketch(beyond), sketch(silent))
+    assert np.allclose(_sketch(beyond), _sketch(silent))

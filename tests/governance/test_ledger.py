@@ -102,7 +102,7 @@ def test_counts_are_summed_over_processes_and_restarts(monkeypatch: pytest.Monke
     second.add(["c", "a"])
     shares = {"first": torch.tensor([2, 1, 0]), "second": torch.tensor([1, 0, 1])}
     for one, other in ((first, "second"), (second, "first")):
-        monkeypatch.setattr(counts_module, "add_up", lambda mine, other=other: mine + shares[other])
+        monkeypatch.setattr(counts_module, "all_reduce", lambda mine, other=other: mine + shares[other])
         assert one.counts(cpu) == [5 + 3, 1, 1 + 1]
         # A second state counts nothing twice.
         assert one.by_key(cpu) == {"a": 8, "b": 1, "c": 2}

@@ -32,35 +32,35 @@ def heard(seed: int) -> str:
 
 def test_the_same_label_of_another_cohort_is_another_person() -> None:
     model = trained_on(Person("sub-01", "a"), Person("sub-02", "b"))
-    assert model.seen([Person("sub-01", "a"), Person("sub-02", "b")]) == ["sub-01", "sub-02"]
-    assert model.seen([Person("sub-01", "b"), Person("sub-02", "a"), Person("sub-03", "a")]) == []
+    assert model.trained_on([Person("sub-01", "a"), Person("sub-02", "b")]) == ["sub-01", "sub-02"]
+    assert model.trained_on([Person("sub-01", "b"), Person("sub-02", "a"), Person("sub-03", "a")]) == []
 
 
 def test_padding_does_not_make_another_person() -> None:
-    assert trained_on(Person("sub-0051456", "abide")).seen([Person("sub-51456", "abide")]) == ["sub-51456"]
-    assert trained_on(Person("sub-100", "a")).seen([Person("sub-1", "a")]) == []
+    assert trained_on(Person("sub-0051456", "abide")).trained_on([Person("sub-51456", "abide")]) == ["sub-51456"]
+    assert trained_on(Person("sub-100", "a")).trained_on([Person("sub-1", "a")]) == []
 
 
 @pytest.mark.parametrize(("there", "here"), [("", "a"), ("a", ""), ("", "")])
 def test_equal_labels_count_where_a_cohort_is_not_known(there: str, here: str) -> None:
     model = trained_on(Person("sub-01", there))
-    assert model.seen([Person("sub-01", here), Person("sub-02", here)]) == ["sub-01"]
+    assert model.trained_on([Person("sub-01", here), Person("sub-02", here)]) == ["sub-01"]
 
 
 def test_a_recording_is_known_under_another_name() -> None:
     model = trained_on(Person("sub-01", "a", (heard(1), heard(2))), Person("sub-02", "a", (heard(3),)))
-    assert model.seen([Person("sub-99", "b", (heard(7), heard(2))), Person("sub-98", "b", (heard(8),))]) == ["sub-99"]
+    assert model.trained_on([Person("sub-99", "b", (heard(7), heard(2))), Person("sub-98", "b", (heard(8),))]) == ["sub-99"]
 
 
 def test_a_recording_without_change_is_nobodys() -> None:
-    assert trained_on(Person("sub-01", "a", ("",))).seen([Person("sub-02", "b", ("",))]) == []
+    assert trained_on(Person("sub-01", "a", ("",))).trained_on([Person("sub-02", "b", ("",))]) == []
 
 
 def test_older_checkpoints_are_read_by_label() -> None:
     old = model_of(**{OLD_HASHES: [subject_hash("sub-01"), subject_hash("sub-02")]})
     # What version 0.1.0 wrote for sub-01, before cohorts were known.
     assert subject_hash("sub-01") == "fe5528b26b16d22f"
-    assert old.seen([Person("sub-01", "a", (heard(1),)), Person("sub-02"), Person("sub-03")]) == ["sub-01", "sub-02"]
+    assert old.trained_on([Person("sub-01", "a", (heard(1),)), Person("sub-02"), Person("sub-03")]) == ["sub-01", "sub-02"]
     assert old.remembers and not model_of(stage="voxel").remembers
 
 
@@ -69,7 +69,7 @@ def test_older_checkpoints_are_read_by_label() -> None:
 )
 def test_a_damaged_memory_is_refused(memory: Any) -> None:
     with pytest.raises(InputError, match="by which the model remembers its participants, is damaged"):
-        model_of(**{REMEMBERED: memory}).seen([Person("sub-01", "", (heard(1),))])
+        model_of(**{REMEMBERED: memory}).trained_on([Person("sub-01", "", (heard(1),))])
 
 
 def test_names_are_not_told() -> None:

@@ -72,7 +72,7 @@ def test_nothing_of_them_is_left_and_all_of_the_others(store: Store) -> None:
     assert verify(store.root).problems == []
 
 
-def test_the_tombstone_says_when_and_why_and_not_who(store: Store) -> None:
+def test_the_record_says_when_and_why_and_not_who(store: Store) -> None:
     withdraw(store.root, "sub-02", "moved\tabroad")
     (record,) = withdrawn(store.root).active
     assert (record.label, record.person, record.cohort) == (subject_hash("sub-02"), subject_hash("sub-02", "open study"), "open study")
@@ -107,7 +107,7 @@ def test_writing_them_again_is_refused_even_while_the_withdrawal_runs(store: Sto
 
 
 def test_a_session_that_was_being_written_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tombstone comes after the writer looked and before its row."""
+    """The record comes after the writer looked and before its row."""
     list_it = placing._list
 
     def late(*arguments: object) -> None:
@@ -188,7 +188,7 @@ def test_the_ledger_answers_for_what_shards_prepared(sharded: Store, tmp_path: P
 def test_of_one_label_in_two_cohorts_the_right_one_goes(store: Store) -> None:
     kept = write(store, "02", "9", CLOSED)
     series = Store(store.root).coarse(kept)
-    with pytest.raises(InputError, match=r"sub-02 stands for participants of several cohorts \(closed study, open study\); say which"):
+    with pytest.raises(InputError, match=r"sub-02 is the label of participants of several cohorts \(closed study, open study\); say which"):
         withdraw(store.root, "sub-02")
     assert len(withdraw(store.root, "sub-02", cohort="open study").sessions) == 2
     after = Store(store.root)
@@ -249,7 +249,7 @@ def test_killed_at_any_moment_nothing_else_is_lost_and_it_is_gone_on_with(store:
     told = json.loads(done.stdout)
     assert told["problems"] == []
     # Both sides of the moment at which it holds were met, and most moments are after it.
-    assert 0 < told["moments"] - told["buried"] < told["buried"] and told["moments"] > 20
+    assert 0 < told["moments"] - told["recorded"] < told["recorded"] and told["moments"] > 20
     assert not any("sub-02" in file for file in told["files"])
 
 
@@ -265,7 +265,7 @@ def test_a_withdrawal_that_was_cut_short_is_seen_and_finished_by_others(store: S
 # --- other ways in
 
 
-def test_merge_and_subset_take_the_tombstone_along_and_the_data_not(store: Store, tmp_path: Path) -> None:
+def test_merge_and_subset_take_the_record_along_and_the_data_not(store: Store, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     merge(whole, [store])
     withdraw(store.root, "sub-02", "asked to")
@@ -301,14 +301,14 @@ def test_who_was_readmitted_is_read_again(store: Store) -> None:
 
 
 @pytest.mark.parametrize("row", ["x\tn/a\tn/a", f"{16 * 'a'}\t{16 * 'b'}\tn/a", f"n/a\t{16 * 'b'}\tc", "\t\t"])
-def test_a_damaged_tombstone_is_no_leave_to_read(row: str, store: Store) -> None:
+def test_a_damaged_record_is_no_leave_to_read(row: str, store: Store) -> None:
     (store.root / WITHDRAWN_FILE).write_text(f"label\tperson\tcohort\n{row}\n")
-    with pytest.raises(StoreError, match=r"withdrawn.tsv, line 2: is no tombstone"):
+    with pytest.raises(StoreError, match=r"withdrawn.tsv, line 2: is no record of a withdrawal"):
         Store(store.root).sessions  # noqa: B018 -- looking is what is refused
     assert verify(store.root).problems[0].file == WITHDRAWN_FILE
 
 
-def test_old_tables_of_tombstones_are_read(store: Store) -> None:
+def test_old_tables_of_withdrawals_are_read(store: Store) -> None:
     (store.root / WITHDRAWN_FILE).write_text(f"label\n{subject_hash('sub-02')}\n")
     assert withdrawn(store.root).active == (WithdrawalRecord(subject_hash("sub-02")),)
 

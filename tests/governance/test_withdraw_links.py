@@ -129,9 +129,13 @@ def test_a_store_that_is_reached_by_a_link_is_no_store_of_links(store: Store, tm
     assert done.behind == [] and done.sessions == SESSIONS and not (store.root / "sub-02").exists()
 
 
-def test_a_merge_copies_what_links_lead_to_and_not_the_links(store: Store, tmp_path: Path) -> None:
-    move(store.root / "sub-02" / "ses-1", tmp_path / "outside")
-    assert merge(tmp_path / "out", [Store(store.root)]).failures == []
+@pytest.mark.parametrize("link", [False, True])
+def test_a_merge_copies_what_links_lead_to_and_not_the_links(link: bool, store: Store, tmp_path: Path) -> None:
+    """A hard link to a symbolic link would be one more symbolic link."""
+    for name in names(SESSIONS[0]):
+        move(store.root / "sub-02" / "ses-1" / "func" / name, tmp_path / "outside")
+    assert merge(tmp_path / "out", [Store(store.root)], link=link).failures == []
+    assert Store(tmp_path / "out").coarse(SESSIONS[0]).shape == (40, 4)
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
     done = withdraw(tmp_path / "out", "02")
     assert done.behind == [] and len(files(tmp_path / "outside")) == 2

@@ -17,7 +17,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.launch import LaunchOutcome, Resources, Work, client, launch
 from slimbrain.launch.folder import LaunchFolder, LaunchPlan
-from slimbrain.launch.worker import LOCAL_REQUEUE_CODE, run_shard
+from slimbrain.launch.worker import _LOCAL_REQUEUE_CODE, run_shard
 
 SHARDS = {"a": ("--version",), "b": ("--version",), "c": ("--version",)}
 
@@ -192,7 +192,7 @@ def test_a_job_writes_down_that_its_command_is_done(folder: LaunchFolder) -> Non
 def test_a_job_that_fails_is_run_once_more_and_then_given_up(folder: LaunchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     plan(folder, ("no-such-command",))
-    for state, failures, code in (("retried", 1, LOCAL_REQUEUE_CODE), ("failed", 2, 2)):
+    for state, failures, code in (("retried", 1, _LOCAL_REQUEUE_CODE), ("failed", 2, 2)):
         with pytest.raises(SystemExit) as left:
             run_shard(str(folder.root), "a")
         found = folder.read("a")
@@ -233,7 +233,7 @@ LONG = ("simulate", "cohort", "--subjects", "500")
 
 
 @pytest.mark.parametrize(
-    ("number", "state", "code", "requeues"), [(signal.SIGUSR2, "requeued", LOCAL_REQUEUE_CODE, 1), (signal.SIGTERM, "stopped", 0, 0)]
+    ("number", "state", "code", "requeues"), [(signal.SIGUSR2, "requeued", _LOCAL_REQUEUE_CODE, 1), (signal.SIGTERM, "stopped", 0, 0)]
 )
 def test_a_job_that_is_told_to_stop_ends_its_command(
     number: int, state: str, code: int, requeues: int, folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimbrain.models.attention import Ragged, attend, spans_of
+from slimbrain.models.attention import _Ragged, attend, spans_of
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, queries: tuple[int, ...], keys: tuple[int, ...]) -> Tensor:
@@ -32,12 +32,12 @@ def test_each_span_sees_itself_alone(queries: tuple[int, ...], keys: tuple[int, 
     k, v = torch.randn(2, sum(keys), 2, 3, dtype=torch.float64)
     expected = written_out(q, k, v, queries, keys)
     torch.testing.assert_close(attend(q, k, v, spans_of(queries, keys)), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(attend(q, k, v, Ragged(queries, keys)), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attend(q, k, v, _Ragged(queries, keys)), expected, rtol=0, atol=1e-12)
 
 
 def test_equal_lengths_are_one_batch() -> None:
     assert spans_of([4, 4], [8, 8]) == 2
-    assert spans_of([4, 4], [8, 7]) == Ragged((4, 4), (8, 7))
+    assert spans_of([4, 4], [8, 7]) == _Ragged((4, 4), (8, 7))
 
 
 @pytest.mark.cuda

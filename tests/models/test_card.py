@@ -66,7 +66,7 @@ def test_cohorts_are_a_table() -> None:
 def test_a_model_that_does_not_say_whom_it_saw_says_so_loudly(cohorts: object) -> None:
     training = {"subjects": 5, "sessions": 6, "cohorts": cohorts}
     text = card(training)
-    assert f"| **unknown** | 5 | 6 {4 * '| **unknown** '}|" in text and "**Who was seen in pretraining is unknown**" in text
+    assert f"| **unknown** | 5 | 6 {4 * '| **unknown** '}|" in text and "**The participants of its pretraining are unknown**" in text
 
 
 def test_the_strictest_terms_of_all_cohorts_hold() -> None:
@@ -100,7 +100,7 @@ def test_every_card_says_what_it_is_for() -> None:
             "## What it reads",
             "## What it was trained on",
             "## What the terms of the data allow",
-            "## Who was seen",
+            "## Pretrained on",
             "## Intended use",
             "## Out of scope",
             "## Use",

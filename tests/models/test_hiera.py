@@ -167,7 +167,7 @@ def test_deleting_any_unit_leaves_all_others_unchanged(grid8: Grid, unit: str, u
 def local_outputs(encoder: Hiera, clip: Clip, visible: np.ndarray) -> dict[tuple[int, int], Tensor]:
     packing = pack_clips([clip.grid], [visible], encoder.config.unit, encoder.config.unit_frames)
     with torch.no_grad():
-        values = encoder.local_stages([clip], packing)
+        values = encoder.local_levels([clip], packing)
     return {(int(step), int(unit)): value for step, unit, value in zip(packing.step, packing.unit, values, strict=True)}
 
 
@@ -254,7 +254,7 @@ def test_refuses_what_does_not_fit(grid8: Grid) -> None:
     encoder = make_encoder(grid8)
     with pytest.raises(ContractError, match="not a whole number of units"):
         encoder([make_clip(grid8, frames=10)])
-    with pytest.raises(ContractError, match="at least one seen"):
+    with pytest.raises(ContractError, match="at least one unit"):
         encoder([make_clip(grid8)], [np.zeros((4, grid8.n_units), dtype=bool)])
     with pytest.raises(ContractError, match="do not fit"):
         Clip(torch.zeros(4, 5, 8), torch.zeros(4), grid8)

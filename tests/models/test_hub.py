@@ -80,13 +80,13 @@ def test_where_it_came_from_comes_back(folder: Path, grid8: Grid) -> None:
     read, written = from_pretrained(str(folder)).provenance, provenance(grid8)
     assert read is not None and read.weights_sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert replace(read, weights_sha256="") == written
-    assert read is not None and read.seen([Person(label) for label in SUBJECTS]) == sorted(SUBJECTS)
+    assert read is not None and read.trained_on([Person(label) for label in SUBJECTS]) == sorted(SUBJECTS)
 
 
 def test_hashes_are_of_one_name_and_do_not_tell_it() -> None:
     hashes = {subject_hash(f"sub-{number:03d}") for number in range(1000)}
     assert len(hashes) == 1000 and not any("sub" in value for value in hashes)
-    assert replace(provenance(None), training={}).seen([Person("sub-01")]) == []
+    assert replace(provenance(None), training={}).trained_on([Person("sub-01")]) == []
 
 
 def test_a_folder_holds_all_that_a_stranger_needs(folder: Path, grid8: Grid) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimbrain.models.layers import Attention, FourierPosition, Mlp, fourier_features, rotate, wavelengths
+from slimbrain.models.layers import Attention, FourierPosition, Mlp, _rotate, fourier_features, wavelengths
 
 
 def reference_attention(ours: Attention) -> nn.MultiheadAttention:
@@ -64,9 +64,9 @@ def test_rotation_keeps_length_and_makes_products_relative() -> None:
     waves = torch.tensor([3.0, 10.0, 40.0], dtype=torch.float64)
 
     def product(at_q: float, at_k: float) -> float:
-        return float(rotate(q, 2 * math.pi * at_q / waves) @ rotate(k, 2 * math.pi * at_k / waves))
+        return float(_rotate(q, 2 * math.pi * at_q / waves) @ _rotate(k, 2 * math.pi * at_k / waves))
 
-    assert rotate(q, 2 * math.pi * 5.0 / waves).norm() == pytest.approx(float(q.norm()), abs=1e-12)
+    assert _rotate(q, 2 * math.pi * 5.0 / waves).norm() == pytest.approx(float(q.norm()), abs=1e-12)
     assert product(5.0, 8.0) == pytest.approx(product(105.5, 108.5), abs=1e-10)
     assert product(5.0, 8.0) != pytest.approx(product(5.0, 9.0), abs=1e-3)
     assert product(0.0, 0.0) == pytest.approx(float(q @ k), abs=1e-12)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import Tokens
-from slimbrain.models.jepa import spread_penalties
-from slimbrain.models.position import PositionBaseline, position_features, take_out_position
+from slimbrain.models.jepa import _spread_penalties
+from slimbrain.models.position import PositionBaseline, _position_features, take_out_position
 
 
 def make_tokens(grid: Grid, values: Tensor, seconds: Tensor) -> Tokens:
@@ -33,7 +33,7 @@ def test_every_unit_has_a_place_of_its_own(resolution: str) -> None:
     lattice = LATTICES[resolution]
     grid = Grid(lattice, np.ones((lattice.edge,) * 3, dtype=bool))
     tokens = make_tokens(grid, torch.zeros(grid.n_units, 1), torch.zeros(1))
-    indicators = position_features(tokens)[:, :216]
+    indicators = _position_features(tokens)[:, :216]
     assert indicators.sum(1).eq(1).all()
     assert len(indicators.argmax(1).unique()) == grid.n_units
 
@@ -52,7 +52,7 @@ def test_equals_numpy_least_squares(grid8: Grid) -> None:
     seconds = torch.rand(40, generator=torch.Generator().manual_seed(6)) * 2000
     values = torch.randn(40 * grid8.n_units, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     tokens = make_tokens(grid8, values, seconds)
-    features = position_features(tokens).numpy()
+    features = _position_features(tokens).numpy()
     coefficients, *_ = np.linalg.lstsq(features, values.numpy(), rcond=None)
     torch.testing.assert_close(take_out_position(tokens), values - torch.tensor(features @ coefficients), atol=2e-3, rtol=0)
 
@@ -76,20 +76,20 @@ def test_memory_keeps_what_sets_a_session_apart(grid8: Grid) -> None:
 def test_penalties_in_closed_form(grid8: Grid) -> None:
     seconds = torch.rand(2000, generator=torch.Generator().manual_seed(4)) * 500
     noise = torch.randn(2000 * grid8.n_units, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    collapsed, _ = spread_penalties(make_tokens(grid8, torch.ones_like(noise), seconds))
+    collapsed, _ = _spread_penalties(make_tokens(grid8, torch.ones_like(noise), seconds))
     assert float(collapsed) == pytest.approx(1 - 1e-2, abs=1e-3)
-    variance, covariance = spread_penalties(make_tokens(grid8, noise, seconds))
+    variance, covariance = _spread_penalties(make_tokens(grid8, noise, seconds))
     assert float(variance) < 0.01
     assert float(covariance) < 0.01
     twins = torch.cat((noise[:, :1], noise[:, :1], 0.5 * noise[:, 1:2]), dim=1)
-    variance, covariance = spread_penalties(make_tokens(grid8, twins, seconds))
+    variance, covariance = _spread_penalties(make_tokens(grid8, twins, seconds))
     assert float(variance) == pytest.approx((1 - 0.5) / 3, abs=0.02)
     assert float(covariance) == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_penalties_have_a_finite_slope_where_everything_has_collapsed(grid8: Grid) -> None:
     values = torch.zeros(10 * grid8.n_units, 4, dtype=torch.float64, requires_grad=True)
-    variance, covariance = spread_penalties(make_tokens(grid8, values, torch.arange(10.0)))
+    variance, covariance = _spread_penalties(make_tokens(grid8, values, torch.arange(10.0)))
     (variance + covariance).backward()
     assert values.grad is not None
     assert values.grad.isfinite().all()

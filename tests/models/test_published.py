@@ -19,7 +19,7 @@ from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.published import PublishedEncoder, as_model, load_published, read_published
+from slimbrain.models.published import PublishedEncoder, _read_published, as_model, load_published
 
 State = dict[str, Tensor]
 
@@ -112,7 +112,7 @@ def plain() -> Plain:
 @pytest.mark.parametrize("hidden", [pytest.param([], marks=pytest.mark.slow), [1, 2]])
 def test_equals_a_plain_network_with_these_names(hidden: list[int], plain: Plain) -> None:
     """Two time units of 1 x 2 x 1 mask units."""
-    encoder = read_published(plain.state_dict(), SMALL, "test").double()
+    encoder = _read_published(plain.state_dict(), SMALL, "test").double()
     volumes = torch.randn(2, 16, 32, 64, 32, dtype=torch.float64)
     mask = torch.ones(2, 4, dtype=torch.bool)
     mask[1, hidden] = False
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_named(change: Callable[[State], object], message: 
     changed = dict(state)
     change(changed)
     with pytest.raises(InputError, match=message) as refusal:
-        read_published(changed, config, "weights.pth")
+        _read_published(changed, config, "weights.pth")
     assert str(refusal.value).startswith("weights.pth: ") and "\n" not in str(refusal.value)
 
 
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(content: str, tmp_path: Path, c
 
 def test_other_shapes_of_input_are_refused(state: State) -> None:
     config = load_preset("paper").voxel.model_copy(update={"learned_positions": (24, 40), "norm_eps": 1e-6})
-    model = read_published(state, config, "test")
+    model = _read_published(state, config, "test")
     with pytest.raises(InputError, match=r"takes \(B, 1, 40, 96, 96, 96\)"):
         model.forward_features(torch.zeros(1, 40, 96, 96, 96))
     with pytest.raises(InputError, match=r"expected \(1, 135\)"):
@@ -237,7 +237,7 @@ def test_the_command_makes_a_model_that_reads_a_store(state: State, tmp_path: Pa
     model = from_pretrained(tmp_path / "model", store.contract)
     assert isinstance(model, HieraJEPA)
     clip = read_clip(store, store.sessions[0], range(8), 5)
-    published = read_published(state, model.config, "test").encoder.eval()
+    published = _read_published(state, model.config, "test").encoder.eval()
     with torch.no_grad():
         assert torch.equal(model.encoder([clip]).values, published([clip]).values)
     assert "SLIM-Brain's published checkpoint" in (tmp_path / "model" / "README.md").read_text()

@@ -13,7 +13,7 @@ from hub_process import call, processes
 
 from slimbrain.config import TemporalConfig, WindowConfig
 from slimbrain.governance.provenance import Provenance
-from slimbrain.models.hub import EVALUATIONS_FILE, MODEL_FILES, save_pretrained
+from slimbrain.models.hub import _MODEL_FILES, EVALUATIONS_FILE, save_pretrained
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import Contract
 
@@ -60,7 +60,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_then_without_a_network(folder: P
     assert said.startswith(f"{hub.url}/lab/model/commit/")
     repo = hub.repos["lab/model"]
     assert repo.private
-    assert repo.files == {path.name: path.read_bytes() for path in folder.iterdir() if path.name in MODEL_FILES}
+    assert repo.files == {path.name: path.read_bytes() for path in folder.iterdir() if path.name in _MODEL_FILES}
     # A stranger does not see it, and is told what to do.
     assert "hf auth login" in run("from_pretrained", "lab/model", endpoint=hub.url, home=tmp_path / "other")
     # With a token it comes, and stays in the cache for when there is no network, or none is wanted.
@@ -118,7 +118,7 @@ def test_a_push_that_cannot_be_is_one_sentence(folder: Path, hub: Hub, run: Run,
     said = run("push_to_hub", folder, "lab/model", private=True, endpoint=NOWHERE, home=tmp_path, environment={"HF_TOKEN": TOKEN})
     assert "cannot be reached" in said and "nothing was uploaded" in said
     (folder / "model.safetensors").write_bytes(b"half")
-    assert "does not hold the weights" in run(
+    assert "was cut short, damaged or exchanged" in run(
         "push_to_hub", folder, "lab/model", private=True, endpoint=hub.url, home=tmp_path, environment={"HF_TOKEN": TOKEN}
     )
     assert hub.repos == {}

@@ -15,7 +15,7 @@ from slimbrain.errors import InputError
 from slimbrain.models import size
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.size import (
-    encoder_parameters,
+    _encoder_parameters,
     jepa_parameters,
     memory_bytes,
     require_memory,
@@ -51,7 +51,7 @@ def test_stage_2_is_never_overstated(
     config = HieraConfig(embed=4 * half, depths=depths, heads=(1, 1, 2, 2), mlp_ratio=ratio, learned_positions=learned)
     jepa = JepaConfig(predictor_width=8 * predictor, predictor_depth=predictor, predictor_heads=2)
     model = HieraJEPA(config, jepa, 8)
-    assert 0 < encoder_parameters(config) <= parameters(model.context)
+    assert 0 < _encoder_parameters(config) <= parameters(model.context)
     assert 0 < jepa_parameters(config, jepa) <= parameters(model)
 
 

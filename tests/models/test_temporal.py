@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slimbrain.config import TemporalConfig
 from slimbrain.errors import InputError
-from slimbrain.models.temporal import HIDING, TemporalExtractor, cut_windows, hide, spread_anchors, standardise, temporal_loss
+from slimbrain.models.temporal import _HIDING, TemporalExtractor, _spread_anchors, cut_windows, hide, standardise, temporal_loss
 
 TINY = TemporalConfig(width=32, depth=2, heads=4, groups=6, window_frames=4)
 
@@ -185,14 +185,14 @@ def test_windows_start_at_frame_zero_and_drop_the_tail() -> None:
 
 
 def test_anchors_fill_the_brain_evenly_and_stay() -> None:
-    anchors = spread_anchors(32)
-    assert np.array_equal(anchors, spread_anchors(32))
+    anchors = _spread_anchors(32)
+    assert np.array_equal(anchors, _spread_anchors(32))
     assert (((anchors - [0, -17, 4]) / [68, 87, 70]) ** 2).sum(1).max() < 1
     distance = np.linalg.norm(anchors[:, None] - anchors[None], axis=-1) + 1e3 * np.eye(32)
     # 32 equal balls of the ellipsoid's volume: centres 48 mm apart if they were packed without gaps as a cubic lattice.
     spacing = (4 / 3 * math.pi * 68 * 87 * 70 / 32) ** (1 / 3)
     assert distance.min() > 0.5 * spacing
-    assert spread_anchors(1).shape == (1, 3)
+    assert _spread_anchors(1).shape == (1, 3)
 
 
 def test_hiding_mixes_all_the_ways_that_the_scores_ask_for() -> None:
@@ -201,10 +201,10 @@ def test_hiding_mixes_all_the_ways_that_the_scores_ask_for() -> None:
     assert draws.any((1, 2)).all()
     whole = (draws.all(2) | ~draws.any(2)).all(1)
     hidden = draws.all(2).sum(1)[whole]
-    assert (~whole).float().mean().item() == pytest.approx(HIDING["tokens"], abs=0.03)
+    assert (~whole).float().mean().item() == pytest.approx(_HIDING["tokens"], abs=0.03)
     for count, way in ((1, "leave_one_out"), (9, "only_one")):
-        assert (hidden == count).sum().item() / 2000 > HIDING[way] - 0.04
-    assert (hidden == 10).sum().item() / 2000 > HIDING["nothing"] - 0.02
+        assert (hidden == count).sum().item() / 2000 > _HIDING[way] - 0.04
+    assert (hidden == 10).sum().item() / 2000 > _HIDING["nothing"] - 0.02
     tokens = draws[~whole]
     for group in range(4):
         members = tokens[:, :, groups == group]

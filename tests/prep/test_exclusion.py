@@ -17,7 +17,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.prep import PrepOptions, PrepSummary, prepare
 from slimbrain.prep import session as session_module
-from slimbrain.prep.exclusion import LIMITS, Limits, judge
+from slimbrain.prep.exclusion import _LIMITS, Limits, judge
 from slimbrain.store import Store
 
 WriteRun = Callable[..., Path]
@@ -233,11 +233,11 @@ MEASURED = {"coverage": 0.8, "tsnr": 50.0, "fd_mean": 0.25, "flagged_share": 0.1
 
 
 def test_every_limit_has_an_option_and_all_but_coverage_are_off() -> None:
-    assert {limit.option for limit in LIMITS} == set(Limits.model_fields)
+    assert {limit.option for limit in _LIMITS} == set(Limits.model_fields)
     assert {name for name, value in Limits().model_dump().items() if value is not None} == {"min_coverage"}
 
 
-@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.option)
+@pytest.mark.parametrize("limit", _LIMITS, ids=lambda limit: limit.option)
 @given(value=st.floats(0, 1), threshold=st.floats(0, 1))
 def test_a_limit_is_what_its_name_says(limit: object, value: float, threshold: float) -> None:
     limits = Limits(**{"min_coverage": 0.0, limit.option: threshold})  # type: ignore[attr-defined]

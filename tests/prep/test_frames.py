@@ -17,7 +17,7 @@ from slimbrain.prep import PrepOptions, PrepSummary, prepare
 from slimbrain.prep.frames import FrameWatch
 from slimbrain.prep.roi import prepare_roi
 from slimbrain.prep.runs import RoiSeries
-from slimbrain.prep.volume import TimeAxis
+from slimbrain.prep.timing import TimeAxis
 from slimbrain.store import Channels, Store
 
 WriteRun = Callable[..., Path]

@@ -14,15 +14,15 @@ from scipy.ndimage import gaussian_filter
 
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.prep.likeness import (
-    FLIPS,
-    LIKENESS_FRAMES,
+    _FLIPS,
+    _LIKENESS_FRAMES,
     Likeness,
+    _mirror_overlap,
+    _on_lattice,
+    _template_mask,
     brightness,
-    mirror_overlap,
-    on_lattice,
     overlap,
     template_likeness,
-    template_mask,
 )
 from slimbrain.prep.source import open_source
 from slimbrain.simulate import CohortSpec, simulate_cohort
@@ -74,7 +74,7 @@ def test_a_head_in_its_place_is_not_flagged(template: tuple[Array, Array], tmp_p
 def test_a_planted_flip_is_named(flip: str, words: str, codes: str, template: tuple[Array, Array], tmp_path: Path) -> None:
     """The array is reversed along an axis of the world, its affine is not; however the file is stored."""
     mask, affine = template
-    image = nibabel.Nifti1Image(np.flip(head(mask), FLIPS[flip]), affine)
+    image = nibabel.Nifti1Image(np.flip(head(mask), _FLIPS[flip]), affine)
     turned = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(codes))
     stored = image.as_reoriented(turned)
     found = likeness_of(tmp_path / "head.nii", np.asarray(stored.dataobj), stored.affine)
@@ -89,12 +89,12 @@ def test_left_and_right_of_the_template_cannot_be_told_and_are_not_judged(templa
     assert "left_right" not in found.telling and found.warnings == []
 
 
-@pytest.mark.parametrize("flip", FLIPS)
+@pytest.mark.parametrize("flip", _FLIPS)
 def test_all_flips_of_a_lopsided_brain_are_told(flip: str, tmp_path: Path) -> None:
     brain = lopsided()
-    data = np.flip(head(brain), FLIPS[flip])
+    data = np.flip(head(brain), _FLIPS[flip])
     found = likeness_of(tmp_path / "head.nii", data, LATTICES["8mm"].affine, brain)
-    assert found.better_flip == flip and set(found.telling) == set(FLIPS)
+    assert found.better_flip == flip and set(found.telling) == set(_FLIPS)
     upright = likeness_of(tmp_path / "upright.nii", head(brain), LATTICES["8mm"].affine, brain)
     assert upright.warnings == []
 
@@ -139,8 +139,8 @@ def test_real_recordings_are_flagged_only_when_they_are_flipped(flip: str, share
     assert len(files) == 7
     for number, file in enumerate(files):
         image = nibabel.load(file)
-        data = np.asarray(image.dataobj[..., :LIKENESS_FRAMES], np.float32)
-        axes = [int(np.flatnonzero(nibabel.io_orientation(image.affine)[:, 0] == axis)[0]) for axis in FLIPS.get(flip, ())]
+        data = np.asarray(image.dataobj[..., :_LIKENESS_FRAMES], np.float32)
+        axes = [int(np.flatnonzero(nibabel.io_orientation(image.affine)[:, 0] == axis)[0]) for axis in _FLIPS.get(flip, ())]
         found = likeness_of(tmp_path / f"{number}.nii", np.flip(data, axes), image.affine)
         assert found.better_flip == flip, file
         assert bool(found.warnings) == bool(flip)
@@ -159,9 +159,9 @@ def test_simulated_cohorts_give_no_false_alarm(tmp_path: Path) -> None:
 
 
 def test_the_template_is_the_mask_of_the_coarse_grid_and_left_right_symmetric() -> None:
-    mask = template_mask()
+    mask = _template_mask()
     np.testing.assert_array_equal(mask, Grid.mni152("8mm").mask)
-    assert {name: mirror_overlap(mask, axes) < 0.92 for name, axes in FLIPS.items()} == {
+    assert {name: _mirror_overlap(mask, axes) < 0.92 for name, axes in _FLIPS.items()} == {
         "left_right": False,
         "front_back": True,
         "up_down": True,
@@ -173,14 +173,14 @@ def test_mirror_overlap_by_hand() -> None:
     mask = np.zeros((5, 5, 5), bool)
     mask[1, 1, 1] = mask[2, 1, 1] = mask[2, 2, 1] = True
     # About the middle of the two rows the mirror image of (1, 1), (2, 1), (2, 2) is (2, 1), (1, 1), (1, 2).
-    assert mirror_overlap(mask, (0,)) == pytest.approx(2 / 3)
-    assert mirror_overlap(mask, (2,)) == 1
+    assert _mirror_overlap(mask, (0,)) == pytest.approx(2 / 3)
+    assert _mirror_overlap(mask, (2,)) == 1
 
 
 def test_brightness_is_the_root_mean_square_of_the_first_frames(tmp_path: Path) -> None:
     data = np.random.default_rng(0).standard_normal((4, 5, 6, 12)).astype(np.float32)
     data[1, 1, 1, 2], data[1, 1, 1, 11] = np.nan, 5
-    expected = np.sqrt(np.mean(data[..., :LIKENESS_FRAMES].astype(float) ** 2, axis=3))
+    expected = np.sqrt(np.mean(data[..., :_LIKENESS_FRAMES].astype(float) ** 2, axis=3))
     expected[1, 1, 1] = 0
     np.testing.assert_allclose(
         brightness(open_source(save(tmp_path / "image.nii", data, np.diag((4.0, 4, 4, 1)), 2.0))), expected, rtol=1e-6
@@ -191,7 +191,7 @@ def test_a_linear_field_comes_through_the_lattice_unchanged() -> None:
     affine = np.diag((-3.0, 3, 3, 1))
     affine[:3, 3] = 100, -120, -90
     mm = np.moveaxis(np.indices((67, 80, 67)), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-    sampled = on_lattice(mm @ [1.0, 2.0, 3.0], affine)
+    sampled = _on_lattice(mm @ [1.0, 2.0, 3.0], affine)
     places = np.moveaxis(np.indices((24,) * 3), 0, -1) * 8.0 + LATTICES["8mm"].origin_mm
     known = np.isfinite(sampled)
     inside = ((places - 2 > mm[-1, 0, 0]) & (places + 2 < mm[0, -1, -1])).all(axis=-1)

@@ -16,8 +16,9 @@ from slimbrain.prep.bids import Run
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.frames import FrameRecord
 from slimbrain.prep.likeness import Likeness
-from slimbrain.prep.quality import assess, coverage_gap, dvars_spikes, framewise_displacement, in_store
-from slimbrain.prep.volume import Prepared, TimeAxis
+from slimbrain.prep.quality import _coverage_gap, _dvars_spikes, _framewise_displacement, _in_store, assess
+from slimbrain.prep.timing import TimeAxis
+from slimbrain.prep.volume import Prepared
 from slimbrain.simulate import CohortSpec, simulate_cohort
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -42,22 +43,22 @@ def millimetres(grid: Grid) -> np.ndarray:
 def test_a_cut_field_of_view_is_named(grid8: Grid, axis: str, low_end: bool, edge: float, words: str) -> None:
     place = millimetres(grid8)[AXES[axis]]
     covered = grid8.voxel_mask & ((place > edge) if low_end else (place < edge))
-    assert coverage_gap(covered, grid8) == words
+    assert _coverage_gap(covered, grid8) == words
 
 
 def test_holes_and_full_coverage_have_no_side(grid8: Grid) -> None:
-    assert coverage_gap(grid8.voxel_mask, grid8) == ""
+    assert _coverage_gap(grid8.voxel_mask, grid8) == ""
     holes = np.random.default_rng(0).random(grid8.voxel_mask.shape) < 0.3
     middle = np.abs(millimetres(grid8)).max(axis=0) < 40
-    assert coverage_gap(grid8.voxel_mask & ~(holes & middle), grid8) == ""
+    assert _coverage_gap(grid8.voxel_mask & ~(holes & middle), grid8) == ""
 
 
 def test_planted_spikes_are_found() -> None:
     dvars = np.random.default_rng(1).normal(1, 0.02, 200)
     dvars[[20, 21, 150]] = 2.0
-    assert set(np.flatnonzero(dvars_spikes(dvars))) >= {20, 21, 150}
-    assert dvars_spikes(dvars).sum() < 12
-    assert not dvars_spikes(np.ones(50)).any()
+    assert set(np.flatnonzero(_dvars_spikes(dvars))) >= {20, 21, 150}
+    assert _dvars_spikes(dvars).sum() < 12
+    assert not _dvars_spikes(np.ones(50)).any()
 
 
 def make(grid: Grid, tmp_path: Path, motion: list[str]) -> tuple[Prepared, Run]:
@@ -127,7 +128,7 @@ def test_frames_left_out_by_scrubbing_are_marked(grid8: Grid, tmp_path: Path) ->
 @settings(max_examples=100, deadline=None)
 def test_stored_frames_are_marked_by_the_recorded_ones_beside_them(n_source: int, tr: float, seed: int) -> None:
     flagged, times = np.random.default_rng(seed).random(n_source) < 0.3, TimeAxis(n_source, tr)
-    marked = in_store(flagged, times)
+    marked = _in_store(flagged, times)
     assert len(marked) == times.n_frames
     for frame, mark in enumerate(marked):
         second = frame * times.tr
@@ -143,7 +144,7 @@ def test_displacement_is_worked_out_from_the_six_parameters(tmp_path: Path) -> N
     names = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
     table = tmp_path / "confounds.tsv"
     table.write_text("\n".join(["\t".join(names), *("\t".join(f"{value:.9f}" for value in row) for row in motion)]) + "\n")
-    found = framewise_displacement(Run(tmp_path / "image.nii", {"sub": "01"}, confounds=table))
+    found = _framewise_displacement(Run(tmp_path / "image.nii", {"sub": "01"}, confounds=table))
     assert found is not None and np.isnan(found[0])
     for frame in range(1, 20):
         step = [abs(motion[frame, column] - motion[frame - 1, column]) for column in range(6)]
@@ -153,15 +154,15 @@ def test_displacement_is_worked_out_from_the_six_parameters(tmp_path: Path) -> N
 def test_displacement_equals_that_of_a_simulated_cohort(tmp_path: Path) -> None:
     simulate_cohort(tmp_path, CohortSpec(subjects=1, sessions=1, frames=60, events_per_session=0))
     run = find_runs(tmp_path)[0][0]
-    written = framewise_displacement(run)
+    written = _framewise_displacement(run)
     assert run.confounds is not None and written is not None
     lines = [line.split("\t") for line in run.confounds.read_text().splitlines()]
     column = lines[0].index("framewise_displacement")
     run.confounds.write_text("\n".join("\t".join(cells[:column] + cells[column + 1 :]) for cells in lines) + "\n")
-    np.testing.assert_allclose(framewise_displacement(run), written, atol=2e-3)
+    np.testing.assert_allclose(_framewise_displacement(run), written, atol=2e-3)
 
 
 def test_motion_that_is_no_number_is_refused(grid8: Grid, tmp_path: Path) -> None:
     _, run = make(grid8, tmp_path, ["much"])
     with pytest.raises(InputError, match="framewise_displacement"):
-        framewise_displacement(run)
+        _framewise_displacement(run)

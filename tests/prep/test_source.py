@@ -16,16 +16,17 @@ from prep_samples import HEADER_BYTES, affine, brain_series, save
 
 from slimbrain.errors import InputError
 from slimbrain.prep import source as source_module
-from slimbrain.prep.source import Source, ahead, frame_blocks, open_source, repetition_time
+from slimbrain.prep.source import Source, ahead, frame_blocks, open_source
+from slimbrain.prep.timing import repetition_time
 
 
 @pytest.fixture(params=["isal", "gzip"])
 def gzip_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test with the extra `fast`, where it is installed, and without."""
     if request.param == "gzip":
-        monkeypatch.setattr(source_module, "gzip_module", gzip)
-        monkeypatch.setattr(source_module, "GZIP_DAMAGE", (OSError, EOFError, zlib.error))
-    elif source_module.gzip_module is gzip:
+        monkeypatch.setattr(source_module, "_gzip_module", gzip)
+        monkeypatch.setattr(source_module, "_GZIP_DAMAGE", (OSError, EOFError, zlib.error))
+    elif source_module._gzip_module is gzip:
         pytest.skip("isal, the extra `fast`, is not installed")
 
 

@@ -19,7 +19,8 @@ from slimbrain.grid import Grid
 from slimbrain.prep import volume
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.source import open_source
-from slimbrain.prep.volume import Sampling, TimeAxis, interpolate, interpolation, prepare_image
+from slimbrain.prep.timing import TimeAxis
+from slimbrain.prep.volume import Sampling, interpolate, interpolation, prepare_image
 
 
 def packed(grid: Grid, data: Array, matrix: Array) -> Array:
@@ -174,7 +175,7 @@ def test_prepared_run_equals_the_direct_computation(
 ) -> None:
     if small_blocks:
         monkeypatch.setattr(volume, "_SERIES_BLOCK_BYTES", 1)
-        monkeypatch.setattr("slimbrain.prep.source.MAX_BLOCK_FRAMES", 3)
+        monkeypatch.setattr("slimbrain.prep.source._MAX_BLOCK_FRAMES", 3)
     data, matrix = brain_series((14, 14, 14), 25), affine(16.0)
     result = prepare_image(open_source(save(tmp_path / "image.nii.gz", data, matrix)), grid8, tr, scratch=tmp_path)
     recorded = packed(grid8, data, matrix).astype(np.float64)

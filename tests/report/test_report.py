@@ -11,20 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_samples import assert_rerun_gives_the_same
 from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_run, make_store, window_rows
 
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, write_report
 from slimbrain.report.explorer import Happened, describe
-from slimbrain.report.figures import Marks, carpet, curve_styles, curves, thinned, window_scores
-from slimbrain.report.ink import THEME
-from slimbrain.report.inputs import MAX_DETAILED, N_WORST, session_labels
-from slimbrain.report.maps import VIEWER_BYTES
-from slimbrain.report.page import content_hash, page_script
+from slimbrain.report.figures import Marks, _curve_styles, _thinned, carpet, curves, window_scores
+from slimbrain.report.ink import _THEME
+from slimbrain.report.inputs import MAX_DETAILED, N_WORST, _session_labels
+from slimbrain.report.maps import _VIEWER_BYTES
+from slimbrain.report.page import _content_hash, _page_script
 from slimbrain.report.recall import chance, pooled, session_recall
 from slimbrain.report.volumes import encode_values, scale_of, template
-from slimbrain.report.window_maps import MAPS_BYTES, STEPS
+from slimbrain.report.window_maps import _MAPS_BYTES, _STEPS
 from slimbrain.simulate import Event, SessionTruth
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
@@ -69,7 +70,7 @@ def test_no_script_runs_but_the_one_that_the_policy_names(text: str, page: Page)
     scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     assert len(scripts) == 1
     policy = next(meta["content"] or "" for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'") and f"script-src '{content_hash(scripts[0])}'" in policy
+    assert policy.startswith("default-src 'none'") and f"script-src '{_content_hash(scripts[0])}'" in policy
     kinds = [script.get("type") for script in page.named("script")]
     assert kinds.count(None) == 1 and set(kinds) == {None, "application/json"}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -160,7 +161,7 @@ def test_marks_stand_at_their_seconds() -> None:
 def test_every_curve_of_a_panel_is_drawn_and_looks_different(n: int) -> None:
     """A curve that is flat at its own height is a line from edge to edge: as many heights as curves, and each in a style of its own."""
     svg = str(curves({"loss": {f"curve {i}": ([0.0, 1.0], [float(i), float(i)]) for i in range(n)}}, "c", "words"))
-    assert len(set(curve_styles(n))) == n
+    assert len(set(_curve_styles(n))) == n
     lines = re.findall(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip-path="[^"]*" style="([^"]*)"', svg)
     flat = {(y, style) for left, y, right, end, style in lines if y == end and "--line" not in style and float(right) > float(left)}
     assert len(flat) == len({style for _, style in flat}) == n
@@ -364,10 +365,10 @@ def test_twenty_long_sessions_of_noise_stay_under_8_mb() -> None:
     scores = window_scores(rows, 5, {"events": ticks, "planted peaks": ticks, "flagged": ticks}, "s", "noise", noise["FD (mm)"])
     told = json.dumps(describe("sub-001", rows, 5, Happened(times, noise["FD (mm)"][1], ticks, [(tick, "a long name") for tick in ticks])))
     means = rng.standard_normal((150, 685))
-    maps = encode_values(means, *scale_of(means), STEPS)["data"]
-    assert 20 * means.size <= MAPS_BYTES
-    every, once = len(drawn) + len(scores) + len(told) + len(maps), VIEWER_BYTES + len(json.dumps(template())) + 250_000
-    assert len(page_script()) < 30_000
+    maps = encode_values(means, *scale_of(means), _STEPS)["data"]
+    assert 20 * means.size <= _MAPS_BYTES
+    every, once = len(drawn) + len(scores) + len(told) + len(maps), _VIEWER_BYTES + len(json.dumps(template())) + 250_000
+    assert len(_page_script()) < 30_000
     assert 20 * every + once < 8_000_000
 
 
@@ -375,17 +376,17 @@ def test_a_thinned_trace_keeps_spikes_ends_of_gaps_and_order() -> None:
     times, values = np.arange(5000) * TR, np.zeros(5000)
     values[[17, 2500]], values[4001] = 9.0, -4.0
     values[1000:1500] = np.nan
-    kept, seen = thinned(times, values)
+    kept, seen = _thinned(times, values)
     assert len(kept) <= 400 and (np.diff(kept) > 0).all()
     assert set(kept[seen == 9]) == {times[17], times[2500]} and kept[seen == -4] == times[4001]
     assert np.isnan(seen[(kept > times[1030]) & (kept < times[1470])]).all()
-    assert thinned(times[:400], values[:400])[0] is not None and len(thinned(times[:400], values[:400])[0]) == 400
+    assert _thinned(times[:400], values[:400])[0] is not None and len(_thinned(times[:400], values[:400])[0]) == 400
 
 
 def test_labels_tell_sessions_apart() -> None:
     keys = ["sub-01_ses-1_task-rest_space-A", "sub-01_ses-2_task-rest_space-A", "sub-02_ses-1_task-rest_space-A"]
-    assert list(session_labels(keys).values()) == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"]
-    assert session_labels(keys[:1]) == {keys[0]: "sub-01"}
+    assert list(_session_labels(keys).values()) == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"]
+    assert _session_labels(keys[:1]) == {keys[0]: "sub-01"}
 
 
 @pytest.mark.parametrize(("place", "paper"), [(0, "#ffffff"), (1, "#14181d")])
@@ -397,8 +398,17 @@ def test_text_colours_have_aa_contrast(place: int, paper: str) -> None:
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    for name in set(THEME) - {"line", "band"}:
-        light, dark = sorted((luminance(THEME[name][place]), luminance(paper)), reverse=True)
+    for name in set(_THEME) - {"line", "band"}:
+        light, dark = sorted((luminance(_THEME[name][place]), luminance(paper)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, name
-    band, ink = luminance(THEME["band"][place]), luminance(THEME["ink"][place])
+    band, ink = luminance(_THEME["band"][place]), luminance(_THEME["ink"][place])
     assert (max(band, ink) + 0.05) / (min(band, ink) + 0.05) >= 4.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_thirty_moments_and_run_again_it_is_the_page_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """A page of two figures, since drawing is most of the time."""
+    result, run = make_result(tmp_path / "group.json"), make_run(tmp_path / "voxel", "voxel")
+    words = ["report", "--evaluation", result, "--run", run, "--out", tmp_path / "page" / "report.html"]
+    assert_rerun_gives_the_same(words, tmp_path / "page", tmp_path / "log", ["slimbrain.report.page", "slimbrain.prep.run"])

@@ -23,7 +23,7 @@ from slimbrain.grid import LATTICES, Grid
 from slimbrain.report import ReportInputs, maps, window_maps, write_report
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import Volume, encode, scale_of, template
-from slimbrain.report.window_maps import Blocks, choose_blocks, encode_windows, window_means
+from slimbrain.report.window_maps import Blocks, _window_means, choose_blocks, encode_windows
 
 ONES = np.ones(3)
 
@@ -156,7 +156,7 @@ def test_window_means_equal_means_of_dense_volumes(grid8: Grid, tmp_path: Path, 
     key = store.sessions[0].key
     rows = window_rows(key, [1.0, 2, 3])
     blocks: Blocks = window_maps._level(grid8, level)
-    means = window_means(store, key, rows, blocks)
+    means = _window_means(store, key, rows, blocks)
     volumes = store.grid.unpack(store.voxels(key).astype(np.float64), fill=np.nan)
     side = round(blocks.edge_mm / 8)
     for block in (0, 5, len(blocks.index) - 1):
@@ -171,11 +171,11 @@ def test_many_windows_are_shown_on_coarser_blocks_and_then_not_at_all(grid8: Gri
     windows = {info.key: window_rows(info.key, [1.0, 2, 3]) for info in store.sessions}
     levels = []
     for n_bytes in (6 * grid8.n_voxels, 6 * grid8.n_patches, 6 * grid8.n_cells, 3 * grid8.n_cells):
-        monkeypatch.setattr(window_maps, "MAPS_BYTES", n_bytes)
+        monkeypatch.setattr(window_maps, "_MAPS_BYTES", n_bytes)
         blocks = choose_blocks(store, windows)
         levels.append((blocks.level, len(list(encode_windows(store, blocks, windows)))))
     assert levels == [("voxel", 2), ("patch", 2), ("cell", 2), ("cell", 1)]
-    monkeypatch.setattr(window_maps, "MAPS_BYTES", 6 * grid8.n_voxels)
+    monkeypatch.setattr(window_maps, "_MAPS_BYTES", 6 * grid8.n_voxels)
     monkeypatch.setattr(window_maps, "_READ_BYTES", FRAMES)
     assert choose_blocks(store, windows).level == "cell"
 
@@ -238,7 +238,7 @@ def test_a_folder_whose_averages_are_missing_says_so(inputs: ReportInputs, tmp_p
 
 
 def test_many_maps_do_not_make_the_page_larger(inputs: ReportInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "VIEWER_BYTES", 20_000)
+    monkeypatch.setattr(maps, "_VIEWER_BYTES", 20_000)
     for number in range(6):
         shutil.copytree(inputs.explained[0], tmp_path / str(number))
     text = write_report(tmp_path / "page.html", ReportInputs(explained=tuple(tmp_path / str(n) for n in range(6)))).read_text(

@@ -86,7 +86,7 @@ def test_no_linear_model_and_no_fold_is_scikit_learns() -> None:
 def test_every_entry_of_the_bibliography_is_read_and_complete() -> None:
     """Against a count and a reading of the file line by line: an entry that the reader skips, or half a field, would not be noticed."""
     text = (resources.files("slimbrain.report") / "references.bib").read_text(encoding="utf-8")
-    read = references.read_references(text)
+    read = references._read_references(text)
     starts = [line for line in text.splitlines() if line.startswith("@")]
     assert list(read) == [line.partition("{")[2].rstrip(",") for line in starts]
     required = {"@article": {"title", "author", "year", "journal"}, "@inproceedings": {"title", "author", "year", "booktitle"}}

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from slimbrain.errors import InputError
 from slimbrain.simulate import CohortSpec, Place, SessionTruth, Truth, draw_truth, load_truth, simulate_cohort
 from slimbrain.simulate.cohort import response
-from slimbrain.simulate.signals import coloured
+from slimbrain.simulate.signals import _coloured
 
 PEOPLE = 24
 SMALL = CohortSpec(subjects=2, sessions=2, frames=60, events_per_session=1, spikes_per_session=1, seed=3)
@@ -308,7 +308,7 @@ def test_response_is_the_convolution_it_stands_for() -> None:
 
 def test_courses_have_unit_variance_and_the_documented_spectrum() -> None:
     white = np.random.default_rng(0).standard_normal((400, 2048))
-    courses = coloured(white, np.full(400, 0.1), tr=0.72)
+    courses = _coloured(white, np.full(400, 0.1), tr=0.72)
     assert courses.shape == (400, 1024) and courses.var() == pytest.approx(1, rel=0.03)
     frequency, power = welch(courses, fs=1 / 0.72, nperseg=256)
     found = power.mean(axis=0) / power.mean(axis=0)[np.argmin(abs(frequency - 0.05))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import BYTE_VALUES, Mutate, byte_edits, cell_edits, fuzzing, json_edits, little_memory
+from mutations import BYTE_VALUES, Mutate, byte_edits, cell_edits, fuzzing, header_edits, json_edits, little_memory
 from store_samples import SPACE, TR_S, entities, make_store
 
 from slimbrain.errors import SlimbrainError
@@ -165,19 +164,6 @@ def test_the_sidecars(file: str, mutate: Mutate, restore: Callable[[], Path], wh
 @given(mutate=byte_edits(400))
 def test_the_mask(mutate: Mutate, restore: Callable[[], Path], whole: tuple[Path, Tables]) -> None:
     sweeping(try_damage(restore, whole[1], MASK_FILE, mutate))
-
-
-@st.composite
-def header_edits(draw: st.DrawFn) -> Mutate:
-    """A safetensors file whose header is changed as JSON, with its length put right or not."""
-    edit, right = draw(json_edits()), draw(st.booleans())
-
-    def mutate(content: bytes) -> bytes:
-        length = struct.unpack("<Q", content[:8])[0]
-        header = edit(content[8 : 8 + length])
-        return struct.pack("<Q", len(header) if right else length) + header + content[8 + length :]
-
-    return mutate
 
 
 @pytest.mark.slow

@@ -373,7 +373,7 @@ def edit_row(root: Path, name: str, **cells: str) -> Store:
     return Store(root)
 
 
-def gathered(how: str, source: Store, out: Path) -> gather.Gathered:
+def gathered(how: str, source: Store, out: Path) -> gather.CopySummary:
     return merge(out, [source]) if how == "merge" else subset(source, out, choose_sessions(source, Choice()))
 
 

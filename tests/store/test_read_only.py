@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_samples import make_store
+from store_samples import TR_S, make_store, write_run
 
 from slimbrain.cli import run_command
 from slimbrain.grid import Grid
+from slimbrain.store import Store
 from slimbrain.store.records import Governance
 from slimbrain.store.write import assign
 
@@ -80,6 +82,7 @@ def test_a_store_that_cannot_be_written_is_read_by_every_command_that_only_reads
         ["ledger", root, "--diff", root],
         ["ledger", model, "--diff", model],
         ["store", "verify", root],
+        ["store", "duplicates", root],
         ["store", "subset", root, str(out / "some"), "--where", "age > 23"],
         ["store", "merge", str(out / "all"), root],
         ["store", "merge", str(out / "links"), root, "--link"],
@@ -89,13 +92,31 @@ def test_a_store_that_cannot_be_written_is_read_by_every_command_that_only_reads
         ["group", root, "--temporal", model, "--k", "2", "--out", str(out / "groups.tsv")],
         ["report", root, "--out", str(out / "report.html")],
     ]
-    before = snapshot(store.root)
-    done = subprocess.run([sys.executable, "-c", GUARD, root, json.dumps(commands)], check=True, capture_output=True, text=True)
+    only_read(store.root, commands)
+
+
+def test_evaluations_and_maps_only_read(grid8: Grid, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", grid8, TR_S)
+    for number in range(12):
+        write_run(store, 24, f"{20 + number}", seed=100 + number)
+    rows = "".join(f"sub-{20 + number}\t{'FM'[number % 2]}\n" for number in range(12))
+    (store.root / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
+    (people := tmp_path / "people.tsv").write_text("participant_id\nsub-20\nsub-21\nsub-22\nsub-23\n")
+    model, root, out = str(trained("voxel") / "model"), str(store.root), tmp_path / "out"
+    out.mkdir()
+    asked = [root, "--model", model, "--task", "column:sex"]
+    maps = ["explain", root, "--model", model, "--method", "surprise", "--participants", str(people), "--pictures", "none"]
+    only_read(store.root, [["evaluate", *asked, "--out", str(out / "sex.json")], [*maps, "--out", str(out / "maps")]])
+
+
+def only_read(root: Path, commands: list[list[str]]) -> None:
+    """All commands succeed although nothing below `root` can be written, and leave it as it was."""
+    before = snapshot(root)
+    done = subprocess.run([sys.executable, "-c", GUARD, str(root), json.dumps(commands)], check=True, capture_output=True, text=True)
     results = json.loads(done.stdout.splitlines()[-1])
-    failed = {" ".join(command[:3]): text for command, (code, text) in zip(commands, results, strict=True) if code}
-    assert failed == {}
-    after = snapshot(store.root)
-    # Hard links are counted in what they are links to.
+    assert {" ".join(command[:3]): text for command, (code, text) in zip(commands, results, strict=True) if code} == {}
+    after = snapshot(root)
+    # The time of a change of the inode is left out: hard links are counted in what they are links to.
     assert {path for path in before.keys() | after.keys() if before.get(path, ())[:2] != after.get(path, ())[:2]} == set()
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from packaging.licenses import canonicalize_license_expression
 
 from slimbrain.store.terms import (
-    AGREEMENT,
-    AGREEMENTS,
-    CORE_CONSENT,
-    LICENCES,
-    Permission,
+    _AGREEMENT,
+    _AGREEMENTS,
+    _CORE_CONSENT,
+    _LICENCES,
     Terms,
+    _Permission,
     canonical_licence,
     canonical_scopes,
     obstacles,
@@ -23,7 +23,7 @@ from slimbrain.store.terms import (
     terms_of,
 )
 
-YES, NO, MAYBE = Permission.YES, Permission.NO, Permission.UNKNOWN
+YES, NO, MAYBE = _Permission.YES, _Permission.NO, _Permission.UNKNOWN
 OPEN = ("broad-research",)
 
 # By hand, from the legal texts: commercial use, derivatives, redistribution, naming the source, licences of what is derived.
@@ -60,7 +60,7 @@ def test_each_licence_permits_what_its_text_does(licence: str) -> None:
     terms = terms_of(licence, OPEN)
     assert (terms.commercial, terms.derivatives, terms.redistribution, terms.attribution, set(terms.share_alike)) == BY_HAND[licence]
     # Each names its agreement, so that a union of several says whose it is.
-    name = licence.removeprefix(AGREEMENT)
+    name = licence.removeprefix(_AGREEMENT)
     said = " ".join(terms.limits)
     assert (name in said and CONDITIONS[licence] in said) if licence in CONDITIONS else not said
 
@@ -68,13 +68,13 @@ def test_each_licence_permits_what_its_text_does(licence: str) -> None:
 def test_the_page_tells_of_every_agreement_where_it_was_read() -> None:
     page = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text(encoding="utf-8").partition("### How far")[2]
     rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
-    assert AGREEMENTS.keys() <= rows.keys() and all("](https://" in rows[name] for name in AGREEMENTS)
+    assert _AGREEMENTS.keys() <= rows.keys() and all("](https://" in rows[name] for name in _AGREEMENTS)
 
 
 def test_the_table_spells_licences_as_spdx_does() -> None:
-    for name in LICENCES:
+    for name in _LICENCES:
         assert canonicalize_license_expression(name) == name
-    assert {f"{AGREEMENT}{name}" for name in AGREEMENTS} <= LICENCES.keys()
+    assert {f"{_AGREEMENT}{name}" for name in _AGREEMENTS} <= _LICENCES.keys()
 
 
 # (data, given away under, whether it may be): the first is licence, consent.
@@ -133,19 +133,19 @@ def test_reasons_are_named_one_by_one() -> None:
 
 ANY_TERMS = st.builds(
     Terms,
-    st.sampled_from(Permission),
-    st.sampled_from(Permission),
-    st.sampled_from(Permission),
+    st.sampled_from(_Permission),
+    st.sampled_from(_Permission),
+    st.sampled_from(_Permission),
     st.booleans(),
-    st.frozensets(st.sampled_from(sorted(LICENCES)), max_size=3),
+    st.frozensets(st.sampled_from(sorted(_LICENCES)), max_size=3),
     st.frozensets(st.sampled_from(["not for insurers", "licence unknown"]), max_size=2),
 )
 
 
-def uses(terms: Terms) -> set[tuple[str, Permission]]:
+def uses(terms: Terms) -> set[tuple[str, _Permission]]:
     """By enumeration, apart from the code under test: every degree of every use that is granted."""
     levels = {"commercial": terms.commercial, "derivatives": terms.derivatives, "redistribution": terms.redistribution}
-    return {(name, level) for name, granted in levels.items() for level in Permission if level <= granted}
+    return {(name, level) for name, granted in levels.items() for level in _Permission if level <= granted}
 
 
 def duties(terms: Terms) -> set[str]:
@@ -168,7 +168,7 @@ def test_the_whole_is_never_looser_than_a_part_and_no_stricter_than_all(members:
     assert all(member.permits(whole) for member in members)
 
 
-@given(st.lists(ANY_TERMS, min_size=1, max_size=4), st.sampled_from(sorted(LICENCES)))
+@given(st.lists(ANY_TERMS, min_size=1, max_size=4), st.sampled_from(sorted(_LICENCES)))
 def test_what_stops_a_part_stops_the_whole(members: list[Terms], licence: str) -> None:
     whole = set(obstacles(strictest(members), licence))
     for member in members:
@@ -205,7 +205,7 @@ def test_scopes_are_sorted_and_kept() -> None:
     assert canonical_scopes(["No-Commercial", "broad-research", "no-commercial"]) == ("broad-research", "no-commercial")
     assert canonical_scopes([]) == ("unknown",)
     assert canonical_scopes(["duo:0000006", "disease-specific:epilepsy"]) == ("disease-specific:epilepsy", "duo:0000006")
-    for word in CORE_CONSENT:
+    for word in _CORE_CONSENT:
         assert canonical_scopes([word]) == (word,)
 
 

@@ -104,7 +104,7 @@ def test_files_without_a_row_are_named(root: Path) -> None:
     assert found(verify(root)) == [("unlisted", SIDECAR, KEY), ("unlisted", DATA, KEY)]
     (root / DATA).unlink()
     (verdict,) = verify(root).problems
-    assert verdict.file == SIDECAR and "without data" in verdict.reason
+    assert verdict.file == SIDECAR and "it has no data" in verdict.reason
 
 
 def test_a_store_from_before_checksums_is_read_through_and_said_to_be(root: Path) -> None:

@@ -26,7 +26,7 @@ from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.store import Store
 from slimbrain.train import Loop, TemporalStage, VoxelStage, pretrain, read_metrics
-from slimbrain.train.adapt import Adapter, adjusted, shares
+from slimbrain.train.adapt import Adapter, _adjusted, shares
 
 CPU = torch.device("cpu")
 ADAPTIVE = "sampling.mixture={by: site, adaptive: {every: 2, floor: 0.25, held_out: 0.3}}"
@@ -50,11 +50,11 @@ def stage_of(name: str, store: Store, preset: Preset) -> TemporalStage | VoxelSt
 def test_one_adjustment_by_hand() -> None:
     losses, alignments = [1.0, 2.0, 3.0], [0.5, 0.2, 0.2]
     # Losses: 1/2, 1 and 3/2 of their mean; cosines: 0.2 above their mean, 0.1 below it.
-    both = adjusted([0.0, 0.0, -1.0], losses, alignments, AdaptiveConfig(rate=2.0))
+    both = _adjusted([0.0, 0.0, -1.0], losses, alignments, AdaptiveConfig(rate=2.0))
     plain = [2 * (-0.5 + 0.2), 2 * (0.0 - 0.1), -1 + 2 * (0.5 - 0.1)]
     assert both == pytest.approx([value - max(plain) for value in plain], abs=1e-6)
-    assert adjusted([0.0] * 3, losses, alignments, AdaptiveConfig(signal="loss")) == pytest.approx([-1.0, -0.5, 0.0])
-    assert adjusted([0.0] * 3, losses, alignments, AdaptiveConfig(signal="alignment")) == pytest.approx([0.0, -0.3, -0.3])
+    assert _adjusted([0.0] * 3, losses, alignments, AdaptiveConfig(signal="loss")) == pytest.approx([-1.0, -0.5, 0.0])
+    assert _adjusted([0.0] * 3, losses, alignments, AdaptiveConfig(signal="alignment")) == pytest.approx([0.0, -0.3, -0.3])
 
 
 @given(st.lists(st.floats(-800, 0), min_size=1, max_size=8), st.floats(0.001, 1))

@@ -158,6 +158,7 @@ pretrain("temporal", Store(root), load_preset("tiny", overrides), Path(run), see
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_by_one_process_at_a_time(store: Store, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = subprocess.Popen([sys.executable, "-c", PAUSED, str(store.root), str(run), str(tmp_path), *settings()])

@@ -21,7 +21,7 @@ from slimbrain.config import load_preset
 from slimbrain.store import Store
 from slimbrain.train import Loop, VoxelStage
 from slimbrain.train.checkpoint import saved_steps
-from slimbrain.train.distributed import add_up_named, from_first, rank, world_size
+from slimbrain.train.distributed import all_reduce_named, broadcast, rank, world_size
 
 CPU = torch.device("cpu")
 
@@ -209,7 +209,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on_to_the_bit(
     """With workers, the whole group of processes gets the signal, as from a scheduler."""
     run = tmp_path / "run"
     said = train(store, run, processes, stop="terminate", number=number, workers=workers)
-    assert "stopped by a signal after step 5 of 7; --resume auto goes on from step 5" in said[0]
+    assert "stopped by a signal after step 5 of 7; --resume auto resumes from step 5" in said[0]
     assert saved_steps(run / "state") == [3, 5] and not (run / "model").exists()
     train(store, run, processes, workers=workers)
     assert_same_run(whole["ddp"] if processes == 2 else trained("voxel"), run)
@@ -256,6 +256,62 @@ def test_torchrun_trains_from_the_command_line(store: Store, tmp_path: Path) -> 
     assert (run / "model" / "config.json").exists()
 
 
+ONE_FAILS = """
+import errno, os, sys
+from pathlib import Path
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from slimbrain.errors import SlimbrainError
+from slimbrain.train import checkpoint
+from slimbrain.train.distributed import process_group, rank
+
+folder = Path(sys.argv[1])
+write = checkpoint.write_atomic
+
+def full(path, fill):
+    if rank() == 1:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return write(path, fill)
+
+def attempt(work):
+    try:
+        work()
+    except SlimbrainError as error:
+        print(f"{rank()}: {error}", file=sys.stderr)
+
+def run():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 5)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save_state(folder, 1, model, optimizer, 3)
+    before = model.weight.full_tensor().clone()
+    with torch.no_grad():
+        model.weight.mul_(2)
+    checkpoint.load_state(folder, 1, model, optimizer)
+    assert torch.equal(model.weight.full_tensor(), before)
+    checkpoint.write_atomic = full
+    attempt(lambda: checkpoint.save_state(folder, 2, model, optimizer, 3))
+    if rank() == 0:
+        part = folder / "step-00000001" / "part-00001.safetensors"
+        part.write_bytes(part.read_bytes()[:-1] + b"?")
+    attempt(lambda: checkpoint.load_state(folder, 1, model, optimizer))
+
+with process_group(torch.device("cpu")):
+    run()
+"""
+
+
+def test_what_one_process_cannot_write_or_read_is_said_by_all(tmp_path: Path) -> None:
+    """Five rows over two processes: the shards are of different length."""
+    said = finish(start(2, ["-c", ONE_FAILS, str(tmp_path)]))
+    for number, text in enumerate(said):
+        assert f"{number}: {tmp_path / 'step-00000002'}: cannot be written (No space left on device); free space" in text
+        assert f"{number}: {tmp_path / 'step-00000001'}: is damaged or no training state (part-00001.safetensors was cut short" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
 # --- refusals, and a process that is alone
 
 
@@ -264,7 +320,7 @@ def test_micro_batches_that_cannot_be_shared_are_refused(store: Store, tmp_path:
     overrides = settings(accumulate=3)
     command = ["-c", SCRIPT, str(store.root), str(tmp_path / "run"), "never", "", "0", *overrides]
     for said in finish(start(2, command), (1,)):
-        assert "3 micro-batches a step cannot be shared out to 2 processes; set" in said
+        assert "3 micro-batches per step cannot be split over 2 processes; set" in said
 
 
 @pytest.mark.slow
@@ -275,5 +331,5 @@ def test_stage_1_is_not_sharded(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_process_alone_needs_no_group() -> None:
-    assert (rank(), world_size(), from_first("mine")) == (0, 1, "mine")
-    assert add_up_named({"a": 1.5, "b": 2.0}, CPU) == {"a": 1.5, "b": 2.0}
+    assert (rank(), world_size(), broadcast("mine")) == (0, 1, "mine")
+    assert all_reduce_named({"a": 1.5, "b": 2.0}, CPU) == {"a": 1.5, "b": 2.0}

@@ -28,14 +28,14 @@ def test_any_number_under_its_floor_is_a_bad_line(name: str) -> None:
     guard = CollapseGuard({"effective_rank": 2, "std": 0.1, "content_std": 0.1}, patience=2, warmup=20)
     bad = {**LINE, name: 0.05}
     for line, bad_lines in ((LINE, 0), ({**bad, "step": 19}, 0), (bad, 1), (LINE, 0), (bad, 1), (bad, 2)):
-        guard.look(line)
+        guard.update(line)
         assert (guard.bad_lines, guard.healthy, guard.collapsed) == (bad_lines, bad_lines == 0, bad_lines == 2)
     assert guard.symptoms(bad) == [f"{name.replace('_', ' ')} 0.05 under {2 if name == 'effective_rank' else 0.1:g}"]
 
 
 def test_nothing_is_watched_without_floors() -> None:
     guard = CollapseGuard({}, patience=1, warmup=0)
-    guard.look({**LINE, "effective_rank": 0.0})
+    guard.update({**LINE, "effective_rank": 0.0})
     assert guard.healthy
 
 

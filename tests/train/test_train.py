@@ -220,9 +220,9 @@ def test_the_exported_model_is_the_last_state(stage: str, store: Store, trained:
     provenance = exported.provenance
     assert provenance is not None and provenance.window == small_preset().window and provenance.grid == store.grid
     assert provenance.training["steps"] == STEPS and provenance.training["sessions"] == 3
-    assert provenance.seen([Person("sub-01"), Person("sub-03"), Person("sub-99")]) == ["sub-01", "sub-03"]
+    assert provenance.trained_on([Person("sub-01"), Person("sub-03"), Person("sub-99")]) == ["sub-01", "sub-03"]
     renamed = [replace(person, label=f"sub-new{person.label[4:]}", cohort="another") for person in people_in(store)]
-    assert provenance.seen(renamed) == [person.label for person in renamed]
+    assert provenance.trained_on(renamed) == [person.label for person in renamed]
 
 
 def test_names_of_participants_are_not_in_the_model(trained: Callable[[str], Path]) -> None:

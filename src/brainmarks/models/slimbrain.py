@@ -33,8 +33,8 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.prep.layouts.brainmarks import MASK_NAME, SPACE, mask_places, masked_source
 from slimbrain.prep.runs import as_label
-from slimbrain.prep.source import repetition_time
-from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.prep.timing import TARGET_TR_S, TimeAxis, repetition_time, require_length
+from slimbrain.prep.volume import Prepared, prepare_image
 from slimbrain.saliency.choose import window_choice
 from slimbrain.store import Channels, Contract, SessionInfo
 from slimbrain.store.channels import cell_channels
@@ -57,8 +57,10 @@ class SampleSession:
 
     Attributes
     ----------
-    voxels : (T, P, V) float16, z-scored.
-    info : the session.
+    voxels : ndarray of float
+        (T, P, V) float16, z-scored.
+    info : SessionInfo
+        The session.
     """
 
     voxels: FloatArray
@@ -96,12 +98,18 @@ class SlimBrainTransform:
 
     Parameters
     ----------
-    grid : lattice and mask of the checkpoint.
-    window : frames a window, and how many.
-    unit_frames : of the checkpoint's mask unit.
-    mask : image of Brainmarks' mask, which says where the voxels of a sample belong.
-    temporal : scores the windows of which the best are taken; without, they are spread evenly.
-    trained : of models whose participants are refused.
+    grid : Grid
+        Lattice and mask of the checkpoint.
+    window : WindowConfig
+        Frames a window, and how many.
+    unit_frames : int
+        Of the checkpoint's mask unit.
+    mask : Path
+        Image of Brainmarks' mask, which says where the voxels of a sample belong.
+    temporal : TemporalExtractor or None
+        Scores the windows of which the best are taken; without, they are spread evenly.
+    trained : Sequence[Provenance], default ()
+        Of models whose participants are refused.
     """
 
     def __init__(
@@ -127,7 +135,8 @@ class SlimBrainTransform:
 
         Parameters
         ----------
-        sample : `bold` (T, V) z-scored, `mean` and `std` (1, V), `tr` in seconds; other columns are passed on.
+        sample : Mapping[str, Any]
+            `bold` (T, V) z-scored, `mean` and `std` (1, V), `tr` in seconds; other columns are passed on.
 
         Returns
         -------
@@ -160,7 +169,7 @@ class SlimBrainTransform:
         # As `slimbrain prep` names the participant of a row.
         subject = f"sub-{as_label(str(sample.get('sub', '')).removeprefix('sub-'))}"
         person = Person(subject, recordings=(signature(session.coarse(session.info.key)),))
-        if any(provenance.seen([person]) for provenance in self.trained):
+        if any(provenance.trained_on([person]) for provenance in self.trained):
             raise InputError(
                 f"{subject}: the model was trained on this participant or recording, or on a participant of the same name; evaluate on "
                 "others, or say that you know with `model_kwargs.allow_overlap=true`."
@@ -195,9 +204,12 @@ class SlimBrainWrapper(nn.Module):
 
     Parameters
     ----------
-    model : the checkpoint; only its encoder is kept.
-    grid : the checkpoint's.
-    pooling : how the tokens of a clip become its one vector; see `pool_tokens`.
+    model : HieraJEPA
+        The checkpoint; only its encoder is kept.
+    grid : Grid
+        The checkpoint's.
+    pooling : str, default 'moments'
+        How the tokens of a clip become its one vector; see `pool_tokens`.
     """
 
     __space__ = "mni"
@@ -241,12 +253,18 @@ def slimbrain(
 
     Parameters
     ----------
-    ckpt_path : stage 2's model folder or hub id; the environment variable SLIMBRAIN_CHECKPOINT if None.
-    temporal_path : stage 1's, by whose scores windows are chosen; SLIMBRAIN_TEMPORAL if None, and evenly spread windows without either.
-    k : windows a sample; as many as in training if None.
-    pooling : of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
-    mask_path : Brainmarks' brain mask; TemplateFlow's if None.
-    allow_overlap : take participants that either stage was pretrained on, whose results say little of others.
+    ckpt_path : str or None
+        Stage 2's model folder or hub id; the environment variable SLIMBRAIN_CHECKPOINT if None.
+    temporal_path : str or None
+        Stage 1's, by whose scores windows are chosen; SLIMBRAIN_TEMPORAL if None, and evenly spread windows without either.
+    k : int or None
+        Windows a sample; as many as in training if None.
+    pooling : str, default 'moments'
+        Of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
+    mask_path : str or None
+        Brainmarks' brain mask; TemplateFlow's if None.
+    allow_overlap : bool, default False
+        Take participants that either stage was pretrained on, whose results say little of others.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def simulate(
     print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
 
 
-def layout_names(incomplete: str) -> list[str]:
+def _layout_names(incomplete: str) -> list[str]:
     """Shell completion for `--layout`."""
     from slimbrain.prep.layouts import AUTO, LAYOUTS
 
@@ -61,7 +61,7 @@ def prep(
     out: Annotated[Path, typer.Argument(help="Store to make or add to.", show_default=False)],
     level: Annotated[str, typer.Argument(help="Always `participant`, as in BIDS Apps.")] = "participant",
     layout: Annotated[
-        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi, parcellated or table.", autocompletion=layout_names)
+        str, typer.Option(help="auto, bids, hcp, cpac, adhd200, npz, brainmarks, roi, parcellated or table.", autocompletion=_layout_names)
     ] = "auto",
     participant_label: Annotated[list[str] | None, typer.Option(help="Only these participants, with or without sub-.")] = None,
     session_id: Annotated[list[str] | None, typer.Option(help="Only these sessions.")] = None,
@@ -95,7 +95,7 @@ def prep(
     source_id: Annotated[str | None, typer.Option(help="Where the data come from, e.g. a DOI.")] = None,
     license_name: Annotated[
         str | None,
-        typer.Option("--license", help="Licence of the data: Licence of the data: SPDX id, or a use agreement such as ABCD-DUC."),
+        typer.Option("--license", help="Licence of the data: SPDX id, or a use agreement such as ABCD-DUC."),
     ] = None,
     consent: Annotated[
         list[str] | None,

@@ -61,7 +61,7 @@ def launch(
 ) -> None:
     """Run a command on a Slurm cluster, or as processes of this machine: prep and embed in shards, the others as one job.
 
-    Options of the cluster stand before the command, the command's own after it. Run again, it submits only what is missing.
+    Options of the cluster stand before the command, its own options after it. Run again, it submits only what is missing.
 
     Example: `slimbrain launch --partition cpu --shards 64 prep fmriprep/ store/ participant`
     """

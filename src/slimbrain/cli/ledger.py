@@ -113,7 +113,7 @@ def _set(path: str, file: Path, where: list[str]) -> None:
 def withdraw(
     store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
     subject: Annotated[str, typer.Argument(help="Participant, with or without sub-.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="Reason, for the record of the withdrawal; name nobody.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, for the record of the withdrawal, without names.")] = "",
     cohort: _COHORT = None,
     checkpoints: Annotated[
         list[Path] | None, typer.Option(help="Folder to search for models trained on the participant; repeat for more.")

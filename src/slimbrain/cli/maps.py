@@ -52,6 +52,6 @@ def explain(
     request = MapRequest(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
     output = Output(atlas, labels, by_window, pictures, fwhm, typed_command(context))
     summary = explain_store(open_store(store, participants), model, request, output, out, device)
-    known = f" {summary.trained_on} of them are of participants the model was trained on." if summary.trained_on else ""
+    known = f" {summary.trained_on} of them are of participants that the model was trained on." if summary.trained_on else ""
     print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}.{known}")
     raise typer.Exit(1 if summary.refused else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -113,7 +114,7 @@ def plan(
         float | None, typer.Option(help="Share of the brain that is visible to the context encoder; the preset's if not given.")
     ] = None,
     recompute: Annotated[
-        bool | None, typer.Option(help="Recompute stages 1-2 in the backward pass; as the preset says if not given.")
+        bool | None, typer.Option(help="Recompute levels 1-2 in the backward pass; as the preset says if not given.")
     ] = None,
     device: Annotated[
         str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")
@@ -217,6 +218,8 @@ def embed(
         opened, out = sessions_of(opened, part), part_path(out, part)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
+    if embeddings.all_alike():
+        print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
     embeddings.save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 

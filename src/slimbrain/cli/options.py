@@ -26,14 +26,14 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def preset_names(incomplete: str) -> list[str]:
+def _preset_names(incomplete: str) -> list[str]:
     """Shell completion for `--preset`."""
     from slimbrain.config import PRESETS
 
     return one_of(*PRESETS)(incomplete)
 
 
-PRESET = typer.Option(help="tiny, small, base, paper, or a YAML file.", autocompletion=preset_names)
+PRESET = typer.Option(help="tiny, small, base, paper, or a YAML file.", autocompletion=_preset_names)
 OUT = Annotated[Path, typer.Option("--out", help="Output file or folder.")]
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
 SEED = Annotated[int, typer.Option(help="Random seed; the same seed, store and machine give the same numbers.")]

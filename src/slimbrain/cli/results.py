@@ -73,7 +73,7 @@ def evaluate(
 ) -> None:
     """Predict a label from a model, split by subject, next to every baseline; writes JSON and a markdown table.
 
-    Refused: participants whom a model was pretrained on, and one recording under two names.
+    Refused: participants that a model was trained on, and one recording under two names.
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
@@ -115,7 +115,7 @@ def predict(
     rows = predict_store(open_store(store, participants), load_tuned(model), windows, k)
     write_text(out, format_tsv(list(rows[0]), rows))
     known = sum(row[IN_TRAINING] == "yes" for row in rows)
-    print(f"{len(rows)} sessions in {out}" + (f", {known} of them of participants whom the model was trained on" if known else ""))
+    print(f"{len(rows)} sessions in {out}" + (f", {known} of them from participants that the model was trained on" if known else ""))
 
 
 def report(

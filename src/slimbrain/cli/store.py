@@ -11,7 +11,7 @@ import typer
 from slimbrain.errors import InputError
 
 if TYPE_CHECKING:
-    from slimbrain.store.merge import Gathered
+    from slimbrain.store.merge import CopySummary
 
 commands = typer.Typer(help="Check a store, or copy sessions between stores.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -151,11 +151,11 @@ def subset(
     _tell(copy_some(opened, out, choose_sessions(opened, choice), link), out)
 
 
-def _tell(gathered: Gathered, out: Path) -> None:
-    for failure in gathered.failures:
+def _tell(summary: CopySummary, out: Path) -> None:
+    for failure in summary.failures:
         typer.echo(failure, err=True)
-    print(f"{len(gathered.copied)} copied, {len(gathered.present)} already there, {len(gathered.failures)} refused; the store is {out}")
-    if gathered.tightened:
-        more = f" and {len(gathered.tightened) - 1} more" if len(gathered.tightened) > 1 else ""
-        print(f"under stricter terms, which another store has for the same session: {gathered.tightened[0]}{more}")
-    raise typer.Exit(gathered.exit_code)
+    print(f"{len(summary.copied)} copied, {len(summary.present)} already there, {len(summary.failures)} refused; the store is {out}")
+    if summary.tightened:
+        more = f" and {len(summary.tightened) - 1} more" if len(summary.tightened) > 1 else ""
+        print(f"under stricter terms, which another store has for the same session: {summary.tightened[0]}{more}")
+    raise typer.Exit(summary.exit_code)

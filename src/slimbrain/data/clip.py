@@ -1,4 +1,4 @@
-"""Windows of one session, joined: what stage 2 sees of it, and where it is read from."""
+"""Windows of one session, joined: the input of stage 2, and where it is read from."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ class Sessions(Protocol):
 
 @dataclass(frozen=True)
 class Clip:
-    """Some windows of one session, concatenated: what stage 2 sees of it.
+    """Some windows of one session, concatenated: the input of stage 2.
 
     Attributes
     ----------
-    voxels : (T, P, V) in the grid's order, z-scored.
-    seconds : (T,) time of each frame since the session began.
-    grid : the grid that `voxels` is packed with.
+    voxels : Tensor
+        (T, P, V) in the grid's order, z-scored.
+    seconds : Tensor
+        (T,) time of each frame since the session began.
+    grid : Grid
+        The grid that `voxels` is packed with.
     """
 
     voxels: Tensor
@@ -65,8 +68,10 @@ def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | _IntA
 
     Parameters
     ----------
-    windows : window numbers, counted from frame 0.
-    frames : frames a window.
+    windows : sequence of int or ndarray of int
+        Window numbers, counted from frame 0.
+    frames : int
+        Frames per window.
     """
     starts = [int(number) * frames for number in windows]
     frame = np.concatenate([np.arange(start, start + frames) for start in starts])

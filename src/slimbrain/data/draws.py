@@ -1,4 +1,4 @@
-"""Training samples: what a store gives at draw number n, the same for any number of workers and after any restart."""
+"""Training samples: the sample of draw number n is the same for any number of workers and after any restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from slimbrain.config import SamplingConfig, WindowConfig
 from slimbrain.data.clip import Clip, read_clip
-from slimbrain.data.masking import JepaMask, sample_jepa_mask, seen_together
+from slimbrain.data.masking import JepaMask, sample_jepa_mask, visible_stretches
 from slimbrain.data.mixture import divide
 from slimbrain.data.samplers import Pace, mix, spread_windows
 from slimbrain.errors import InputError
@@ -30,11 +30,16 @@ class Series:
 
     Attributes
     ----------
-    values : (T, C) float32 channel series.
-    mm : (C, 3) float32 places of the channels in MNI mm.
-    tr : seconds a frame.
-    draw : number of the draw, the seed of whatever is random about it.
-    key : the session.
+    values : Tensor
+        (T, C) float32 channel series.
+    mm : Tensor
+        (C, 3) float32 places of the channels in MNI mm.
+    tr : float
+        Seconds per frame.
+    draw : int
+        Number of the draw, the seed of whatever is random about it.
+    key : str
+        The session.
     """
 
     values: Tensor
@@ -54,7 +59,7 @@ class MaskedClip:
 
 
 class Pick(NamedTuple):
-    """A draw whose session is decided, so that a process that reads ahead need not know the weights."""
+    """A draw whose session is chosen already, so that data-loading processes need no weights."""
 
     draw: int
     session: int
@@ -69,11 +74,16 @@ class Draws(Dataset[object]):
 
     Parameters
     ----------
-    store : where sessions are.
-    sessions : what to draw from; those of cohorts without weight, or of no component of a mixture, are left out.
-    seed : of the shuffling.
-    sampling : cohorts, or a mixture, and their weights.
-    pace : how draws fall on steps, where weights change.
+    store : Store
+        Where sessions are.
+    sessions : sequence of SessionInfo
+        What to draw from; those of cohorts without weight, or of no component of a mixture, are left out.
+    seed : int
+        Seed of the shuffling.
+    sampling : SamplingConfig
+        Cohorts, or a mixture, and their weights.
+    pace : Pace or None
+        How draws fall on steps, where weights change.
 
     Attributes
     ----------
@@ -122,10 +132,14 @@ class SeriesDraws(Draws):
 
     Parameters
     ----------
-    store : where they are.
-    window : sessions shorter than two windows are left out, since one window has nothing to be rebuilt from.
-    seed : of order and masks.
-    sampling, pace : as of `Draws`.
+    store : Store
+        Where they are.
+    window : WindowConfig
+        Sessions shorter than two windows are left out, since one window has nothing to be rebuilt from.
+    seed : int
+        Seed of order and masks.
+    sampling, pace : SamplingConfig or None, Pace or None
+        As in `Draws`.
     """
 
     def __init__(
@@ -146,13 +160,20 @@ class ClipDraws(Draws):
 
     Parameters
     ----------
-    store : where sessions are.
-    window : frames a window, windows a clip, and from how many of the best they are drawn.
-    seed : of order, choice and masks.
-    unit, unit_frames : the encoder's mask unit.
-    context_fraction : share of the clip that the context sees.
-    ranked : windows of each session, best first.
-    sampling, pace : as of `Draws`; also how windows are chosen.
+    store : Store
+        Where sessions are.
+    window : WindowConfig
+        Frames per window, windows per clip, and from how many of the best they are drawn.
+    seed : int
+        Seed of order, choice and masks.
+    unit, unit_frames : str, int
+        The encoder's mask unit.
+    context_fraction : float
+        Share of the clip that is visible to the context.
+    ranked : mapping of str to sequence of int or None
+        Windows of each session, best first.
+    sampling, pace : SamplingConfig or None, Pace or None
+        As in `Draws`; also how windows are chosen.
     """
 
     def __init__(
@@ -183,7 +204,7 @@ class ClipDraws(Draws):
         pick = self.pick(draw)
         info, generator = self.session_of(pick), self.generator(pick.draw)
         clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
-        windows, units_per_window = seen_together(self.window.k, self.window.frames, self.unit_frames)
+        windows, units_per_window = visible_stretches(self.window.k, self.window.frames, self.unit_frames)
         mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
         return MaskedClip(clip, mask, info.key)
 

@@ -1,7 +1,7 @@
-"""Which mask units the context sees and which of three kinds of targets it predicts.
+"""Which mask units are visible to the context, and which of three kinds of targets are predicted.
 
-A clip is cut in time units (a few frames) and in places (spatial mask units). The context sees some places at some
-times; what it does not see is cross-time (a seen place at another time), cross-location (another place at a seen
+A clip is cut in time units (a few frames) and in places (spatial mask units). Some places are visible at some
+times; what is hidden is cross-time (a visible place at another time), cross-location (another place at a visible
 time) or double-cross (neither), as in SLIM-Brain (arXiv 2512.21881).
 """
 
@@ -21,21 +21,23 @@ _BoolArray = npt.NDArray[np.bool_]
 _FloatArray = npt.NDArray[np.floating]
 
 TARGET_KINDS = ("cross_time", "cross_location", "double_cross")
-MAX_PLACE_SHARE = 0.8
-"""At most this share of the places is seen, so that every clip has places to predict."""
+_MAX_PLACE_SHARE = 0.8
+"""At most this share of the places is visible, so that every clip has places to predict."""
 
 _TYPICAL_DRAWS = 64
-"""The context's share of the tokens varies from mask to mask; of so many, `typical_mask` takes the one nearest to what is wanted."""
+"""The context's share of the tokens varies between masks; of this many, `typical_mask` takes the one nearest to the setting."""
 
 
 @dataclass(frozen=True)
 class JepaMask:
-    """Places seen and times seen; the four parts of the clip follow from their product.
+    """Visible places and visible times; the four parts of the clip follow from their product.
 
     Attributes
     ----------
-    times : (N,) bool over the clip's time units.
-    places : (U,) bool over the grid's mask units.
+    times : ndarray of bool
+        (N,) bool over the clip's time units.
+    places : ndarray of bool
+        (U,) bool over the grid's mask units.
     """
 
     times: _BoolArray
@@ -58,45 +60,51 @@ def sample_jepa_mask(
 ) -> JepaMask:
     """Draw a mask whose context holds about `fraction` of the clip.
 
-    Whole windows are seen or not, since neighbouring frames of one window tell each other almost everything. Hidden
+    Whole windows are visible or hidden, since neighbouring frames of one window predict each other almost perfectly. Hidden
     places are compact regions for the same reason: a lone hidden unit could be filled in from its neighbours.
 
     Parameters
     ----------
-    places_mm : (U, 3) centres of the mask units.
-    windows : windows in the clip; with one window nothing is cross-time.
-    units_per_window : time units in a window.
-    fraction : share of (time, place) pairs to see.
+    places_mm : ndarray of float
+        (U, 3) centres of the mask units.
+    windows : int
+        Windows in the clip; with one window nothing is cross-time.
+    units_per_window : int
+        Time units in a window.
+    fraction : float
+        Share of (time, place) pairs that are visible.
     """
     if len(places_mm) < 2:
         raise InputError(
             f"the mask touches {len(places_mm)} unit, masked prediction needs at least 2; use a finer lattice or a larger mask."
         )
-    fewest = min(windows, int(np.ceil(windows * fraction / MAX_PLACE_SHARE)))
-    seen_windows = int(generator.integers(fewest, max(fewest + 1, windows)))
-    window_seen = np.zeros(windows, dtype=bool)
-    window_seen[generator.permutation(windows)[:seen_windows]] = True
-    place_share = min(MAX_PLACE_SHARE, fraction * windows / seen_windows)
+    fewest = min(windows, int(np.ceil(windows * fraction / _MAX_PLACE_SHARE)))
+    visible_windows = int(generator.integers(fewest, max(fewest + 1, windows)))
+    window_visible = np.zeros(windows, dtype=bool)
+    window_visible[generator.permutation(windows)[:visible_windows]] = True
+    place_share = min(_MAX_PLACE_SHARE, fraction * windows / visible_windows)
     hidden = min(len(places_mm) - 1, max(1, round(len(places_mm) * (1 - place_share))))
-    return JepaMask(np.repeat(window_seen, units_per_window), ~_compact_places(places_mm, hidden, generator))
+    return JepaMask(np.repeat(window_visible, units_per_window), ~_compact_places(places_mm, hidden, generator))
 
 
-def seen_together(windows: int, frames: int, unit_frames: int) -> tuple[int, int]:
-    """How many stretches of a clip are seen or hidden as a whole, and the time units in each.
+def visible_stretches(windows: int, frames: int, unit_frames: int) -> tuple[int, int]:
+    """How many stretches of a clip are visible or hidden as a whole, and the time units in each.
 
-    A time unit that spans two windows cannot be seen in part, so then time units take the place of windows.
+    A time unit that spans two windows cannot be partly visible, so then time units take the place of windows.
 
     Parameters
     ----------
-    windows, frames : of the clip, and of each window.
-    unit_frames : frames a time unit.
+    windows, frames : int
+        Windows of the clip, and frames of each.
+    unit_frames : int
+        Frames per time unit.
     """
     times = windows * frames // unit_frames
     return (windows, times // windows) if frames % unit_frames == 0 else (times, 1)
 
 
 def typical_mask(grid: Grid, preset: Preset, frames: int) -> tuple[JepaMask, float]:
-    """A mask to measure or plan with: of some as in pretraining, the one whose context is nearest to `jepa.context_fraction`.
+    """A mask to measure or plan with: of several drawn as in pretraining, the one whose context is nearest to `jepa.context_fraction`.
 
     Returns
     -------

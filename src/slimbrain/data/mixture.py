@@ -1,4 +1,4 @@
-"""Which sessions of a store training draws, and as what: cohorts by a column, or the components of a mixture by their filters."""
+"""Which sessions of a store are drawn in training, and for which cohort (by a column) or component of a mixture (by its filter)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slimbrain.store.manifest import SUBJECT
 from slimbrain.store.select import Columns
 
 _WHOLE = ""
-"""The one cohort of a mixture that does not tell cohorts apart."""
+"""The one cohort of a mixture without cohorts."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,14 @@ class Division:
 
     Attributes
     ----------
-    trained, drawn_as : those that are drawn, and as what.
-    held_out, held_out_as : those that only say how well a component is predicted.
-    weights : by name; alike if None.
-    notes : what the user should read.
+    trained, drawn_as : SessionTable, list of str
+        Those that are drawn, and as what.
+    held_out, held_out_as : SessionTable, list of str
+        Those that only measure how well a component is predicted.
+    weights : dict of str to Weight or None
+        By name; alike if None.
+    notes : list of str
+        What the user should read.
     """
 
     trained: SessionTable
@@ -43,11 +47,12 @@ class Division:
 
 
 def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConfig, seed: int) -> Division:
-    """Say of each session that can be trained on what it is drawn as.
+    """Assign each session that can be trained on to its cohort or component.
 
     Parameters
     ----------
-    seed : decides who is held out, where weights are adaptive.
+    seed : int
+        Decides who is held out, where weights are adaptive.
 
     Raises
     ------
@@ -57,9 +62,9 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
     config = sampling.mixture
     columns = Columns(store, sessions, config.table if config else None)
     if config is None:
-        return _without_idle(columns.sessions, cohorts_of(columns, sampling.by), sampling.weights, [])
+        return _without_idle(columns.sessions, _cohorts_of(columns, sampling.by), sampling.weights, [])
     if config.by is not None:
-        division = _without_idle(columns.sessions, cohorts_of(columns, config.by), config.weights, [])
+        division = _without_idle(columns.sessions, _cohorts_of(columns, config.by), config.weights, [])
     else:
         division = _by_components(columns, config)
     if config.adaptive is not None:
@@ -69,7 +74,7 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
     return division
 
 
-def cohorts_of(columns: Columns, by: str | None) -> list[str]:
+def _cohorts_of(columns: Columns, by: str | None) -> list[str]:
     """The cohort of each session: its value in a column.
 
     Raises
@@ -94,7 +99,7 @@ def cohorts_of(columns: Columns, by: str | None) -> list[str]:
 
 
 def _without_idle(sessions: SessionTable, names: list[str], weights: Mapping[str, Weight] | None, notes: list[str]) -> Division:
-    """Sessions of what is ever drawn."""
+    """Sessions of all components with a weight."""
     kept = dict(weights) if weights is not None else None
     idle = {name for name, weight in (kept or {}).items() if not ever_drawn(weight)}
     if idle:
@@ -142,7 +147,7 @@ def _count(sessions: int) -> str:
 
 
 def _lowered(division: Division, cap: int) -> list[str]:
-    """A sentence for each whose weight, where it is highest, asks for more repeats than are allowed."""
+    """One sentence per component whose highest weight needs more repeats than are allowed."""
     counts = Counter(division.drawn_as)
     names, sizes = list(counts), list(counts.values())
     weights = [(division.weights or dict.fromkeys(names, 1.0))[name] for name in names]
@@ -157,14 +162,14 @@ def _lowered(division: Division, cap: int) -> list[str]:
             if repeats > cap and repeats > notes.get(name, (0.0, 0.0, 0.0))[0]:
                 notes[name] = (repeats, plain, share)
     return [
-        f"mixture: {name} would be drawn {repeats:.3g} times a session and epoch, most_repeats allows {cap}: "
+        f"mixture: {name} would be drawn {repeats:.3g} times per session and epoch, most_repeats allows {cap}: "
         f"it gets {share:.1%} of draws instead of {plain:.1%}, the others share the rest by weight."
         for name, (repeats, plain, share) in notes.items()
     ]
 
 
 def _hold_out(division: Division, share: float, seed: int) -> Division:
-    """Set a share of each one's participants aside, at least one; all sessions of theirs, whatever they are drawn as."""
+    """Hold out a share of each component's participants, at least one, with all their sessions."""
     people: dict[str, set[str]] = {}
     labels = division.trained.column(SUBJECT)
     for subject, name in zip(labels, division.drawn_as, strict=True):

@@ -1,9 +1,9 @@
 """Which session draw number n takes: computed from a seed, weights and n, the same for any number of processes and workers.
 
-What is exact, and in which sense: draws are whole, so weights are first rounded to whole draws in `PERIOD` (fixed weights, and each step of
-a schedule) or in an interval (adaptive weights), by the largest remainder. Those rounded weights are then met to less than one draw
+What is exact, and in which sense: draws are whole, so weights are first rounded to whole draws in `_PERIOD` (fixed weights, and each
+step of a schedule) or in an interval (adaptive weights), by the largest remainder. Those rounded weights are then met to less than one draw
 after *every* draw: |draws of a cohort - sum of its weights so far| < 1. So over any stretch it is less than two off, and with fixed weights
-any `PERIOD` draws in a row hold exactly the rounded weights. Only a cap on repeats may shift a draw for a while (`Mixture`).
+any `_PERIOD` draws in a row hold exactly the rounded weights. Only a cap on repeats may shift a draw for a while (`Mixture`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _IntArray = npt.NDArray[np.int64]
 Weight = float | Mapping[int, float]
 """A number, or one by step: straight lines between, level before the first and after the last."""
 
-PERIOD = 1000
+_PERIOD = 1000
 """Draws to which weights are rounded."""
 
-_FAR = 20 * PERIOD
+_FAR = 20 * _PERIOD
 """Draws that are computed one after the other before a jump is worth it."""
 
 _NEVER = 2**62
@@ -62,7 +62,8 @@ def apportion(weights: Sequence[float], total: int, owed: Sequence[float] | None
 
     Parameters
     ----------
-    owed : what rounding kept from each before, which is added to its share; their sum is 0.
+    owed : sequence of float or None
+        What rounding kept from each before, which is added to its share; their sum is 0.
     """
     # In whole numbers, so that equal weights have equal remainders.
     parts, kept = _whole(weights), _whole([*(owed or [0.0] * len(weights)), 1.0])
@@ -84,7 +85,7 @@ def _whole(numbers: Sequence[float]) -> list[int]:
 
 
 def limited(weights: Sequence[float], sizes: Sequence[int], cap: int | None) -> list[float]:
-    """Shares of draws, sum 1, of which none asks for its sessions more than `cap` times in an epoch of sum(sizes) draws.
+    """Shares of draws, sum 1, of which none draws its sessions more than `cap` times in an epoch of sum(sizes) draws.
 
     What a share loses goes to those that still have room, in proportion to their weights.
 
@@ -118,10 +119,14 @@ class DrawOrder:
 
     Attributes
     ----------
-    unit : parts a draw.
-    starts : first draw of each stretch of equal weights; the last one goes on for ever.
-    quotas : for each stretch, the parts of each cohort; their sum is `unit`.
-    horizon : draws for which weights are known; None if all are.
+    unit : int
+        Parts a draw.
+    starts : list of int
+        First draw of each stretch of equal weights; the last one has no end.
+    quotas : list of tuple of int
+        For each stretch, the parts of each cohort; their sum is `unit`.
+    horizon : int or None
+        Draws for which weights are known; None if all are.
     """
 
     unit: int
@@ -131,7 +136,7 @@ class DrawOrder:
 
     @classmethod
     def fixed(cls, weights: Sequence[float]) -> DrawOrder:
-        return cls(PERIOD, [0], [apportion(weights, PERIOD)])
+        return cls(_PERIOD, [0], [apportion(weights, _PERIOD)])
 
     @classmethod
     def scheduled(cls, by_step: Sequence[Sequence[float]], per_step: int) -> DrawOrder:
@@ -139,12 +144,14 @@ class DrawOrder:
 
         Parameters
         ----------
-        by_step : for each step, the weight of each cohort.
-        per_step : draws a step.
+        by_step : sequence of sequence of float
+            For each step, the weight of each cohort.
+        per_step : int
+            Draws per step.
         """
         plan = cls.fixed(by_step[0])
         for step, weights in enumerate(by_step):
-            plan.append(step * per_step, apportion(weights, PERIOD))
+            plan.append(step * per_step, apportion(weights, _PERIOD))
         return plan
 
     def append(self, start: int, quotas: tuple[int, ...]) -> None:
@@ -175,7 +182,7 @@ class Mixture:
     j + 1, the intervals of no stretch ask for more draws than it has, and serving the earliest deadline first meets them all.
     An interval of adaptive weights begins and ends with every cohort having had its due, so that it need not know of the next one.
 
-    Each cohort goes through its sessions pass after pass, every session once a pass, in an order of the pass's own; a cohort with more
+    Each cohort goes through its sessions pass after pass, every session once per pass, in an order of the pass's own; a cohort with more
     weight than sessions starts its next pass sooner.
 
     With a cap, no session is drawn more than `cap` times in an epoch, which is as many draws as there are sessions: one that has been
@@ -184,11 +191,16 @@ class Mixture:
 
     Parameters
     ----------
-    cohorts : their names.
-    members : for each, the numbers of its sessions.
-    plan : weights.
-    seed : of the shuffling.
-    cap : most draws of one session in an epoch.
+    cohorts : sequence of str
+        Their names.
+    members : sequence of sequence of int
+        For each, the numbers of its sessions.
+    plan : DrawOrder
+        Weights.
+    seed : int
+        Seed of the shuffling.
+    cap : int or None
+        Most draws of one session in an epoch.
     """
 
     def __init__(
@@ -314,7 +326,8 @@ class Mixture:
 
         Parameters
         ----------
-        done : draws made.
+        done : int or None
+            Draws made.
         """
         plan = self.plan
         done = self._first + len(self._drawn) if done is None else done
@@ -342,12 +355,18 @@ def mix(
 
     Parameters
     ----------
-    labels : the cohort of each session.
-    seed : of the shuffling.
-    weights : how often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
-    pace : draws a step and steps, where weights change from step to step.
-    cap : most draws of one session in an epoch.
-    interval : draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
+    labels : sequence of str
+        The cohort of each session.
+    seed : int
+        Seed of the shuffling.
+    weights : mapping of str to Weight or None
+        How often a cohort is drawn, relative to the others; 0 leaves it out. All alike if None.
+    pace : Pace or None
+        Draws per step and steps, where weights change from step to step.
+    cap : int or None
+        Most draws of one session in an epoch.
+    interval : int or None
+        Draws for which weights will be given at a time, with `Mixture.extend`; those given here are then not used.
 
     Raises
     ------
@@ -369,7 +388,7 @@ def mix(
         return Mixture(cohorts, members, DrawOrder(interval, [0], [(0,) * len(cohorts)], horizon=0), seed, cap)
     plan = _plan([weights[name] for name in cohorts], [len(own) for own in members], pace or Pace(1, 1), cap)
     if rare := [name for name, quotas in zip(cohorts, zip(*plan.quotas, strict=True), strict=True) if not any(quotas)]:
-        raise InputError(f"sampling.weights: {rare[0]} would have under one in {PERIOD} draws; give it more weight, or 0 to leave it out.")
+        raise InputError(f"sampling.weights: {rare[0]} would have under one in {_PERIOD} draws; give it more weight, or 0 to leave it out.")
     return Mixture(cohorts, members, plan, seed, cap)
 
 

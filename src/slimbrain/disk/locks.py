@@ -1,4 +1,8 @@
-"""Who works on what in a store: locks by name, which every process on the store sees and no killed one leaves behind."""
+"""Who works on what in a store: locks by name, which every process on the store respects and no killed one leaves behind.
+
+`flock` by hand, not filelock: a claim's file is deleted when it is given back, and filelock recognises a deleted file by its count of
+links, which NFS keeps (it renames a file that is still open), so that two processes held one claim (tests/disk/test_locks.py).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pathlib import Path
 from slimbrain.errors import StoreError
 
 CLAIMS_FOLDER = ".claims"
-"""Holds one file a claim, while it is held."""
+"""Holds one file per claim, while it is held."""
 
 CLAIM_SUFFIX = ".lock"
 
@@ -24,9 +28,12 @@ def claim(root: Path, name: str, wait: bool = False) -> Iterator[bool]:
 
     Parameters
     ----------
-    root : folder of the store.
-    name : key of a session, or name of a file in the store's root.
-    wait : until the other is done, rather than go on without.
+    root : Path
+        Folder of the store.
+    name : str
+        Key of a session, or name of a file in the store's root.
+    wait : bool
+        Until the other is done, rather than continue without.
 
     Yields
     ------

@@ -54,7 +54,8 @@ class Shard:
 
         Parameters
         ----------
-        sizes : bytes of each item; every process must see the same, or two take one item.
+        sizes : sequence of int
+            Bytes of each item; every process must see the same, or two take one item.
         """
         return [item for item, owner in zip(items, balanced(sizes, self.of), strict=True) if owner == self.number - 1]
 

@@ -32,8 +32,10 @@ class TensorSpec:
 
     Attributes
     ----------
-    dtype : `float16` or `float32`.
-    shape : its sizes.
+    dtype : str
+        `float16` or `float32`.
+    shape : tuple of int
+        Its sizes.
     """
 
     dtype: str
@@ -54,9 +56,12 @@ class TensorFile:
 
     Parameters
     ----------
-    path : file to make; what is there is lost.
-    tensors : type and shape of each tensor by name.
-    metadata : text that the header carries, in this order.
+    path : Path
+        File to make; what is there is lost.
+    tensors : mapping
+        Type and shape of each tensor by name.
+    metadata : mapping
+        Text that the header carries, in this order.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> None:
@@ -84,9 +89,12 @@ class TensorFile:
 
         Parameters
         ----------
-        name : of the tensor.
-        values : (N, ...) rows, as wide as the tensor's.
-        start : number of the first of them along the first axis.
+        name : str
+            Of the tensor.
+        values : (N, ...) array
+            Rows, as wide as the tensor's.
+        start : int
+            Number of the first of them along the first axis.
 
         Raises
         ------
@@ -123,13 +131,17 @@ def _write_all(file: IO[bytes], data: memoryview) -> None:
 def read_rows(path: Path, name: str, parts: Sequence[slice] | None = None, length: int | None = None) -> npt.NDArray[Any]:
     """Rows of a tensor, joined in the order asked for, in one array that only their bytes are read into.
 
-    Not mapped: a page of a map is fetched by a fault, which takes longer than to copy it, and a file cut short under a map kills.
+    Not mapped, as `safetensors.safe_open` does it: a page of a map is fetched by a fault, which takes longer than to copy it (40 frames of
+    a 2 mm session took twice as long), and a process that reads a mapped file which is truncated meanwhile is killed by SIGBUS.
 
     Parameters
     ----------
-    name : of the tensor.
-    parts : stretches of its first axis, each with start and stop; all of it if None.
-    length : how long its first axis must be; any length will do if None.
+    name : str
+        Of the tensor.
+    parts : sequence of slice, optional
+        Stretches of its first axis, each with start and stop; all of it if None.
+    length : int, optional
+        How long its first axis must be; any length will do if None.
 
     Raises
     ------

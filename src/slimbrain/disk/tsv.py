@@ -53,7 +53,7 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
         header, columns = _cut(text) or _parse(text, one_line)
         twice = [name for name, count in Counter(header).items() if count > 1 and name != BEYOND]
         if twice:
-            raise csv.Error(f"the column {twice[0]} stands there twice")
+            raise csv.Error(f"the column {twice[0]} is there twice")
         return header, columns
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).replace("unexpected end of data", "a quote is not closed")
@@ -65,7 +65,7 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
 def _cut(text: str) -> tuple[list[str], list[list[str]]] | None:
     """Header and columns of a table whose rows are all as long as its header; None if it is of another form.
 
-    Without quotes a tab is a tab and a line a line, so the whole can be cut at its tabs at once. The last cell of a row and the first
+    Without quotes a tab stays a tab and a line a line, so the whole can be cut at its tabs at once. The last cell of a row and the first
     of the next then are one piece, with a line end between them, and every other piece has none.
     """
     tabs = text.partition(_END)[0].count(_TAB)
@@ -121,10 +121,14 @@ def insert_row(text: str, key: str, columns: Collection[str], line: Callable[[Se
 
     Parameters
     ----------
-    text : the table; rows sorted by their first cell.
-    key : first cell of the new row.
-    columns : columns that the new row fills.
-    line : makes the row, with its end, for the columns that the table has.
+    text : str
+        The table; rows sorted by their first cell.
+    key : str
+        First cell of the new row.
+    columns : collection of str
+        Columns that the new row fills.
+    line : callable
+        Makes the row, with its end, for the columns that the table has.
 
     Returns
     -------

@@ -20,10 +20,10 @@ from slimbrain.store.verify import verify
 from slimbrain.train import pick_device
 
 _TYPICAL_FRAMES = 300
-"""Frames of a session where no store says otherwise: 3.6 minutes."""
+"""Frames per session without a store: 3.6 minutes."""
 
 _TYPICAL_SESSIONS = 1000
-"""Sessions to estimate for where no store says otherwise."""
+"""Sessions to estimate for without a store."""
 
 _RESOLUTION = {"tiny": "8mm"}
 """Lattice that a preset is meant for; 2 mm where none is named here."""
@@ -37,9 +37,12 @@ class Checkup:
 
     Attributes
     ----------
-    facts : name and value of everything that was looked at, in order.
-    rates : windows a second of each kind of work that was timed.
-    problems : what makes the machine or the store unfit, one sentence each.
+    facts : dict of str to Any
+        Name and value of everything that was looked at, in order.
+    rates : dict of str to float
+        Windows per second of each kind of work that was timed.
+    problems : list of str
+        What makes the machine or the store unfit, one sentence each.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -55,10 +58,14 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
 
     Parameters
     ----------
-    preset : whose networks are timed, and whose steps the estimates are for.
-    store : checked from end to end, and timed with, if given; a model folder is checked alone.
-    device : auto, cpu or cuda.
-    resolution : lattice to time with where no store says; the one that the preset is meant for if None.
+    preset : Preset
+        Whose networks are timed, and whose steps the estimates are for.
+    store : Path or None
+        Checked from end to end, and timed with, if given; a model folder is checked alone.
+    device : str
+        Auto, cpu or cuda.
+    resolution : str or None
+        Lattice to time with where no store says; the one that the preset is meant for if None.
 
     Raises
     ------
@@ -73,9 +80,9 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
         found.problems += problems
     found.facts |= {"cores": machine.cores(), **machine.devices()}
     if store and (store / CONFIG_FILE).is_file():
-        _look_at_model(found, store)
+        _check_model(found, store)
         store = None
-    opened = _look_at_store(found, store, preset) if store else None
+    opened = _check_store(found, store, preset) if store else None
     try:
         _time(found, preset, opened, chosen, resolution or _RESOLUTION.get(preset.name, "2mm"))
     except SlimbrainError as error:
@@ -83,18 +90,18 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
     return found
 
 
-def _look_at_model(found: Checkup, folder: Path) -> None:
-    """Compare a model with its seal, and see that it tells two inputs apart; `from_pretrained` refuses one that does not."""
+def _check_model(found: Checkup, folder: Path) -> None:
+    """Check a model's seal and that two inputs get different outputs; `from_pretrained` refuses a model where they do not."""
     try:
         model = from_pretrained(folder)
     except SlimbrainError as error:
         found.problems.append(str(error))
         return
-    found.facts["model"] = f"{type(model).__name__}, tells two inputs apart"
-    found.facts["model's seal"] = "whole" if is_sealed(folder) else "none: nobody can tell whether its config.json was changed"
+    found.facts["model"] = f"{type(model).__name__}, distinguishes two inputs"
+    found.facts["model's seal"] = "whole" if is_sealed(folder) else "none: changes of its config.json cannot be detected"
 
 
-def _look_at_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
+def _check_store(found: Checkup, root: Path, preset: Preset) -> Store | None:
     """Check every session's SHA-256 and contract; the store, unless it is none."""
     try:
         store, verdict = Store(root), verify(root)
@@ -126,22 +133,22 @@ def _time(found: Checkup, preset: Preset, store: Store | None, device: torch.dev
     found.facts["timed with"] = f"preset {preset.name} on {device}, {where}"
     frames = max(frames, preset.window.frames)
     temporal = temporal_rate(preset, channels or (grid.n_cells if grid else 1), frames, device)
-    _tell(found, "temporal", temporal, preset.train_temporal)
+    _add_rate(found, "temporal", temporal, preset.train_temporal)
     if grid:
         training, embedding = voxel_rates(preset, grid, device)
-        _tell(found, "voxel", training, preset.train_voxel)
+        _add_rate(found, "voxel", training, preset.train_voxel)
         sessions = len(store.sessions) if store else _TYPICAL_SESSIONS
         windows, found.rates["embed"] = sessions * preset.window.k, embedding.per_second
-        found.facts["embed"] = f"{embedding.seconds:.3g} s a clip, {embedding.per_second:.3g} windows a second"
+        found.facts["embed"] = f"{embedding.seconds:.3g} s per clip, {embedding.per_second:.3g} windows per second"
         found.facts["embed, estimate"] = f"{_duration(embedding.hours(windows))} for {sessions:,} sessions, {windows:,} windows"
     found.facts["estimates are"] = _ESTIMATE
 
 
-def _tell(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
-    """Say what was measured of a stage, and what the preset's own number of steps would take."""
+def _add_rate(found: Checkup, stage: str, rate: Rate, config: TrainConfig) -> None:
+    """Add a stage's measured rate, and the time that the preset's number of steps would take."""
     name, size = f"pretrain {stage}", config.batch * config.accumulate
     windows, found.rates[name] = config.steps * size * rate.windows, rate.per_second
-    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows a second ({config.precision})"
+    found.facts[name] = f"{rate.seconds:.3g} s forward, backward and update, {rate.per_second:.3g} windows per second ({config.precision})"
     work = f"{config.steps:,} steps of {size} sessions, {windows:,} windows"
     found.facts[f"{name}, estimate"] = f"{_duration(rate.hours(windows))} for {work}"
 

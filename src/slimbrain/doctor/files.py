@@ -1,4 +1,4 @@
-"""What a single file is: images, sessions, tables, results, embeddings, settings."""
+"""Identify a single file: image, session, table, result, embeddings or settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _READABLE = ".nii[.gz], .safetensors, .npz, .tsv, .json, .jsonl or .yaml file"
 
 
 def describe_file(path: Path) -> _Facts:
-    """Kind and contents of a file, told by its ending and then by what is in it.
+    """Kind and contents of a file, by its suffix and then by its contents.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def _image(path: Path) -> _Facts:
         image: Any = nibabel.load(path)
         flat = len(image.shape) == 3
     except Exception:
-        # What is wrong with it the reader of recordings says in its own words.
+        # The reader of recordings reports what is wrong with it.
         flat = False
     if flat:
         return _flat_image(path)
@@ -57,9 +57,9 @@ def _image(path: Path) -> _Facts:
     facts = {"kind": "NIfTI", "shape": source.shape, "voxel mm": source.voxel_mm.round(3).tolist(), "orientation": source.orientation}
     facts |= {"header TR (s)": source.header_tr, "space by its name": space or "not said"}
     if source.header_tr is None:
-        facts["mind"] = "no TR in the header: a JSON sidecar or --tr has to say it"
+        facts["note"] = "no TR in the header: a JSON sidecar or --tr has to say it"
     if space and not MNI152.fullmatch(space):
-        facts["mind"] = f"{space} is no MNI152 space: `slimbrain prep` refuses it"
+        facts["note"] = f"{space} is no MNI152 space: `slimbrain prep` refuses it"
     return {**facts, "read by": "slimbrain prep (in a folder, or listed in a table), SlimBrainEncoder"}
 
 
@@ -146,8 +146,8 @@ def _windows(path: Path) -> _Facts:
         "kind": "window table",
         "rows": len(rows),
         "sessions": len(sessions),
-        "windows a session": f"{min(map(len, sessions.values()))} to {max(map(len, sessions.values()))}",
-        "seconds a window": rows[0].duration_s,
+        "windows per session": f"{min(map(len, sessions.values()))} to {max(map(len, sessions.values()))}",
+        "seconds per window": rows[0].duration_s,
         "chosen": sum(row.chosen for row in rows),
         "first of the first session (s)": best,
         "read by": "slimbrain pretrain voxel, embed, evaluate, report, each with --windows",
@@ -179,7 +179,7 @@ def _result(value: _Facts) -> _Facts | None:
     facts = {"kind": "evaluation", **result.model_dump(include=names)}
     facts |= {"models": ", ".join(dict.fromkeys(model for model, _ in result.by_predictor)), "first row": result.rows[0].model_dump()}
     facts |= {"best baseline": result.best_baseline.model_dump(), "difference": result.differences[0].model_dump()}
-    facts["seen in pretraining"] = result.seen_in_pretraining
+    facts["tested participants the model was pretrained on"] = result.seen_in_pretraining
     return {**facts, "read by": "slimbrain report --evaluation, slimbrain.add_evaluation"}
 
 

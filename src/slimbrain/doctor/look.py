@@ -1,4 +1,4 @@
-"""What is this file or folder, what does it hold, and which command reads it."""
+"""Identify a file or folder: its kind, its contents and the command that reads it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _store(path: Path) -> _Facts | None:
     facts: _Facts = {"kind": "store", "sessions": len(sessions), "participants": len({info.subject for info in sessions})}
     facts["frames"] = sum(lengths)
     if sessions:
-        facts["frames a session"] = f"{lengths[0]} to {lengths[-1]}"
+        facts["frames per session"] = f"{lengths[0]} to {lengths[-1]}"
         facts["tasks"] = ", ".join(sorted({info.task for info in sessions if info.task})) or "none named"
         facts["spaces"] = ", ".join(sorted({info.space for info in sessions}))
         facts["first session"] = sessions[0].key
@@ -77,7 +77,7 @@ def _run(path: Path) -> _Facts | None:
     done = last["step"] + 1 if last else 0
     facts |= {"steps": f"{done} of {steps} logged", "states": saved_steps(path / STATE_FOLDER), "last": last}
     finished = (path / MODEL_FOLDER / "config.json").is_file()
-    facts["model"] = str(path / MODEL_FOLDER) if finished else "not yet; the same command with --resume auto goes on"
+    facts["model"] = str(path / MODEL_FOLDER) if finished else "not yet; the same command with --resume auto resumes it"
     return facts
 
 
@@ -118,8 +118,9 @@ def _model(path: Path) -> _Facts | None:
     training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED, TIMES)}
     training[LEDGER] = summary(entries_from(training))
     facts = {"kind": f"model ({type(model).__name__})", "parameters": sum(parameter.numel() for parameter in model.parameters())}
-    facts["seal"] = "weights and config.json are as they were exported" if is_sealed(path) else "none: config.json may have been changed"
-    window = {"frames a window": model.provenance.window.frames, "windows": model.provenance.window.k}
+    unsealed = "none: changes of config.json cannot be detected"
+    facts["seal"] = "weights and config.json are as they were exported" if is_sealed(path) else unsealed
+    window = {"frames per window": model.provenance.window.frames, "windows": model.provenance.window.k}
     temporal = facts["kind"] == "model (TemporalExtractor)"
     commands = "slimbrain rank --temporal, embed --model, evaluate --model" if temporal else "slimbrain embed --model, evaluate --model"
     return {**facts, **window, **model.provenance.contract.to_dict(), **training, "read by": commands}

@@ -1,4 +1,4 @@
-"""What a machine is: versions, CPU cores, memory, disk, and which precisions its devices compute in, and how fast."""
+"""What a machine is: versions, CPU cores, memory, disk, and the precisions and speed of its devices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def versions() -> tuple[dict[str, str], list[str]]:
 
 
 def _needed() -> list[str]:
-    """Names of the packages that slimbrain asks for, without those of its extras."""
+    """Names of the packages that slimbrain requires, without those of its extras."""
     try:
         lines = metadata.requires("slimbrain") or []
     except metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def cores() -> str:
 
 
 def disk(place: Path) -> tuple[str, list[str]]:
-    """What is free on the disk of `place`, and what keeps slimbrain from writing there."""
+    """Free space on the disk of `place`, and problems that prevent writing there."""
     if not place.is_dir():
         return f"{place} is not there", []
     free = shutil.disk_usage(place).free / _GIB
@@ -91,16 +91,16 @@ def memory() -> tuple[str, list[str]]:
 
 def devices() -> dict[str, str]:
     """Every device that can compute, with its memory and the speed of a matrix product in each precision."""
-    found = {f"cpu ({torch.get_num_threads()} threads)": precisions(torch.device("cpu"))}
+    found = {f"cpu ({torch.get_num_threads()} threads)": _precisions(torch.device("cpu"))}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         name = f"cuda:{number} ({properties.name}, {properties.total_memory / _GIB:.0f} GiB)"
-        found[name] = precisions(torch.device("cuda", number))
+        found[name] = _precisions(torch.device("cuda", number))
     return found
 
 
-def precisions(device: torch.device) -> str:
-    """Each precision with what a product of two matrices reaches in it; one slower than float32 is called so."""
+def _precisions(device: torch.device) -> str:
+    """Each precision with the speed of a matrix product in it; those slower than float32 are marked."""
     edge = _EDGE_CUDA if device.type == "cuda" else _EDGE_CPU
     speeds = {
         "float32": _speed(device, torch.float32, edge),
@@ -140,7 +140,7 @@ def _speed(device: torch.device, dtype: torch.dtype, edge: int) -> float | None:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that `work` takes, to the end of what it left to a device."""
+    """Seconds that `work` takes, including what it queued on a device."""
     with _settled(device):
         started = time.perf_counter()
         work()
@@ -149,7 +149,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 @contextmanager
 def _settled(device: torch.device) -> Iterator[None]:
-    """Let a device end what it was given before, and after; a CPU is never behind."""
+    """Synchronise a device before and after; a CPU needs none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     yield

@@ -1,7 +1,7 @@
-"""What a training step of stage 2 costs, before anyone pays for it: parameters, FLOPs, bytes kept and the peak.
+"""What a training step of stage 2 costs: parameters, FLOPs, bytes kept for backward and the peak, without running it.
 
-The step is carried out on fake tensors, which have shapes and no memory, while a ledger watches every storage that is made and
-dropped; so what is predicted is what the code does, with recomputation, autocast and in-place work, and no table goes stale.
+The step runs on fake tensors, which have shapes and no memory, while every storage that is made and dropped is tracked. The
+prediction therefore follows the code, with recomputation, autocast and in-place operations.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _PARTS = ("target", "context", "predictor")
 _DEVICES_GIB = (16, 24, 40, 80)
 
 _CPU_FIXED_MIB, _CPU_SLACK = 90.0, 1.07
-"""Resident memory beside the ledger's peak: buffers of the matrix library, and what malloc holds between blocks of many sizes.
+"""Resident memory beyond the tracked peak: buffers of the matrix library, and what malloc holds between blocks of many sizes.
 
 Fitted to the float32 settings of benchmarks/plan.py; half precision on a CPU takes more, see docs/plan.md.
 """
 
 _CUDA_RESERVE_GIB, _CUDA_SLACK = 1.0, 1.1
-"""CUDA's context and cuBLAS's workspace, and what the caching allocator rounds up. Not measured by us: no device was at hand."""
+"""CUDA's context and cuBLAS's workspace, and what the caching allocator rounds up. Not measured: no device was available."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,22 @@ class StepCost:
 
     Attributes
     ----------
-    batch, frames, precision, device, recompute : what it was planned for.
-    context_share : of the brain's tokens, what the planned mask shows.
-    parameters : of context encoder, target encoder and predictor.
-    gflops : of each part's forward pass, and of `backward` with what it recomputes.
-    global_attention_share : of the target's FLOPs, those of attention among all tokens of a clip.
-    saved_mib : bytes held between forward and backward pass, parameters left out.
-    mib : `weights`, `target` (the running mean), `gradients`, `optimizer`, `inputs` (voxels), and `passes`, the rest of the peak.
-    peak_mib : most bytes alive at a time.
+    batch, frames, precision, device, recompute : int, int, str, str, bool
+        What it was planned for.
+    context_share : float
+        Share of the brain's tokens that the planned mask shows.
+    parameters : dict of str to int
+        Weights of context encoder, target encoder and predictor.
+    gflops : dict of str to float
+        GFLOPs of each part's forward pass, and of `backward` with its recomputation.
+    global_attention_share : float
+        Share of the target's FLOPs in attention among all tokens of a clip.
+    saved_mib : float
+        Bytes held between forward and backward pass, parameters left out.
+    mib : dict of str to float
+        `weights`, `target` (the running mean), `gradients`, `optimizer`, `inputs` (voxels), and `passes`, the rest of the peak.
+    peak_mib : float
+        Most bytes alive at a time.
     """
 
     batch: int
@@ -76,7 +84,7 @@ class StepCost:
 
     @property
     def expected_mib(self) -> float:
-        """What will be seen: resident memory of the process once everything is imported, or memory of the device."""
+        """Expected measurement: resident memory of the process once everything is imported, or memory of the device."""
         if self.device == "cpu":
             return self.peak_mib * _CPU_SLACK + _CPU_FIXED_MIB
         return self.peak_mib * _CUDA_SLACK + _CUDA_RESERVE_GIB * 1024
@@ -94,10 +102,14 @@ def plan_step(
 
     Parameters
     ----------
-    grid : the brain mask decides how many patches there are.
-    batch : clips a micro-batch.
-    frames : of a clip; `window.frames * window.k` in training.
-    device : `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
+    grid : Grid
+        The brain mask decides how many patches there are.
+    batch : int
+        Clips per micro-batch.
+    frames : int
+        Frames of a clip; `window.frames * window.k` in training.
+    device : str
+        `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
 
     Raises
     ------
@@ -138,7 +150,7 @@ def plan_step(
 
 
 def _follow_step(model: HieraJEPA, clips: list[Clip], masks: list[JepaMask], precision: str, ledger: _StorageTracker) -> tuple[int, int]:
-    """Take one step of fake tensors under the ledger's eyes; bytes held for the backward pass, and most bytes alive."""
+    """Take one step of fake tensors under the tracker; bytes held for the backward pass, and most bytes alive."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     autocast = nullcontext() if precision == "float32" else torch.autocast("cpu", getattr(torch, precision))
     with ledger, _parts(model, ledger):
@@ -160,7 +172,7 @@ def plan_and_fit(preset: Preset, grid: Grid, batch: int, frames: int, precision:
     """The plan, and on CUDA the largest micro-batch that fits devices of `_DEVICES_GIB`."""
     counts = sorted({batch, 1, 2} if device == "cuda" else {batch})
     plans = {count: plan_step(preset, grid, count, frames, precision, device) for count in track(counts, "plan")}
-    fits = {gib: largest_batch(plans[1], plans[2], gib) for gib in _DEVICES_GIB} if device == "cuda" else {}
+    fits = {gib: _largest_batch(plans[1], plans[2], gib) for gib in _DEVICES_GIB} if device == "cuda" else {}
     return plans[batch], fits
 
 
@@ -170,13 +182,13 @@ def describe(plan: StepCost, fits: Mapping[int, int], as_json: bool) -> dict[str
         return {**asdict(plan), "expected_mib": plan.expected_mib, "largest_batch": {f"{gib} GiB": count for gib, count in fits.items()}}
     flops = ", ".join(f"{name} {value:,.1f}" for name, value in plan.gflops.items())
     kinds = ", ".join(f"{name} {value:,.0f}" for name, value in plan.mib.items())
-    unmeasured = "; no device was at hand to measure it on" if plan.device == "cuda" else ""
+    unmeasured = "; not measured on a device" if plan.device == "cuda" else ""
     uncounted = "; half precision on a CPU takes more than is counted here" if plan.device == "cpu" and plan.precision != "float32" else ""
     lines = {
         "planned": f"{plan.batch} x {plan.frames} frames, {plan.precision}, {plan.device}, {'' if plan.recompute else 'no '}recomputation",
         "context": f"{plan.context_share:.1%} of the brain's tokens",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items()),
-        "GFLOPs a step": f"{sum(plan.gflops.values()):,.0f} ({flops})",
+        "GFLOPs per step": f"{sum(plan.gflops.values()):,.0f} ({flops})",
         "global attention": f"{plan.global_attention_share:.1%} of the target's FLOPs",
         "saved for backward": f"{plan.saved_mib:,.0f} MiB",
         "peak": f"{plan.peak_mib:,.0f} MiB ({kinds})",
@@ -202,13 +214,13 @@ def _check_choices(frames: int, unit_frames: int, precision: str, device: str) -
             raise InputError(f"{option} {value}: choose {', '.join(choices)}.")
 
 
-def largest_batch(one: StepCost, two: StepCost, gib: float) -> int:
-    """Clips a micro-batch that fit a device, from plans of one and of two: memory is fixed costs plus so much a clip; 0 if none fits."""
+def _largest_batch(one: StepCost, two: StepCost, gib: float) -> int:
+    """Clips per micro-batch that fit a device, from plans of one and of two: memory is fixed plus linear in clips; 0 if none fits."""
     each = two.expected_mib - one.expected_mib
     return max(0, math.floor((gib * 1024 - one.expected_mib) / each) + 1)
 
 
-# --- keeping the books
+# --- tracking storages
 
 
 class _StorageTracker(TorchDispatchMode):
@@ -242,7 +254,7 @@ class _StorageTracker(TorchDispatchMode):
         return out
 
     def know(self, name: str, tensors: list[Tensor], times: int = 1) -> None:
-        """Give a name to storages; those not seen before count as alive from now on."""
+        """Give a name to storages; new ones count as alive from now on."""
         for tensor in tensors:
             self._note(tensor)
         self.known[name] = times * sum({tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}.values())
@@ -250,7 +262,7 @@ class _StorageTracker(TorchDispatchMode):
             self._weights |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def save(self, tensor: Tensor) -> Tensor:
-        """Hook for what autograd keeps."""
+        """Hook for tensors that autograd keeps."""
         if (key := tensor.untyped_storage()._cdata) not in self._weights:
             self._saved.add(key)
         return tensor.detach()  # the tensor itself may be an output of its own node: a cycle, which is never freed
@@ -303,7 +315,7 @@ _CPU_ATTENTION: dict[Any, Any] = {
 
 @contextmanager
 def _parts(model: HieraJEPA, ledger: _StorageTracker) -> Iterator[None]:
-    """Tell the ledger which part is being computed, and whether its tokens all see each other."""
+    """Tell the tracker which part is being computed, and whether its attention is global."""
 
     def enter(name: str) -> None:
         ledger.part = name

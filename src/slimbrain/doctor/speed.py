@@ -1,4 +1,4 @@
-"""How many windows a second a preset trains and embeds here, measured, and how long stated work would take at that rate."""
+"""Windows per second that a preset trains and embeds on this machine, measured, and how long given work would take at that rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from slimbrain.store.contract import NATIVE_TR_BAND_S
 from slimbrain.train.loop import AUTOCAST
 
 _TR_S = 0.72
-"""Of the noise that stands for a session; in `NATIVE_TR_BAND_S`, and the speed does not depend on it."""
+"""TR of the simulated noise; in `NATIVE_TR_BAND_S`, and the speed does not depend on it."""
 assert NATIVE_TR_BAND_S[0] < _TR_S < NATIVE_TR_BAND_S[1]
 
 _PASSES = 4
@@ -39,9 +39,12 @@ class Rate:
 
     Attributes
     ----------
-    seconds : of one micro-batch of one sample.
-    windows : that it holds.
-    loss : of the last pass; 0 where nothing is learnt.
+    seconds : float
+        Seconds per micro-batch of one sample.
+    windows : int
+        Windows that the sample holds.
+    loss : float
+        Value in the last pass; 0 where nothing is learnt.
     """
 
     seconds: float
@@ -53,7 +56,7 @@ class Rate:
         return self.windows / self.seconds
 
     def hours(self, windows: float) -> float:
-        """Hours for so many windows, at this rate."""
+        """Hours for this many windows, at this rate."""
         return windows / self.per_second / 3600
 
 
@@ -84,7 +87,7 @@ def voxel_rates(preset: Preset, grid: Grid, device: torch.device) -> tuple[Rate,
 
 
 def temporal_rate(preset: Preset, channels: int, frames: int, device: torch.device) -> Rate:
-    """Stage 1 on noise: a training step on one session of so many frames and channels."""
+    """Stage 1 on noise: a training step on one session of this many frames and channels."""
     torch.manual_seed(0)
     model = TemporalExtractor(preset.temporal).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=preset.train_temporal.lr)

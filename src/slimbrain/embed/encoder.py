@@ -41,13 +41,19 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    checkpoint : model folder or hub id.
-    windows : which windows of a session stage 2 sees: `uniform` for evenly spread ones, a window table of `slimbrain rank`, or the
+    checkpoint : str or Path
+        Model folder or hub id.
+    windows : str or Path, default UNIFORM
+        Which windows of a session stage 2 sees: `uniform` for evenly spread ones, a window table of `slimbrain rank`, or the
         folder or hub id of a stage 1 model, which then scores them on the fly.
-    pooling : `mean`, `moments` or `units`; see `slimbrain.embed.pooling`.
-    k : windows of a session to see; as many as in training if None.
-    store : where session keys are looked up; not needed for images.
-    tr : seconds a frame of images, where neither a JSON sidecar nor the header says.
+    pooling : str, default 'moments'
+        `mean`, `moments` or `units`; see `slimbrain.embed.pooling`.
+    k : int or None
+        Windows of a session to see; as many as in training if None.
+    store : Store or str or Path or None
+        Where session keys are looked up; not needed for images.
+    tr : float or None
+        Seconds a frame of images, where neither a JSON sidecar nor the header says.
 
     Attributes
     ----------
@@ -96,12 +102,13 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : a store or its path, whose sessions come in the order of its manifest; or a sequence of session keys of `store`, of
+        X : Store or str or Path or Sequence[str or Path or SpatialImage]
+            A store or its path, whose sessions come in the order of its manifest; or a sequence of session keys of `store`, of
             NIfTI paths or of nibabel images, in the order given.
 
         Returns
         -------
-        (N, D) float32, one row a session.
+        (N, D) float32, one row per session.
 
         Raises
         ------
@@ -135,7 +142,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
             return X, None
         if isinstance(X, (str, os.PathLike)):
             if str(X).endswith(_IMAGES):
-                raise InputError(f"{X}: is one image, and a row an image comes out; give a list of them.")
+                raise InputError(f"{X}: is one image, and the output has one row per image; give a list of them.")
             return Store(Path(X)), None
         items = _items(X)
         if all(isinstance(item, (str, os.PathLike)) and not str(item).endswith(_IMAGES) for item in items):
@@ -178,7 +185,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
 
 def _warn_of_overlap(embedded: Embeddings, sessions: Sessions, provenance: Provenance | None) -> None:
-    """One warning with the count of participants whom the model was trained on, by name or by a recording."""
+    """One warning with the count of participants that the model was trained on, by name or by a recording."""
     if provenance is None or not embedded.signatures:
         return
     signatures = dict(zip(embedded.keys, embedded.signatures, strict=True))
@@ -187,7 +194,7 @@ def _warn_of_overlap(embedded: Embeddings, sessions: Sessions, provenance: Prove
     else:
         # An image does not say of which study it is, and `sub-01` is in many: its recording alone decides.
         people = [Person(f"image {key}", UNKNOWN, (heard,)) for key, heard in signatures.items()]
-    if known := provenance.seen(people):
+    if known := provenance.trained_on(people):
         what = "participants" if isinstance(sessions, Store) else "images"
         warnings.warn(
             f"The model was trained on {len(known)} of the {len(people)} {what} to be embedded, first {known[0]}: scores on them are "
@@ -207,7 +214,7 @@ def _items(X: Any) -> list[Any]:
     except TypeError:
         items = []
     if not items or not all(isinstance(item, (str, os.PathLike)) or hasattr(item, "dataobj") for item in items):
-        raise InputError(f"X is a {type(X).__name__}: give a store, or a list of NIfTI paths, nibabel images or session keys, one a row.")
+        raise InputError(f"X is a {type(X).__name__}: give a store, or a list of NIfTI paths, nibabel images or session keys, one per row.")
     return items
 
 

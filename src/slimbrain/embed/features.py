@@ -29,18 +29,28 @@ _IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
 
 
+_ROUNDING = 1e-6
+"""Difference, relative to the largest number, up to which vectors are the same."""
+
+
 @dataclass(frozen=True)
 class Embeddings:
-    """One vector a session.
+    """One vector per session.
 
     Attributes
     ----------
-    keys, subjects : N session keys and their participants.
-    values : (N, D) float32.
-    frames_used : frames of each session that the model used.
-    contract : of the store they are from.
-    signatures : of each session, by which a model remembers recordings; empty where it remembers nobody.
-    weights_sha256, pooling : of the model that made them, and how it pooled.
+    keys, subjects : tuple[str, ...]
+        N session keys and their participants.
+    values : ndarray of float
+        (N, D) float32.
+    frames_used : Mapping[str, ndarray of int64]
+        Frames of each session that the model used.
+    contract : Contract
+        Of the store they are from.
+    signatures : tuple[str, ...]
+        Of each session, by which a model remembers recordings; empty where it remembers nobody.
+    weights_sha256, pooling : str
+        Of the model that made them, and how it pooled.
     """
 
     keys: tuple[str, ...]
@@ -54,6 +64,11 @@ class Embeddings:
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
+
+    def all_alike(self) -> bool:
+        """Whether there are several sessions, and their vectors differ by no more than rounding."""
+        spread, size = np.ptp(self.values, axis=0), np.abs(self.values)
+        return len(self.keys) > 1 and float(spread.max()) <= _ROUNDING * float(size.max())
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
@@ -131,12 +146,16 @@ def embed_store(
 
     Parameters
     ----------
-    model : from `from_pretrained`, which says how sessions are cut.
-    windows : which windows stage 2 sees: a window table, whose k best it takes; a stage 1 model or its folder, by whose scores it
+    model : Model
+        From `from_pretrained`, which says how sessions are cut.
+    windows : Windows or None
+        Which windows stage 2 sees: a window table, whose k best it takes; a stage 1 model or its folder, by whose scores it
         takes them as `slimbrain rank` would; the windows of each session, chosen before; or `uniform`, the same as None, for k spread
         evenly.
-    k : windows to see; as many as in training if None. More of them make the vector less noisy.
-    pooling : how stage 2's tokens become a vector; see `pool_tokens`. Stage 1 has one way.
+    k : int or None
+        Windows to see; as many as in training if None. More of them make the vector less noisy.
+    pooling : str, default 'moments'
+        How stage 2's tokens become a vector; see `pool_tokens`. Stage 1 has one way.
 
     Raises
     ------

@@ -18,7 +18,7 @@ _ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
 _BY_SESSION = "frames_used"
-"""JSON by session; the remaining arrays have a row a session."""
+"""JSON by session; the remaining arrays have one row per session."""
 
 
 def sessions_of(store: Store, shard: Shard) -> Store:
@@ -46,7 +46,8 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
 
     Parameters
     ----------
-    keys : sessions, in the order they are to have.
+    keys : Sequence[str]
+        Sessions, in the order they are to have.
 
     Raises
     ------

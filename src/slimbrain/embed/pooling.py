@@ -16,7 +16,7 @@ _ADJACENT = 1.5
 
 
 def pool_tokens(tokens: Tokens, pooling: str = "moments") -> Tensor:
-    """One vector a clip.
+    """One vector per clip.
 
     `mean`: the mean of each feature over all tokens, D wide.
 
@@ -28,8 +28,10 @@ def pool_tokens(tokens: Tokens, pooling: str = "moments") -> Tensor:
 
     Parameters
     ----------
-    tokens : of whole clips (nothing hidden), D wide.
-    pooling : one of `POOLINGS`.
+    tokens : Tokens
+        Of whole clips (nothing hidden), D wide.
+    pooling : str, default 'moments'
+        One of `POOLINGS`.
 
     Returns
     -------
@@ -51,9 +53,12 @@ def pooled_names(pooling: str, width: int, places: Sequence[Sequence[float]]) ->
 
     Parameters
     ----------
-    pooling : one of `POOLINGS`.
-    width : D of the tokens.
-    places : (U, 3) centres of the grid's units in MNI mm.
+    pooling : str
+        One of `POOLINGS`.
+    width : int
+        D of the tokens.
+    places : Sequence[Sequence[float]]
+        (U, 3) centres of the grid's units in MNI mm.
     """
     units = [f"unit_{x:+g}_{y:+g}_{z:+g}" for x, y, z in places]
     return [f"{part}_{number}" for part in _choose(pooling).parts(units) for number in range(width)]

@@ -30,15 +30,18 @@ _SMALLEST_SPREAD = 1e-6
 """A feature whose deviation is below this is constant but for rounding, and must not be blown up to noise."""
 
 
-class AttentionReader(nn.Module):
+class _AttentionReader(nn.Module):
     """Softmax attention of one query over a session's tokens, then a linear layer.
 
     Parameters
     ----------
-    mean, spread : (D,) of all training tokens, which come in standardised.
-    pooled_spread : (D,) deviation of the standardised session means over the training sessions: tokens of one session differ more
+    mean, spread : Tensor
+        (D,) of all training tokens, which come in standardised.
+    pooled_spread : Tensor
+        (D,) deviation of the standardised session means over the training sessions: tokens of one session differ more
         than sessions do, and without it a step would move the linear layer by next to nothing.
-    outputs : K.
+    outputs : int
+        K.
     """
 
     mean: Tensor
@@ -69,8 +72,10 @@ class AttentionProbe:
 
     Attributes
     ----------
-    model : name for the table.
-    tokens : for each session (L, D); L may differ.
+    model : str
+        Name for the table.
+    tokens : Sequence[Tensor]
+        For each session (L, D); L may differ.
     """
 
     model: str
@@ -97,7 +102,7 @@ class AttentionProbe:
             losses, counts = losses + loss, counts + len(held)
         return Fitted(np.mean(said, axis=0), problem.scaling(split.train)[1], losses / counts if counts else math.inf)
 
-    def _train(self, problem: PredictionProblem, fit: Ints, held: Ints, seed: int) -> tuple[AttentionReader, float]:
+    def _train(self, problem: PredictionProblem, fit: Ints, held: Ints, seed: int) -> tuple[_AttentionReader, float]:
         """The reader at the epoch that was best on the held-out rows, and its summed loss there."""
         reader, order = self._reader(problem, fit), np.random.default_rng(seed)
         optimizer = torch.optim.AdamW(reader.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
@@ -119,23 +124,23 @@ class AttentionProbe:
         reader.load_state_dict(best)
         return reader, best_loss
 
-    def _reader(self, problem: PredictionProblem, rows: Ints) -> AttentionReader:
+    def _reader(self, problem: PredictionProblem, rows: Ints) -> _AttentionReader:
         """A fresh reader that knows the training tokens' mean and spread, and starts at the prior."""
         totals = [(values.double().sum(0), values.double().square().sum(0)) for values in (self.tokens[row] for row in rows)]
         count = sum(len(self.tokens[row]) for row in rows)
         first, second = (torch.stack(parts).sum(0) / count for parts in zip(*totals, strict=True))
         spread = usable_spread((second - first.square()).clamp_min(0).sqrt())
         means = torch.stack([(self.tokens[row].double().mean(0) - first) / spread for row in rows])
-        reader = AttentionReader(first.float(), spread.float(), usable_spread(means.std(0, unbiased=False)).float(), problem.n_outputs)
+        reader = _AttentionReader(first.float(), spread.float(), usable_spread(means.std(0, unbiased=False)).float(), problem.n_outputs)
         start_at_prior(reader.read, problem, rows)
         return reader
 
     @torch.no_grad()
-    def _loss(self, reader: AttentionReader, problem: PredictionProblem, rows: Ints, y: Floats) -> float:
+    def _loss(self, reader: _AttentionReader, problem: PredictionProblem, rows: Ints, y: Floats) -> float:
         return summed_loss(self._predict(reader, problem, rows), y[rows], problem.kind)
 
     @torch.no_grad()
-    def _predict(self, reader: AttentionReader, problem: PredictionProblem, rows: Ints) -> Floats:
+    def _predict(self, reader: _AttentionReader, problem: PredictionProblem, rows: Ints) -> Floats:
         """(rows, K) probabilities, or standardised values."""
         parts = [reader(*self._padded(rows[start : start + _BATCH])) for start in range(0, len(rows), _BATCH)]
         return as_scores(torch.cat(parts) if parts else torch.zeros(0, problem.n_outputs), problem.classes)

@@ -40,26 +40,29 @@ def store_baselines(
 
     Parameters
     ----------
-    used : frames of each session that the model used; where it left out some, adds connectivity and channel statistics on these
-        alone.
-    exclude : columns of `participants.tsv` that must not serve as confounds (the label itself).
-    known : further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
-    series : the store's series, where they were read before.
+    used : Mapping[str, ndarray of int64] or None
+        Frames of each session that the model used; where it left some out, adds connectivity and channel statistics on these alone.
+    exclude : Sequence[str], default ()
+        Columns of `participants.tsv` that must not serve as confounds (the label itself).
+    known : Sequence[Mapping[str, str]], default ()
+        Further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
+    series : ChannelSeries or None
+        The store's series, where they were read before.
     """
     series = series or ChannelSeries(store)
     for key in track(keys, "read for baselines"):
         series.channels(key)
     whole = _Series(series, keys)
-    sets = [*connectivity(whole, "whole run"), channel_statistics(whole, "whole run")]
+    sets = [*connectivity(whole, "whole run"), _channel_statistics(whole, "whole run")]
     if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
         cut = _Series(series, keys, used)
-        sets += [*connectivity(cut, "frames used"), channel_statistics(cut, "frames used")]
+        sets += [*connectivity(cut, "frames used"), _channel_statistics(cut, "frames used")]
     rows = _confound_rows(store, keys)
-    confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    confounding = _confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
-def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
+def _channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     """Mean and standard deviation over frames of every channel."""
     means, stds = (np.stack([statistic(values, axis=0) for values in series]) for statistic in (np.mean, np.std))
     # Over a whole z-scored run the mean is 0 but for rounding, which standardising features would blow up to noise.
@@ -69,15 +72,17 @@ def channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
 
 
-def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
+def _confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
     """Age, sex, site and head motion where they are known; None where none of them varies.
 
     Categories become one column each; gaps are filled with the training subjects' mean.
 
     Parameters
     ----------
-    rows : N rows of text cells; columns are looked up without regard to case.
-    exclude : columns that must not be used.
+    rows : Sequence[Mapping[str, str]]
+        N rows of text cells; columns are looked up without regard to case.
+    exclude : Sequence[str], default ()
+        Columns that must not be used.
     """
     table = [{name.lower(): value.strip() for name, value in row.items()} for row in rows]
     left_out = {name.lower() for name in exclude}

@@ -59,11 +59,16 @@ def evaluate(
 
     Parameters
     ----------
-    screened : from `leaks.screen`: the labels, and who of these subjects is known to the models.
-    predictors : one entry for each of the target's sessions; the first is ours, those of the model `untrained` are baselines.
-    used : frames of each session that our model used, for the baselines that get no more than these.
-    models : the trained models, which the result names.
-    series : the store's series, where they were read before.
+    screened : Screened
+        From `leaks.screen`: the labels, and who of these subjects is known to the models.
+    predictors : Sequence[Predictor]
+        One entry for each of the target's sessions; the first is ours, those of the model `untrained` are baselines.
+    used : Mapping[str, ndarray of int64] or None
+        Frames of each session that our model used, for the baselines that get no more than these.
+    models : Sequence[ModelWeights], default ()
+        The trained models, which the result names.
+    series : ChannelSeries or None
+        The store's series, where they were read before.
 
     Raises
     ------
@@ -76,7 +81,7 @@ def evaluate(
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
         baselines = store_baselines(store, target.keys, used, exclude=task.hidden, known=target.known, series=series)
-        result = compare(task, target, ours, [*untrained, *baselines], n_resamples)
+        result = _compare(task, target, ours, [*untrained, *baselines], n_resamples)
     known = {
         "cohort": store.root.name,
         "seen_in_pretraining": screened.in_training,
@@ -121,7 +126,7 @@ def _vectors_of(predictor: Predictor, task: Task) -> FeatureSet:
     return predictor
 
 
-def compare(
+def _compare(
     task: Task, target: Target, ours: Sequence[Predictor], baselines: Sequence[Predictor], n_resamples: int = N_RESAMPLES
 ) -> Result:
     """Cross-validate every predictor on the same folds and put the scores in one result.

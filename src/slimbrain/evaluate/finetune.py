@@ -41,7 +41,7 @@ class FinetuneConfig(Config):
     """The published settings; epochs, batch and patience, which the paper's text does not give, are ours."""
 
     epochs: int = Field(30, ge=1)
-    batch: int = Field(8, ge=1, description="sessions a step")
+    batch: int = Field(8, ge=1, description="sessions per step")
     patience: int = Field(8, ge=1, description="epochs without a better held-out loss that end it")
     lr: float = Field(1e-4, gt=0)
     head_lr: float = Field(5e-4, gt=0)
@@ -59,8 +59,10 @@ class Views:
 
     Attributes
     ----------
-    scored : windows that the session is scored on, together, as one clip.
-    drawn_from : windows that training draws as many of, anew in each epoch.
+    scored : tuple[int, ...]
+        Windows that the session is scored on, together, as one clip.
+    drawn_from : tuple[int, ...]
+        Windows that training draws as many of, anew in each epoch.
     """
 
     scored: tuple[int, ...]
@@ -72,8 +74,10 @@ class TunedEncoder(nn.Module):
 
     Parameters
     ----------
-    encoder : copied, so that every fold starts from the same weights.
-    outputs : K.
+    encoder : Hiera
+        Copied, so that every fold starts from the same weights.
+    outputs : int
+        K.
     """
 
     centre: Tensor
@@ -107,12 +111,18 @@ class FineTuning:
 
     Attributes
     ----------
-    model : name for the table.
-    encoder : where tuning starts.
-    keys : N session keys.
-    views : windows of each session, by key.
-    frames : frames a window.
-    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next one, beside
+    model : str
+        Name for the table.
+    encoder : Hiera
+        Where tuning starts.
+    keys : Sequence[str]
+        N session keys.
+    views : Mapping[str, Views]
+        Windows of each session, by key.
+    frames : int
+        Frames a window.
+    folder : Path or None
+        Where finished folds are kept, from which an evaluation that was stopped resumes, beside
         hashes of everybody in them; nowhere if None.
     """
 
@@ -177,14 +187,14 @@ class FineTuning:
         centre, scale = problem.scaling(fit)
         y = (problem.target - centre) / scale
         steps = math.ceil(len(fit) / self.config.batch)
-        optimizer, order = torch.optim.AdamW(parameter_groups(tuned, self.config), betas=self.config.betas), np.random.default_rng(seed)
+        optimizer, order = torch.optim.AdamW(_parameter_groups(tuned, self.config), betas=self.config.betas), np.random.default_rng(seed)
         best, best_loss, best_epoch = deepcopy(tuned.state_dict()), self._loss(tuned, problem, held, y), 0
         for epoch in range(self.config.epochs):
             rows = order.permutation(fit)
             for step in range(steps):
                 batch = rows[step * self.config.batch : (step + 1) * self.config.batch]
                 clips = [self._clip(row, self._draw(row, (seed, epoch, int(row)))) for row in batch]
-                set_rates(optimizer, self.config, epoch * steps + step, steps)
+                _set_rates(optimizer, self.config, epoch * steps + step, steps)
                 optimizer.zero_grad(set_to_none=True)
                 wanted = torch.from_numpy(y[batch]).to(self.device)
                 task_loss(tuned(clips), wanted, problem).backward()
@@ -238,7 +248,7 @@ class FineTuning:
         return digest.hexdigest()[:24]
 
 
-def parameter_groups(tuned: TunedEncoder, config: FinetuneConfig) -> list[dict[str, Any]]:
+def _parameter_groups(tuned: TunedEncoder, config: FinetuneConfig) -> list[dict[str, Any]]:
     """One group for each layer, with and without weight decay: `peak` is the layer's learning rate after warm-up.
 
     The head learns at `head_lr`, the last norm at `lr`, block i of n at `lr * layer_decay ** (n - i)` counted from 0, patch
@@ -263,7 +273,7 @@ def _layer(name: str, n_blocks: int) -> int:
     return n_blocks + 1 if part == "norm" else 0
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: FinetuneConfig, step: int, steps_per_epoch: int) -> None:
+def _set_rates(optimizer: torch.optim.Optimizer, config: FinetuneConfig, step: int, steps_per_epoch: int) -> None:
     """Warm-up, then a cosine from each group's peak; all groups end in the same proportion, the encoder's last layer at `final_lr`."""
     schedule = TrainConfig(
         steps=config.epochs * steps_per_epoch, warmup=config.warmup_epochs * steps_per_epoch, lr=config.lr, final_lr=config.final_lr

@@ -18,7 +18,8 @@ def bound_together(subjects: Sequence[str], marks: Mapping[str, Sequence[str]]) 
 
     Parameters
     ----------
-    marks : of each subject, such as its mother's and its father's identifier; none for one who is alone.
+    marks : Mapping[str, Sequence[str]]
+        Of each subject, such as its mother's and its father's identifier; none for one who is alone.
     """
     leader: dict[str, str] = {}
 
@@ -42,9 +43,12 @@ def deal_groups(group: Ints, cell: Ints, n_parts: int, rng: np.random.Generator)
 
     Parameters
     ----------
-    group : (subjects,) number of each subject's group.
-    cell : (subjects,) number of what the parts should have alike: class and site, say.
-    n_parts : as many groups are needed.
+    group : ndarray of int64
+        (subjects,) number of each subject's group.
+    cell : ndarray of int64
+        (subjects,) number of what the parts should have alike: class and site, say.
+    n_parts : int
+        As many groups are needed.
 
     Raises
     ------

@@ -30,10 +30,14 @@ class Pairing:
 
     Attributes
     ----------
-    occasions : what the two are called, such as `task-rest1` and `task-rest2`.
-    subjects : N participants.
-    keys : (first, second) session keys of each.
-    left_out : sessions that are no part of it.
+    occasions : tuple[str, str]
+        What the two are called, such as `task-rest1` and `task-rest2`.
+    subjects : tuple[str, ...]
+        N participants.
+    keys : tuple[tuple[str, str], ...]
+        (first, second) session keys of each.
+    left_out : int
+        Sessions that are no part of it.
     """
 
     occasions: tuple[str, str]
@@ -56,8 +60,10 @@ def pair_sessions(store: Store, occasions: Sequence[str] = (), keys: Sequence[st
 
     Parameters
     ----------
-    occasions : two names; of pairs that as many subjects have, the first in alphabetical order is taken if empty.
-    keys : sessions to consider, all by default.
+    occasions : Sequence[str], default ()
+        Two names; of pairs that as many subjects have, the first in alphabetical order is taken if empty.
+    keys : Sequence[str] or None
+        Sessions to consider, all by default.
 
     Raises
     ------
@@ -93,7 +99,8 @@ def identify(features: FeatureSet, pairing: Pairing) -> OutOfFold:
 
     Parameters
     ----------
-    features : one entry for each of `pairing.flat`; a transform (the tangent's mean) is fitted on the gallery.
+    features : FeatureSet
+        One entry for each of `pairing.flat`; a transform (the tangent's mean) is fitted on the gallery.
 
     Returns
     -------
@@ -125,7 +132,7 @@ def _likeness(features: FeatureSet, gallery: Floats, query: Floats) -> Floats:
 
 def _unit_rows(x: Floats) -> Floats:
     """Rows without their mean, of length 1, or 0 where a row says nothing."""
-    # One number a session has no correlation; its sign relative to the gallery's mean remains.
+    # One number per session has no correlation; its sign relative to the gallery's mean remains.
     x = x - x.mean(axis=1, keepdims=True) if x.shape[1] > 1 else x
     length = np.linalg.norm(x, axis=1, keepdims=True)
     unit: Floats = np.divide(x, length, out=np.zeros_like(x), where=length > 1e-12)

@@ -1,4 +1,4 @@
-"""How a label is made of the columns that a cohort publishes: one function a task, each saying whom it leaves out and why."""
+"""How labels are made of the columns that cohorts publish: one function per task, which says what sessions it leaves out and why."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def adni_mci(rows: Sequence[Row], session: SessionInfo) -> Labelled:
     Where the session's name tells no visit, the label is that of all visits, if it never changed: a scan years after the baseline must
     not get the baseline's diagnosis.
     """
-    month = visit_month(session.session)
-    there = rows if month is None else [row for row in rows if visit_month(cell(row, "VISCODE")) == month]
+    month = _visit_month(session.session)
+    there = rows if month is None else [row for row in rows if _visit_month(cell(row, "VISCODE")) == month]
     if not there:
         return LeftOut("no line for the visit of the session")
     found = {value for row in there if (value := cell(row, "DX"))}
@@ -61,7 +61,7 @@ def adni_mci(rows: Sequence[Row], session: SessionInfo) -> Labelled:
     return diagnosis if diagnosis in ("CN", "MCI") else LeftOut(f"diagnosis is {diagnosis}")
 
 
-def visit_month(text: str) -> int | None:
+def _visit_month(text: str) -> int | None:
     """Months since baseline of a visit code (`bl`, `m06`, `ses-M012`); None if it is none."""
     if _BASELINE.fullmatch(text):
         return 0

@@ -27,9 +27,12 @@ class Screened:
 
     Attributes
     ----------
-    target : their labels.
-    in_training : how many of them the model that knows most was pretrained on.
-    unknown : models whose pretraining participants are not recorded.
+    target : Target
+        Their labels.
+    in_training : int
+        How many of them the model that knows most was pretrained on.
+    unknown : tuple[str, ...]
+        Models whose pretraining participants are not recorded.
     """
 
     target: Target
@@ -49,9 +52,12 @@ def screen(
 
     Parameters
     ----------
-    models, allow : as for `require_no_overlap`.
-    series : the store's series; what is read here need not be read again.
-    drop : leave out copied recordings, within the store and of the models' training, where they would be refused.
+    models, allow : Mapping[str, Provenance or None] or bool
+        As for `_require_no_overlap`.
+    series : ChannelSeries or None
+        The store's series; what is read here need not be read again.
+    drop : bool, default False
+        Leave out copied recordings, within the store and of the models' training, where they would be refused.
 
     Raises
     ------
@@ -65,22 +71,25 @@ def screen(
         copied = {key for key, subject in zip(target.keys, target.subjects, strict=True) if subject in known}
         target = target.without(copied, "copy of a recording that a model was trained on (--drop-duplicates)")
     scoring_record(target, task.policy)
-    in_training = require_no_overlap(store, target, models, allow, series)
-    require_no_duplicates(store, target, series)
+    in_training = _require_no_overlap(store, target, models, allow, series)
+    _require_no_duplicates(store, target, series)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
     return Screened(target, in_training, tuple(unknown))
 
 
-def require_no_overlap(
+def _require_no_overlap(
     store: Store, target: Target, models: Mapping[str, Provenance | None], allow: bool, series: ChannelSeries | None = None
 ) -> int:
     """How many of the participants the model knows best was trained on.
 
     Parameters
     ----------
-    target : whose sessions are to be evaluated.
-    models : what each model was trained on, by the name the user gave it.
-    allow : go on with those it was trained on.
+    target : Target
+        Whose sessions are to be evaluated.
+    models : Mapping[str, Provenance or None]
+        What each model was trained on, by the name the user gave it.
+    allow : bool
+        Go on with those it was trained on.
 
     Raises
     ------
@@ -100,7 +109,7 @@ def require_no_overlap(
 
 
 def _matches(store: Store, target: Target, models: Mapping[str, Provenance | None], series: ChannelSeries) -> dict[str, list[Match]]:
-    """Of each model, the participants whom it was trained on."""
+    """The participants that each model was trained on."""
     people = people_in(store, [store.session(key) for key in target.keys], series.signature)
     return {name: provenance.matches(people) if provenance else [] for name, provenance in models.items()}
 
@@ -117,7 +126,7 @@ def _evidence(match: Match, store: Store, target: Target, series: ChannelSeries)
     return f"{match.label} {bits_apart(match.bits)} between {own} and {whose}"
 
 
-def require_no_duplicates(store: Store, target: Target, series: ChannelSeries | None = None) -> None:
+def _require_no_duplicates(store: Store, target: Target, series: ChannelSeries | None = None) -> None:
     """Refuse a recording that stands under two participants, who could fall on both sides of a split.
 
     For identification, one that stands there twice for one participant counts too: nothing is easier to find again.
@@ -179,7 +188,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
         splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups)
         tested = np.zeros(len(target.keys), dtype=np.int64)
         for split in splits:
-            require_apart(target, split)
+            _require_apart(target, split)
             tested[split.test] += 1
         most = max(most, int(tested.max()))
     if most > 1:
@@ -188,7 +197,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
     return Scoring(tests_per_seed=most, seeds=len(policy.seeds), tuned_on=tuned, fitted_on="the training subjects")
 
 
-def require_apart(target: Target, split: Split) -> None:
+def _require_apart(target: Target, split: Split) -> None:
     """Refuse a split that has a subject, or subjects of one group, on two sides.
 
     Raises

@@ -69,8 +69,10 @@ def ridge_path(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float])
 
     Parameters
     ----------
-    x : (N, R) from `coordinates`; `x_held` (M, R) along the same axes.
-    y : (N,) values.
+    x : ndarray of float64
+        (N, R) from `coordinates`; `x_held` (M, R) along the same axes.
+    y : ndarray of float64
+        (N,) values.
     """
     mean = y.mean()
     along, power = x.T @ (y - mean), (x**2).sum(axis=0)
@@ -82,8 +84,10 @@ def logistic_path(x: Floats, y: NDArray[np.int64], x_held: Floats, strengths: Se
 
     Parameters
     ----------
-    x : (N, R) from `coordinates`; `x_held` (M, R) along the same axes.
-    y : (N,) class numbers, of which 0 to K - 1 all occur.
+    x : ndarray of float64
+        (N, R) from `coordinates`; `x_held` (M, R) along the same axes.
+    y : ndarray of int64
+        (N,) class numbers, of which 0 to K - 1 all occur.
     """
     held = np.column_stack([x_held, np.ones(len(x_held))])
     return np.exp([_log_shares(held @ weights) for weights in logistic_weights(x, y, strengths)])
@@ -93,7 +97,7 @@ def logistic_weights(x: Floats, y: NDArray[np.int64], strengths: Sequence[float]
     """(R + 1, J) weights, the intercept last, of the model of `logistic_path`, for each strength.
 
     The model is scikit-learn's: an intercept that is not penalised; for more than two classes a softmax, of which every class has
-    penalised weights (J = K); two classes share one weight a feature, that of the second against none of the first (J = 1).
+    penalised weights (J = K); two classes share one weight per feature, that of the second against none of the first (J = 1).
     """
     truth = np.eye(int(y.max()) + 1)[y]
     power, design = np.append((x**2).sum(axis=0), len(x)), np.column_stack([x, np.ones(len(x))])

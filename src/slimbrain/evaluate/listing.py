@@ -12,7 +12,7 @@ _HEADINGS = ("task", "label", "file", "columns read", "published", "metrics")
 
 
 def as_records() -> list[dict[str, Any]]:
-    """One record a benchmark."""
+    """One record per benchmark."""
     return [
         {
             "task": entry.name,
@@ -39,7 +39,7 @@ def as_records() -> list[dict[str, Any]]:
 
 
 def as_text() -> str:
-    """A block of lines a benchmark."""
+    """One block of lines per benchmark."""
     blocks = []
     for entry in ENTRIES.values():
         lines = [
@@ -59,7 +59,7 @@ def as_text() -> str:
     return "\n\n".join(blocks) + "\n\ncolumn:NAME: any column of the store's participants.tsv"
 
 
-def as_markdown() -> str:
+def _as_markdown() -> str:
     """The table and the sections on each benchmark in docs/tasks.md."""
     rows = [
         (

@@ -43,9 +43,12 @@ class Tuning:
 
     Attributes
     ----------
-    device : as of `pick_device`.
-    folder : where finished folds are kept, so that an evaluation that was stopped goes on with the next; nowhere if None.
-    save : where the first model goes, tuned once more on everybody with a label; nowhere if None.
+    device : str
+        As of `pick_device`.
+    folder : Path or None
+        Where finished folds are kept, from which an evaluation that was stopped resumes; nowhere if None.
+    save : Path or None
+        Where the first model goes, tuned once more on everybody with a label; nowhere if None.
     """
 
     config: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -60,14 +63,21 @@ class Options:
 
     Attributes
     ----------
-    windows, k : as for `embed_store`.
-    methods : some of `_METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
+    windows, k : str or Path or None or int or None
+        As for `embed_store`.
+    methods : Sequence[str]
+        Some of `_METHODS`; the first is the one compared with the best baseline. `probe`, or `identify` where subjects are to be
         told apart, if empty.
-    phenotypes : the benchmark's phenotype files.
-    group : as for `get_task`.
-    embeddings : files of `slimbrain embed`, made by these models of the very frames that they are to see; others are refused.
-    allow_overlap : evaluate on participants that a model was trained on, too; the result counts them.
-    drop_duplicates : leave out copied recordings, which would be refused; see `leaks.screen`.
+    phenotypes : Sequence[str or Path]
+        The benchmark's phenotype files.
+    group : str
+        As for `get_task`.
+    embeddings : Sequence[str or Path]
+        Files of `slimbrain embed`, made by these models of the very frames that they are to see; others are refused.
+    allow_overlap : bool
+        Evaluate on participants that a model was trained on, too; the result counts them.
+    drop_duplicates : bool
+        Leave out copied recordings, which would be refused; see `leaks.screen`.
     """
 
     windows: str | Path | None = None
@@ -111,8 +121,10 @@ def evaluate_models(
 
     Parameters
     ----------
-    task : as `slimbrain evaluate --task`.
-    models : model folders or hub ids; the first is the one compared with the best baseline.
+    task : str
+        As `slimbrain evaluate --task`.
+    models : Sequence[str or Path]
+        Model folders or hub ids; the first is the one compared with the best baseline.
 
     Raises
     ------
@@ -121,7 +133,7 @@ def evaluate_models(
     """
     options = options or Options()
     wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
-    chosen = choose_methods(options.methods, wanted)
+    chosen = _choose_methods(options.methods, wanted)
     if options.tuning.save and "finetune" not in chosen:
         raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
@@ -161,7 +173,7 @@ def _save(store: Store, task: Task, target: Target, entry: _Contender, tuning: T
     save_tuned(folder, model, fine, target, task.name)
 
 
-def choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
+def _choose_methods(methods: Sequence[str], task: Task) -> tuple[str, ...]:
     """The methods asked for, each once, or the one that suits the task."""
     if unknown := [name for name in methods if name not in _METHODS]:
         raise InputError(f"--method {unknown[0]}: there is no such method; choose from {', '.join(_METHODS)}.")

@@ -35,16 +35,26 @@ class Cohort:
 
     Attributes
     ----------
-    name, title : short and full name.
-    file : name of the phenotype file, with `*` where releases differ.
-    ids : columns that hold a participant's identifier, in any of the forms in use.
-    prefixes : what may stand before the identifier in `sub-XXXX` (`ADNI` in `sub-ADNI002S0413`), lower case, longest first.
-    site, age, sex : columns of these, empty where there is none.
-    relatives : columns by which relatives are known: who shares a value in one of them stays on one side of every split.
-    relatives_file : where these are, if not in `file`.
-    where : where to get the data.
-    terms : under which terms.
-    sources : where the columns were looked up.
+    name, title : str
+        Short and full name.
+    file : str
+        Name of the phenotype file, with `*` where releases differ.
+    ids : tuple[str, ...]
+        Columns that hold a participant's identifier, in any of the forms in use.
+    prefixes : tuple[str, ...]
+        What may stand before the identifier in `sub-XXXX` (`ADNI` in `sub-ADNI002S0413`), lower case, longest first.
+    site, age, sex : str
+        Columns of these, empty where there is none.
+    relatives : tuple[str, ...]
+        Columns by which relatives are known: who shares a value in one of them stays on one side of every split.
+    relatives_file : str
+        Where these are, if not in `file`.
+    where : str
+        Where to get the data.
+    terms : str
+        Under which terms.
+    sources : tuple[str, ...]
+        Where the columns were looked up.
     """
 
     name: str
@@ -68,10 +78,14 @@ class Phenotypes:
 
     Attributes
     ----------
-    cohort : whose.
-    files : names for messages.
-    columns : keys of the columns that at least one file has.
-    rows : lines of each participant, by plain identifier.
+    cohort : Cohort
+        Whose.
+    files : str
+        Names for messages.
+    columns : frozenset[str]
+        Keys of the columns that at least one file has.
+    rows : Mapping[str, Sequence[Row]]
+        Lines of each participant, by plain identifier.
     """
 
     cohort: Cohort
@@ -81,7 +95,7 @@ class Phenotypes:
 
     def of(self, subject: str) -> Sequence[Row]:
         """Lines about the participant that the store calls `sub-XXXX`; none if the files do not list it."""
-        return self.rows.get(plain_id(subject.removeprefix("sub-"), self.cohort.prefixes), ())
+        return self.rows.get(_plain_id(subject.removeprefix("sub-"), self.cohort.prefixes), ())
 
 
 def is_missing(cell: str) -> bool:
@@ -115,7 +129,7 @@ def age_in_years(text: str) -> str:
     return text.removesuffix("+")
 
 
-def plain_id(text: str, prefixes: Sequence[str] = ()) -> str:
+def _plain_id(text: str, prefixes: Sequence[str] = ()) -> str:
     """An identifier without what differs between spellings: case, separators, a cohort's prefix, leading zeros, a decimal `.0`."""
     text = _WHOLE_NUMBER.sub(r"\1", text.strip()) if _WHOLE_NUMBER.fullmatch(text.strip()) else text
     plain = "".join(character for character in text.casefold() if character.isalnum())
@@ -134,7 +148,7 @@ def read_phenotypes(cohort: Cohort, paths: Sequence[Path]) -> Phenotypes:
     """
     rows: list[Row] = []
     for path in paths:
-        found = read_rows(path)
+        found = _read_rows(path)
         if not any(column_key(name) in found[0] for name in cohort.ids):
             raise InputError(
                 f"{path}: has none of the columns {', '.join(cohort.ids)}; give {cohort.file} of {cohort.title}, from {cohort.where}."
@@ -148,12 +162,12 @@ def collect(cohort: Cohort, rows: Iterable[Row], files: str) -> Phenotypes:
     rows = list(rows)
     by_person: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        for name in {plain_id(text, cohort.prefixes) for column in cohort.ids if (text := cell(row, column))}:
+        for name in {_plain_id(text, cohort.prefixes) for column in cohort.ids if (text := cell(row, column))}:
             by_person[name].append(row)
     return Phenotypes(cohort, files, frozenset(key for row in rows for key in row), by_person)
 
 
-def read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[Row]:
     """Lines of a comma- or tab-separated table with a header.
 
     Raises

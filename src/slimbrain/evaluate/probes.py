@@ -39,9 +39,12 @@ class Fitted:
 
     Attributes
     ----------
-    scores : (test rows, K) class probabilities, or values in the target's own unit.
-    scale : standard deviation of the training targets, 1 for classes.
-    loss : of the chosen setting in the inner split (`ranking_loss`); inf where nothing was tuned.
+    scores : ndarray of float64
+        (test rows, K) class probabilities, or values in the target's own unit.
+    scale : float
+        Standard deviation of the training targets, 1 for classes.
+    loss : float
+        Of the chosen setting in the inner split (`ranking_loss`); inf where nothing was tuned.
     """
 
     scores: Floats
@@ -55,8 +58,10 @@ class LinearRule:
 
     Attributes
     ----------
-    weight : (K, D).
-    bias : (K,). `weight @ features + bias` are the logits of the K classes, or (K = 1) the value in the target's own unit.
+    weight : ndarray of float64
+        (K, D).
+    bias : ndarray of float64
+        (K,). `weight @ features + bias` are the logits of the K classes, or (K = 1) the value in the target's own unit.
     """
 
     weight: Floats
@@ -81,13 +86,16 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """A frozen vector a session, for a linear model.
+    """One frozen vector per session, for a linear model.
 
     Attributes
     ----------
-    model, method : names for the table.
-    data : (N, ...) one entry a session; (N, D) unless `transform` makes it so.
-    transform : scikit-learn transformer fitted on the training rows only, or None.
+    model, method : str
+        Names for the table.
+    data : ndarray of float64
+        (N, ...) one entry per session; (N, D) unless `transform` makes it so.
+    transform : BaseEstimator or None
+        scikit-learn transformer fitted on the training rows only, or None.
     """
 
     model: str
@@ -137,13 +145,20 @@ def cross_validate(
 
     Parameters
     ----------
-    features : one entry for each of N sessions; a `FeatureSet`, or another predictor.
-    labels : (N,) class names, or numbers for regression.
-    subjects : (N,) who each session belongs to; a subject is never on both sides of a split.
-    kind : of the labels; a `FeatureSet` gets a logistic regression or a ridge.
-    policy : folds and seeds.
-    strata : (N,) further grouping (site, say) that the folds balance, besides the label.
-    groups : (N,) which subjects stay on one side of every split, inner ones too; each by itself if None.
+    features : Predictor
+        One entry for each of N sessions; a `FeatureSet`, or another predictor.
+    labels : ndarray
+        (N,) class names, or numbers for regression.
+    subjects : ndarray
+        (N,) who each session belongs to; a subject is never on both sides of a split.
+    kind : Kind
+        Of the labels; a `FeatureSet` gets a logistic regression or a ridge.
+    policy : SplitPolicy, default DEFAULT_POLICY
+        Folds and seeds.
+    strata : ndarray or None
+        (N,) further grouping (site, say) that the folds balance, besides the label.
+    groups : ndarray or None
+        (N,) which subjects stay on one side of every split, inner ones too; each by itself if None.
 
     Raises
     ------
@@ -177,7 +192,8 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
 
     Parameters
     ----------
-    data : (N, D) one frozen vector a session.
+    data : ndarray of float64
+        (N, D) one frozen vector per session.
 
     Raises
     ------
@@ -199,7 +215,7 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
     *along, intercept = logistic_weights(train, y.astype(np.int64), (strength,))[0]
     weight, bias = np.transpose((axes - origin) @ along), origin[0] @ along + intercept
     if problem.n_outputs == 2:
-        # Two classes have one weight a feature, for the second against none of the first.
+        # Two classes have one weight per feature, for the second against none of the first.
         weight, bias = np.concatenate((np.zeros_like(weight), weight)), np.concatenate((np.zeros_like(bias), bias))
     return LinearRule(weight, bias)
 
@@ -267,7 +283,7 @@ def _inner_losses(x: Floats, y: Floats, problem: PredictionProblem, rows: Ints, 
     try:
         part = inner_parts(problem, rows, seed)
     except InputError:
-        # The outer split stood, so this is a cohort of a handful: it is fitted untuned.
+        # The outer split stood, so the cohort is tiny: it is fitted without tuning.
         return np.full(len(STRENGTHS), np.inf)
     total = np.zeros(len(STRENGTHS))
     for number in range(part.max() + 1):
@@ -293,7 +309,7 @@ def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n
 
 
 def average_sessions(sessions: OutOfFold) -> OutOfFold:
-    """One row a subject where the label is the subject's; the rows as they are where it is the session's."""
+    """One row per subject where the label is the subject's; the rows as they are where it is the session's."""
     names, first, row = np.unique(sessions.subject, return_index=True, return_inverse=True)
     if len(names) == len(row) or not np.array_equal(sessions.truth[first][row], sessions.truth):
         return sessions

@@ -19,8 +19,10 @@ def add_evaluation(folder: str | Path, result: str | Path | Result) -> Path:
 
     Parameters
     ----------
-    folder : model folder that the evaluation had as its first `--model`.
-    result : JSON file of `slimbrain evaluate`, or what was read from it.
+    folder : str or Path
+        Model folder that the evaluation had as its first `--model`.
+    result : str or Path or Result
+        JSON file of `slimbrain evaluate`, or what was read from it.
 
     Returns
     -------

@@ -34,20 +34,34 @@ class Benchmark:
 
     Attributes
     ----------
-    name : what the user types.
-    title : the label in words.
-    cohort : whose data.
-    kind : classification, regression or identification.
-    columns : those of the phenotype file that the label is made of.
-    label : makes it; None for identification, where the label is the participant.
-    made : how, in words.
-    exclusions : who is left out, in words; what happens in a run is counted in its result.
-    primary : the metric that ranks models: the published one.
-    metrics : all that are reported.
-    published : values of the paper by metric; after a comma, how they differ from the plain case.
-    unsaid : what the paper, as far as it is available to us, does not say, and what is done here.
-    hides : confounds that would give the label away.
-    seeds : one split each.
+    name : str
+        What the user types.
+    title : str
+        The label in words.
+    cohort : Cohort
+        Whose data.
+    kind : TaskKind
+        Classification, regression or identification.
+    columns : tuple[str, ...]
+        Those of the phenotype file that the label is made of.
+    label : Label or None
+        Makes it; None for identification, where the label is the participant.
+    made : str
+        How, in words.
+    exclusions : tuple[str, ...]
+        Who is left out, in words; what happens in a run is counted in its result.
+    primary : str
+        The metric that ranks models: the published one.
+    metrics : tuple[str, ...]
+        All that are reported.
+    published : Mapping[str, float]
+        Values of the paper by metric; after a comma, how they differ from the plain case.
+    unsaid : str
+        What the paper, as far as it is available to us, does not say, and what is done here.
+    hides : tuple[str, ...]
+        Confounds that would give the label away.
+    seeds : tuple[int, ...]
+        One split each.
     """
 
     name: str
@@ -84,7 +98,7 @@ HCP = Cohort(
         "https://github.com/nicholst/HCPutils (Family_ID, Mother_ID, Father_ID, ZygositySR, ZygosityGT)",
     ),
 )
-ADNI = Cohort(
+_ADNI = Cohort(
     name="ADNI",
     title="Alzheimer's Disease Neuroimaging Initiative",
     file="ADNIMERGE*.csv",
@@ -97,7 +111,7 @@ ADNI = Cohort(
     terms="application, and the ADNI Data Use Agreement: no passing on of participants' data, no tools that send them elsewhere",
     sources=("https://adni.loni.usc.edu/help-faqs/faqs", "https://ida.loni.usc.edu/collaboration/access/appApply.jsp?project=ADNI"),
 )
-ADHD200 = Cohort(
+_ADHD200 = Cohort(
     name="ADHD-200",
     title="ADHD-200 Sample",
     file="*_phenotypic.csv",
@@ -106,14 +120,14 @@ ADHD200 = Cohort(
     site="Site",
     age="Age",
     sex="Gender",
-    where="http://fcon_1000.projects.nitrc.org/indi/adhd200 (one file a site; give --phenotypes once for each)",
+    where="http://fcon_1000.projects.nitrc.org/indi/adhd200 (one file per site; give --phenotypes once for each)",
     terms="registration with NITRC and the 1000 Functional Connectomes Project; research that is not commercial",
     sources=(
         "http://fcon_1000.projects.nitrc.org/indi/adhd200/",
         "https://nilearn.github.io/stable/modules/generated/nilearn.datasets.fetch_adhd.html",
     ),
 )
-PPMI = Cohort(
+_PPMI = Cohort(
     name="PPMI",
     title="Parkinson's Progression Markers Initiative",
     file="Participant_Status*.csv",
@@ -127,7 +141,7 @@ PPMI = Cohort(
         "https://ida.loni.usc.edu/collaboration/access/appApply.jsp?project=PPMI",
     ),
 )
-ABIDE = Cohort(
+_ABIDE = Cohort(
     name="ABIDE",
     title="Autism Brain Imaging Data Exchange I and II",
     file="Phenotypic_V1_0b_preprocessed1.csv",
@@ -180,7 +194,7 @@ _ENTRIES = (
     Benchmark(
         name="adni-mci",
         title="mild cognitive impairment or cognitively normal",
-        cohort=ADNI,
+        cohort=_ADNI,
         kind="classification",
         columns=("VISCODE", "DX"),
         label=adni_mci,
@@ -201,7 +215,7 @@ _ENTRIES = (
     Benchmark(
         name="adhd200",
         title="ADHD or control",
-        cohort=ADHD200,
+        cohort=_ADHD200,
         kind="classification",
         columns=("DX",),
         label=adhd200_diagnosis,
@@ -216,7 +230,7 @@ _ENTRIES = (
     Benchmark(
         name="ppmi",
         title="Parkinson's disease or healthy control",
-        cohort=PPMI,
+        cohort=_PPMI,
         kind="classification",
         columns=("COHORT_DEFINITION", "ENROLL_STATUS"),
         label=ppmi_diagnosis,
@@ -235,7 +249,7 @@ _ENTRIES = (
     Benchmark(
         name="abide-age-class",
         title="age class",
-        cohort=ABIDE,
+        cohort=_ABIDE,
         kind="classification",
         columns=("AGE_AT_SCAN",),
         label=abide_age_class,
@@ -251,7 +265,7 @@ _ENTRIES = (
     Benchmark(
         name="abide-age",
         title="age in years",
-        cohort=ABIDE,
+        cohort=_ABIDE,
         kind="regression",
         columns=("AGE_AT_SCAN",),
         label=abide_age,
@@ -266,7 +280,7 @@ _ENTRIES = (
     Benchmark(
         name="abide-diagnosis",
         title="autism or control",
-        cohort=ABIDE,
+        cohort=_ABIDE,
         kind="classification",
         columns=("DX_GROUP",),
         label=abide_diagnosis,

@@ -14,7 +14,7 @@ from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.store import Contract
 
-SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 1
 """Of the JSON. Files of before there was a number count as 0."""
 
 UNTRAINED = "untrained"
@@ -62,7 +62,7 @@ class Grouping(_Frozen):
 
 
 class Scoring(_Frozen):
-    """How often each subject was tested, and on whom settings were tuned and models fitted."""
+    """How often each subject was tested, and on which subjects settings were tuned and models fitted."""
 
     tests_per_seed: int
     seeds: int
@@ -83,19 +83,32 @@ class Result(_Frozen):
 
     Attributes
     ----------
-    cohort : name of the store.
-    split : how subjects were divided, in words.
-    rows : one per predictor and metric, our first model's first, its primary metric in front.
-    best_baseline : the baseline with the best primary metric.
-    differences : each of ours minus the best baseline.
-    published : values from the literature, by metric.
-    seen_in_pretraining : subjects that a model was pretrained on.
-    pretraining_unknown : models whose pretraining participants are not recorded.
-    classes : subjects of each class; empty for a regression, an identification and files of before they were counted.
-    excluded : sessions left out, by reason.
-    test_scored : None in files of before it was recorded.
-    contract : of the store; None in a comparison that had none.
-    version : of slimbrain.
+    cohort : str
+        Name of the store.
+    split : str
+        How subjects were divided, in words.
+    rows : tuple[Row, ...]
+        One per predictor and metric, our first model's first, its primary metric in front.
+    best_baseline : Estimate
+        The baseline with the best primary metric.
+    differences : tuple[Estimate, ...]
+        Each of ours minus the best baseline.
+    published : Mapping[str, float]
+        Values from the literature, by metric.
+    seen_in_pretraining : int
+        Subjects that a model was pretrained on.
+    pretraining_unknown : tuple[str, ...]
+        Models whose pretraining participants are not recorded.
+    classes : Mapping[str, int]
+        Subjects of each class; empty for a regression, an identification and files of before they were counted.
+    excluded : Mapping[str, int]
+        Sessions left out, by reason.
+    test_scored : Scoring or None
+        None in files of before it was recorded.
+    contract : Contract or None
+        Of the store; None in a comparison that had none.
+    version : str
+        Of slimbrain.
     """
 
     task: str
@@ -117,7 +130,7 @@ class Result(_Frozen):
     test_scored: Scoring | None = None
     contract: Contract | None = None
     version: str = __version__
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = _SCHEMA_VERSION
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -210,8 +223,8 @@ def as_result(name: str, value: object) -> Result:
     version = value.get("schema_version", 0)
     if type(version) is not int:
         raise _damaged(name, f"its schema is {version!r}")
-    if version > SCHEMA_VERSION:
-        raise InputError(f"{name}: has schema {version} and this slimbrain reads up to {SCHEMA_VERSION}; update slimbrain to read it.")
+    if version > _SCHEMA_VERSION:
+        raise InputError(f"{name}: has schema {version} and this slimbrain reads up to {_SCHEMA_VERSION}; update slimbrain to read it.")
     try:
         # Through JSON, in which a list is a tuple's only form, so that everything else can be strict.
         result = Result.model_validate_json(json.dumps(_upgraded(value)))
@@ -233,7 +246,7 @@ def _damaged(name: str, reason: str) -> InputError:
 
 def _upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of an earlier schema in today's words."""
-    new = {**value, "schema_version": SCHEMA_VERSION}
+    new = {**value, "schema_version": _SCHEMA_VERSION}
     if not new.get("differences") and new["rows"]:
         # Before there were several methods.
         first = new["rows"][0]

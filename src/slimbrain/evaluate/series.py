@@ -15,7 +15,7 @@ from slimbrain.evaluate.stats import Floats
 from slimbrain.governance.fingerprint import signature
 from slimbrain.store import ROI, Store
 
-MAX_CHANNELS = 200
+_MAX_CHANNELS = 200
 """More channels than this (685 cells at 2 mm) are averaged into their 32 mm units first: 124 of them."""
 
 
@@ -27,7 +27,8 @@ class _SessionSeries:
     ----------
     signature : str
         By which recordings are compared.
-    channels : (T, C) float32, a tractable number of channels.
+    channels : ndarray of float32
+        (T, C) float32, a tractable number of channels.
     """
 
     signature: str
@@ -54,13 +55,13 @@ class ChannelSeries:
     def channels(self, key: str) -> Floats:
         """(T, C) series of one session with a tractable number of channels.
 
-        A session with more than `MAX_CHANNELS` cells is brought to units: the mean over a unit's voxels, which is the mean
+        A session with more than `_MAX_CHANNELS` cells is brought to units: the mean over a unit's voxels, which is the mean
         of its cells weighted by their voxels.
         """
         return self[key].channels.astype(np.float64)
 
     def _tractable(self, key: str, coarse: NDArray[np.float32]) -> NDArray[np.floating]:
-        if coarse.shape[1] <= MAX_CHANNELS or self.store.session(key).space == ROI:
+        if coarse.shape[1] <= _MAX_CHANNELS or self.store.session(key).space == ROI:
             return coarse
         return coarse @ self._shares
 

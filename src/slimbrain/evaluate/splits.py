@@ -1,4 +1,4 @@
-"""What is predicted of whom, and how subjects are divided: always by subject, relatives together, balanced over label and site."""
+"""The prediction problem, and how it is divided: always by subject, relatives together, balanced over label and site."""
 
 from __future__ import annotations
 
@@ -55,10 +55,14 @@ class PredictionProblem:
 
     Attributes
     ----------
-    target : (N,) class numbers or values.
-    subjects : (N,) who each session belongs to.
-    classes : their names; empty for regression.
-    groups : (N,) which subjects must stay together in every split, relatives say; each by itself if None.
+    target : ndarray of float64
+        (N,) class numbers or values.
+    subjects : ndarray
+        (N,) who each session belongs to.
+    classes : tuple[str, ...]
+        Their names; empty for regression.
+    groups : ndarray or None
+        (N,) which subjects must stay together in every split, relatives say; each by itself if None.
     """
 
     target: Floats

@@ -40,18 +40,28 @@ class OutOfFold:
 
     Attributes
     ----------
-    subject : (N,) str.
-    truth : (N,) class number (place in `classes`) or target value, in the target's own unit; in identification, whose session of the
+    subject : ndarray of str
+        (N,) str.
+    truth : ndarray of float64
+        (N,) class number (place in `classes`) or target value, in the target's own unit; in identification, whose session of the
         gallery is the query's own.
-    scores : (S, N, K) class probabilities of the S seeds, or (S, N, 1) predicted values, or (1, N, K) likeness to the gallery's K.
-    fold : (S, N) int, the test fold the row was in (in identification, the direction); -1 where that seed did not test the row.
-    scale : (S, N) standard deviation of the training targets of that fold (1 for classes), for `mse_z`.
-    inner_loss : (S, N) loss of the chosen setting in the inner split of that fold's training set; inf where not tuned.
-    prior : (S, N, K) shares of the classes in that fold's training set; each alike if None. Balanced accuracy and F1 take the class whose
+    scores : ndarray of float64
+        (S, N, K) class probabilities of the S seeds, or (S, N, 1) predicted values, or (1, N, K) likeness to the gallery's K.
+    fold : ndarray of int64
+        (S, N) int, the test fold the row was in (in identification, the direction); -1 where that seed did not test the row.
+    scale : ndarray of float64
+        (S, N) standard deviation of the training targets of that fold (1 for classes), for `mse_z`.
+    inner_loss : ndarray of float64
+        (S, N) loss of the chosen setting in the inner split of that fold's training set; inf where not tuned.
+    prior : ndarray of float64 or None
+        (S, N, K) shares of the classes in that fold's training set; each alike if None. Balanced accuracy and F1 take the class whose
         probability is the largest multiple of its share, without which a rare class is hardly ever named.
-    classes : names of the classes; empty for regression and identification.
-    gallery : whether rows are queries of an identification.
-    group : (N,) str, subjects who belong together, such as a family; each by itself if None.
+    classes : tuple[str, ...]
+        Names of the classes; empty for regression and identification.
+    gallery : bool
+        Whether rows are queries of an identification.
+    group : ndarray of str or None
+        (N,) str, subjects who belong together, such as a family; each by itself if None.
     """
 
     subject: NDArray[np.str_]
@@ -139,7 +149,7 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
 
 
 def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
-    """Probability of a score at least as good when labels are dealt out at random: (1 + hits) / (1 + permutations).
+    """Probability of a score at least as good under permuted labels: (1 + hits) / (1 + permutations).
 
     Labels move between subjects; where a subject's sessions carry different labels, they move within the subject; in identification,
     each subject's queries are given another subject of the gallery to find.
@@ -176,7 +186,7 @@ def _resample_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Fl
 
 
 def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> Floats:
-    """(R, N) labels dealt out at random, between rows or, where subjects have several rows, within each subject."""
+    """(R, N) permuted labels: between rows or, where subjects have several rows, within each subject."""
     rng = np.random.default_rng(seed)
     if predictions.gallery:
         own = predictions.truth.astype(np.int64)

@@ -23,7 +23,7 @@ def to_markdown(result: Result) -> str:
     ]
     for (model, method), rows in result.by_predictor.items():
         primary = rows.get(metrics[0])
-        figures = " | ".join(cell(rows.get(metric)) for metric in metrics)
+        figures = " | ".join(_cell(rows.get(metric)) for metric in metrics)
         p = "n/a" if primary is None or primary.p is None else f"{primary.p:.3f}"
         lines.append(f"| {model} | {method} | {figures} | {p} |")
     return "\n".join([*lines, "", *remarks(result)]) + "\n"
@@ -34,7 +34,7 @@ def resampling_unit(result: Result) -> str:
     return "groups of subjects" if result.groups and result.groups.count is not None else "subjects"
 
 
-def cell(estimate: Estimate | None) -> str:
+def _cell(estimate: Estimate | None) -> str:
     """`0.812 [0.761, 0.861]`, or n/a."""
     if estimate is None or estimate.mean is None:
         return "n/a"
@@ -59,7 +59,7 @@ def remarks(result: Result) -> list[str]:
         lines.append(f"A model was pretrained on {result.seen_in_pretraining} of these subjects (--allow-overlap): scores are optimistic.")
     if result.pretraining_unknown:
         models = ", ".join(result.pretraining_unknown)
-        lines.append(f"Whom {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")
+        lines.append(f"Which participants {models} was pretrained on is not recorded, so overlap with these subjects could not be checked.")
     if result.test_scored:
         lines.append(_tested(result.test_scored))
     if result.models:
@@ -93,6 +93,6 @@ def _verdict(gap: Estimate, result: Result) -> str:
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
     return (
-        f"{mine} ({gap.metric} {cell(result.row_of(gap))}) {beats} the best baseline, {best}: "
+        f"{mine} ({gap.metric} {_cell(result.row_of(gap))}) {beats} the best baseline, {best}: "
         f"difference {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)."
     )

@@ -43,17 +43,28 @@ class Task:
 
     Attributes
     ----------
-    name : what the user types.
-    column : column of `participants.tsv` that holds the label; empty for a benchmark.
-    kind : None to infer it from the column.
-    policy : how subjects are divided.
-    strata : further column of `participants.tsv` the folds balance; empty for `site`, where there is one.
-    primary : metric that ranks models; empty for the default (`auc` for two classes, `balanced_accuracy` for more, `r2`).
-    published : values from the literature, by metric, for the table.
-    entry : the benchmark, which says how labels are made; None for a column.
-    phenotypes : the benchmark's phenotype files; `participants.tsv` is read if there are none.
-    group : column of `participants.tsv` whose values bind participants together; for a benchmark the cohort says which.
-    occasions : the two sessions that identification compares, such as `task-rest_run-1`; those that most subjects have if empty.
+    name : str
+        What the user types.
+    column : str
+        Column of `participants.tsv` that holds the label; empty for a benchmark.
+    kind : TaskKind or None
+        None to infer it from the column.
+    policy : SplitPolicy
+        How subjects are divided.
+    strata : str
+        Further column of `participants.tsv` the folds balance; empty for `site`, where there is one.
+    primary : str
+        Metric that ranks models; empty for the default (`auc` for two classes, `balanced_accuracy` for more, `r2`).
+    published : Mapping[str, float]
+        Values from the literature, by metric, for the table.
+    entry : Benchmark or None
+        The benchmark, which says how labels are made; None for a column.
+    phenotypes : tuple[Path, ...]
+        The benchmark's phenotype files; `participants.tsv` is read if there are none.
+    group : str
+        Column of `participants.tsv` whose values bind participants together; for a benchmark the cohort says which.
+    occasions : tuple[str, ...]
+        The two sessions that identification compares, such as `task-rest_run-1`; those that most subjects have if empty.
     """
 
     name: str
@@ -85,14 +96,22 @@ class Target:
 
     Attributes
     ----------
-    keys : N session keys.
-    subjects : (N,) str.
-    labels : (N,) class names (str) or values (float64); for identification the subjects.
-    strata : (N,) str, or None.
-    excluded : sessions left out, by reason.
-    known : age, sex and site of each session's participant where a phenotype file tells them; empty for a column.
-    groups : (N,) str, which participants stay on one side of every split; None where nothing binds them.
-    bound : by which columns they are bound; None where nothing binds participants.
+    keys : tuple[str, ...]
+        N session keys.
+    subjects : ndarray of str
+        (N,) str.
+    labels : ndarray
+        (N,) class names (str) or values (float64); for identification the subjects.
+    strata : ndarray of str or None
+        (N,) str, or None.
+    excluded : Mapping[str, int]
+        Sessions left out, by reason.
+    known : tuple[Mapping[str, str], ...]
+        Age, sex and site of each session's participant where a phenotype file tells them; empty for a column.
+    groups : ndarray of str or None
+        (N,) str, which participants stay on one side of every split; None where nothing binds them.
+    bound : Grouping or None
+        By which columns they are bound; None where nothing binds participants.
     """
 
     keys: tuple[str, ...]
@@ -142,9 +161,12 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
 
     Parameters
     ----------
-    policy : how subjects are divided; five folds for a column and the published 70/10/20 for a benchmark by default.
-    phenotypes : files of the benchmark's cohort.
-    group : column of `participants.tsv` whose values bind participants together, family say; for tasks on a column.
+    policy : SplitPolicy or None
+        How subjects are divided; five folds for a column and the published 70/10/20 for a benchmark by default.
+    phenotypes : Sequence[str or Path], default ()
+        Files of the benchmark's cohort.
+    group : str, default ''
+        Column of `participants.tsv` whose values bind participants together, family say; for tasks on a column.
 
     Raises
     ------
@@ -180,7 +202,8 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
 
     Parameters
     ----------
-    keys : sessions to consider, all by default.
+    keys : Sequence[str] or None
+        Sessions to consider, all by default.
 
     Raises
     ------

@@ -42,12 +42,18 @@ class _TunedHead:
 
     Attributes
     ----------
-    task, cohort : what it was tuned for, and on whom.
-    kind : classification or regression.
-    classes : their names; empty for a regression.
-    centre, scale : mean and deviation of the target among those it was fitted on; 0 and 1 for classes.
-    weights_sha256 : of the encoder it belongs to.
-    made_by : a hash of all that decides the result, so that a command that is repeated does not tune again.
+    task, cohort : str
+        The task, and the store it was tuned on.
+    kind : Kind
+        Classification or regression.
+    classes : tuple[str, ...]
+        Their names; empty for a regression.
+    centre, scale : float
+        Mean and deviation of the target among those it was fitted on; 0 and 1 for classes.
+    weights_sha256 : str
+        Of the encoder it belongs to.
+    made_by : str
+        A hash of all that decides the result, so that a command that is repeated does not tune again.
     """
 
     task: str
@@ -85,9 +91,12 @@ def save_tuned(folder: str | Path, model: HieraJEPA, tuning: FineTuning, target:
 
     Parameters
     ----------
-    model : what `tuning` started from.
-    target : labels of `tuning.keys`.
-    task : its name.
+    model : HieraJEPA
+        What `tuning` started from.
+    target : Target
+        Labels of `tuning.keys`.
+    task : str
+        Its name.
 
     Raises
     ------
@@ -150,11 +159,12 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
 
     Parameters
     ----------
-    windows, k : as for `embed_store`; as in tuning if None, but for a window table, which has to be given.
+    windows, k : Windows or None or int or None
+        As for `embed_store`; as in tuning if None, but for a window table, which has to be given.
 
     Returns
     -------
-    A row a session: `session`, `participant_id`, `prediction` (a class, or a value in the target's own unit), `p_CLASS` for each class,
+    One row per session: `session`, `participant_id`, `prediction` (a class, or a value in the target's own unit), `p_CLASS` for each class,
     and `in_training`, yes or no.
 
     Raises
@@ -168,7 +178,7 @@ def predict_store(store: Store, tuned: Tuned, windows: Windows = None, k: int | 
     cut = provenance.window.model_copy(update={"k": k or provenance.window.k})
     choose = window_choice(windows, store, tuned.model.config.unit_frames, cut)
     encoder = tuned.encoder()
-    known = set(provenance.seen(people_in(store)))
+    known = set(provenance.trained_on(people_in(store)))
     rows = []
     for info in track(store.sessions, "predict"):
         said = as_scores(encoder([read_clip(store, info, choose(info), cut.frames)]), head.classes)[0]

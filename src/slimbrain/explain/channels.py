@@ -37,10 +37,10 @@ def reconstruction_shares(model: TemporalExtractor, series: Tensor, coordinates:
     (N, C) by window in which the channel was visible, in squared standard deviations of a channel, mean over hidden windows.
     """
     standard = standardise(series[None])
-    return _shares(model, standard, lambda visible: -reconstruction_error(model, visible, standard, coordinates, tr))
+    return _shares(model, standard, lambda visible: -_reconstruction_error(model, visible, standard, coordinates, tr))
 
 
-def reconstruction_error(model: TemporalExtractor, visible: Tensor, series: Tensor, coordinates: Tensor, tr: float) -> Tensor:
+def _reconstruction_error(model: TemporalExtractor, visible: Tensor, series: Tensor, coordinates: Tensor, tr: float) -> Tensor:
     """Mean squared error of `series` (1, T, C) in hidden windows, each hidden once, reconstructed from `visible` (1, T, C).
 
     Channels without signal are neither visible nor counted.

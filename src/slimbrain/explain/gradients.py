@@ -20,7 +20,7 @@ from slimbrain.data.clip import Clip
 from slimbrain.explain.heads import Head
 from slimbrain.models.hiera import Hiera
 
-FIRST_INTERVALS, POINTS = 4, 4
+_FIRST_INTERVALS, _POINTS = 4, 4
 """Equal intervals of the way from the baseline that are tried first, and Gauss-Legendre points in each."""
 
 _MOST_STEPS = 512
@@ -83,19 +83,19 @@ def integrated_gradients(encoder: Hiera, head: Head, clip: Clip, steps: int | No
     if steps:
         (shares,) = _shares(encoder, head, clip, [(0.0, 1.0)], steps)
         return Attribution(shares, *ends, steps)
-    marks = np.linspace(0, 1, FIRST_INTERVALS + 1).tolist()
+    marks = np.linspace(0, 1, _FIRST_INTERVALS + 1).tolist()
     intervals, settled, taken = list(pairwise(marks)), np.zeros(clip.voxels.shape), 0
     allowed = _SETTLED * _LARGEST_GAP * abs(ends[0] - ends[1])
     while True:
         missing, open_intervals = np.zeros(clip.voxels.shape), []
         changes = _changes(encoder, head, clip, intervals)
-        for interval, change, shares in zip(intervals, changes, _shares(encoder, head, clip, intervals, POINTS), strict=True):
+        for interval, change, shares in zip(intervals, changes, _shares(encoder, head, clip, intervals, _POINTS), strict=True):
             if abs(float(shares.sum()) - change) <= allowed:
                 settled += shares
             else:
                 missing += shares
                 open_intervals.append(interval)
-        taken += POINTS * len(intervals)
+        taken += _POINTS * len(intervals)
         found = Attribution(settled + missing, *ends, taken)
         if found.gap < _LARGEST_GAP or not open_intervals or taken >= _MOST_STEPS:
             return found

@@ -210,7 +210,7 @@ def _check(request: MapRequest, model: Model, source: str | Path, tuned: Tuned |
 def _trained_on(store: Store, model: Model, sessions: Sequence[SessionInfo]) -> frozenset[str]:
     """Participants of these sessions the model was pretrained or fine-tuned on."""
     assert model.provenance is not None
-    return frozenset(model.provenance.seen(people_in(store, sessions)))
+    return frozenset(model.provenance.trained_on(people_in(store, sessions)))
 
 
 def _windows(

@@ -41,7 +41,7 @@ def occlude_units(encoder: Hiera, head: Head, clip: Clip) -> NDArray[np.float64]
     if units < 2:
         raise InputError("occlusion: the mask is a single unit, without which nothing is left; use a finer lattice or another method.")
     packing = encoder.pack([clip])
-    local = encoder.local_stages([clip], packing.to(encoder.patch_embed.weight.device))
+    local = encoder.local_levels([clip], packing.to(encoder.patch_embed.weight.device))
     whole = encoder([clip])
     steps = len(encoder.everything(clip))
     owner = torch.from_numpy(encoder.per_token(clip, np.tile(np.arange(units), (steps, 1))).ravel()).to(local.device)

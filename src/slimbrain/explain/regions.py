@@ -52,7 +52,7 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
     image : Path
         3D NIfTI in MNI space, 0 outside all regions.
     labels : Path or None
-        As of `read_labels`; regions go by their numbers if None.
+        As of `_read_labels`; regions go by their numbers if None.
 
     Raises
     ------
@@ -78,11 +78,11 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
     region[inside] = values[tuple(near[inside].T)].astype(np.int64)
     if not region.any():
         raise InputError(f"{image}: has no region where the store's mask lies; give an atlas in MNI space.")
-    named = read_labels(labels) if labels else {}
+    named = _read_labels(labels) if labels else {}
     return Atlas(image.name, region, {number: named.get(number, str(number)) for number in np.unique(region[region > 0]).tolist()})
 
 
-def read_labels(path: Path) -> dict[int, str]:
+def _read_labels(path: Path) -> dict[int, str]:
     """Names of regions by number.
 
     A TSV with the columns `index` and `name` (as BIDS has it), lines of a number and a name, or one name per line from region 1.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from slimbrain.data.clip import Clip
-from slimbrain.data.masking import sample_jepa_mask, seen_together
+from slimbrain.data.masking import sample_jepa_mask, visible_stretches
 from slimbrain.grid import Grid
 from slimbrain.models.jepa import TARGET_EPSILON, HieraJEPA
 
@@ -53,7 +53,7 @@ def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_
     """
     encoder, frames = model.context, len(clip.seconds) // windows
     places = (clip.grid.regions if model.config.unit == "region" else clip.grid.units).mm
-    cut = seen_together(windows, frames, model.config.unit_frames)
+    cut = visible_stretches(windows, frames, model.config.unit_frames)
     generator = np.random.default_rng(seed)
     target = model.target([clip])
     contents = model.contents(target)

@@ -37,14 +37,15 @@ _ROUNDING = 1e-6
 """Of a channel's largest value: what single precision may make of one that does not change."""
 
 
-def sketch(series: NDArray[np.floating]) -> _Floats:
+def _sketch(series: NDArray[np.floating]) -> _Floats:
     """(K,) random projections of a recording, scaled to unit length; zeros where nothing changes.
 
     The cosine of two sketches estimates the correlation of the two recordings, each channel detrended and standardised.
 
     Parameters
     ----------
-    series : (T, C) channel series; the first `FRAMES` frames are used.
+    series : (T, C) array
+        Channel series; the first `FRAMES` frames are used.
     """
     values = standardised(_without_drift(standardised(series[:FRAMES])))
     in_time, over_channels = _directions(FRAMES, 0)[:, : len(values)], _directions(values.shape[1], 1)
@@ -54,14 +55,14 @@ def sketch(series: NDArray[np.floating]) -> _Floats:
 
 
 def signature(series: NDArray[np.floating]) -> str:
-    """The signs of `sketch` in hex: enough to recognise the recording for who has it, too little to rebuild anything of it.
+    """The signs of `_sketch` in hex: enough to recognise the recording for who has it, too little to rebuild anything of it.
 
     Empty for a series that never changes, which is like every other such.
     """
-    return signs(sketch(series))
+    return _signs(_sketch(series))
 
 
-def signs(values: _Floats) -> str:
+def _signs(values: _Floats) -> str:
     """The signature of a recording from its sketch."""
     return np.packbits(values > 0).tobytes().hex() if values.any() else ""
 
@@ -102,7 +103,8 @@ def standardised(series: NDArray[np.floating], nothing: float = _NOTHING, roundi
 
     Parameters
     ----------
-    nothing, rounding : a channel does not change if its deviation is at most the first and the second of its largest value together.
+    nothing, rounding : float
+        A channel does not change if its deviation is at most the first and the second of its largest value together.
     """
     values = np.asarray(series, dtype=np.float64)
     values = values - values.mean(axis=0)

@@ -33,10 +33,14 @@ class LedgerEntry:
 
     Attributes
     ----------
-    governance : the record.
-    subjects, sessions : how many; None where a model does not say.
-    seconds : of recording, each session once.
-    times_seen : how often training drew one of the sessions; None for a store, or if nobody counted.
+    governance : Governance
+        The record.
+    subjects, sessions : int, optional
+        How many; None where a model does not say.
+    seconds : float, optional
+        Of recording, each session once.
+    times_seen : int, optional
+        How often training drew one of the sessions; None for a store, or if nobody counted.
     """
 
     governance: Governance
@@ -55,7 +59,8 @@ def entries_of(store: Store, sessions: Sequence[SessionInfo], seen: Mapping[str,
 
     Parameters
     ----------
-    seen : how often each session was drawn, by key.
+    seen : mapping, optional
+        How often each session was drawn, by key.
     """
     groups: dict[Governance, list[SessionInfo]] = {}
     # A hundred thousand sessions have a few records: rows that say the same are looked up once.
@@ -166,7 +171,8 @@ def blocking(entries: Sequence[LedgerEntry], licence: str) -> list[tuple[LedgerE
 
     Parameters
     ----------
-    licence : as `terms.canonical_licence` writes it.
+    licence : str
+        As `terms.canonical_licence` writes it.
     """
     found = [(entry, obstacles(entry.governance.terms, licence)) for entry in entries]
     return [(entry, reasons) for entry, reasons in found if reasons]

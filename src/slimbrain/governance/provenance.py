@@ -46,9 +46,12 @@ class Person:
 
     Attributes
     ----------
-    label : `sub-01`.
-    cohort : what `slimbrain prep` took the cohort to be; empty where it could not tell.
-    recordings : signatures of its sessions.
+    label : str
+        `sub-01`.
+    cohort : str
+        What `slimbrain prep` took the cohort to be; empty where it could not tell.
+    recordings : tuple of str
+        Signatures of its sessions.
     """
 
     label: str
@@ -82,11 +85,16 @@ class Provenance:
 
     Attributes
     ----------
-    contract : lattice, mask, space and TR of the training store.
-    window : how sessions were cut.
-    grid : the mask itself, so that the model can prepare new images; None for region-of-interest stores.
-    training : counts, seed, steps, losses, as they stand in config.json.
-    weights_sha256 : of the file that the weights were read from; empty before they were saved.
+    contract : Contract
+        Lattice, mask, space and TR of the training store.
+    window : WindowConfig
+        How sessions were cut.
+    grid : Grid, optional
+        The mask itself, so that the model can prepare new images; None for region-of-interest stores.
+    training : mapping
+        Counts, seed, steps, losses, as in config.json.
+    weights_sha256 : str
+        Of the file that the weights were read from; empty before they were saved.
     """
 
     contract: Contract
@@ -100,7 +108,7 @@ class Provenance:
         """Whether it is known whom the model was pretrained on; it is not of the published weights, fine-tuned or not."""
         return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
 
-    def seen(self, people: Collection[Person]) -> list[str]:
+    def trained_on(self, people: Collection[Person]) -> list[str]:
         """Labels of these participants whom the model was pretrained or fine-tuned on, sorted.
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
@@ -111,19 +119,19 @@ class Provenance:
         InputError
             If what the model remembers is damaged.
         """
-        return seen_in(self.training, people)
+        return trained_on(self.training, people)
 
     def matches(self, people: Collection[Person]) -> list[Match]:
-        """As `seen`, with what each was recognised by."""
-        return matches_in(self.training, people)
+        """As `trained_on`, with what each was recognised by."""
+        return _matches_in(self.training, people)
 
 
-def seen_in(training: Mapping[str, Any], people: Collection[Person]) -> list[str]:
-    """As `Provenance.seen`, from what a checkpoint's config.json says of its training."""
-    return [match.label for match in matches_in(training, people)]
+def trained_on(training: Mapping[str, Any], people: Collection[Person]) -> list[str]:
+    """As `Provenance.trained_on`, from what a checkpoint's config.json says of its training."""
+    return [match.label for match in _matches_in(training, people)]
 
 
-def matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list[Match]:
+def _matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list[Match]:
     """As `Provenance.matches`, from what a checkpoint's config.json says of its training; sorted, each label once.
 
     A participant whom both the name and a recording give away counts as recognised by name.
@@ -131,7 +139,7 @@ def matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list[
     memory = _memory(training)
     full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
     unplaced |= set(memory.get(OLD_HASHES, ()))
-    found = _heard(people, memory.get("recordings", []))
+    found = _recognised(people, memory.get("recordings", []))
     for person in people:
         if subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced) or (
             person.cohort and subject_hash(person.label, person.cohort) in full
@@ -213,17 +221,18 @@ def people_in(
 ) -> list[Person]:
     """Participants of these sessions, of all by default, with the signature of every session; reads the channel series, never voxels.
 
-    A participant whose sessions name several cohorts (a merged store) stands there once for each.
+    A participant whose sessions name several cohorts (a merged store) is listed once for each.
 
     Parameters
     ----------
-    signature_of : the signature of a session by its key, where its series was read before.
+    signature_of : callable, optional
+        The signature of a session by its key, where its series was read before.
     """
     signature_of = signature_of or (lambda key: signature(store.coarse(key)))
     recordings: dict[tuple[str, str], list[str]] = {}
     for info in track(store.sessions if sessions is None else sessions, "signatures"):
         recordings.setdefault((info.subject, store.cohort(info)), []).append(signature_of(info.key))
-    return [Person(label, cohort, tuple(heard)) for (label, cohort), heard in recordings.items()]
+    return [Person(label, cohort, tuple(signatures)) for (label, cohort), signatures in recordings.items()]
 
 
 def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -237,7 +246,7 @@ def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
     return fields
 
 
-def _heard(people: Collection[Person], recordings: list[str]) -> dict[str, Match]:
+def _recognised(people: Collection[Person], recordings: list[str]) -> dict[str, Match]:
     """Those of whom a recording is among `recordings`, by label, each with its closest."""
     owned = [(person.label, recording) for person in people for recording in person.recordings if recording]
     if not owned or not recordings:

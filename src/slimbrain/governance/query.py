@@ -19,7 +19,7 @@ from slimbrain.governance.ledger import (
     terms_lines,
     times_drawn,
 )
-from slimbrain.governance.provenance import Person, remembered_hashes, seen_in
+from slimbrain.governance.provenance import Person, remembered_hashes, trained_on
 from slimbrain.store import Store
 from slimbrain.store.parts import collect_parts
 from slimbrain.store.records import Governance, merged, read_governance
@@ -39,14 +39,22 @@ class Ledger:
 
     Attributes
     ----------
-    name : what the user called it.
-    kind : `store` or `model`.
-    entries : one a record.
-    hashes : of the participants: of cohort and label, of the label alone where no cohort is known.
-    labels : hashes of the labels of all participants.
-    store : the store, if it is one.
-    training : what the model says, if it is one.
-    uncollected : how many of the store's sessions shards prepared, and no reader sees yet.
+    name : str
+        What the user called it.
+    kind : str
+        `store` or `model`.
+    entries : list of LedgerEntry
+        One per record.
+    hashes : frozenset of str
+        Of the participants: of cohort and label, of the label alone where no cohort is known.
+    labels : frozenset of str
+        Hashes of the labels of all participants.
+    store : Store, optional
+        The store, if it is one.
+    training : dict
+        What the model says, if it is one.
+    uncollected : int
+        How many of the store's sessions shards prepared, and no reader sees yet.
     """
 
     name: str
@@ -112,8 +120,10 @@ class _Presence:
 
     Attributes
     ----------
-    found : yes or no.
-    how : in a sentence.
+    found : bool
+        Yes or no.
+    how : str
+        In a sentence.
     """
 
     found: bool
@@ -125,7 +135,8 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> _Presence:
 
     Parameters
     ----------
-    subject : `sub-01`, `01`, or a hash as checkpoints hold them.
+    subject : str
+        `sub-01`, `01`, or a hash as checkpoints hold them.
 
     Raises
     ------
@@ -140,7 +151,7 @@ def contains(ledger: Ledger, subject: str, cohort: str = "") -> _Presence:
     label = with_prefix(subject)
     if ledger.store is not None:
         return _in_store(ledger, ledger.store, label, cohort)
-    if not seen_in(ledger.training, [Person(label, cohort)]):
+    if not trained_on(ledger.training, [Person(label, cohort)]):
         return _Presence(False, f"{ledger.name}: was not trained on {label}{f' of {cohort}' if cohort else ''}.")
     count = times_drawn(ledger.training, label, cohort)
     often = f", whose recordings were drawn {count} times" if count is not None else ""
@@ -158,7 +169,7 @@ def _in_store(ledger: Ledger, store: Store, label: str, cohort: str) -> _Presenc
 
 
 def compatibility(ledger: Ledger, licence: str) -> dict[str, Any]:
-    """Whether what is made from the data may be given away under a licence, and what stands in the way.
+    """Whether what is made from the data may be given away under a licence, and what prevents it.
 
     Returns
     -------
@@ -219,11 +230,12 @@ def _counts(entry: LedgerEntry) -> tuple[object, ...]:
 def set_governance(root: str | Path, file: Path, where: Sequence[str] = ()) -> int:
     """Put sessions of a store under the terms in a governance.yaml, all at one moment; what the file leaves out stays.
 
-    Sessions that shards prepared and nobody gathered yet are brought into the manifest first, so that none is left out.
+    Sessions that shards prepared and that were not collected yet are brought into the manifest first, so that none is left out.
 
     Parameters
     ----------
-    where : filters on columns, as of `slimbrain store subset`; all sessions if none.
+    where : sequence of str
+        Filters on columns, as of `slimbrain store subset`; all sessions if none.
 
     Returns
     -------
@@ -274,7 +286,7 @@ def _cells(entry: LedgerEntry) -> tuple[str, ...]:
 
 
 def compatibility_text(verdict: dict[str, Any]) -> str:
-    """The answer, and what stands in the way."""
+    """The answer, and what prevents it."""
     name = f"{verdict['path']}: what is made from these data may {'' if verdict['compatible'] else 'NOT '}be given away under "
     lines = [f"{name}{verdict['licence']} ({DISCLAIMER})."]
     for block in verdict["blocks"]:

@@ -16,7 +16,7 @@ import numpy as np
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.governance.ledger import FINE_TUNED, times_drawn
-from slimbrain.governance.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, seen_in
+from slimbrain.governance.provenance import CONFIG_FILE, FOLDS_SUFFIX, PEOPLE_FILE, Person, people_in, trained_on
 from slimbrain.store import Store
 from slimbrain.store.parts import collect_parts
 from slimbrain.store.purge import EXCLUDED_FOLDER, purge
@@ -35,10 +35,13 @@ class _Trace:
 
     Attributes
     ----------
-    path : file or folder.
-    kind : `model` or `run` (trained on them), `folds` (tuned or scored on them), `table` or `embeddings` (rows of them), `unread` (nobody
-        could look into it).
-    how : in words.
+    path : str
+        File or folder.
+    kind : str
+        `model` or `run` (trained on them), `folds` (tuned or scored on them), `table` or `embeddings` (rows of them), `unread`
+        (nobody could look into it).
+    how : str
+        In words.
     """
 
     path: str
@@ -52,14 +55,22 @@ class _Withdrawal:
 
     Attributes
     ----------
-    label, cohort : who.
-    sessions : keys that were taken out of the store.
-    files : what was deleted or rewritten there.
-    linked : data files that were hard links: their content lies in another store, too.
-    behind : files outside the store, behind symbolic links, that were left.
-    followed : such files that were deleted, since that was asked for.
-    traces : what was found elsewhere.
-    notes : what the user should know.
+    label, cohort : str
+        Who.
+    sessions : list of str
+        Keys that were taken out of the store.
+    files : list of str
+        What was deleted or rewritten there.
+    linked : list of str
+        Data files that were hard links: their content lies in another store, too.
+    behind : list of str
+        Files outside the store, behind symbolic links, that were left.
+    followed : list of str
+        Such files that were deleted, since that was asked for.
+    traces : list of _Trace
+        What was found elsewhere.
+    notes : list of str
+        What the user should know.
     """
 
     label: str
@@ -88,11 +99,16 @@ def withdraw(
 
     Parameters
     ----------
-    subject : label, with or without `sub-`.
-    reason : kept in the record; name nobody in it.
-    cohort : needed where one label stands for participants of several cohorts.
-    folders : where checkpoints, window tables and embeddings are looked for.
-    follow_links : also delete what lies outside the store, behind symbolic links in it.
+    subject : str
+        Label, with or without `sub-`.
+    reason : str
+        Kept in the record; name nobody in it.
+    cohort : str
+        Needed where one label belongs to participants of several cohorts.
+    folders : sequence of str | Path
+        Where checkpoints, window tables and embeddings are looked for.
+    follow_links : bool
+        Also delete what lies outside the store, behind symbolic links in it.
 
     Raises
     ------
@@ -126,7 +142,7 @@ def _already_recorded(store: Store, label: str, cohort: str) -> WithdrawalRecord
     others = {store.cohort(info) or "unknown" for info in store.sessions if info.subject == label}
     if record is not None and others and not cohort:
         named = ", ".join(sorted(others | {record.cohort or "unknown"}))
-        raise InputError(f"{store.root}: {label} stands for participants of several cohorts ({named}); say which with --cohort.")
+        raise InputError(f"{store.root}: {label} is the label of participants of several cohorts ({named}); say which with --cohort.")
     return record
 
 
@@ -143,7 +159,7 @@ def _whose(store: Store, label: str, cohort: str) -> str:
         raise InputError(f"{store.root}: has no session of {label}{where}; `slimbrain inspect` and sessions.tsv show what there is.")
     if len(cohorts) > 1:
         named = ", ".join(sorted(name or "unknown" for name in cohorts))
-        raise InputError(f"{store.root}: {label} stands for participants of several cohorts ({named}); say which with --cohort.")
+        raise InputError(f"{store.root}: {label} is the label of participants of several cohorts ({named}); say which with --cohort.")
     return cohorts.pop()
 
 
@@ -153,10 +169,10 @@ def _person(store: Store, label: str, cohort: str, notes: list[str]) -> tuple[Pe
     recordings: list[str] = []
     for info in mine:
         try:
-            recordings += [heard for person in people_in(store, [info]) for heard in person.recordings]
+            recordings += [known for person in people_in(store, [info]) for known in person.recordings]
         except SlimbrainError as error:
             # Damaged data must not keep a participant in.
-            notes.append(f"{info.key} could not be compared with what models heard ({error}); models were asked by name alone.")
+            notes.append(f"{info.key} could not be read ({error}), so models were searched for the participant by name alone.")
     return Person(label, cohort, tuple(recordings)), {info.key for info in mine}
 
 
@@ -184,7 +200,7 @@ def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
     if path.name == _RUN_FILE:
         return _model(path.parent, _json(path), person, "run")
     if path.name == PEOPLE_FILE:
-        return _Trace(str(path.parent), "folds", "were tuned or scored on them") if seen_in(_json(path), [person]) else None
+        return _Trace(str(path.parent), "folds", "were tuned or scored on them") if trained_on(_json(path), [person]) else None
     if path.suffix == ".tsv":
         rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
         return _Trace(str(path), "table", f"{len(rows)} rows") if rows else None
@@ -195,7 +211,7 @@ def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
 
 
 def _model(folder: Path, training: dict[str, Any], person: Person, kind: str) -> _Trace | None:
-    if not seen_in(training, [person]):
+    if not trained_on(training, [person]):
         return None
     count = times_drawn(training, person.label, person.cohort)
     if count is None:

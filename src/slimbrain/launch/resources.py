@@ -9,7 +9,7 @@ from typing import Any
 
 from slimbrain.errors import InputError
 
-_MINUTES_A_FIELD = {
+_TIME_FORMS = {
     "M": r"(?P<minutes>\d+)",
     "M:S": r"(?P<minutes>\d+):(?P<seconds>\d+)",
     "H:M:S": r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
@@ -58,7 +58,7 @@ class Resources:
     grace_s: int = 120
 
     @property
-    def processes_a_node(self) -> int:
+    def processes_per_node(self) -> int:
         return self.processes or max(1, self.gpus)
 
     @property
@@ -97,12 +97,12 @@ class Resources:
 
 
 def _minutes(time: str) -> float:
-    for form in _MINUTES_A_FIELD.values():
+    for form in _TIME_FORMS.values():
         if matched := re.fullmatch(form, time):
             given = {name: int(value) for name, value in matched.groupdict().items()}
             hours = given.get("days", 0) * 24 + given.get("hours", 0)
             return hours * 60 + given.get("minutes", 0) + given.get("seconds", 0) / 60
-    raise InputError(f"--time {time}: is no time; write one as {', '.join(_MINUTES_A_FIELD)}, such as 24:00:00 or 2-12.")
+    raise InputError(f"--time {time}: is no time; write one as {', '.join(_TIME_FORMS)}, such as 24:00:00 or 2-12.")
 
 
 def _lines(sbatch: tuple[str, ...]) -> Mapping[str, Any]:

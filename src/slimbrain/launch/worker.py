@@ -1,7 +1,7 @@
-"""What a job does: one shard, as a program of its own; stopped in time or failed, queued again, and written down.
+"""A job: runs one shard as a program of its own, requeues it if it is stopped in time or fails, and records what became of it.
 
-Slurm tells a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; it tells a cancelled
-one with SIGTERM too. Both are passed on. What becomes of the job is asked of Slurm: one that still counts as running is queued again.
+Slurm signals a job to save with SIGUSR1 before its time limit (`--signal`), or with SIGTERM when it is preempted; a cancelled job gets
+SIGTERM too. Both are passed on. Slurm is then asked about the job: one that still counts as running is requeued.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POLL_S, _REMIND_S = 0.2, 5.0
 """A command that is still importing misses the signal to save, so it is sent again."""
 
 _FIRST_PORT, _PORTS = 20000, 20000
-LOCAL_REQUEUE_CODE = 144
+_LOCAL_REQUEUE_CODE = 144
 """Exit code at which submitit's processes on this machine start again."""
 
 _REQUEUED_CODE = 75
@@ -122,7 +122,7 @@ def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
 
 
 def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:
-    """Queue the job of a shard that was stopped again, unless somebody cancelled it or its time is over."""
+    """Requeue the job of a shard that was stopped, unless it was cancelled or its time is over."""
     local, requeues = os.environ.get("SUBMITIT_EXECUTOR") == "local", folder.read(shard).requeues
     wanted = stopped_by != signal.SIGTERM if local else _counts_as_running()
     again = wanted and requeues < _MAX_REQUEUES
@@ -148,7 +148,7 @@ def _fail(folder: LaunchFolder, shard: str, ended: Mapping[str, Any]) -> None:
 def _queue_again(folder: LaunchFolder, shard: str, refused: State) -> None:
     """End this process and have its job run once more; where Slurm refuses that, the shard is in the state `refused`."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        raise SystemExit(LOCAL_REQUEUE_CODE)
+        raise SystemExit(_LOCAL_REQUEUE_CODE)
     asked = subprocess.run(["scontrol", "requeue", _job()], check=False)
     # A negative code is that of the signal with which Slurm ends all of the job, so the request was received.
     if asked.returncode > 0:

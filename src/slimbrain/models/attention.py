@@ -1,4 +1,4 @@
-"""Attention inside sequences that lie one behind the other: the tokens of many mask units, or of the clips of a batch."""
+"""Attention within concatenated sequences: the tokens of many mask units, or of the clips of a batch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Ragged:
+class _Ragged:
     """Sequences of many lengths: sequence i has `queries[i]` queries and `keys[i]` keys."""
 
     queries: tuple[int, ...]
     keys: tuple[int, ...]
 
 
-Spans: TypeAlias = int | Ragged
-"""Which consecutive tokens see each other and no others: so many sequences of one length, or sequences of many."""
+Spans: TypeAlias = int | _Ragged
+"""Which consecutive tokens attend to each other: a number of sequences of one length, or sequences of several lengths."""
 
 
 def spans_of(queries: Sequence[int], keys: Sequence[int]) -> Spans:
     """Spans of sequences with these numbers of queries and keys."""
     even = len(set(queries)) == 1 and len(set(keys)) == 1
-    return len(keys) if even else Ragged(tuple(queries), tuple(keys))
+    return len(keys) if even else _Ragged(tuple(queries), tuple(keys))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
@@ -40,8 +40,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
     Parameters
     ----------
-    q : (Lq, H, D/H) queries of all spans, one span behind the other.
-    k, v : (Lk, H, D/H) keys and values.
+    q : Tensor
+        (Lq, H, D/H) queries of all spans, one span behind the other.
+    k, v : Tensor
+        (Lk, H, D/H) keys and values.
 
     Returns
     -------
@@ -57,11 +59,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
 
 def has_variable_length_kernel(q: Tensor) -> bool:
-    """Whether torch has a kernel for sequences of many lengths, for heads like those of `q`, where `q` lies."""
+    """Whether torch has a variable-length kernel for heads like those of `q`, on its device."""
     return q.is_cuda and q.dtype in _HALF and q.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
-def _variable_length(q: Tensor, k: Tensor, v: Tensor, spans: Ragged) -> Tensor:
+def _variable_length(q: Tensor, k: Tensor, v: Tensor, spans: _Ragged) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()

@@ -1,4 +1,4 @@
-"""The model card: what a stranger must know before the weights are used, for people in the text and for the hub in its first lines."""
+"""The model card: what to know before using the weights, as text for people and as metadata for the hub."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class Measured:
 
     Attributes
     ----------
-    text : markdown, a heading of the second level and a table.
-    task, cohort, metrics : what was predicted, in whom, and the model's own figures, for the hub's metadata.
+    text : str
+        Markdown, a heading of the second level and a table.
+    task, cohort, metrics : str, str, mapping of str to float
+        What was predicted, in whom, and the model's own figures, for the hub's metadata.
     """
 
     text: str
@@ -47,8 +49,10 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
 
     Parameters
     ----------
-    config : the folder's config.json.
-    measured : evaluations to show.
+    config : mapping of str to Any
+        The folder's config.json.
+    measured : sequence of Measured
+        Evaluations to show.
     """
     contract, training = config["contract"], config.get("training", {})
     entries = entries_from(training)
@@ -73,7 +77,7 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
         *(f"- {name}: {value}" for name, value in training.items() if not isinstance(value, (dict, list))),
         "",
         *("## What the terms of the data allow", "", *_terms(entries), ""),
-        "## Who was seen",
+        "## Pretrained on",
         "",
         _leakage(training),
         "",
@@ -113,7 +117,7 @@ def _front_matter(title: str, measured: Sequence[Measured]) -> str:
 
 
 def _data(entries: Sequence[LedgerEntry]) -> list[str]:
-    lines = ["| cohort | participants | sessions | hours | times seen | licence | consent |", "|---|---|---|---|---|---|---|"]
+    lines = ["| cohort | participants | sessions | hours | times drawn | licence | consent |", "|---|---|---|---|---|---|---|"]
     for entry in entries:
         said = entry.governance
         hours = UNKNOWN if entry.seconds is None else f"{entry.seconds / 3600:.2f}"
@@ -144,16 +148,16 @@ def _leakage(training: Mapping[str, Any]) -> str:
     count = count_remembered(training)
     if training.get(PRETRAINING_UNKNOWN):
         return (
-            f"**Who was seen in pretraining is {UNKNOWN}.** `config.json` carries salted hashes of the {count} participants of "
+            f"**The participants of its pretraining are {UNKNOWN}.** `config.json` carries salted hashes of the {count} participants of "
             "fine-tuning alone; `slimbrain evaluate` refuses to score on these."
         )
     if not count:
         return (
-            f"**Who was seen in pretraining is {UNKNOWN}**: the model carries no hashes of its participants, so nobody can tell whether an "
+            f"**The participants of its pretraining are {UNKNOWN}**: the model carries no hashes of them, so nobody can tell whether an "
             "evaluation is on people it knows."
         )
     return (
-        f"`config.json` carries salted hashes of the {count} participants seen in training, no names. `slimbrain evaluate` looks "
+        f"`config.json` carries salted hashes of the {count} participants it was trained on, no names. `slimbrain evaluate` looks "
         "for them among those it is to score, and refuses to score on them unless `--allow-overlap` is given, which the table then says."
     )
 

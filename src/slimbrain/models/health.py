@@ -24,7 +24,8 @@ def standard_deviations(values: Tensor) -> dict[str, float]:
 
     Parameters
     ----------
-    values : (L, D), at least two rows.
+    values : Tensor
+        (L, D), at least two rows.
 
     Returns
     -------

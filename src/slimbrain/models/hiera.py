@@ -1,4 +1,4 @@
-"""Stage 2's encoder: a 4D Hiera over the brain tokens that are visible, and over no others.
+"""Stage 2's encoder: a 4D Hiera over the visible brain tokens alone.
 
 Levels 1 and 2 attend inside mask units, so they run block by block over the tables of `packing`; the maximum over
 children that exist takes each unit to one token per four frames; levels 3 and 4 attend over all tokens of a clip.
@@ -39,11 +39,16 @@ class HieraBlock(nn.Module):
 
     Parameters
     ----------
-    width, out : D before and after.
-    heads : attention heads.
-    mlp_ratio : hidden width of the MLP over `out`.
-    eps : of the norms.
-    keep_hidden : keep the hidden layer of the MLP for the backward pass; without, it is computed again.
+    width, out : int
+        D before and after.
+    heads : int
+        Attention heads.
+    mlp_ratio : float
+        Hidden width of the MLP over `out`.
+    eps : float
+        Epsilon of the norms.
+    keep_hidden : bool
+        Keep the hidden layer of the MLP for the backward pass; without, it is computed again.
     """
 
     def __init__(self, width: int, out: int, heads: int, mlp_ratio: float, eps: float = 1e-5, keep_hidden: bool = True) -> None:
@@ -59,11 +64,12 @@ class HieraBlock(nn.Module):
         self.mlp = Mlp(out, int(out * mlp_ratio))
 
     def forward(self, x: Tensor, spans: Spans, pooling: Block | None = None) -> Tensor:
-        """Attend within the spans; with `pooling`, from the maxima of what it joins, which then go on alone.
+        """Attend within the spans; with `pooling`, from the maxima of the tokens it pools, which alone continue.
 
         Parameters
         ----------
-        x : (L, D) tokens, span by span.
+        x : Tensor
+            (L, D) tokens, span by span.
 
         Returns
         -------
@@ -83,15 +89,20 @@ class HieraBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the encoder says of a batch of clips.
+    """The encoder's output for a batch of clips.
 
     Attributes
     ----------
-    values : (L, D) tokens of all clips, ordered by clip, step, unit.
-    clip, step, unit : (L,) clip of the batch, step of 4 frames in the clip, unit of the grid.
-    seconds : (L,) mean time of the token's frames since the session began.
-    mm : (L, 3) centre of the token's unit in MNI mm.
-    lengths : tokens of each clip.
+    values : Tensor
+        (L, D) tokens of all clips, ordered by clip, step, unit.
+    clip, step, unit : Tensor
+        (L,) clip of the batch, step of 4 frames in the clip, unit of the grid.
+    seconds : Tensor
+        (L,) mean time of the token's frames since the session began.
+    mm : Tensor
+        (L, 3) centre of the token's unit in MNI mm.
+    lengths : tuple of int
+        Tokens of each clip.
     """
 
     values: Tensor
@@ -108,12 +119,15 @@ class Hiera(nn.Module):
 
     Parameters
     ----------
-    config : widths, depths, unit.
-    voxels_per_patch : V, values a patch.
+    config : HieraConfig
+        Widths, depths, unit.
+    voxels_per_patch : int
+        V, values per patch.
 
     Attributes
     ----------
-    block_tokens : tokens computed at once before level 3; by device if None.
+    block_tokens : int or None
+        Tokens computed at once before level 3; by device if None.
     """
 
     block_tokens: int | None = None
@@ -166,15 +180,17 @@ class Hiera(nn.Module):
 
         Parameters
         ----------
-        clips : B clips; grids, lengths and visible units may differ.
-        visible : (N, U) bool for each clip; all brain units if not given.
+        clips : sequence of Clip
+            B clips; grids, lengths and visible units may differ.
+        visible : sequence of ndarray of bool or None
+            (N, U) bool for each clip; all brain units if not given.
         """
         packing = self.pack(clips, visible)
         return self._tokens(self.norm(self.trunk(clips, packing)), clips, packing)
 
     def trunk(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
         """(L, D) tokens of all clips, before the last norm."""
-        units = self.local_stages(clips, packing.to(self.patch_embed.weight.device))
+        units = self.local_levels(clips, packing.to(self.patch_embed.weight.device))
         spans = spans_of(packing.lengths, packing.lengths)
         for block in self.blocks[self.first_global :]:
             units = block(units, spans)
@@ -182,11 +198,11 @@ class Hiera(nn.Module):
 
     @property
     def first_global(self) -> int:
-        """Place of the first block in which all tokens of a clip see each other."""
+        """Index of the first block with attention among all tokens of a clip."""
         return sum(self.config.depths[:2]) + 1
 
     def pack(self, clips: Sequence[Clip], visible: Sequence[BoolArray] | None = None) -> Packing:
-        """The tables for these clips, in the memory of the processor."""
+        """The tables for these clips, in CPU memory."""
         visible = [self.everything(clip) for clip in clips] if visible is None else visible
         block_tokens = self._block_tokens(self.patch_embed.weight.device)
         times = self.config.unit_frames // self.config.patch_frames
@@ -204,17 +220,17 @@ class Hiera(nn.Module):
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else self.patch_embed.weight.dtype
         return has_variable_length_kernel(torch.empty(0, self.config.embed // self.config.heads[0], device=device, dtype=dtype))
 
-    def local_stages(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
-        """Levels 1 and 2: (L, 4 * embed) one token a unit and step, none of which depends on another unit."""
+    def local_levels(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
+        """Levels 1 and 2: (L, 4 * embed) one token per unit and step, none of which depends on another unit."""
         device = self.patch_embed.weight.device
         with torch.autocast("cpu", enabled=False):  # it refuses to join the store's float16
             rows = [self._patches(clip) for clip in clips]
             voxels = (rows[0] if len(rows) == 1 else torch.cat(rows)).to(device)
         space, time = self._positions(clips)
         first, second = packing.levels
-        cells = torch.cat([self._run(self._first_stage, block, voxels[block.rows], space, time) for block in first])
+        cells = torch.cat([self._run(self._first_level, block, voxels[block.rows], space, time) for block in first])
         del voxels
-        return torch.cat([self._run(self._second_stage, block, cells[block.rows]) for block in second])[packing.order]
+        return torch.cat([self._run(self._second_level, block, cells[block.rows]) for block in second])[packing.order]
 
     def _patches(self, clip: Clip) -> Tensor:
         """(T / F * P, F * V) values of each patch over its F frames, one frame behind the other."""
@@ -237,7 +253,7 @@ class Hiera(nn.Module):
             lattice = clip.grid.lattice
             if lattice.edge != side * lattice.patch or len(clip.seconds) > frames * self.config.patch_frames:
                 raise ContractError(
-                    f"positions were learned for {side} patches a side and {frames * self.config.patch_frames} frames, "
+                    f"positions were learned for {side} patches per side and {frames * self.config.patch_frames} frames, "
                     f"the clip has {lattice.edge // lattice.patch} and {len(clip.seconds)}; give it what the model was trained on."
                 )
         place = torch.cat([torch.tensor(clip.grid.patches.index) for clip in clips]) @ torch.tensor([side * side, side, 1])
@@ -249,12 +265,12 @@ class Hiera(nn.Module):
             return checkpoint(level, block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return level(block, *inputs)
 
-    def _first_stage(self, block: Block, voxels: Tensor, space: Tensor, time: Tensor) -> Tensor:
+    def _first_level(self, block: Block, voxels: Tensor, space: Tensor, time: Tensor) -> Tensor:
         x = self.patch_embed(voxels.to(self.patch_embed.weight.dtype)).view(*block.shape, -1)
         x = add(time[block.frame], add(space[block.patch], x))
         return self._local(x.flatten(0, 2), block, 0, self.config.depths[0])
 
-    def _second_stage(self, block: Block, cells: Tensor) -> Tensor:
+    def _second_level(self, block: Block, cells: Tensor) -> Tensor:
         return self._local(cells, block, self.config.depths[0] + 1, self.first_global - 1)
 
     def _local(self, x: Tensor, block: Block, start: int, stop: int) -> Tensor:
@@ -274,7 +290,7 @@ class Hiera(nn.Module):
 
 
 def _means(seconds: Tensor, frames: int) -> Tensor:
-    """Mean time of every so many frames, in float64."""
+    """Mean time of every `frames` frames, in float64."""
     return seconds.double().view(-1, frames).mean(1)
 
 
@@ -285,7 +301,7 @@ def _blocks(config: HieraConfig) -> list[HieraBlock]:
     for level, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
         out = config.embed * 2**level
         for _ in range(depth):
-            # Levels 1 and 2 are computed again as a whole where `recompute` says so, the MLPs of the others by themselves.
+            # With `recompute`, levels 1 and 2 are recomputed as a whole, and of the others the MLPs alone.
             blocks.append(HieraBlock(width, out, heads, config.mlp_ratio, config.norm_eps, level < 2 or not config.recompute))
             width = out
     return blocks

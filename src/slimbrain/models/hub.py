@@ -31,12 +31,12 @@ _Kind = TypeVar("_Kind", bound=nn.Module)
 
 _WEIGHTS_FILE, _CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
 HEAD_FILE = "head.safetensors"
-"""Of a fine-tuned model: what predicts a label from its vectors."""
+"""Of a fine-tuned model: the head that predicts a label from its vectors."""
 
 _OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
 """Files that other weights make worthless."""
 
-MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
+_MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
 
 _LEAST_BYTES = 2
@@ -57,8 +57,10 @@ def save_pretrained(
 
     Parameters
     ----------
-    provenance : what the weights cannot say; the model's own if None.
-    weights : the state dict, where the model holds only a part of it.
+    provenance : Provenance or None
+        What the weights cannot say; the model's own if None.
+    weights : mapping of str to Tensor or None
+        The state dict, where the model holds only a part of it.
 
     Raises
     ------
@@ -96,9 +98,12 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
 
     Parameters
     ----------
-    source : folder, or hub id such as `lab/model`.
-    contract : of the data to be read; compared with the model's if given.
-    revision : branch, tag or commit on the hub; the default branch if None.
+    source : str or Path
+        Folder, or hub id such as `lab/model`.
+    contract : Contract or None
+        Contract of the data to be read; compared with the model's if given.
+    revision : str or None
+        Branch, tag or commit on the hub; the default branch if None.
 
     Returns
     -------
@@ -112,14 +117,14 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
         If the data do not fit the model.
     """
     folder = model_folder(source, revision)
-    _check(folder)
+    sealed = _check(folder)
     config = _read_config(folder)
     model = _build(config, folder)
     provenance = _provenance(config, folder)
     if contract:
         provenance.contract.require(contract, f"the model {source}", "the data")
     try:
-        found = _unchanged(folder, config)
+        found = _unchanged(folder, config, sealed.get(_WEIGHTS_FILE))
         model.load_state_dict(load_file(folder / _WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -136,24 +141,26 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a model folder records the SHA-256 of its configuration; without, nobody can tell whether that was changed."""
+    """Whether a model folder records the SHA-256 of its configuration; without, changes of it cannot be detected."""
     return (folder / SEAL_FILE).is_file()
 
 
-def _check(folder: Path, only: str | None = None) -> None:
-    """Compare a sealed folder, or one file of it, with its seal, before anything is parsed."""
+def _check(folder: Path, only: str | None = None) -> dict[str, str]:
+    """Compare a sealed folder, or one file of it, with its seal, before anything is parsed; SHA-256 by file, empty without a seal."""
     if not is_sealed(folder):
-        return
+        return {}
     try:
-        if missing := {_WEIGHTS_FILE, CONFIG_FILE} - check_seal(folder, only=only).keys():
+        sealed = check_seal(folder, only=only)
+        if missing := {_WEIGHTS_FILE, CONFIG_FILE} - sealed.keys():
             raise BrokenSealError(SEAL_FILE, f"does not seal {min(missing)}")
+        return sealed
     except BrokenSealError as error:
         raise InputError(f"{folder / error.file}: {error.reason}; export the model again, or fetch it again.") from error
 
 
-def _unchanged(folder: Path, config: Mapping[str, Any]) -> str:
-    """The SHA-256 of the weights; ValueError if they are not those that were written. Models of before this was recorded have none."""
-    found = sha256(folder / _WEIGHTS_FILE)
+def _unchanged(folder: Path, config: Mapping[str, Any], known: str | None) -> str:
+    """The SHA-256 of the weights, computed unless it is known; ValueError if it is not the one in a configuration that has one."""
+    found = known or sha256(folder / _WEIGHTS_FILE)
     if config.get("weights_sha256", "") not in ("", found):
         raise ValueError("its SHA-256 is another: it was cut short, damaged or exchanged")
     return found
@@ -185,10 +192,14 @@ def push_to_hub(
 
     Parameters
     ----------
-    name : hub id such as `lab/model`; made if it is not there.
-    private : whether only you and your organisation see it. One that is public already is refused then.
-    revision : branch to put it on; the default branch if None.
-    token : the one of `hf auth login` if None.
+    name : str
+        Hub id such as `lab/model`; made if it is not there.
+    private : bool
+        Whether only you and your organisation see it. One that is public already is refused then.
+    revision : str or None
+        Branch to put it on; the default branch if None.
+    token : str or None
+        The one of `hf auth login` if None.
 
     Returns
     -------
@@ -204,7 +215,7 @@ def push_to_hub(
         raise InputError(f"{folder}: is not a folder; give RUN/model of a pretraining run.")
     from_pretrained(folder)
     stale = [name for name in (SEAL_FILE, *_OF_THESE_WEIGHTS) if not (folder / name).exists()]
-    return put(folder, name, MODEL_FILES, stale, private, revision, token, message)
+    return put(folder, name, _MODEL_FILES, stale, private, revision, token, message)
 
 
 def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Sequence[Measured]) -> Path:
@@ -213,7 +224,7 @@ def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Seq
 
 
 def read_training(source: str | Path) -> dict[str, Any]:
-    """What a model folder, or a model on the hub, says of its training; the weights are not read.
+    """The record of training in a model folder, or in a model on the hub; the weights are not read.
 
     Raises
     ------
@@ -244,7 +255,7 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
         return folder
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise InputError(f"{source}: is not a model folder; give RUN/model of a pretraining run, or a hub id such as lab/model.")
-    fetched = fetch(str(source), revision, MODEL_FILES)
+    fetched = fetch(str(source), revision, _MODEL_FILES)
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
     return fetched

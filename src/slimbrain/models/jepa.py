@@ -27,9 +27,12 @@ class JepaOutput:
 
     Attributes
     ----------
-    loss : scalar to descend.
-    by_kind : mean smooth-L1 of each kind of target that the batch holds.
-    target : the target encoder's tokens.
+    loss : Tensor
+        Scalar to descend.
+    by_kind : dict of str to Tensor
+        Mean smooth-L1 of each kind of target that the batch holds.
+    target : Tokens
+        The target encoder's tokens.
     """
 
     loss: Tensor
@@ -38,15 +41,15 @@ class JepaOutput:
 
 
 TARGET_EPSILON = 1e-12
-"""Far below any token's variance: with the usual 1e-5, targets could be made easy by making them small."""
+"""Far below any token's variance: with the usual 1e-5, targets would become easy by becoming small."""
 
 
-def spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
+def _spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Variance and covariance terms of VICReg (arXiv 2105.04906) on what place and time do not explain of the tokens.
 
     Returns
     -------
-    variance : mean over dimensions of how far the standard deviation lies under 1.
+    variance : mean over dimensions of the shortfall of the standard deviation below 1.
     covariance : sum of squared off-diagonal covariances over D.
     """
     content = take_out_position(tokens)
@@ -63,7 +66,7 @@ _MLP_RATIO = 4.0
 
 
 class _TargetPredictor(nn.Module):
-    """A light transformer that fills in target tokens: it sees context tokens and the places and times asked for."""
+    """A light transformer that predicts target tokens from the context's tokens and the places and times of the targets."""
 
     def __init__(self, config: JepaConfig, width: int, keep_hidden: bool) -> None:
         super().__init__()
@@ -84,22 +87,25 @@ class _TargetPredictor(nn.Module):
 
         Parameters
         ----------
-        context : visible tokens of each clip.
-        everything : where and when every token of the batch is; its values are not read.
-        hidden : (L,) bool, in the processor's memory.
+        context : Tokens
+            Visible tokens of each clip.
+        everything : Tokens
+            Where and when every token of the batch is; its values are not read.
+        hidden : Tensor
+            (L,) bool, in CPU memory.
 
         Returns
         -------
         (H, D) predictions, in the order of `everything`.
         """
         device, spans = context.values.device, spans_of(everything.lengths, everything.lengths)
-        asked, seen = (torch.nonzero(which)[:, 0].to(device) for which in (hidden, ~hidden))
+        asked, visible = (torch.nonzero(which)[:, 0].to(device) for which in (hidden, ~hidden))
         # In the weights' precision: under autocast, what is added up from block to block must not lose digits.
         entered, place, time = (
             part.to(self.query.dtype)
             for part in (self.proj_in(context.values), self.space_embed(everything.mm), self.time_embed(everything.seconds[:, None]))
         )
-        x = (place + time).index_add(0, seen, entered).index_add(0, asked, self.query.expand(len(asked), -1))
+        x = (place + time).index_add(0, visible, entered).index_add(0, asked, self.query.expand(len(asked), -1))
         for block in self.blocks:
             x = block(x, spans)
         return self.proj_out(self.norm(x[asked]))
@@ -114,9 +120,12 @@ class HieraJEPA(nn.Module):
 
     Parameters
     ----------
-    config : the encoder.
-    jepa : the objective.
-    voxels_per_patch : V of the grid's lattice.
+    config : HieraConfig
+        The encoder.
+    jepa : JepaConfig
+        The objective.
+    voxels_per_patch : int
+        V of the grid's lattice.
     """
 
     provenance: Provenance | None = None
@@ -142,8 +151,10 @@ class HieraJEPA(nn.Module):
 
         Parameters
         ----------
-        clips, masks : B of each.
-        penalties : False leaves the regularisers out, and the loss is the prediction error alone.
+        clips, masks : sequence of Clip, sequence of JepaMask
+            B of each.
+        penalties : bool
+            False leaves the regularisers out, and the loss is the prediction error alone.
         """
         with torch.no_grad():
             target = self.target(clips)
@@ -152,13 +163,13 @@ class HieraJEPA(nn.Module):
         error = self.prediction_error(context, target, self.contents(target), kind > 0)
         loss, parts = self._by_clip_and_kind(error, kind, target.lengths)
         if penalties and (self.jepa.variance_weight or self.jepa.covariance_weight):
-            variance, covariance = spread_penalties(context)
+            variance, covariance = _spread_penalties(context)
             loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
         return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, target)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:
-        """(L, D) what is to be predicted of the target encoder's tokens: all of them, or what place and time alone do not tell."""
+        """(L, D) what is to be predicted of the target encoder's tokens: all of them, or what place and time alone do not predict."""
         return target.values if self.baseline is None else self.baseline(target)
 
     def prediction_error(self, context: Tokens, target: Tokens, contents: Tensor, hidden: Tensor) -> Tensor:
@@ -173,14 +184,17 @@ class HieraJEPA(nn.Module):
 
         Parameters
         ----------
-        error : (H,) of each hidden token.
-        kind : (L,) as of `_kinds`.
-        lengths : tokens of each clip.
+        error : Tensor
+            (H,) of each hidden token.
+        kind : Tensor
+            (L,) as of `_kinds`.
+        lengths : sequence of int
+            Tokens of each clip.
         """
         kinds = len(TARGET_KINDS)
         clip = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
         group = (clip * kinds + kind - 1)[kind > 0]
-        # A product with a table of ones, where a scattered sum would depend on the order that a device happens to take.
+        # A product with a table of ones, since a scattered sum would depend on the device's order.
         member = functional.one_hot(group, len(lengths) * kinds).to(error)
         count = member.sum(0).view(-1, kinds)
         mean = (error @ member).view(-1, kinds) / count.clamp_min(1)
@@ -190,9 +204,9 @@ class HieraJEPA(nn.Module):
         return (mean.sum(1) / present.sum(1)).mean(), parts
 
     def _kinds(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> Tensor:
-        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in the processor's memory, where masks are made."""
+        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in CPU memory, where masks are made."""
         tables = [sum(rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1)) for mask in masks]
-        # The target sees everything, so its tokens stand in the order of the table: step by step, unit by unit.
+        # The target encodes everything, so its tokens are in the table's order: step by step, unit by unit.
         parts = [self.context.per_token(clip, np.asarray(table)).ravel() for clip, table in zip(clips, tables, strict=True)]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -207,14 +221,15 @@ class HieraJEPA(nn.Module):
             block.compile(dynamic=True)
 
     @torch.no_grad()
-    def update_target(self, momentum: float, add_up: Callable[[Tensor], Tensor] = lambda seen: seen) -> None:
-        """After a step: target = momentum * target + (1 - momentum) * context, and the baseline remembers what was seen.
+    def update_target(self, momentum: float, all_reduce: Callable[[Tensor], Tensor] = lambda statistics: statistics) -> None:
+        """After a step: target = momentum * target + (1 - momentum) * context, and the baseline absorbs the step's tokens.
 
         Parameters
         ----------
-        add_up : turns, in place, what this process saw into what all processes saw.
+        all_reduce : callable
+            Sums a tensor over all processes, in place.
         """
         for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
             slow.lerp_(fast.to(slow.dtype), 1 - momentum)
         if self.baseline is not None:
-            self.baseline.absorb(add_up)
+            self.baseline.absorb(all_reduce)

@@ -49,23 +49,26 @@ class Attention(nn.Module):
 
         Parameters
         ----------
-        x : (..., L, D).
-        mask : broadcastable to (..., heads, L, L), True where a query (row) may see a key (column).
-        angles : (..., 1, L, D / heads / 2) rotary angles of every position; attention then knows how far apart
-            positions lie, and not where they lie (`rotate`).
+        x : Tensor
+            (..., L, D).
+        mask : Tensor or None
+            Broadcastable to (..., heads, L, L), True where a query (row) may see a key (column).
+        angles : Tensor or None
+            (..., 1, L, D / heads / 2) rotary angles of every position; attention then knows how far apart positions lie, and not where
+            they lie (`_rotate`).
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q, k = _rotate(q, angles), _rotate(k, angles)
         if mask is not None and mask.ndim > 3:
             mask = mask.expand(*q.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
         # The fused kernels take four axes; five would fall back, without a word, to one that holds the weights.
         q, k, v = (part.reshape(-1, *part.shape[-3:]) for part in (q, k, v))
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(seen.transpose(1, 2).reshape(x.shape))
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).reshape(x.shape))
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
+def _rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each pair (i, F + i) of the last axis by its angle: (..., 2 F) and (..., F) -> (..., 2 F).
 
     A query and a key turned by angles in proportion to their positions have a product that depends on the
@@ -86,8 +89,10 @@ def fourier_features(position: Tensor, waves: Tensor) -> Tensor:
 
     Parameters
     ----------
-    position : (..., K) places in mm, or moments in s.
-    waves : (F,) wavelengths in the unit of `position`.
+    position : Tensor
+        (..., K) places in mm, or moments in s.
+    waves : Tensor
+        (F,) wavelengths in the unit of `position`.
 
     Returns
     -------

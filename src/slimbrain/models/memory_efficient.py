@@ -19,7 +19,7 @@ from slimbrain.models.layers import Mlp
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """`linear(norm(x))`: (L, D) -> (L, out), keeping `x` and not what the norm made of it."""
+    """`linear(norm(x))`: (L, D) -> (L, out), keeping `x` and not the normalised copy for the backward pass."""
     if torch.compiler.is_compiling():
         return linear(norm(x))
     return _apply(_NormLinear, x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
@@ -30,7 +30,8 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp, keep_hidden: bool) -> Tenso
 
     Parameters
     ----------
-    keep_hidden : keep the hidden layer, as it is before the GELU; without, a third of the forward pass is done again.
+    keep_hidden : bool
+        Keep the hidden layer, as it is before the GELU; without, a third of the forward pass is done again.
     """
     if torch.compiler.is_compiling():
         return x + mlp(norm(x))
@@ -43,8 +44,10 @@ def pool_children(x: Tensor, children: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x : (L, D).
-    children : (Q, C) rows of `x`, at most 256 a pooled element.
+    x : Tensor
+        (L, D).
+    children : Tensor
+        (Q, C) rows of `x`, at most 256 a pooled element.
 
     Returns
     -------

@@ -30,7 +30,7 @@ BLOCK_TOKENS = 4096
 """Tokens computed at once before level 3 on a CPU: 8192 rows of 64 float32 are 2 MiB, about a core's cache."""
 
 DEVICE_BLOCK_TOKENS = 2**20
-"""The same on an accelerator, which wants much work at once: segments of one length hardly ever need two blocks."""
+"""The same on an accelerator, which needs larger blocks: segments of one length rarely need two."""
 
 POOL = 2
 """Max-pooling halves time and each direction of space at both transitions."""
@@ -42,14 +42,21 @@ class Block:
 
     Attributes
     ----------
-    rows : (L,) input row of each token: of the voxels in level 1, of level 1's output in level 2.
-    spans : tokens of each segment, as queries and as keys.
-    children : (Q, 16) tokens that each pooled element is the maximum of; a rim element repeats its first child.
-    pooled_spans : pooled elements of each segment as queries, its tokens as keys.
-    kept : (K,) pooled elements, among Q, that are not there to fill up a segment; None if all are kept.
-    patch, frame : patch and frame of the tokens, counted through the batch; (W, 1, N) and (W, F, 1) where the L tokens are W
-        segments of F frames and N patches, else (1, 1, L). Empty in level 2.
-    shape : (W, F, N) or (1, 1, L), the shape in which patch and frame give every token its position.
+    rows : Tensor
+        (L,) input row of each token: of the voxels in level 1, of level 1's output in level 2.
+    spans : Spans
+        Tokens of each segment, as queries and as keys.
+    children : Tensor
+        (Q, 16) tokens that each pooled element is the maximum of; a rim element repeats its first child.
+    pooled_spans : Spans
+        Pooled elements of each segment as queries, its tokens as keys.
+    kept : Tensor or None
+        (K,) pooled elements, among Q, that are not there to fill up a segment; None if all are kept.
+    patch, frame : Tensor
+        Patch and frame of the tokens, counted through the batch; (W, 1, N) and (W, F, 1) where the L tokens are W segments of F frames
+        and N patches, else (1, 1, L). Empty in level 2.
+    shape : tuple of int
+        (W, F, N) or (1, 1, L), the shape in which patch and frame give every token its position.
     """
 
     rows: Tensor
@@ -67,14 +74,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Packing:
-    """Everything the encoder needs to know about which tokens exist in a batch of clips.
+    """Which tokens exist in a batch of clips, as tables for the encoder.
 
     Attributes
     ----------
-    levels : blocks of level 1 (rows of the voxels) and level 2 (rows of level 1's output).
-    order : (L,) puts level 2's output in order of clip, time step, unit.
-    clip, step, unit : (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches a side.
-    lengths : tokens of each clip.
+    levels : tuple of tuple of Block
+        Blocks of level 1 (rows of the voxels) and level 2 (rows of level 1's output).
+    order : Tensor
+        (L,) puts level 2's output in order of clip, time step, unit.
+    clip, step, unit : Tensor
+        (L,) where each of the L tokens of level 3 belongs; a step is 4 frames, a unit 4 patches per side.
+    lengths : tuple of int
+        Tokens of each clip.
     """
 
     levels: tuple[tuple[Block, ...], tuple[Block, ...]]
@@ -110,11 +121,16 @@ def pack_clips(
 
     Parameters
     ----------
-    grids : grid of each clip.
-    visible : (N, U) bool of each clip: time units of `unit_frames` frames, mask units of the grid.
-    unit : `unit` or `region`, the level that mask units are taken from.
-    unit_frames : frames a time unit.
-    block_tokens : tokens computed at once before level 3, in blocks of segments of one length; None for one block of all lengths.
+    grids : sequence of Grid
+        Grid of each clip.
+    visible : sequence of ndarray of bool
+        (N, U) bool of each clip: time units of `unit_frames` frames, mask units of the grid.
+    unit : str
+        `unit` or `region`, the level that mask units are taken from.
+    unit_frames : int
+        Frames a time unit.
+    block_tokens : int or None
+        Tokens computed at once before level 3, in blocks of segments of one length; None for one block of all lengths.
 
     Raises
     ------
@@ -122,16 +138,17 @@ def pack_clips(
         If a visibility table does not fit its grid, or nothing is visible in a clip.
     """
     trees = [_tree(grid, unit) for grid in grids]
-    for tree, seen in zip(trees, visible, strict=True):
-        if seen.ndim != 2 or seen.shape[1] != len(tree.patches) or not seen.any():
+    for tree, shown in zip(trees, visible, strict=True):
+        if shown.ndim != 2 or shown.shape[1] != len(tree.patches) or not shown.any():
             raise ContractError(
-                f"visible units {seen.shape}, {int(seen.sum())} seen: expected (time units, {len(tree.patches)}), at least one seen."
+                f"a visibility table of shape {shown.shape} shows {int(shown.sum())} units: it must be (time units, {len(tree.patches)}) "
+                "and show at least one unit."
             )
     segments = _visible_segments(visible)
-    frames = np.array([seen.shape[0] * unit_frames for seen in visible])
+    frames = np.array([shown.shape[0] * unit_frames for shown in visible])
     patches = np.array([grid.n_patches for grid in grids])
-    first, cell_start = _first_stage(trees, segments, frames, patches, unit_frames, block_tokens)
-    second, token_start = _stage(trees, segments, cell_start, "units", block_tokens)
+    first, cell_start = _first_level(trees, segments, frames, patches, unit_frames, block_tokens)
+    second, token_start = _level(trees, segments, cell_start, "units", block_tokens)
     return Packing((first, second), *_tokens(trees, segments, token_start, unit_frames // POOL**2, len(grids)))
 
 
@@ -141,9 +158,12 @@ class _Tree:
 
     Attributes
     ----------
-    patches : (U,) patches in each mask unit; `patch_start` (U,) the first of them.
-    cells, units : (U,) cells and 16-voxel units in each; `unit_start` (U,) the first unit.
-    cell_children, unit_children : (U, M, 8) as in `Block.children`.
+    patches : ndarray of int
+        (U,) patches in each mask unit; `patch_start` (U,) the first of them.
+    cells, units : ndarray of int
+        (U,) cells and 16-voxel units in each; `unit_start` (U,) the first unit.
+    cell_children, unit_children : ndarray of int
+        (U, M, 8) as in `Block.children`.
     """
 
     patches: _IntArray
@@ -183,7 +203,7 @@ def _children(bounds: _IntArray, offsets: _IntArray) -> _IntArray:
 
 
 def _visible_segments(visible: Sequence[_BoolArray]) -> _Segments:
-    parts = [np.nonzero(seen) for seen in visible]
+    parts = [np.nonzero(shown) for shown in visible]
     clip = np.repeat(np.arange(len(visible)), [len(time) for time, _ in parts])
     return _Segments(clip, np.concatenate([time for time, _ in parts]), np.concatenate([unit for _, unit in parts]))
 
@@ -202,7 +222,7 @@ def _padded(trees: Sequence[_Tree], name: str, clip: int) -> _IntArray:
     return np.pad(table, ((0, 0), (0, width - table.shape[1]), (0, 0)))
 
 
-def _first_stage(
+def _first_level(
     trees: Sequence[_Tree], segments: _Segments, frames: _IntArray, patches: _IntArray, unit_frames: int, block_tokens: int | None
 ) -> tuple[tuple[Block, ...], _IntArray]:
     """Blocks of level 1, with the patch and the frame of every token."""
@@ -210,10 +230,10 @@ def _first_stage(
     in_frame = _per_segment(trees, segments, "patch_start")[:, None]
     clip_row, clip_patch, clip_frame = (_starts(counts)[segments.clip][:, None] for counts in (frames * patches, patches, frames))
     start = clip_row + in_frame + frame * patches[segments.clip][:, None]
-    return _stage(trees, segments, start, "cells", block_tokens, (clip_patch + in_frame, clip_frame + frame))
+    return _level(trees, segments, start, "cells", block_tokens, (clip_patch + in_frame, clip_frame + frame))
 
 
-def _stage(
+def _level(
     trees: Sequence[_Tree],
     segments: _Segments,
     start: _IntArray,
@@ -225,8 +245,10 @@ def _stage(
 
     Parameters
     ----------
-    start : (S, F) input row of each segment's first token in each of its frames.
-    position : first patch (S, 1) and frames (S, F) of the segments.
+    start : ndarray of int
+        (S, F) input row of each segment's first token in each of its frames.
+    position : tuple of ndarray of int or None
+        First patch (S, 1) and frames (S, F) of the segments.
     """
     counts = _per_segment(trees, segments, "patches" if pooled_name == "cells" else "cells")
     pooled = _per_segment(trees, segments, pooled_name)
@@ -294,7 +316,7 @@ def _block(
 
 
 def _ragged(counts: _IntArray, frames: int) -> tuple[_IntArray, _IntArray, _IntArray]:
-    """Segment, frame and place in its frame of every token of segments with `counts` tokens a frame."""
+    """Segment, frame and place in its frame of every token of segments with `counts` tokens per frame."""
     a_frame = np.repeat(counts, frames)
     frame_of_token = np.repeat(np.arange(len(a_frame)), a_frame)
     segment, frame = np.divmod(frame_of_token, frames)

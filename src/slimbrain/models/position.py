@@ -1,7 +1,7 @@
-"""What place and time alone predict of a token, so that no one is rewarded for predicting it.
+"""What place and time alone predict of a token, so that predicting it earns nothing.
 
-The predictor is told where and when its targets are, and the encoder knows both as well. An encoder that writes place
-and time into its tokens, and nothing else, would be predicted perfectly; so that part is taken out of the targets.
+The predictor is given the places and times of its targets, and the encoder has both as input. An encoder whose tokens hold
+place and time alone would be predicted perfectly, so that part is removed from the targets.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from slimbrain.models.hiera import Tokens
 from slimbrain.models.layers import fourier_features, wavelengths
 
 _PLACES_PER_SIDE = 6
-"""Boxes of 32 mm a side of the lattice: one for each unit, on any of the lattices."""
+"""Boxes of 32 mm per side of the lattice: one per unit, on any of the lattices."""
 
 _TIME_WAVES_S = (2.88, 512.0, 10)
 """Shortest and longest wavelength, and how many: from a step of 4 frames to beyond most sessions' slow drifts."""
 
 _FORGETTING = 0.9
-"""Weight that what was seen before keeps at each step: the encoder moves, so old tokens say ever less."""
+"""Weight of past tokens at each step: the encoder changes, so old tokens become less informative."""
 
 _RIDGE = 1e-2
-"""Counts of tokens: places never seen have coefficients of 0, and others are hardly shrunk."""
+"""In counts of tokens: places without tokens get coefficients of 0, others are hardly shrunk."""
 
 
-def position_features(tokens: Tokens) -> Tensor:
-    """(L, K) float64: one indicator a place, and waves of the seconds since the session began."""
+def _position_features(tokens: Tokens) -> Tensor:
+    """(L, K) float64: one indicator per place, and waves of the seconds since the session began."""
     box = ((tokens.mm - torch.tensor(BOX_CORNER_MM, device=tokens.mm.device)) * (_PLACES_PER_SIDE / BOX_MM)).long()
     place = (box[:, 0] * _PLACES_PER_SIDE + box[:, 1]) * _PLACES_PER_SIDE + box[:, 2]
     waves = wavelengths(*_TIME_WAVES_S).to(tokens.seconds)
@@ -41,16 +41,17 @@ def position_features(tokens: Tokens) -> Tensor:
 
 def take_out_position(tokens: Tokens) -> Tensor:
     """(L, D) float64 values less what least squares on this batch's places and times predicts of them."""
-    features, values = position_features(tokens), tokens.values.double()
+    features, values = _position_features(tokens), tokens.values.double()
     return values - features @ _solve(features.T @ features, features.T @ values)
 
 
 class PositionBaseline(nn.Module):
-    """The same with a memory: least squares over past steps too, so that a batch of one clip keeps what sets it apart.
+    """The same with a memory: least squares over past steps too, so that a batch of one clip keeps what is specific to it.
 
     Parameters
     ----------
-    width : D of the tokens.
+    width : int
+        D of the tokens.
     """
 
     gram: Tensor
@@ -68,22 +69,23 @@ class PositionBaseline(nn.Module):
     @torch.no_grad()
     def forward(self, tokens: Tokens) -> Tensor:
         """(L, D) float64 what places and times of past steps and of these tokens do not predict of them."""
-        features, values = position_features(tokens), tokens.values.double()
+        features, values = _position_features(tokens), tokens.values.double()
         gram, moment = features.T @ features, features.T @ values
         self.new_gram += gram
         self.new_moment += moment
         return values - features @ _solve(_FORGETTING * self.gram + gram, _FORGETTING * self.moment + moment)
 
     @torch.no_grad()
-    def absorb(self, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Remember what was seen since the last time.
+    def absorb(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
+        """Add the statistics collected since the last call to the memory.
 
         Parameters
         ----------
-        add_up : turns, in place, what this process saw into what all processes saw.
+        all_reduce : callable
+            Sums a tensor over all processes, in place.
         """
         for memory, new in ((self.gram, self.new_gram), (self.moment, self.new_moment)):
-            memory.mul_(_FORGETTING).add_(add_up(new))
+            memory.mul_(_FORGETTING).add_(all_reduce(new))
             new.zero_()
 
 

@@ -27,7 +27,7 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
 
 _SIDE, _PATCH, _FRAMES = 96, 4, 40
-"""Voxels a side of the box and of a patch, and frames of a sample."""
+"""Voxels per side of the box and of a patch, and frames of a sample."""
 
 _UNIT_VOXELS, _UNIT_FRAMES = 32, 8
 _NO_TENSORS = (
@@ -43,7 +43,7 @@ _NESTED = ("model", "state_dict", "model_state_dict", "target_encoder", "encoder
 """Where a training script may put the weights within its checkpoint."""
 
 _ANCHOR = "pos_embed_spatial"
-"""A name that every encoder has once; what stands before it stands before all of that encoder's names."""
+"""A name that every encoder has once; its prefix is the prefix of all of that encoder's names."""
 
 _LEFT_OUT = ("head.", "predictor.", "decoder", "mask_token", "optimizer")
 """Beginnings of names that are no part of the encoder."""
@@ -61,8 +61,10 @@ class PublishedEncoder(nn.Module):
 
     Parameters
     ----------
-    encoder : with learned positions, on mask units of 32 voxels and 8 frames.
-    left_out : names in the checkpoint that belong to something else.
+    encoder : Hiera
+        With learned positions, on mask units of 32 voxels and 8 frames.
+    left_out : tuple of str
+        Names in the checkpoint that belong to something else.
     """
 
     def __init__(self, encoder: Hiera, left_out: tuple[str, ...] = ()) -> None:
@@ -74,8 +76,10 @@ class PublishedEncoder(nn.Module):
 
         Parameters
         ----------
-        x : (B, 1, 40, 96, 96, 96) series, in order of t, x, y, z.
-        mask : (B, 135) bool, the 5 x 3 x 3 x 3 mask units in order of t, x, y, z; True is kept. All if not given.
+        x : Tensor
+            (B, 1, 40, 96, 96, 96) series, in order of t, x, y, z.
+        mask : Tensor or None
+            (B, 135) bool, the 5 x 3 x 3 x 3 mask units in order of t, x, y, z; True is kept. All if not given.
 
         Returns
         -------
@@ -110,7 +114,8 @@ def load_published(path: str | Path) -> PublishedEncoder:
 
     Parameters
     ----------
-    path : a .pth file; only tensors are read from it, no code.
+    path : str or Path
+        A .pth file; only tensors are read from it, no code.
 
     Raises
     ------
@@ -119,7 +124,7 @@ def load_published(path: str | Path) -> PublishedEncoder:
     """
     sides = _SIDE // _PATCH
     config = load_preset("paper").voxel.model_copy(update={"learned_positions": (sides, _FRAMES), "norm_eps": _META_EPSILON})
-    return read_published(_load(Path(path)), config, str(path)).eval()
+    return _read_published(_load(Path(path)), config, str(path)).eval()
 
 
 def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
@@ -144,7 +149,7 @@ def as_model(published: PublishedEncoder, store: Store) -> HieraJEPA:
     return model.eval()
 
 
-def read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str) -> PublishedEncoder:
+def _read_published(found: Mapping[str, Tensor], config: HieraConfig, source: str) -> PublishedEncoder:
     """The same from a state dict, for an encoder of any size; `source` names it in errors."""
     encoder = Hiera(config, _PATCH**3)
     prefix = _prefix(found, source)
@@ -215,7 +220,7 @@ def _our_shape(name: str, tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _box(sides: tuple[int, int, int]) -> Grid:
-    """A grid whose mask deletes nothing of a box of so many voxels."""
+    """A grid whose mask deletes nothing of a box of this many voxels."""
     inside = np.zeros((_SIDE,) * 3, dtype=bool)
     inside[tuple(slice(side) for side in sides)] = True
     return Grid(LATTICES["2mm"], inside)

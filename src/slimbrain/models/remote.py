@@ -17,9 +17,12 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
     Parameters
     ----------
-    name : hub id, `lab/model`.
-    revision : branch, tag or commit; the default branch if None.
-    files : what to take, if it is there.
+    name : str
+        Hub id, `lab/model`.
+    revision : str or None
+        Branch, tag or commit; the default branch if None.
+    files : sequence of str
+        What to take, if it is there.
 
     Raises
     ------
@@ -33,7 +36,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
 
 def pickles_of(name: str, revision: str | None) -> list[str]:
-    """Files of a model of the hub that are pickles; none where the hub cannot be asked."""
+    """Files of a model of the hub that are pickles; none where the hub cannot be reached."""
     from huggingface_hub import HfApi
 
     try:
@@ -62,8 +65,10 @@ def put(
 
     Parameters
     ----------
-    files : what to upload, of what the folder holds.
-    stale : files to delete there where the folder has none.
+    files : sequence of str
+        What to upload, of what the folder holds.
+    stale : sequence of str
+        Files to delete there where the folder has none.
 
     Raises
     ------
@@ -75,7 +80,7 @@ def put(
     api = HfApi(token=token)
     with _one_sentence(name, "so nothing was uploaded; check the network"):
         api.create_repo(name, private=private, exist_ok=True)
-        # One that is there keeps its visibility, whatever is asked.
+        # One that is there keeps its visibility, whatever `private` says.
         if private and not api.model_info(name).private:
             raise InputError(f"{name}: is public on the hub; make it private there, choose another name, or say private=False.")
         if revision:
@@ -97,7 +102,8 @@ def _one_sentence(name: str, unreachable: str) -> Iterator[None]:
 
     Parameters
     ----------
-    unreachable : what follows from a hub that does not answer.
+    unreachable : str
+        What follows from a hub that does not answer.
     """
     from huggingface_hub import errors
 

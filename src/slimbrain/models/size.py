@@ -28,7 +28,7 @@ def temporal_parameters(config: TemporalConfig) -> int:
     return config.depth * (8 * width**2 + 2 * width * int(width * config.mlp_ratio))
 
 
-def encoder_parameters(config: HieraConfig) -> int:
+def _encoder_parameters(config: HieraConfig) -> int:
     """Weights of one encoder of stage 2: attention and perceptron per block, and learned positions."""
     widths = [config.embed * 2**level for level in range(len(config.depths))]
     blocks = sum(
@@ -40,14 +40,14 @@ def encoder_parameters(config: HieraConfig) -> int:
     return blocks - narrower + (side**3 + frames) * config.embed
 
 
-def predictor_parameters(config: JepaConfig) -> int:
+def _predictor_parameters(config: JepaConfig) -> int:
     """Weights of stage 2's predictor."""
     return config.predictor_depth * 12 * config.predictor_width**2
 
 
 def jepa_parameters(config: HieraConfig, jepa: JepaConfig) -> int:
     """Weights of stage 2: context encoder, target encoder and predictor."""
-    return 2 * encoder_parameters(config) + predictor_parameters(jepa)
+    return 2 * _encoder_parameters(config) + _predictor_parameters(jepa)
 
 
 def temporal_step_bytes(preset: Preset, frames: int, channels: int) -> int:
@@ -71,8 +71,8 @@ def voxel_step_bytes(preset: Preset, patches: int, voxels_per_patch: int, shards
         Processes that the weights are spread over.
     """
     frames = preset.window.frames * preset.window.k
-    encoder = encoder_parameters(preset.voxel)
-    weights = _ADAM_COPIES * (encoder + predictor_parameters(preset.jepa)) + encoder
+    encoder = _encoder_parameters(preset.voxel)
+    weights = _ADAM_COPIES * (encoder + _predictor_parameters(preset.jepa)) + encoder
     voxels = 2 * frames * patches * voxels_per_patch
     context = preset.jepa.context_fraction * frames * patches * preset.voxel.embed / preset.voxel.patch_frames
     return _FLOAT_BYTES * weights // shards + preset.train_voxel.batch * (voxels + int(_FLOAT_BYTES * context))

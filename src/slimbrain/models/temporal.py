@@ -23,14 +23,14 @@ BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
 BRAIN_RADII_MM = (68.0, 87.0, 70.0)
 """An ellipsoid about the MNI152 brain; the anchors are spread through it."""
 _SPATIAL_FILTERS = 8
-"""Numbers that a group keeps of the channels around it, a frame: their mean and seven learnt contrasts."""
+"""Numbers that a group keeps of the channels around it, per frame: their mean and seven learnt contrasts."""
 _TIME_WAVES_S = (4.0, 4096.0, 11)
 _PLACE_WAVES_MM = (32.0, 256.0, 4)
 _ROTARY_WAVES_S = (12.0, 2048.0)
 _LOOK_S = (-6.0, 6.0, 0.0, -12.0, 12.0)
 _LOOK_SHARPNESS = 2.0
-"""At the start, head h looks LOOK_S[h] seconds away. BOLD is autocorrelated over seconds, so what helps most to rebuild
-a window lies just beside it; finding that from nothing took longer than a short run has."""
+"""Initially, head h attends LOOK_S[h] seconds away. BOLD is autocorrelated over seconds, so the most informative windows
+are adjacent; learning that from a random start took longer than a short run."""
 _STD_FLOOR = 1e-3
 """A channel that varies less than this (voxels are z-scored: typical is 0.3 to 1) has no signal, and is no target."""
 
@@ -43,7 +43,7 @@ class TemporalOutput:
     reconstruction: Tensor
 
 
-def spread_anchors(count: int) -> NDArray[np.float32]:
+def _spread_anchors(count: int) -> NDArray[np.float32]:
     """Places, in MNI mm, about which channels are grouped: (count, 3), even through a brain-shaped ellipsoid.
 
     Lloyd's algorithm on an 8 mm lattice, started from a golden spiral: deterministic, and no data enters.
@@ -92,7 +92,7 @@ def cut_windows(series: Tensor, frames: int) -> Tensor:
 
 
 class _SpatialFilters(nn.Module):
-    """Learnt functions of the way from an anchor to a channel; they tie channels at any place to the anchored groups.
+    """Learnt functions of the offset from an anchor to a channel; they tie channels at any place to the anchored groups.
 
     Weight (k, g, c) = softmax of -distance^2 / (2 reach_g^2) times f_k(channel - anchor), f_0 = 1: a continuous
     convolution. The softmax runs over channels when reading (so a group is a mean over however many channels there
@@ -158,11 +158,12 @@ class _FactorisedBlock(nn.Module):
 
 
 class TemporalExtractor(nn.Module):
-    """2D transformer over (channel groups x windows), trained to rebuild what was hidden (SimMIM style).
+    """2D transformer over (channel groups x windows), trained by masked reconstruction (SimMIM style).
 
     Parameters
     ----------
-    config : width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
+    config : TemporalConfig
+        Width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
 
     Notes
     -----
@@ -186,7 +187,7 @@ class TemporalExtractor(nn.Module):
             raise InputError(f"temporal.width {config.width} is not a multiple of 2 * temporal.heads ({2 * config.heads}); change either.")
         self.config = config
         width = config.width
-        self.register_buffer("anchors", torch.from_numpy(spread_anchors(config.groups)))
+        self.register_buffer("anchors", torch.from_numpy(_spread_anchors(config.groups)))
         self.read = nn.Linear(_SPATIAL_FILTERS * config.window_frames, width, bias=False)
         self.place = FourierPosition(3, width, *_PLACE_WAVES_MM)
         self.time = FourierPosition(1, width, *_TIME_WAVES_S)
@@ -208,7 +209,7 @@ class TemporalExtractor(nn.Module):
 
     @property
     def window_frames(self) -> int:
-        """Frames a window."""
+        """Frames per window."""
         return self.config.window_frames
 
     def forward(
@@ -219,16 +220,21 @@ class TemporalExtractor(nn.Module):
         visible: Tensor | None = None,
         channel_visible: Tensor | None = None,
     ) -> TemporalOutput:
-        """Rebuild a session from what is visible of it.
+        """Reconstruct a session from its visible part.
 
         Parameters
         ----------
-        series : (B, T, C) standardised channels (`standardise`); not standardised here, because the mean and std
-            of a session would tell of its hidden frames. B = 1 is broadcast over the masks and read only once.
-        coordinates : (C, 3) places of the channels in MNI mm.
-        tr : seconds a frame, one for all or (B,).
-        visible : (B, N) True where a window is seen; all are if None.
-        channel_visible : (B, N, C) True where a channel is seen in a window; all are if None.
+        series : Tensor
+            (B, T, C) standardised channels (`standardise`); not standardised here, because the mean and std of a session would tell of
+            its hidden frames. B = 1 is broadcast over the masks and read only once.
+        coordinates : Tensor
+            (C, 3) places of the channels in MNI mm.
+        tr : float or Tensor
+            Seconds per frame, one for all or (B,).
+        visible : Tensor or None
+            (B, N) True where a window is visible; all are if None.
+        channel_visible : Tensor or None
+            (B, N, C) True where a channel is visible in a window; all are if None.
 
         Raises
         ------
@@ -247,7 +253,7 @@ class TemporalExtractor(nn.Module):
         tokens = tokens * (1 + scale)
         if visible is not None:
             tokens = torch.where(visible[:, :, None, None], tokens, self.mask_token * (1 + scale))
-        # A window's time is that of its middle; its duration is told by the pace.
+        # A window's time is that of its middle; its duration enters by the pace.
         middle = (torch.arange(windows.shape[1], device=pace.device)[:, None, None] + 0.5) * self.window_frames * pace
         tokens = tokens + shift + self.time(middle) + self.place(self.anchors)
         angles = 2 * math.pi * middle.transpose(1, 2)[:, None] / self.rotary_waves
@@ -294,7 +300,7 @@ class TemporalExtractor(nn.Module):
         return written.permute(0, 1, 4, 3, 2).flatten(-2) @ filters.flatten(0, 1)
 
 
-HIDING = {"ratio": 0.3, "leave_one_out": 0.25, "only_one": 0.25, "nothing": 0.05, "tokens": 0.15}
+_HIDING = {"ratio": 0.3, "leave_one_out": 0.25, "only_one": 0.25, "nothing": 0.05, "tokens": 0.15}
 """How often each way of hiding is trained. The window scores (DESIGN section 7) ask for leave-one-out, only-one and
 nothing visible, which a plain random ratio almost never shows."""
 
@@ -302,14 +308,18 @@ nothing visible, which a plain random ratio almost never shows."""
 def temporal_loss(
     model: TemporalExtractor, series: Tensor, coordinates: Tensor, tr: float | Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """L1 between what was hidden and what the model makes of it, with the ways of hiding mixed as in HIDING.
+    """L1 between hidden samples and their reconstruction, with the ways of hiding mixed as in HIDING.
 
     Parameters
     ----------
-    series : (B, T, C) channels as stored; they are standardised here.
-    coordinates : (C, 3) in MNI mm.
-    tr : seconds a frame, one for all or (B,).
-    generator : on the CPU; decides what is hidden, so that a seed gives the same masks on any device.
+    series : Tensor
+        (B, T, C) channels as stored; they are standardised here.
+    coordinates : Tensor
+        (C, 3) in MNI mm.
+    tr : float or Tensor
+        Seconds per frame, one for all or (B,).
+    generator : torch.Generator
+        On the CPU; decides what is hidden, so that a seed gives the same masks on any device.
 
     Returns
     -------
@@ -330,14 +340,15 @@ def temporal_loss(
 
 
 def hide(n_windows: int, groups: Tensor, n_groups: int, generator: torch.Generator) -> Tensor:
-    """Draw what is hidden of one session: (N, C) bool, at least one sample in it.
+    """Draw which samples of one session are hidden: (N, C) bool, at least one.
 
     Parameters
     ----------
-    groups : (C,) group of each channel. Hiding a token hides the channels nearest to its anchor before pooling:
-        replacing the pooled token alone would leave them to be read in the tokens around it.
+    groups : Tensor
+        (C,) group of each channel. Hiding a token hides the channels nearest to its anchor before pooling: replacing the pooled token
+        alone would leave them to be read in the tokens around it.
     """
-    way = list(HIDING)[int(torch.multinomial(torch.tensor(list(HIDING.values())), 1, generator=generator))]
+    way = list(_HIDING)[int(torch.multinomial(torch.tensor(list(_HIDING.values())), 1, generator=generator))]
     one = int(torch.randint(n_windows, (), generator=generator))
     if way == "tokens":
         tokens = torch.rand((n_windows, n_groups), generator=generator) < 0.5

@@ -69,7 +69,7 @@ class _Limit:
         return not (value >= threshold if self.lowest else value <= threshold)
 
 
-LIMITS = (
+_LIMITS = (
     _Limit("min_coverage", "coverage", True, "covers {:.1%} of the brain mask", "a brain mask"),
     _Limit("min_tsnr", "tsnr", True, "has a tSNR of {:.4g}", "voxels"),
     _Limit("max_fd_mean", "fd_mean", False, "has a mean framewise displacement of {:.4g} mm", "motion in a table of confounds"),
@@ -79,7 +79,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class Breach:
+class _Breach:
     """A limit that a run is beyond."""
 
     measure: str
@@ -98,16 +98,16 @@ class ExcludedRun:
         Its image, relative to the source.
     key : str
         The session it would be.
-    breaches : tuple of Breach
+    breaches : tuple of _Breach
         The limits it is beyond; at least one.
     """
 
     file: str
     key: str
-    breaches: tuple[Breach, ...]
+    breaches: tuple[_Breach, ...]
 
 
-def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "") -> tuple[Breach, ...]:
+def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "") -> tuple[_Breach, ...]:
     """The limits that a run is beyond.
 
     Parameters
@@ -125,7 +125,7 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
         If a limit is set on something that this run does not have: it is not known then on which side it is.
     """
     found = []
-    for limit in LIMITS:
+    for limit in _LIMITS:
         threshold = getattr(limits, limit.option)
         if threshold is None:
             continue
@@ -136,7 +136,7 @@ def judge(name: str, measured: Mapping[str, Any], limits: Limits, gap: str = "")
             where = f" (missing {gap})" if gap and limit.measure == "coverage" else ""
             side = "under" if limit.lowest else "over"
             reason = f"{name}: {limit.words.format(value)}{where}, {side} {limit.flag} {threshold:g}; it is left out."
-            found.append(Breach(limit.measure, value, threshold, reason))
+            found.append(_Breach(limit.measure, value, threshold, reason))
     return tuple(found)
 
 

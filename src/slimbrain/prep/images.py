@@ -20,8 +20,9 @@ from slimbrain.prep.likeness import template_likeness
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.quality import assess
 from slimbrain.prep.runs import Run, require_mni152
-from slimbrain.prep.source import Source, open_source, repetition_time, source_of
-from slimbrain.prep.volume import TARGET_TR_S, Prepared, TimeAxis, prepare_image, require_length
+from slimbrain.prep.source import Source, open_source, source_of
+from slimbrain.prep.timing import TARGET_TR_S, TimeAxis, repetition_time, require_length
+from slimbrain.prep.volume import Prepared, prepare_image
 from slimbrain.store import Channels, Contract, SessionInfo
 from slimbrain.store.channels import cell_channels
 from slimbrain.store.manifest import session_key
@@ -59,7 +60,7 @@ class ImageSessions:
     grid : Grid
         As given.
     contract : that of a store of such images.
-    sessions : one an image, in the order given, the same image twice if it was given twice. The key of one with a BIDS name is the
+    sessions : one per image, in the order given, the same image twice if it was given twice. The key of one with a BIDS name is the
         key that it has in a store; else it is its path, or its place in `images`.
 
     Raises

@@ -26,7 +26,7 @@ _BoolArray = npt.NDArray[np.bool_]
 _FloatArray = npt.NDArray[Any]
 
 _RESOLUTION = "8mm"
-LIKENESS_FRAMES = 8
+_LIKENESS_FRAMES = 8
 """Frames looked at: the first ones, so that hardly anything is decompressed twice."""
 
 _PROBE_MM = (-2.0, 2.0)
@@ -42,7 +42,7 @@ _TELLING = 0.92
 """A flip is judged only if the mask overlaps with its own mirror image by less. That of MNI152 overlaps by 0.98 with left and right
 swapped (0.84 front to back, 0.87 upside down): the shape of a head, or a shift of 3 mm, outweighs the rest."""
 
-FLIPS: Mapping[str, tuple[int, ...]] = MappingProxyType({"left_right": (0,), "front_back": (1,), "up_down": (2,), "turned": (1, 2)})
+_FLIPS: Mapping[str, tuple[int, ...]] = MappingProxyType({"left_right": (0,), "front_back": (1,), "up_down": (2,), "turned": (1, 2)})
 """World axes that each flip turns round."""
 
 _SEEN: Mapping[str, str] = MappingProxyType(
@@ -64,7 +64,7 @@ class Likeness:
     overlap : float
         Dice coefficient of support and brain mask, 0 to 1, with the image where its header puts it.
     flipped : mapping
-        The same for the image with its array flipped along one or two axes, by the names of `FLIPS`.
+        The same for the image with its array flipped along one or two axes, by the names of `_FLIPS`.
     telling : collection of str
         The flips that the mask's shape can tell (`_TELLING`).
     """
@@ -95,7 +95,7 @@ class Likeness:
 def template_likeness(source: Source, brain: _BoolArray | None = None) -> Likeness | None:
     """Compare the first frames of an image with the brain mask, as it claims to be and flipped.
 
-    The brightness of a voxel is its root mean square over `LIKENESS_FRAMES` frames, so that a series whose mean was
+    The brightness of a voxel is its root mean square over `_LIKENESS_FRAMES` frames, so that a series whose mean was
     removed counts as well. Places where the file holds 0 may be masked or outside the field of view, and say nothing: how much
     of the brain is missing is what coverage tells.
 
@@ -116,34 +116,34 @@ def template_likeness(source: Source, brain: _BoolArray | None = None) -> Likene
     InputError
         If the image cannot be read.
     """
-    brain = template_mask() if brain is None else brain
+    brain = _template_mask() if brain is None else brain
     image = brightness(source)
-    claimed = overlap(on_lattice(image, source.affine), brain)
+    claimed = overlap(_on_lattice(image, source.affine), brain)
     if claimed is None:
         return None
     flipped = {}
-    for name, axes in FLIPS.items():
+    for name, axes in _FLIPS.items():
         on_disk = _array_axes(source.affine, axes)
-        fit = overlap(on_lattice(np.flip(image, on_disk), source.affine), brain)
+        fit = overlap(_on_lattice(np.flip(image, on_disk), source.affine), brain)
         if fit is not None:
             flipped[name] = fit
-    return Likeness(claimed, flipped, tuple(name for name, axes in FLIPS.items() if mirror_overlap(brain, axes) < _TELLING))
+    return Likeness(claimed, flipped, tuple(name for name, axes in _FLIPS.items() if _mirror_overlap(brain, axes) < _TELLING))
 
 
 @lru_cache(maxsize=1)
-def template_mask() -> _BoolArray:
+def _template_mask() -> _BoolArray:
     """(24, 24, 24) MNI152 brain on the 8 mm lattice. The template, not the store's mask, which may be of a part of the brain."""
     return Grid.mni152(_RESOLUTION).mask
 
 
 def brightness(source: Source) -> _FloatArray:
     """(X, Y, Z) root mean square of the first frames; 0 where a value is not finite."""
-    first = next(frame_blocks(source))[:LIKENESS_FRAMES]
+    first = next(frame_blocks(source))[:_LIKENESS_FRAMES]
     values = np.sqrt(np.square(first, dtype=np.float64).mean(axis=0))
     return np.asarray(np.where(np.isfinite(values), values, 0).reshape(source.shape[:3], order="F"))
 
 
-def on_lattice(image: _FloatArray, affine: _FloatArray) -> _FloatArray:
+def _on_lattice(image: _FloatArray, affine: _FloatArray) -> _FloatArray:
     """(24, 24, 24) mean of the probes around each place of the 8 mm lattice; NaN where most lie outside the image."""
     lattice = LATTICES[_RESOLUTION]
     to_source = np.linalg.inv(affine)
@@ -166,7 +166,7 @@ def _array_axes(affine: _FloatArray, world: Collection[int]) -> tuple[int, ...]:
     return tuple(int(np.flatnonzero(along == axis)[0]) for axis in world)
 
 
-def mirror_overlap(brain: _BoolArray, axes: Collection[int]) -> float:
+def _mirror_overlap(brain: _BoolArray, axes: Collection[int]) -> float:
     """Dice coefficient of a mask and its mirror image about its own middle."""
     corner = [slice(places.min(), places.max() + 1) for places in np.nonzero(brain)]
     cropped = brain[tuple(corner)]

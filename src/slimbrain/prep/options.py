@@ -25,7 +25,7 @@ class PrepOptions(Limits):
     res: str | None = Field(None, description="only images with this `res` in their BIDS name, for example 2")
     bids_filter_file: Path | None = Field(None, description="fMRIPrep's JSON of entities to take")
     mask_source: Path | None = Field(None, description="mask whose voxels a Brainmarks file lists")
-    channels: str | None = Field(None, description="table of region names and places, or `none` where nobody knows them")
+    channels: str | None = Field(None, description="table of region names and places, or `none` where they are not known")
     atlas: str | None = Field(None, description="atlas whose series are taken, where XCP-D or giga_connectome wrote those of several")
     resolution: Literal["2mm", "4mm", "8mm"] = "2mm"
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")

@@ -15,7 +15,8 @@ from slimbrain.prep.bids import read_relative_rms, read_table
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.likeness import Likeness
 from slimbrain.prep.runs import Run
-from slimbrain.prep.volume import Prepared, TimeAxis
+from slimbrain.prep.timing import TimeAxis
+from slimbrain.prep.volume import Prepared
 
 _FloatArray = npt.NDArray[Any]
 
@@ -99,9 +100,9 @@ def assess(
     confounds : Confounds or None
         What was regressed out; the frames it left out of the fit are marked.
     """
-    gap = coverage_gap(prepared.covered, grid)
+    gap = _coverage_gap(prepared.covered, grid)
     displacement, motion_warnings = _motion(run, times.n_source)
-    spikes, level = dvars_spikes(prepared.dvars), prepared.global_signal
+    spikes, level = _dvars_spikes(prepared.dvars), prepared.global_signal
     frames = prepared.frames
     flagged = np.concatenate(([False], spikes)) | frames.frozen | frames.repeated | prepared.bridged
     if confounds is not None:
@@ -116,7 +117,7 @@ def assess(
     scalars |= {"frozen_frames": int(frames.frozen.sum()), "repeated_frames": int(frames.repeated.sum())}
     scalars |= {"nonfinite_frames": int(frames.nonfinite.sum())}
     scalars |= {"flagged": int(flagged.sum()), "flagged_share": _rounded(float(flagged.mean()))}
-    series |= {"flagged": np.flatnonzero(flagged).tolist(), "flagged_stored": np.flatnonzero(in_store(flagged, times)).tolist()}
+    series |= {"flagged": np.flatnonzero(flagged).tolist(), "flagged_stored": np.flatnonzero(_in_store(flagged, times)).tolist()}
     if likeness is not None:
         scalars["template_overlap"] = _rounded(likeness.overlap)
     flips = {name: _rounded(value) for name, value in likeness.flipped.items()} if likeness else {}
@@ -139,7 +140,7 @@ def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | Non
 
 def _motion(run: Run, n_frames: int) -> tuple[_FloatArray | None, list[str]]:
     """Framewise displacement of a run where its table fits and has any, and what to say where it does not fit."""
-    table, displacement = run.motion or run.confounds, framewise_displacement(run)
+    table, displacement = run.motion or run.confounds, _framewise_displacement(run)
     if table is None:
         return None, []
     n_rows = len(displacement) if displacement is not None else 0
@@ -169,7 +170,7 @@ def _coverage_warnings(prepared: Prepared, gap: str, warn_coverage: float) -> li
     return warnings
 
 
-def in_store(flagged: npt.NDArray[np.bool_], times: TimeAxis) -> npt.NDArray[np.bool_]:
+def _in_store(flagged: npt.NDArray[np.bool_], times: TimeAxis) -> npt.NDArray[np.bool_]:
     """(T,) True at stored frames that come from a flagged one: the same frame, or, after resampling, one of the two beside it.
 
     Parameters
@@ -189,16 +190,16 @@ def _tsnr(prepared: Prepared) -> float:
     return _rounded(float(np.median(np.abs(mean) / std)))
 
 
-def dvars_spikes(dvars: _FloatArray) -> npt.NDArray[np.bool_]:
+def _dvars_spikes(dvars: _FloatArray) -> npt.NDArray[np.bool_]:
     """(T - 1,) True where the change between two frames stands out (`_BOXPLOT_REACH`)."""
     low, high = np.percentile(dvars, (25, 75))
     return np.asarray(dvars > high + _BOXPLOT_REACH * (high - low))
 
 
-def framewise_displacement(run: Run) -> _FloatArray | None:
+def _framewise_displacement(run: Run) -> _FloatArray | None:
     """(T,) framewise displacement in mm, NaN where it is undefined; None without motion in the table of confounds.
 
-    The column `framewise_displacement`, else the sum of the absolute changes of the six `_MOTION` columns, rotations on a
+    The column `_framewise_displacement`, else the sum of the absolute changes of the six `_MOTION` columns, rotations on a
     sphere of `_HEAD_RADIUS_MM` (Power et al. 2012), which is how that column is computed.
 
     Where the layout has a table of displacements instead (`Run.motion`), these.
@@ -235,7 +236,7 @@ def _finite(table: Path | None, what: str, values: list[float]) -> _FloatArray:
     return np.array(values)
 
 
-def coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
+def _coverage_gap(covered: npt.NDArray[np.bool_], grid: Grid) -> str:
     """Which end of the brain has no data, in words: `below z = -50 mm`.
 
     From each of the six ends of the mask, planes are counted while more than `_EMPTY_PLANE` of their mask voxels are

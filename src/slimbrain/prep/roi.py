@@ -11,7 +11,7 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.prep.frames import FrameWatch, bridged
 from slimbrain.prep.runs import RoiSeries
-from slimbrain.prep.volume import TimeAxis
+from slimbrain.prep.timing import TimeAxis
 
 _FloatArray = npt.NDArray[Any]
 
@@ -20,7 +20,7 @@ _RELATIVE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class PreparedRoi:
+class _PreparedRoi:
     """A recording as the store holds it.
 
     Attributes
@@ -42,7 +42,7 @@ class PreparedRoi:
     warnings: tuple[str, ...] = ()
 
 
-def prepare_roi(source: RoiSeries, times: TimeAxis, flag_nonfinite: bool = False) -> PreparedRoi:
+def prepare_roi(source: RoiSeries, times: TimeAxis, flag_nonfinite: bool = False) -> _PreparedRoi:
     """Resample and z-score.
 
     Whoever reads `coarse` standardises it first: stage 1, saliency and connectivity. Stored z-scored it has, like a voxel
@@ -87,4 +87,4 @@ def prepare_roi(source: RoiSeries, times: TimeAxis, flag_nonfinite: bool = False
         raise InputError(f"{source.path}: every channel holds values that are not finite (NaN or infinite), in {where}; {way_out}.")
     series = np.divide(stored - mean, std, out=np.zeros_like(stored), where=live).astype(np.float32)
     empty = tuple(name for name, alive in zip(source.channels.names, live, strict=True) if not alive)
-    return PreparedRoi(series, np.where(live, mean, 0), np.where(live, std, 0), empty, tuple(warnings))
+    return _PreparedRoi(series, np.where(live, mean, 0), np.where(live, std, 0), empty, tuple(warnings))

@@ -26,7 +26,7 @@ from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.runs import Failure, Filters, Run, file_of
 from slimbrain.prep.session import Job, PreparedRun, RunOutcome, died, prepare_run
-from slimbrain.prep.volume import TARGET_TR_S
+from slimbrain.prep.timing import TARGET_TR_S
 from slimbrain.progress import track
 from slimbrain.store import Store
 from slimbrain.store.description import DESCRIPTION_FILE

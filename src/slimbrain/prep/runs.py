@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.prep.source import Source, open_source
 from slimbrain.store import Channels
-from slimbrain.store.manifest import session_path
 
 _FloatArray = npt.NDArray[Any]
 
@@ -26,9 +24,6 @@ IMAGE_ENTITIES = ("space", "res", "den", "desc", "cohort")
 
 _COUNTED_ENTITIES = ("run", "echo", "res")
 """Entities whose labels are numbers: `run-01` is run 1."""
-
-_NAME_BYTES, _TEMPORARY_BYTES = 255, 16
-"""The longest name of a file, and what the name of a temporary file has in front of its own: `.tmp-`, a process id, a dash."""
 
 _PRESENT = "*"
 """In a filter: the entity must be there, whatever its label."""
@@ -120,7 +115,7 @@ class Run:
     @property
     def name(self) -> str:
         """The recording in words, for messages."""
-        return printable(f"{self.image}{f' ({self.place})' if self.place else ''}")
+        return _printable(f"{self.image}{f' ({self.place})' if self.place else ''}")
 
 
 @dataclass(frozen=True)
@@ -131,8 +126,8 @@ class Failure:
     reason: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "file", printable(self.file))
-        object.__setattr__(self, "reason", printable(self.reason))
+        object.__setattr__(self, "file", _printable(self.file))
+        object.__setattr__(self, "reason", _printable(self.reason))
 
 
 @dataclass(frozen=True)
@@ -182,30 +177,19 @@ def _same(name: str, label: str, value: str) -> bool:
     return value == _PRESENT or label == value or (counted and int(label) == int(value))
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Text with escapes for what would break a line, a table, or UTF-8: a file's name may hold anything."""
     return text if text.isprintable() else "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def file_of(root: Path, run: Run) -> str:
     """The run in tables: its image below the source's root, and its place there if the image holds several."""
-    return printable(f"{relative(root, run.image)}{f' ({run.place})' if run.place else ''}")
+    return _printable(f"{relative(root, run.image)}{f' ({run.place})' if run.place else ''}")
 
 
 def relative(root: Path, path: Path) -> str:
     """The path below the source's root, or whole where a table names one elsewhere."""
-    return printable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
-
-
-def unfit_name(entities: Mapping[str, str]) -> str:
-    """Why no session can have the name that these entities give it, as the end of a sentence; empty if it can."""
-    for entity, label in entities.items():
-        if not label.isprintable() or {"/", "\\"} & set(label):
-            return f"has the {entity} label {label!r}, which cannot be in a file's name; rename it with letters and digits alone."
-    length = len(os.fsencode(session_path(entities).name)) + _TEMPORARY_BYTES
-    if length > _NAME_BYTES:
-        return f"would become a session whose name is {length - _NAME_BYTES} bytes too long for a file; shorten its labels."
-    return ""
+    return _printable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
 
 
 def parse_entities(name: str) -> dict[str, str]:

@@ -19,8 +19,9 @@ from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.quality import assess
 from slimbrain.prep.roi import prepare_roi
 from slimbrain.prep.runs import Failure, RoiSeries, Run, file_of, relative
-from slimbrain.prep.source import TR_TOLERANCE_S, Source, Timed, repetition_time
-from slimbrain.prep.volume import TimeAxis, prepare_image, require_length
+from slimbrain.prep.source import Source
+from slimbrain.prep.timing import TR_TOLERANCE_S, TimeAxis, Timed, repetition_time, require_length
+from slimbrain.prep.volume import prepare_image
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.description import COHORT
 from slimbrain.store.manifest import session_key

@@ -1,6 +1,6 @@
 """A series of volumes on disk, checked before anything is allocated and read once from front to back in blocks of frames.
 
-`Source` is what preparation asks of any file that holds one; `NiftiSource` is the 4D NIfTI image. Other people's containers
+`Source` is what preparation asks of any file that holds one; `_NiftiSource` is the 4D NIfTI image. Other people's containers
 (`slimbrain.prep.layouts`) have theirs beside the layout that finds them.
 """
 
@@ -10,29 +10,30 @@ import gzip
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, Protocol, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from slimbrain.errors import InputError
+from slimbrain.prep.timing import TR_S
 from slimbrain.prep.transform import image_transform
 
 # The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
-gzip_module: ModuleType = gzip
-GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+_gzip_module: ModuleType = gzip
+_GZIP_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
 try:
     from isal import igzip, isal_zlib
 except ImportError:
     pass
 else:
-    gzip_module, GZIP_DAMAGE = igzip, (*GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
+    _gzip_module, _GZIP_DAMAGE = igzip, (*_GZIP_DAMAGE, cast(type[Exception], isal_zlib.error))
 
 _FloatArray = npt.NDArray[Any]
 _Block = TypeVar("_Block")
@@ -46,22 +47,16 @@ _MAX_VOXELS = 2**26
 MAX_FRAMES = 100_000
 """At TR 0.1 s that is almost three hours; more is a damaged header."""
 
-TR_S = (0.05, 30.0)
-"""TRs that can be one; outside, the unit is wrong (milliseconds called seconds) or the value is not a TR."""
-
 MAX_DEFLATE_RATIO = 1100
 """Deflate cannot compress more than 1032 to 1, so a header that promises more than this is wrong."""
 
 _PLACEHOLDER_ZOOM = 1.0
-"""What software leaves in the header's fourth zoom when nobody set a TR."""
-
-TR_TOLERANCE_S = 1e-3
-"""Two statements of one TR may differ by rounding to the millisecond."""
+"""What software leaves in the header's fourth zoom when no TR was set."""
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes of the file's own numbers in a block of frames; up to three blocks are in memory at once."""
 
-MAX_BLOCK_FRAMES = 32
+_MAX_BLOCK_FRAMES = 32
 _PIECE_BYTES = 4 * 2**20
 """Read at once, so that a file that ends early is given no room for what its header promised."""
 
@@ -116,9 +111,9 @@ class Source(ABC):
         return ()
 
     @property
-    def frames_a_block(self) -> int:
+    def frames_per_block(self) -> int:
         """How many frames a block should hold, so that memory does not depend on the length of the run."""
-        return max(1, min(MAX_BLOCK_FRAMES, BLOCK_BYTES // (self.dtype.itemsize * self.n_voxels)))
+        return max(1, min(_MAX_BLOCK_FRAMES, BLOCK_BYTES // (self.dtype.itemsize * self.n_voxels)))
 
     @property
     def n_frames(self) -> int:
@@ -143,7 +138,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True)
-class NiftiSource(Source):
+class _NiftiSource(Source):
     """A 4D NIfTI image.
 
     Attributes
@@ -170,8 +165,8 @@ class NiftiSource(Source):
         frame_bytes = self.n_voxels * self.dtype.itemsize
         with _reading(self.path), _open_stream(self.path) as stream:
             _skip(stream, self.offset, self.path)
-            for start in range(0, self.n_frames, self.frames_a_block):
-                frames = min(self.frames_a_block, self.n_frames - start)
+            for start in range(0, self.n_frames, self.frames_per_block):
+                frames = min(self.frames_per_block, self.n_frames - start)
                 raw = np.frombuffer(_read_exactly(stream, frames * frame_bytes, self.path), self.dtype)
                 yield raw.reshape(frames, self.n_voxels)
             # gzip compares its check sum only when the end is reached, and damage may have made the data longer than the header says.
@@ -187,7 +182,7 @@ class NiftiSource(Source):
         return block
 
 
-def open_source(path: str | Path) -> NiftiSource:
+def open_source(path: str | Path) -> _NiftiSource:
     """Read and check the header; no image data is touched.
 
     Raises
@@ -218,7 +213,7 @@ def open_source(path: str | Path) -> NiftiSource:
     affine, note = image_transform(path, image)
     shape = cast(tuple[int, int, int, int], tuple(int(size) for size in image.shape))
     slope, inter = float(proxy.slope), float(proxy.inter)
-    return NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter, note)
+    return _NiftiSource(path, shape, affine, proxy.dtype, _header_tr(image.header), int(proxy.offset), slope, inter, note)
 
 
 @dataclass(frozen=True)
@@ -230,7 +225,7 @@ class _ArraySource(Source):
     values : ndarray
         (X, Y, Z, T) in the image's units.
     transform_note : str
-        As of `NiftiSource`.
+        As of `_NiftiSource`.
     """
 
     values: _FloatArray
@@ -241,8 +236,8 @@ class _ArraySource(Source):
         return (self.transform_note,) if self.transform_note else ()
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
-        for start in range(0, self.n_frames, self.frames_a_block):
-            block = self.values[..., start : start + self.frames_a_block].T
+        for start in range(0, self.n_frames, self.frames_per_block):
+            block = self.values[..., start : start + self.frames_per_block].T
             yield np.ascontiguousarray(block).reshape(len(block), -1)
 
 
@@ -313,57 +308,6 @@ def _header_tr(header: Any) -> float | None:
     return round(seconds, 6)
 
 
-class Timed(Protocol):
-    """A recording that may know its TR."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def header_tr(self) -> float | None: ...
-
-
-def repetition_time(
-    source: Timed, sidecar: Mapping[str, Any], given: float | None, said_by: str = "sidecar", option: str = "--tr"
-) -> tuple[float, str]:
-    """The TR, and who says so: the sidecar, else the header, else the user.
-
-    A header value of 0 or of exactly 1 counts as missing, since software writes it when nobody set one.
-
-    Parameters
-    ----------
-    sidecar : mapping
-        BIDS metadata of the recording.
-    given : float or None
-        The user's value in seconds; may fill a gap, never contradict.
-    said_by : str
-        Where the metadata come from.
-    option : str
-        What the user gives it with.
-
-    Returns
-    -------
-    tuple of float, str
-        Seconds per frame, and `said_by`, `header` or `option`.
-
-    Raises
-    ------
-    InputError
-        If nobody says, or two disagree.
-    """
-    path, stated = source.path, sidecar.get("RepetitionTime")
-    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not TR_S[0] <= stated <= TR_S[1]):
-        raise InputError(f"{path}: its {said_by} gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the {said_by}.")
-    tr, origin = (float(stated), said_by) if stated is not None else (source.header_tr, "header")
-    if tr is None and given is None:
-        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with {option}.")
-    if tr is None:
-        return cast(float, given), option
-    if given is not None and abs(given - tr) > TR_TOLERANCE_S:
-        raise InputError(f"{path}: its {origin} gives TR {tr:g} s but {option} says {given:g} s; drop {option} or correct the {origin}.")
-    return tr, origin
-
-
 def frame_blocks(source: Source) -> Iterator[_FloatArray]:
     """Yield the series as (F, N) float32 blocks of F frames and N voxels, first axis of the image fastest.
 
@@ -391,7 +335,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip_module.open(path, "rb")) if _is_gzip(path) else open(path, "rb")
+    return cast(IO[bytes], _gzip_module.open(path, "rb")) if _is_gzip(path) else open(path, "rb")
 
 
 def _skip(stream: IO[bytes], n_bytes: int, path: Path) -> None:
@@ -419,5 +363,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist; check the path, or fetch the file if the dataset keeps it elsewhere.") from error
-    except GZIP_DAMAGE as error:
+    except _GZIP_DAMAGE as error:
         raise InputError(f"{path}: cannot be read to its end ({error}); the file is damaged or incomplete, restore it.") from error

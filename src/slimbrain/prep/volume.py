@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import make_interp_spline
 from scipy.sparse import coo_matrix, csr_matrix
 from threadpoolctl import threadpool_limits
 
@@ -28,25 +27,16 @@ from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.frames import FrameRecord, FrameWatch, bridge
 from slimbrain.prep.scratch import FrameFile
 from slimbrain.prep.source import Source, ahead
-from slimbrain.store.contract import NATIVE_TR_BAND_S
+from slimbrain.prep.timing import TimeAxis
 
 _FloatArray = npt.NDArray[Any]
 
-TARGET_TR_S = 0.72
-"""HCP's TR, to which arXiv 2512.21881 brings every series outside `NATIVE_TR_BAND_S`."""
-
-_SPLINE_ORDER = 3
 _COORDINATE_DECIMALS = 6
 """Source coordinates are rounded to a millionth of a voxel, so that voxels that coincide are copied exactly."""
 
 _ANTIALIAS_RATIO = 1.5
 """Lattice voxels this much larger than the source's are averaged over several probes; one probe would alias."""
 
-_SPLINE_REACH = 24
-"""Frames beyond which a recorded frame does not bear on a stored one: the cubic B-spline's filter falls by 2 - sqrt(3) a frame
-(Unser 1999), to 2e-14 over so many."""
-
-_SPLINE_BLOCK_FRAMES = 64
 _THREADS = 2
 """Blocks of series worked on at once: one thread's reading and writing fills the other's waits, and most machines have two cores."""
 
@@ -313,69 +303,6 @@ def _reciprocal(values: _FloatArray, where: npt.NDArray[np.bool_]) -> _FloatArra
     return np.divide(1, values, out=np.zeros_like(values), where=where)
 
 
-class TimeAxis:
-    """Where the stored frames lie among the recorded ones.
-
-    A TR of 0.7-0.8 s is kept. Another is brought to 0.72 s by the interpolating cubic B-spline through all frames
-    (not-a-knot ends), at 0, 0.72, ... up to the time of the last frame recorded.
-
-    Parameters
-    ----------
-    n_source : int
-        Frames recorded.
-    source_tr : float
-        Seconds per frame recorded.
-    """
-
-    def __init__(self, n_source: int, source_tr: float) -> None:
-        self.n_source, self.source_tr = n_source, source_tr
-        self.keeps = NATIVE_TR_BAND_S[0] <= source_tr <= NATIVE_TR_BAND_S[1]
-        self.tr = source_tr if self.keeps else TARGET_TR_S
-        # The slack keeps a frame that the division misses by rounding.
-        self.n_frames = n_source if self.keeps else int((n_source - 1) * source_tr / TARGET_TR_S + 1e-6) + 1
-
-    def resample(self, series: _FloatArray) -> _FloatArray:
-        """(T_source, N) -> (T, N) float32, by weights that were solved for in float64; series that are kept may be the same array."""
-        series = series.astype(np.float32, copy=False)
-        if self.keeps:
-            return series
-        stored = np.empty((self.n_frames, series.shape[1]), np.float32)
-        for frames, recorded, weights in self._weights:
-            np.matmul(weights, series[recorded], out=stored[frames])
-        return stored
-
-    @cached_property
-    def _weights(self) -> list[tuple[slice, slice, _FloatArray]]:
-        """Blocks of F stored frames, the R recorded frames that bear on them, and the (F, R) float32 weights between both.
-
-        The spline is linear in its data, so that the weights are the splines through frames that are 1 at one time and 0 at all others.
-        """
-        recorded = np.arange(self.n_source) * self.source_tr
-        wanted = np.minimum(np.arange(self.n_frames) * self.tr, recorded[-1])
-        blocks = []
-        for start in range(0, self.n_frames, _SPLINE_BLOCK_FRAMES):
-            frames = slice(start, min(start + _SPLINE_BLOCK_FRAMES, self.n_frames))
-            low = max(0, int(wanted[start] / self.source_tr) - _SPLINE_REACH)
-            high = min(self.n_source, int(wanted[frames.stop - 1] / self.source_tr) + 2 + _SPLINE_REACH)
-            spline = make_interp_spline(recorded[low:high], np.eye(high - low), k=_SPLINE_ORDER)
-            blocks.append((frames, slice(low, high), spline(wanted[frames]).astype(np.float32)))
-        return blocks
-
-
-def require_length(path: Path, times: TimeAxis, window_frames: int) -> None:
-    """Refuse a run that has no whole window, or too few frames to be interpolated.
-
-    Raises
-    ------
-    InputError
-        Then.
-    """
-    if times.n_frames < window_frames:
-        raise InputError(f"{path}: gives {times.n_frames} frames of {times.tr:g} s, under a window ({window_frames}); leave it out.")
-    if times.n_source <= _SPLINE_ORDER:
-        raise InputError(f"{path}: has {times.n_source} frames, a cubic spline needs {_SPLINE_ORDER + 1}; leave it out.")
-
-
 def _patch_blocks(grid: Grid, n_frames: int) -> Iterator[slice]:
     step = max(1, _SERIES_BLOCK_BYTES // (4 * grid.voxels_per_patch * n_frames))
     for start in range(0, grid.n_patches, step):
@@ -398,7 +325,7 @@ def _standardise(
 
     def work(patches: slice) -> tuple[_FloatArray, _FloatArray]:
         columns, inside = slice(first[patches.start], first[patches.stop]), grid.voxel_mask[patches]
-        block = _Block(series.columns(columns.start, columns.stop), lost[columns])
+        block = _SeriesBlock(series.columns(columns.start, columns.stop), lost[columns])
         sums = block.level(), block.change()
         voxels.put_columns(patches.start * size, _with_gaps(block.stored(times, confounds), inside.ravel()))
         for table, row in ((mean, block.mean), (std, block.std), (covered, block.usable)):
@@ -425,7 +352,7 @@ def _with_gaps(values: _FloatArray, inside: npt.NDArray[np.bool_]) -> _FloatArra
     return np.take(padded, np.where(inside, np.cumsum(inside) - 1, values.shape[1]), axis=1)
 
 
-class _Block:
+class _SeriesBlock:
     """(T_source, n) series of some voxels, z-scored in place.
 
     The first frame is taken off, and the rest divided by the largest change, before anything is squared or summed: float32 then loses

@@ -58,7 +58,7 @@ _LineStyle = str | tuple[int, tuple[int, int]]
 _CURVE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
 
-def curve_styles(n: int, colours: Sequence[str] = _CURVE_COLOURS) -> list[tuple[str, _LineStyle]]:
+def _curve_styles(n: int, colours: Sequence[str] = _CURVE_COLOURS) -> list[tuple[str, _LineStyle]]:
     """A colour and a dash pattern for each of n curves, no two alike: solid in every colour, then dashes that grow longer."""
     styles: list[tuple[str, _LineStyle]] = []
     for place in range(n):
@@ -118,9 +118,9 @@ def carpet(
     heights = [*(0.5 for _ in traces), *([_MARK_ROW_IN * len(marks.rows)] if marks.rows else []), 1.9]
     with drawing(sum(heights) * 1.05, _TIME_MARGINS, hspace=0.12) as figure:
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        styles = curve_styles(len(traces), (ORANGE, PURPLE, GREEN, BLUE))
+        styles = _curve_styles(len(traces), (ORANGE, PURPLE, GREEN, BLUE))
         for axis, (label, (times, values)), (colour, dashes) in zip(axes[: len(traces)], traces.items(), styles, strict=True):
-            axis.plot(*thinned(times, values), color=colour, linestyle=dashes, linewidth=0.9)
+            axis.plot(*_thinned(times, values), color=colour, linestyle=dashes, linewidth=0.9)
             if label in marks.levels:
                 axis.axhline(marks.levels[label], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             _name_row(axis, label)
@@ -139,7 +139,7 @@ def carpet(
         return to_svg(figure, name, alt)
 
 
-def thinned(times: _FloatArray, values: _FloatArray) -> _Trace:
+def _thinned(times: _FloatArray, values: _FloatArray) -> _Trace:
     """A long trace as the lowest and the highest value of each stretch, in order of time: no visible spike is lost.
 
     Parameters
@@ -285,7 +285,7 @@ def window_scores(
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.grid(axis="y")
         if motion:
-            axes[len(parts)].plot(*thinned(*motion), color=ORANGE, linewidth=0.9)
+            axes[len(parts)].plot(*_thinned(*motion), color=ORANGE, linewidth=0.9)
             _name_row(axes[len(parts)], FD_LABEL)
             axes[len(parts)].yaxis.set_major_locator(MaxNLocator(2))
         for axis in axes:
@@ -301,7 +301,7 @@ def window_scores(
 
 def _tick_rows(axis: Axes, marks: Mapping[str, _FloatArray]) -> None:
     """One line of ticks per label, from the top down; the labels, not the colours, tell more than three lines apart."""
-    styles = curve_styles(len(marks), (BLUE, INK, ORANGE))
+    styles = _curve_styles(len(marks), (BLUE, INK, ORANGE))
     for line, (seconds, (colour, _)) in enumerate(zip(marks.values(), styles, strict=True)):
         _ticks(axis, seconds, -line, colour, 1.6)
     _label_lines(axis, list(marks))
@@ -324,7 +324,7 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], name: str, alt: str) -> Ma
     with drawing(1.65 * lines, Margins(left=0.6, bottom=0.5, top=0.25), wspace=0.4, hspace=0.35) as figure:
         grid = figure.subplots(lines, _PANEL_COLUMNS, sharex=True, squeeze=False).ravel()
         for axis, (title, labelled) in zip(grid[: len(panels)], panels.items(), strict=True):
-            for (label, (steps, values)), (colour, dashes) in zip(labelled.items(), curve_styles(len(labelled)), strict=True):
+            for (label, (steps, values)), (colour, dashes) in zip(labelled.items(), _curve_styles(len(labelled)), strict=True):
                 marker = "o" if len(steps) == 1 else None
                 axis.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=3)
             axis.set_title(title)

@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-THEME = {
+_THEME = {
     "ink": ("#1c2128", "#e8eaed"),
     "muted": ("#57606a", "#a3adb8"),
     "line": ("#d0d7de", "#3a424c"),
@@ -34,7 +34,7 @@ THEME = {
 }
 """CSS variable -> its colour in the light and in the dark theme; text colours have a contrast of 4.5 or more on the page."""
 
-INK, MUTED, LINE, BLUE, ORANGE, GREEN, PURPLE, BAND = (light for light, _ in THEME.values())
+INK, MUTED, LINE, BLUE, ORANGE, GREEN, PURPLE, BAND = (light for light, _ in _THEME.values())
 
 WIDTH_IN = 7.6
 
@@ -131,7 +131,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
     body = re.sub(r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in named else "", body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
-    for variable, (light, _) in THEME.items():
+    for variable, (light, _) in _THEME.items():
         body = body.replace(light, f"var(--{variable})")
     width, height = (72 * float(inches) for inches in figure.get_size_inches())
     head = Markup('<svg class="drawing" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}">').format(alt, width, height)
@@ -152,4 +152,4 @@ def _grey_png(text: str) -> str:
 
 def theme_css(place: int) -> Markup:
     """Declarations of the CSS variables, 0 for the light theme, 1 for the dark one."""
-    return Markup(" ".join(f"--{name}: {colours[place]};" for name, colours in THEME.items()))
+    return Markup(" ".join(f"--{name}: {colours[place]};" for name, colours in _THEME.items()))

@@ -105,7 +105,7 @@ class Material:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Short name of every session, whether of the store or only of the window table."""
-        return session_labels([*(session.info.key for session in self.sessions), *self.windows])
+        return _session_labels([*(session.info.key for session in self.sessions), *self.windows])
 
     @cached_property
     def worst_first(self) -> tuple[SessionFacts, ...]:
@@ -137,7 +137,7 @@ def read_material(inputs: ReportInputs) -> Material:
         If one of the files is missing or is not what it should be.
     """
     infos = inputs.store.sessions if inputs.store else []
-    labels = session_labels([info.key for info in infos])
+    labels = _session_labels([info.key for info in infos])
     return Material(
         inputs=inputs,
         sessions=tuple(session_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
@@ -151,7 +151,7 @@ def read_material(inputs: ReportInputs) -> Material:
     )
 
 
-def session_labels(keys: Iterable[str]) -> dict[str, str]:
+def _session_labels(keys: Iterable[str]) -> dict[str, str]:
     """Each key without the entities that all keys share, except the subject; the key itself where nothing else is left."""
     keys = list(dict.fromkeys(keys))
     parts = [key.split("_") for key in keys]

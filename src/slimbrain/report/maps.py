@@ -28,7 +28,7 @@ _TITLE = "Maps"
 _UNDERLAY, _VIEWER = "underlay", "viewer"
 """Ids on the page, by which the script finds them."""
 
-VIEWER_BYTES = 1_500_000
+_VIEWER_BYTES = 1_500_000
 """Bytes of text of all maps of the viewer; each gets an equal part, and is shown coarser where it needs more."""
 
 _LEAST_PARTS = 4
@@ -48,7 +48,7 @@ def build(material: Material) -> Section:
         if tables:
             return Section("maps", _TITLE, tuple(tables))
         return Section("maps", _TITLE, absent="No map and no store with images was given, so there is nothing to show in the brain.")
-    share = VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
+    share = _VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
     intro = (
         "Click or drag in a slice to move the crosshair, or use the sliders. With a slice in focus, the arrow keys move the crosshair, "
         "Page Up and Page Down change the slice, Home returns to the largest value. Left is left, coordinates are MNI millimetres, "

@@ -67,26 +67,26 @@ def _render(material: Material) -> str:
     loader = PackageLoader("slimbrain.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    script = page_script()
+    script = _page_script()
     return environment.get_template(_TEMPLATE).render(
         title=material.inputs.title,
         sections=[build(material) for build in _BUILDERS],
         light=theme_css(0),
         dark=theme_css(1),
         script=script,
-        script_hash=content_hash(script),
+        script_hash=_content_hash(script),
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def page_script() -> Markup:
+def _page_script() -> Markup:
     """All scripts as one, in a scope of its own."""
     folder = resources.files("slimbrain.report") / "templates" / "script"
     parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     return Markup('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
 
 
-def content_hash(script: str) -> str:
+def _content_hash(script: str) -> str:
     """A script's name in a content security policy: no other script can run on the page."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

@@ -91,7 +91,7 @@ def read_run(folder: Path) -> RunRecord:
         If one of them is missing or damaged.
     """
     path = folder / RUN_FILE
-    recorded = read_object(path, _RUN_WANTED)
+    recorded = _read_object(path, _RUN_WANTED)
     try:
         settings = _RunSettings.model_validate(recorded)
     except ValidationError as error:
@@ -106,7 +106,7 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, settings, metrics)
 
 
-def read_object(path: Path, wanted: str) -> dict[str, Any]:
+def _read_object(path: Path, wanted: str) -> dict[str, Any]:
     """A JSON file that holds an object; `wanted` says in the error what it should be."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ class Reference:
     bibtex: str
 
 
-def read_references(text: str) -> dict[str, Reference]:
+def _read_references(text: str) -> dict[str, Reference]:
     """Entries of a BibTeX file by key; one field per line, values in braces, as `references.bib` is written."""
     found = {}
     for entry in _ENTRY.finditer(text):
@@ -35,7 +35,7 @@ def _names(author: str) -> str:
     return " and ".join(surnames) if len(surnames) < 3 else f"{surnames[0]} et al."
 
 
-_ALL = read_references((resources.files("slimbrain.report") / "references.bib").read_text(encoding="utf-8"))
+_ALL = _read_references((resources.files("slimbrain.report") / "references.bib").read_text(encoding="utf-8"))
 
 PAPER, SOFTWARE = _ALL["wang2025slimbrain"], _ALL["slimbrain"]
 TEMPLATE, FD = _ALL["evans2012"], _ALL["power2012"]

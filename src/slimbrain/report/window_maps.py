@@ -16,13 +16,13 @@ from slimbrain.store import SessionInfo, Store
 
 _FloatArray = npt.NDArray[Any]
 
-MAPS_BYTES = 2_100_000
+_MAPS_BYTES = 2_100_000
 """Blocks of all windows of all sessions together, one byte each, before they are deflated (to about 90 % as text)."""
 
 _READ_BYTES = 256 * 2**20
 """Bytes of voxels to read at most; more would make the report slow. Means of cells are stored and cost nothing."""
 
-STEPS = 62
+_STEPS = 62
 """Shades of a thumbnail map."""
 
 _Windows = Mapping[str, Sequence[WindowRow]]
@@ -66,7 +66,7 @@ def choose_blocks(store: Store, windows: _Windows) -> Blocks:
     if frames * grid.voxel_index.size * np.dtype(np.float16).itemsize > _READ_BYTES:
         return levels[-1]
     # Voxels of 2 mm are what the slice viewer is for.
-    fitting = [blocks for blocks in levels if len(blocks.index) * n_windows <= MAPS_BYTES and blocks.edge_mm >= 8]
+    fitting = [blocks for blocks in levels if len(blocks.index) * n_windows <= _MAPS_BYTES and blocks.edge_mm >= 8]
     return fitting[0] if fitting else levels[-1]
 
 
@@ -79,16 +79,16 @@ def _level(grid: Grid, name: str) -> Blocks:
 
 def encode_windows(store: Store, blocks: Blocks, windows: _Windows) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and maps, as JSON, of one session after the other, until the page has no room for the next."""
-    room = MAPS_BYTES
+    room = _MAPS_BYTES
     for key, rows in windows.items():
         room -= len(rows) * len(blocks.index)
         if room < 0:
             return
-        means = window_means(store, key, rows, blocks)
-        yield key, encode_values(means, *scale_of(means), STEPS)
+        means = _window_means(store, key, rows, blocks)
+        yield key, encode_values(means, *scale_of(means), _STEPS)
 
 
-def window_means(store: Store, key: str, rows: Sequence[WindowRow], blocks: Blocks) -> _FloatArray:
+def _window_means(store: Store, key: str, rows: Sequence[WindowRow], blocks: Blocks) -> _FloatArray:
     """(N, B) mean over frames, and over the brain voxels of each block, of the z-scored signal of each window."""
     spans = [frames_of(row, store.session(key).tr) for row in rows]
     if blocks.level == "cell":

@@ -41,9 +41,12 @@ def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: Wind
 
     Parameters
     ----------
-    windows : as of `embed_store`.
-    unit_frames : of stage 2's mask unit.
-    cut : frames a window and how many windows.
+    windows : Windows
+        As of `embed_store`.
+    unit_frames : int
+        Of stage 2's mask unit.
+    cut : WindowConfig
+        Frames a window and how many windows.
     """
     if isinstance(windows, Mapping):
         return lambda info: list(windows[info.key])

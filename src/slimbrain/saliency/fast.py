@@ -46,8 +46,10 @@ def fast_scores(
 
     Parameters
     ----------
-    series, coordinates, tr, weights, batch : as of `exact_scores`.
-    show_every, hide_every : windows from one that is shown, or hidden, to the next.
+    series, coordinates, tr, weights, batch : Tensor or float or SaliencyConfig or None or int
+        As of `exact_scores`.
+    show_every, hide_every : int
+        Windows from one that is shown, or hidden, to the next.
 
     Raises
     ------

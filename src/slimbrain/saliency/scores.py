@@ -50,8 +50,10 @@ class WindowErrors:
 
     Attributes
     ----------
-    absolute : (M, N) mean over frames and channels under each of M patterns of visible windows.
-    rebuilt : (N, C) mean squared error of every channel with nothing visible, less that in the pattern that hides the window.
+    absolute : ndarray of float
+        (M, N) mean over frames and channels under each of M patterns of visible windows.
+    rebuilt : ndarray of float
+        (N, C) mean squared error of every channel with nothing visible, less that in the pattern that hides the window.
     """
 
     absolute: _FloatArray
@@ -64,11 +66,15 @@ class WindowParts:
 
     Attributes
     ----------
-    informativeness : how well the window lets the rest be rebuilt.
-    novelty : how badly the rest rebuilds the window.
-    explained : how much of the window's energy the rest rebuilds, in squared standard deviations of a channel; channels where it is much
+    informativeness : ndarray of float
+        How well the window lets the rest be rebuilt.
+    novelty : ndarray of float
+        How badly the rest rebuilds the window.
+    explained : ndarray of float
+        How much of the window's energy the rest rebuilds, in squared standard deviations of a channel; channels where it is much
         count for more.
-    dvars : largest change from one frame to the next, root mean square over channels, in the same standard deviations.
+    dvars : ndarray of float
+        Largest change from one frame to the next, root mean square over channels, in the same standard deviations.
     """
 
     informativeness: _FloatArray
@@ -83,8 +89,10 @@ class WindowScores(WindowParts):
 
     Attributes
     ----------
-    onset_s, duration_s : seconds since the session's first frame, and seconds.
-    score : weighted sum of the parts, each z-scored over the session's windows (`SaliencyConfig`).
+    onset_s, duration_s : ndarray of float
+        Seconds since the session's first frame, and seconds.
+    score : ndarray of float
+        Weighted sum of the parts, each z-scored over the session's windows (`SaliencyConfig`).
     """
 
     onset_s: _FloatArray
@@ -112,11 +120,16 @@ def window_errors(
 
     Parameters
     ----------
-    series : (T, C) standardised; a channel without signal should have been left out, it would dilute the errors.
-    coordinates : (C, 3) in MNI mm.
-    visible : (M, N) bool; nothing is visible in the first pattern.
-    hiding : (N,) number of the pattern that hides each window and shows what it is to be rebuilt from.
-    batch : patterns a pass.
+    series : Tensor
+        (T, C) standardised; a channel without signal should have been left out, it would dilute the errors.
+    coordinates : Tensor
+        (C, 3) in MNI mm.
+    visible : Tensor
+        (M, N) bool; nothing is visible in the first pattern.
+    hiding : Tensor
+        (N,) number of the pattern that hides each window and shows what it is to be rebuilt from.
+    batch : int, default 16
+        Patterns a pass.
     """
     target = cut_windows(series[None], model.window_frames)
     visible, hiding = visible.to(series.device), hiding.to(series.device)
@@ -149,12 +162,18 @@ def exact_scores(
 
     Parameters
     ----------
-    model : in evaluation mode, on the device of `series`.
-    series : (T, C) channels as stored; standardised here, channels without signal left out.
-    coordinates : (C, 3) in MNI mm.
-    tr : seconds a frame.
-    weights : of the parts in the score; the defaults if not given.
-    batch : masked reconstructions a pass; more is faster and takes more memory.
+    model : Reconstructor
+        In evaluation mode, on the device of `series`.
+    series : Tensor
+        (T, C) channels as stored; standardised here, channels without signal left out.
+    coordinates : Tensor
+        (C, 3) in MNI mm.
+    tr : float
+        Seconds a frame.
+    weights : SaliencyConfig or None
+        Of the parts in the score; the defaults if not given.
+    batch : int, default 16
+        Masked reconstructions per pass; more is faster and takes more memory.
 
     Raises
     ------
@@ -200,7 +219,8 @@ def window_dvars(series: Tensor, frames: int) -> _FloatArray:
 
     Parameters
     ----------
-    series : (T, C); the first frame counts as no change.
+    series : Tensor
+        (T, C); the first frame counts as no change.
     """
     change = torch.diff(series, dim=0, prepend=series[:1])
     dvars = change.double().square().mean(1).sqrt().cpu().numpy()

@@ -24,9 +24,12 @@ def order_apart(scores: ArrayLike, onset_s: ArrayLike, distance_s: float) -> Int
 
     Parameters
     ----------
-    scores : (N,).
-    onset_s : (N,) seconds; two windows are as far apart as their onsets.
-    distance_s : least distance, in seconds.
+    scores : array_like
+        (N,).
+    onset_s : array_like
+        (N,) seconds; two windows are as far apart as their onsets.
+    distance_s : float
+        Least distance, in seconds.
     """
     onset_s = np.asarray(onset_s, dtype=np.float64)
     # Onsets are products of whole numbers and a TR: a distance that is one of them must not fail by rounding.
@@ -47,9 +50,12 @@ def order_diverse(scores: ArrayLike, embeddings: _FloatArray, weight: float) -> 
 
     Parameters
     ----------
-    scores : (N,).
-    embeddings : (N, D) of the windows.
-    weight : 0 gives the order by score.
+    scores : array_like
+        (N,).
+    embeddings : ndarray of float
+        (N, D) of the windows.
+    weight : float
+        0 gives the order by score.
     """
     worth = z(scores)
     centred = np.asarray(embeddings, dtype=np.float64) - np.mean(embeddings, axis=0)

@@ -22,9 +22,12 @@ class WindowRow:
 
     Attributes
     ----------
-    session : key of a stored session, which is one run.
-    rank : place in the order in which windows of that session should be taken, 1 the first.
-    chosen : False where a budget leaves the window out; who reads the table then does without it.
+    session : str
+        Key of a stored session, which is one run.
+    rank : int
+        Place in the order in which windows of that session should be taken, 1 the first.
+    chosen : bool
+        False where a budget leaves the window out; who reads the table then does without it.
     """
 
     session: str
@@ -67,9 +70,12 @@ def within_budget(
 
     Parameters
     ----------
-    rows : of any number of runs.
-    sessions : scanning session of each run, by the key of the run.
-    per_run, per_session : most windows of a run, and of all runs of a scanning session; no limit if None.
+    rows : Sequence[WindowRow]
+        Of any number of runs.
+    sessions : Mapping[str, str]
+        Scanning session of each run, by the key of the run.
+    per_run, per_session : int or None
+        Most windows of a run, and of all runs of a scanning session; no limit if None.
     """
     first_to_last = sorted(rows, key=lambda row: row.rank)
     queues: dict[str, dict[str, deque[WindowRow]]] = {}

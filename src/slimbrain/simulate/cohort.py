@@ -1,4 +1,4 @@
-"""What a simulated cohort is asked to be, and what is true of it: people, traits, places, events, spikes."""
+"""Specification and truth of a simulated cohort: people, traits, places, events, spikes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class SessionTruth(Config):
 
 
 class SubjectTruth(Config):
-    """One person: what participants.tsv says, and the planted values behind group and score."""
+    """One person: the row of participants.tsv, and the planted values behind group and score."""
 
     subject: str
     site: str
@@ -171,7 +171,7 @@ def stream(seed: int, *place: int) -> np.random.Generator:
 
 
 _BLOCK, PERSON, _SCHEDULE, LAYOUT, SIGNAL = range(5)
-"""First number of a stream's place: what it is for."""
+"""First number of a random stream's key: its purpose."""
 
 
 def draw_truth(spec: CohortSpec) -> Truth:

@@ -43,7 +43,7 @@ _HIGH_PASS_HZ = 0.01
 _GLOBAL_SD = 0.2
 _GLOBAL_CUTOFF_HZ = 0.08
 _LOCAL_SHARE = 0.75
-"""Of the noise variance, what is smooth and autocorrelated; the rest is thermal."""
+"""Share of the noise variance that is smooth and autocorrelated; the rest is thermal."""
 _LOCAL_SECONDS = 1.2
 _LOCAL_FWHM_MM = 10.0
 _MEAN_INTENSITY = 10000.0
@@ -63,7 +63,7 @@ class Brain:
 
 @dataclass(frozen=True)
 class SimulatedPerson:
-    """What stays the same between a person's sessions.
+    """What a person's sessions have in common.
 
     maps : (K, V) network maps. coupling : (K, K) correlation of their courses. cutoffs : (K,) in Hz.
     texture : (V,) mean image, around 1. restless : scale of the head's motion.
@@ -77,7 +77,7 @@ class SimulatedPerson:
 
 
 @dataclass(frozen=True)
-class Scanner:
+class _Scanner:
     """What a site does to the data: smoothness in mm, noise (a factor), mean intensity and its slope from left to right."""
 
     fwhm_mm: float
@@ -193,13 +193,13 @@ def _texture(brain: Brain, rng: np.random.Generator) -> _FloatArray:
     return np.clip((values - values.mean()) / values.std(), -3, 3)
 
 
-def _scanner_of(spec: CohortSpec, site: str) -> Scanner:
+def _scanner_of(spec: CohortSpec, site: str) -> _Scanner:
     """Each site after the first is smoother, noisier, brighter and more uneven than the one before."""
     step = spec.site_strength * (int(site.removeprefix("site")) - 1)
-    return Scanner(fwhm_mm=_LOCAL_FWHM_MM * (1 + 0.3 * step), noise=1 + 0.2 * step, intensity=1 + 0.08 * step, slope=0.04 * step)
+    return _Scanner(fwhm_mm=_LOCAL_FWHM_MM * (1 + 0.3 * step), noise=1 + 0.2 * step, intensity=1 + 0.08 * step, slope=0.04 * step)
 
 
-def coloured(white: _FloatArray, cutoffs_hz: _FloatArray, tr: float) -> _FloatArray:
+def _coloured(white: _FloatArray, cutoffs_hz: _FloatArray, tr: float) -> _FloatArray:
     """Filter white courses (K, 2T) to power f^2 / (f^2 + 0.01^2) / (1 + (f / cutoff)^4) and unit variance: (K, T).
 
     The filter wraps around, so half of the padded course is thrown away: its ends would otherwise be alike.
@@ -223,7 +223,7 @@ class Session:
     courses: _FloatArray
     maps: _FloatArray
     noise_sd: float
-    scanner: Scanner
+    scanner: _Scanner
     mean: _FloatArray
     spikes: dict[int, _FloatArray]
     rng: np.random.Generator
@@ -232,12 +232,12 @@ class Session:
 def compose(
     truth: Truth, person: SimulatedPerson, subject: SubjectTruth, session: SessionTruth, brain: Brain, place: tuple[int, int]
 ) -> Session:
-    """Put together what a session is made of; `place` (person's number, visit) fixes its random numbers."""
+    """Assemble the components of a session; `place` (person's number, visit) fixes its random numbers."""
     spec, scanner = truth.spec, _scanner_of(truth.spec, subject.site)
     rng = stream(spec.seed, SIGNAL, *place)
     white = np.linalg.cholesky(person.coupling) @ rng.standard_normal((len(person.cutoffs), 2 * spec.frames))
-    networks = coloured(white, person.cutoffs, spec.tr)
-    whole = _GLOBAL_SD * coloured(rng.standard_normal((1, 2 * spec.frames)), np.array([_GLOBAL_CUTOFF_HZ]), spec.tr)
+    networks = _coloured(white, person.cutoffs, spec.tr)
+    whole = _GLOBAL_SD * _coloured(rng.standard_normal((1, 2 * spec.frames)), np.array([_GLOBAL_CUTOFF_HZ]), spec.tr)
     noise_sd = scanner.noise / spec.snr
     spread = np.sqrt(np.einsum("kv,kl,lv->v", person.maps, person.coupling, person.maps, optimize=True) + _GLOBAL_SD**2 + noise_sd**2)
     events = np.zeros((len(truth.event_places), spec.frames))

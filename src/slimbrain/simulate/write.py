@@ -61,13 +61,16 @@ effects, all listed in truth.json; the signal model is documented in `slimbrain.
 
 
 def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str | PathLike[str] | None = None) -> Truth:
-    """Write a cohort with known truth as a BIDS derivative; a run that was stopped goes on where it stopped.
+    """Write a cohort with known truth as a BIDS derivative; a stopped run resumes where it stopped.
 
     Parameters
     ----------
-    out : folder to write to; new, empty, or holding the same cohort, whole or in part.
-    spec : what to simulate; the default is 24 people of two sessions at 8 mm.
-    mask : brain mask in MNI152 space (NIfTI); default is the one that nilearn carries.
+    out : str or Path
+        Folder to write to; new, empty, or holding the same cohort, whole or in part.
+    spec : CohortSpec or None
+        What to simulate; the default is 24 people of two sessions at 8 mm.
+    mask : str or PathLike or None
+        Brain mask in MNI152 space (NIfTI); default is the one that nilearn carries.
 
     Returns
     -------
@@ -133,7 +136,7 @@ def _require_own_folder(out: Path, spec: CohortSpec) -> None:
 
 
 def _write_description(out: Path, truth: Truth) -> None:
-    """The files at the root. The truth goes first: it is what marks the folder as ours."""
+    """The files at the root. The truth goes first: it marks the folder as a simulated cohort."""
     write_json(out / _TRUTH_FILE, truth.model_dump(mode="json"))
     write_json(
         out / "dataset_description.json",
@@ -156,7 +159,7 @@ def _write_description(out: Path, truth: Truth) -> None:
 
 
 def _write_session(out: Path, truth: Truth, person: SimulatedPerson, session: SessionTruth, brain: Brain, place: tuple[int, int]) -> None:
-    """All files of one session. The image comes last: where it stands, the session is whole."""
+    """All files of one session. The image comes last: where it exists, the session is complete."""
     spec = truth.spec
     signal = compose(truth, person, truth.subjects[place[0]], session, brain, place)
     motion = _draw_motion(spec, person, session, signal.rng)
@@ -177,7 +180,7 @@ def _write_session(out: Path, truth: Truth, person: SimulatedPerson, session: Se
 
 
 def _dense(series: npt.NDArray[Any], brain: Brain) -> npt.NDArray[Any]:
-    """Mask voxels (T, V) into the box (X, Y, Z, T), laid out as NIfTI wants it on disk: x fastest, time slowest."""
+    """Mask voxels (T, V) into the box (X, Y, Z, T), in NIfTI's order on disk: x fastest, time slowest."""
     volume = np.zeros((len(series), *brain.mask.shape[::-1]), dtype=series.dtype).T
     volume[brain.mask] = series.T
     return volume
@@ -242,7 +245,7 @@ def _tissue(brain: Brain, name: str) -> _FloatArray:
 
 
 def _write_confounds(path: Path, spec: CohortSpec, motion: _FloatArray, series: npt.NDArray[Any], brain: Brain) -> None:
-    """Confounds under fMRIPrep's names, with the expansions that nilearn's confound strategies ask for."""
+    """Confounds under fMRIPrep's names, with the expansions that nilearn's confound strategies need."""
     tissues = np.stack([_tissue(brain, name) for name in ("all", *_TISSUE_MM)])
     values = series.astype(np.float32)
     table: dict[str, _FloatArray] = dict(zip(("global_signal", *_TISSUE_MM), (values @ tissues.T.astype(np.float32)).T, strict=True))

@@ -18,8 +18,10 @@ class Channels:
 
     Attributes
     ----------
-    names : C names.
-    mm : (C, 3) MNI mm.
+    names : tuple of str
+        C names.
+    mm : (C, 3) array
+        MNI mm.
     """
 
     names: tuple[str, ...]

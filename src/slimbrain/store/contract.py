@@ -22,10 +22,14 @@ class Contract:
 
     Attributes
     ----------
-    lattice : lattice id, or `roi`.
-    mask : hash of the grid; empty in a store of region-of-interest sessions, whose channels carry their places.
-    space : template family: `MNI152`, or `roi`.
-    tr : seconds a frame.
+    lattice : str
+        Lattice id, or `roi`.
+    mask : str
+        Hash of the grid; empty in a store of region-of-interest sessions, whose channels carry their places.
+    space : str
+        Template family: `MNI152`, or `roi`.
+    tr : float
+        Seconds per frame.
     """
 
     lattice: str

@@ -48,10 +48,14 @@ def rows_that(expression: str, columns: Mapping[str, Sequence[str | None]], rows
 
     Parameters
     ----------
-    expression : such as `cohort == 'hcp' and coverage >= 0.9`; also != < <= >, `in` and `not in` with a list, parentheses.
-    columns : N cells of each column; only those named are read.
-    rows : N.
-    known : columns that were read for another expression; those read now are added.
+    expression : str
+        Such as `cohort == 'hcp' and coverage >= 0.9`; also != < <= >, `in` and `not in` with a list, parentheses.
+    columns : mapping
+        N cells of each column; only those named are read.
+    rows : int
+        N.
+    known : dict, optional
+        Columns that were read for another expression; those read now are added.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Sessions of several stores into one, or some of a store into another: copied whole, never half, and gone on with where it stopped."""
+"""Merge several stores into one, or copy some sessions into another: each session whole or not at all; an interrupted copy resumes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ _Keep = Literal["first", "last"]
 
 
 @dataclass(frozen=True)
-class Gathered:
+class CopySummary:
     """What became of every session asked for.
 
     Attributes
     ----------
-    copied, present : keys that were added, and keys that were there already with the same data.
-    tightened : keys of those that stand under stricter terms now than in the store that their data are of.
-    failures : one sentence for each session that could not be copied.
+    copied, present : list of str
+        Keys that were added, and keys that were there already with the same data.
+    tightened : list of str
+        Keys of those that are under stricter terms now than in the store that their data are from.
+    failures : list of str
+        One sentence for each session that could not be copied.
     """
 
     copied: list[str] = field(default_factory=list)
@@ -49,19 +52,23 @@ class Gathered:
         return 1 if self.failures else 0
 
 
-def merge(out: str | Path, stores: Sequence[Store], keep: _Keep | None = None, link: bool = False) -> Gathered:
+def merge(out: str | Path, stores: Sequence[Store], keep: _Keep | None = None, link: bool = False) -> CopySummary:
     """Bring the sessions and participants of several stores into one, which may be there already.
 
-    The same command again goes on where it stopped. Two sessions of one name are one if their data files hold the same
+    The same command again resumes where it stopped. Two sessions of one name are one if their data files hold the same
     bytes; the first's sidecar stays. Of their terms the strictest hold, in whatever order they come. What another process is writing
     in `out` is waited for.
 
     Parameters
     ----------
-    out : store to make or to add to.
-    stores : where from; contracts must agree.
-    keep : which of two sessions of one name and different data to take, counting `out` first and then `stores` in order; None refuses.
-    link : hard links where the file system can, which take no space; copies elsewhere.
+    out : str or Path
+        Store to make or to add to.
+    stores : sequence of Store
+        Where from; contracts must agree.
+    keep : Keep, optional
+        Which of two sessions of one name and different data to take, counting `out` first and then `stores` in order; None refuses.
+    link : bool
+        Hard links where the file system can, which take no space; copies elsewhere.
 
     Raises
     ------
@@ -81,16 +88,18 @@ def merge(out: str | Path, stores: Sequence[Store], keep: _Keep | None = None, l
             _weigh(chosen, pick, keep, failures)
     target = _target(out, stores)
     rows = [row for store in stores for row in _rows(store, target.root, store.participants)]
-    return _gather(target, _Request(chosen, found, keep, link), rows, failures)
+    return _copy_all(target, _Request(chosen, found, keep, link), rows, failures)
 
 
-def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], link: bool = False) -> Gathered:
-    """Copy some sessions of a store, and the rows of their participants, into another; the same command again goes on.
+def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], link: bool = False) -> CopySummary:
+    """Copy some sessions of a store, and the rows of their participants, into another; the same command again resumes.
 
     Parameters
     ----------
-    sessions : which, as `choose_sessions` gives them.
-    link : as in `merge`.
+    sessions : collection of SessionInfo
+        Which, as `choose_sessions` gives them.
+    link : bool
+        As in `merge`.
 
     Raises
     ------
@@ -101,7 +110,7 @@ def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], lin
     rows = _rows(store, target.root, {info.subject for info in sessions})
     chosen = {info.key: _Pick(store, info) for info in sessions}
     found = {key: [pick] for key, pick in chosen.items()}
-    return _gather(target, _Request(chosen, found, None, link), rows, _uncollected(store))
+    return _copy_all(target, _Request(chosen, found, None, link), rows, _uncollected(store))
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def _target(out: str | Path, stores: Sequence[Store]) -> Store:
 
 
 def _uncollected(store: Store) -> list[str]:
-    """A sentence on sessions of a store that shards prepared and nobody gathered, which a copy of it would lack."""
+    """A sentence on sessions of a store that shards prepared and that were not collected, which a copy of it would lack."""
     count = len(read_parts(store.root).keys() - {info.key for info in store.sessions})
     again = f"run `slimbrain store collect {store.root}`, then this again"
     return [f"{store.root}: {count} sessions that shards prepared are not listed yet and were not copied; {again}."] if count else []
@@ -197,8 +206,8 @@ def _weigh(chosen: dict[str, _Pick], pick: _Pick, keep: _Keep | None, failures: 
         chosen[pick.info.key] = pick
 
 
-def _gather(target: Store, request: _Request, participants: list[dict[str, str]], failures: list[str]) -> Gathered:
-    result = Gathered(failures=failures)
+def _copy_all(target: Store, request: _Request, participants: list[dict[str, str]], failures: list[str]) -> CopySummary:
+    result = CopySummary(failures=failures)
     # Every clash is known before anything is written, and terms are tightened before anything more comes under them.
     terms = {key: _settle(key, request, target) for key in request.chosen}
     if changed := {key: record for key, (wins, record) in terms.items() if record and not wins}:
@@ -223,7 +232,7 @@ def _gather(target: Store, request: _Request, participants: list[dict[str, str]]
 
 
 def _settle(key: str, request: _Request, target: Store) -> tuple[bool, Governance | None]:
-    """Whether the pick is to be written, and under what record the session has to stand, where that is not the record it stands under."""
+    """Whether the pick is to be written, and the record that has to apply to the session, where it is not the one that does."""
     pick, there = request.chosen[key], target.find(key)
     wins = _wins(pick, target, request.keep)
     mine = [_Pick(target, there)] if there else []
@@ -253,7 +262,7 @@ def _strictest(winner: _Pick, picks: Sequence[_Pick]) -> Governance | None:
     if held is None:
         named = " and ".join(f"{record.licence}, {','.join(record.consent)}" for record in records[:2])
         raise InputError(
-            f"{winner.path}: stands under several terms ({named}), none of which are the strictest in everything; say which hold with "
+            f"{winner.path}: is under several terms ({named}), none of which are the strictest in everything; say which hold with "
             f"`slimbrain ledger {winner.store.root} --set FILE --where \"session == '{winner.info.key}'\"`, in every store that has it."
         )
     return held if held != told else None
@@ -285,7 +294,8 @@ def _copy(pick: _Pick, target: Store, link: bool, record: Governance | None) -> 
 
     Parameters
     ----------
-    record : what it is to stand under; the record that it has, if None.
+    record : Governance, optional
+        The record that is to apply; the one that it has, if None.
     """
     sidecar = pick.store.sidecar(pick.info.key)
     if not pick.path.is_file():

@@ -1,7 +1,7 @@
 """Lists of sessions that many processes write each for itself, so that none rewrites the one manifest for every session it adds.
 
 A manifest of N rows is N rows to write for every session; with hundreds of writers behind one lock that would take longer than
-preparing (docs/scale.md). Each part is a manifest of its own, written by one process and seen by it alone.
+preparing (docs/scale.md). Each part is a manifest of its own, written and read by one process alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from slimbrain.store.manifest import (
 
 
 def part_names(root: Path) -> list[str]:
-    """Parts that nobody collected yet."""
+    """Parts that were not collected yet."""
     return [path.stem for path in part_paths(root)]
 
 

@@ -1,4 +1,4 @@
-"""Under what terms a session may be used: one record a dataset, named by the rows of the manifest.
+"""Under what terms a session may be used: one record per dataset, named by the rows of the manifest.
 
 `governance.json` holds each record once, under a name made from its content, so that a row can point at nothing else than what was meant;
 `sessions.tsv` repeats cohort, licence and consent, so that a hundred thousand sessions are filtered without opening one. A change writes
@@ -199,7 +199,7 @@ def record_of(root: Path, info: SessionInfo) -> Governance | None:
 
 
 def strictest_record(records: Sequence[Governance]) -> Governance | None:
-    """One record for data that stand under several: the first, under the terms of the one that is the strictest in everything.
+    """One record for data under several: the first, under the terms of the one that is the strictest in everything.
 
     Cohort and source stay the first's, or are of the first that knows them.
 
@@ -220,7 +220,8 @@ def merged(before: Governance, new: Governance, given: Collection[str]) -> Gover
 
     Parameters
     ----------
-    given : fields that the new record was given; the others stay as they were.
+    given : collection of str
+        Fields that the new record was given; the others stay as they were.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Sessions on disk: a BIDS derivative whose data files are safetensors, and the contract that guards them.
 
-One file a session holds `voxels` (T, P, V) float16, `mean` and `std` (P, V) float32 and `coarse` (T, C) float32; a
+One file per session holds `voxels` (T, P, V) float16, `mean` and `std` (P, V) float32 and `coarse` (T, C) float32; a
 region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON sidecar tells where it came from, and
 `sessions.tsv` lists all, so that opening a store never walks its folders.
 """
@@ -60,8 +60,10 @@ class Store:
 
     Parameters
     ----------
-    root : folder that `Store.create` or `slimbrain prep` made.
-    part : name under which this process lists what it writes, until `collect_parts` brings it into the manifest; it sees these
+    root : str or Path
+        Folder that `Store.create` or `slimbrain prep` made.
+    part : str
+        Name under which this process lists what it writes, until `collect_parts` brings it into the manifest; it sees these
         sessions, others do not yet. Empty: the manifest itself.
 
     Raises
@@ -87,10 +89,14 @@ class Store:
 
         Parameters
         ----------
-        root : folder to make.
-        grid : lattice and mask; None for a store of region-of-interest sessions alone.
-        tr : seconds a frame that series are brought to.
-        sources : where the recordings come from, for `SourceDatasets`.
+        root : str or Path
+            Folder to make.
+        grid : Grid, optional
+            Lattice and mask; None for a store of region-of-interest sessions alone.
+        tr : float
+            Seconds per frame that series are brought to.
+        sources : sequence of str
+            Where the recordings come from, for `SourceDatasets`.
         """
         root = Path(root)
         contract = Contract(grid.lattice.id, grid.hash, "MNI152", tr) if grid else Contract(ROI, "", ROI, tr)
@@ -180,7 +186,7 @@ class Store:
         return self._view(SessionTable.of([self.session(key) for key in sorted(set(keys))]))
 
     def with_uncollected(self) -> Store:
-        """The same store, showing also what shards prepared and nobody gathered yet (`slimbrain.store.parts`)."""
+        """The same store, showing also what shards prepared and that was not collected yet (`slimbrain.store.parts`)."""
         return self._view(self._living(read_manifest(self.root / MANIFEST_FILE).updated(read_parts(self.root).values())))
 
     def _view(self, shown: SessionTable) -> Store:

@@ -11,13 +11,15 @@ _HEX = frozenset("0123456789abcdef")
 def subject_hash(label: str, cohort: str = "") -> str:
     """A salted hash of a participant; of the label alone if no cohort is given.
 
-    The salt is the same everywhere, so that a store, a tombstone and a checkpoint can be compared. Whoever guesses cohort and label can
-    therefore check the guess: this hides names from readers, and is no encryption.
+    The salt is the same everywhere, so that a store, a record of a withdrawal and a checkpoint can be compared. Anybody who guesses cohort
+    and label can therefore check the guess: this hides names from readers, and is no encryption.
 
     Parameters
     ----------
-    label : `sub-01`.
-    cohort : study that the label belongs to.
+    label : str
+        `sub-01`.
+    cohort : str
+        Study that the label belongs to.
     """
     text = f"slimbrain:{cohort}:{_plain(label)}" if cohort else f"slimbrain:{label}"
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]

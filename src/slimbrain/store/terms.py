@@ -17,10 +17,10 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 UNKNOWN = "unknown"
 """What is written where nobody knows."""
 
-AGREEMENT = "LicenseRef-"
+_AGREEMENT = "LicenseRef-"
 """SPDX' own prefix of a licence that it does not list."""
 
-CORE_CONSENT = ("broad-research", "disease-specific", "no-commercial", "no-derivatives", UNKNOWN)
+_CORE_CONSENT = ("broad-research", "disease-specific", "no-commercial", "no-derivatives", UNKNOWN)
 """Scopes of consent whose meaning is fixed; `disease-specific:epilepsy` names the disease."""
 
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]*")
@@ -31,7 +31,7 @@ _SPELT = {"cc0": "CC0-1.0", "pddl": "PDDL-1.0"}
 """What BIDS recommends to write in `License`, as SPDX has it."""
 
 
-class Permission(IntEnum):
+class _Permission(IntEnum):
     """Answers in order of strictness: of two, the smaller holds."""
 
     NO = 0
@@ -39,7 +39,7 @@ class Permission(IntEnum):
     YES = 2
 
 
-NO, _MAYBE, YES = Permission
+NO, _MAYBE, YES = _Permission
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,19 @@ class Terms:
 
     Attributes
     ----------
-    commercial, derivatives, redistribution : is it permitted?
-    attribution : the source must be named.
-    share_alike : licences that what is derived must carry.
-    limits : what else stands in the way, in words.
+    commercial, derivatives, redistribution : Permission
+        Is it permitted?
+    attribution : bool
+        The source must be named.
+    share_alike : frozenset of str
+        Licences that what is derived must carry.
+    limits : frozenset of str
+        What else stands in the way, in words.
     """
 
-    commercial: Permission = YES
-    derivatives: Permission = YES
-    redistribution: Permission = YES
+    commercial: _Permission = YES
+    derivatives: _Permission = YES
+    redistribution: _Permission = YES
     attribution: bool = False
     share_alike: frozenset[str] = frozenset()
     limits: frozenset[str] = frozenset()
@@ -95,15 +99,15 @@ def _creative_commons() -> dict[str, Terms]:
     return found
 
 
-def _agreement(commercial: Permission, derivatives: Permission, redistribution: Permission, limit: str) -> Terms:
+def _agreement(commercial: _Permission, derivatives: _Permission, redistribution: _Permission, limit: str) -> Terms:
     return Terms(commercial, derivatives, redistribution, True, limits=frozenset({limit}))
 
 
 _HCP_OPEN = "HCP-Open-Access-DUT"
 _AI_TOOLS = "restricts the use of AI tools, generative and analytical models among them, and participants' data may not be passed on"
-AGREEMENTS = {
+_AGREEMENTS = {
     # Point 4 of the text: original and derived data may be passed on under the same terms. Of commerce it says nothing.
-    _HCP_OPEN: Terms(_MAYBE, YES, YES, True, frozenset({f"{AGREEMENT}{_HCP_OPEN}"})),
+    _HCP_OPEN: Terms(_MAYBE, YES, YES, True, frozenset({f"{_AGREEMENT}{_HCP_OPEN}"})),
     "HCP-Restricted-DUT": _agreement(_MAYBE, _MAYBE, NO, "HCP-Restricted-DUT: everyone who sees the data applies, each by name"),
     "ABCD-DUC": _agreement(_MAYBE, _MAYBE, NO, "ABCD-DUC: for the recipients it lists, who delete the data when it ends"),
     "UKB-MTA": _agreement(_MAYBE, _MAYBE, NO, "UKB-MTA: for one approved project, and downloaded data are deleted when it ends"),
@@ -113,13 +117,13 @@ AGREEMENTS = {
 """Use agreements by name; docs/ledger.md says where each was read, and how much of it. The user's own agreement decides."""
 
 _NAMING = Terms(attribution=True)
-LICENCES = {
+_LICENCES = {
     **{name: Terms() for name in ("CC0-1.0", "PDDL-1.0", "0BSD", "Unlicense", "MIT-0")},
     **{name: _NAMING for name in ("ODC-By-1.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0")},
     **{name: _NAMING for name in ("MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause")},
     **{name: Terms(attribution=True, share_alike=frozenset({name})) for name in ("ODbL-1.0", "CDLA-Sharing-1.0")},
     **_creative_commons(),
-    **{f"{AGREEMENT}{name}": terms for name, terms in AGREEMENTS.items()},
+    **{f"{_AGREEMENT}{name}": terms for name, terms in _AGREEMENTS.items()},
 }
 """Licences by SPDX id, agreements by `LicenseRef-` and their name. One that is not here may be used, and counts as unknown."""
 
@@ -135,16 +139,16 @@ def canonical_licence(text: str) -> str:
     name = " ".join(text.split())
     if name.casefold() == UNKNOWN:
         return UNKNOWN
-    bare = name.removeprefix(AGREEMENT).casefold()
-    for agreement in AGREEMENTS:
+    bare = name.removeprefix(_AGREEMENT).casefold()
+    for agreement in _AGREEMENTS:
         if bare == agreement.casefold():
-            return f"{AGREEMENT}{agreement}"
+            return f"{_AGREEMENT}{agreement}"
     try:
         return str(canonicalize_license_expression(_SPELT.get(name.casefold(), name)))
     except InvalidLicenseExpression as error:
         raise ValueError(
-            f"{text!r} is no licence of the SPDX list and no agreement known here ({', '.join(AGREEMENTS)}); "
-            f"write another as {AGREEMENT}NAME, or {UNKNOWN}"
+            f"{text!r} is no licence of the SPDX list and no agreement known here ({', '.join(_AGREEMENTS)}); "
+            f"write another as {_AGREEMENT}NAME, or {UNKNOWN}"
         ) from error
 
 
@@ -160,8 +164,8 @@ def canonical_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
     for word in words:
         head = word.partition(":")[0]
         if not _SCOPE.fullmatch(word):
-            raise ValueError(f"{word!r} is no scope of consent; write letters, digits and - . _ :, such as {CORE_CONSENT[0]}")
-        if head not in CORE_CONSENT and (near := difflib.get_close_matches(head, CORE_CONSENT, 1, _LIKE_CORE)):
+            raise ValueError(f"{word!r} is no scope of consent; write letters, digits and - . _ :, such as {_CORE_CONSENT[0]}")
+        if head not in _CORE_CONSENT and (near := difflib.get_close_matches(head, _CORE_CONSENT, 1, _LIKE_CORE)):
             raise ValueError(f"{word!r} looks like {near[0]}, misspelt; write that, or another word")
     if UNKNOWN in words and len(words) > 1:
         raise ValueError(f"{UNKNOWN} cannot stand beside {', '.join(word for word in words if word != UNKNOWN)}; leave one out")
@@ -173,7 +177,7 @@ def _licence_terms(licence: str) -> Terms:
     if "WITH" in licence.split():
         return _nobody_knows(licence)
     parts = [part for part in re.split(r"[\s()]+", licence) if part and part not in ("AND", "OR")]
-    return strictest(LICENCES.get(part) or _nobody_knows(part) for part in parts)
+    return strictest(_LICENCES.get(part) or _nobody_knows(part) for part in parts)
 
 
 def _nobody_knows(licence: str) -> Terms:
@@ -201,8 +205,10 @@ def terms_of(licence: str, consent: Iterable[str], not_for: Iterable[str] = ()) 
 
     Parameters
     ----------
-    licence, consent : as `canonical_licence` and `canonical_scopes` write them.
-    not_for : who may not see the data.
+    licence, consent : str
+        As `canonical_licence` and `canonical_scopes` write them.
+    not_for : iterable of str
+        Who may not see the data.
     """
     kept_from = Terms(limits=frozenset(f"not for {who}" for who in not_for))
     return strictest([_licence_terms(licence), *map(_consent_terms, consent), kept_from])
@@ -213,11 +219,12 @@ def obstacles(data: Terms, licence: str) -> list[str]:
 
     Parameters
     ----------
-    licence : as `canonical_licence` writes it.
+    licence : str
+        As `canonical_licence` writes it.
     """
-    if licence not in LICENCES:
+    if licence not in _LICENCES:
         return [f"what {licence} permits is not known here"]
-    offered = LICENCES[licence]
+    offered = _LICENCES[licence]
     reasons = sorted(data.limits)
     for name, permission in (("derivatives", data.derivatives), ("redistribution", data.redistribution)):
         if permission is not YES:

@@ -36,10 +36,14 @@ class _StoreProblem:
 
     Attributes
     ----------
-    file : where, relative to the store.
-    kind : `damaged`; `missing`, where the manifest lists it; `unlisted`, where it does not.
-    reason : one sentence, with the way out.
-    session : key; empty for a file of the store as a whole.
+    file : str
+        Where, relative to the store.
+    kind : str
+        `damaged`; `missing`, where the manifest lists it; `unlisted`, where it does not.
+    reason : str
+        One sentence, with the way out.
+    session : str
+        Key; empty for a file of the store as a whole.
     """
 
     file: str
@@ -54,11 +58,16 @@ class Verification:
 
     Attributes
     ----------
-    n_sessions : rows of the manifest.
-    unsealed : sessions written before checksums were; they were read from end to end, no more can be said of them.
-    busy : sessions that another process was writing.
-    problems : everything that is wrong.
-    notes : what is not wrong, and may not be meant.
+    n_sessions : int
+        Rows of the manifest.
+    unsealed : list of str
+        Sessions written before checksums were; they were read from end to end, no more can be said of them.
+    busy : list of str
+        Sessions that another process was writing.
+    problems : list of _StoreProblem
+        Everything that is wrong.
+    notes : list of str
+        What is not wrong, and may not be meant.
     """
 
     n_sessions: int = 0
@@ -220,15 +229,16 @@ def _stray(root: Path, path: Path, waiting: bool) -> str:
 
     Parameters
     ----------
-    waiting : a shard prepared it.
+    waiting : bool
+        A shard prepared it.
     """
     label = session_of(path.name).split("_", 1)[0]
     if withdrawn(root).find(label, ""):
-        return "is of a participant who was withdrawn; run `slimbrain withdraw` again, which goes on where it stopped."
+        return "is of a participant who was withdrawn; run `slimbrain withdraw` again, which resumes where it stopped."
     if waiting:
         return f"was prepared by a shard and is not in {MANIFEST_FILE} yet; run `slimbrain store collect` when all shards are done."
     if path.suffix == ".json" and not path.with_suffix(".safetensors").exists():
-        return f"has no row in {MANIFEST_FILE}; it stands without data, and the next `slimbrain prep` removes it."
+        return f"has no row in {MANIFEST_FILE}; it has no data, and the next `slimbrain prep` removes it."
     return f"has no row in {MANIFEST_FILE}; run `slimbrain prep` again on its source, or delete it."
 
 

@@ -26,13 +26,20 @@ class WithdrawalRecord:
 
     Attributes
     ----------
-    label : hash of the label alone.
-    person : hash of cohort and label; empty where the cohort is not known.
-    cohort : study, in clear; empty if not known.
-    date : day of the withdrawal, ISO 8601.
-    reason : why, in the words of whoever withdrew.
-    removed : day on which the last file was gone; empty while there may be some.
-    readmitted : day on which `slimbrain prep --readmit` took the participant in again; such a tombstone stops nobody.
+    label : str
+        Hash of the label alone.
+    person : str
+        Hash of cohort and label; empty where the cohort is not known.
+    cohort : str
+        Study, in clear; empty if not known.
+    date : str
+        Day of the withdrawal, ISO 8601.
+    reason : str
+        Why, in the words of whoever withdrew.
+    removed : str
+        Day on which the last file was gone; empty while there may be some.
+    readmitted : str
+        Day on which `slimbrain prep --readmit` took the participant in again; such a record has no effect.
     """
 
     label: str
@@ -58,10 +65,10 @@ _COLUMNS = tuple(field.name for field in fields(WithdrawalRecord))
 
 
 class Withdrawn:
-    """The tombstones of a store that hold."""
+    """The records of a store's withdrawals."""
 
-    def __init__(self, tombstones: Iterable[WithdrawalRecord] = ()) -> None:
-        self.all = tuple(tombstones)
+    def __init__(self, records: Iterable[WithdrawalRecord] = ()) -> None:
+        self.all = tuple(records)
         self.active = tuple(record for record in self.all if not record.readmitted)
         self._persons = {record.person: record for record in self.active if record.person}
         self._unplaced = {record.label: record for record in self.active if not record.person}
@@ -80,7 +87,7 @@ class Withdrawn:
         }
 
     def find(self, label: str, cohort: str) -> WithdrawalRecord | None:
-        """The tombstone of a participant, as `WithdrawalRecord.is_of` says; by look-up, for many."""
+        """The record of a participant, as `WithdrawalRecord.is_of` says; by look-up, for many."""
         plain = subject_hash(label)
         if not cohort:
             return self._labels.get(plain)
@@ -133,13 +140,15 @@ def _read_once(path: Path, version: FileVersion) -> Withdrawn:
         cells = {name: "" if row.get(name, MISSING) == MISSING else row[name] for name in _COLUMNS}
         record = WithdrawalRecord(**cells)
         if not is_hash(record.label) or not (record.person == "" or is_hash(record.person)) or bool(record.person) != bool(record.cohort):
-            raise StoreError(f"{path}, line {line}: is no tombstone; restore the file from a copy, since it says whom to leave out.")
+            raise StoreError(
+                f"{path}, line {line}: is no record of a withdrawal; restore the file from a copy, since it says whom to leave out."
+            )
         records.append(record)
     return Withdrawn(records)
 
 
 def record_withdrawals(root: Path, new: Iterable[WithdrawalRecord]) -> None:
-    """Add tombstones; one that holds already stays as it is."""
+    """Add records; one that is in force already stays as it is."""
 
     def add(records: list[WithdrawalRecord]) -> list[WithdrawalRecord]:
         there = {record.who for record in records if not record.readmitted}
@@ -149,7 +158,7 @@ def record_withdrawals(root: Path, new: Iterable[WithdrawalRecord]) -> None:
 
 
 def mark(root: Path, who: tuple[str, str], **changes: str) -> None:
-    """Change what the tombstone that holds says of a participant."""
+    """Change the record in force of a participant."""
     _rewrite(
         root, lambda records: [replace(record, **changes) if record.who == who and not record.readmitted else record for record in records]
     )

@@ -30,6 +30,7 @@ from slimbrain.store.channels import Channels
 from slimbrain.store.contract import ROI, Contract, same_tr
 from slimbrain.store.description import COHORT, DATA_BYTES, DATA_SHA256
 from slimbrain.store.manifest import (
+    DATA_SUFFIX,
     MANIFEST_FILE,
     SESSION_ROW,
     SessionInfo,
@@ -196,7 +197,7 @@ def copy_session(store: Store, info: SessionInfo, data: Path, sidecar: Mapping[s
 def _placed(store: Store, info: SessionInfo, sidecar: Mapping[str, Any]) -> Iterator[Path]:
     """The one way into a store: yields a file for a session's data; when it is filled, data, sidecar and row are put in place."""
     path = store.root / info.path
-    _require_name(info.key, path.name)
+    require_name(info.key)
     if fault := misplaced(info):
         raise StoreError(f"{store.root}: {info.key} cannot be written, its row {fault}; correct the table that it is from.")
     cohort = info.cohort or str(sidecar.get(COHORT) or "")
@@ -218,11 +219,11 @@ def _placed(store: Store, info: SessionInfo, sidecar: Mapping[str, Any]) -> Iter
     store.refresh()
 
 
-def _require_name(key: str, name: str) -> None:
+def require_name(key: str) -> None:
     """Refuse what no table can carry, or no file system: a session that was written and then cannot be read is lost."""
     if "/" in key or not key.isprintable():
         raise InputError(f"{key!r}: a label has a character that no file name or table can carry; use letters and digits.")
-    if (size := len(os.fsencode(name))) > _LONGEST_NAME:
+    if (size := len(os.fsencode(key + DATA_SUFFIX))) > _LONGEST_NAME:
         raise InputError(f"{key[:60]}...: the name of its file would have {size} bytes, {_LONGEST_NAME} are the most; shorten its labels.")
 
 
@@ -341,7 +342,8 @@ def _linked(data: Path, temporary: Path) -> bool:
     """Whether `temporary` could be made a hard link to `data`."""
     temporary.unlink()
     try:
-        os.link(data, temporary)
+        # Not `data` itself: where that is a symbolic link, the system would make another one.
+        os.link(os.path.realpath(data), temporary)
     except OSError:
         # Another file system, or one without hard links.
         return False

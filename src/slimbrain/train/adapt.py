@@ -1,9 +1,9 @@
 """Weights that follow training: more draws for components that are predicted badly, and for those whose gradients help the others.
 
-At the end of every interval each component's held-out sessions are asked twice: how large is the loss on them, as in group distributionally
+At the end of every interval two things are measured on each component's held-out sessions: their loss, as in group distributionally
 robust optimisation (Sagawa et al. 2020, arXiv 1911.08731; DoReMi, arXiv 2305.10429), and how well does the gradient of that loss point
 along the mean of all components' gradients, as in DoGE (arXiv 2310.15393). Both move the weights multiplicatively; a floor keeps every
-component alive. Differences from these papers: no reference model and no proxy model, one clip a component and interval, gradients of
+component alive. Differences from these papers: no reference model and no proxy model, one clip per component and interval, gradients of
 a part of the network and by their cosine, so that no component counts more because its gradients are long.
 """
 
@@ -20,26 +20,28 @@ from torch import Tensor
 from slimbrain.config import AdaptiveConfig
 from slimbrain.data.samplers import apportion, limited, weight_at
 from slimbrain.errors import InputError
-from slimbrain.train.distributed import add_up, rank, world_size
+from slimbrain.train.distributed import all_reduce, rank, world_size
 from slimbrain.train.stages import Stage
 
 _KNOWN_AHEAD = 2
-"""Intervals whose weights are known when training is in the first of them: workers read ahead, so what is measured in one changes the
-one after the next, for any number of workers."""
+"""Intervals whose weights are fixed in advance: workers prefetch, so a measurement changes the weights of the interval after the next,
+for any number of workers."""
 
 _DIGITS = 6
 """Decimals of logarithms of weights: several processes add up gradients in another order than one."""
 
 
-def adjusted(logs: Sequence[float], losses: Sequence[float], alignments: Sequence[float], config: AdaptiveConfig) -> list[float]:
+def _adjusted(logs: Sequence[float], losses: Sequence[float], alignments: Sequence[float], config: AdaptiveConfig) -> list[float]:
     """Logarithms of weights after one adjustment.
 
     log w += rate * (loss / mean loss - 1 + alignment - mean alignment), or one of the two parts; then shifted so that the largest is 0.
 
     Parameters
     ----------
-    losses : held-out loss of each component.
-    alignments : cosine of each component's gradient with the mean gradient.
+    losses : sequence of float
+        Held-out loss of each component.
+    alignments : sequence of float
+        Cosine of each component's gradient with the mean gradient.
     """
     mean_loss, mean_alignment = math.fsum(losses) / len(losses), math.fsum(alignments) / len(alignments)
     moved = []
@@ -57,13 +59,16 @@ def shares(logs: Sequence[float], floor: float) -> list[float]:
 
 
 class Adapter:
-    """Keeps a stage's mixture supplied with weights, interval by interval.
+    """Sets the weights of a stage's mixture, interval by interval.
 
     Parameters
     ----------
-    stage : what is trained; its draws hold sessions out.
-    config : intervals, floor, rate.
-    precision : makes the context that forward passes run in.
+    stage : Stage
+        What is trained; its draws hold sessions out.
+    config : AdaptiveConfig
+        Intervals, floor, rate.
+    precision : callable
+        Makes the context that forward passes run in.
 
     Raises
     ------
@@ -100,7 +105,7 @@ class Adapter:
         if (step + 1) % self.config.every:
             return
         losses, alignments = self.measure((step + 1) // self.config.every - 1)
-        self.logs = adjusted(self.logs, losses, alignments, self.config)
+        self.logs = _adjusted(self.logs, losses, alignments, self.config)
         self._extend()
         for name, loss, alignment in zip(self.names, losses, alignments, strict=True):
             self.measured |= {f"held_out_{name}": loss, f"alignment_{name}": alignment}
@@ -110,7 +115,7 @@ class Adapter:
         return {"intervals": self.intervals, "owed": self.owed, "logs": self.logs, "measured": self.measured}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Resume from what `state` gave."""
         self.owed, self.logs, self.measured = list(state["owed"]), list(state["logs"]), dict(state["measured"])
         for quotas in state["intervals"]:
             self.intervals.append(tuple(quotas))
@@ -128,11 +133,12 @@ class Adapter:
     def measure(self, interval: int) -> tuple[list[float], list[float]]:
         """Held-out loss of each component, and the cosine of its gradient with the mean of all.
 
-        The components are shared out to the processes, which exchange one gradient and three numbers a component.
+        The components are split over the processes, which exchange one gradient and three numbers per component.
 
         Parameters
         ----------
-        interval : decides which held-out session, windows and masks.
+        interval : int
+            Decides which held-out session, windows and masks.
         """
         device = next(self.stage.model.parameters()).device
         mine = range(rank(), len(self.names), world_size())
@@ -140,17 +146,17 @@ class Adapter:
         gradients: dict[int, Tensor] = {}
         for component in mine:
             pick = self.stage.draws.pick_held_out(self.names[component], interval)
-            with self.stage.unseen(), self.precision():
+            with self.stage.without_trace(), self.precision():
                 loss = self.stage.held_out_loss([self.stage.draws[pick]])
             gradients[component] = _flat(torch.autograd.grad(loss, self.stage.probed, allow_unused=True), self.stage.probed)
             found[component, 0] = loss.detach()
         size = sum(parameter.numel() for parameter in self.stage.probed)
-        mean = add_up(sum(gradients.values(), torch.zeros(size, device=device))) / len(self.names)
+        mean = all_reduce(sum(gradients.values(), torch.zeros(size, device=device))) / len(self.names)
         for component, gradient in gradients.items():
             found[component, 1], found[component, 2] = gradient @ mean, gradient.norm()
-        losses, inner, norms = add_up(found).T.tolist()
+        losses, inner, norms = all_reduce(found).T.tolist()
         length = float(mean.norm())
-        # A gradient that overflowed in half precision, or vanished, says nothing.
+        # A gradient that overflowed in half precision, or vanished, is no evidence.
         cosines = [dot / (norm * length) if 0 < norm * length < math.inf else 0.0 for dot, norm in zip(inner, norms, strict=True)]
         return losses, cosines
 

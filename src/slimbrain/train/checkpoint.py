@@ -29,7 +29,7 @@ from slimbrain.config import Config
 from slimbrain.disk.atomic import TEMPORARY_PREFIX, write_atomic, write_json
 from slimbrain.disk.seal import check_seal, write_seal
 from slimbrain.errors import InputError, StoreError
-from slimbrain.train.distributed import from_first, gather, rank, wait
+from slimbrain.train.distributed import all_gather, barrier, broadcast, rank
 
 STATE_PATTERN = re.compile(r"step-(\d{8})")
 
@@ -79,18 +79,18 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: Optimizer, 
     final = folder / f"step-{step:08d}"
     temporary = folder / f"{TEMPORARY_PREFIX}{final.name}"
     tensors = _tensors(*get_state_dict(model, optimizer))
-    reason = from_first(_start(folder, temporary) if rank() == 0 else "")
+    reason = broadcast(_start(folder, temporary) if rank() == 0 else "")
     if not reason:
-        written = gather(_write_part(temporary, tensors))
+        written = all_gather(_write_part(temporary, tensors))
         reason = next((failure for failure, _ in written if failure), "")
         layout = _layout(tensors, [rows for _, rows in written])
         if not reason:
-            reason = from_first(_finish(temporary, final, layout, extra or {}, keep) if rank() == 0 else "")
+            reason = broadcast(_finish(temporary, final, layout, extra or {}, keep) if rank() == 0 else "")
     if reason:
         if rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(f"{final}: cannot be written ({reason}); free space, then resume from the state before with --resume auto.")
-    wait()
+    barrier()
     return final
 
 
@@ -103,7 +103,7 @@ def load_state(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) 
         If it is damaged, or belongs to another model.
     """
     path = folder / f"step-{step:08d}"
-    if refusal := from_first(state_damage(path) if rank() == 0 else ""):
+    if refusal := broadcast(state_damage(path) if rank() == 0 else ""):
         raise InputError(refusal)
     model_state, optimizer_state = get_state_dict(model, optimizer)
     try:
@@ -171,7 +171,7 @@ def _rows(tensor: Tensor) -> int:
 
 def _starts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """First row that this process holds of each sharded tensor."""
-    sizes = gather({name: _rows(_own(tensor)) for name, tensor in tensors.items() if isinstance(tensor, DTensor)})
+    sizes = all_gather({name: _rows(_own(tensor)) for name, tensor in tensors.items() if isinstance(tensor, DTensor)})
     return {name: sum(before[name] for before in sizes[: rank()]) for name in sizes[0]}
 
 

@@ -1,6 +1,6 @@
-"""Several processes that train one model: who they are, what they tell each other, how the model is spread over them.
+"""Several processes that train one model: their ranks, what they exchange, how the model is sharded over them.
 
-Every function also serves a process that is alone, so that training has one path. Processes are started by `torchrun`.
+Every function also works in a single process, so that training has one path. Processes are started by `torchrun`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # What still refers to the group when the program ends lets gloo abort it, in one of ten runs; models do, in cycles.
+        # Objects that still refer to the group at exit make gloo abort in one of ten runs; models do, in reference cycles.
         gc.collect()
         dist.destroy_process_group()
 
@@ -58,20 +58,20 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
-def add_up(values: Tensor) -> Tensor:
-    """Replace `values`, in place, by their sum over all processes."""
+def all_reduce(values: Tensor) -> Tensor:
+    """Sum `values` over all processes, in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-def add_up_named(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+def all_reduce_named(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
     """Sums over all processes of numbers that all of them have under the same names."""
-    sums = add_up(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+    sums = all_reduce(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, sums.tolist(), strict=True))
 
 
-def from_first(value: _Value) -> _Value:
+def broadcast(value: _Value) -> _Value:
     """What the first process has, on all of them."""
     box: list[Any] = [value]
     if world_size() > 1:
@@ -79,7 +79,7 @@ def from_first(value: _Value) -> _Value:
     return box[0]
 
 
-def gather(value: _Value) -> list[_Value]:
+def all_gather(value: _Value) -> list[_Value]:
     """What each process has, by rank, on all of them."""
     if world_size() == 1:
         return [value]
@@ -88,19 +88,21 @@ def gather(value: _Value) -> list[_Value]:
     return box
 
 
-def wait() -> None:
+def barrier() -> None:
     """Return once all processes have come here."""
     if world_size() > 1:
         dist.barrier()
 
 
 def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -> nn.Module:
-    """Let the processes share the gradients of `step`, a module whose forward pass gives the loss.
+    """Average the gradients of `step` over the processes, a module whose forward pass gives the loss.
 
     Parameters
     ----------
-    kind : `ddp` keeps the whole model in each process; `fsdp2` keeps of each weight a part.
-    shards : modules that `fsdp2` gathers one after the other; what is in none of them is gathered once a step.
+    kind : Parallel
+        `ddp` keeps the whole model in each process; `fsdp2` shards every weight.
+    shards : sequence of nn.Module
+        Modules that `fsdp2` gathers one after the other; what is in none of them is gathered once per step.
 
     Returns
     -------
@@ -109,7 +111,7 @@ def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -
     if world_size() == 1:
         return step
     if kind == "ddp":
-        # Buffers are kept equal by whoever changes them; sending the first process's would lose what the others have seen.
+        # Buffers are kept equal by whoever changes them; broadcasting the first process's would lose the others' statistics.
         return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, gradient_as_bucket_view=True)
     from torch.distributed.fsdp import fully_shard
 
@@ -122,7 +124,7 @@ def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -
 
 @contextmanager
 def defer_grad_sync(step: nn.Module, later: bool) -> Iterator[None]:
-    """Keep the gradients of this backward pass to oneself if `later`: a following one will share them all."""
+    """Do not exchange the gradients of this backward pass if `later`: a following one will exchange them all."""
     if isinstance(step, nn.parallel.DistributedDataParallel):
         step.require_backward_grad_sync = not later
     elif world_size() > 1:

@@ -1,4 +1,4 @@
-"""A watch over what a run becomes: one that collapses should stop, and keep its last good state."""
+"""Stops a run that collapses, so that its last good state is kept."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Mapping
 
 
 class CollapseGuard:
-    """Counts logged lines in a row, after warm-up, on which a number lies under its floor.
+    """Counts logged lines in a row, after warm-up, on which a number is below its floor.
 
     Parameters
     ----------
-    floors : lowest value of a logged number, by its name; nothing is watched if empty.
-    patience : so many bad lines in a row are a collapse.
-    warmup : steps whose lines are not looked at.
-    bad_lines : bad lines that a resumed run ended with.
+    floors : mapping of str to float
+        Lowest value of a logged number, by its name; nothing is watched if empty.
+    patience : int
+        Number of bad lines in a row that count as a collapse.
+    warmup : int
+        Steps whose lines are not looked at.
+    bad_lines : int
+        Bad lines that a resumed run ended with.
     """
 
     def __init__(self, floors: Mapping[str, float], patience: int, warmup: int, bad_lines: int = 0) -> None:
@@ -21,19 +25,19 @@ class CollapseGuard:
 
     @property
     def healthy(self) -> bool:
-        """Whether the last line was good, so that a state saved now would be worth going back to."""
+        """Whether the last line was good, so that a state saved now is worth resuming from."""
         return self.bad_lines == 0
 
     @property
     def collapsed(self) -> bool:
         return self.bad_lines >= self.patience
 
-    def look(self, line: Mapping[str, float | None]) -> None:
+    def update(self, line: Mapping[str, float | None]) -> None:
         """Take one logged line into account."""
         if (line["step"] or 0) >= self.warmup:
             self.bad_lines = self.bad_lines + 1 if self.symptoms(line) else 0
 
     def symptoms(self, line: Mapping[str, float | None]) -> list[str]:
-        """What is too low, in words."""
+        """What is too low, as text."""
         low = {name: value for name, floor in self.floors.items() if (value := line.get(name)) is not None and value < floor}
         return [f"{name.replace('_', ' ')} {value:.3g} under {self.floors[name]:g}" for name, value in low.items()]

@@ -15,7 +15,7 @@ import psutil
 from slimbrain.disk.atomic import write_json
 from slimbrain.disk.locks import CLAIMS_FOLDER, claim
 from slimbrain.errors import InputError, SlimbrainError
-from slimbrain.train.distributed import from_first, rank
+from slimbrain.train.distributed import broadcast, rank
 
 _NAME = "pretrain"
 
@@ -33,7 +33,7 @@ def run_lock(run: Path) -> Iterator[None]:
         If another process is training the run, naming it and its host; or if the folder cannot be locked.
     """
     with ExitStack() as held:
-        if refusal := from_first(_take(run, held) if rank() == 0 else ""):
+        if refusal := broadcast(_take(run, held) if rank() == 0 else ""):
             raise InputError(refusal)
         yield
 

@@ -24,7 +24,7 @@ from slimbrain.errors import CollapseError, InputError
 from slimbrain.progress import track
 from slimbrain.train.adapt import Adapter
 from slimbrain.train.checkpoint import EXTRA_FILE, load_state, save_state, saved_steps
-from slimbrain.train.distributed import add_up_named, defer_grad_sync, from_first, parallelize, rank, world_size
+from slimbrain.train.distributed import all_reduce_named, broadcast, defer_grad_sync, parallelize, rank, world_size
 from slimbrain.train.guard import CollapseGuard
 from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
@@ -43,27 +43,32 @@ class Loop:
 
     Parameters
     ----------
-    stage : model, draws and loss.
-    config : steps, optimiser, bookkeeping.
-    run : folder of the run.
-    device : where this process computes.
-    workers : processes that read ahead.
+    stage : Stage
+        Model, draws and loss.
+    config : TrainConfig
+        Steps, optimiser, bookkeeping.
+    run : Path
+        Folder of the run.
+    device : torch.device
+        Device of this process.
+    workers : int
+        Processes that load data.
 
     Raises
     ------
     InputError
-        If the micro-batches of a step cannot be shared out evenly.
+        If the micro-batches of a step cannot be split evenly.
     """
 
     def __init__(self, stage: Stage, config: TrainConfig, run: Path, device: torch.device, workers: int = 0) -> None:
         if config.accumulate % world_size():
             raise InputError(
-                f"{run}: {config.accumulate} micro-batches a step cannot be shared out to {world_size()} processes; "
+                f"{run}: {config.accumulate} micro-batches per step cannot be split over {world_size()} processes; "
                 "set train_temporal.accumulate or train_voxel.accumulate to a multiple, and batch down by as much."
             )
         self.stage, self.config, self.run, self.device, self.workers = stage, config, run, device, workers
         stage.model.to(device)
-        self.model = parallelize(_Micro(stage), config.parallel, stage.shards)
+        self.model = parallelize(_LossModule(stage), config.parallel, stage.shards)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(stage.model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
@@ -103,21 +108,21 @@ class Loop:
                     self._save(step + 1)
                 if stop and not ends:
                     if rank() == 0:
-                        print(self._whereto(step), file=sys.stderr)
+                        print(self._stopped_message(step), file=sys.stderr)
                     return None
         return last
 
     # --- one step
 
     def _timed_step(self, step: int, batches: Iterator[Sequence[Any]], came: list[int]) -> tuple[float | None, bool]:
-        """A step with what follows it: the EMA momentum, and whether any process was told to stop."""
+        """One optimiser step; the EMA momentum, and whether any process received a signal to stop."""
         started = time.perf_counter()
         sums = self._step(step, batches)
         ema = self.stage.after_step(step / self.config.steps)
         if self.adapter is not None:
             self.adapter.after_step(step)
-        sums = add_up_named({**sums, "told to stop": float(bool(came))}, self.device)
-        stop = sums.pop("told to stop") > 0
+        sums = all_reduce_named({**sums, "stop": float(bool(came))}, self.device)
+        stop = sums.pop("stop") > 0
         if not math.isfinite(sums["loss"]):
             raise InputError(
                 f"{self.run}: the loss is {sums['loss']} at step {step}; "
@@ -160,7 +165,7 @@ class Loop:
         """Process r of W computes micro-batches r, r + W, ... of each step: which draws a step sees does not depend on W."""
         size, micros = self.config.batch, range(done * self.config.accumulate, self.config.steps * self.config.accumulate)
         draws = self.stage.draws
-        # One by one as they are needed, since adaptive weights are not known from the start; workers are told the session.
+        # Made lazily, since adaptive weights are not known from the start; workers receive the session.
         mine = ([draws.pick(draw) for draw in range(micro * size, (micro + 1) * size)] for micro in micros[rank() :: world_size()])
         init = _leave_signals if self.workers else None
         return iter(DataLoader(draws, batch_sampler=mine, collate_fn=list, num_workers=self.workers, worker_init_fn=init))
@@ -172,7 +177,7 @@ class Loop:
         return [info.key for info in self.stage.draws.sessions]
 
     def _line(self, step: int, ema: float | None) -> dict[str, Any]:
-        """Means since the last line, and what holds at this step; the first process's health and memory, on all."""
+        """Means since the last line and values at this step; health and memory are the first process's, on all."""
         seconds, steps = self.tally.sums["seconds"], self.tally.sums["steps"]
         windows = steps * self.config.batch * self.config.accumulate * self._windows()
         line = {
@@ -186,10 +191,10 @@ class Loop:
             "windows_per_second": windows / seconds,
             "peak_mib": _peak_mib(self.device),
         }
-        return from_first(line)
+        return broadcast(line)
 
     def _mixture(self, step: int) -> dict[str, float]:
-        """Weights in force, where they change, and what they follow."""
+        """Current weights of the mixture, where they change, and the measurements that they follow."""
         draws = self.stage.draws
         if not draws.mixture.changes:
             return {}
@@ -205,7 +210,7 @@ class Loop:
         return sum(info.n_windows(frames) for info in draws.sessions) / len(draws.sessions)
 
     def _guard(self, line: dict[str, Any]) -> None:
-        self.guard.look(line)
+        self.guard.update(line)
         if self.guard.collapsed:
             raise CollapseError(
                 f"{self.run}: the encoder collapsed by step {line['step']} ({', '.join(self.guard.symptoms(line))}); {self._last_good()}, "
@@ -216,9 +221,9 @@ class Loop:
         steps = saved_steps(self.run / STATE_FOLDER)
         return f"the last good state is {STATE_FOLDER}/step-{steps[-1]:08d}" if steps else "no good state was saved before"
 
-    def _whereto(self, step: int) -> str:
+    def _stopped_message(self, step: int) -> str:
         saved = saved_steps(self.run / STATE_FOLDER)
-        again = f"--resume auto goes on from step {saved[-1] if saved else 0}"
+        again = f"--resume auto resumes from step {saved[-1] if saved else 0}"
         return f"{self.run}: stopped by a signal after step {step + 1} of {self.config.steps}; {again}"
 
     def _save(self, done: int) -> None:
@@ -233,7 +238,7 @@ class Loop:
         save_state(self.run / STATE_FOLDER, done, self.stage.model, self.optimizer, self.config.keep, state.model_dump())
 
     def _restore(self) -> int:
-        steps = from_first(saved_steps(self.run / STATE_FOLDER))
+        steps = broadcast(saved_steps(self.run / STATE_FOLDER))
         if not steps:
             if self.adapter:
                 self.adapter.begin()
@@ -264,7 +269,7 @@ class Loop:
 
 
 class _LoopState(Config):
-    """What the loop knows beside model and optimizer."""
+    """State of the loop beside model and optimizer."""
 
     processes: Annotated[int, Field(ge=1)]
     tally: dict[str, float]
@@ -274,8 +279,8 @@ class _LoopState(Config):
     mixture: dict[str, Any] | None
 
 
-class _Micro(nn.Module):
-    """A stage as a module, so that what spreads modules over processes can take hold of its loss."""
+class _LossModule(nn.Module):
+    """A stage as a module whose forward pass is its loss, as DDP and FSDP need it."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -295,14 +300,14 @@ def _adapter(stage: Stage, config: TrainConfig, precision: Callable[[], Abstract
 
 
 def _leave_signals(_: int) -> None:
-    """Processes that read ahead leave it to the loop to end them: a signal to all would otherwise cost it the step."""
+    """Data-loading processes ignore the signals and are ended by the loop: a signal to the group would otherwise cost it the step."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that receives the signals that ask to stop; only the main thread of a program can hear them."""
+    """A list that receives the signals to stop; only the main thread of a program receives them."""
     came: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -331,7 +336,7 @@ def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held before it became this process
+    if status.exists():  # getrusage would count the parent's memory before the fork
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**10
     import resource

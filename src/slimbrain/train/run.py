@@ -23,7 +23,7 @@ from slimbrain.models.hub import save_pretrained
 from slimbrain.models.size import require_memory, temporal_step_bytes, voxel_step_bytes
 from slimbrain.store import ROI, Store
 from slimbrain.train.checkpoint import whole_weights
-from slimbrain.train.distributed import from_first, local_device, process_group, rank, wait, world_size
+from slimbrain.train.distributed import barrier, broadcast, local_device, process_group, rank, world_size
 from slimbrain.train.lock import run_lock
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
@@ -97,7 +97,7 @@ def _train(
         for note in stage.draws.notes:
             print(note, file=sys.stderr)
     people = {Person(info.subject, store.cohort(info)) for info in (*stage.draws.sessions, *stage.draws.held_out)}
-    if refusal := from_first(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
+    if refusal := broadcast(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
         raise InputError(refusal)
     loop = Loop(stage, config, run, device, workers)
     last = loop.fit()
@@ -106,12 +106,12 @@ def _train(
     weights, drawn = whole_weights(stage.model), loop.session_counts.by_key(device)
     if rank() == 0:
         save_pretrained(stage.model, run / MODEL_FOLDER, _provenance(stage, store, preset, seed, last, drawn), weights)
-    wait()
+    barrier()
     return last
 
 
 def _require_memory(stage_name: str, store: Store, preset: Preset, device: torch.device) -> None:
-    """Refuse a step that cannot fit before the network is built; what a store lacks, the stage says itself."""
+    """Refuse a step that cannot fit before the network is built; the stage itself refuses a store that lacks something."""
     sessions = store.sessions
     if stage_name == "temporal" and sessions:
         frames = sum(info.n_frames for info in sessions) // len(sessions)
@@ -127,8 +127,8 @@ def _require_memory(stage_name: str, store: Store, preset: Preset, device: torch
 
 
 def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Mapping[str, float], counted: Mapping[str, int]) -> Provenance:
-    """Where the weights come from; of participants only salted hashes, of recordings only signatures."""
-    # Those held out have shaped the mixture, though no gradient: an evaluation on them would be no clean one either.
+    """Where the weights come from; participants as salted hashes, recordings as signatures."""
+    # Held-out sessions shaped the mixture, though no gradient, so an evaluation on them would not be clean either.
     sessions = [*stage.draws.sessions, *stage.draws.held_out]
     people = people_in(store, sessions)
     config = preset.train_temporal if stage.name == "temporal" else preset.train_voxel
@@ -148,7 +148,7 @@ def _provenance(stage: Stage, store: Store, preset: Preset, seed: int, last: Map
 
 
 def _described(draws: Draws) -> list[dict[str, Any]] | None:
-    """The components of the mixture as run.json and the model have them; None where cohorts are not told apart."""
+    """The components of the mixture as run.json and the model have them; None where cohorts are not distinguished."""
     config = draws.sampling.mixture or draws.sampling
     if config.by is None and draws.sampling.mixture is None:
         return None
@@ -176,7 +176,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _training_set(draws: Draws) -> str:
-    """A hash of which sessions, cohorts and windows are drawn from: as many of others would not continue the same run."""
+    """A hash of the sessions, cohorts and windows drawn from: with others it would not be the same run."""
     ranked = draws.ranked if isinstance(draws, ClipDraws) else None
     windows = None if ranked is None else [list(map(int, ranked[info.key])) for info in draws.sessions]
     drawn = [[(info.key, info.n_frames, cohort) for info, cohort in zip(draws.sessions, draws.cohorts, strict=True)], windows]
@@ -184,11 +184,12 @@ def _training_set(draws: Draws) -> str:
 
 
 def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, remembered: Mapping[str, Any]) -> str | None:
-    """Write run.json, or see that it belongs to the same run; why not, in one sentence.
+    """Write run.json, or check that it belongs to the same run; why not, in one sentence.
 
     Parameters
     ----------
-    remembered : participants by hash, for whoever must know whom a run saw that never came to a model.
+    remembered : mapping of str to Any
+        Participants by hash, so that a run that never exported a model can be found by whom it was trained on.
     """
     path = run / RUN_FILE
     if path.exists():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from slimbrain.train.distributed import add_up
+from slimbrain.train.distributed import all_reduce
 
 
 class SessionCounts:
@@ -32,7 +32,7 @@ class SessionCounts:
 
     def counts(self, device: torch.device) -> list[int]:
         """Of each session in order, by all processes, each of which must ask."""
-        together = add_up(torch.tensor(self._here, dtype=torch.int64, device=device)).tolist()
+        together = all_reduce(torch.tensor(self._here, dtype=torch.int64, device=device)).tolist()
         return [before + now for before, now in zip(self._before, together, strict=True)]
 
     def by_key(self, device: torch.device) -> dict[str, int]:

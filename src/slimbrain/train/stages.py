@@ -1,4 +1,4 @@
-"""What the loop needs to know of each stage: a model, its draws, its loss, its health."""
+"""What the loop needs from each stage: a model, its draws, its loss, its health."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slimbrain.models.hiera import HieraBlock
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.store import Store
-from slimbrain.train.distributed import add_up
+from slimbrain.train.distributed import all_reduce
 from slimbrain.train.schedule import momentum
 
 
@@ -30,13 +30,20 @@ class Stage(ABC):
 
     Attributes
     ----------
-    name : as in `train_NAME` of a preset.
-    model : what is trained.
-    draws : what it is trained on.
-    parts : names of the parts of the loss that the log shows.
-    floors : values of `health` under which the model counts as collapsing.
-    shards : modules that are worth spreading over processes by themselves.
-    probed : weights whose gradients tell whether components of a mixture help each other; the last ones, whose gradients are cheap.
+    name : {'temporal', 'voxel'}
+        As in `train_NAME` of a preset.
+    model : HieraJEPA or TemporalExtractor
+        What is trained.
+    draws : Draws
+        What it is trained on.
+    parts : tuple of str
+        Names of the parts of the loss that the log shows.
+    floors : mapping of str to float
+        Values of `health` under which the model counts as collapsing.
+    shards : tuple of nn.Module
+        Modules that are worth spreading over processes by themselves.
+    probed : tuple of nn.Parameter
+        Weights whose gradients tell whether components of a mixture help each other; the last ones, whose gradients are cheap.
     """
 
     name: Literal["temporal", "voxel"]
@@ -54,21 +61,21 @@ class Stage(ABC):
 
     @abstractmethod
     def health(self) -> dict[str, float]:
-        """`std`, `effective_rank` and the like of what the last micro-batch became."""
+        """`std`, `effective_rank` and the like of the last micro-batch's tokens."""
 
     def held_out_loss(self, batch: Sequence[Any]) -> Tensor:
         """Prediction error of sessions that are not trained on."""
         return self.loss(batch)[0]
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
+    def without_trace(self) -> Iterator[None]:
         """Losses computed within leave no trace in the stage."""
         last = self._last
         yield
         self._last = last
 
     def after_step(self, progress: float) -> float | None:
-        """Do what follows an optimiser step at `progress` 0 to 1; the EMA momentum if there is one."""
+        """Updates after an optimiser step at `progress` 0 to 1; returns the EMA momentum if there is one."""
         return None
 
 
@@ -129,13 +136,13 @@ class VoxelStage(Stage):
         self.model: HieraJEPA = HieraJEPA(preset.voxel, preset.jepa, store.grid.voxels_per_patch)
         if preset.voxel.compile:
             self.model.compile_blocks()
-        # Stages 1 and 2 hold a twentieth of the weights, and would be gathered once for each of their blocks of units.
+        # Levels 1 and 2 hold a twentieth of the weights, and would be gathered once for each of their blocks of units.
         encoders = (self.model.context, self.model.target)
         late = [block for encoder in encoders for block in encoder.blocks[encoder.first_global :]]
         self.shards = tuple(block for block in (*late, *self.model.predictor.blocks) if isinstance(block, HieraBlock))
         jepa, voxel = preset.jepa, preset.voxel
         # The published objective kept a rank of 12 while its tokens' std fell to 0.08, and without a covariance term all
-        # dimensions may say the same at a std of 1: each floor sees what the others do not (docs/collapse.md).
+        # dimensions may be redundant at a std of 1: each floor catches what the others miss (docs/collapse.md).
         self.floors = {"effective_rank": jepa.rank_floor, "std": jepa.std_floor, "content_std": jepa.std_floor}
         choice = (ranked, preset.sampling, _pace(preset.train_voxel))
         self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa.context_fraction, *choice)
@@ -148,7 +155,7 @@ class VoxelStage(Stage):
         return output.loss, {f"loss_{kind}": value for kind, value in output.by_kind.items()}
 
     def held_out_loss(self, batch: Sequence[MaskedClip]) -> Tensor:
-        """Without the regularisers, which are statistics of a batch and say nothing of one clip."""
+        """Without the regularisers, which are statistics of a batch and mean nothing for one clip."""
         return self.model([sample.clip for sample in batch], [sample.mask for sample in batch], penalties=False).loss
 
     def health(self) -> dict[str, float]:
@@ -156,18 +163,18 @@ class VoxelStage(Stage):
         return token_health(self._last)
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
-        """Nor does the position baseline take in what it would remember of a step."""
+    def without_trace(self) -> Iterator[None]:
+        """Nor does the position baseline absorb anything."""
         baseline = self.model.baseline
         news = [] if baseline is None else [baseline.new_gram, baseline.new_moment]
         before = [new.clone() for new in news]
-        with super().unseen():
+        with super().without_trace():
             yield
         for new, value in zip(news, before, strict=True):
             new.copy_(value)
 
     def after_step(self, progress: float) -> float:
-        """The target follows the context, and the position baseline takes in what all processes saw in this step."""
+        """The target follows the context, and the position baseline absorbs the step's tokens of all processes."""
         followed = momentum(progress, self.model.jepa)
-        self.model.update_target(followed, add_up)
+        self.model.update_target(followed, all_reduce)
         return followed

@@ -104,6 +104,6 @@ def test_a_motion_file_that_is_damaged_or_too_short_is_said(tmp_path: Path, prep
     (damaged.parent / "Movement_RelativeRMS.txt").write_text("0.1 x\n")
     summary = prep(tmp_path / "tree")
     assert any("has 5 rows for 12 frames" in warning for warning in summary.prepared[0].warnings)
-    assert "one displacement a line" in summary.failures[0].reason
+    assert "one displacement per line" in summary.failures[0].reason
     with pytest.raises(InputError, match="restore or remove"):
         read_relative_rms(tmp_path / "gone.txt")

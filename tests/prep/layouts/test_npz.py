@@ -21,7 +21,7 @@ from slimbrain.grid import LATTICES, Grid
 from slimbrain.prep import volume
 from slimbrain.prep.layouts import choose_layout
 from slimbrain.prep.layouts.base import RecordingQuery
-from slimbrain.prep.layouts.npz import NPZ, Chunk, ChunkedSource, check_frames, open_chunks
+from slimbrain.prep.layouts.npz import NPZ, Chunk, ChunkedSource, _check_frames, _open_chunks
 from slimbrain.prep.source import frame_blocks
 from slimbrain.store import Store
 
@@ -48,7 +48,7 @@ def write_chunks(root: Path, data: Array, names: dict[str, slice], subject: str 
 
 def opened(root: Path) -> ChunkedSource:
     (run,) = pickle.loads(pickle.dumps(NPZ.find(root, RecordingQuery()).runs))  # as they go to worker processes
-    return open_chunks(run)
+    return _open_chunks(run)
 
 
 def test_chunks_become_one_session(tmp_path: Path, out: Path, prep: Prep) -> None:
@@ -73,7 +73,7 @@ def test_chunks_become_one_session(tmp_path: Path, out: Path, prep: Prep) -> Non
 
 @pytest.mark.parametrize("block_frames", [32, 3])
 def test_frames_come_in_order_with_x_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_frames: int) -> None:
-    monkeypatch.setattr("slimbrain.prep.source.MAX_BLOCK_FRAMES", block_frames)
+    monkeypatch.setattr("slimbrain.prep.source._MAX_BLOCK_FRAMES", block_frames)
     data = volumes(15)
     # By name, piece 10 would come before piece 2.
     pieces = {f"run-1_0000-0010_{piece + 1}": slice(piece, piece + 1) for piece in range(11)}
@@ -128,11 +128,11 @@ def test_only_whole_ranges_at_the_end_may_be_absent(ranges: list[list[int]], dat
     kept = [chunk for chunk in chunks if data.draw(st.booleans())] or chunks[:1]
     whole = [[chunk for chunk in chunks if chunk.start < end] for end in {chunk.stop + 1 for chunk in chunks}]
     if kept in whole:
-        check_frames(kept)
+        _check_frames(kept)
         doubled = replace(kept[-1], piece=kept[-1].piece + 1)
         kept = [*kept, doubled]
     with pytest.raises(InputError, match="restore"):
-        check_frames(kept)
+        _check_frames(kept)
 
 
 def test_names_become_entities_and_runs_stay_apart(tmp_path: Path) -> None:

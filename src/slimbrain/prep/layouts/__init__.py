@@ -20,7 +20,9 @@ from slimbrain.prep.layouts.npz import NPZ
 from slimbrain.prep.layouts.parcellated import PARCELLATED
 from slimbrain.prep.layouts.roi import REGIONS
 from slimbrain.prep.layouts.table import TABLE
-from slimbrain.prep.runs import Failure, Filters, Run, file_of, is_wanted, is_wanted_version, unfit_name
+from slimbrain.prep.runs import Failure, Filters, Run, file_of, is_wanted, is_wanted_version
+from slimbrain.store.manifest import session_key
+from slimbrain.store.write import require_name
 
 AUTO = "auto"
 LAYOUTS = {layout.name: layout for layout in (BIDS, HCP, CPAC, ADHD200, NPZ, BRAINMARKS, REGIONS, PARCELLATED, TABLE)}
@@ -77,11 +79,14 @@ def find_recordings(source: Path, layout: Layout, request: RecordingQuery) -> Re
 
 def _without_unfit_names(found: Recordings) -> Recordings:
     """The same, with runs whose names no session can have among the failures."""
-    unfit = {id(run): reason for run in found.runs if (reason := unfit_name(run.entities))}
-    if not unfit:
-        return found
-    failures = [Failure(file_of(found.root, run), f"{run.name}: {unfit[id(run)]}") for run in found.runs if id(run) in unfit]
-    return replace(found, runs=[run for run in found.runs if id(run) not in unfit], failures=[*found.failures, *failures])
+    runs, failures = [], list(found.failures)
+    for run in found.runs:
+        try:
+            require_name(session_key(run.entities))
+            runs.append(run)
+        except InputError as error:
+            failures.append(Failure(file_of(found.root, run), f"{run.name}: {error}"))
+    return replace(found, runs=runs, failures=failures)
 
 
 def _passes(run: Run, filters: Filters) -> bool:

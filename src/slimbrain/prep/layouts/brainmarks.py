@@ -48,7 +48,7 @@ MASK_NAME = "tpl-MNI152NLin6Asym_res-02_desc-brain_mask.nii.gz"
 
 
 @dataclass(frozen=True)
-class MaskedSource(Source):
+class _MaskedSource(Source):
     """A recording of which only the voxels of a mask are listed; the others are 0.
 
     Attributes
@@ -67,8 +67,8 @@ class MaskedSource(Source):
     place: npt.NDArray[np.int64]
 
     def raw_blocks(self) -> Iterator[_FloatArray]:
-        for start in range(0, self.n_frames, self.frames_a_block):
-            listed = self.values[start : start + self.frames_a_block].astype(np.float32)
+        for start in range(0, self.n_frames, self.frames_per_block):
+            listed = self.values[start : start + self.frames_per_block].astype(np.float32)
             block = np.zeros((len(listed), self.n_voxels), np.float32)
             block[:, self.place] = listed * self.std + self.mean
             yield block
@@ -90,7 +90,7 @@ class _RowReader:
     row: int
     mask: Path
 
-    def __call__(self, run: Run) -> MaskedSource:
+    def __call__(self, run: Run) -> _MaskedSource:
         """Map the row's arrays.
 
         Raises
@@ -109,7 +109,7 @@ class _RowReader:
 
 def masked_source(
     path: Path, values: _FloatArray, mean: _FloatArray, std: _FloatArray, place: npt.NDArray[np.int64], name: str = ""
-) -> MaskedSource:
+) -> _MaskedSource:
     """One recording of the space `mni` as a source.
 
     Parameters
@@ -133,7 +133,7 @@ def masked_source(
     if values.shape[1:] != (_N_VOXELS,) or len(values) < 1 or mean.shape != (1, _N_VOXELS) or std.shape != (1, _N_VOXELS):
         shapes = ", ".join(f"{array_name} {array.shape}" for array_name, array in zip(_ARRAYS, (values, mean, std), strict=True))
         raise InputError(f"{name or path}: has {shapes}, not (T, {_N_VOXELS}) and (1, {_N_VOXELS}); give the files of the space `mni`.")
-    return MaskedSource(path, (*_SHAPE, len(values)), _AFFINE, np.dtype(np.float32), None, values, mean[0], std[0], place)
+    return _MaskedSource(path, (*_SHAPE, len(values)), _AFFINE, np.dtype(np.float32), None, values, mean[0], std[0], place)
 
 
 def mask_places(path: Path) -> npt.NDArray[np.int64]:

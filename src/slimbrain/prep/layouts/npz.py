@@ -34,8 +34,9 @@ _SPACE = "MNI152"
 _SPACE_FROM = "arXiv 2512.21881 (MNI space; the files name no template)"
 _LATTICE = LATTICES["2mm"]
 _NO_AFFINE = (
-    f"its files hold no affine; they are taken to lie on the published lattice ({_LATTICE.edge} voxels a side of {_LATTICE.voxel_mm:g} mm, "
-    f"RAS+, first voxel at {', '.join(f'{mm:g}' for mm in _LATTICE.origin_mm)} mm), so look at the images of the report."
+    f"its files hold no affine; they are assumed to lie on the published lattice ({_LATTICE.edge} voxels of "
+    f"{_LATTICE.voxel_mm:g} mm per side, RAS+, "
+    f"first voxel at {', '.join(f'{mm:g}' for mm in _LATTICE.origin_mm)} mm), so look at the images of the report."
 )
 
 
@@ -83,8 +84,8 @@ class ChunkedSource(Source):
         for chunk in self.chunks:
             with _reading(chunk.path), np.load(chunk.path) as arrays:
                 values = arrays[chunk.key]
-            for start in range(0, values.shape[3], self.frames_a_block):
-                frames = values[..., start : start + self.frames_a_block]
+            for start in range(0, values.shape[3], self.frames_per_block):
+                frames = values[..., start : start + self.frames_per_block]
                 yield np.ascontiguousarray(frames.transpose(3, 2, 1, 0)).reshape(frames.shape[3], -1)
 
 
@@ -119,12 +120,12 @@ def _run(folder: Path, rest: str, paths: list[Path]) -> Run:
         image=paths[0],
         parts=tuple(paths[1:]),
         entities={name: label for name, label in entities.items() if label} | {"space": _SPACE},
-        reader=open_chunks,
+        reader=_open_chunks,
         record=record,
     )
 
 
-def open_chunks(run: Run) -> ChunkedSource:
+def _open_chunks(run: Run) -> ChunkedSource:
     """Read and check the headers of a run's pieces; no image data is touched.
 
     Raises
@@ -134,7 +135,7 @@ def open_chunks(run: Run) -> ChunkedSource:
     """
     paths = (run.image, *run.parts)
     chunks = sorted((_chunk(path) for path in paths), key=lambda chunk: (chunk.start, chunk.stop, chunk.piece))
-    check_frames(chunks)
+    _check_frames(chunks)
     n_frames = sum(chunk.shape[3] for chunk in chunks)
     dtype = np.result_type(*(chunk.dtype for chunk in chunks))
     affine, tr = _geometry(chunks[0].path)
@@ -170,7 +171,7 @@ def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], info:
         raise InputError(f"{path}: its header claims {needed} bytes, which the file does not hold; restore it.")
 
 
-def check_frames(chunks: list[Chunk]) -> None:
+def _check_frames(chunks: list[Chunk]) -> None:
     """Ranges have to follow each other from frame 0, and the pieces of a range to make it up.
 
     Parameters

@@ -88,7 +88,7 @@ def _atlas_image(source: Path, table: Path, atlas: str) -> Path:
     if not found:
         raise InputError(
             f"{table}: there is no image of its atlas in MNI152 space (atlases/atlas-{atlas}/*_dseg.nii.gz) to locate its parcels; add it, "
-            f"give places (name, x, y, z) with --channels, or write --channels {NO_CHANNELS} where nobody knows them."
+            f"give places (name, x, y, z) with --channels, or write --channels {NO_CHANNELS} where they are not known."
         )
     return found[0]
 

@@ -20,14 +20,15 @@ from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
 from slimbrain.prep.runs import Failure, RoiSeries, Run, parse_entities
-from slimbrain.prep.source import MAX_FRAMES, TR_S
+from slimbrain.prep.source import MAX_FRAMES
+from slimbrain.prep.timing import TR_S
 from slimbrain.store import ROI, Channels
 
 _FloatArray = npt.NDArray[Any]
 
 _CHANNELS_FILE = "channels.tsv"
 NO_CHANNELS = "none"
-"""What `--channels` says where nobody knows the regions' places."""
+"""What `--channels` says where the places of the regions are not known."""
 
 _NPZ_SUFFIX, _TSV_SUFFIX, _CIFTI_SUFFIX = "timeseries.npz", "_timeseries.tsv", ".ptseries.nii"
 _FOLDERS = ("", "sub-*/", "sub-*/func/", "sub-*/ses-*/", "sub-*/ses-*/func/")
@@ -149,7 +150,7 @@ def _channel_table(source: Path, asked: str | None) -> Path | None:
     if not table.is_file():
         raise InputError(
             f"{table}: is not there; give the names and MNI places of the regions (columns name, x, y, z, in mm) in a {_CHANNELS_FILE} or "
-            f"with --channels, or write --channels {NO_CHANNELS} where nobody knows them."
+            f"with --channels, or write --channels {NO_CHANNELS} where they are not known."
         )
     return table
 

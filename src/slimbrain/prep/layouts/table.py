@@ -11,7 +11,7 @@ from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.runs import Failure, Run, as_label, require_mni152
-from slimbrain.prep.source import TR_TOLERANCE_S
+from slimbrain.prep.timing import TR_TOLERANCE_S
 
 _NEEDED = ("path", "participant_id", "space")
 _OPTIONAL = ("session_id", "task", "run", "tr", "confounds", "events")
