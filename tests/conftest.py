@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from slimbrain.store import Store
 
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis_settings.register_profile("slimbrain", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("slimbrain")
 
 BRAINMARKS_SHAPE, BRAINMARKS_VOXELS = (91, 109, 91), 228_483
 BRAINMARKS_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])

@@ -55,7 +55,7 @@ class _Stored(Config):
     pieces: tuple[_Piece, ...]
 
 
-class _Layout(Config):
+class _StateLayout(Config):
     tensors: dict[str, _Stored]
 
 
@@ -107,7 +107,7 @@ def load_state(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) 
         raise InputError(refusal)
     model_state, optimizer_state = get_state_dict(model, optimizer)
     try:
-        layout = _Layout.model_validate(_read_json(path / _LAYOUT_FILE))
+        layout = _StateLayout.model_validate(_read_json(path / _LAYOUT_FILE))
         extra = _read_json(path / EXTRA_FILE)
         tensors = _tensors(model_state, optimizer_state)
         _require_same(layout, tensors)
@@ -212,7 +212,7 @@ def _part_file(number: int) -> str:
     return f"part-{number:05d}.safetensors"
 
 
-def _layout(tensors: Mapping[str, Tensor], written: list[dict[str, int]]) -> _Layout:
+def _layout(tensors: Mapping[str, Tensor], written: list[dict[str, int]]) -> _StateLayout:
     """Where everything is, from how many rows each process wrote."""
     stored = {}
     for name, tensor in tensors.items():
@@ -222,10 +222,10 @@ def _layout(tensors: Mapping[str, Tensor], written: list[dict[str, int]]) -> _La
                 pieces.append(_Piece(_part_file(number), start, rows[name]))
                 start += rows[name]
         stored[name] = _Stored(dtype=str(tensor.dtype), shape=tuple(tensor.shape), pieces=tuple(pieces))
-    return _Layout(tensors=stored)
+    return _StateLayout(tensors=stored)
 
 
-def _finish(temporary: Path, final: Path, layout: _Layout, extra: Mapping[str, Any], keep: int) -> str:
+def _finish(temporary: Path, final: Path, layout: _StateLayout, extra: Mapping[str, Any], keep: int) -> str:
     """Seal the state, give it its name and drop old ones; why not, if it cannot be."""
     with _reason() as reasons:
         write_json(temporary / _LAYOUT_FILE, layout.model_dump())
@@ -264,7 +264,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _require_same(layout: _Layout, tensors: Mapping[str, Tensor]) -> None:
+def _require_same(layout: _StateLayout, tensors: Mapping[str, Tensor]) -> None:
     """ValueError unless the state holds these tensors, all of them, whole."""
     if different := set(layout.tensors) ^ set(tensors):
         raise ValueError(f"{min(different)} is only in one of the two")
@@ -280,12 +280,12 @@ def _require_same(layout: _Layout, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{file} is no part of a state")
 
 
-def _files(layout: _Layout) -> list[str]:
+def _files(layout: _StateLayout) -> list[str]:
     return sorted({piece.file for stored in layout.tensors.values() for piece in stored.pieces})
 
 
 @torch.no_grad()
-def _read(path: Path, layout: _Layout, tensors: Mapping[str, Tensor]) -> None:
+def _read(path: Path, layout: _StateLayout, tensors: Mapping[str, Tensor]) -> None:
     """Copy the rows that this process holds into its tensors."""
     starts = _starts(tensors)
     for file in _files(layout):
