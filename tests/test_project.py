@@ -261,18 +261,18 @@ DIALECT = {
     "and exit": r"\b(?:version|benchmarks) and leave\b",
     "permuted labels": r"\blabels (?:are )?dealt out\b|\bdealt out at random\b",
     "once per seed": r"\bonce a seed\b",
-    "trained on": r"\bwhom? (?:a|the) model has seen\b|\bhas seen it is not\b",
+    "trained on": r"\bwhom? a model\b|\bwhom? the model has seen\b|\bhas seen it is not\b",
     "level of the Hiera": r"\bstages? [34]\b|\b[Ss]tages 1(?: and |-)2\b",
     "decorrelates": r"\bdimensions apart\b",
     "shrunk towards": r"\bdr(?:aw|awn|awing|ew) (?:\w+ ){0,4}towards\b",
-    "names of before": r"\bgradients_later\b|\bmodels[./]lean\b|\blean\.py\b|\bListened\b|\bbury\b|\bstone\b|\bNOBODY\b|\btold_cohort\b",
+    "names of before": r"\bgradients_later\b|\bmodels[./]lean\b|\blean\.py\b|\bbury\b|\bstone\b|\btold_cohort\b|(?-i:\b(?:Listened|NOBODY)\b)",
 }
 """What to write -> a pattern of what not to."""
 
 
 def not_the_fields(text: str) -> list[str]:
     """Lines and phrases of a text that the field would write otherwise, with what it would write."""
-    hits = [(hit.start(), hit[0], better) for better, pattern in DIALECT.items() for hit in re.finditer(pattern, text)]
+    hits = [(hit.start(), hit[0], better) for better, pattern in DIALECT.items() for hit in re.finditer(pattern, text, flags=re.IGNORECASE)]
     return [f"line {text.count(chr(10), 0, start) + 1}: {' '.join(words.split())!r}: {better}" for start, words, better in sorted(hits)]
 
 
@@ -283,6 +283,7 @@ def test_the_patterns_know_a_phrase_when_they_see_one() -> None:
         "# one line\n# a row",
         "on a processor",
         "goes on where it stopped",
+        "Seconds a frame",
         "stages 3 and 4",
     ):
         assert len(not_the_fields(wrong)) == 1, wrong

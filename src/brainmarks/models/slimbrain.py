@@ -101,7 +101,7 @@ class SlimBrainTransform:
     grid : Grid
         Lattice and mask of the checkpoint.
     window : WindowConfig
-        Frames a window, and how many.
+        Frames per window, and how many.
     unit_frames : int
         Of the checkpoint's mask unit.
     mask : Path
@@ -258,7 +258,7 @@ def slimbrain(
     temporal_path : str or None
         Stage 1's, by whose scores windows are chosen; SLIMBRAIN_TEMPORAL if None, and evenly spread windows without either.
     k : int or None
-        Windows a sample; as many as in training if None.
+        Windows per sample; as many as in training if None.
     pooling : str, default 'moments'
         Of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
     mask_path : str or None

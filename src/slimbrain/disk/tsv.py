@@ -65,7 +65,7 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
 def _cut(text: str) -> tuple[list[str], list[list[str]]] | None:
     """Header and columns of a table whose rows are all as long as its header; None if it is of another form.
 
-    Without quotes a tab stays a tab and a line a line, so the whole can be cut at its tabs at once. The last cell of a row and the first
+    Without quotes tabs and lines stay as they are, so the whole can be cut at its tabs at once. The last cell of a row and the first
     of the next then are one piece, with a line end between them, and every other piece has none.
     """
     tabs = text.partition(_END)[0].count(_TAB)

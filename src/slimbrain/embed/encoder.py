@@ -53,7 +53,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     store : Store or str or Path or None
         Where session keys are looked up; not needed for images.
     tr : float or None
-        Seconds a frame of images, where neither a JSON sidecar nor the header says.
+        Seconds per frame of images, where neither a JSON sidecar nor the header says.
 
     Attributes
     ----------

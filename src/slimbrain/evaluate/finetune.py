@@ -120,7 +120,7 @@ class FineTuning:
     views : Mapping[str, Views]
         Windows of each session, by key.
     frames : int
-        Frames a window.
+        Frames per window.
     folder : Path or None
         Where finished folds are kept, from which an evaluation that was stopped resumes, beside
         hashes of everybody in them; nowhere if None.

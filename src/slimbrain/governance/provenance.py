@@ -61,7 +61,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Match:
-    """A participant whom a model was trained on.
+    """A participant a model was trained on.
 
     Attributes
     ----------

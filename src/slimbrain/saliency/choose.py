@@ -46,7 +46,7 @@ def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: Wind
     unit_frames : int
         Of stage 2's mask unit.
     cut : WindowConfig
-        Frames a window and how many windows.
+        Frames per window and how many windows.
     """
     if isinstance(windows, Mapping):
         return lambda info: list(windows[info.key])

@@ -169,7 +169,7 @@ def exact_scores(
     coordinates : Tensor
         (C, 3) in MNI mm.
     tr : float
-        Seconds a frame.
+        Seconds per frame.
     weights : SaliencyConfig or None
         Of the parts in the score; the defaults if not given.
     batch : int, default 16
