@@ -265,7 +265,8 @@ DIALECT = {
     "level of the Hiera": r"\bstages? [34]\b|\b[Ss]tages 1(?: and |-)2\b",
     "decorrelates": r"\bdimensions apart\b",
     "shrunk towards": r"\bdr(?:aw|awn|awing|ew) (?:\w+ ){0,4}towards\b",
-    "names of before": r"\bgradients_later\b|\bmodels[./]lean\b|\blean\.py\b|\bbury\b|\bstone\b|\btold_cohort\b|(?-i:\b(?:Listened|NOBODY)\b)",
+    "names of before": r"\bgradients_later\b|\bmodels[./]lean\b|\blean\.py\b|\bbury\b|\bstone\b|\btold_cohort\b"
+    r"|(?-i:\b(?:Listened|NOBODY)\b)",
 }
 """What to write -> a pattern of what not to."""
 

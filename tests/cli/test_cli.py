@@ -312,7 +312,7 @@ def test_thresholds_leave_runs_out_and_are_no_failure(tmp_path: Path, capsys: py
     assert run_command([*words, "--max-fd-mean", "0.01"]) == 0
     assert "0 prepared, 0 already there, 2 excluded, 0 refused" in capsys.readouterr().out
     page = (store / "report.html").read_text(encoding="utf-8")
-    assert "2 runs were left out by a threshold on quality" in page and "fd_mean" in page
+    assert "2 runs excluded from the store by a quality threshold" in page and "fd_mean" in page
     assert run_command(words) == 0
     assert "2 prepared, 0 already there, 0 excluded, 0 refused" in capsys.readouterr().out
     assert run_command([*words, "--min-template-overlap", "2"]) == 1
