@@ -204,7 +204,7 @@ def _find(folder: Path, shard: Shard) -> tuple[int, float]:
 
 def _list(store: Store, numbers: range) -> None:
     for number in numbers:
-        placing._list(store.root, _session(number), "", store.part)
+        placing._list(store, _session(number), "")
 
 
 def _session(number: int) -> SessionInfo:

@@ -36,7 +36,14 @@ BRAINMARKS_SHAPE, BRAINMARKS_VOXELS = (91, 109, 91), 228_483
 BRAINMARKS_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 
 
-LONGEST_FIRST = ("tests/slurm/", "tests/benchmarks/", "tests/e2e/", "tests/train/test_distributed.py", "tests/embed/test_encoder.py")
+LONGEST_FIRST = (
+    "tests/slurm/",
+    "tests/evaluate/test_killed.py",
+    "tests/benchmarks/",
+    "tests/e2e/",
+    "tests/train/test_distributed.py",
+    "tests/embed/test_encoder.py",
+)
 """Workers take whole files, so a long one that starts last would run alone at the end (`make test`, `make test-slow`)."""
 
 
