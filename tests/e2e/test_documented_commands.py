@@ -213,6 +213,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/scale.md": (),
     "docs/scikit_learn.md": (),
     "docs/slurm.md": (only("fmriprep", "store", "runs", "windows.tsv", "others.tsv"),),
+    "docs/stage2.md": (),
     "docs/store_format.md": (),
     "docs/store_tools.md": (two_stores,),
     "docs/tasks.md": (),
