@@ -103,6 +103,7 @@ def train(cohort: Cohort, name: str, steps: int, batch: int = 2, lr: float = 2e-
 
 
 def checkpoint(out: Path, name: str) -> Path:
+    """Where a model's last state lies."""
     return out / "models" / f"final-{name}.pt"
 
 

@@ -95,7 +95,7 @@ def unit_means(x: np.ndarray, exists: np.ndarray) -> np.ndarray:
 
 
 def series(x: np.ndarray, exists: np.ndarray) -> np.ndarray:
-    """(S, U, 16) -> (2 S, C) cells at two frames a sample."""
+    """(S, U, 16) -> (2 S, C) cells at two frames per sample."""
     s, u, _ = x.shape
     return x.reshape(s, u, 8, 2).transpose(0, 3, 1, 2).reshape(2 * s, u, 8)[:, exists]
 

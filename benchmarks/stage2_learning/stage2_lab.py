@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 
@@ -236,6 +237,7 @@ def losses(lab: Lab, clips: list[Clip], masks: list[JepaMask], step: int) -> tup
 
 
 def skills(sums: dict[str, np.ndarray]) -> dict[str, float]:
+    """Skill of each kind from its sums of squared errors: of the prediction, and of the best constant."""
     return {f"skill_{name}": 1 - float(value[0] / value[1]) for name, value in sums.items()}
 
 
@@ -254,7 +256,8 @@ def held_out_skill(lab: Lab, cohort: Cohort, count: int = 24) -> dict[str, float
     return {name: round(value, 4) for name, value in skills(total).items()}
 
 
-def train(variant: Variant, cohort: Cohort, log) -> Lab:
+def train(variant: Variant, cohort: Cohort, log: Callable[[str], None]) -> Lab:
+    """A trained lab; its running skill is logged every 50 steps."""
     lab = Lab(variant, cohort)
     random = np.random.default_rng((7, variant.seed))
     people = cohort.split["pretrain"]
@@ -294,6 +297,7 @@ BASE = Variant("base")
 
 
 def variants_of(name: str) -> list[Variant]:
+    """Rows of an experiment's table."""
     v = BASE
     if name == "predictor":
         v = replace(v, steps=200)
