@@ -214,6 +214,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/scikit_learn.md": (),
     "docs/slurm.md": (only("fmriprep", "store", "runs", "windows.tsv", "others.tsv"),),
     "docs/stage1.md": (),
+    "docs/stage2.md": (),
     "docs/store_format.md": (),
     "docs/store_tools.md": (two_stores,),
     "docs/tasks.md": (),

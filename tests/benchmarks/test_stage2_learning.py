@@ -1,0 +1,65 @@
+"""What the study of stage 2 rests on: painting, linear ceilings and skill, against closed forms."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "stage2_learning"
+MODULES = {path.stem for path in FOLDER.glob("*.py")}
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """Modules of the folder, which is no package; another study may have modules of the same names."""
+    from slimbrain import grid
+
+    monkeypatch.setattr(grid, "LATTICES", dict(grid.LATTICES))
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield {name: __import__(name) for name in ("painted", "painted_cohort", "ceilings")}
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_without_noise_every_voxel_follows_its_nearest_parcel(lab: dict[str, ModuleType]) -> None:
+    random = np.random.default_rng(0)
+    mm, places = random.uniform(-60, 60, (50, 3)), random.uniform(-60, 60, (7, 3))
+    series = random.standard_normal((40, 7))
+    nearest = lab["painted"].nearest_parcel(mm, places)
+    voxels = lab["painted"].paint(series, nearest, random.uniform(0.5, 2, 50), 0.0, share=0.0)
+    for voxel, place in enumerate(mm):
+        own = min(range(7), key=lambda parcel: np.linalg.norm(place - places[parcel]))
+        assert np.corrcoef(voxels[:, voxel], series[:, own])[0, 1] == pytest.approx(1)
+    assert voxels.mean(0) == pytest.approx(0) and voxels.std(0) == pytest.approx(1)
+
+
+def test_noise_takes_the_share_of_the_variance_it_is_said_to(lab: dict[str, ModuleType]) -> None:
+    random = np.random.default_rng(1)
+    series, noise = (random.standard_normal((20_000, 2)) for _ in range(2))
+    voxels = lab["painted"].paint(series, np.array([0, 1]), np.ones(2), noise, share=0.45)
+    explained = [np.corrcoef(voxels[:, place], series[:, place])[0, 1] ** 2 for place in (0, 1)]
+    assert explained == pytest.approx([0.55, 0.55], abs=0.02)
+
+
+def test_the_ceiling_of_two_gaussian_variables_is_their_squared_correlation(lab: dict[str, ModuleType]) -> None:
+    correlation, spread = 0.6, 3.0
+    weights = lab["ceilings"].conditional_weights(np.array([[1.0]]), np.array([[correlation * spread]]))
+    assert weights.item() == pytest.approx(correlation * spread)
+    x, rest = np.random.default_rng(2).standard_normal((2, 200_000, 1))
+    y = spread * (correlation * x + np.sqrt(1 - correlation**2) * rest)
+    assert lab["painted_cohort"].skill(x @ weights, y) == pytest.approx(correlation**2, abs=0.01)
+
+
+def test_the_best_constant_has_a_skill_of_zero(lab: dict[str, ModuleType]) -> None:
+    y = np.random.default_rng(3).normal(5.0, 2.0, (100, 3))
+    skill, best = lab["painted_cohort"].skill, y.mean(0)
+    assert skill(np.broadcast_to(best, y.shape), y, best) == 0
+    assert skill(y, y, best) == 1
+    assert skill(np.zeros_like(y), y, best) < 0
