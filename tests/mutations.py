@@ -7,6 +7,7 @@ import resource
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
@@ -137,3 +138,9 @@ def header_edits(draw: st.DrawFn) -> Mutate:
         return struct.pack("<Q", len(header) if right else length) + header + content[8 + length :]
 
     return mutate
+
+
+def restore(files: dict[Path, bytes]) -> None:
+    """Write the files as they were."""
+    for path, content in files.items():
+        path.write_bytes(content)

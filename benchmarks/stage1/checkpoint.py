@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from cohorts import Floats, standardise
-from connectome import Axes, correlations, flatten, gaussian_filters
+from connectome import Axes, channel_model, correlations, flatten
 
 RIDGE = 1e-3
 MOST_RESTORED = 3.0
@@ -75,12 +75,7 @@ class ConnectomeReadout:
 
     def gain(self, coordinates: Floats) -> tuple[Floats, Floats]:
         """(R, C) from channels to modes, and (R, R) the modes' second moments that the population itself gives."""
-        blend = gaussian_filters(coordinates, self.anchors, self.width)
-        power = np.einsum("ck,kl,cl->c", blend, self.mean, blend)
-        blend = blend * np.sqrt(np.minimum(1, (1 - self.nugget) / power))[:, None]
-        cross = self.mean @ blend.T
-        signal = blend @ cross
-        expected = signal + np.diag(np.maximum(1 - np.diag(signal), self.nugget))
+        cross, expected = channel_model(coordinates, self.anchors, self.mean, self.width, self.nugget)
         gain = np.linalg.solve(expected, cross.T @ self.modes).T
         read = gain @ expected @ gain.T
         if self.reference is not None and self.restore:

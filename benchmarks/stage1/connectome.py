@@ -132,6 +132,18 @@ class GaussianReader:
         return correlations(made)
 
 
+def channel_model(coordinates: Floats, anchors: Floats, mean: Floats, width: float, nugget: float) -> tuple[Floats, Floats]:
+    """(K, C) expected products of anchors and channels, and (C, C) expected second moments of the channels."""
+    blend = gaussian_filters(coordinates, anchors, width)
+    power = np.einsum("ck,kl,cl->c", blend, mean, blend)
+    # The average of anchors varies less than any of them; a channel of the same size as an anchor does not.
+    blend = blend * np.sqrt(np.minimum(1, (1 - nugget) / power))[:, None]
+    cross = mean @ blend.T
+    signal = blend @ cross
+    expected = signal + np.diag(np.maximum(1 - np.diag(signal), nugget))
+    return cross, expected
+
+
 @dataclass(frozen=True)
 class PopulationReader:
     """Second moments at anchors, expected given the channels that there are: one EM step from the population.
@@ -155,13 +167,7 @@ class PopulationReader:
 
     def gain(self, coordinates: Floats) -> tuple[Floats, Floats]:
         """(K, C) W and (C, C) expected second moments of the channels."""
-        blend = gaussian_filters(coordinates, self.anchors, self.width)
-        power = np.einsum("ck,kl,cl->c", blend, self.mean, blend)
-        # The average of anchors varies less than any of them; a channel of the same size as an anchor does not.
-        blend = blend * np.sqrt(np.minimum(1, (1 - self.nugget) / power))[:, None]
-        cross = self.mean @ blend.T
-        signal = blend @ cross
-        expected = signal + np.diag(np.maximum(1 - np.diag(signal), self.nugget))
+        cross, expected = channel_model(coordinates, self.anchors, self.mean, self.width, self.nugget)
         return np.linalg.solve(expected, cross.T).T, expected
 
     def covariances(self, runs: Sequence[Floats], coordinates: Floats) -> Floats:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import Mutate, byte_edits, fuzzing, header_edits, json_edits, little_memory
+from mutations import Mutate, byte_edits, fuzzing, header_edits, json_edits, little_memory, restore
 
 from slimbrain.config import TemporalConfig, WindowConfig
 from slimbrain.disk.seal import SEAL_FILE, write_seal
@@ -45,11 +45,6 @@ def no_growth(written: Any) -> Iterator[None]:
     before = psutil.Process().memory_info().rss
     yield
     assert psutil.Process().memory_info().rss - before < MOST_GROWTH
-
-
-def restore(files: dict[Path, bytes]) -> None:
-    for path, content in files.items():
-        path.write_bytes(content)
 
 
 def loaded(folder: Path) -> TemporalExtractor | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import Mutate, byte_edits, fuzzing, header_edits, json_edits, little_memory
+from mutations import Mutate, byte_edits, fuzzing, header_edits, json_edits, little_memory, restore
 from torch import nn
 
 from slimbrain.disk.seal import SEAL_FILE, write_seal
@@ -40,11 +40,6 @@ def no_growth(state: Any) -> Iterator[None]:
     before = psutil.Process().memory_info().rss
     yield
     assert psutil.Process().memory_info().rss - before < MOST_GROWTH
-
-
-def restore(files: dict[Path, bytes]) -> None:
-    for path, content in files.items():
-        path.write_bytes(content)
 
 
 def loads(folder: Path) -> bool:
