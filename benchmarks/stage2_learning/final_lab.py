@@ -75,7 +75,7 @@ def train(cohort: Cohort, name: str, steps: int, batch: int = 2, lr: float = 2e-
     path, done, spent = checkpoint(cohort.out, name), 0, 0.0
     path.parent.mkdir(exist_ok=True)
     if path.exists():
-        saved = torch.load(path)
+        saved = torch.load(path, weights_only=True)
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         done, spent = saved["done"], saved["seconds"]
@@ -111,7 +111,7 @@ def load(out: Path, name: str) -> tuple[HieraJEPA, int]:
     """A model and its steps; `untrained` is `default` as initialised, `merge-untrained` is `merge`, and so on."""
     if name.endswith("untrained"):
         return build(name.removesuffix("untrained").removesuffix("-") or "default"), 0
-    model, saved = build(name), torch.load(checkpoint(out, name))
+    model, saved = build(name), torch.load(checkpoint(out, name), weights_only=True)
     model.load_state_dict(saved["model"])
     return model, saved["done"]
 

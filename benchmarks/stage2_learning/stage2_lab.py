@@ -152,7 +152,7 @@ def signal_tables(cohort: Cohort) -> Tables:
     path = cohort.out / "signal_std.pt"
     if not path.exists():
         torch.save(signal_std(cohort, tables), path)
-    saved = torch.load(path)
+    saved = torch.load(path, weights_only=True)
     return {kind: (matrix, exists, saved[kind]) for kind, (matrix, exists, _) in tables.items()}
 
 
