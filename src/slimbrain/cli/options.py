@@ -42,7 +42,10 @@ TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows per session
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 WINDOWS = Annotated[
     str | None,
-    typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
+    typer.Option(
+        help="Window table from `slimbrain rank`, a stage 1 model to score them by, or `still`: from each of k equal stretches "
+        "the window that moves least (DVARS). Evenly spread windows if not given."
+    ),
 ]
 
 

@@ -306,7 +306,7 @@ nothing visible, which a plain random ratio almost never shows."""
 
 
 def temporal_loss(
-    model: TemporalExtractor, series: Tensor, coordinates: Tensor, tr: float | Tensor, generator: torch.Generator
+    model: TemporalExtractor, series: Tensor, coordinates: Tensor, tr: float | Tensor, generator: torch.Generator, masks: int = 1
 ) -> tuple[Tensor, dict[str, float]]:
     """L1 between hidden samples and their reconstruction, with the ways of hiding mixed as in HIDING.
 
@@ -320,13 +320,15 @@ def temporal_loss(
         Seconds per frame, one for all or (B,).
     generator : torch.Generator
         On the CPU; decides what is hidden, so that a seed gives the same masks on any device.
+    masks : int, default 1
+        Ways of hiding that each session is computed with; of a short session several cost little more than one.
 
     Returns
     -------
     The mean over sessions of the mean error over hidden samples of channels with a signal, and its parts: `l1`,
     `hidden` (share of samples hidden) and `std` (mean per-dimension std of the tokens, 0 if they have collapsed).
     """
-    series = standardise(series)
+    series = standardise(series).repeat_interleave(masks, 0)
     target = cut_windows(series, model.window_frames)
     groups = model.nearest_group(coordinates).cpu()
     hidden = torch.stack([hide(target.shape[1], groups, model.config.groups, generator) for _ in series]).to(series.device)
@@ -360,4 +362,6 @@ def hide(n_windows: int, groups: Tensor, n_groups: int, generator: torch.Generat
     elif way in ("only_one", "nothing"):
         hidden[:] = True
     hidden[one] = way != "only_one" or n_windows == 1
+    if way == "leave_one_out" and n_windows > 3:
+        hidden[one % (apart := int(torch.randint(3, n_windows, (), generator=generator))) :: apart] = True
     return hidden[:, None].expand(-1, len(groups))
