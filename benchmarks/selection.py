@@ -3,8 +3,9 @@
 python benchmarks/selection.py [--quick] [--seeds 3 4 5] [--model RUN/model]
 
 For each seed a cohort is simulated, prepared at 8 mm and given to stage 1 (preset `tiny`); then each selector takes its windows of
-every session. With `--model`, windows are scored by a model that was trained elsewhere, and nothing is trained here. Weights, distance and the order of the mean over channels were chosen on the seeds 0, 1 and 2. Two selectors that nobody has
-tell what could be reached: one that knows the maps and the response of the events, and one that knows the events.
+every session. With `--model`, windows are scored by a model that was trained elsewhere, and nothing is trained here. Weights, distance and
+the order of the mean over channels were chosen on the seeds 0, 1 and 2. Two selectors that nobody has tell what could be reached: one that
+knows the maps and the response of the events, and one that knows the events.
 """
 
 from __future__ import annotations

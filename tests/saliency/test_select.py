@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,7 +51,7 @@ def test_spread_windows_are_the_calmest_of_their_stretches(motion: list[int], k:
     assert sorted(order) == list(range(n))
     first = sorted(order[:count])
     edges = np.cumsum([0] + [n // count + (i < n % count) for i in range(count)])
-    assert first == [min(range(low, high), key=lambda i: (motion[i], i)) for low, high in zip(edges, edges[1:], strict=False)]
+    assert first == [min(range(low, high), key=lambda i: (motion[i], i)) for low, high in pairwise(edges)]
     for part in (order[:count], order[count:]):
         assert part == sorted(part, key=lambda i: (motion[i], i))
 

@@ -303,6 +303,9 @@ class TemporalExtractor(nn.Module):
 _HIDING = {"ratio": 0.3, "leave_one_out": 0.25, "only_one": 0.25, "nothing": 0.05, "tokens": 0.15}
 """How often each way of hiding is trained. The window scores (DESIGN section 7) ask for leave-one-out, only-one and
 nothing visible, which a plain random ratio almost never shows."""
+_APART = 3
+"""Least distance of windows that leave-one-out hides together, so that each keeps both neighbours, from which it is rebuilt; a pass that
+hides one window alone learns from that window alone."""
 
 
 def temporal_loss(
@@ -361,7 +364,9 @@ def hide(n_windows: int, groups: Tensor, n_groups: int, generator: torch.Generat
         hidden = torch.rand(n_windows, generator=generator) < torch.rand((), generator=generator)
     elif way in ("only_one", "nothing"):
         hidden[:] = True
-    hidden[one] = way != "only_one" or n_windows == 1
-    if way == "leave_one_out" and n_windows > 3:
-        hidden[one % (apart := int(torch.randint(3, n_windows, (), generator=generator))) :: apart] = True
+    if way == "leave_one_out" and n_windows > _APART:
+        apart = int(torch.randint(_APART, n_windows, (), generator=generator))
+        hidden[one % apart :: apart] = True
+    else:
+        hidden[one] = way != "only_one" or n_windows == 1
     return hidden[:, None].expand(-1, len(groups))

@@ -23,7 +23,7 @@ from slimbrain.store import SessionInfo
 Ranker = str | Path | TemporalExtractor | None
 Windows = Ranker | Mapping[str, Sequence[int]]
 UNIFORM, STILL = "uniform", "still"
-"""Windows that are chosen without a model: evenly spread; and from each of k equal stretches of a run the one that moves least, by DVARS."""
+"""Windows chosen without a model: evenly spread; and from each of k equal stretches of a run the one that moves least, by DVARS."""
 
 
 def open_windows(windows: Ranker) -> Path | TemporalExtractor | str | None:
