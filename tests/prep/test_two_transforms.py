@@ -76,6 +76,9 @@ def test_an_affine_that_was_corrected_in_memory_counts(tmp_path: Path) -> None:
     image = nibabel.load(write(tmp_path / "image.nii", (moved(40), SCANNER), (moved(20), MNI)))
     corrected = nibabel.Nifti1Image(image.dataobj, affine(VOXEL_MM), image.header)
     np.testing.assert_allclose(source_of(corrected, "image").affine, affine(VOXEL_MM))
+    # In place, which leaves the header as it was.
+    image.affine[:] = affine(VOXEL_MM)
+    np.testing.assert_allclose(source_of(image, "image").affine, affine(VOXEL_MM))
 
 
 def test_a_rotation_counts_where_it_moves_most(tmp_path: Path) -> None:
