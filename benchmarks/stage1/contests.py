@@ -199,6 +199,7 @@ def compete(
     people: Ints,
     embed: Callable[[], Embedding],
     contests: tuple[str, ...] = ("few", "all", "cut", "fewcut", "rpn"),
+    labelled: tuple[int, ...] = LABELLED,
 ) -> None:
     """Run every contest of one variant and rotation.
 
@@ -207,7 +208,7 @@ def compete(
     labelled_people : rows whose labels the contests with all labels learn from (the pretraining people)
     people : rows that few labels are drawn from, and all tests are made on
     """
-    if ("few" not in contests or results.has(experiment, variant, seed, "few/age", LABELLED[-1])) and (
+    if ("few" not in contests or results.has(experiment, variant, seed, "few/age", labelled[-1])) and (
         "all" not in contests or results.has(experiment, variant, seed, "all/age", len(labelled_people))
     ):
         return
@@ -225,7 +226,7 @@ def compete(
 
     for target in targets:
         if "few" in contests:
-            for n in LABELLED:
+            for n in labelled:
                 add(f"few/{target.name}", n, target.metric, *few_labels(kernels[0], target, people, n, seed, weights))
         if "fewcut" in contests and 40 in kernels and not (SCREEN and target.name == "sex"):
             add(f"few40/{target.name}", 60, target.metric, *few_labels(kernels[40], target, people, 60, seed, weights))

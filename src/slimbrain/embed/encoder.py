@@ -17,7 +17,6 @@ from torch import nn
 
 from slimbrain.data.clip import Sessions
 from slimbrain.embed.features import Embeddings, FloatArray, embed_store, feature_names
-from slimbrain.embed.pooling import POOLINGS
 from slimbrain.errors import InputError, TrainingOverlapWarning
 from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.models.hub import from_pretrained
@@ -46,8 +45,9 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     windows : str or Path, default UNIFORM
         Which windows of a session stage 2 sees: `uniform` for evenly spread ones, a window table of `slimbrain rank`, or the
         folder or hub id of a stage 1 model, which then scores them on the fly.
-    pooling : str, default 'moments'
-        `mean`, `moments` or `units`; see `slimbrain.embed.pooling`.
+    pooling : str or None
+        Stage 1: `both`, `connectome` or `tokens` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or `units`
+        (`slimbrain.embed.pooling`). The model's default if None.
     k : int or None
         Windows of a session to see; as many as in training if None.
     store : Store or str or Path or None
@@ -66,7 +66,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         self,
         checkpoint: str | Path,
         windows: str | Path = UNIFORM,
-        pooling: str = "moments",
+        pooling: str | None = None,
         k: int | None = None,
         store: Store | str | Path | None = None,
         tr: float | None = None,
@@ -86,11 +86,10 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         InputError
             If a parameter makes no sense, or the checkpoint is no model.
         """
-        if self.pooling not in POOLINGS:
-            raise InputError(f"pooling={self.pooling!r}: is not known; choose one of {', '.join(POOLINGS)}.")
         if self.k is not None and self.k < 1:
             raise InputError(f"k={self.k}: is no number of windows; give 1 or more, or None for as many as in training.")
         self._load()
+        feature_names(self.model_, self.pooling)
         self.weights_ = _weights(self.model_, self.windows_)
         return self
 

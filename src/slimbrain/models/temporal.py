@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from slimbrain.config import TemporalConfig
 from slimbrain.errors import InputError
 from slimbrain.governance.provenance import Provenance
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout
 from slimbrain.models.layers import INIT_STD, Attention, FourierPosition, Mlp, fourier_features, init_transformer, wavelengths
 
 BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
@@ -164,6 +165,8 @@ class TemporalExtractor(nn.Module):
     ----------
     config : TemporalConfig
         Width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
+    connectome : ConnectomeConfig or None
+        Of the connectome readout beside the network, which a checkpoint then fills; none if None.
 
     Notes
     -----
@@ -179,9 +182,10 @@ class TemporalExtractor(nn.Module):
 
     anchors: Tensor
     rotary_waves: Tensor
+    connectome: ConnectomeReadout | None
     provenance: Provenance | None = None
 
-    def __init__(self, config: TemporalConfig) -> None:
+    def __init__(self, config: TemporalConfig, connectome: ConnectomeConfig | None = None) -> None:
         super().__init__()
         if config.width % (2 * config.heads):
             raise InputError(f"temporal.width {config.width} is not a multiple of 2 * temporal.heads ({2 * config.heads}); change either.")
@@ -206,6 +210,7 @@ class TemporalExtractor(nn.Module):
             block.look_away(self.rotary_waves)
         nn.init.zeros_(self.write.weight)
         self.gather, self.scatter = _SpatialFilters(self.anchors), _SpatialFilters(self.anchors)
+        self.connectome = None if connectome is None else ConnectomeReadout(connectome, 2 * width)
 
     @property
     def window_frames(self) -> int:
