@@ -67,7 +67,7 @@ def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats]:
-    """Scores on the axes, and the turned ones, by the formulas of docs/embedding.md and nothing of the package."""
+    """Scores on the axes, and the turned ones, by the formulas of docs/pretrained.md and nothing of the package."""
     kept = {name.removeprefix("connectome."): value for name, value in load_file(folder / "model.safetensors").items()}
     said: dict[str, Any] = json.loads((folder / "config.json").read_text())["connectome"]
     z = series - series.mean(0)

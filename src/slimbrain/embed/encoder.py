@@ -19,6 +19,7 @@ from slimbrain.data.clip import Sessions
 from slimbrain.embed.features import Embeddings, FloatArray, embed_store, feature_names
 from slimbrain.errors import InputError, TrainingOverlapWarning
 from slimbrain.governance.provenance import Person, Provenance, people_in
+from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained
 from slimbrain.saliency.choose import UNIFORM, open_windows
 from slimbrain.store import Store
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 _IMAGES = (".nii", ".nii.gz")
+_IMAGE_RESOLUTION = "2mm"
+"""Of the grid whose cells a model of any channels reads images by; `slimbrain prep`'s default."""
+
 _LOADED = ("model_", "windows_")
 """What `fit` reads from files, and a copy reads again."""
 
@@ -221,9 +225,10 @@ def _images(items: Sequence[Any], provenance: Provenance | None, tr: float | Non
     # Only here, since whoever embeds a store needs none of what reads images.
     from slimbrain.prep.images import ImageSessions
 
-    if provenance is None or provenance.grid is None:
+    grid = Grid.mni152(_IMAGE_RESOLUTION) if provenance and provenance.any_channels else provenance and provenance.grid
+    if provenance is None or grid is None:
         raise InputError("the model reads region-of-interest series, not images; embed a store of such series.")
-    return ImageSessions(items, provenance.grid, tr, provenance.window.frames)
+    return ImageSessions(items, grid, tr, provenance.window.frames)
 
 
 def _weights(*read: object) -> str:

@@ -1,6 +1,6 @@
 """The connectome readout: how a recording of any parcellation differs from the population, on axes learnt without labels.
 
-A checkpoint of stage 1 carries it beside the network. Everything is closed form; docs/embedding.md has the formulas, and
+A checkpoint of stage 1 carries it beside the network. Everything is closed form; docs/pretrained.md has the formulas, and
 tests/models/test_connectome.py rebuilds an embedding from the file of weights in numpy.
 """
 
@@ -156,7 +156,7 @@ class ConnectomeReadout(nn.Module):
         return self
 
     def _load_from_state_dict(self, *args: object, **options: object) -> None:
-        super()._load_from_state_dict(*args, **options)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **options)
         self._gains.clear()
         self._axes = None
 

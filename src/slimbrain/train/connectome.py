@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.store import SessionInfo, Store
 
-_Floats = NDArray[Any]
+Floats = NDArray[Any]
 
 MOST_AXES, MOST_TOKEN_AXES = 512, 32
 _MOST_ANCHORS = 256
@@ -28,6 +29,8 @@ _MOST_ANCHORS = 256
 
 _MOST_PARTICIPANTS = 4000
 """Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
+
+_FEWEST_PARTICIPANTS = 4
 
 _RIDGE = 1e-3
 """Weight of the identity in the population's correlation."""
@@ -39,22 +42,30 @@ _SAME_PLACE_MM = 0.05
 
 
 @dataclass(frozen=True)
-class _Parcellation:
-    """Sessions whose channels lie at the same places, (C, 3) MNI mm."""
+class Recordings:
+    """Sessions whose channels lie at the same places.
+
+    Attributes
+    ----------
+    mm : Tensor
+        (C, 3) MNI mm.
+    subjects : tuple of str
+        Whose the sessions are.
+    read : callable
+        Series (T, C) of a session by its number, each channel standardised.
+    """
 
     mm: Tensor
-    sessions: tuple[SessionInfo, ...]
+    subjects: tuple[str, ...]
+    read: Callable[[int], Tensor]
 
     @property
-    def subjects(self) -> set[str]:
-        return {info.subject for info in self.sessions}
+    def n_participants(self) -> int:
+        return len(set(self.subjects))
 
 
 def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES, seed: int = 0) -> TemporalExtractor:
-    """The same network with a connectome readout, fitted to all sessions of a store.
-
-    The parcellation with most participants gives the anchors and the population; sessions of others have a part in the axes, centred on
-    the mean of their own parcellation. A participant counts once, by the mean over sessions.
+    """The same network with a connectome readout, fitted to all sessions of a store, without labels.
 
     Parameters
     ----------
@@ -76,27 +87,49 @@ def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
     store = _sample(store, seed)
     parcellations = _parcellations(store)
-    main = parcellations[0]
-    anchors = _anchors(main.mm, seed)
-    population = _population(store, main, anchors)
-    readout = _readout(population, anchors, main.mm, axes=2)
-    vectors, centre = _participants(store, readout, parcellations)
-    if len(vectors) < 4:
-        raise InputError(f"{store.root}: has {len(vectors)} participants to learn axes from; give at least 4.")
     features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
-    token_mean, token_axes = _token_axes(_by_participant(store, features))
+    fitted = fit_readout(parcellations, _by_participant([info.subject for info in store.sessions], features), axes, seed)
+    made = TemporalExtractor(model.config, fitted.config)
+    made.load_state_dict({**made.state_dict(), **model.state_dict()})
+    assert made.connectome is not None
+    made.connectome.fill(**fitted.state_dict())
+    made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=True)
+    return made.eval()
+
+
+def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int = MOST_AXES, seed: int = 0) -> ConnectomeReadout:
+    """A readout from sessions of one or several parcellations.
+
+    The first parcellation gives the anchors and the population; sessions of others have a part in the axes, centred on the mean of their
+    own parcellation. A participant counts once, by the mean over sessions.
+
+    Parameters
+    ----------
+    parcellations : sequence of Recordings
+        The one with most participants first.
+    features : ndarray
+        (N, W) of the network, a row per participant; W may be 0.
+
+    Raises
+    ------
+    InputError
+        If there are too few participants.
+    """
+    main = parcellations[0]
+    population, anchors = _population(main, seed)
+    readout = _unfinished(population, anchors, main.mm)
+    vectors, centre = _participants(readout, parcellations)
+    if len(vectors) < _FEWEST_PARTICIPANTS:
+        raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
     directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1)))
     packed, step = pack_axes(torch.from_numpy(directions))
     scales = _scales(((vectors @ unpack_axes(packed).numpy().astype(vectors.dtype)) * step.numpy()).var(0))
+    token_mean, token_axes = _token_axes(features)
     config = readout.config.model_copy(update={"axes": directions.shape[1], "token_axes": token_axes.shape[1]})
-    made = TemporalExtractor(model.config, config)
-    made.load_state_dict({**made.state_dict(), **model.state_dict()}, strict=False)
-    assert made.connectome is not None
     values = {"centre": centre, "axis_scales": step.double().numpy() * scales, "token_mean": token_mean, "token_axes": token_axes}
     kept = {name: getattr(readout, name) for name in ("anchors", "mean", "modes", "reference")}
-    made.connectome.fill(packed_axes=packed, **kept, **{name: torch.from_numpy(value).float() for name, value in values.items()})
-    made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=True)
-    return made.eval()
+    made = ConnectomeReadout(config, features.shape[1])
+    return made.fill(packed_axes=packed, **kept, **{name: torch.from_numpy(value).float() for name, value in values.items()})
 
 
 def _sample(store: Store, seed: int) -> Store:
@@ -106,7 +139,7 @@ def _sample(store: Store, seed: int) -> Store:
     return store.select(np.random.default_rng(seed).permutation(people)[:_MOST_PARTICIPANTS].tolist())
 
 
-def _parcellations(store: Store) -> list[_Parcellation]:
+def _parcellations(store: Store) -> list[Recordings]:
     """Sessions by the places of their channels; the parcellation with most participants first."""
     found: dict[bytes, tuple[Tensor, list[SessionInfo]]] = {}
     for info in store.sessions:
@@ -114,72 +147,71 @@ def _parcellations(store: Store) -> list[_Parcellation]:
         if not has_places(mm):
             raise InputError(f"{info.key}: its channels have no MNI places, by which a connectome is read; prepare it with --channels.")
         found.setdefault((mm / _SAME_PLACE_MM).round().numpy().tobytes(), (mm, []))[1].append(info)
-    groups = [_Parcellation(mm, tuple(sessions)) for mm, sessions in found.values()]
-    return sorted(groups, key=lambda group: -len(group.subjects))
+
+    def reader(sessions: Sequence[SessionInfo]) -> Callable[[int], Tensor]:
+        return lambda number: standardise(torch.from_numpy(store.coarse(sessions[number].key)))
+
+    groups = [Recordings(mm, tuple(info.subject for info in sessions), reader(sessions)) for mm, sessions in found.values()]
+    return sorted(groups, key=lambda group: -group.n_participants)
 
 
-def _anchors(mm: Tensor, seed: int) -> Tensor:
-    """(K, 3) the channels' own places, or centres of clusters of them."""
-    if len(mm) <= _MOST_ANCHORS:
-        return mm
-    from sklearn.cluster import KMeans
+def _population(main: Recordings, seed: int) -> tuple[Floats, Tensor]:
+    """(K, K) mean correlation of anchors over sessions, each pair over those that have both, and the anchors (K, 3).
 
-    centres = KMeans(_MOST_ANCHORS, n_init=1, random_state=seed).fit(mm.double().numpy()).cluster_centers_
-    return torch.from_numpy(centres).float()
+    Anchors are the channels themselves or, of many, centres of clusters, read as Gaussian averages.
+    """
+    filters, anchors = torch.eye(len(main.mm), dtype=torch.float64), main.mm
+    if len(main.mm) > _MOST_ANCHORS:
+        from sklearn.cluster import KMeans
 
-
-def _population(store: Store, main: _Parcellation, anchors: Tensor) -> _Floats:
-    """(K, K) mean correlation of the anchors over participants, each pair over those who have both."""
-    places, width = main.mm.double(), ConnectomeConfig(anchors=2, axes=2).width_mm
-    weights = (-(anchors.double()[:, None] - places).square().sum(-1) / (2 * width**2)).exp().numpy()
-    own = np.eye(len(places)) if len(anchors) == len(places) else weights
+        centres = KMeans(_MOST_ANCHORS, n_init=1, random_state=seed).fit(main.mm.double().numpy()).cluster_centers_
+        anchors = torch.from_numpy(centres).float()
+        width = ConnectomeConfig(anchors=2, axes=2).width_mm
+        filters = (-torch.cdist(anchors.double(), main.mm.double()).square() / (2 * width**2)).exp()
     total, count = np.zeros((2, len(anchors), len(anchors)))
-    for info in track(main.sessions, "population"):
-        series = standardise(torch.from_numpy(store.coarse(info.key))).double().numpy()
-        latent = standardise(torch.from_numpy(series @ own.T)).numpy()
+    for number in track(range(len(main.subjects)), "population"):
+        latent = standardise(main.read(number).double() @ filters.T).numpy()
         present = (latent != 0).any(0).astype(float)
         total += latent.T @ latent / len(latent)
         count += np.outer(present, present)
     mean = total / np.maximum(count, 1)
     np.fill_diagonal(mean, 1.0)
     values, vectors = np.linalg.eigh((1 - _RIDGE) * mean + _RIDGE * np.eye(len(mean)))
-    return (vectors * np.maximum(values, _RIDGE / 2)) @ vectors.T
+    # Pairs that were averaged over different sessions may leave an eigenvalue below 0.
+    return (vectors * np.maximum(values, _RIDGE / 2)) @ vectors.T, anchors
 
 
-def _readout(population: _Floats, anchors: Tensor, mm: Tensor, axes: int) -> ConnectomeReadout:
+def _unfinished(population: Floats, anchors: Tensor, mm: Tensor) -> ConnectomeReadout:
     """Population and modes, and how well the parcellation reads them; axes are yet to come."""
     values, vectors = np.linalg.eigh(population)
     modes = (vectors / np.sqrt(values))[:, ::-1].copy()
-    readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=axes), 0)
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=2), 0)
     readout.fill(anchors=anchors, mean=torch.from_numpy(population).float(), modes=torch.from_numpy(modes).float())
     return readout.fill(reference=readout.observed(mm))
 
 
-def _participants(store: Store, readout: ConnectomeReadout, parcellations: Sequence[_Parcellation]) -> tuple[_Floats, _Floats]:
+def _participants(readout: ConnectomeReadout, parcellations: Sequence[Recordings]) -> tuple[Floats, Floats]:
     """(N, D) float32 tangent vectors of participants, centred on their parcellation's mean, and (D,) the mean of the first."""
-    rows, centre = [], None
-    for parcellation in parcellations:
-        made: dict[str, list[_Floats]] = {}
-        for info in track(parcellation.sessions, f"connectomes of {len(parcellation.mm)} channels"):
-            series = standardise(torch.from_numpy(store.coarse(info.key)))
-            made.setdefault(info.subject, []).append(readout.tangent(series, parcellation.mm).numpy())
-        vectors = np.stack([np.mean(own, axis=0) for own in made.values()])
-        mean = vectors.mean(0)
-        centre = mean if centre is None else centre
+    rows, means = [], []
+    for group in parcellations:
+        made, sessions = dict[str, Floats](), Counter(group.subjects)
+        for number, subject in enumerate(track(group.subjects, f"connectomes of {len(group.mm)} channels")):
+            made[subject] = made.get(subject, 0) + readout.tangent(group.read(number), group.mm).numpy() / sessions[subject]
+        vectors = np.stack(list(made.values()))
+        means.append(vectors.mean(0))
         if len(vectors) > 1:
-            rows.append(vectors - mean)
-    assert centre is not None
-    return (np.concatenate(rows) if rows else np.zeros((0, len(centre)))), centre
+            rows.append(vectors - means[-1])
+    return (np.concatenate(rows) if rows else np.zeros((0, len(means[0])))), means[0]
 
 
-def _by_participant(store: Store, rows: _Floats) -> _Floats:
+def _by_participant(subjects: Sequence[str], rows: Floats) -> Floats:
     """(N, W) mean over each participant's sessions."""
-    subjects, place = np.unique([info.subject for info in store.sessions], return_inverse=True)
-    belongs = np.arange(len(subjects))[:, None] == place
+    names, place = np.unique(subjects, return_inverse=True)
+    belongs = np.arange(len(names))[:, None] == place
     return (belongs / belongs.sum(1, keepdims=True)) @ rows
 
 
-def _principal_axes(vectors: _Floats, n_axes: int) -> _Floats:
+def _principal_axes(vectors: Floats, n_axes: int) -> Floats:
     """(D, Q) principal axes of centred vectors (N, D), of descending variance."""
     values, left = np.linalg.eigh((vectors @ vectors.T).astype(np.float64) / len(vectors))
     values, left = values[::-1][:n_axes], left[:, ::-1][:, :n_axes]
@@ -187,15 +219,17 @@ def _principal_axes(vectors: _Floats, n_axes: int) -> _Floats:
     return np.ascontiguousarray(directions, dtype=np.float32)
 
 
-def _scales(variances: _Floats) -> _Floats:
+def _scales(variances: Floats) -> Floats:
     """(Q,) factors of scores of these variances (Q,), after which variances have the mean 1."""
     scales = variances ** (_AXIS_POWER / 2)
     return scales / np.sqrt((scales**2 * variances).mean())
 
 
-def _token_axes(features: _Floats) -> tuple[_Floats, _Floats]:
+def _token_axes(features: Floats) -> tuple[Floats, Floats]:
     """(W,) mean and (W, J) principal axes of the network's features, scaled so that scores have a mean variance of 1."""
     mean = features.mean(0)
+    if not features.shape[1]:
+        return mean, np.zeros((0, 0))
     count = _power_of_two(min(MOST_TOKEN_AXES, *features.shape, len(features) - 1))
     values, axes = np.linalg.eigh(np.cov((features - mean).T, bias=True))
     values, axes = values[::-1][:count], axes[:, ::-1][:, :count]
