@@ -73,19 +73,22 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats]:
     z = series - series.mean(0)
     deviation = z.std(0)
     live = deviation > 1e-3
-    z, mm = (z / np.where(live, deviation, 1))[:, live].astype(np.float64), mm[live]
-
+    z = (z / np.where(live, deviation, 1))[:, live].astype(np.float64)
     mean, modes = kept["mean"].astype(float), kept["modes"].astype(float)
-    squared = ((mm[:, None].astype(np.float32) - kept["anchors"].astype(float)) ** 2).sum(-1)
-    weights = np.exp(-(squared - squared.min(1, keepdims=True)) / (2 * said["width_mm"] ** 2))
-    weights /= weights.sum(1, keepdims=True)
-    power = np.diag(weights @ mean @ weights.T)
-    weights *= np.sqrt(np.minimum(1, (1 - said["nugget"]) / power))[:, None]
-    signal = weights @ mean @ weights.T
-    expected = signal + np.diag(np.maximum(1 - np.diag(signal), said["nugget"]))
-    gain = modes.T @ mean @ weights.T @ np.linalg.inv(expected)
-    factor = np.clip(kept["reference"] / np.diag(gain @ expected @ gain.T), 1, 3) ** said["restore"]
-    gain = gain * factor[:, None]
+
+    def read(mm: Floats) -> tuple[Floats, Floats, Floats]:
+        squared = ((mm[:, None].astype(np.float32) - kept["anchors"].astype(float)) ** 2).sum(-1)
+        weights = np.exp(-(squared - squared.min(1, keepdims=True)) / (2 * said["width_mm"] ** 2))
+        weights /= weights.sum(1, keepdims=True)
+        power = np.diag(weights @ mean @ weights.T)
+        weights *= np.sqrt(np.minimum(1, (1 - said["nugget"]) / power))[:, None]
+        signal = weights @ mean @ weights.T
+        expected = signal + np.diag(np.maximum(1 - np.diag(signal), said["nugget"]))
+        gain = modes.T @ mean @ weights.T @ np.linalg.inv(expected)
+        return gain, expected, np.diag(gain @ expected @ gain.T)
+
+    gain, expected, share = read(mm[live])
+    gain = gain * (np.clip(read(mm)[2] / share, 1, 3) ** said["restore"])[:, None]
     difference = gain @ (z.T @ z / len(z) - expected) @ gain.T
 
     keep = 1 - said["shrinkage"]

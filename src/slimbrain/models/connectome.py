@@ -19,7 +19,7 @@ _EIGENVALUE_FLOOR = 1e-3
 """Of the shrunk second moments; those of a whole run are above 0.5."""
 
 _MOST_RESTORED = 3.0
-"""Largest ratio by which a mode that is read poorly is amplified, before the power `restore`."""
+"""Largest ratio by which a mode that missing channels leave poorly read is amplified, before the power `restore`."""
 
 _PARCELLATIONS = 64
 """Gains that are kept: one for each parcellation and set of channels with a signal."""
@@ -37,7 +37,9 @@ class ConnectomeConfig(Config):
     width_mm: float = Field(6.5, gt=0, le=100, description="of the Gaussian by which a channel is an average of anchors")
     nugget: Share = Field(0.1, description="least share of a channel's variance that is its own")
     shrinkage: Share = Field(0.5, description="weight of the population in a recording's second moments")
-    restore: float = Field(0.5, ge=0, le=1, description="power of the amplification of modes that a parcellation reads poorly")
+    restore: float = Field(
+        0.5, ge=0, le=1, description="power of the amplification of modes that a session with missing channels reads poorly"
+    )
 
     @property
     def entries(self) -> int:
@@ -63,10 +65,10 @@ class ConnectomeReadout(nn.Module):
 
     Notes
     -----
-    Buffers, which `ConnectomeReadout.fill` and a checkpoint set, and no training changes: `anchors` (K, 3) in MNI mm; `mean` (K, K), M;
-    `modes` (K, K), P, in descending order of variance; `reference` (K,), the share of each mode that the parcellation of the fit reads;
-    `centre` (D,), the mean tangent vector; `packed_axes` (D, Q / 2) uint8, two axes in a byte, the even one in the low half, each stored
-    plus 8; `axis_scales` (Q,) that undo the rounding and set each axis' share; `token_mean` (W,) and `token_axes` (W, J).
+    Buffers, which `fill` and a checkpoint set and no training changes: `anchors` (K, 3) in MNI mm; `mean` (K, K), M; `modes` (K, K), P, in
+    descending order of variance; `centre` (D,), the mean tangent vector; `packed_axes` (D, Q / 2) uint8, two axes in a byte, the even one
+    in the low half, each stored plus 8; `axis_scales` (Q,) that undo the rounding and set each axis' share; `token_mean` (W,) and
+    `token_axes` (W, J).
 
     Raises
     ------
@@ -77,7 +79,6 @@ class ConnectomeReadout(nn.Module):
     anchors: Tensor
     mean: Tensor
     modes: Tensor
-    reference: Tensor
     centre: Tensor
     packed_axes: Tensor
     axis_scales: Tensor
@@ -91,7 +92,7 @@ class ConnectomeReadout(nn.Module):
                 raise InputError(f"connectome.{name} {count} is not a power of two; choose {1 << (count.bit_length() - 1)}.")
         self.config = config
         k = config.anchors
-        shapes = {"anchors": (k, 3), "mean": (k, k), "modes": (k, k), "reference": (k,), "centre": (config.entries,)}
+        shapes = {"anchors": (k, 3), "mean": (k, k), "modes": (k, k), "centre": (config.entries,)}
         shapes |= {"axis_scales": (config.axes,), "token_mean": (token_features,), "token_axes": (token_features, config.token_axes)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
@@ -133,7 +134,7 @@ class ConnectomeReadout(nn.Module):
         return turn((features.to(self.token_mean) - self.token_mean) @ self.token_axes)
 
     def observed(self, places: Tensor) -> Tensor:
-        """(K,) share of each mode's variance that channels at these places (C, 3) read, without amplification."""
+        """(K,) share of each mode's variance that channels at these places (C, 3) read."""
         gain, expected = self._read(places)
         return (gain @ expected @ gain.T).diagonal().to(self.mean)
 
@@ -166,17 +167,18 @@ class ConnectomeReadout(nn.Module):
         if key not in self._gains:
             if len(self._gains) >= _PARCELLATIONS:
                 self._gains.clear()
-            self._gains[key] = self._solve(_known_places(places)[present])
+            self._gains[key] = self._solve(_known_places(places), present)
         return self._gains[key]
 
-    def _solve(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        if not len(places):
+    def _solve(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        if not present.any():
             raise InputError("no channel of the series changes over time; leave the session out.")
-        gain, expected = self._read(places)
+        gain, expected = self._read(places[present])
         read = gain @ expected @ gain.T
-        if self.config.restore and bool(self.reference.any()):
-            share = (self.reference.double() / read.diagonal()).clamp(1, _MOST_RESTORED) ** self.config.restore
-            gain, read = gain * share[:, None], read * share[:, None] * share
+        if self.config.restore and not present.all():
+            share = self.observed(places).double() / read.diagonal()
+            factor = share.clamp(1, _MOST_RESTORED) ** self.config.restore
+            gain, read = gain * factor[:, None], read * factor[:, None] * factor
         return gain.to(self.mean), read.to(self.mean)
 
     def _read(self, places: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,7 @@ def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int
     """
     main = parcellations[0]
     population, anchors = _population(main, seed)
-    readout = _unfinished(population, anchors, main.mm)
+    readout = _unfinished(population, anchors)
     vectors, centre = _participants(readout, parcellations)
     if len(vectors) < _FEWEST_PARTICIPANTS:
         raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
@@ -127,7 +127,7 @@ def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int
     token_mean, token_axes = _token_axes(features)
     config = readout.config.model_copy(update={"axes": directions.shape[1], "token_axes": token_axes.shape[1]})
     values = {"centre": centre, "axis_scales": step.double().numpy() * scales, "token_mean": token_mean, "token_axes": token_axes}
-    kept = {name: getattr(readout, name) for name in ("anchors", "mean", "modes", "reference")}
+    kept = {name: getattr(readout, name) for name in ("anchors", "mean", "modes")}
     made = ConnectomeReadout(config, features.shape[1])
     return made.fill(packed_axes=packed, **kept, **{name: torch.from_numpy(value).float() for name, value in values.items()})
 
@@ -181,13 +181,12 @@ def _population(main: Recordings, seed: int) -> tuple[Floats, Tensor]:
     return (vectors * np.maximum(values, _RIDGE / 2)) @ vectors.T, anchors
 
 
-def _unfinished(population: Floats, anchors: Tensor, mm: Tensor) -> ConnectomeReadout:
-    """Population and modes, and how well the parcellation reads them; axes are yet to come."""
+def _unfinished(population: Floats, anchors: Tensor) -> ConnectomeReadout:
+    """Population and modes; axes are yet to come."""
     values, vectors = np.linalg.eigh(population)
     modes = (vectors / np.sqrt(values))[:, ::-1].copy()
     readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=2), 0)
-    readout.fill(anchors=anchors, mean=torch.from_numpy(population).float(), modes=torch.from_numpy(modes).float())
-    return readout.fill(reference=readout.observed(mm))
+    return readout.fill(anchors=anchors, mean=torch.from_numpy(population).float(), modes=torch.from_numpy(modes).float())
 
 
 def _participants(readout: ConnectomeReadout, parcellations: Sequence[Recordings]) -> tuple[Floats, Floats]:
