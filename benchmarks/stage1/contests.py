@@ -25,6 +25,8 @@ TEST = 9
 """Number of the rotation that pretrains on all development people and opens the test people."""
 SCREEN = bool(os.environ.get("SCREEN"))
 """A cheaper set for choosing: 60 labels, excerpts of 40 frames."""
+REPEATS = int(os.environ.get("REPEATS", "1" if SCREEN else "3"))
+"""Inner splits that penalties with few labels are tuned by."""
 LABELLED = (60,) if SCREEN else (30, 60, 120)
 EXCERPTS = (14, 40, 80)
 LENGTHS = (0, *EXCERPTS)
@@ -183,7 +185,7 @@ def few_labels(kernel: Floats, target: Target, people: Ints, n: int, seed: int, 
     for draw in range(DRAWS):
         rng = np.random.default_rng((seed, n, draw))
         train, test = _labelled_draw(target, people, n, rng)
-        predicted = fit_predict(kernel, target, train, test, rng, repeats=1 if SCREEN else 3)
+        predicted = fit_predict(kernel, target, train, test, rng, repeats=REPEATS)
         means.append(score(target, target.values[test], predicted)[0])
         place = np.searchsorted(people, test)
         resampled.append(score(target, target.values[test], predicted, weights[:, place]))
