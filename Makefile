@@ -7,7 +7,7 @@ SINCE ?= main
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
 CHECK_SECONDS ?= 45
-BENCHMARKS := cli prep store stage2 plan saliency selection probe evaluate scale mixtures maps
+BENCHMARKS := cli prep store stage1_speed stage2 plan saliency selection probe evaluate scale mixtures maps
 
 BIN := .venv/bin
 READY := .venv/.ready

@@ -46,7 +46,10 @@ TEMPORAL_MODEL = Annotated[
 ]
 WINDOWS = Annotated[
     str | None,
-    typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
+    typer.Option(
+        help="Window table from `slimbrain rank`, a stage 1 model to score them by, or `still`: from each of k equal stretches "
+        "the window that moves least (DVARS). Evenly spread windows if not given."
+    ),
 ]
 
 
