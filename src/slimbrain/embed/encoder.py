@@ -225,7 +225,7 @@ def _images(items: Sequence[Any], provenance: Provenance | None, tr: float | Non
     # Only here, since whoever embeds a store needs none of what reads images.
     from slimbrain.prep.images import ImageSessions
 
-    grid = Grid.mni152(_IMAGE_RESOLUTION) if provenance and provenance.any_channels else provenance and provenance.grid
+    grid = None if provenance is None else Grid.mni152(_IMAGE_RESOLUTION) if provenance.any_channels else provenance.grid
     if provenance is None or grid is None:
         raise InputError("the model reads region-of-interest series, not images; embed a store of such series.")
     return ImageSessions(items, grid, tr, provenance.window.frames)
