@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimbrain.data.clip import read_clip
-from slimbrain.embed.features import Model, embed_store, read_embeddings, untrained
+from slimbrain.embed.features import Model, default_pooling, embed_store, read_embeddings, untrained
 from slimbrain.errors import InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
@@ -33,8 +33,6 @@ from slimbrain.store import Store
 from slimbrain.train import pick_device
 
 _METHODS = ("probe", "attention", "finetune", "identify")
-_POOLING = "moments"
-"""What a probe reads of stage 2."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +223,10 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
         made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
         frames = _frames_used(store, entry)
         other = [key for key in frames if key not in made.frames_used or not np.array_equal(made.frames_used[key], frames[key])]
-        if other or made.pooling != _POOLING:
+        pooling = default_pooling(entry.model)
+        if other or made.pooling != pooling:
             frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
-            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {_POOLING}"
+            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {pooling}"
             raise InputError(f"{path}: {what}; embed again with the same --windows and --k, or leave --embeddings out.")
         found[entry.name] = made.by_session()
     return [replace(entry, embedded=found.get(entry.name)) for entry in trained]
