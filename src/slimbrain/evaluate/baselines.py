@@ -57,8 +57,8 @@ def store_baselines(
     if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
         cut = _Series(series, keys, used)
         sets += [*connectivity(cut, "frames used"), _channel_statistics(cut, "frames used")]
-    rows = _confound_rows(store, keys)
-    confounding = _confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    rows = confound_rows(store, keys)
+    confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
@@ -72,7 +72,7 @@ def _channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
 
 
-def _confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
+def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
     """Age, sex, site and head motion where they are known; None where none of them varies.
 
     Categories become one column each; gaps are filled with the training subjects' mean.
@@ -137,7 +137,7 @@ def _frames(used: Mapping[str, NDArray[np.int64]], key: str) -> NDArray[np.int64
     return used[key]
 
 
-def _confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
+def confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
     """Each session's QC cells and its subject's phenotype cells; the latter win."""
     sessions = [store.session(key) for key in keys]
     return [{**session.qc, **store.participants.get(session.subject, {})} for session in sessions]
