@@ -73,7 +73,9 @@ def evaluate(
     labelled: Annotated[
         str, typer.Option(help="Numbers of labelled participants, `30,60,120`: a curve, each point tested on all other participants.")
     ] = "",
-    draws: Annotated[int, typer.Option(min=1, help="With --labelled: how often the labelled participants are drawn.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Times that participants are divided: 3, or with --labelled 5 draws, if not given.")
+    ] = None,
     leave_out: Annotated[
         str, typer.Option(help="Column of participants.tsv, such as `site`: each of its values is tested by models of all others.")
     ] = "",
@@ -105,7 +107,7 @@ def evaluate(
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
-    design = Design(split, labelled, draws, leave_out, transfer_to, frames)
+    design = Design(split, labelled, seeds, leave_out, transfer_to, frames)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning, design)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_result(out, result)

@@ -25,6 +25,7 @@ from slimbrain.progress import track
 from slimbrain.store import Store
 
 _NUMERIC_CONFOUNDS = ("age", "fd_mean")
+WHOLE_RUN = "whole run"
 _CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
 
 
@@ -35,6 +36,7 @@ def store_baselines(
     exclude: Sequence[str] = (),
     known: Sequence[Mapping[str, str]] = (),
     series: ChannelSeries | None = None,
+    whole: str = WHOLE_RUN,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -48,12 +50,14 @@ def store_baselines(
         Further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
     series : ChannelSeries or None
         The store's series, where they were read before.
+    whole : str, default 'whole run'
+        What a session of the store is, for the table.
     """
     series = series or ChannelSeries(store)
     for key in track(keys, "read for baselines"):
         series.channels(key)
-    whole = _Series(series, keys)
-    sets = [*connectivity(whole, "whole run"), _channel_statistics(whole, "whole run")]
+    uncut = _Series(series, keys)
+    sets = [*connectivity(uncut, whole), _channel_statistics(uncut, whole)]
     if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
         cut = _Series(series, keys, used)
         sets += [*connectivity(cut, "frames used"), _channel_statistics(cut, "frames used")]

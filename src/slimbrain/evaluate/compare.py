@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import majority, store_baselines
+from slimbrain.evaluate.baselines import WHOLE_RUN, majority, store_baselines
 from slimbrain.evaluate.connectivity import CONNECTIVITY
 from slimbrain.evaluate.held_out import tested_folds
 from slimbrain.evaluate.identify import identify, pair_sessions
@@ -34,6 +34,7 @@ from slimbrain.evaluate.stats import (
     score,
 )
 from slimbrain.evaluate.tasks import Target, Task, primary_metric
+from slimbrain.evaluate.window_store import WindowStore
 from slimbrain.progress import track
 from slimbrain.store import Store
 
@@ -88,7 +89,8 @@ def evaluate(
     if task.identification:
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
-        baselines = store_baselines(store, target.keys, used, exclude=task.hidden, known=target.known, series=series)
+        whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
+        baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole)
         theirs = [*untrained, *more, *baselines]
         if labelled:
             result = _label_curve(task, target, ours, theirs, labelled, n_resamples)

@@ -28,8 +28,8 @@ class Design:
         `5-fold` or `70/10/20`; the task's own if empty.
     labelled : str
         Numbers of labelled participants of a curve, `30,60,120`; no curve if empty.
-    draws : int
-        How often they are drawn.
+    seeds : int or None
+        How often people are divided into folds, or labelled ones drawn; as often as the task says, or `LABELLED_DRAWS` times, if None.
     leave_out : str
         Column of participants whose values are left out in turn.
     transfer_to : Path or None
@@ -40,7 +40,7 @@ class Design:
 
     split: str = ""
     labelled: str = ""
-    draws: int = LABELLED_DRAWS
+    seeds: int | None = None
     leave_out: str = ""
     transfer_to: Path | None = None
     frames: int | None = None
@@ -53,15 +53,15 @@ class Design:
         if self.transfer_to and self.frames:
             raise InputError("--transfer-to and --frames: windows are compared within one cohort; give one of them.")
 
-    @property
-    def policy(self) -> SplitPolicy | None:
-        """What `--split` names."""
-        return policy_called(self.split) if self.split else None
+    def task(self, wanted: Task) -> Task:
+        """The task, divided as `--split` and `--seeds` say."""
+        policy = policy_called(self.split) if self.split else wanted.policy
+        return replace(wanted, policy=replace(policy, seeds=tuple(range(self.seeds))) if self.seeds else policy)
 
     @property
     def policies(self) -> tuple[SplitPolicy, ...]:
         """One for each number of labelled participants."""
-        return labelled_policies(self.labelled, self.draws) if self.labelled else ()
+        return labelled_policies(self.labelled, self.seeds or LABELLED_DRAWS) if self.labelled else ()
 
     @property
     def leaves_known_out(self) -> bool:

@@ -139,7 +139,7 @@ def evaluate_models(
     """
     options = options or Options()
     design = options.design
-    wanted = get_task(task, design.policy, options.phenotypes, options.group)
+    wanted = design.task(get_task(task, phenotypes=options.phenotypes, group=options.group))
     chosen = _choose_methods(options.methods, wanted)
     design.require_fitting(wanted, chosen)
     if options.tuning.save and "finetune" not in chosen:

@@ -23,7 +23,7 @@ RAW = "raw series"
 _MOST_VALUES = 4096
 """Values per sample: longer windows are averaged over neighbouring frames first, which the memory of thousands of samples asks for."""
 _HIDDEN, _DROPOUT = 128, 0.3
-_EPOCHS, _PATIENCE, _BATCH, _LR, _WEIGHT_DECAY = 40, 5, 64, 1e-3, 1e-2
+_EPOCHS, _PATIENCE, _BATCH, _LR, _WEIGHT_DECAY = 100, 10, 64, 1e-3, 1e-2
 
 
 def raw_series(series: ChannelSeries, keys: Sequence[str]) -> list[FeatureSet | RawPerceptron]:

@@ -134,7 +134,8 @@ class Result(_Frozen):
     pretraining_unknown : tuple[str, ...]
         Models whose pretraining participants are not recorded.
     classes : Mapping[str, int]
-        Subjects of each class; empty for a regression, an identification and files of before they were counted.
+        Subjects of each class, or windows of each where a subject has several; empty for a regression, an identification and files of
+        before they were counted.
     excluded : Mapping[str, int]
         Sessions left out, by reason.
     labelled : tuple[LabelledPoint, ...]

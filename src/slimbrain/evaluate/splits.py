@@ -57,7 +57,7 @@ _NAMED_POLICY = re.compile(r"(?P<folds>\d+)-fold|70/10/20")
 
 
 def policy_called(name: str) -> SplitPolicy:
-    """The policy that `--split` names: `5-fold`, or `70/10/20`.
+    """The policy that `--split` names: `5-fold`, or `70/10/20`, with three seeds.
 
     Raises
     ------

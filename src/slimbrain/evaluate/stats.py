@@ -218,8 +218,7 @@ def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> F
     if predictions.run is not None:
         _, first, row_run = np.unique(predictions.run, return_index=True, return_inverse=True)
         if len(first) < len(row_run) and np.array_equal(predictions.truth[first][row_run], predictions.truth):
-            runs = replace(predictions, subject=predictions.subject[first], truth=predictions.truth[first], run=None)
-            return _shuffled_truth(runs, n_permutations, seed)[:, row_run]
+            return _shuffled_truth(replace(predictions.take(first), run=None), n_permutations, seed)[:, row_run]
     truth = np.tile(predictions.truth, (n_permutations, 1))
     names, row_subject = np.unique(predictions.subject, return_inverse=True)
     if len(names) == len(row_subject):

@@ -88,7 +88,8 @@ def remarks(result: Result) -> list[str]:
     """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
     lines = [_verdict(gap, result) for gap in result.differences]
     if result.classes:
-        lines.append("Classes, in subjects: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
+        who = "subjects" if sum(result.classes.values()) <= result.n_subjects else "windows"
+        lines.append(f"Classes, in {who}: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
     if chance := {metric: value for metric, value in result.chance.items() if metric in result.metrics}:
         lines.append("Chance: " + ", ".join(f"{metric} {value:.3f}" for metric, value in chance.items()) + ".")
     if result.published:

@@ -166,9 +166,11 @@ class Target:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Subjects of each class; empty where there are no classes."""
+        """Subjects of each class, or sessions of each where a subject has several; empty where there are no classes."""
         if self.kind != "classification":
             return {}
+        if self.runs is not None and any(len(set(self.labels[self.subjects == who])) > 1 for who in np.unique(self.subjects)):
+            return dict(sorted(Counter(map(str, self.labels.tolist())).items()))
         pairs = set(zip(self.subjects.tolist(), map(str, self.labels.tolist()), strict=True))
         return dict(sorted(Counter(label for _, label in pairs).items()))
 

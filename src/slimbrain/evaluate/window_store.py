@@ -18,7 +18,7 @@ from slimbrain.store import Channels, SessionInfo, SessionTable, Store
 
 _FEWEST_FRAMES = 4
 """Fewer have no correlation worth the name."""
-_MOST_WINDOWS = 60
+_MOST_WINDOWS = 20
 """Windows per run, evenly spread where there are more: an hour of 10-frame windows is thousands of almost equal samples."""
 _EVENTS, _LAG_S, _SHARE = "Events", 5.0, 0.5
 """Field of the sidecar; seconds by which the haemodynamic response follows an event; share of a window that one kind must cover."""
@@ -44,7 +44,7 @@ class WindowStore(Store):
         super().__init__(store.root)
         if frames < _FEWEST_FRAMES:
             raise InputError(f"--frames {frames}: is too short a window; give {_FEWEST_FRAMES} frames or more.")
-        self._store, self._frames, self._last = store, frames, ("", np.empty((0, 0), np.float32))
+        self._store, self.frames, self._last = store, frames, ("", np.empty((0, 0), np.float32))
         self._origin: dict[str, tuple[str, int]] = {}
         windows: list[SessionInfo] = []
         for info in store.sessions:
@@ -65,7 +65,7 @@ class WindowStore(Store):
         origin, start = self._origin[key]
         if self._last[0] != origin:
             self._last = origin, self._store.coarse(origin)
-        return self._last[1][start : start + self._frames]
+        return self._last[1][start : start + self.frames]
 
     def channels(self, key: str) -> Channels:
         """Those of the session that it is a window of."""
@@ -74,7 +74,7 @@ class WindowStore(Store):
     def voxels(self, key: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Frames of a window, counted from its first."""
         origin, first = self._origin[key]
-        return self._store.voxels(origin, first + start, first + (self._frames if stop is None else stop))
+        return self._store.voxels(origin, first + start, first + (self.frames if stop is None else stop))
 
     def windows(self, key: str, starts: Sequence[int], frames: int) -> npt.NDArray[Any]:
         """Stretches of a window, counted from its first frame."""
@@ -85,7 +85,7 @@ class WindowStore(Store):
         """The `trial_type` that covers at least half of a window, shifted by the lag of the response; empty if none does."""
         origin, start = self._origin[key]
         info = self._store.session(origin)
-        begin, end = start * info.tr - _LAG_S, (start + self._frames) * info.tr - _LAG_S
+        begin, end = start * info.tr - _LAG_S, (start + self.frames) * info.tr - _LAG_S
         covered: Counter[str] = Counter()
         for event in self._store.sidecar(origin).get(_EVENTS) or ():
             onset, kind = float(event["onset"]), str(event.get("trial_type", ""))
