@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from slimbrain.errors import InputError
 from slimbrain.evaluate.groups import bound_together
 from slimbrain.evaluate.labels import Labelled, LeftOut
-from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
+from slimbrain.evaluate.phenotypes import Cohort, Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
 from slimbrain.evaluate.registry import ENTRIES, Benchmark, TaskKind
 from slimbrain.evaluate.result import Grouping
 from slimbrain.evaluate.splits import DEFAULT_POLICY, SplitPolicy
@@ -356,7 +356,7 @@ def _phenotypes(task: Task, entry: Benchmark, store: Store) -> Phenotypes:
         table = read_phenotypes(cohort, task.phenotypes)
         ask = f"give {cohort.file} of {cohort.title} ({cohort.where})"
     else:
-        rows = [{**{column_key(name): text for name, text in row.items()}, _PARTICIPANT: name} for name, row in store.participants.items()]
+        rows = [{**_with_official_names(row, cohort), _PARTICIPANT: name} for name, row in store.participants.items()]
         table = collect(replace(cohort, ids=(_PARTICIPANT,), prefixes=("sub", *cohort.prefixes)), rows, str(store.root / PARTICIPANTS_FILE))
         table = replace(table, cohort=cohort)
         ask = f"name {cohort.file} with --phenotypes (from {cohort.where})"
@@ -364,6 +364,12 @@ def _phenotypes(task: Task, entry: Benchmark, store: Store) -> Phenotypes:
     if lacking:
         raise InputError(f"{table.files}: has no column {', '.join(lacking)}, which task {task.name} reads; {ask}.")
     return table
+
+
+def _with_official_names(row: Mapping[str, str], cohort: Cohort) -> dict[str, str]:
+    """Cells of a row of participants.tsv by `column_key`, those that BIDS names otherwise also under the names of the cohort's own file."""
+    cells = {column_key(name): text for name, text in row.items()}
+    return {column_key(name): cells[bids] for name, bids in cohort.bids.items() if bids in cells} | cells
 
 
 def _known(entry: Benchmark, row: Row) -> dict[str, str]:
