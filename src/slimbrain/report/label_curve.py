@@ -17,7 +17,7 @@ _CONSTANTS = {"r2": 0.0, "mse_z": 1.0}
 _COLOURS = (GREEN, PURPLE, INK, MUTED)
 _DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 _MARKS = ("o", "^", "v", "x", "+")
-_NAME_CHARACTERS, _NAMES_IN, _NAME_IN = 44, 2.95, 0.165
+_NAME_CHARACTERS, _NAMES_IN, _NAME_IN = 54, 3.4, 0.165
 """Longest name in the legend, the width that such a one takes, and the height of a line of it."""
 _LEAST_IN = 3.0
 
