@@ -59,6 +59,7 @@ def evaluate(
     n_resamples: int = N_RESAMPLES,
     labelled: Sequence[SplitPolicy] = (),
     more: Sequence[Predictor] = (),
+    baselines: Sequence[FeatureSet] | None = None,
 ) -> Result:
     """Score models on a task, next to all baselines the store allows.
 
@@ -78,6 +79,8 @@ def evaluate(
         The places of a curve over the number of labelled subjects; the task's own split if empty.
     more : Sequence[Predictor], default ()
         Further baselines.
+    baselines : Sequence[FeatureSet] or None
+        Those of `store_baselines` for the target's sessions, where they were made before; several tasks may share them.
 
     Raises
     ------
@@ -89,8 +92,9 @@ def evaluate(
     if task.identification:
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
-        whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
-        baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole)
+        if baselines is None:
+            whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
+            baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole)
         theirs = [*untrained, *more, *baselines]
         if labelled:
             result = _label_curve(task, target, ours, theirs, labelled, n_resamples)
