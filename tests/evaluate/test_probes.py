@@ -142,6 +142,9 @@ def test_the_majority_baseline_is_the_majority() -> None:
         expected = dummy.fit(split.train[:, None], labels[split.train]).predict_proba(split.test[:, None])
         assert oof.scores[0, split.test] == pytest.approx(expected, abs=1e-3)
     assert score(oof, "accuracy")[0] == 0.7 and score(oof, "balanced_accuracy")[0] == 0.5 and score(oof, "auc")[0] == 0.5
+    # Whatever the folds, of which none has the shares of another.
+    uneven = cross_validate(majority(31), np.repeat(["few", "many"], [8, 23]), np.arange(31), "classification", QUICK)
+    assert score(uneven, "balanced_accuracy")[0] == 0.5 and score(uneven, "accuracy")[0] == 23 / 31
 
 
 def test_few_subjects_of_a_class_mean_fewer_folds() -> None:

@@ -30,6 +30,8 @@ STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
 
 _UNTUNED_STRENGTH = 1.0
+_CONSTANT = 1e-9
+"""Probabilities that differ by less are the same."""
 _TIE = 1e-6
 """Weight of the log-loss among settings of equal AUC."""
 
@@ -284,17 +286,22 @@ class _Tuned:
         (M, K) what the model of that penalty says of the held-out rows.
     rows : ndarray of int64
         (M,) which these are.
+    constant : bool
+        Whether everybody of an inner split was told the same, so that there is nothing to tune a cutoff by.
     """
 
     strength: float
     loss: float
     said: Floats
     rows: Ints
+    constant: bool
 
     def cutoffs(self, problem: PredictionProblem) -> dict[str, Floats] | None:
         """Tuned on subjects, as they are scored, where all sessions of a subject have one label; None without classes or held-out rows."""
         if not problem.classes or not len(self.rows):
             return None
+        if self.constant:
+            return {metric: np.ones(problem.n_outputs) for metric in NAMING_METRICS}
         truth = problem.target[self.rows]
         _, first, row = np.unique(problem.subjects[self.rows], return_index=True, return_inverse=True)
         if not np.array_equal(truth[first][row], truth):
@@ -314,7 +321,8 @@ def _tuned(fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: S
         rows.append(held)
     best, n_held = int(losses.argmin()), sum(map(len, rows))
     strength, loss = (STRENGTHS[best], float(losses[best]) / n_held) if n_held else (_UNTUNED_STRENGTH, float("inf"))
-    return _Tuned(strength, loss, np.concatenate([each[best] for each in said]), np.concatenate(rows))
+    constant = all(np.ptp(each[best], axis=0).max() < _CONSTANT for each in said[1:])
+    return _Tuned(strength, loss, np.concatenate([each[best] for each in said]), np.concatenate(rows), constant)
 
 
 def _inner_rows(
