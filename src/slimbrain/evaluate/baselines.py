@@ -24,6 +24,7 @@ from slimbrain.evaluate.stats import Floats
 from slimbrain.store import Store
 
 _NUMERIC_CONFOUNDS = ("age", "fd_mean")
+WHOLE_RUN = "whole run"
 _CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
 
 
@@ -34,6 +35,7 @@ def store_baselines(
     exclude: Sequence[str] = (),
     known: Sequence[Mapping[str, str]] = (),
     series: ChannelSeries | None = None,
+    whole: str = WHOLE_RUN,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -47,13 +49,15 @@ def store_baselines(
         Further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
     series : ChannelSeries or None
         The store's series, where they were read before.
+    whole : str, default 'whole run'
+        What a session of the store is, for the table.
     """
     series = series or ChannelSeries(store)
-    sets = _of_series(_Series(series, keys), "whole run")
+    sets = _of_series(_Series(series, keys), whole)
     if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
         sets += _of_series(_Series(series, keys, used), "frames used")
-    rows = _confound_rows(store, keys)
-    confounding = _confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    rows = confound_rows(store, keys)
+    confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
@@ -76,7 +80,7 @@ def _channel_statistics(means: Floats, stds: Floats, frames: str) -> FeatureSet:
     return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
 
 
-def _confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
+def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
     """Age, sex, site and head motion where they are known; None where none of them varies.
 
     Categories become one column each; gaps are filled with the training subjects' mean.
@@ -141,7 +145,7 @@ def _frames(used: Mapping[str, NDArray[np.int64]], key: str) -> NDArray[np.int64
     return used[key]
 
 
-def _confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
+def confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
     """Each session's QC cells and its subject's phenotype cells; the latter win."""
     sessions = [store.session(key) for key in keys]
     return [{**session.qc, **store.participants.get(session.subject, {})} for session in sessions]

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from slimbrain.data.clip import read_clip
 from slimbrain.embed.features import Model, embed_store, read_embeddings, untrained
-from slimbrain.errors import InputError
+from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
+from slimbrain.evaluate.designs import Design, Screening
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
-from slimbrain.evaluate.leaks import screen
+from slimbrain.evaluate.held_out import with_blocks
 from slimbrain.evaluate.probes import Predictor, embedding_set
-from slimbrain.evaluate.result import IDENTIFY, UNTRAINED, ModelWeights, Result
-from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.raw_series import raw_series
+from slimbrain.evaluate.result import IDENTIFY, PROBE, UNTRAINED, Cannot, ModelWeights, Result
+from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task
+from slimbrain.evaluate.transfer import Side, evaluate_transfer, without_shared_people
 from slimbrain.evaluate.tuned import save_tuned
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
@@ -78,6 +81,8 @@ class Options:
         Evaluate on participants that a model was trained on, too; the result counts them.
     drop_duplicates : bool
         Leave out copied recordings, which would be refused; see `leaks.screen`.
+    design : Design
+        Who learns and who is tested.
     """
 
     windows: str | Path | None = None
@@ -89,6 +94,7 @@ class Options:
     allow_overlap: bool = False
     drop_duplicates: bool = False
     tuning: Tuning = field(default_factory=Tuning)
+    design: Design = field(default_factory=Design)
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,10 @@ def evaluate_models(
         If there is no such method, or the task cannot be done by it.
     """
     options = options or Options()
-    wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
+    design = options.design
+    wanted = design.task(get_task(task, phenotypes=options.phenotypes, group=options.group))
     chosen = _choose_methods(options.methods, wanted)
+    design.require_fitting(wanted, chosen)
     if options.tuning.save and "finetune" not in chosen:
         raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
@@ -141,8 +149,13 @@ def evaluate_models(
         for source, model in zip(models, loaded, strict=True):
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
-    series = ChannelSeries(store)
-    screened = screen(store, wanted, provenances, options.allow_overlap, series, options.drop_duplicates)
+    screening = Screening(wanted, provenances, design, options.allow_overlap, options.drop_duplicates)
+    if design.transfer_to:
+        return _transferred(store, Store(design.transfer_to), screening, loaded, models, options)
+    store, series, screened = screening.of(store)
+    if design.leave_out:
+        wanted = replace(wanted, policy=SplitPolicy("leave-out", seeds=(0,), column=design.leave_out))
+        screened = replace(screened, target=with_blocks(screened.target, store, design.leave_out))
     contenders = _contenders(store, loaded, models, options)
     trained = contenders[:-1]
     makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {
@@ -152,11 +165,43 @@ def evaluate_models(
         "finetune": lambda entry, keys: _tuning_of(store, entry, options.tuning, keys),
     }
     predictors = [makers[method](entry, screened.target.keys) for method in chosen for entry in contenders]
-    named = [ModelWeights(name=entry.name, weights_sha256=entry.weights) for entry in trained]
-    result = evaluate(store, wanted, screened, predictors, _frames_used(store, trained[0]), named, series)
+    named, used = _named(trained), _frames_used(store, trained[0])
+    more = raw_series(series, screened.target.keys) if design.frames else []
+    result = evaluate(store, wanted, screened, predictors, used, named, series, labelled=design.policies, more=more)
     if options.tuning.save:
         _save(store, wanted, screened.target, trained[0], options.tuning, options.tuning.save)
     return result
+
+
+def _transferred(
+    store: Store, tested: Store, screening: Screening, loaded: Sequence[Model], sources: Sequence[str | Path], options: Options
+) -> Result:
+    """Train readers on one cohort and test them on another."""
+    contenders = _contenders(store, loaded, sources, options)
+    sides = []
+    for of in (store, tested):
+        _, series, screened = screening.of(of)
+        sides.append(Side(of, series, screened, _frames_used(of, _at(of, contenders[0], options))))
+    here, there = without_shared_people(*sides), sides[1]
+    found, cannot = [], []
+    for entry in contenders:
+        try:
+            sets = [
+                embedding_set(entry.name, _vectors(side.store, _at(side.store, entry, options)), side.target.keys) for side in (here, there)
+            ]
+            found.append(replace(sets[0], data=np.concatenate([features.data for features in sets])))
+        except (ContractError, InputError) as error:
+            cannot.append(Cannot(model=entry.name, method=PROBE, reason=str(error)))
+    return evaluate_transfer(here, there, screening.task, found, cannot, _named(contenders[:-1]))
+
+
+def _at(store: Store, entry: _Contender, options: Options) -> _Contender:
+    """The model with what it sees of the sessions of another store; vectors made before are of the first one."""
+    return replace(entry, views=_views(store, entry.model, options), embedded=None)
+
+
+def _named(trained: Sequence[_Contender]) -> list[ModelWeights]:
+    return [ModelWeights(name=entry.name, weights_sha256=entry.weights) for entry in trained]
 
 
 def _contenders(store: Store, loaded: Sequence[Model], sources: Sequence[str | Path], options: Options) -> list[_Contender]:

@@ -143,6 +143,8 @@ def cross_validate(
     policy: SplitPolicy = DEFAULT_POLICY,
     strata: _Labels | None = None,
     groups: _Labels | None = None,
+    blocks: _Labels | None = None,
+    runs: _Labels | None = None,
 ) -> OutOfFold:
     """Fit and tune on the training subjects of every split, and predict the left-out ones.
 
@@ -165,6 +167,10 @@ def cross_validate(
         (N,) further grouping (site, say) that the folds balance, besides the label.
     groups : ndarray or None
         (N,) which subjects stay on one side of every split, inner ones too; each by itself if None.
+    blocks : ndarray or None
+        As for `outer_splits`.
+    runs : ndarray or None
+        (N,) the run that each entry is a window of; each by itself if None.
 
     Raises
     ------
@@ -178,10 +184,12 @@ def cross_validate(
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
     cutoffs = {metric: np.ones_like(scores) for metric in NAMING_METRICS} if classes else {}
-    splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups) for seed in policy.seeds]
-    runs = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
+    splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups, blocks) for seed in policy.seeds]
+    trials = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
-    for place, number, split in runs if isinstance(features, FeatureSet) else track(runs, f"{features.model}, {features.method}: folds"):
+    for place, number, split in (
+        trials if isinstance(features, FeatureSet) else track(trials, f"{features.model}, {features.method}: folds")
+    ):
         fitted = features.fit_predict(problem, split, policy.seeds[place])
         scores[place, split.test] = fitted.scores
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
@@ -189,9 +197,9 @@ def cross_validate(
             counts = np.bincount(target[split.train].astype(np.int64), minlength=len(classes))
             for metric, tuned in (fitted.cutoffs or untuned_cutoffs(counts)).items():
                 cutoffs[metric][place, split.test] = tuned
-    together = None if groups is None else np.asarray(groups, dtype=np.str_)
+    together, whole = (None if names is None else np.asarray(names, dtype=np.str_) for names in (groups, runs))
     sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together, cutoffs=cutoffs)
-    return average_sessions(sessions)
+    return average_sessions(replace(sessions, run=whole, drawn=policy.kind == "labelled"))
 
 
 def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int) -> LinearRule:
@@ -363,14 +371,4 @@ def average_sessions(sessions: OutOfFold) -> OutOfFold:
     # A seed may test some subjects only (70/10/20); the others' scores are nan, which a product with 0 would spread to everybody.
     tested = (sessions.fold >= 0)[..., None]
     scores = (belongs / counts[:, None]) @ np.where(tested, sessions.scores, 0.0)
-    return OutOfFold(
-        names,
-        sessions.truth[first],
-        np.where(tested[:, first], scores, np.nan),
-        sessions.fold[:, first],
-        sessions.scale[:, first],
-        sessions.inner_loss[:, first],
-        sessions.classes,
-        group=None if sessions.group is None else sessions.group[first],
-        cutoffs={metric: values[:, first] for metric, values in sessions.cutoffs.items()},
-    )
+    return replace(sessions.take(first), scores=np.where(tested[:, first], scores, np.nan), run=None)

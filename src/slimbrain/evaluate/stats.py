@@ -62,6 +62,10 @@ class OutOfFold:
         Whether rows are queries of an identification.
     group : ndarray of str or None
         (N,) str, subjects who belong together, such as a family; each by itself if None.
+    run : ndarray of str or None
+        (N,) str, the run that a row is a window of; each row by itself if None.
+    drawn : bool
+        Whether each seed has a training set of its own draw, so that an interval is over draws as well.
     """
 
     subject: NDArray[np.str_]
@@ -74,11 +78,29 @@ class OutOfFold:
     gallery: bool = False
     group: NDArray[np.str_] | None = None
     cutoffs: Mapping[str, Floats] = field(default_factory=dict)
+    run: NDArray[np.str_] | None = None
+    drawn: bool = False
 
     @property
     def drawn_together(self) -> NDArray[np.str_]:
         """(N,) what a resample draws as one: relatives are alike, so that each is less than one more observation."""
         return self.subject if self.group is None else self.group
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> OutOfFold:
+        """Some rows alone."""
+        group, run = (None if names is None else names[rows] for names in (self.group, self.run))
+        return replace(
+            self,
+            subject=self.subject[rows],
+            truth=self.truth[rows],
+            scores=self.scores[:, rows],
+            fold=self.fold[:, rows],
+            scale=self.scale[:, rows],
+            inner_loss=self.inner_loss[:, rows],
+            cutoffs={metric: values[:, rows] for metric, values in self.cutoffs.items()},
+            group=group,
+            run=run,
+        )
 
     @property
     def taught_each_other(self) -> bool:
@@ -137,11 +159,12 @@ def bootstrap(predictions: OutOfFold, metric: str, n_resamples: int = N_RESAMPLE
     """Mean of the metric over seeds, with a percentile interval over resampled subjects, or groups of them.
 
     All rows of a subject, and all subjects of a group, go along with it. The fitted models stay as they are: the interval
-    speaks of other subjects, not of other training sets. Of a nested choice these are the predictions of the choice as a whole, tuned
-    and chosen without the test fold, so that nothing has to be corrected for (Tsamardinos, Greasidou and Borboudakis 2018, Machine
-    Learning 107, resample pooled out-of-fold predictions likewise). Resamples in which the metric is not defined are left out.
+    speaks of other subjects, not of other training sets; but where each seed drew its training subjects (`drawn`), seeds are resampled,
+    too, and it speaks of both. Of a nested choice these are the predictions of the choice as a whole, tuned and chosen without the
+    test fold, so that nothing has to be corrected for (Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107, resample
+    pooled out-of-fold predictions likewise). Resamples in which the metric is not defined are left out.
     """
-    values = _mean_over_seeds(predictions, metric, predictions.truth[None], _resample_weights(predictions, n_resamples, seed))
+    values = _resampled(predictions, metric, _resample_weights(predictions, n_resamples, seed), seed)
     return _interval(float(np.mean(score(predictions, metric))), values)
 
 
@@ -156,7 +179,7 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
     if not (np.array_equal(ours.subject, theirs.subject) and np.array_equal(ours.truth, theirs.truth)):
         raise InputError("A paired difference needs the same subjects and labels on both sides; run both on the same sessions.")
     weights = _resample_weights(ours, n_resamples, seed)
-    values = [_mean_over_seeds(side, metric, side.truth[None], weights) for side in (ours, theirs)]
+    values = [_resampled(side, metric, weights, seed) for side in (ours, theirs)]
     point = float(np.mean(score(ours, metric)) - np.mean(score(theirs, metric)))
     return _interval(point, values[0] - values[1])
 
@@ -165,8 +188,8 @@ def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_R
     """Probability of a score at least as good under permuted labels: (1 + hits) / (1 + permutations).
 
     Labels move between subjects, or between groups of as many subjects, whole, where relatives are bound together (Winkler et al. 2015,
-    NeuroImage 123: multi-level block permutation); where a subject's sessions carry different labels, they move within the subject;
-    in identification, each subject's queries are given another subject of the gallery to find.
+    NeuroImage 123: multi-level block permutation); where a subject's sessions carry different labels, they move within the subject,
+    those of windows of one run together; in identification, each subject's queries are given another subject of the gallery to find.
 
     The predictions stay as they are (no refitting), which is exact with one test set. In a cross-validation each label also taught the
     models that predict the others, so that a chance agreement of two subjects counts twice, once in each one's prediction: with learners
@@ -211,6 +234,10 @@ def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> F
         own = predictions.truth.astype(np.int64)
         others = rng.permuted(np.tile(np.arange(predictions.scores.shape[2]), (n_permutations, 1)), axis=1)
         return others[:, own].astype(np.float64)
+    if predictions.run is not None:
+        _, first, row_run = np.unique(predictions.run, return_index=True, return_inverse=True)
+        if len(first) < len(row_run) and np.array_equal(predictions.truth[first][row_run], predictions.truth):
+            return _shuffled_truth(replace(predictions.take(first), run=None), n_permutations, seed)[:, row_run]
     truth = np.tile(predictions.truth, (n_permutations, 1))
     names, row_subject = np.unique(predictions.subject, return_inverse=True)
     if len(names) == len(row_subject):
@@ -230,6 +257,18 @@ def _shuffled_between_groups(truth: Floats, group: NDArray[np.str_], rng: np.ran
         for labels in truth:
             labels[rows] = rng.permuted(labels[rows][rng.permutation(len(rows))], axis=1)
     return truth
+
+
+def _resampled(predictions: OutOfFold, metric: str, weights: Floats, seed: int) -> Floats:
+    """(R,) mean of the metric over seeds, or over as many of them drawn with replacement, for each of R resamples of subjects."""
+    values = _per_seed(predictions, metric, predictions.truth[None], weights)
+    if not predictions.drawn:
+        return values.mean(axis=0)
+    n_seeds, n_resamples = values.shape
+    # The same draws for whoever is compared.
+    picked = np.random.default_rng(seed + 1).integers(n_seeds, size=(n_seeds, n_resamples))
+    mean: Floats = np.take_along_axis(values, picked, axis=0).mean(axis=0)
+    return mean
 
 
 def _mean_over_seeds(predictions: OutOfFold, metric: str, truth: Floats, weights: Floats) -> Floats:
