@@ -92,7 +92,9 @@ def test_jobs_have_names_of_their_own_and_the_papers_tasks_come_first(results: M
     jobs = results.jobs()
     assert len({job.name for job in jobs}) == len(jobs) and not any("/" in job.name or ":" in job.name for job in jobs)
     assert [job.task for job in jobs[:5]] == ["abide-age", "abide-age-class", "abide-diagnosis", "abide-sex", "hcp-fingerprint"]
-    assert all(job.design.split == "70/10/20" for job in jobs[:4]) and {job.cohort for job in jobs} == set(sys.modules["results_stores"].SOURCES)
+    assert all(job.design.split == "70/10/20" for job in jobs[:4]) and {job.cohort for job in jobs} == set(
+        sys.modules["results_stores"].SOURCES
+    )
 
 
 @pytest.mark.slow

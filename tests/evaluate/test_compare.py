@@ -81,7 +81,7 @@ def test_the_result_holds_what_other_programs_read(classified: Result, store: St
 
 def test_a_planted_class_is_found_and_beats_every_baseline(classified: Result) -> None:
     ours = next(row for row in classified.rows if (row.model, row.metric) == ("ours", "auc"))
-    assert ours.low > 0.9 and ours.p == 1 / 201
+    assert ours.low > 0.9 and ours.p <= 2 / 201
     best = classified.best_baseline
     others = [row.mean for row in classified.rows if row.model != "ours" and row.metric == "auc"]
     assert best.mean == max(others) and best.model != "ours"

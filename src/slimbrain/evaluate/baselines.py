@@ -16,12 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.connectivity import connectivity
+from slimbrain.evaluate.connectivity import connectivity_sets, connectivity_vectors, stacked
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.stats import Floats
-from slimbrain.progress import track
 from slimbrain.store import Store
 
 _NUMERIC_CONFOUNDS = ("age", "fd_mean")
@@ -54,21 +53,26 @@ def store_baselines(
         What a session of the store is, for the table.
     """
     series = series or ChannelSeries(store)
-    for key in track(keys, "read for baselines"):
-        series.channels(key)
-    uncut = _Series(series, keys)
-    sets = [*connectivity(uncut, whole), _channel_statistics(uncut, whole)]
+    sets = _of_series(_Series(series, keys), whole)
     if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
-        cut = _Series(series, keys, used)
-        sets += [*connectivity(cut, "frames used"), _channel_statistics(cut, "frames used")]
+        sets += _of_series(_Series(series, keys, used), "frames used")
     rows = confound_rows(store, keys)
     confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
-def _channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
-    """Mean and standard deviation over frames of every channel."""
-    means, stds = (np.stack([statistic(values, axis=0) for values in series]) for statistic in (np.mean, np.std))
+def _of_series(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
+    """Connectivity and channel statistics, for which each session is read once."""
+    vectors = stacked(series, lambda values: connectivity_vectors(values) | _moments(values), f"read for baselines, {frames}")
+    return [*connectivity_sets(vectors, frames), _channel_statistics(vectors["mean"], vectors["std"], frames)]
+
+
+def _moments(values: Floats) -> dict[str, Floats]:
+    return {"mean": values.mean(axis=0), "std": values.std(axis=0)}
+
+
+def _channel_statistics(means: Floats, stds: Floats, frames: str) -> FeatureSet:
+    """Mean and standard deviation over frames of every channel, (N, C) each."""
     # Over a whole z-scored run the mean is 0 but for rounding, which standardising features would blow up to noise.
     means = np.where(np.abs(means) < 1e-4 * stds, 0.0, means)
     # So is the std 1 of region-of-interest channels, which prep z-scores one by one.

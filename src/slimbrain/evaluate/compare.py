@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -198,7 +200,7 @@ def compare(
     scoring_record(target, task.policy)
     threads = max((library["num_threads"] for library in threadpool_info()), default=1)
     # The matrices are so small that BLAS loses more by sharing one among threads than it gains; predictors share them instead.
-    with threadpool_limits(1):
+    with threadpool_limits(1), _torch_threads(1):
         entries = _entries([*ours, *baselines], target, task, threads)
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
     facts: dict[str, Any] = {
@@ -212,6 +214,17 @@ def compare(
     if task.policy.kind == "leave-out":
         facts["held_out"] = _by_block([*mine, *theirs], target, primary_metric(task, target), n_resamples)
     return _result(task, target, mine, theirs, n_resamples, facts, everything)
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads in each of the threads that start meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _result(

@@ -81,10 +81,10 @@ class Options:
         Evaluate on participants that a model was trained on, too; the result counts them.
     drop_duplicates : bool
         Leave out copied recordings, which would be refused; see `leaks.screen`.
-    pooling : str or None
-        As for `embed_store`, of trained models; the untrained one is read in its default way.
     design : Design
         Who learns and who is tested.
+    pooling : str or None
+        As for `embed_store`, of trained models; the untrained one is read in its default way.
     """
 
     windows: str | Path | None = None
@@ -95,9 +95,9 @@ class Options:
     embeddings: Sequence[str | Path] = ()
     allow_overlap: bool = False
     drop_duplicates: bool = False
-    pooling: str | None = None
     tuning: Tuning = field(default_factory=Tuning)
     design: Design = field(default_factory=Design)
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
     if entry.embedded is not None:
         return entry.embedded
     windows = {key: views.scored for key, views in entry.views.items()}
-    asked = {"pooling": entry.pooling} if entry.pooling else {}
+    asked: dict[str, Any] = {"pooling": entry.pooling} if entry.pooling else {}
     return embed_store(store, entry.model, windows, label=f"embed with {entry.name}", **asked).by_session()
 
 

@@ -6,7 +6,7 @@ grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.decision import NAMING_METRICS, tuned_cutoffs, untuned_cutoffs
 from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
 from slimbrain.evaluate.result import PROBE
 from slimbrain.evaluate.splits import DEFAULT_POLICY, Kind, PredictionProblem, Split, SplitPolicy, inner_parts, outer_splits, pose
@@ -29,6 +30,8 @@ STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
 
 _UNTUNED_STRENGTH = 1.0
+_CONSTANT = 1e-9
+"""Probabilities that differ by less are the same."""
 _TIE = 1e-6
 """Weight of the log-loss among settings of equal AUC."""
 
@@ -45,11 +48,14 @@ class Fitted:
         Standard deviation of the training targets, 1 for classes.
     loss : float
         Of the chosen setting in the inner split (`ranking_loss`); inf where nothing was tuned.
+    cutoffs : Mapping[str, ndarray of float64] or None
+        (K,) for each metric of named classes, tuned in the inner split (`decision.tuned_cutoffs`); None where they were not.
     """
 
     scores: Floats
     scale: float
     loss: float
+    cutoffs: Mapping[str, Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def cross_validate(
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
-    prior = np.ones_like(scores)
+    cutoffs = {metric: np.ones_like(scores) for metric in NAMING_METRICS} if classes else {}
     splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups, blocks) for seed in policy.seeds]
     trials = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
@@ -189,9 +195,10 @@ def cross_validate(
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
         if classes:
             counts = np.bincount(target[split.train].astype(np.int64), minlength=len(classes))
-            prior[place, split.test] = np.maximum(counts, 1) / len(split.train)
+            for metric, tuned in (fitted.cutoffs or untuned_cutoffs(counts)).items():
+                cutoffs[metric][place, split.test] = tuned
     together, whole = (None if names is None else np.asarray(names, dtype=np.str_) for names in (groups, runs))
-    sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together, prior=prior)
+    sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together, cutoffs=cutoffs)
     return average_sessions(replace(sessions, run=whole, drawn=policy.kind == "labelled"))
 
 
@@ -211,7 +218,7 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
     rows = data[split.train]
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
-    strength, _ = _tuned_strength(rows, data[split.valid], problem, split, seed)
+    strength = _tuned(rows, data[split.valid], problem, split, seed).strength
     width = rows.shape[1]
     # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
     train, (origin, axes) = coordinates(rows, [np.zeros((1, width)), np.eye(width)])
@@ -268,41 +275,79 @@ def _fit_predict(features: FeatureSet, problem: PredictionProblem, split: Split,
         valid = transform.transform(valid) if len(valid) else valid
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
-    strength, loss = _tuned_strength(fit_rows, valid, problem, split, seed)
-    (scores,) = _predict(fit_rows, y, test, (strength,), problem.n_outputs, problem.kind)
-    return Fitted(scores * scale + centre, scale, loss)
+    tuned = _tuned(fit_rows, valid, problem, split, seed)
+    (scores,) = _predict(fit_rows, y, test, (tuned.strength,), problem.n_outputs, problem.kind)
+    return Fitted(scores * scale + centre, scale, tuned.loss, tuned.cutoffs(problem))
 
 
-def _tuned_strength(fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int) -> tuple[float, float]:
-    """The inverse penalty that ranked best on the split's validation rows, or in an inner split, and its loss there; inf if untuned."""
+@dataclass(frozen=True)
+class _Tuned:
+    """What was chosen on held-out training rows.
+
+    Attributes
+    ----------
+    strength : float
+        The inverse penalty that ranked best.
+    loss : float
+        Its `ranking_loss`; inf if nothing was tuned.
+    said : ndarray of float64
+        (M, K) what the model of that penalty says of the held-out rows.
+    rows : ndarray of int64
+        (M,) which these are.
+    constant : bool
+        Whether everybody of an inner split was told the same, so that there is nothing to tune a cutoff by.
+    """
+
+    strength: float
+    loss: float
+    said: Floats
+    rows: Ints
+    constant: bool
+
+    def cutoffs(self, problem: PredictionProblem) -> dict[str, Floats] | None:
+        """Tuned on subjects, as they are scored, where all sessions of a subject have one label; None without classes or held-out rows."""
+        if not problem.classes or not len(self.rows):
+            return None
+        if self.constant:
+            return {metric: np.ones(problem.n_outputs) for metric in NAMING_METRICS}
+        truth = problem.target[self.rows]
+        _, first, row = np.unique(problem.subjects[self.rows], return_index=True, return_inverse=True)
+        if not np.array_equal(truth[first][row], truth):
+            return tuned_cutoffs(self.said, truth)
+        said = np.stack([np.bincount(row, weights=column) for column in self.said.T], axis=1) / np.bincount(row)[:, None]
+        return tuned_cutoffs(said, truth[first])
+
+
+def _tuned(fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int) -> _Tuned:
+    """Choose the penalty on the split's validation rows, or in an inner split by subject of the training rows."""
     centre, scale = problem.scaling(split.train)
-    y = (problem.target[split.train] - centre) / scale
+    target = (problem.target - centre) / scale
+    losses, said, rows = np.zeros(len(STRENGTHS)), [np.zeros((len(STRENGTHS), 0, problem.n_outputs))], [split.train[:0]]
+    for fit, x, held, x_held in _inner_rows(fit_rows, valid, problem, split, seed):
+        said.append(_predict(x, target[fit], x_held, STRENGTHS, problem.n_outputs, problem.kind))
+        losses += len(held) * np.array([ranking_loss(each, target[held], problem.kind) for each in said[-1]])
+        rows.append(held)
+    best, n_held = int(losses.argmin()), sum(map(len, rows))
+    strength, loss = (STRENGTHS[best], float(losses[best]) / n_held) if n_held else (_UNTUNED_STRENGTH, float("inf"))
+    constant = all(np.ptp(each[best], axis=0).max() < _CONSTANT for each in said[1:])
+    return _Tuned(strength, loss, np.concatenate([each[best] for each in said]), np.concatenate(rows), constant)
+
+
+def _inner_rows(
+    fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int
+) -> Iterator[tuple[Ints, Floats, Ints, Floats]]:
+    """Rows to learn from and their features, rows to choose by and theirs, one inner split at a time; none if the cohort is tiny."""
     if len(split.valid):
-        y_valid = (problem.target[split.valid] - centre) / scale
-        losses = _losses(fit_rows, y, valid, y_valid, problem.n_outputs, problem.kind)
-    else:
-        losses = _inner_losses(fit_rows, y, problem, split.train, seed)
-    best = int(losses.argmin())
-    return STRENGTHS[best] if np.isfinite(losses[best]) else _UNTUNED_STRENGTH, float(losses[best])
-
-
-def _inner_losses(x: Floats, y: Floats, problem: PredictionProblem, rows: Ints, seed: int) -> Floats:
-    """(strengths,) mean loss over an inner split by subject; inf where the subjects are too few to split again."""
+        yield split.train, fit_rows, split.valid, valid
+        return
     try:
-        part = inner_parts(problem, rows, seed)
+        part = inner_parts(problem, split.train, seed)
     except InputError:
-        # The outer split stood, so the cohort is tiny: it is fitted without tuning.
-        return np.full(len(STRENGTHS), np.inf)
-    total = np.zeros(len(STRENGTHS))
+        # The outer split stood: it is fitted without tuning.
+        return
     for number in range(part.max() + 1):
         held = part == number
-        total += held.sum() * _losses(x[~held], y[~held], x[held], y[held], problem.n_outputs, problem.kind)
-    return total / len(y)
-
-
-def _losses(x: Floats, y: Floats, x_held: Floats, y_held: Floats, n_outputs: int, kind: Kind) -> Floats:
-    """(strengths,) loss on held-out rows."""
-    return np.array([ranking_loss(said, y_held, kind) for said in _predict(x, y, x_held, STRENGTHS, n_outputs, kind)])
+        yield split.train[~held], fit_rows[~held], split.train[held], fit_rows[held]
 
 
 def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n_outputs: int, kind: Kind) -> Floats:
