@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.cli import run_command
-from slimbrain.disk.atomic import write_json
+from slimbrain.disk.atomic import write_json, write_text
+from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.evaluate.probes import FeatureSet, Fitted
 from slimbrain.evaluate.result import PROBE
 from slimbrain.evaluate.splits import PredictionProblem, Split
 from slimbrain.store import Store
+from slimbrain.store.participants import PARTICIPANTS_FILE
 
 SHIPPED = "slimbrain-temporal"
 STATES = {"rest1": "task-rest_run-1", "rest2": "task-rest_run-2", "gradCPTface": "task-face", "gradCPTscene": "task-scene"}
 """What song25 calls its runs, as BIDS entities: two of rest are one state."""
 SONG_TR_S = 1.0
+FOLD, N_FOLDS = "fold", 5
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,20 @@ class Work:
             for source, options in SOURCES[name](self):
                 if run_command(["prep", str(source), str(root), "participant", *options]):
                     raise InputError(f"{source}: could not be prepared; see {root / 'failures.tsv'}.")
+            if name == "abide":
+                add_folds(root)
             done.touch()
         return Store(root)
+
+
+def add_folds(root: Path) -> None:
+    """Give each participant of a store one of five folds, dealt in turn to all in the order of site, sex, diagnosis and age."""
+    path = root / PARTICIPANTS_FILE
+    rows = read_tsv(path)
+    order = sorted(rows, key=lambda row: (row["site"], row["sex"], row["diagnosis"], float(row["age"]), row["participant_id"]))
+    folds = {row["participant_id"]: str(number % N_FOLDS + 1) for number, row in enumerate(order)}
+    told = [{**row, FOLD: folds[row["participant_id"]]} for row in rows]
+    write_text(path, format_tsv(list(told[0]), told))
 
 
 def _abide(work: Work) -> Iterable[tuple[Path, list[str]]]:

@@ -70,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         people = range(100 * place + 100, 100 * place + 124)
         rows = [f"sub-{n}\t{'FM'[n % 2]}\t{8 + n % 20}\t{('autism', 'control')[n // 2 % 2]}\t{site}" for n in people]
         write_cohort(root / "abide-cc200" / site, [f"sub-{n}" for n in people],
-                     ["participant_id\tsex\tage\tdiagnosis\tsite", *rows], 5, 2.0)  # fmt: skip
+                     ["participant_id\tsex\tage\tdiagnosis\tsite", *rows], 10, 2.0)  # fmt: skip
     people = range(500, 530)
     rows = ["participant_id\tsex\tsite", *(f"sub-x{n}\t{'FM'[n % 2]}\tu" for n in people)]
     write_cohort(root / "rpn122", [f"sub-x{n}" for n in people], rows, 6, None)
@@ -152,6 +152,15 @@ def test_a_copy_for_a_fold_was_not_fitted_on_the_tested(results: ModuleType, dat
     provenance = from_pretrained(folder).provenance
     met = {match.label for match in provenance.matches(people_in(store))}
     assert known and met == set(subjects[12:]) and not met & set(subjects[:12])
+
+
+def test_folds_are_balanced_over_site_sex_and_diagnosis(results: ModuleType, data: Path, model: Path, tmp_path: Path) -> None:
+    store = sys.modules["results_stores"].Work(tmp_path, data, str(model)).store("abide")
+    rows = list(store.participants.values())
+    for name in ("site", "sex", "diagnosis"):
+        for value in {row[name] for row in rows}:
+            counts = [sum(row[name] == value and row["fold"] == fold for row in rows) for fold in "12345"]
+            assert sum(counts) == 24 and max(counts) - min(counts) <= 3
 
 
 def test_the_halves_share_nobody_and_have_everybody(results: ModuleType, data: Path, model: Path, tmp_path: Path) -> None:

@@ -17,13 +17,11 @@ from slimbrain.embed.features import Model, embed_store, read_embeddings, untrai
 from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
-from slimbrain.evaluate.designs import Design, Screening
+from slimbrain.evaluate.designs import Design, Screening, leaving_out
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
-from slimbrain.evaluate.held_out import with_blocks
 from slimbrain.evaluate.probes import Predictor, embedding_set
 from slimbrain.evaluate.raw_series import raw_series
 from slimbrain.evaluate.result import IDENTIFY, PROBE, UNTRAINED, Cannot, ModelWeights, Result
-from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task
 from slimbrain.evaluate.transfer import Side, evaluate_transfer, without_shared_people
 from slimbrain.evaluate.tuned import save_tuned
@@ -158,8 +156,7 @@ def evaluate_models(
         return _transferred(store, Store(design.transfer_to), screening, loaded, models, options)
     store, series, screened = screening.of(store)
     if design.leave_out:
-        wanted = replace(wanted, policy=SplitPolicy("leave-out", seeds=(0,), column=design.leave_out))
-        screened = replace(screened, target=with_blocks(screened.target, store, design.leave_out))
+        wanted, screened = leaving_out(design.leave_out, wanted, screened, store)
     contenders = _contenders(store, loaded, models, options)
     trained = contenders[:-1]
     makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {
