@@ -62,6 +62,7 @@ def evaluate(
     labelled: Sequence[SplitPolicy] = (),
     more: Sequence[Predictor] = (),
     further: bool = False,
+    baselines: Sequence[FeatureSet] | None = None,
 ) -> Result:
     """Score models on a task, next to all baselines the store allows.
 
@@ -83,6 +84,8 @@ def evaluate(
         Further baselines.
     further : bool, default False
         As for `store_baselines`.
+    baselines : Sequence[FeatureSet] or None
+        Those of `store_baselines` for the target's sessions, where they were made before; several tasks may share them.
 
     Raises
     ------
@@ -95,7 +98,8 @@ def evaluate(
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
         whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
-        baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole, further)
+        if baselines is None:
+            baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole, further)
         ours = [*ours, *_with_connectivity(ours, baselines, whole)]
         theirs = [*untrained, *more, *baselines]
         if labelled:
@@ -116,10 +120,10 @@ def _with_connectivity(ours: Sequence[Predictor], baselines: Sequence[FeatureSet
     """Our first model and connectivity in one linear model, which is what a user would do; none if it is not read by a linear probe."""
     first = ours[0]
     method = f"tangent towards the population, {whole}"
-    tangent = next(features for features in baselines if (features.model, features.method) == (CONNECTIVITY, method))
     if not isinstance(first, FeatureSet):
         return []
-    return [Together(f"{CONNECTIVITY} + {first.model}", f"{method}, and {first.method}", (tangent, first))]
+    tangents = [features for features in baselines if (features.model, features.method) == (CONNECTIVITY, method)]
+    return [Together(f"{CONNECTIVITY} + {first.model}", f"{method}, and {first.method}", (tangent, first)) for tangent in tangents]
 
 
 def _identified(

@@ -90,6 +90,8 @@ class Options:
         `default`, or `all`: those that take longer as well.
     pretraining_people : Path or None
         As for `linear_pretraining`.
+    pooling : str or None
+        As for `embed_store`, of trained models; the untrained one is read in its default way.
     """
 
     windows: str | Path | None = None
@@ -104,16 +106,18 @@ class Options:
     design: Design = field(default_factory=Design)
     baselines: str = "default"
     pretraining_people: Path | None = None
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model under the name it has in the table, what it sees of each session, and vectors that were made before."""
+    """A model under the name it has in the table, what it sees of each session, vectors that were made before, and how they are pooled."""
 
     name: str
     model: Model
     views: Mapping[str, Views]
     embedded: Mapping[str, NDArray[Any]] | None = None
+    pooling: str | None = None
 
     @property
     def weights(self) -> str:
@@ -230,7 +234,9 @@ def _contenders(store: Store, loaded: Sequence[Model], sources: Sequence[str | P
     """The models under the names they have in the table, and last the first one untrained."""
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, sources, strict=True)]
-    trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
+    trained = [
+        _Contender(name, model, _views(store, model, options), pooling=options.pooling) for name, model in zip(names, loaded, strict=True)
+    ]
     trained = _with_embeddings(store, trained, options.embeddings)
     return [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
 
@@ -304,7 +310,8 @@ def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
     if entry.embedded is not None:
         return entry.embedded
     windows = {key: views.scored for key, views in entry.views.items()}
-    return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
+    asked: dict[str, Any] = {"pooling": entry.pooling} if entry.pooling else {}
+    return embed_store(store, entry.model, windows, label=f"embed with {entry.name}", **asked).by_session()
 
 
 def _tuning_of(store: Store, entry: _Contender, tuning: Tuning, keys: Sequence[str]) -> FineTuning:

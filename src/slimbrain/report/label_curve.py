@@ -12,10 +12,11 @@ from matplotlib.ticker import NullLocator
 from slimbrain.evaluate.result import Estimate, Result
 from slimbrain.report.ink import BLUE, GREEN, INK, LINE, MUTED, ORANGE, PURPLE, Margins, drawing, to_svg
 
+_LineStyle = str | tuple[float, tuple[float, ...]]
 _CONSTANTS = {"r2": 0.0, "mse_z": 1.0}
 """What the mean of the training participants scores, in expectation."""
 _COLOURS = (GREEN, PURPLE, INK, MUTED)
-_DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
+_DASHES: tuple[_LineStyle, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 _MARKS = ("o", "^", "v", "x", "+")
 _NAME_CHARACTERS, _NAMES_IN, _NAME_IN = 54, 3.4, 0.165
 """Longest name in the legend, the width that such a one takes, and the height of a line of it."""
@@ -42,7 +43,7 @@ def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
         for predictor, (colour, dashes, mark, width) in styles.items():
             points = [(point.labelled, row) for point in result.labelled for row in point.rows if row.predictor == predictor]
             known = [(n, row) for n, row in points if row.mean is not None]
-            numbers, means = [n for n, _ in known], [row.mean for _, row in known]
+            numbers, means = [n for n, _ in known], [row.mean or 0.0 for _, row in known]
             label = textwrap.shorten(": ".join(predictor), _NAME_CHARACTERS, placeholder="…")
             axis.plot(numbers, means, color=colour, linestyle=dashes, marker=mark, markersize=2 + width, linewidth=width, label=label)
             if width > 1.5:
@@ -61,9 +62,10 @@ def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
         return to_svg(figure, name, alt)
 
 
-def _styles(result: Result) -> dict[Predictor, tuple[str, object, str, float]]:
+def _styles(result: Result) -> dict[Predictor, tuple[str, _LineStyle, str, float]]:
     """Colour, dashes, mark and width of each line: ours and the best baseline stand out, no two of the others are alike."""
-    best, found, others = result.best_baseline.predictor, {}, 0
+    best, others = result.best_baseline.predictor, 0
+    found: dict[Predictor, tuple[str, _LineStyle, str, float]] = {}
     for predictor in result.by_predictor:
         if predictor[0] in result.ours:
             mine = sum(style[0] == BLUE for style in found.values())
