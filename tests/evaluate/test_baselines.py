@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import _channel_statistics, _confounds, _moments, majority, store_baselines
+from slimbrain.evaluate.baselines import _channel_statistics, _moments, confounds, majority, store_baselines
 from slimbrain.evaluate.connectivity import PopulationTangent, TangentSpace, connectivity, correlation_matrix, stacked
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.series import ChannelSeries
@@ -198,14 +198,14 @@ def test_confounds_by_hand() -> None:
         {"age": "89+", "Sex": "F", "site": "c", "group": "x", "fd_mean": "0.1"},
         {"age": "40", "Sex": "n/a", "site": "b", "group": "y"},
     ]
-    features = _confounds(rows)
+    features = confounds(rows)
     assert features is not None and features.method == "age, sex, site"
     nan = np.nan
     expected = [[20, 1, 0, nan, nan], [nan, 0, 1, 1, 0], [nan, 1, 0, 0, 1], [40, nan, nan, 1, 0]]
     assert np.array_equal(features.data, expected, equal_nan=True)
-    without = _confounds(rows, exclude=["sex"])
+    without = confounds(rows, exclude=["sex"])
     assert without is not None and without.method == "age, site"
-    assert _confounds([{"age": "20"}, {"age": "20"}]) is None
+    assert confounds([{"age": "20"}, {"age": "20"}]) is None
     oof = cross_validate(features, np.array([0, 1, 0, 1]), np.arange(4), "classification", SplitPolicy(n_splits=2, seeds=(0,)))
     assert np.isfinite(oof.scores).all()
 

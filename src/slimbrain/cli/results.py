@@ -86,6 +86,15 @@ def evaluate(
         int | None,
         typer.Option(help="Windows of so many frames are the samples, and not whole runs; for states (`column:task`, `events`)."),
     ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="`default`, or `all`: PoSCE, matrix power, co-skewness and connectivity less confounds as well.")
+    ] = "default",
+    pretraining_people: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of participants of the store, or another store: linear pretraining learns from them, not the model's own."
+        ),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: THREADS = None,
@@ -108,7 +117,8 @@ def evaluate(
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
     design = Design(split, labelled, seeds, leave_out, transfer_to, frames)
-    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning, design)
+    known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
     result = evaluate_models(open_store(store, participants), task, model, options)
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))

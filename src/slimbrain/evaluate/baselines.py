@@ -6,8 +6,7 @@ Each baseline is a `FeatureSet` and goes through the very same `cross_validate` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,11 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slimbrain.errors import InputError
 from slimbrain.evaluate.connectivity import connectivity_sets, connectivity_vectors, stacked
+from slimbrain.evaluate.further_connectivity import coskewness, further_sets
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probes import FeatureSet
-from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.series import ChannelSeries, SessionSeries, frames_of
 from slimbrain.evaluate.stats import Floats
 from slimbrain.store import Store
 
@@ -36,6 +35,7 @@ def store_baselines(
     known: Sequence[Mapping[str, str]] = (),
     series: ChannelSeries | None = None,
     whole: str = WHOLE_RUN,
+    further: bool = False,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -51,20 +51,27 @@ def store_baselines(
         The store's series, where they were read before.
     whole : str, default 'whole run'
         What a session of the store is, for the table.
+    further : bool, default False
+        Those of `further_sets` as well.
     """
     series = series or ChannelSeries(store)
-    sets = _of_series(_Series(series, keys), whole)
-    if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
-        sets += _of_series(_Series(series, keys, used), "frames used")
     rows = confound_rows(store, keys)
     confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    sets = _of_series(SessionSeries(series, keys), whole, confounding, further)
+    if used is not None and any(len(frames_of(used, key)) < store.session(key).n_frames for key in keys):
+        sets += _of_series(SessionSeries(series, keys, used), "frames used")
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
-def _of_series(series: Sequence[Floats], frames: str) -> list[FeatureSet]:
+def _of_series(series: Sequence[Floats], frames: str, known: FeatureSet | None = None, further: bool = False) -> list[FeatureSet]:
     """Connectivity and channel statistics, for which each session is read once."""
-    vectors = stacked(series, lambda values: connectivity_vectors(values) | _moments(values), f"read for baselines, {frames}")
-    return [*connectivity_sets(vectors, frames), _channel_statistics(vectors["mean"], vectors["std"], frames)]
+
+    def read(values: Floats) -> dict[str, NDArray[Any]]:
+        return connectivity_vectors(values) | _moments(values) | (coskewness(values) if further else {})
+
+    vectors = stacked(series, read, f"read for baselines, {frames}")
+    sets = [*connectivity_sets(vectors, frames), *(further_sets(vectors, frames, known) if further else [])]
+    return [*sets, _channel_statistics(vectors["mean"], vectors["std"], frames)]
 
 
 def _moments(values: Floats) -> dict[str, Floats]:
@@ -112,37 +119,6 @@ def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) ->
 def majority(n_sessions: int) -> FeatureSet:
     """A constant: all that a linear model can learn from it is the majority class, or the mean of the target."""
     return FeatureSet("majority", "majority class or mean", np.zeros((n_sessions, 1)))
-
-
-@dataclass(frozen=True)
-class _Series(Sequence[Floats]):
-    """Series (T, C) of sessions, in double precision one at a time; of the frames used alone, if these are given."""
-
-    series: ChannelSeries
-    keys: Sequence[str]
-    used: Mapping[str, NDArray[np.int64]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @overload
-    def __getitem__(self, number: int) -> Floats: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Floats]: ...
-
-    def __getitem__(self, number: int | slice) -> Floats | Sequence[Floats]:
-        if isinstance(number, slice):
-            return _Series(self.series, self.keys[number], self.used)
-        key = self.keys[number]
-        values = self.series.channels(key)
-        return values if self.used is None else values[_frames(self.used, key)]
-
-
-def _frames(used: Mapping[str, NDArray[np.int64]], key: str) -> NDArray[np.int64]:
-    if key not in used:
-        raise InputError(f"{key}: no window is listed for it; rank windows for the whole store, or leave the window table out.")
-    return used[key]
 
 
 def confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ from slimbrain.evaluate.connectivity import CONNECTIVITY
 from slimbrain.evaluate.held_out import tested_folds
 from slimbrain.evaluate.identify import identify, pair_sessions
 from slimbrain.evaluate.leaks import Screened, scoring_record
-from slimbrain.evaluate.probes import FeatureSet, Predictor, cross_validate
+from slimbrain.evaluate.probes import FeatureSet, Predictor, Together, cross_validate
 from slimbrain.evaluate.result import UNTRAINED, Estimate, HeldOut, LabelledPoint, ModelWeights, Result, Row
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.splits import SplitPolicy
@@ -61,6 +61,7 @@ def evaluate(
     n_resamples: int = N_RESAMPLES,
     labelled: Sequence[SplitPolicy] = (),
     more: Sequence[Predictor] = (),
+    further: bool = False,
     baselines: Sequence[FeatureSet] | None = None,
 ) -> Result:
     """Score models on a task, next to all baselines the store allows.
@@ -81,6 +82,8 @@ def evaluate(
         The places of a curve over the number of labelled subjects; the task's own split if empty.
     more : Sequence[Predictor], default ()
         Further baselines.
+    further : bool, default False
+        As for `store_baselines`.
     baselines : Sequence[FeatureSet] or None
         Those of `store_baselines` for the target's sessions, where they were made before; several tasks may share them.
 
@@ -94,9 +97,10 @@ def evaluate(
     if task.identification:
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
+        whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
         if baselines is None:
-            whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
-            baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole)
+            baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole, further)
+        ours = [*ours, *_with_connectivity(ours, baselines, whole)]
         theirs = [*untrained, *more, *baselines]
         if labelled:
             result = _label_curve(task, target, ours, theirs, labelled, n_resamples)
@@ -110,6 +114,16 @@ def evaluate(
         "contract": store.contract,
     }
     return result.model_copy(update=known)
+
+
+def _with_connectivity(ours: Sequence[Predictor], baselines: Sequence[FeatureSet], whole: str) -> list[Together]:
+    """Our first model and connectivity in one linear model, which is what a user would do; none if it is not read by a linear probe."""
+    first = ours[0]
+    method = f"tangent towards the population, {whole}"
+    if not isinstance(first, FeatureSet):
+        return []
+    tangents = [features for features in baselines if (features.model, features.method) == (CONNECTIVITY, method)]
+    return [Together(f"{CONNECTIVITY} + {first.model}", f"{method}, and {first.method}", (tangent, first)) for tangent in tangents]
 
 
 def _identified(
@@ -210,6 +224,7 @@ def compare(
         "seeds": task.policy.seeds,
         "excluded": target.excluded,
         "groups": target.bound,
+        "sources": {f"{each.model}, {each.method}": each.source for each in baselines if isinstance(each, FeatureSet) and each.source},
     }
     if task.policy.kind == "leave-out":
         facts["held_out"] = _by_block([*mine, *theirs], target, primary_metric(task, target), n_resamples)
@@ -285,8 +300,8 @@ def _entries(predictors: Sequence[Predictor], target: Target, task: Task, thread
 
     Linear models take turns on `threads` threads: most of their time goes into decompositions, which let other threads run.
     """
-    linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet)]
-    slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet)]
+    linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet | Together)]
+    slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet | Together)]
     done = {id(predictor): _entry(predictor, target, task) for predictor in slow}
     pool = ThreadPoolExecutor(threads)
     running = [pool.submit(_entry, predictor, target, task) for predictor in linear]

@@ -72,23 +72,38 @@ def connectivity_vectors(values: Floats) -> dict[str, _Real]:
 
     Correlation and partial correlation are without the diagonal.
     """
-    scaled = standardised(values, nothing=0, rounding=_DOUBLE_ROUNDING)
+    scaled = _scaled(values)
     shrunk = LedoitWolf(store_precision=False).fit(scaled).covariance_
     partial = prec_to_partial(np.linalg.inv(shrunk))
     strict = np.tril_indices(len(shrunk), -1)
     triangles = {"correlation": cov_to_corr(shrunk)[strict], "partial": partial[strict]}
-    triangles |= {"covariance": packed(shrunk), "plain": packed(correlation_matrix(scaled))}
-    return {name: triangle.astype(np.float32) for name, triangle in triangles.items()}
+    triangles["covariance"] = packed(shrunk)
+    return {name: triangle.astype(np.float32) for name, triangle in triangles.items()} | plain_vectors(values)
+
+
+def plain_vectors(values: Floats) -> dict[str, _Real]:
+    """The triangle of the plain correlations of one session (T, C)."""
+    return {"plain": packed(correlation_matrix(_scaled(values))).astype(np.float32)}
+
+
+def _scaled(values: Floats) -> Floats:
+    return standardised(values, nothing=0, rounding=_DOUBLE_ROUNDING)
 
 
 def connectivity_sets(vectors: dict[str, _Real], frames: str) -> list[FeatureSet]:
     """The four kinds of connectivity, from `connectivity_vectors` of N sessions, (N, ...) each."""
     return [
-        FeatureSet(CONNECTIVITY, f"correlation, {frames}", vectors["correlation"]),
-        FeatureSet(CONNECTIVITY, f"partial correlation, {frames}", vectors["partial"]),
-        FeatureSet(CONNECTIVITY, f"tangent, {frames}", vectors["covariance"], TangentSpace()),
-        FeatureSet(CONNECTIVITY, f"tangent towards the population, {frames}", vectors["plain"], PopulationTangent()),
+        FeatureSet(CONNECTIVITY, f"correlation, {frames}", vectors["correlation"], source="Biswal et al. 1995"),
+        FeatureSet(CONNECTIVITY, f"partial correlation, {frames}", vectors["partial"], source="Marrelec et al. 2006"),
+        FeatureSet(CONNECTIVITY, f"tangent, {frames}", vectors["covariance"], TangentSpace(), source="Varoquaux et al. 2010"),
+        population_tangent(vectors["plain"], frames),
     ]
+
+
+def population_tangent(plain: _Real, frames: str) -> FeatureSet:
+    """The tangent towards the population, from plain correlations of N sessions."""
+    source = "after Rahim et al. 2019, with a plain weight"
+    return FeatureSet(CONNECTIVITY, f"tangent towards the population, {frames}", plain, PopulationTangent(), source=source)
 
 
 def stacked(series: Sequence[Floats], read: Callable[[Floats], dict[str, _Real]], label: str = "") -> dict[str, _Real]:
@@ -164,10 +179,10 @@ class PopulationTangent(TransformerMixin, BaseEstimator):
 
     def fit(self, X: _Real, y: object = None) -> PopulationTangent:
         """Learn the mean of X, (N, C, C) or packed, positive semidefinite, and place the tangent there."""
-        mean = next(_unpacked(np.asarray(X).mean(axis=0, dtype=np.float64)[None]))[1][0]
+        mean = next(unpacked(np.asarray(X).mean(axis=0, dtype=np.float64)[None]))[1][0]
         # A few short series leave even their mean singular.
         self.mean_ = (1 - _POPULATION_RIDGE) * mean + _POPULATION_RIDGE * np.eye(len(mean))
-        self.whitening_ = _map_eigenvalues(self.mean_, lambda values: 1 / np.sqrt(values))
+        self.whitening_ = eigenvalues_mapped(self.mean_, lambda values: 1 / np.sqrt(values))
         return self
 
     def transform(self, X: _Real) -> _Real:
@@ -189,12 +204,12 @@ def _whitened_logs(matrices: _Real) -> tuple[Floats, _Real]:
     Gradient descent (Pennec, Fillard and Ayache 2006) from the log-Euclidean mean, which is close. After the first step, its length is
     that of the curvature between the last two gradients (Barzilai and Borwein 1988), which saves one iteration of four.
     """
-    width = next(_unpacked(matrices[:1]))[1].shape[-1]
+    width = next(unpacked(matrices[:1]))[1].shape[-1]
     vectors = _log_vectors(matrices, np.eye(width))
-    mean = _map_eigenvalues(_mean_matrix(vectors, width), np.exp)
+    mean = eigenvalues_mapped(_mean_matrix(vectors, width), np.exp)
     step, last = _MEAN_STEP, np.zeros_like(mean)
     for iteration in range(_MEAN_STEPS):
-        whitening = _map_eigenvalues(mean, lambda values: 1 / np.sqrt(values))
+        whitening = eigenvalues_mapped(mean, lambda values: 1 / np.sqrt(values))
         _log_vectors(matrices, whitening, out=vectors)
         gradient = _mean_matrix(vectors, width)
         if np.linalg.norm(gradient) < _MEAN_TOLERANCE * np.sqrt(len(gradient)):
@@ -202,8 +217,8 @@ def _whitened_logs(matrices: _Real) -> tuple[Floats, _Real]:
         if iteration:
             change = last - gradient
             step = float(np.clip(step * (last * change).sum() / (change**2).sum(), *_MEAN_STEP_BOUNDS))
-        last, root = gradient, _map_eigenvalues(mean, np.sqrt)
-        mean = root @ _map_eigenvalues(step * gradient, np.exp) @ root
+        last, root = gradient, eigenvalues_mapped(mean, np.sqrt)
+        mean = root @ eigenvalues_mapped(step * gradient, np.exp) @ root
         mean = (mean + mean.T) / 2
     return whitening, vectors
 
@@ -214,12 +229,12 @@ def _log_vectors(
     """(N, C (C + 1) / 2) tangent vectors: logarithms of `whitening @ before(matrix) @ whitening`."""
     whitening, scale = whitening.astype(matrices.dtype), _entry_scale(len(whitening)).astype(matrices.dtype)
     vectors = np.empty((len(matrices), len(scale)), dtype=matrices.dtype) if out is None else out
-    for at, block in _unpacked(matrices):
+    for at, block in unpacked(matrices):
         vectors[at] = packed(_log(whitening @ before(block) @ whitening)) * scale
     return vectors
 
 
-def _unpacked(matrices: _Real) -> Iterator[tuple[slice, _Real]]:
+def unpacked(matrices: _Real) -> Iterator[tuple[slice, _Real]]:
     """A few matrices (n, C, C) at a time, and which of them, from (N, C, C) or their lower triangles (N, C (C + 1) / 2)."""
     for start in range(0, len(matrices), _BLOCK):
         at = slice(start, start + _BLOCK)
@@ -259,10 +274,10 @@ def _mean_matrix(vectors: _Real, width: int) -> Floats:
 
 
 def _log(matrices: _Real) -> _Real:
-    return _map_eigenvalues(matrices, lambda values: np.log(np.maximum(values, _EIGENVALUE_FLOOR)))
+    return eigenvalues_mapped(matrices, lambda values: np.log(np.maximum(values, _EIGENVALUE_FLOOR)))
 
 
-def _map_eigenvalues(matrices: _Real, function: Callable[[_Real], _Real]) -> Any:
+def eigenvalues_mapped(matrices: _Real, function: Callable[[_Real], _Real]) -> Any:
     """Apply a function to symmetric matrices (..., C, C) through their eigenvalues.
 
     torch's decomposition is faster than numpy's in single precision and, unlike scipy's, lets other threads run.

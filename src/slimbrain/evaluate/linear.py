@@ -45,8 +45,7 @@ def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Float
     """
     if x.shape[1] <= len(x):
         train, *held = (part.astype(np.float64) for part in _standardised(x, others, x.shape[1]))
-        _, axes = _spectrum(train.T @ train)
-        return train @ axes, [part @ axes for part in held]
+        return rotate(train, held)
     # Through inner products, to which each block of features adds its share: standardised copies of all features would not fit.
     products = [np.zeros((len(part), len(x))) for part in (x, *others)]
     for start in range(0, x.shape[1], _BLOCK_FEATURES):
@@ -58,6 +57,16 @@ def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Float
     axes = vectors / np.sqrt(values)
     gram, *across = products
     return gram @ axes, [part @ axes for part in across]
+
+
+def rotate(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
+    """x (N, D), whose columns are brought to be orthogonal, and the others (M, D) along the same axes: (N, R) and (M, R), R the rank."""
+    if x.shape[1] <= len(x):
+        _, axes = _spectrum(x.T @ x)
+    else:
+        values, vectors = _spectrum(x @ x.T)
+        axes = x.T @ vectors / np.sqrt(values)
+    return x @ axes, [part @ axes for part in others]
 
 
 def _standardised(x: Floats, others: Sequence[Floats], width: int) -> list[Floats]:

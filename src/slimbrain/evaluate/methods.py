@@ -19,9 +19,11 @@ from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
 from slimbrain.evaluate.designs import Design, Screening, leaving_out
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
+from slimbrain.evaluate.linear_pretraining import linear_pretraining
 from slimbrain.evaluate.probes import Predictor, embedding_set
 from slimbrain.evaluate.raw_series import raw_series
 from slimbrain.evaluate.result import IDENTIFY, PROBE, UNTRAINED, Cannot, ModelWeights, Result
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task
 from slimbrain.evaluate.transfer import Side, evaluate_transfer, without_shared_people
 from slimbrain.evaluate.tuned import save_tuned
@@ -34,6 +36,7 @@ from slimbrain.store import Store
 from slimbrain.train import pick_device
 
 _METHODS = ("probe", "attention", "finetune", "identify")
+_BASELINES = ("default", "all")
 _POOLING = "moments"
 """What a probe reads of stage 2."""
 
@@ -81,6 +84,10 @@ class Options:
         Leave out copied recordings, which would be refused; see `leaks.screen`.
     design : Design
         Who learns and who is tested.
+    baselines : str
+        `default`, or `all`: those that take longer as well.
+    pretraining_people : Path or None
+        As for `linear_pretraining`.
     pooling : str or None
         As for `embed_store`, of trained models; the untrained one is read in its default way.
     """
@@ -95,6 +102,8 @@ class Options:
     drop_duplicates: bool = False
     tuning: Tuning = field(default_factory=Tuning)
     design: Design = field(default_factory=Design)
+    baselines: str = "default"
+    pretraining_people: Path | None = None
     pooling: str | None = None
 
 
@@ -144,6 +153,8 @@ def evaluate_models(
     wanted = design.task(get_task(task, phenotypes=options.phenotypes, group=options.group))
     chosen = _choose_methods(options.methods, wanted)
     design.require_fitting(wanted, chosen)
+    if options.baselines not in _BASELINES:
+        raise InputError(f"--baselines {options.baselines}: there is no such set; choose from {', '.join(_BASELINES)}.")
     if options.tuning.save and "finetune" not in chosen:
         raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
@@ -167,11 +178,22 @@ def evaluate_models(
     }
     predictors = [makers[method](entry, screened.target.keys) for method in chosen for entry in contenders]
     named, used = _named(trained), _frames_used(store, trained[0])
-    more = raw_series(series, screened.target.keys) if design.frames else []
-    result = evaluate(store, wanted, screened, predictors, used, named, series, labelled=design.policies, more=more)
+    more = _further_baselines(store, series, screened.target, loaded[0], options)
+    further = options.baselines == "all"
+    result = evaluate(store, wanted, screened, predictors, used, named, series, labelled=design.policies, more=more, further=further)
     if options.tuning.save:
         _save(store, wanted, screened.target, trained[0], options.tuning, options.tuning.save)
     return result
+
+
+def _further_baselines(store: Store, series: ChannelSeries, target: Target, model: Model, options: Options) -> list[Predictor]:
+    """Those that need more than the store: windows as samples, or what the first model remembers of its people."""
+    if options.design.frames:
+        return list(raw_series(series, target.keys))
+    if target.kind == "identification":
+        return []
+    axes = linear_pretraining(store, target.keys, series, model.provenance, options.pretraining_people)
+    return [axes] if axes else []
 
 
 def _transferred(

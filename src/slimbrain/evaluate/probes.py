@@ -17,19 +17,22 @@ from sklearn.metrics import roc_auc_score
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.decision import NAMING_METRICS, tuned_cutoffs, untuned_cutoffs
-from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
+from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path, rotate
 from slimbrain.evaluate.result import PROBE
 from slimbrain.evaluate.splits import DEFAULT_POLICY, Kind, PredictionProblem, Split, SplitPolicy, inner_parts, outer_splits, pose
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
 _Labels = NDArray[Any]
+_Parts = tuple[Floats, Floats, Floats]
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 """Inverse penalties tried in the inner split: C of the logistic regression, 1/alpha of the ridge. Tangent connectivity is best between
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
 
 _UNTUNED_STRENGTH = 1.0
+_SHARES = (0.0, 1 / 3, 2 / 3, 1.0)
+"""Of the second of two sets of features in the variance of both together."""
 _CONSTANT = 1e-9
 """Probabilities that differ by less are the same."""
 _TIE = 1e-6
@@ -102,23 +105,67 @@ class FeatureSet:
         (N, ...) one entry per session; (N, D) unless `transform` makes it so.
     transform : BaseEstimator or None
         scikit-learn transformer fitted on the training rows only, or None.
+    confounds : FeatureSet or None
+        What is regressed out of the features, by a regression fitted on the training rows only.
+    source : str
+        Where the features are from, for the result.
     """
 
     model: str
     method: str
     data: Floats
     transform: BaseEstimator | None = None
+    confounds: FeatureSet | None = None
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.data)
 
     def take(self, rows: Sequence[int]) -> FeatureSet:
         """Those of some sessions, in this order."""
-        return replace(self, data=self.data[list(rows)])
+        return replace(self, data=self.data[list(rows)], confounds=self.confounds.take(rows) if self.confounds else None)
 
     def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
-        return _fit_predict(self, problem, split, seed)
+        return _fit_predict([self], problem, split, seed)
+
+    def fitted(self, split: Split) -> _Parts:
+        """Features (rows, D) of the training, validation and test rows, as the training rows make them."""
+        rows = (split.train, split.valid, split.test)
+        if self.transform is None:
+            train, valid, test = (self.data[part] for part in rows)
+        else:
+            transform: Any = clone(self.transform)
+            train = transform.fit_transform(self.data[split.train])
+            valid, test = (transform.transform(self.data[part]) if len(part) else train[:0] for part in rows[1:])
+        if self.confounds is None:
+            return train, valid, test
+        known = [np.column_stack([np.ones(len(part)), part]) for part in self.confounds.fitted(split)]
+        weights = (np.linalg.pinv(known[0]) @ (train - train.mean(axis=0)).astype(train.dtype)).astype(train.dtype)
+        adjusted = [part - told.astype(part.dtype) @ weights for part, told in zip((train, valid, test), known, strict=True)]
+        return adjusted[0], adjusted[1], adjusted[2]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several sets of features in one linear model, their shares of the variance tuned inside with the penalty.
+
+    Attributes
+    ----------
+    parts : tuple[FeatureSet, FeatureSet]
+        Of the same sessions. The shares of the second are those of `_SHARES`: either alone is among them.
+    """
+
+    model: str
+    method: str
+    parts: tuple[FeatureSet, FeatureSet]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
+        """Fit a logistic regression or a ridge, its penalty and the shares tuned inside."""
+        return _fit_predict(self.parts, problem, split, seed)
 
 
 def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequence[str], method: str = PROBE) -> FeatureSet:
@@ -188,7 +235,7 @@ def cross_validate(
     trials = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
     for place, number, split in (
-        trials if isinstance(features, FeatureSet) else track(trials, f"{features.model}, {features.method}: folds")
+        trials if isinstance(features, FeatureSet | Together) else track(trials, f"{features.model}, {features.method}: folds")
     ):
         fitted = features.fit_predict(problem, split, policy.seeds[place])
         scores[place, split.test] = fitted.scores
@@ -218,7 +265,7 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
     rows = data[split.train]
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
-    strength = _tuned(rows, data[split.valid], problem, split, seed).strength
+    strength = _tuned([rows], [data[split.valid]], problem, split, seed).strength
     width = rows.shape[1]
     # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
     train, (origin, axes) = coordinates(rows, [np.zeros((1, width)), np.eye(width)])
@@ -266,18 +313,31 @@ def _check(features: Predictor, labels: _Labels, subjects: _Labels) -> None:
         raise InputError(f"{name}: features hold NaN or infinity; drop those sessions or embed them again.")
 
 
-def _fit_predict(features: FeatureSet, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
-    fit_rows, test = features.data[split.train], features.data[split.test]
-    valid = features.data[split.valid]
-    if features.transform is not None:
-        transform: Any = clone(features.transform)
-        fit_rows, test = transform.fit_transform(fit_rows), transform.transform(test)
-        valid = transform.transform(valid) if len(valid) else valid
+def _fit_predict(features: Sequence[FeatureSet], problem: PredictionProblem, split: Split, seed: int) -> Fitted:
+    fit_rows, valid, test = map(list, zip(*(part.fitted(split) for part in features), strict=True))
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
     tuned = _tuned(fit_rows, valid, problem, split, seed)
-    (scores,) = _predict(fit_rows, y, test, (tuned.strength,), problem.n_outputs, problem.kind)
+    train, held = list(_views(fit_rows, test))[tuned.view]
+    (scores,) = _predict(train, held, (tuned.strength,), y, problem.n_outputs, problem.kind)
     return Fitted(scores * scale + centre, scale, tuned.loss, tuned.cutoffs(problem))
+
+
+def _views(x: Sequence[Floats], x_held: Sequence[Floats]) -> Iterator[tuple[Floats, Floats]]:
+    """Coordinates of training and held-out rows: of one set of features, or of two for each of their shares."""
+    along = [coordinates(part, [held]) for part, held in zip(x, x_held, strict=True)]
+    if len(along) == 1:
+        yield along[0][0], along[0][1][0]
+        return
+    for share in _SHARES:
+        weights = np.sqrt([1 - share, share])
+        train, held = (np.hstack([weight * part for weight, part in zip(weights, parts, strict=True)]) for parts in _transposed(along))
+        rotated, (others,) = rotate(train, [held])
+        yield rotated, others
+
+
+def _transposed(along: Sequence[tuple[Floats, list[Floats]]]) -> tuple[list[Floats], list[Floats]]:
+    return [train for train, _ in along], [held for _, (held,) in along]
 
 
 @dataclass(frozen=True)
@@ -286,8 +346,10 @@ class _Tuned:
 
     Attributes
     ----------
+    view : int
+        Which of the shares ranked best (`_views`).
     strength : float
-        The inverse penalty that ranked best.
+        The inverse penalty that did.
     loss : float
         Its `ranking_loss`; inf if nothing was tuned.
     said : ndarray of float64
@@ -298,6 +360,7 @@ class _Tuned:
         Whether everybody of an inner split was told the same, so that there is nothing to tune a cutoff by.
     """
 
+    view: int
     strength: float
     loss: float
     said: Floats
@@ -318,24 +381,27 @@ class _Tuned:
         return tuned_cutoffs(said, truth[first])
 
 
-def _tuned(fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int) -> _Tuned:
-    """Choose the penalty on the split's validation rows, or in an inner split by subject of the training rows."""
+def _tuned(fit_rows: Sequence[Floats], valid: Sequence[Floats], problem: PredictionProblem, split: Split, seed: int) -> _Tuned:
+    """Choose shares and penalty on the split's validation rows, or in an inner split by subject of the training rows."""
     centre, scale = problem.scaling(split.train)
-    target = (problem.target - centre) / scale
-    losses, said, rows = np.zeros(len(STRENGTHS)), [np.zeros((len(STRENGTHS), 0, problem.n_outputs))], [split.train[:0]]
+    target, n_views = (problem.target - centre) / scale, 1 if len(fit_rows) == 1 else len(_SHARES)
+    losses = np.zeros((n_views, len(STRENGTHS)))
+    said, rows = [np.zeros((n_views, len(STRENGTHS), 0, problem.n_outputs))], [split.train[:0]]
     for fit, x, held, x_held in _inner_rows(fit_rows, valid, problem, split, seed):
-        said.append(_predict(x, target[fit], x_held, STRENGTHS, problem.n_outputs, problem.kind))
-        losses += len(held) * np.array([ranking_loss(each, target[held], problem.kind) for each in said[-1]])
+        views = _views(x, x_held)
+        said.append(np.stack([_predict(*view, STRENGTHS, target[fit], problem.n_outputs, problem.kind) for view in views]))
+        losses += len(held) * np.array([[ranking_loss(each, target[held], problem.kind) for each in view] for view in said[-1]])
         rows.append(held)
-    best, n_held = int(losses.argmin()), sum(map(len, rows))
-    strength, loss = (STRENGTHS[best], float(losses[best]) / n_held) if n_held else (_UNTUNED_STRENGTH, float("inf"))
+    best, n_held = np.unravel_index(losses.argmin(), losses.shape), sum(map(len, rows))
+    strength, loss = (STRENGTHS[best[1]], float(losses[best]) / n_held) if n_held else (_UNTUNED_STRENGTH, float("inf"))
     constant = all(np.ptp(each[best], axis=0).max() < _CONSTANT for each in said[1:])
-    return _Tuned(strength, loss, np.concatenate([each[best] for each in said]), np.concatenate(rows), constant)
+    chosen = np.concatenate([each[best] for each in said])
+    return _Tuned(int(best[0]), strength, loss, chosen, np.concatenate(rows), constant)
 
 
 def _inner_rows(
-    fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int
-) -> Iterator[tuple[Ints, Floats, Ints, Floats]]:
+    fit_rows: Sequence[Floats], valid: Sequence[Floats], problem: PredictionProblem, split: Split, seed: int
+) -> Iterator[tuple[Ints, Sequence[Floats], Ints, Sequence[Floats]]]:
     """Rows to learn from and their features, rows to choose by and theirs, one inner split at a time; none if the cohort is tiny."""
     if len(split.valid):
         yield split.train, fit_rows, split.valid, valid
@@ -347,16 +413,15 @@ def _inner_rows(
         return
     for number in range(part.max() + 1):
         held = part == number
-        yield split.train[~held], fit_rows[~held], split.train[held], fit_rows[held]
+        yield split.train[~held], [each[~held] for each in fit_rows], split.train[held], [each[held] for each in fit_rows]
 
 
-def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n_outputs: int, kind: Kind) -> Floats:
-    """(strengths, rows, K) predicted probabilities of every class, or (strengths, rows, 1) predicted values."""
-    train, (held,) = coordinates(x, [x_held])
+def _predict(train: Floats, held: Floats, strengths: Sequence[float], y: Floats, n_outputs: int, kind: Kind) -> Floats:
+    """(strengths, rows, K) predicted probabilities of every class, or (strengths, rows, 1) predicted values, from coordinates."""
     if kind == "regression":
         return ridge_path(train, y, held, strengths)[..., None]
     present, numbers = np.unique(y.astype(np.int64), return_inverse=True)
-    said = np.zeros((len(strengths), len(x_held), n_outputs))
+    said = np.zeros((len(strengths), len(held), n_outputs))
     said[..., present] = 1.0 if len(present) == 1 else logistic_path(train, numbers, held, strengths)
     return said
 

@@ -146,6 +146,8 @@ class Result(_Frozen):
         Name of the store that was tested, where it is another than the one trained on.
     cannot : tuple[Cannot, ...]
         Predictors without rows.
+    sources : Mapping[str, str]
+        Where baselines are from, by model and method; empty in files of before it was recorded.
     test_scored : Scoring or None
         None in files of before it was recorded.
     contract : Contract or None
@@ -174,6 +176,7 @@ class Result(_Frozen):
     held_out: tuple[HeldOut, ...] = ()
     tested_on: str = ""
     cannot: tuple[Cannot, ...] = ()
+    sources: Mapping[str, str] = {}
     test_scored: Scoring | None = None
     contract: Contract | None = None
     version: str = __version__

@@ -6,11 +6,15 @@ its channels, which are read again: a session takes a millisecond, and a thousan
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slimbrain.errors import InputError
 from slimbrain.evaluate.stats import Floats
 from slimbrain.governance.fingerprint import signature
 from slimbrain.store import ROI, Store
@@ -53,3 +57,41 @@ class ChannelSeries:
         weights[np.arange(grid.n_cells), grid.cell_unit] = grid.cell_voxels
         shares: Floats = weights / weights.sum(axis=0)
         return shares
+
+
+@dataclass(frozen=True)
+class SessionSeries(Sequence[Floats]):
+    """Series (T, C) of sessions, in double precision one at a time; of the frames used alone, if these are given."""
+
+    series: ChannelSeries
+    keys: Sequence[str]
+    used: Mapping[str, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, number: int) -> Floats: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Floats]: ...
+
+    def __getitem__(self, number: int | slice) -> Floats | Sequence[Floats]:
+        if isinstance(number, slice):
+            return SessionSeries(self.series, self.keys[number], self.used)
+        key = self.keys[number]
+        values = self.series.channels(key)
+        return values if self.used is None else values[frames_of(self.used, key)]
+
+
+def frames_of(used: Mapping[str, NDArray[np.int64]], key: str) -> NDArray[np.int64]:
+    """The frames of a session that a model used.
+
+    Raises
+    ------
+    InputError
+        If none are given for it.
+    """
+    if key not in used:
+        raise InputError(f"{key}: no window is listed for it; rank windows for the whole store, or leave the window table out.")
+    return used[key]
