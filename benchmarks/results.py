@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from results_stores import FOLD, SHIPPED, CrossFitted, Work, fitted_copy, half_of
+from results_stores import FOLD, SHIPPED, CrossFitted, Work, copied_people, fitted_copy, half_of
 from results_table import rows_of, write_csv
 
 from slimbrain import __version__
@@ -159,7 +159,7 @@ def _cross_fitted(work: Work, name: str, design: Design, store: Store, shared: B
     store, series, screened = Screening(task, {}, design, drop=True).of(store)
     if design.leave_out:
         task, screened = leaving_out(design.leave_out, task, screened, store)
-    ours = CrossFitted(work, store, screened.target.keys)
+    ours = CrossFitted(work, store, screened.target.keys, copied_people(store, series))
     baselines = shared.of(store, task, screened.target)
     return evaluate(store, task, screened, [ours], series=series, baselines=baselines)
 

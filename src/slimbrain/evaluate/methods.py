@@ -202,8 +202,9 @@ def _transferred(
     """Train readers on one cohort and test them on another."""
     contenders = _contenders(store, loaded, sources, options)
     sides = []
-    for of in (store, tested):
-        _, series, screened = screening.of(of)
+    # Of those who are trained on, a model may know some; nobody is tested whom it knows.
+    for of, looking in ((store, replace(screening, allow=True)), (tested, screening)):
+        _, series, screened = looking.of(of)
         sides.append(Side(of, series, screened, _frames_used(of, _at(of, contenders[0], options))))
     here, there = without_shared_people(*sides), sides[1]
     found, cannot = [], []
