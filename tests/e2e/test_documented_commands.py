@@ -189,6 +189,7 @@ def only(*names: str) -> Callable[[Path], None]:
 COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "README.md": (),
     "CONTRIBUTING.md": (),
+    "docs/benchmarks.md": (),
     "docs/brainmarks.md": (),
     "docs/collapse.md": (),
     "docs/contract.md": (),
