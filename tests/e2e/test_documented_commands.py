@@ -196,7 +196,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/evaluation.md": (only(),),
     "docs/finetuning.md": (only("store", "runs", "windows.tsv", "others.tsv"),),
     "docs/hub.md": (),
-    "docs/inputs.md": (hcp, cpac, table, bids_filter, only("fmriprep")),
+    "docs/inputs.md": (hcp, cpac, table, bids_filter, atlas, only("fmriprep")),
     "docs/install.md": (),
     "docs/ledger.md": (only(),),
     "docs/mixtures.md": (yaml_of("docs/mixtures.md"), only()),

@@ -15,7 +15,7 @@ _Facts = dict[str, Any]
 def inspect_path(path: Path) -> _Facts:
     """Name, kind and contents of anything that slimbrain reads or writes.
 
-    Folders: store, run, training state(s), model, recordings to prepare. Files: see `slimbrain.doctor.files`.
+    Folders: store, run, training state(s), model, embeddings, recordings to prepare. Files: see `slimbrain.doctor.files`.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def inspect_path(path: Path) -> _Facts:
         raise InputError(f"{path}: does not exist, {there} does; check the path.")
     if not path.is_dir():
         return {"path": str(path), **describe_file(path)}
-    for says in (_store, _run, _states, _state, _model, _recordings):
+    for says in (_store, _run, _states, _state, _model, _embeddings, _recordings):
         if facts := says(path):
             return {"path": str(path), **facts}
     raise InputError(
@@ -124,6 +124,17 @@ def _model(path: Path) -> _Facts | None:
     temporal = facts["kind"] == "model (TemporalExtractor)"
     commands = "slimbrain rank --temporal, embed --model, evaluate --model" if temporal else "slimbrain embed --model, evaluate --model"
     return {**facts, **window, **model.provenance.contract.to_dict(), **training, "read by": commands}
+
+
+def _embeddings(path: Path) -> _Facts | None:
+    from slimbrain.embed.derivative import is_derivative, read_derivative
+
+    if not is_derivative(path):
+        return None
+    made = read_derivative(path)
+    facts = {"kind": "embeddings (BIDS derivative)", "sessions": len(made.keys), "participants": len(set(made.subjects))}
+    facts |= {"dimensions": made.values.shape[1], "pooling": made.pooling, **made.contract.to_dict()}
+    return {**facts, "read by": "slimbrain evaluate --embeddings, and whatever reads BIDS derivatives"}
 
 
 def _recordings(path: Path) -> _Facts | None:
