@@ -26,6 +26,7 @@ from slimbrain.grid import Grid
 COMMANDS = (
     "demo",
     "simulate",
+    "datasets",
     "prep",
     "pretrain",
     "convert",

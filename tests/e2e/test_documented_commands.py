@@ -192,6 +192,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/brainmarks.md": (),
     "docs/collapse.md": (),
     "docs/contract.md": (),
+    "docs/datasets.md": (),
     "docs/embedding.md": (),
     "docs/evaluation.md": (only(),),
     "docs/finetuning.md": (only("store", "runs", "windows.tsv", "others.tsv"),),

@@ -11,6 +11,7 @@ import typer
 
 from slimbrain import __version__
 from slimbrain.cli.data import prep, simulate
+from slimbrain.cli.datasets import datasets
 from slimbrain.cli.first import demo, doctor, inspect
 from slimbrain.cli.launch import launch, moved
 from slimbrain.cli.ledger import ledger, withdraw
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (
     demo,
     simulate,
+    datasets,
     prep,
     pretrain,
     convert,
