@@ -61,6 +61,14 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     model_ : the model, with its `provenance`.
     windows_ : the table, the stage 1 model, or None.
     weights_ : hash of the weights; a copy that finds others refuses to go on.
+
+    Examples
+    --------
+    >>> encoder = SlimBrainEncoder("runs/voxel/model", pooling="mean").fit()
+    >>> encoder.transform("store").shape
+    (3, 64)
+    >>> encoder.set_output(transform="pandas").transform("store").index.name
+    'session'
     """
 
     def __init__(
