@@ -28,6 +28,7 @@ COMMANDS = (
     "simulate",
     "datasets",
     "prep",
+    "split",
     "pretrain",
     "convert",
     "plan",

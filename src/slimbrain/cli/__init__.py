@@ -20,6 +20,7 @@ from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
 from slimbrain.cli.options import CommandLine
 from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
+from slimbrain.cli.split import split
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError
 
@@ -35,6 +36,7 @@ for command in (
     simulate,
     datasets,
     prep,
+    split,
     pretrain,
     convert,
     plan,
