@@ -9,6 +9,9 @@ import typer
 
 from slimbrain.cli.options import OUT, PRESET, SEED, THREADS, one_of, print_facts, set_threads
 
+_SHOWN_RUNS = 20
+"""Runs of a source that `inspect` lists on a terminal."""
+
 
 def demo(out: OUT = Path("demo-run"), seed: SEED = 0, threads: THREADS = None) -> None:
     """Simulate a cohort and run everything on it, in a few minutes on a CPU.
@@ -28,13 +31,22 @@ def inspect(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a file or folder is, what it holds, and which command reads it.
+    """Say what a file or folder is, what it holds, and which command reads it; of recordings, the image taken for each run, and why.
 
     Example: `slimbrain inspect store/`
     """
+    from slimbrain.disk.tsv import format_tsv
     from slimbrain.doctor import inspect_path
+    from slimbrain.doctor.look import RUNS
+    from slimbrain.doctor.recordings import COLUMNS
 
-    print_facts(inspect_path(path), as_json)
+    facts = inspect_path(path, None if as_json else _SHOWN_RUNS)
+    runs = [] if as_json else facts.pop(RUNS, [])
+    print_facts(facts, as_json)
+    if runs:
+        print(f"\n{format_tsv(COLUMNS, runs)}", end="")
+        left = facts["usable runs"] + facts.get("refused", 0) - len(runs)
+        print(f"... and {left} more; --json lists all" if left else "", end="\n" if left else "")
 
 
 def doctor(

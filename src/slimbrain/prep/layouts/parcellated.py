@@ -193,6 +193,7 @@ def _run(table: Path, atlas: str, channels: Channels | None, places: Path | None
         sidecars=sidecars,
         reader=RegionReader(channels),
         record=record if channels else {**record, "ChannelPlaces": "unknown"},
+        chosen_because=f"the series of the atlas {atlas}",
     )
 
 
