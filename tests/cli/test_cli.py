@@ -25,6 +25,7 @@ from slimbrain.grid import Grid
 
 COMMANDS = (
     "demo",
+    "run",
     "simulate",
     "datasets",
     "prep",

@@ -12,7 +12,7 @@ import typer
 from slimbrain import __version__
 from slimbrain.cli.data import prep, simulate
 from slimbrain.cli.datasets import datasets
-from slimbrain.cli.first import demo, doctor, inspect
+from slimbrain.cli.first import demo, doctor, inspect, run
 from slimbrain.cli.launch import launch, moved
 from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.maps import explain
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    run,
     simulate,
     datasets,
     prep,
