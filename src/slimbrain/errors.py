@@ -39,5 +39,9 @@ class TrainingOverlapWarning(UserWarning):
     """
 
 
+class TransformWarning(UserWarning):
+    """The sform and the qform of a mask, an atlas or a map put it at two places; it says which was believed."""
+
+
 class CollapseError(SlimbrainError):
     """An encoder gives the same output for every input; training it further would only hide that."""
