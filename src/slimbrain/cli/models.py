@@ -196,7 +196,7 @@ def rank(
 
 def embed(
     store: STORE,
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="One file, NAME.npz, or a folder for a BIDS derivative: a table per session.")],
     model: Annotated[
         str | None, typer.Option(help="Model folder of a run, or a hub id; the stage 1 model that comes with slimbrain if not given.")
     ] = None,
@@ -215,22 +215,27 @@ def embed(
     Example: `slimbrain embed store/ --out embeddings.npz`
     """
     from slimbrain.disk.shards import Shard
-    from slimbrain.embed.features import embed_store, require_npz
-    from slimbrain.embed.joining import part_path, sessions_of
+    from slimbrain.embed.derivative import write_derivative
+    from slimbrain.embed.features import embed_store, feature_names
+    from slimbrain.embed.joining import is_npz, part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
 
-    require_npz(out)
+    as_npz = is_npz(out)
     set_threads(threads)
     opened = open_store(store, participants)
     if shard is not None:
         part = Shard.parse(shard)
-        opened, out = sessions_of(opened, part), part_path(out, part)
+        # Shards of a derivative share its folder.
+        opened, out = sessions_of(opened, part), part_path(out, part) if as_npz else out
     model = temporal_or_shipped(model)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     if embeddings.all_alike():
         print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
-    embeddings.save(out, model)
+    if as_npz:
+        embeddings.save(out, model)
+    else:
+        write_derivative(out, embeddings, model, feature_names(loaded, pooling), opened)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 
 

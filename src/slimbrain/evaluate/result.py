@@ -154,6 +154,18 @@ class Result(_Frozen):
         Of the store; None in a comparison that had none.
     version : str
         Of slimbrain.
+
+    Examples
+    --------
+    >>> row = Row(model="ours", method=PROBE, metric="auc", mean=0.7, low=0.6, high=0.8)
+    >>> best = Estimate(model="tangent", method="logistic regression", metric="auc", mean=0.65)
+    >>> gain = Estimate(model="ours", method=PROBE, metric="auc", mean=0.05, low=-0.02, high=0.12)
+    >>> result = Result(
+    ...     task="column:sex", cohort="store", n_subjects=40, n_sessions=40, split="5-fold", rows=(row,), best_baseline=best,
+    ...     differences=(gain,), classes={"F": 20, "M": 20},
+    ... )
+    >>> result.chance["auc"], result.ours
+    (0.5, frozenset({'ours'}))
     """
 
     task: str
