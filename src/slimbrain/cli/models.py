@@ -23,6 +23,7 @@ from slimbrain.cli.options import (
     print_facts,
     set_threads,
     typed_command,
+    whole_command,
 )
 from slimbrain.errors import InputError
 
@@ -144,6 +145,7 @@ def plan(
 
 
 def rank(
+    context: typer.Context,
     store: STORE,
     temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
     out: OUT,
@@ -186,13 +188,14 @@ def rank(
     given = {name: value for name, value in choices.items() if value is not None}
     saliency = checked(SaliencyConfig, {**trained_saliency(model).model_dump(), **given}, "slimbrain rank")
     rows = rank_store(opened, model, saliency)
-    write_window_table(out, rows)
+    write_window_table(out, rows, typed_command(context))
     left_out = sum(not row.chosen for row in rows)
     budget = f", {left_out} left out by the budget" if left_out else ""
     print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}{budget}")
 
 
 def embed(
+    context: typer.Context,
     store: STORE,
     model: Annotated[str, typer.Option(help="Model folder of a run, or a hub id.")],
     out: OUT,
@@ -207,6 +210,8 @@ def embed(
 
     Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
     """
+    from dataclasses import replace
+
     from slimbrain.disk.shards import Shard
     from slimbrain.embed.features import embed_store, require_npz
     from slimbrain.embed.joining import part_path, sessions_of
@@ -222,7 +227,7 @@ def embed(
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     if embeddings.all_alike():
         print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
-    embeddings.save(out, model)
+    replace(embeddings, command=whole_command(context)).save(out, model)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 
 

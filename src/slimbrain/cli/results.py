@@ -39,6 +39,7 @@ def _list_tasks(context: typer.Context, asked: bool) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     store: STORE,
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
     task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, `identity`, or a benchmark of `--list`.")],
@@ -78,6 +79,7 @@ def evaluate(
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
     from slimbrain.disk.atomic import write_text
+    from slimbrain.embed.features import read_embeddings
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
     from slimbrain.evaluate.result import write_result
@@ -89,6 +91,8 @@ def evaluate(
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning)
     result = evaluate_models(open_store(store, participants), task, model, options)
+    made = [*(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
+    result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))

@@ -33,6 +33,14 @@ class VerdictBlock:
 
 
 @dataclass(frozen=True)
+class WarningBlock:
+    """What a reader has to know before looking at what follows."""
+
+    kind: ClassVar[str] = "warning"
+    text: str
+
+
+@dataclass(frozen=True)
 class Column:
     """Head of a column; numbers are set flush right."""
 
@@ -142,7 +150,7 @@ class Fold:
     blocks: tuple[Figure | Table | Prose | Explorer, ...]
 
 
-Block = Prose | VerdictBlock | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
+Block = Prose | VerdictBlock | WarningBlock | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
 
 
 @dataclass(frozen=True)

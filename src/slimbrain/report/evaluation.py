@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimbrain.evaluate.result import Result, Row
-from slimbrain.evaluate.table import remarks, resampling_unit
+from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -96,8 +96,10 @@ def _forest(result: Result, place: int) -> Figure:
     listed = "; ".join(f"{row.model}, {row.method}: {_interval(row)}" for row in rows)
     alt = f"Forest plot of {_words(metric)} for {result.task}. {listed}."
     best = result.best_baseline.predictor
-    svg = forest(rows, result.ours, best, result.published.get(metric), _words(metric), f"forest-{place}", alt)
+    chance = chance_of(result, metric)
+    svg = forest(rows, result.ours, best, result.published.get(metric), chance, _words(metric), f"forest-{place}", alt)
     keys = "Blue square: ours; orange diamond: best baseline; grey: other baselines."
+    keys += "" if chance is None else f" Dotted: chance, {chance:.3g}."
     caption = f"{_words(metric)} of every model with its 95 % interval. {keys}"
     return Figure(svg, caption, alt)
 

@@ -347,6 +347,7 @@ def forest(
     ours: frozenset[str],
     best: tuple[str, str],
     published: float | None,
+    chance: float | None,
     metric: str,
     name: str,
     alt: str,
@@ -363,6 +364,8 @@ def forest(
         Model and method of the best baseline.
     published : float or None
         Value from the literature, or None.
+    chance : float or None
+        What guessing scores, or None where that is not known.
     metric : str
         Its name in words.
     """
@@ -383,6 +386,9 @@ def forest(
                 color=colour,
                 markersize=5.5 if mine or top else 4.5,
             )
+        if chance is not None:
+            axis.axvline(chance, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=0)
+            axis.text(chance, 0.62, "chance ", fontsize=8, ha="right", va="bottom")
         if published is not None:
             axis.axvline(published, color=PURPLE, linestyle="--", linewidth=1.1)
             axis.text(published, 0.62, " published", color=PURPLE, fontsize=8, ha="left", va="bottom")

@@ -173,8 +173,8 @@ def _carpet(store: Store, material: Material, session: SessionFacts, place: int)
     marks = _marks(material, session, recorded)
     names = ", ".join(traces) or "no trace"
     parts = [
-        f"{len(marks.flagged)} flagged frames" if len(marks.flagged) else "",
-        f"{len(marks.chosen)} chosen windows" if marks.chosen else "",
+        count(len(marks.flagged), "flagged frame") if len(marks.flagged) else "",
+        count(len(marks.chosen), "chosen window") if marks.chosen else "",
     ]
     marked = "".join(f", {part}" for part in parts if part)
     alt = f"Carpet plot of {session.label}: {series.shape[1]} channels over {len(series) * session.info.tr:.0f} s, below {names}{marked}."
