@@ -147,7 +147,7 @@ class Fold:
 
     kind: ClassVar[str] = "fold"
     title: str
-    blocks: tuple[Figure | Table | Prose | Explorer, ...]
+    blocks: tuple[Figure | Table | Prose | Explorer | Code, ...]
 
 
 Block = Prose | VerdictBlock | WarningBlock | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
@@ -203,7 +203,14 @@ class TableBuilder:
         self.rows.append(_Row(tuple(cells), mark))
 
     def build(self) -> Table:
-        return Table(self.caption, self.columns, tuple(self.rows))
+        """The table, without columns in which no row has a value."""
+        told = [
+            place
+            for place, column in enumerate(self.columns)
+            if not column.numeric or not self.rows or any(row.cells[place] != MISSING for row in self.rows)
+        ]
+        rows = tuple(_Row(tuple(row.cells[place] for place in told), row.mark) for row in self.rows)
+        return Table(self.caption, tuple(self.columns[place] for place in told), rows)
 
 
 def number(value: float | None, digits: int = 3) -> str:

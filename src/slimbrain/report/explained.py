@@ -13,6 +13,7 @@ from slimbrain.evaluate.table import chance_of, is_at_chance
 from slimbrain.explain import TITLES, MapEntry
 from slimbrain.explain.averages import MAGNITUDE, NAMES
 from slimbrain.explain.pictures import SHOWN_SHARE
+from slimbrain.explain.regions import UNITS
 from slimbrain.report.blocks import MISSING, Block, Column, Fold, Prose, Table, TableBuilder, WarningBlock, count
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import NamedMap
@@ -129,10 +130,13 @@ def _of_folder(folder: Path, entries: Sequence[MapEntry], evaluations: Sequence[
         yield Prose(f"{folder} has {kept} and no average; run the same slimbrain explain to its end.")
         return
     yield Prose(_told(folder, shown, evaluations))
-    first, *others = (_regions(entry) for entry in shown)
-    yield first
-    if others:
-        yield Fold(f"Regions of {count(len(others), 'other map')} of {folder.name}", tuple(others))
+    tables = tuple(_regions(entry) for entry in shown if entry.rows and not entry.atlas.startswith(UNITS))
+    if tables:
+        yield Fold(f"Regions of {count(len(tables), 'map')} of {folder.name}", tables)
+    else:
+        yield Prose(
+            "No atlas was given, so regions have no names and are not listed: slimbrain explain --atlas FILE --labels FILE names them."
+        )
 
 
 def _told(folder: Path, shown: Sequence[MapEntry], evaluations: Sequence[Result]) -> str:

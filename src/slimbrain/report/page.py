@@ -26,19 +26,19 @@ _Builder = Callable[[Material], Section]
 
 _BUILDERS: tuple[_Builder, ...] = (
     summary.build,
+    evaluation.build,
     quality.build,
     windows.build,
     training.build,
-    evaluation.build,
     maps.build,
     methods.build,
     provenance.build,
 )
-"""One per section, in the order of the page."""
+"""One per section, in the order of the page: what came out, what went in, how."""
 
 _TEMPLATE = "page.html.jinja"
 
-_SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "start")
+_SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "contents", "start")
 """Files of `templates/script/`, in the order in which they need each other."""
 
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from slimbrain import __version__
-from slimbrain.report.blocks import MISSING, Block, Code, Column, Prose, Section, Table, TableBuilder
+from slimbrain.report.blocks import MISSING, Block, Code, Column, Fold, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
@@ -26,16 +26,18 @@ _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nibabel", "nilearn")
 
 def build(material: Material) -> Section:
     """Software, contract, runs, commands."""
-    blocks: list[Block] = [_versions(material), _files(material)]
+    tables = [_versions(material), _files(material)]
     if material.store is not None:
-        blocks.append(_contract(material))
+        tables.append(_contract(material))
     if material.runs:
-        blocks.append(_runs(material))
+        tables.append(_runs(material))
+    blocks: list[Block] = []
     commands = tuple(dict.fromkeys((*filter(None, _recorded(material)), *material.inputs.commands)))
     if commands:
         blocks.append(Code("Command lines, in order", commands))
     else:
         blocks.append(Prose("No command line was recorded."))
+    blocks += [Fold(table.caption, (table,)) for table in tables if table.rows]
     return Section("provenance", _TITLE, tuple(blocks))
 
 
