@@ -54,6 +54,8 @@ class Embeddings:
         Of each session, by which a model remembers recordings; empty where it remembers nobody.
     weights_sha256, pooling : str
         Of the model that made them, and how it pooled.
+    command : str
+        The command line that made them; empty where there was none.
     """
 
     keys: tuple[str, ...]
@@ -64,6 +66,7 @@ class Embeddings:
     signatures: tuple[str, ...] = field(default=(), repr=False)
     weights_sha256: str = ""
     pooling: str = ""
+    command: str = ""
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
@@ -75,7 +78,7 @@ class Embeddings:
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
-        `frames_used` (JSON).
+        `command`, `frames_used` (JSON).
 
         `frames_used` has the frames of each session that the model used, as [first, one after the last] of every stretch.
         """
@@ -88,6 +91,7 @@ class Embeddings:
             "model": model,
             "weights_sha256": self.weights_sha256,
             "pooling": self.pooling,
+            "command": self.command,
             "frames_used": json.dumps({key: stretches_of(frames) for key, frames in self.frames_used.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
@@ -117,6 +121,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
                 Contract.from_dict(json.loads(str(arrays["contract"]))),
                 weights_sha256=str(arrays["weights_sha256"]),
                 pooling=str(arrays["pooling"]),
+                command=str(arrays["command"]) if "command" in arrays else "",
             )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error

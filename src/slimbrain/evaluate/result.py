@@ -152,6 +152,8 @@ class Result(_Frozen):
         None in files of before it was recorded.
     contract : Contract or None
         Of the store; None in a comparison that had none.
+    commands : tuple[str, ...]
+        Command lines that made it, in order: of the embeddings that were reused, and its own. Empty where there was none.
     version : str
         Of slimbrain.
 
@@ -191,6 +193,7 @@ class Result(_Frozen):
     sources: Mapping[str, str] = {}
     test_scored: Scoring | None = None
     contract: Contract | None = None
+    commands: tuple[str, ...] = ()
     version: str = __version__
     schema_version: int = _SCHEMA_VERSION
 
