@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from slimbrain.config import TemporalConfig
 from slimbrain.errors import InputError
-from slimbrain.governance.provenance import Provenance
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout
+from slimbrain.models.display import DisplayedModel
 from slimbrain.models.layers import INIT_STD, Attention, FourierPosition, Mlp, fourier_features, init_transformer, wavelengths
 
 BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
@@ -157,13 +158,15 @@ class _FactorisedBlock(nn.Module):
         return x + self.mlp(self.norm_mlp(x))
 
 
-class TemporalExtractor(nn.Module):
+class TemporalExtractor(DisplayedModel, nn.Module):
     """2D transformer over (channel groups x windows), trained by masked reconstruction (SimMIM style).
 
     Parameters
     ----------
     config : TemporalConfig
         Width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
+    connectome : ConnectomeConfig or None
+        Of the connectome readout beside the network, which a checkpoint then fills; none if None.
 
     Notes
     -----
@@ -175,13 +178,22 @@ class TemporalExtractor(nn.Module):
     ------
     InputError
         If D is not a multiple of twice the heads, as the rotary angles need.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from slimbrain.config import TemporalConfig
+    >>> model = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8))
+    >>> session, tokens = model.embed(torch.randn(1, 40, 10), torch.randn(10, 3) * 40, tr=0.72)
+    >>> tuple(session.shape)
+    (1, 32)
     """
 
     anchors: Tensor
     rotary_waves: Tensor
-    provenance: Provenance | None = None
+    connectome: ConnectomeReadout | None
 
-    def __init__(self, config: TemporalConfig) -> None:
+    def __init__(self, config: TemporalConfig, connectome: ConnectomeConfig | None = None) -> None:
         super().__init__()
         if config.width % (2 * config.heads):
             raise InputError(f"temporal.width {config.width} is not a multiple of 2 * temporal.heads ({2 * config.heads}); change either.")
@@ -206,6 +218,7 @@ class TemporalExtractor(nn.Module):
             block.look_away(self.rotary_waves)
         nn.init.zeros_(self.write.weight)
         self.gather, self.scatter = _SpatialFilters(self.anchors), _SpatialFilters(self.anchors)
+        self.connectome = None if connectome is None else ConnectomeReadout(connectome, 2 * width)
 
     @property
     def window_frames(self) -> int:

@@ -98,7 +98,7 @@ def _motion(store: Sessions, info: SessionInfo, frames: int) -> NDArray[np.float
 def _scored_order(scorer: TemporalExtractor, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
     saliency = trained_saliency(scorer)
     if scorer.provenance:
-        scorer.provenance.contract.require(store.contract, "the stage 1 model", "the data")
+        scorer.provenance.require(store.contract, "the stage 1 model", "the data")
     if scorer.window_frames != cut.frames:
         raise InputError(
             f"the stage 1 model scores windows of {scorer.window_frames} frames, but stage 2 sees windows of {cut.frames}; "
