@@ -32,10 +32,11 @@ from torch.utils.data import DataLoader, Dataset
 from slimbrain.config import load_preset
 from slimbrain.data.clip import read_clip
 from slimbrain.data.draws import ClipDraws
+from slimbrain.governance.duplicates import find_duplicates
 from slimbrain.grid import Grid
-from slimbrain.store import SessionInfo, Store
+from slimbrain.store import Channels, SessionInfo, Store
 from slimbrain.store import manifest as manifest_module
-from slimbrain.store.write import write_session
+from slimbrain.store.write import write_roi_session, write_session
 
 Array = npt.NDArray[Any]
 
@@ -311,6 +312,24 @@ def walk(root: Path) -> int:
     return found
 
 
+def copies_case(folder: Path, size: Size) -> Case:
+    """Milliseconds per session that a look for copies takes, against reading the same series."""
+    sessions, channels = (20 if size.quick else 200), 685
+    store, rng = Store.create(folder / "series", None, TR_S), np.random.default_rng(0)
+    named = Channels(tuple(f"c{number}" for number in range(channels)), np.zeros((channels, 3)))
+    for number in range(sessions):
+        series = rng.standard_normal((SHORT, channels), dtype=np.float32)
+        write_roi_session(store, {"sub": f"{number:03d}", "task": "rest"}, series, named, TR_S)
+    store = Store(store.root)
+    keys = [info.key for info in store.sessions]
+    found = find_duplicates(store)
+    if found:
+        raise SystemExit(f"{len(found)} pairs found in noise")
+    ours, read = in_turns([lambda: find_duplicates(store), lambda: [store.coarse(key) for key in keys]], size.slow_repeats)
+    detail = {"quick": size.quick, "sessions": sessions, "frames": SHORT, "channels": channels, "statistic": "median per session"}
+    return Case("store/copies_ms", median(ours) / sessions, "ms", "reading", median(read) / sessions, detail)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the 4 mm lattice, fewer reads")
@@ -326,6 +345,7 @@ def main() -> None:
         length_case(files, size).print()
         for case in many_cases(folder, size):
             case.print()
+        copies_case(folder, size).print()
 
 
 if __name__ == "__main__":

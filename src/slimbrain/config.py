@@ -250,6 +250,9 @@ class TrainConfig(Config):
     log_every: Count = 10
     save_every: Count = 200
     keep: Count = Field(2, description="training states kept")
+    stop_grace_s: float = Field(
+        20.0, gt=0, le=86_400, description="seconds that a step may go on after SIGTERM; less than the sender waits before it kills"
+    )
     collapse_patience: Count = Field(5, description="logged lines in a row under a floor that stop the run")
 
 

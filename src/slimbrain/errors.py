@@ -23,5 +23,9 @@ class TrainingOverlapWarning(UserWarning):
     """Embeddings are of participants that the model was trained on: predictions for them say little about others."""
 
 
+class TransformWarning(UserWarning):
+    """The sform and the qform of a mask, an atlas or a map put it at two places; it says which was believed."""
+
+
 class CollapseError(SlimbrainError):
     """An encoder gives the same output for every input; training it further would only hide that."""

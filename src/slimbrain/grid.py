@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from slimbrain.disk.atomic import write_atomic
 from slimbrain.errors import ContractError, InputError
+from slimbrain.transform import affine_of
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -174,12 +175,12 @@ class Grid:
 
     @classmethod
     def from_nifti(cls, image: str | PathLike[str] | SpatialImage, resolution: str = "2mm") -> Grid:
-        """Any 3D mask in MNI space, brought to the lattice by its affine.
+        """Any 3D mask in MNI space, brought to the lattice by its affine, of sform and qform the one that says MNI.
 
         Raises
         ------
         InputError
-            If it is not readable, not 3D, or does not lie in the MNI box.
+            If it is not readable, not 3D, does not lie in the MNI box, or has two transforms that say MNI and disagree.
         """
         lattice = _lattice_by_resolution(resolution)
         name = "mask" if not isinstance(image, (str, PathLike)) else str(image)
@@ -445,11 +446,12 @@ def _mask_values(image: SpatialImage, name: str) -> _FloatArray:
 def _mask_on_lattice(image: SpatialImage, lattice: Lattice, name: str) -> _BoolArray:
     """Probe the mask inside every lattice voxel; a voxel is brain when at least half of its probes are."""
     source = np.nan_to_num(_mask_values(image, name)) > 0.5
-    _check_inside_box(source, np.asarray(image.affine), name)
+    affine = affine_of(name, image)
+    _check_inside_box(source, affine, name)
     probes = max(1, round(lattice.voxel_mm / _FINEST_MASK_STEP_MM))
     fine_edge = lattice.edge * probes
     axis = (np.arange(fine_edge) + 0.5) * (BOX_MM / fine_edge)
-    inverse = np.linalg.inv(image.affine)
+    inverse = np.linalg.inv(affine)
     hits = np.zeros((lattice.edge,) * 3, dtype=np.int32)
     # Slab by slab along x, so that no index array of the whole fine box is ever held.
     for slab in range(fine_edge):

@@ -30,7 +30,7 @@ STAGE2_CASES = {
 PREP_CASES = {"prep/resample_seconds", "prep/resample_seconds_2mm", "prep/peak_rss_mib"}
 STORE_CASES = {
     *("store/window_ms", "store/window_ms_npz", "store/window_ms_nii_gz", "store/window_ms_long"),
-    *("store/bytes", "store/windows_per_second", "store/open_ms", "store/add_ms"),
+    *("store/bytes", "store/windows_per_second", "store/open_ms", "store/add_ms", "store/copies_ms"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -129,6 +130,19 @@ def test_a_full_disk_and_little_memory_are_unfit(preset: Any, quick: None, monke
     problems = examine(preset, None, "cpu", "8mm").problems
     assert [problem.split(":")[0] for problem in problems] == ["memory", "."]
     assert "0.5 GiB are free, 1.5 GiB are needed" in problems[0] and "has 0.00 GiB free" in problems[1]
+
+
+@pytest.mark.parametrize(("number", "fit"), [(errno.EROFS, True), (errno.EACCES, True), (errno.EIO, False)])
+def test_a_folder_that_may_only_be_read_is_no_problem(number: int, fit: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Media that can only be read have no free space, which nobody needs there."""
+
+    def refuse(dir: Path) -> Any:
+        raise OSError(number, os.strerror(number), str(dir))
+
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(machine.tempfile, "TemporaryFile", refuse)
+    state, problems = machine.disk(tmp_path)
+    assert (problems == []) is fit and ("read-only" in state) is fit and os.strerror(number) in state
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

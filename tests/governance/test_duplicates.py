@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from slimbrain.cli import run_command
-from slimbrain.governance.duplicates import find_duplicates, without_duplicates
+from slimbrain.governance.duplicates import copies_note, find_duplicates, without_duplicates
 from slimbrain.governance.fingerprint import SIGNATURE_BITS_APART, close_pairs, signature
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
@@ -109,6 +109,32 @@ def test_pretraining_takes_each_recording_under_one_participant(store: Store) ->
     left, found = without_duplicates(store)
     assert [info.key for info in left.sessions] == [key("a"), key("a", "2"), key("b"), key("d", "1"), key("d", "2")]
     assert all(not pair.one_participant for pair in found) and {pair.second.subject for pair in found} == {"sub-c", "sub-e"}
+
+
+def test_pretraining_names_copies_when_a_run_begins_and_trains_on_them(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not what one participant has twice, not with --drop-duplicates, and not again on resuming."""
+    settings = ("window.frames=4", "window.k=1", "temporal.window_frames=4", "temporal.width=16", "temporal.depth=1", "temporal.heads=2")
+    settings += ("temporal.groups=4", "train_temporal.steps=1", "train_temporal.batch=1")
+    words = ["pretrain", "temporal", str(store.root), "--preset", "tiny", *(word for each in settings for word in ("--set", each))]
+    assert run_command([*words, "--out", str(tmp_path / "run")]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "two participants" in line]
+    for first, second in ((key("a"), key("c")), (key("a"), key("e")), (key("c"), key("e"))):
+        assert f"{first} and {second} (" in line
+    assert key("d", "2") not in line and "--drop-duplicates" in line and f"slimbrain store duplicates {store.root}" in line
+    assert line.startswith(f"{store.root}: ") and line.endswith(".")
+    trained = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
+    for more in (["--resume", "auto"], ["--drop-duplicates"]):
+        assert run_command([*words, *more, "--out", str(tmp_path / ("run" if "--resume" in more else "dropped"))]) == 0
+        assert "two participants" not in capsys.readouterr().err
+    assert (trained, json.loads((tmp_path / "dropped" / "run.json").read_text())["sessions"]) == (7, 5)
+
+
+def test_of_many_pairs_three_are_named(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", {(name, "1"): recording(0) for name in "abcd"})
+    note = copies_note(store)
+    assert note.count(" and sub-") == 3 and ", and 3 more;" in note
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from store_samples import make_store
 from slimbrain.cli import run_command
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
-from slimbrain.launch import LaunchOutcome, Resources, Work, client, launch
+from slimbrain.launch import LaunchOutcome, Resources, Work, client, launch, worker
 from slimbrain.launch.folder import LaunchFolder, LaunchPlan
 from slimbrain.launch.worker import _LOCAL_REQUEUE_CODE, run_shard
 
@@ -250,6 +251,35 @@ def test_a_job_that_is_told_to_stop_ends_its_command(
     found = folder.read("a")
     assert (left.value.code, found.state, found.requeues) == (code, state, requeues)
     assert found.exit_code == -signal.SIGTERM
+
+
+RECORDS = """
+import pathlib, signal, sys
+def note(number, _):
+    pathlib.Path("heard").write_text(signal.Signals(number).name)
+    sys.exit(0)
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, note)
+pathlib.Path("listens").touch()
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("number", "passed_on"), [(signal.SIGUSR1, "SIGUSR1"), (signal.SIGUSR2, "SIGUSR1"), (signal.SIGTERM, "SIGTERM")])
+def test_what_saves_hears_whether_a_kill_follows(
+    number: int, passed_on: str, folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "_start", lambda *_: subprocess.Popen([sys.executable, "-c", RECORDS]))
+    plan(folder, ("pretrain",), saves=True)
+    when_it_listens = threading.Thread(target=kill_when, args=((tmp_path / "listens").exists, number))
+    when_it_listens.start()
+    with pytest.raises(SystemExit):
+        run_shard(str(folder.root), "a")
+    when_it_listens.join()
+    assert (tmp_path / "heard").read_text() == passed_on
 
 
 def kill_when(holds: Callable[[], bool], number: int) -> None:

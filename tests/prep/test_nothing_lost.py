@@ -13,12 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from disk_samples import mounted, remount
 
 from slimbrain.cli import run_command
 from slimbrain.disk.atomic import TEMPORARY_PREFIX, write_text
@@ -232,25 +232,6 @@ def test_failures_of_two_commands_on_one_source_are_both_in_the_table(
 
 
 # --- disks
-
-
-@contextmanager
-def mounted(place: Path, options: str) -> Iterator[Path]:
-    """A file system in memory at `place`; the test is skipped where this may not be made."""
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "slimbrain-test", str(place)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"a file system of its own cannot be mounted here: {made.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def remount(place: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
 
 
 def prep_command(batch: Path, out: Path, mask8: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from disk_samples import mounted, remount
 from store_samples import TR_S, make_store, write_run
 
 from slimbrain.cli import run_command
+from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views
+from slimbrain.evaluate.tasks import Target
+from slimbrain.evaluate.tuned import save_tuned
+from slimbrain.explain.methods import TITLES
 from slimbrain.grid import Grid
+from slimbrain.models.hub import from_pretrained
+from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
 from slimbrain.store.records import Governance
 from slimbrain.store.write import assign
@@ -95,18 +105,60 @@ def test_a_store_that_cannot_be_written_is_read_by_every_command_that_only_reads
     only_read(store.root, commands)
 
 
-def test_evaluations_and_maps_only_read(grid8: Grid, trained: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.fixture
+def labelled(grid8: Grid, tmp_path: Path) -> Store:
+    """Twelve people, of two sexes, that no model was trained on."""
     store = Store.create(tmp_path / "store", grid8, TR_S)
     for number in range(12):
         write_run(store, 24, f"{20 + number}", seed=100 + number)
     rows = "".join(f"sub-{20 + number}\t{'FM'[number % 2]}\n" for number in range(12))
     (store.root / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
-    (people := tmp_path / "people.tsv").write_text("participant_id\nsub-20\nsub-21\nsub-22\nsub-23\n")
-    model, root, out = str(trained("voxel") / "model"), str(store.root), tmp_path / "out"
+    return Store(store.root)
+
+
+def tuned(model: Path, store: Store, folder: Path) -> str:
+    """A folder of the model, fine-tuned for an epoch."""
+    loaded = from_pretrained(model)
+    assert isinstance(loaded, HieraJEPA)
+    keys = tuple(info.key for info in store.sessions[:4])
+    views, config = dict.fromkeys(keys, Views((0, 2), (0, 1, 2))), FinetuneConfig(epochs=1, warmup_epochs=0, batch=4)
+    tuning = FineTuning("m", loaded.encoder, store, keys, views, 4, config, torch.device("cpu"))
+    sexes, who = np.array(list("FMFM")), np.array([key.split("_")[0] for key in keys])
+    save_tuned(folder, loaded, tuning, Target(keys, who, sexes, "classification", None, {}), "column:sex")
+    return str(folder)
+
+
+def test_evaluations_maps_and_predictions_only_read(labelled: Store, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    (people := tmp_path / "people.tsv").write_text("participant_id\nsub-20\nsub-21\n")
+    models, root, out = {stage: str(trained(stage) / "model") for stage in ("temporal", "voxel")}, str(labelled.root), tmp_path / "out"
     out.mkdir()
-    asked = [root, "--model", model, "--task", "column:sex"]
-    maps = ["explain", root, "--model", model, "--method", "surprise", "--participants", str(people), "--pictures", "none"]
-    only_read(store.root, [["evaluate", *asked, "--out", str(out / "sex.json")], [*maps, "--out", str(out / "maps")]])
+    head, task = tuned(trained("voxel") / "model", labelled, tmp_path / "tuned"), ["--task", "column:sex"]
+    commands = [
+        ["evaluate", root, "--model", models["voxel"], *task, "--out", str(out / "sex.json")],
+        ["predict", root, "--model", head, "--out", str(out / "predictions.tsv")],
+    ]
+    assert set(TITLES) == {"gradient", "integrated", "occlusion", "surprise", "channels"}
+    some = ["--participants", str(people)]
+    for method in TITLES:
+        model = models["temporal" if method == "channels" else "voxel"]
+        # A probe learns from all participants; where there is none, two sessions are enough.
+        asked = some if method in ("surprise", "channels") else task
+        more = {"integrated": ["--steps", "2"], "gradient": ["--pictures", "group"]}.get(method, ["--pictures", "none"])
+        commands.append(["explain", root, "--model", model, "--method", method, *asked, *more, "--out", str(out / method)])
+    commands.append(["explain", root, "--model", head, "--method", "gradient", "--pictures", "none", "--out", str(out / "tuned-maps")])
+    only_read(labelled.root, commands)
+
+
+def test_the_doctor_finds_a_store_on_a_read_only_disk_fit(labelled: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A disk of 20 MiB is full, too: whoever cannot write there needs no room there."""
+    with mounted(tmp_path / "disk", "size=20m") as disk:
+        shutil.copytree(labelled.root, disk / "store")
+        words = ["doctor", str(disk / "store"), "--preset", "tiny", "--set", "window.frames=4", "--set", "temporal.window_frames=4"]
+        assert run_command(words) == 1 and "GiB free, a session can take as much" in capsys.readouterr().out
+        remount(disk, "ro")
+        assert run_command(words) == 0, capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "read-only: fine for all that only reads" in told and "0 problems" in told and "unfit" not in told
 
 
 def only_read(root: Path, commands: list[list[str]]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -20,7 +22,7 @@ from slimbrain.cli.options import CommandLine
 from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.store import commands as store_commands
-from slimbrain.errors import SlimbrainError
+from slimbrain.errors import SlimbrainError, TransformWarning
 
 app = typer.Typer(
     name="slimbrain",
@@ -77,7 +79,8 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"slimbrain: {said}", file=sys.stderr)
         return _WRONG_USAGE
     try:
-        app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain", obj=CommandLine(tuple(arguments)))
+        with _warnings_in_a_sentence():
+            app(_debug_first(_spread_lists(arguments)), prog_name="slimbrain", obj=CommandLine(tuple(arguments)))
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
             # `pretrain` alone resumes only if asked to.
@@ -95,6 +98,24 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"slimbrain: {_OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _warnings_in_a_sentence() -> Iterator[None]:
+    """Warnings about inputs look like errors, without the place in the code that Python adds."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+        ) -> None:
+            if issubclass(category, TransformWarning):
+                print(f"slimbrain: {message}", file=sys.stderr)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _wants_memory(error: MemoryError | RuntimeError) -> bool:

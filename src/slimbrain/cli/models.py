@@ -62,9 +62,9 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
-    from slimbrain.governance.duplicates import without_duplicates
+    from slimbrain.governance.duplicates import copies_note, without_duplicates
     from slimbrain.saliency.choose import ranked_windows
-    from slimbrain.train import MODEL_FOLDER
+    from slimbrain.train import MODEL_FOLDER, RUN_FILE
     from slimbrain.train import pretrain as run_pretraining
     from slimbrain.train.distributed import rank as process_number
 
@@ -77,6 +77,8 @@ def pretrain(
         opened, copies = without_duplicates(opened)
         for pair in copies if process_number() == 0 else ():
             typer.echo(f"{pair.second.key} is {pair.first.key} ({pair.evidence}); {pair.second.subject} is left out", err=True)
+    elif process_number() == 0 and not (out / RUN_FILE).exists() and (note := copies_note(opened)):
+        typer.echo(note, err=True)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
     if process_number() == 0:

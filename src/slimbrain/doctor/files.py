@@ -56,6 +56,8 @@ def _image(path: Path) -> _Facts:
     space = parse_entities(path.name).get("space", "")
     facts = {"kind": "NIfTI", "shape": source.shape, "voxel mm": source.voxel_mm.round(3).tolist(), "orientation": source.orientation}
     facts |= {"header TR (s)": source.header_tr, "space by its name": space or "not said"}
+    if source.notes:
+        facts["transform"] = " ".join(source.notes)
     if source.header_tr is None:
         facts["note"] = "no TR in the header: a JSON sidecar or --tr has to say it"
     if space and not MNI152.fullmatch(space):
@@ -67,10 +69,18 @@ def _flat_image(path: Path) -> _Facts:
     import nibabel
     import numpy as np
 
+    from slimbrain.transform import image_transform
+
     image: Any = nibabel.load(path)
     inside = int(np.count_nonzero(np.nan_to_num(np.asarray(image.dataobj)) > 0.5))
+    try:
+        affine, note = image_transform(path, image)
+    except InputError as error:
+        affine, note = image.affine, str(error).removeprefix(f"{path}: ")
     facts = {"kind": "NIfTI, one volume", "shape": image.shape, "voxel mm": [round(float(mm), 3) for mm in image.header.get_zooms()[:3]]}
-    facts |= {"orientation": "".join(nibabel.aff2axcodes(image.affine)), "voxels above 0.5": inside}
+    facts |= {"orientation": "".join(nibabel.aff2axcodes(affine)), "voxels above 0.5": inside}
+    if note:
+        facts["transform"] = note
     return {**facts, "read by": "slimbrain prep --mask, if it is a brain mask; recordings have four axes"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
@@ -24,6 +25,9 @@ _GIB = 2**30
 
 _LEAST_FREE_GIB = 1.0
 """One session of 1,200 frames on the 2 mm lattice takes 0.7 GiB in a store."""
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system answers where a folder may be read and not written."""
 
 _LEAST_MEMORY_GIB = 1.5
 """Preparing 1,200 frames at 2 mm takes 0.5 GiB, a step of preset `base` 0.8 GiB (docs/performance.md), the system the rest."""
@@ -63,19 +67,24 @@ def cores() -> str:
 
 
 def disk(place: Path) -> tuple[str, list[str]]:
-    """Free space on the disk of `place`, and problems that prevent writing there."""
+    """Free space on the disk of `place`, and problems that prevent writing there.
+
+    That it may only be read is none: a store that is finished is read from then on.
+    """
     if not place.is_dir():
         return f"{place} is not there", []
-    free = shutil.disk_usage(place).free / _GIB
-    problems = []
-    if free < _LEAST_FREE_GIB:
-        problems.append(f"{place}: has {free:.2f} GiB free, a session can take as much; free space, or work in a folder on another disk.")
     try:
         with tempfile.TemporaryFile(dir=place) as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         state = "can be written, has file locks"
     except OSError as error:
+        if error.errno in _READ_ONLY:
+            return f"read-only: fine for all that only reads; outputs must go elsewhere ({error.strerror})", []
         state = f"cannot be written or has no file locks ({error.strerror})"
+    free = shutil.disk_usage(place).free / _GIB
+    problems = []
+    if free < _LEAST_FREE_GIB:
+        problems.append(f"{place}: has {free:.2f} GiB free, a session can take as much; free space, or work in a folder on another disk.")
     return f"{free:.1f} GiB free, {state}", problems
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import PATCHES_PER_UNIT, Grid
+from slimbrain.transform import affine_of
 
 COLUMNS = ("region", "voxels", "mean", "share", "peak", "peak_x_mm", "peak_y_mm", "peak_z_mm")
 """Of a region table: `mean` of the map over the region's voxels, `share` of the sum of its absolute values over the brain, the value
@@ -57,7 +58,8 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
     Raises
     ------
     InputError
-        If it is not readable, not 3D, does not hold whole numbers, or has no region inside the mask.
+        If it is not readable, not 3D, does not hold whole numbers, has no region inside the mask, or has two transforms that say MNI
+        and disagree.
     """
     import nibabel
     from nibabel.affines import apply_affine
@@ -72,7 +74,7 @@ def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:
         raise InputError(f"{image}: must hold one whole number per voxel, in 3D, and has {values.ndim} axes; give a map of labels.")
     edge = grid.lattice.edge
     mm = apply_affine(grid.lattice.affine, np.stack(np.unravel_index(grid.voxel_index, (edge,) * 3), axis=-1))
-    near = np.rint(apply_affine(np.linalg.inv(atlas.affine), mm)).astype(np.int64)
+    near = np.rint(apply_affine(np.linalg.inv(affine_of(image, atlas)), mm)).astype(np.int64)
     inside = grid.voxel_mask & np.all((near >= 0) & (near < values.shape), axis=-1)
     region = np.zeros(grid.voxel_mask.shape, dtype=np.int64)
     region[inside] = values[tuple(near[inside].T)].astype(np.int64)

@@ -11,6 +11,9 @@ from slimbrain.progress import track
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.description import DATA_SHA256
 
+_NAMED = 3
+"""Pairs that a sentence names before it counts the rest."""
+
 
 @dataclass(frozen=True)
 class Duplicate:
@@ -72,7 +75,7 @@ def find_duplicates(store: Store, keys: Sequence[str] | None = None, signature_o
         if content := store.sidecar(key).get(DATA_SHA256):
             by_content.setdefault(str(content), []).append(place)
     same = {pair for places in by_content.values() for pair in combinations(places, 2)}
-    close = {(one, other): bits for one, other, bits in close_pairs([signature_of(key) for key in track(keys, "signatures")])}
+    close = {(one, other): bits for one, other, bits in close_pairs([signature_of(key) for key in track(keys, "copies sought")])}
     return [
         Duplicate(
             store.session(keys[one]),
@@ -101,3 +104,16 @@ def without_duplicates(store: Store) -> tuple[Store, list[Duplicate]]:
         if pair.first.subject not in dropped:
             dropped.add(pair.second.subject)
     return store.only([info.key for info in store.sessions if info.subject not in dropped]), found
+
+
+def copies_note(store: Store) -> str:
+    """A sentence that names the recordings that stand in a store under two participants; empty if there are none."""
+    pairs = [pair for pair in find_duplicates(store) if not pair.one_participant]
+    if not pairs:
+        return ""
+    named = [f"{pair.first.key} and {pair.second.key} ({pair.evidence})" for pair in pairs[:_NAMED]]
+    more = f", and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
+    return (
+        f"{store.root}: one recording stands under two participants, and counts twice: {', '.join(named)}{more}; "
+        f"`--drop-duplicates` takes it once, `slimbrain store duplicates {store.root}` lists all."
+    )

@@ -83,7 +83,7 @@ def _run(plan: LaunchPlan, shard: str) -> tuple[int, int | None]:
         while process.poll() is None:
             if came and time.monotonic() - told >= _REMIND_S:
                 told = time.monotonic()
-                _tell(process, plan.saves)
+                _tell(process, signal.SIGUSR1 if plan.saves and signal.SIGTERM not in came else signal.SIGTERM, plan.saves)
             time.sleep(_POLL_S)
     # Slurm signals every process of a job: the command may have died of it before this one looked.
     died_of = -process.returncode if -process.returncode in _STOP_SIGNALS else None
@@ -111,14 +111,14 @@ def _rendezvous(nodes: int, processes: int) -> list[str]:
     return [f"--nnodes={nodes}", f"--node-rank={_number('SLURM_NODEID')}", f"--nproc-per-node={processes}", *where]
 
 
-def _tell(process: subprocess.Popen[bytes], saves: bool) -> None:
-    """Ask the command to save, or to end where what it finished is saved already."""
+def _tell(process: subprocess.Popen[bytes], number: signal.Signals, saves: bool) -> None:
+    """Ask the command to save, or to end where what it finished is saved already; SIGTERM also says that there is little time."""
     with suppress(psutil.NoSuchProcess):
         command = psutil.Process(process.pid)
         for each in [command, *command.children(recursive=True)] if saves else [command]:
             # One that ended meanwhile must not keep the signal from the others.
             with suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGUSR1 if saves else signal.SIGTERM)
+                each.send_signal(number)
 
 
 def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:

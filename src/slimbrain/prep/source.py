@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from slimbrain.errors import InputError
 from slimbrain.prep.timing import TR_S
-from slimbrain.prep.transform import image_transform
+from slimbrain.transform import image_transform
 
 # The same interface and the same bytes, two to three times as fast, for those who install the extra `fast`.
 _gzip_module: ModuleType = gzip

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from slimbrain.errors import InputError
 from slimbrain.grid import LATTICES
 from slimbrain.report.volumes import Volume
+from slimbrain.transform import affine_of
 
 _FloatArray = npt.NDArray[Any]
 
@@ -33,13 +34,14 @@ def read_map(path: Path) -> Volume:
     Raises
     ------
     InputError
-        If the file is not readable, not 3D, holds no value, or does not lie in the MNI box.
+        If the file is not readable, not 3D, holds no value, does not lie in the MNI box, or has two transforms that say MNI and disagree.
     """
     import nibabel
 
     broken = nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError
     try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
+        read: Any = nibabel.load(path)
+        image = nibabel.as_closest_canonical(type(read)(read.dataobj, affine_of(path, read), read.header))
         values = np.asarray(image.get_fdata(dtype=np.float32))
     except (OSError, EOFError, ValueError, TypeError, zlib.error, *broken) as error:
         raise InputError(f"{path}: cannot be read as a map ({error}); {_WAY_OUT}.") from error

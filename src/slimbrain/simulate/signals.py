@@ -28,6 +28,7 @@ from slimbrain.simulate.cohort import (
     response,
     stream,
 )
+from slimbrain.transform import affine_of
 
 _FloatArray = npt.NDArray[Any]
 _BoolArray = npt.NDArray[np.bool_]
@@ -126,7 +127,7 @@ def _mask_source(mask: str | PathLike[str] | None) -> tuple[_BoolArray, _FloatAr
     values = np.asanyarray(image.dataobj)
     if values.ndim != 3:
         raise InputError(f"{mask}: has {values.ndim} dimensions; a brain mask has 3.")
-    return values > 0, image.affine
+    return values > 0, affine_of(str(mask or "mask"), image)
 
 
 def place_map(place: Place, mm: _FloatArray, gains: _FloatArray | None = None, shifts_mm: _FloatArray | None = None) -> _FloatArray:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import torch
@@ -30,10 +27,9 @@ from slimbrain.train.log import Log, Tally, read_metrics
 from slimbrain.train.schedule import learning_rate, weight_decay
 from slimbrain.train.session_counts import SessionCounts
 from slimbrain.train.stages import Stage
+from slimbrain.train.stop import StopSignals, ignore_stop_signals
 
 STATE_FOLDER = "state"
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What Slurm sends before a time limit, on request, and at it."""
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -78,7 +74,7 @@ class Loop:
         self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
 
     def fit(self) -> dict[str, float] | None:
-        """Train from the newest state to the end, or until a signal of `_STOP_SIGNALS` came to any of the processes.
+        """Train from the newest state to the end, or until SIGTERM or SIGUSR1 came to any of the processes.
 
         Returns
         -------
@@ -95,10 +91,10 @@ class Loop:
         last: dict[str, Any] = next(reversed(read_metrics(self.run)), {})
         batches = self._batches(done)
         self.stage.model.train()
-        with _signals() as came, Log(self.run, done, writes=rank() == 0) as log:
+        with StopSignals(self.config.stop_grace_s, self._given_up_message) as signals, Log(self.run, done, writes=rank() == 0) as log:
             steps = range(done, self.config.steps)
             for step in track(steps, f"pretrain {self.run.name}") if rank() == 0 else steps:
-                ema, stop = self._timed_step(step, batches, came)
+                ema, stop = self._timed_step(step, batches, signals)
                 ends = step + 1 == self.config.steps
                 if step % self.config.log_every == 0 or ends:
                     last = self._line(step, ema)
@@ -114,15 +110,17 @@ class Loop:
 
     # --- one step
 
-    def _timed_step(self, step: int, batches: Iterator[Sequence[Any]], came: list[int]) -> tuple[float | None, bool]:
+    def _timed_step(self, step: int, batches: Iterator[Sequence[Any]], signals: StopSignals) -> tuple[float | None, bool]:
         """One optimiser step; the EMA momentum, and whether any process received a signal to stop."""
         started = time.perf_counter()
         sums = self._step(step, batches)
         ema = self.stage.after_step(step / self.config.steps)
         if self.adapter is not None:
             self.adapter.after_step(step)
-        sums = all_reduce_named({**sums, "stop": float(bool(came))}, self.device)
+        sums = all_reduce_named({**sums, "stop": float(signals.came)}, self.device)
         stop = sums.pop("stop") > 0
+        if stop:
+            signals.step_ended()
         if not math.isfinite(sums["loss"]):
             raise InputError(
                 f"{self.run}: the loss is {sums['loss']} at step {step}; "
@@ -167,7 +165,7 @@ class Loop:
         draws = self.stage.draws
         # Made lazily, since adaptive weights are not known from the start; workers receive the session.
         mine = ([draws.pick(draw) for draw in range(micro * size, (micro + 1) * size)] for micro in micros[rank() :: world_size()])
-        init = _leave_signals if self.workers else None
+        init = ignore_stop_signals if self.workers else None
         return iter(DataLoader(draws, batch_sampler=mine, collate_fn=list, num_workers=self.workers, worker_init_fn=init))
 
     # --- bookkeeping
@@ -222,9 +220,16 @@ class Loop:
         return f"the last good state is {STATE_FOLDER}/step-{steps[-1]:08d}" if steps else "no good state was saved before"
 
     def _stopped_message(self, step: int) -> str:
+        return f"{self.run}: stopped by a signal after step {step + 1} of {self.config.steps}; {self._way_on()}"
+
+    def _given_up_message(self) -> str:
+        """What is said where a step does not end in time; the step's own work alone is lost with it, if the one before was saved."""
+        grace = f"{self.config.stop_grace_s:g} s (train_{self.stage.name}.stop_grace_s)"
+        return f"{self.run}: stopped by SIGTERM in a step that did not end within {grace}; {self._way_on()}"
+
+    def _way_on(self) -> str:
         saved = saved_steps(self.run / STATE_FOLDER)
-        again = f"--resume auto resumes from step {saved[-1] if saved else 0}"
-        return f"{self.run}: stopped by a signal after step {step + 1} of {self.config.steps}; {again}"
+        return f"--resume auto resumes from step {saved[-1]}" if saved else "no state was saved yet, so --resume auto starts from step 0"
 
     def _save(self, done: int) -> None:
         state = _LoopState(
@@ -297,31 +302,6 @@ def _adapter(stage: Stage, config: TrainConfig, precision: Callable[[], Abstract
     if config.parallel == "fsdp2":
         raise InputError("mixture: adaptive weights need whole gradients, which parallel: fsdp2 has not; set it to ddp.")
     return Adapter(stage, mixture.adaptive, precision)
-
-
-def _leave_signals(_: int) -> None:
-    """Data-loading processes ignore the signals and are ended by the loop: a signal to the group would otherwise cost it the step."""
-    for number in _STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that receives the signals to stop; only the main thread of a program receives them."""
-    came: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        came.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = {number: signal.signal(number, note) for number in _STOP_SIGNALS}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, file
 from slimbrain.prep.layouts.roi import ATLAS_ENTITIES, NO_CHANNELS, RegionReader, names_atlas, read_channels, read_names
 from slimbrain.prep.runs import MNI152, Failure, Run, is_wanted, parse_entities
 from slimbrain.store import ROI, Channels
+from slimbrain.transform import affine_of
 
 _SUFFIX = "_timeseries.tsv"
 _FOLDERS = ("sub-*/", "sub-*/func/", "sub-*/ses-*/", "sub-*/ses-*/func/")
@@ -133,9 +134,9 @@ def _parcel_centres(image: Path) -> dict[int, npt.NDArray[Any]]:
         raise InputError(f"{image}: cannot be read as an image of an atlas ({error}); restore it.") from error
     if values.ndim != 3 or not np.array_equal(values, np.round(values)):
         raise InputError(f"{image}: is not a three-dimensional image of whole numbers; give the discrete segmentation (dseg).")
-    labels = np.unique(values[values > 0]).astype(int)
+    labels, affine = np.unique(values[values > 0]).astype(int), affine_of(image, read)
     voxels = np.array(center_of_mass(values > 0, values, labels)).reshape(len(labels), 3)
-    return dict(zip(labels.tolist(), voxels @ read.affine[:3, :3].T + read.affine[:3, 3], strict=True))
+    return dict(zip(labels.tolist(), voxels @ affine[:3, :3].T + affine[:3, 3], strict=True))
 
 
 def _read_labels(path: Path) -> Mapping[int, str]:

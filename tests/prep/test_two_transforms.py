@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prep_samples import affine, head_series
 
+from slimbrain.cli import run_command
 from slimbrain.errors import InputError
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.source import open_source, source_of
@@ -75,6 +76,9 @@ def test_an_affine_that_was_corrected_in_memory_counts(tmp_path: Path) -> None:
     image = nibabel.load(write(tmp_path / "image.nii", (moved(40), SCANNER), (moved(20), MNI)))
     corrected = nibabel.Nifti1Image(image.dataobj, affine(VOXEL_MM), image.header)
     np.testing.assert_allclose(source_of(corrected, "image").affine, affine(VOXEL_MM))
+    # In place, which leaves the header as it was.
+    image.affine[:] = affine(VOXEL_MM)
+    np.testing.assert_allclose(source_of(image, "image").affine, affine(VOXEL_MM))
 
 
 def test_a_rotation_counts_where_it_moves_most(tmp_path: Path) -> None:
@@ -96,3 +100,21 @@ def test_a_store_holds_the_warning(bids_dir: Path, tmp_path: Path, mask8: Path) 
     store = Store(tmp_path / "store")
     assert any("20 mm" in warning for warning in store.sidecar(store.sessions[0].key)["Warnings"])
     assert float(store.sessions[0].qc["template_overlap"]) > 0.9
+
+
+def test_a_mask_is_believed_by_the_same_rule_and_the_command_says_so_in_a_sentence(
+    write_run: WriteRun, bids_dir: Path, mask8: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run()
+    right = nibabel.load(mask8)
+    wrong = right.affine.copy()
+    wrong[2, 3] -= 16
+    mask = nibabel.Nifti1Image(np.asarray(right.dataobj), wrong)
+    mask.set_sform(wrong, SCANNER)
+    mask.set_qform(right.affine, MNI)
+    mask.to_filename(tmp_path / "mask.nii")
+    for name, path in (("two", tmp_path / "mask.nii"), ("one", mask8)):
+        assert run_command(["prep", str(bids_dir), str(tmp_path / name), "--mask", str(path), "--resolution", "8mm"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "apart" in line]
+    assert lines == [f"slimbrain: {tmp_path / 'mask.nii'}: its sform (code 1) and qform (code 4) lie 16 mm apart; the qform was taken."]
+    assert Store(tmp_path / "two").contract == Store(tmp_path / "one").contract

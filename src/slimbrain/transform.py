@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, TransformWarning
 
 _FloatArray = npt.NDArray[Any]
 
@@ -20,10 +21,10 @@ _WARN_SHIFT = 0.5
 """Voxels between what sform and qform say of a place, above which the user is warned; rounding of a quaternion moves less."""
 
 _VOXEL_MM = (0.3, 20.0)
-"""Voxel sizes that can be a functional image of a whole brain."""
+"""Voxel sizes that can be an image of a whole brain."""
 
 
-def image_transform(path: Path, image: Any) -> tuple[_FloatArray, str]:
+def image_transform(path: Path | str, image: Any) -> tuple[_FloatArray, str]:
     """The affine of an image, and a sentence about it where sform and qform disagree.
 
     Of the two, the one whose code says MNI space is taken; else the sform, as nibabel does.
@@ -52,7 +53,28 @@ def image_transform(path: Path, image: Any) -> tuple[_FloatArray, str]:
     return affine, note
 
 
-def _chosen(path: Path, image: Any) -> tuple[_FloatArray, str]:
+def affine_of(path: Path | str, image: Any) -> _FloatArray:
+    """The affine of a mask, an atlas or a map, by the same rule; where sform and qform disagree, a `TransformWarning` says so.
+
+    Parameters
+    ----------
+    image : nibabel.spatialimages.SpatialImage
+        One of another format than NIfTI has one transform alone.
+
+    Raises
+    ------
+    InputError
+        As `image_transform`.
+    """
+    if "sform_code" not in image.header:
+        return np.asarray(image.affine, np.float64)
+    affine, note = image_transform(path, image)
+    if note:
+        warnings.warn(f"{path}: {note}", TransformWarning, stacklevel=2)
+    return affine
+
+
+def _chosen(path: Path | str, image: Any) -> tuple[_FloatArray, str]:
     header, affine = image.header, np.asarray(np.full((4, 4), np.nan) if image.affine is None else image.affine, np.float64)
     if not header["sform_code"] and not header["qform_code"]:
         raise InputError(f"{path}: has neither sform nor qform, so its place in MNI space is unknown; write it with its affine.")
@@ -81,7 +103,7 @@ def _shift(first: _FloatArray, second: _FloatArray, shape: tuple[int, ...]) -> t
     return millimetres, millimetres / edge if edge else 0.0
 
 
-def _check_affine(path: Path, affine: _FloatArray) -> None:
+def _check_affine(path: Path | str, affine: _FloatArray) -> None:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _VOXEL_MM[0] ** 3:
         raise InputError(f"{path}: its affine is not invertible or not finite; write the image with its true affine.")
     zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
