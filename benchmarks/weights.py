@@ -104,8 +104,19 @@ def measured() -> list[object]:
     for contest, trait, metric in contests:
         cells = [found.get((contest, trait, method), "") for method in methods]
         lines.append(f"| {trait}: {contest} | {metric} | {' | '.join(cells)} |")
-    lines += ["", _LEGEND]
+    lines += ["", _LEGEND, "", *_LIMITS]
     return [Measured("\n".join(lines), "traits", "ABIDE", {})]
+
+
+_LIMITS = (
+    "## Limits",
+    "",
+    "- With all labels of pretraining people tangent connectivity is as good or better: axes fit the people they were learnt from better.",
+    "- The network's features alone predict no trait; in `both` they are 4 columns of 516. It is for ranking windows.",
+    "- People are found again over days less often than by plain correlation.",
+    "- Rest alone was pretrained on, of people of 6 to 64 years, most of them male; states of task were not tested.",
+    "- People of the contests took part in choosing the recipe, and rpn122 did, too: figures are somewhat optimistic.",
+)
 
 
 def _cell(row: Mapping[str, str]) -> str:

@@ -33,7 +33,18 @@ CONTESTS = {
     ("whole-to-40", 0): "40 frames, learnt on whole runs",
     ("rpn", 0): "another atlas: rpn122's 122 parcels, learnt on ABIDE's 200",
 }
-IN_CARD = {("few", 30), ("few", 60), ("few", 120), ("cv", 0), ("sites", 0), ("cut40", 0), ("missing30", 0), ("3min", 0), ("rpn", 0)}
+IN_CARD = {
+    ("few", 30),
+    ("few", 60),
+    ("few", 120),
+    ("cv", 0),
+    ("sites", 0),
+    ("all", 0),
+    ("cut40", 0),
+    ("missing30", 0),
+    ("3min", 0),
+    ("rpn", 0),
+}
 CARD_METHODS = (OURS, "tangent", "linear pretraining 50", "gaussian 150 of 7 mm, tangent")
 COLUMNS = (
     *("contest", "trait", "method", "metric", "folds", "mean", "low", "high"),
