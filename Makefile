@@ -8,7 +8,7 @@ DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
 RESULTS_ARGS ?=
 CHECK_SECONDS ?= 45
-BENCHMARKS := cli prep store stage2 plan saliency selection probe evaluate scale mixtures maps
+BENCHMARKS := cli prep store stage1_speed stage2 plan saliency selection probe evaluate scale mixtures maps
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -20,7 +20,7 @@ SUITE_PACKAGE := brainmarks==0.1.1
 PRINT_SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test test-slow check changed lint bench results brainmarks brainmarks-if-possible docs clean
+.PHONY: help .venv demo test test-slow check changed lint bench weights results brainmarks brainmarks-if-possible docs clean
 
 help:
 	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-slow   run the slow tests: killed processes, Slurm, benchmarks, commands of the pages"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
+	@echo "make weights train and write the model that comes with the package; needs ../shared/data, hours"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
 	@echo "make results run the paper's tasks on ../shared/data, fill results/*.csv and write docs/benchmarks.md (30 minutes)"
 	@echo "make docs    build docs/_build/html/index.html"
@@ -76,6 +77,10 @@ lint: $(READY)
 # Each is a program of its own, with its own --help.
 bench: $(READY)
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
+
+# Restarts where it stopped.
+weights: $(READY)
+	$(BIN)/python benchmarks/weights.py
 
 brainmarks: $(SUITE)/.ready
 	$(SUITE)/bin/python -m pytest tests/brainmarks_plugin $(TESTS)

@@ -6,6 +6,9 @@ Prepares stores, runs every job, and writes one CSV per cohort: task, cohort, n,
 version, commit. A finished job is kept in the work folder and not run again while model, job and version stay the same, so that the
 program may be stopped at any time; `--fresh` starts over. Thirty minutes on two cores.
 
+Beside the published 70/10/20, ABIDE is divided into five folds that all its tasks share (a column of participants.tsv), so that five copies
+of the model serve four tasks.
+
 The participants of ABIDE and HCP are all in the pretraining of the shipped model. What is tested on them is therefore a copy of its
 connectome readout, fitted by the same recipe without the tested participants: in folds without those of each test fold, in curves without
 a half of the participants, from which the labelled and the tested come, and for HCP on ABIDE alone. The network, whose tokens would know
@@ -25,7 +28,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from results_stores import SHIPPED, CrossFitted, Work, fitted_copy, half_of
+from results_stores import FOLD, SHIPPED, CrossFitted, Work, copied_people, fitted_copy, half_of
 from results_table import rows_of, write_csv
 
 from slimbrain import __version__
@@ -33,7 +36,7 @@ from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.evaluate.baselines import confound_rows, confounds, majority, store_baselines
 from slimbrain.evaluate.compare import evaluate
-from slimbrain.evaluate.designs import Design, Screening
+from slimbrain.evaluate.designs import Design, Screening, leaving_out
 from slimbrain.evaluate.methods import Options, evaluate_models
 from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.result import Result
@@ -92,7 +95,7 @@ def jobs() -> list[Job]:
     return [
         *(Job(task, "abide", Design(split="70/10/20"), "fold") for task in abide),
         Job("hcp-fingerprint", "hcp", fitted="abide"),
-        *(Job(task, "abide", Design(split="5-fold", seeds=1), "fold") for task in abide),
+        *(Job(task, "abide", Design(leave_out=FOLD), "fold") for task in abide),
         *(Job("column:task", "song25", Design(split="5-fold", seeds=1, frames=frames(seconds)), called=f"state from {seconds} s")
           for seconds in STATE_SECONDS),
         Job("column:sex", "rpn122", Design(split="5-fold", seeds=3), called="sex"),
@@ -154,7 +157,9 @@ def run_job(work: Work, job: Job, shared: Baselines) -> Result:
 def _cross_fitted(work: Work, name: str, design: Design, store: Store, shared: Baselines) -> Result:
     task = design.task(get_task(name))
     store, series, screened = Screening(task, {}, design, drop=True).of(store)
-    ours = CrossFitted(work, store, screened.target.keys)
+    if design.leave_out:
+        task, screened = leaving_out(design.leave_out, task, screened, store)
+    ours = CrossFitted(work, store, screened.target.keys, copied_people(store, series))
     baselines = shared.of(store, task, screened.target)
     return evaluate(store, task, screened, [ours], series=series, baselines=baselines)
 

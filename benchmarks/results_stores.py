@@ -13,17 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.cli import run_command
-from slimbrain.disk.atomic import write_json
+from slimbrain.disk.atomic import write_json, write_text
+from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.evaluate.probes import FeatureSet, Fitted
 from slimbrain.evaluate.result import PROBE
+from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.splits import PredictionProblem, Split
+from slimbrain.governance.duplicates import find_duplicates
 from slimbrain.store import Store
+from slimbrain.store.participants import PARTICIPANTS_FILE
 
 SHIPPED = "slimbrain-temporal"
 STATES = {"rest1": "task-rest_run-1", "rest2": "task-rest_run-2", "gradCPTface": "task-face", "gradCPTscene": "task-scene"}
 """What song25 calls its runs, as BIDS entities: two of rest are one state."""
 SONG_TR_S = 1.0
+FOLD, N_FOLDS = "fold", 5
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,20 @@ class Work:
             for source, options in SOURCES[name](self):
                 if run_command(["prep", str(source), str(root), "participant", *options]):
                     raise InputError(f"{source}: could not be prepared; see {root / 'failures.tsv'}.")
+            if name == "abide":
+                add_folds(root)
             done.touch()
         return Store(root)
+
+
+def add_folds(root: Path) -> None:
+    """Give each participant of a store one of five folds, dealt in turn to all in the order of site, sex, diagnosis and age."""
+    path = root / PARTICIPANTS_FILE
+    rows = read_tsv(path)
+    order = sorted(rows, key=lambda row: (row["site"], row["sex"], row["diagnosis"], float(row["age"]), row["participant_id"]))
+    folds = {row["participant_id"]: str(number % N_FOLDS + 1) for number, row in enumerate(order)}
+    told = [{**row, FOLD: folds[row["participant_id"]]} for row in rows]
+    write_text(path, format_tsv(list(told[0]), told))
 
 
 def _abide(work: Work) -> Iterable[tuple[Path, list[str]]]:
@@ -127,11 +144,20 @@ def connectome_vectors(work: Work, folder: Path, store: Store) -> dict[str, NDAr
 
 @dataclass(frozen=True, eq=False)
 class CrossFitted:
-    """Vectors that are, for every test fold, those of a copy of the model that was fitted without its participants."""
+    """Vectors that are, for every test fold, those of a copy of the model that was fitted without its participants.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Sessions, in the order of the target.
+    copied : frozenset of str
+        Participants of whom another has the recording, too: no copy is fitted on them, or one might know a tested person.
+    """
 
     work: Work
     store: Store
     keys: tuple[str, ...]
+    copied: frozenset[str] = frozenset()
     model: str = f"{SHIPPED}, cross-fitted"
     method: str = PROBE
 
@@ -141,11 +167,17 @@ class CrossFitted:
     def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Fit the copy on everyone who is not tested, without labels, then a linear model on the training rows."""
         tested = set(problem.subjects[split.test].tolist())
-        others = {info.subject for info in self.store.sessions} - tested
+        others = {info.subject for info in self.store.sessions} - tested - self.copied
         folder = fitted_copy(self.work, self.store, others, "fold")
         vectors = connectome_vectors(self.work, folder, self.store)
         data = np.stack([vectors[key] for key in self.keys]).astype(np.float64)
         return FeatureSet(self.model, self.method, data).fit_predict(problem, split, seed)
+
+
+def copied_people(store: Store, series: ChannelSeries) -> frozenset[str]:
+    """Participants whose recording stands under another's name as well."""
+    pairs = [pair for pair in find_duplicates(store, signature_of=series.signature) if not pair.one_participant]
+    return frozenset(info.subject for pair in pairs for info in (pair.first, pair.second))
 
 
 def half_of(store: Store) -> tuple[set[str], set[str]]:

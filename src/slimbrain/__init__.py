@@ -15,6 +15,7 @@ _HOMES = {
     "TrainingOverlapWarning": "slimbrain.errors",
     "SlimBrainEncoder": "slimbrain.embed.encoder",
     "from_pretrained": "slimbrain.models.hub",
+    "list_models": "slimbrain.models.shipped",
     "save_pretrained": "slimbrain.models.hub",
     "push_to_hub": "slimbrain.models.hub",
     "add_evaluation": "slimbrain.evaluate.publish",
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "add_evaluation",
     "from_pretrained",
+    "list_models",
     "push_to_hub",
     "save_pretrained",
 ]
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from slimbrain.grid import Grid
     from slimbrain.models.hub import from_pretrained, push_to_hub, save_pretrained
     from slimbrain.models.jepa import HieraJEPA
+    from slimbrain.models.shipped import list_models
     from slimbrain.models.temporal import TemporalExtractor
     from slimbrain.store import Store
 

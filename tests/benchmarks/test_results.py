@@ -45,13 +45,13 @@ def page() -> ModuleType:
 
 
 def write_cohort(folder: Path, keys: list[str], rows: list[str], channels: int, tr: float | None, frames: int = 130) -> None:
-    """Men's first two channels go together; a run of faces has its last two together."""
+    """Men's first four channels go together; a run of faces has its last two together."""
     folder.mkdir(parents=True)
     rng, arrays = np.random.default_rng(list(keys[0].encode())), {}
     for key in keys:
         series = rng.normal(size=(frames, channels))
         if int(key.split("_")[0][-3:]) % 2:
-            series[:, 1] = 0.9 * series[:, 0] + 0.4 * series[:, 1]
+            series[:, 1:4] = 0.9 * series[:, :1] + 0.4 * series[:, 1:4]
         if "face" in key:
             series[:, -1] = 0.9 * series[:, -2] + 0.4 * series[:, -1]
         arrays[key] = series.astype(np.float32)
@@ -70,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         people = range(100 * place + 100, 100 * place + 124)
         rows = [f"sub-{n}\t{'FM'[n % 2]}\t{8 + n % 20}\t{('autism', 'control')[n // 2 % 2]}\t{site}" for n in people]
         write_cohort(root / "abide-cc200" / site, [f"sub-{n}" for n in people],
-                     ["participant_id\tsex\tage\tdiagnosis\tsite", *rows], 5, 2.0)  # fmt: skip
+                     ["participant_id\tsex\tage\tdiagnosis\tsite", *rows], 10, 2.0)  # fmt: skip
     people = range(500, 530)
     rows = ["participant_id\tsex\tsite", *(f"sub-x{n}\t{'FM'[n % 2]}\tu" for n in people)]
     write_cohort(root / "rpn122", [f"sub-x{n}" for n in people], rows, 6, None)
@@ -114,7 +114,7 @@ def test_tables_are_filled_resumed_and_shown(
     assert set(tables) == {"abide", "song25"} and all(list(line) == COLUMNS for lines in tables.values() for line in lines)
     curve = {(line["labelled"], line["method"]): line for line in tables["abide"] if line["task"] == "abide-sex"}
     assert {number for number, _ in curve} == {"12", "24"}
-    assert float(curve["24", "connectivity: correlation, whole run"]["mean"]) > 0.9
+    assert float(curve["24", "connectivity: correlation, whole run"]["mean"]) > 0.85
     states = {line["method"]: line for line in tables["song25"] if line["metric"] == "balanced_accuracy"}
     assert float(states["connectivity: correlation, 56 frames"]["mean"]) > 0.6 and "raw series: perceptron" in states
     cannot = [line for line in tables["abide"] if line["mean"] == "cannot"]
@@ -127,13 +127,13 @@ def test_tables_are_filled_resumed_and_shown(
     text = page.page(page.read_lines(tmp_path / "out"))
     assert "## abide-sex, abide" in text and "| method | 12 labelled | 24 labelled |" in text and "| cannot |" in text
     gaps = [line for lines in tables.values() for line in lines if line["method"].startswith("difference: ")]
-    assert text.count("the best baseline, ") >= len(gaps) == 4
+    assert text.count("the best baseline, ") >= len(gaps) >= 4
     for line in gaps:
         assert f"difference {float(line['mean']):+.3f} [" in text
 
 
 def test_a_copy_for_a_fold_was_not_fitted_on_the_tested(results: ModuleType, data: Path, model: Path, tmp_path: Path) -> None:
-    """Other series of a tested person: the vectors of all others, and so their scores, stay the same."""
+    """Nor on whose recording stands under another name as well."""
     pytest.importorskip("slimbrain.train.connectome", reason="no connectome readout in this version")
     stores = sys.modules["results_stores"]
     work = stores.Work(tmp_path / "work", data, str(model))
@@ -142,7 +142,8 @@ def test_a_copy_for_a_fold_was_not_fitted_on_the_tested(results: ModuleType, dat
     subjects = np.array([info.subject for info in store.sessions])
     problem = pose(np.array([store.participants[name]["sex"] for name in subjects]), subjects, "classification")
     split = Split(np.arange(12, len(keys)), np.arange(0), np.arange(12))
-    found = stores.CrossFitted(work, store, keys).fit_predict(problem, split, 0)
+    copied = frozenset({str(subjects[20])})
+    found = stores.CrossFitted(work, store, keys, copied).fit_predict(problem, split, 0)
     (folder,) = (tmp_path / "work" / "copies").iterdir()
     known = json.loads((folder / "config.json").read_text())["training"]
     assert found.scores.shape == (12, 2)
@@ -151,7 +152,16 @@ def test_a_copy_for_a_fold_was_not_fitted_on_the_tested(results: ModuleType, dat
 
     provenance = from_pretrained(folder).provenance
     met = {match.label for match in provenance.matches(people_in(store))}
-    assert known and met == set(subjects[12:]) and not met & set(subjects[:12])
+    assert known and met == set(subjects[12:]) - copied
+
+
+def test_folds_are_balanced_over_site_sex_and_diagnosis(results: ModuleType, data: Path, model: Path, tmp_path: Path) -> None:
+    store = sys.modules["results_stores"].Work(tmp_path, data, str(model)).store("abide")
+    rows = list(store.participants.values())
+    for name in ("site", "sex", "diagnosis"):
+        for value in {row[name] for row in rows}:
+            counts = [sum(row[name] == value and row["fold"] == fold for row in rows) for fold in "12345"]
+            assert sum(counts) == 24 and max(counts) - min(counts) <= 3
 
 
 def test_the_halves_share_nobody_and_have_everybody(results: ModuleType, data: Path, model: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ COMMANDS = (
     "simulate",
     "prep",
     "pretrain",
+    "connectome",
     "convert",
     "plan",
     "rank",

@@ -205,6 +205,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/own_data.md": (hcp, cpac, table, only("fmriprep")),
     "docs/performance.md": (),
     "docs/plan.md": (),
+    "docs/pretrained.md": (only("store", "runs"),),
     "docs/pretraining.md": (only("store"),),
     "docs/published_weights.md": (),
     "docs/quality.md": (),

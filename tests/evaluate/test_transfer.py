@@ -108,6 +108,17 @@ def test_who_is_in_both_is_not_trained_on(here: Store, model: Path, tmp_path: Pa
         evaluate_models(here, "column:group", [model], Options(design=Design(transfer_to=here.root)))
 
 
+def test_a_model_may_know_those_who_are_trained_on_and_nobody_who_is_tested(here: Store, tmp_path: Path) -> None:
+    there = make_cohort(tmp_path / "there", range(100, 130))
+    options = Options(design=Design(transfer_to=there.root))
+    result = evaluate_models(here, "column:group", [make_model(tmp_path / "one", here, here)], options)
+    assert result.split == "fitted on 40 subjects of here, tested on 30 of there"
+    known = there.select({f"sub-{number}" for number in range(100, 110)})
+    result = evaluate_models(here, "column:group", [make_model(tmp_path / "two", here, known)], options)
+    assert result.split == "fitted on 40 subjects of here, tested on 20 of there"
+    assert result.excluded == {"there: participant that a model was trained on": 10}
+
+
 @pytest.mark.parametrize(("classes", "message"), [("cd", "has the class c, and here there are a, b"), ("12", "write the classes alike")])
 def test_labels_that_differ_are_refused(here: Store, model: Path, tmp_path: Path, classes: str, message: str) -> None:
     there = make_cohort(tmp_path / "there", range(100, 120), classes=classes)

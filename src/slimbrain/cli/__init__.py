@@ -17,7 +17,7 @@ from slimbrain.cli.first import demo, doctor, inspect
 from slimbrain.cli.launch import launch, moved
 from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.maps import explain
-from slimbrain.cli.models import convert, embed, group, plan, pretrain, rank
+from slimbrain.cli.models import connectome, convert, embed, group, plan, pretrain, rank
 from slimbrain.cli.options import CommandLine
 from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
@@ -36,6 +36,7 @@ for command in (
     simulate,
     prep,
     pretrain,
+    connectome,
     convert,
     plan,
     rank,

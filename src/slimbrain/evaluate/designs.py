@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate.held_out import with_blocks
 from slimbrain.evaluate.leaks import Screened, screen
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.splits import LABELLED_DRAWS, SplitPolicy, labelled_policies, policy_called
@@ -96,6 +97,12 @@ def of_runs(target: Target, store: WindowStore, runs: Target) -> Target:
     kept: Collection[str] = set(runs.keys)
     part = target.take([row for row, key in enumerate(target.keys) if store.origin(key)[0] in kept])
     return replace(part, excluded=runs.excluded, runs=np.array([store.origin(key)[0] for key in part.keys], dtype=np.str_))
+
+
+def leaving_out(column: str, task: Task, screened: Screened, store: Store) -> tuple[Task, Screened]:
+    """The task and its labels, each value of a column of participants to be tested by models of all others."""
+    policy = SplitPolicy("leave-out", seeds=(0,), column=column)
+    return replace(task, policy=policy), replace(screened, target=with_blocks(screened.target, store, column))
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimbrain.data.clip import read_clip
-from slimbrain.embed.features import Model, embed_store, read_embeddings, untrained
+from slimbrain.embed.features import Model, default_pooling, embed_store, read_embeddings, untrained
 from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
-from slimbrain.evaluate.designs import Design, Screening
+from slimbrain.evaluate.designs import Design, Screening, leaving_out
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
-from slimbrain.evaluate.held_out import with_blocks
 from slimbrain.evaluate.linear_pretraining import linear_pretraining
 from slimbrain.evaluate.probes import Predictor, embedding_set
 from slimbrain.evaluate.raw_series import raw_series
 from slimbrain.evaluate.result import IDENTIFY, PROBE, UNTRAINED, Cannot, ModelWeights, Result
 from slimbrain.evaluate.series import ChannelSeries
-from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task
 from slimbrain.evaluate.transfer import Side, evaluate_transfer, without_shared_people
 from slimbrain.evaluate.tuned import save_tuned
@@ -39,8 +37,6 @@ from slimbrain.train import pick_device
 
 _METHODS = ("probe", "attention", "finetune", "identify")
 _BASELINES = ("default", "all")
-_POOLING = "moments"
-"""What a probe reads of stage 2."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +165,7 @@ def evaluate_models(
         return _transferred(store, Store(design.transfer_to), screening, loaded, models, options)
     store, series, screened = screening.of(store)
     if design.leave_out:
-        wanted = replace(wanted, policy=SplitPolicy("leave-out", seeds=(0,), column=design.leave_out))
-        screened = replace(screened, target=with_blocks(screened.target, store, design.leave_out))
+        wanted, screened = leaving_out(design.leave_out, wanted, screened, store)
     contenders = _contenders(store, loaded, models, options)
     trained = contenders[:-1]
     makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {
@@ -205,8 +200,9 @@ def _transferred(
     """Train readers on one cohort and test them on another."""
     contenders = _contenders(store, loaded, sources, options)
     sides = []
-    for of in (store, tested):
-        _, series, screened = screening.of(of)
+    # Of those who are trained on, a model may know some; nobody is tested whom it knows.
+    for of, looking in ((store, replace(screening, allow=True)), (tested, screening)):
+        _, series, screened = looking.of(of)
         sides.append(Side(of, series, screened, _frames_used(of, _at(of, contenders[0], options))))
     here, there = without_shared_people(*sides), sides[1]
     found, cannot = [], []
@@ -298,9 +294,10 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
         made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
         frames = _frames_used(store, entry)
         other = [key for key in frames if key not in made.frames_used or not np.array_equal(made.frames_used[key], frames[key])]
-        if other or made.pooling != _POOLING:
+        pooling = default_pooling(entry.model)
+        if other or made.pooling != pooling:
             frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
-            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {_POOLING}"
+            what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {pooling}"
             raise InputError(f"{path}: {what}; embed again with the same --windows and --k, or leave --embeddings out.")
         found[entry.name] = made.by_session()
     return [replace(entry, embedded=found.get(entry.name)) for entry in trained]
