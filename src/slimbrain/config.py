@@ -257,7 +257,14 @@ class TrainConfig(Config):
 
 
 class Preset(Config):
-    """Everything both stages need, under one name."""
+    """Everything both stages need, under one name.
+
+    Examples
+    --------
+    >>> preset = load_preset("tiny", ["window.k=3"])
+    >>> preset.window.frames, preset.window.k
+    (8, 3)
+    """
 
     name: str = Field(max_length=200)
     window: WindowConfig = WindowConfig()

@@ -142,11 +142,18 @@ def make_run(folder: Path, stage: str) -> Path:
 
 
 def make_result(path: Path, low: float = 0.02) -> Path:
+    path.write_text(json.dumps(result_json(low)))
+    return path
+
+
+def result_json(low: float = 0.02) -> dict[str, Any]:
+    """What an earlier slimbrain wrote of one of ours, the same untrained, a baseline and one without a value."""
+
     def row(model: str, method: str, mean: float | None) -> dict[str, Any]:
         bounds = {"low": None, "high": None} if mean is None else {"low": mean - 0.0512, "high": mean + 0.0487}
         return {"model": model, "method": method, "metric": "auc", "mean": mean, **bounds, "p": None if mean is None else 0.0123}
 
-    result = {
+    return {
         "task": "column:group",
         "cohort": "demo",
         "n_subjects": 3,
@@ -167,8 +174,6 @@ def make_result(path: Path, low: float = 0.02) -> Path:
         "version": "0.0.1",
         "excluded": {},
     }
-    path.write_text(json.dumps(result))
-    return path
 
 
 def make_truth(path: Path, keys: Sequence[str]) -> Path:

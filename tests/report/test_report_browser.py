@@ -227,7 +227,7 @@ def test_the_slider_moves_by_keyboard_and_tells_scores_motion_and_events(desk: V
     text = shown.inner_text()
     assert "score −1," in text and f"{EVIL} at 6.0 s" in text
     # Frame 9, at 6.48 s, is flagged; frame 3 lies in the window before.
-    assert "1 flagged frames" in text
+    assert ", 1 flagged frame. Events" in text
     assert inputs.store is not None
     series = inputs.store.sidecar(inputs.store.sessions[0].key)["Series"]
     times, fd = np.array(series["time_s"]), np.array([np.nan, *series["fd"][1:]])

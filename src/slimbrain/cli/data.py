@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimbrain.cli.options import SEED, one_of, typed_command
+from slimbrain.cli.options import SEED, one_of, typed_command, whole_command
 from slimbrain.errors import InputError
 
 
@@ -114,6 +114,7 @@ def prep(
     """
     from slimbrain.prep.options import checked_options
     from slimbrain.prep.run import prepare
+    from slimbrain.store.description import record_command
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -141,6 +142,7 @@ def prep(
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label, "session_id": session_id, "task_id": task_id}
     summary = prepare(source, out, checked_options(values))
+    record_command(out, whole_command(context))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
     if shard is None:

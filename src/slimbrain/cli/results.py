@@ -39,6 +39,7 @@ def _list_tasks(context: typer.Context, asked: bool) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     store: STORE,
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
     task: Annotated[
@@ -106,6 +107,7 @@ def evaluate(
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
     from slimbrain.disk.atomic import write_text
+    from slimbrain.embed.features import read_embeddings
     from slimbrain.evaluate.designs import Design
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
@@ -120,6 +122,8 @@ def evaluate(
     known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
     result = evaluate_models(open_store(store, participants), task, model, options)
+    made = [*(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
+    result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))

@@ -152,8 +152,22 @@ class Result(_Frozen):
         None in files of before it was recorded.
     contract : Contract or None
         Of the store; None in a comparison that had none.
+    commands : tuple[str, ...]
+        Command lines that made it, in order: of the embeddings that were reused, and its own. Empty where there was none.
     version : str
         Of slimbrain.
+
+    Examples
+    --------
+    >>> row = Row(model="ours", method=PROBE, metric="auc", mean=0.7, low=0.6, high=0.8)
+    >>> best = Estimate(model="tangent", method="logistic regression", metric="auc", mean=0.65)
+    >>> gain = Estimate(model="ours", method=PROBE, metric="auc", mean=0.05, low=-0.02, high=0.12)
+    >>> result = Result(
+    ...     task="column:sex", cohort="store", n_subjects=40, n_sessions=40, split="5-fold", rows=(row,), best_baseline=best,
+    ...     differences=(gain,), classes={"F": 20, "M": 20},
+    ... )
+    >>> result.chance["auc"], result.ours
+    (0.5, frozenset({'ours'}))
     """
 
     task: str
@@ -179,6 +193,7 @@ class Result(_Frozen):
     sources: Mapping[str, str] = {}
     test_scored: Scoring | None = None
     contract: Contract | None = None
+    commands: tuple[str, ...] = ()
     version: str = __version__
     schema_version: int = _SCHEMA_VERSION
 

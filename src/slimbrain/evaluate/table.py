@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from slimbrain.evaluate.result import Estimate, Grouping, LabelledPoint, Result, Scoring
-from slimbrain.evaluate.stats import LOWER_IS_BETTER
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, LOWER_IS_BETTER
 
 _SHOWN_DIGITS = 12
 """Of a SHA-256, in the table; the result file has all of it."""
+
+
+_GUESSED = {"auc": 0.5, "r2": 0.0, "mse_z": 1.0}
+"""What guessing scores whatever the classes are: a coin, or the mean of the training participants."""
+
+_BELOW_CHANCE = (
+    "A score below chance is what cross-validation of few participants gives where there is no signal: those who are held out shift what "
+    "the others teach away from themselves. Read it as no score, not as a reversed one."
+)
 
 
 def to_markdown(result: Result) -> str:
@@ -87,6 +96,8 @@ def _cell(estimate: Estimate | None) -> str:
 def remarks(result: Result) -> list[str]:
     """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
     lines = [_verdict(gap, result) for gap in result.differences]
+    if any(_is_below_chance(result.row_of(gap), result) for gap in result.differences):
+        lines.append(_BELOW_CHANCE)
     if result.classes:
         who = "subjects" if sum(result.classes.values()) <= result.n_subjects else "windows"
         lines.append(f"Classes, in {who}: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
@@ -121,6 +132,24 @@ def _tested(record: Scoring) -> str:
     )
 
 
+def chance_of(result: Result, metric: str) -> float | None:
+    """What guessing scores; None where that is not known."""
+    return result.chance.get(metric, _GUESSED.get(metric))
+
+
+def is_at_chance(low: float | None, high: float | None, chance: float | None) -> bool:
+    """Whether the interval of a score holds what guessing scores."""
+    return low is not None and high is not None and chance is not None and low <= chance <= high
+
+
+def _is_below_chance(row: Estimate | None, result: Result) -> bool:
+    """Whether a score that classifies lies under what guessing gives."""
+    if row is None or row.mean is None or row.metric not in CLASSIFICATION_METRICS:
+        return False
+    chance = chance_of(result, row.metric)
+    return chance is not None and row.mean < chance
+
+
 def _togetherness(bound: Grouping) -> str:
     """Whether subjects who belong together were kept together."""
     if bound.count is None:
@@ -140,7 +169,10 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     sign = -1 if gap.metric in LOWER_IS_BETTER else 1
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
-    return (
-        f"{mine} ({gap.metric} {_cell(row)}) {beats} the best baseline, {best}: "
-        f"difference {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)."
-    )
+    score, difference = f"{mine} ({gap.metric} {_cell(row)})", f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)"
+    chance = chance_of(result, gap.metric)
+    if row is None or not is_at_chance(row.low, row.high, chance):
+        return f"{score} {beats} the best baseline, {best}: difference {difference}."
+    if low <= 0 <= high:
+        return f"{score} is at chance ({chance:.3g}), which its interval holds; difference from the best baseline, {best}: {difference}."
+    return f"{score} is at chance ({chance:.3g}), which its interval holds, and {beats} the best baseline, {best}: difference {difference}."

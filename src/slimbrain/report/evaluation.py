@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimbrain.evaluate.result import Result, Row
-from slimbrain.evaluate.table import remarks, resampling_unit
+from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -68,18 +68,18 @@ def _table(result: Result) -> Table:
     table = TableBuilder(
         f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {_words(metrics[0])}, "
         "permuted labels",
-        (Column("model"), Column("method"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True)),
+        (Column("model"), *(Column(_words(metric), True) for metric in metrics), Column("p", True), Column("method"), Column("role")),
     )
     for predictor, rows in result.by_predictor.items():
         role, mark = _role(result, predictor)
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
-        table.add([*predictor, role, *cells, number(primary.p if primary else None, 3)], mark)
+        table.add([predictor[0], *cells, number(primary.p if primary else None, 3), predictor[1], role], mark)
     for one in result.cannot:
-        table.add([one.model, one.method, "cannot", *(MISSING for _ in metrics), MISSING])
+        table.add([one.model, *(MISSING for _ in metrics), MISSING, one.method, "cannot"])
     if result.published:
         published = [number(result.published.get(metric), 3) for metric in metrics]
-        table.add(["published", "from the literature, other data", "published", *published, MISSING])
+        table.add(["published", *published, MISSING, "from the literature, other data", "published"])
     return table.build()
 
 
@@ -139,8 +139,10 @@ def _forest(result: Result, place: int) -> Figure:
     listed = "; ".join(f"{row.model}, {row.method}: {_interval(row)}" for row in rows)
     alt = f"Forest plot of {_words(metric)} for {result.task}. {listed}."
     best = result.best_baseline.predictor
-    svg = forest(rows, result.ours, best, result.published.get(metric), _words(metric), f"forest-{place}", alt)
+    chance = chance_of(result, metric)
+    svg = forest(rows, result.ours, best, result.published.get(metric), chance, _words(metric), f"forest-{place}", alt)
     keys = "Blue square: ours; orange diamond: best baseline; grey: other baselines."
+    keys += "" if chance is None else f" Dotted: chance, {chance:.3g}."
     caption = f"{_words(metric)} of every model with its 95 % interval. {keys}"
     return Figure(svg, caption, alt)
 

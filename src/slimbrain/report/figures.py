@@ -51,7 +51,7 @@ def time_axis_span() -> tuple[float, float]:
 _MARK_ROW_IN = 0.17
 """Height of a line of marks."""
 
-_LABEL_CHARACTERS, _INCHES_PER_CHARACTER = 60, 0.064
+_LABEL_CHARACTERS, _FOREST_ROW_IN = 90, 0.36
 
 _LineStyle = str | tuple[int, tuple[int, int]]
 
@@ -347,6 +347,7 @@ def forest(
     ours: frozenset[str],
     best: tuple[str, str],
     published: float | None,
+    chance: float | None,
     metric: str,
     name: str,
     alt: str,
@@ -363,12 +364,12 @@ def forest(
         Model and method of the best baseline.
     published : float or None
         Value from the literature, or None.
+    chance : float or None
+        What guessing scores, or None where that is not known.
     metric : str
         Its name in words.
     """
-    labels = [textwrap.shorten(f"{row.model}: {row.method}", _LABEL_CHARACTERS, placeholder="…") for row in rows]
-    left = max(map(len, labels)) * _INCHES_PER_CHARACTER + 0.2
-    with drawing(0.27 * len(rows), Margins(left=left, bottom=0.5, top=0.3)) as figure:
+    with drawing(_FOREST_ROW_IN * len(rows), Margins(left=0.15, bottom=0.5, top=0.3)) as figure:
         axis = figure.subplots()
         for line, row in enumerate(rows):
             mine, top = row.model in ours, row.predictor == best
@@ -383,14 +384,20 @@ def forest(
                 color=colour,
                 markersize=5.5 if mine or top else 4.5,
             )
+        if chance is not None:
+            axis.axvline(chance, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=0)
+            axis.text(chance, 0.77, "chance ", fontsize=8, ha="right", va="bottom")
         if published is not None:
             axis.axvline(published, color=PURPLE, linestyle="--", linewidth=1.1)
-            axis.text(published, 0.62, " published", color=PURPLE, fontsize=8, ha="left", va="bottom")
-        axis.set_yticks([-line for line in range(len(rows))], labels)
-        axis.set_ylim(-len(rows) + 0.4, 0.6)
+            axis.text(published, 0.77, " published", color=PURPLE, fontsize=8, ha="left", va="bottom")
+        # Above the bars, not beside them: on a phone, names at the side would leave no room for what they name.
+        for line, row in enumerate(rows):
+            label = textwrap.shorten(f"{row.model}: {row.method}", _LABEL_CHARACTERS, placeholder="…")
+            axis.text(0, 0.2 - line, label, transform=axis.get_yaxis_transform(), va="bottom", fontsize=8)
+        axis.set_yticks([])
+        axis.set_ylim(-len(rows) + 0.6, 0.75)
         axis.set_xlabel(f"{metric}, mean and 95 % interval")
         axis.grid(axis="x", color=LINE)
         axis.set_axisbelow(True)
-        axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
         return to_svg(figure, name, alt)

@@ -10,7 +10,7 @@ from slimbrain import __version__
 from slimbrain.evaluate.result import IDENTIFY, Result
 from slimbrain.evaluate.stats import REGRESSION_METRICS
 from slimbrain.evaluate.table import resampling_unit
-from slimbrain.report.blocks import Block, Code, Prose, Section, count
+from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
@@ -53,7 +53,7 @@ def build(material: Material) -> Section:
             "preprocessed is not known here."
         ),
         Code("Methods", (text,), prose=True),
-        Code("References, BibTeX", tuple("\n".join(reference.bibtex for reference in cited).split("\n"))),
+        Fold("References", (Code("References, BibTeX", tuple("\n".join(reference.bibtex for reference in cited).split("\n"))),)),
     ]
     return Section("methods", _TITLE, tuple(blocks))
 
