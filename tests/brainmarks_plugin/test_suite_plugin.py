@@ -184,7 +184,8 @@ def test_a_wrong_checkpoint_is_refused_in_one_sentence(
         plugin.slimbrain(str(wide), k=1, mask_path=str(mask_source))
     monkeypatch.setenv("SLIMBRAIN_CHECKPOINT", str(models[0]))
     monkeypatch.setenv("SLIMBRAIN_TEMPORAL", str(models[1]))
-    transform, wrapper = plugin.slimbrain(mask_path=str(mask_source))
+    monkeypatch.setenv("SLIMBRAIN_MASK", str(mask_source))
+    transform, wrapper = plugin.slimbrain()
     assert transform.temporal is not None and wrapper.__space__ == "mni"
 
 

@@ -24,13 +24,15 @@ from slimbrain.explain.colours import page_colours, stops
 from slimbrain.explain.files import group_map
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, figures, write_report
+from slimbrain.report.blocks import Column, TableBuilder
 from slimbrain.report.figures import Marks
 from slimbrain.report.page import _page_script
 from slimbrain.report.recorded import read_run
 from slimbrain.report.training import sentence
 from slimbrain.saliency import write_window_table
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 from slimbrain.store.description import record_command
+from slimbrain.store.write import write_roi_session
 
 # --- drawings
 
@@ -225,3 +227,69 @@ def test_counts_agree_with_their_nouns(tmp_path: Path, grid8: Grid, n: int, word
     sidecar.write_text(json.dumps(value))
     text = write_report(tmp_path / "page.html", ReportInputs(store=Store(store.root))).read_text(encoding="utf-8")
     assert f"global signal, {words}" in text or words in text
+
+
+def test_regions_without_an_atlas_are_not_listed(tmp_path: Path, grid8: Grid) -> None:
+    """Units have places and no names."""
+    named, nameless = make_explained(tmp_path / "a", grid8), make_explained(tmp_path / "b", grid8, atlas=None)
+    for folder, tables in ((named, True), (nameless, False)):
+        words = Page(write_report(tmp_path / "page.html", ReportInputs(explained=(folder,))).read_text(encoding="utf-8")).words
+        assert ("unit_" in words) == tables and ("No atlas was given" in words) != tables
+
+
+def test_flagged_frames_of_chosen_windows_are_counted_against_all(tmp_path: Path, grid8: Grid) -> None:
+    """Frames 3 and 9 of 48 are flagged; windows of 8 frames; the first is chosen of each of the two that hold one."""
+    store = make_store(tmp_path / "store", grid8, n=1)
+    rows = window_rows(store.sessions[0].key, [5.0, 0, 3, 1, 1, 1])
+    windows = write_window_table(tmp_path / "windows.tsv", rows)
+    run = make_run(tmp_path / "voxel", "voxel")
+    words = Page(write_report(tmp_path / "page.html", ReportInputs(store=store, windows=windows, runs=(run,))).read_text()).words
+    # The two best are windows 0 and 2: one flagged frame of 16; in all, 2 of 48.
+    assert "are 6.2 % of those in chosen windows, 4.2 % of those in all" in words
+
+
+# --- a store of regions
+
+
+def region_store(root: Path) -> Store:
+    """Three people of two sites; one recording stands under two names, one person has a silent channel."""
+    rng = np.random.default_rng(0)
+    channels = Channels(tuple("abcdefgh"), rng.uniform(-60, 60, (8, 3)))
+    store = Store.create(root, None, TR)
+    twice = np.cumsum(rng.standard_normal((200, 8)), axis=0)
+    for subject, series in (("01", twice), ("02", twice + 1e-3 * rng.standard_normal((200, 8))), ("03", rng.standard_normal((200, 8)))):
+        if subject == "03":
+            series[:, 5] = 0
+        sidecar = {"SourceShape": [120, 8], "SourceRepetitionTime": 1.5 if subject == "03" else 2.0}
+        write_roi_session(store, {"sub": subject, "task": "rest"}, series, channels, TR, sidecar)
+    lines = ["participant_id\tsex\tage\tsite\tdiagnosis\tfd_mean", "sub-01\tF\t20.5\tA\tautism\t0.1", "sub-02\tM\t30\tB\tcontrol\t0.2"]
+    (root / "participants.tsv").write_text("\n".join([*lines, "sub-03\tM\tn/a\tB\tcontrol\tn/a"]) + "\n")
+    return Store(root)
+
+
+def test_a_store_of_regions_says_who_is_in_it_and_how_it_was_recorded(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path / "page.html", ReportInputs(store=region_store(tmp_path / "store"))).read_text(encoding="utf-8"))
+    words = page.words
+    for said in (
+        "sex: M 2, F 1.",
+        "age, years (1 unknown): 20.5 to 30, median 25.2.",
+        "site: B 2, A 1.",
+        "diagnosis: control 2, autism 1.",
+    ):
+        assert said in words
+    rows = page.rows("lowest")
+    assert (rows["TR as recorded (s)"]["lowest"], rows["TR as recorded (s)"]["highest"]) == ("1.50", "2.00")
+    # 120 frames as recorded, at 1.5 and 2 s; the 200 stored ones are resampled.
+    assert (rows["minutes"]["lowest"], rows["minutes"]["highest"]) == ("3.0", "4.0")
+    assert rows["frames as recorded"]["median"] == "120" and rows["silent channels"]["highest"] == "1"
+    assert rows["mean FD (mm)"]["sessions"] == "2"
+    assert page.rows("also stands as")["sub-01"]["also stands as"] == "sub-02"
+    assert all(len(table) > 1 for table in page.tables)
+
+
+def test_columns_in_which_nothing_is_known_are_left_out() -> None:
+    table = TableBuilder("words", (Column("name"), Column("known", True), Column("unknown", True)))
+    table.add(["a", "1", "n/a"])
+    table.add(["b", "n/a", "n/a"])
+    built = table.build()
+    assert [column.name for column in built.columns] == ["name", "known"] and built.rows[1].cells == ("b", "n/a")

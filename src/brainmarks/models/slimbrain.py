@@ -41,8 +41,8 @@ from slimbrain.store.channels import cell_channels
 
 FloatArray = npt.NDArray[Any]
 
-CHECKPOINT_VARIABLE, TEMPORAL_VARIABLE = "SLIMBRAIN_CHECKPOINT", "SLIMBRAIN_TEMPORAL"
-"""Stand in for the arguments `ckpt_path` and `temporal_path`, since Brainmarks' test of models passes no arguments."""
+CHECKPOINT_VARIABLE, TEMPORAL_VARIABLE, MASK_VARIABLE = "SLIMBRAIN_CHECKPOINT", "SLIMBRAIN_TEMPORAL", "SLIMBRAIN_MASK"
+"""Stand in for the arguments `ckpt_path`, `temporal_path` and `mask_path`, since Brainmarks' test of models passes no arguments."""
 
 NAMES = ("path", "sub")
 """Columns by which messages call a sample, the first that it has."""
@@ -262,7 +262,7 @@ def slimbrain(
     pooling : str, default 'moments'
         Of the cls embedding; see `slimbrain.embed.pooling.pool_tokens`.
     mask_path : str or None
-        Brainmarks' brain mask; TemplateFlow's if None.
+        Brainmarks' brain mask; the file that SLIMBRAIN_MASK names if None, and TemplateFlow's without either.
     allow_overlap : bool, default False
         Take participants that either stage was pretrained on, whose results say little of others.
 
@@ -287,6 +287,7 @@ def slimbrain(
     provenance.contract.require(contract_of(provenance.grid), f"the model {ckpt_path}", "Brainmarks' data once resampled")
     temporal = require_model(from_pretrained(temporal_path), TemporalExtractor, temporal_path) if temporal_path else None
     window = provenance.window.model_copy(update={"k": k or provenance.window.k})
+    mask_path = mask_path or os.environ.get(MASK_VARIABLE)
     mask = Path(mask_path) if mask_path else _template_mask()
     trained = [found for found in (provenance, temporal and temporal.provenance) if found and not allow_overlap]
     transform = SlimBrainTransform(provenance.grid, window, model.config.unit_frames, mask, temporal, trained)
@@ -300,7 +301,9 @@ def _template_mask() -> Path:
     try:
         found = api.get(SPACE, desc="brain", resolution=2, suffix="mask", extension="nii.gz")
     except (OSError, RuntimeError) as error:
-        raise InputError(f"TemplateFlow does not give {MASK_NAME} ({error}); fetch it once, or name it with mask_path.") from error
+        raise InputError(
+            f"TemplateFlow does not give {MASK_NAME} ({error}); fetch it once, or name it with mask_path or the variable {MASK_VARIABLE}."
+        ) from error
     if not isinstance(found, Path):
         raise InputError(f"TemplateFlow has not one {MASK_NAME} but {found}; name the file with mask_path.")
     return found

@@ -72,7 +72,8 @@ def _render(material: Material) -> str:
     script = _page_script()
     return environment.get_template(_TEMPLATE).render(
         title=material.inputs.title,
-        sections=[build(material) for build in _BUILDERS],
+        # What was not given comes last: it says only that.
+        sections=sorted((build(material) for build in _BUILDERS), key=lambda section: bool(section.absent and not section.blocks)),
         light=theme_css(0),
         dark=theme_css(1),
         script=script,
