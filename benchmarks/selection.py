@@ -1,10 +1,11 @@
 """How many planted events the chosen windows hold, and how many motion spikes, for our score and for others, beside random windows.
 
-python benchmarks/selection.py [--quick] [--seeds 3 4 5]
+python benchmarks/selection.py [--quick] [--seeds 3 4 5] [--model RUN/model]
 
 For each seed a cohort is simulated, prepared at 8 mm and given to stage 1 (preset `tiny`); then each selector takes its windows of
-every session. Weights, distance and the order of the mean over channels were chosen on the seeds 0, 1 and 2. Two selectors that nobody has
-tell what could be reached: one that knows the maps and the response of the events, and one that knows the events.
+every session. With `--model`, windows are scored by a model that was trained elsewhere, and nothing is trained here. Weights, distance and
+the order of the mean over channels were chosen on the seeds 0, 1 and 2. Two selectors that nobody has tell what could be reached: one that
+knows the maps and the response of the events, and one that knows the events.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from case import Case
 from numpy.typing import NDArray
 
 from slimbrain.config import Preset, SaliencyConfig, load_preset
-from slimbrain.models.hub import from_pretrained
-from slimbrain.models.temporal import standardise
+from slimbrain.models.hub import from_pretrained, require_model
+from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.saliency import exact_scores, fast_scores, order_apart, order_by_score, select_uniform
 from slimbrain.saliency.scores import WindowScores, combine, window_dvars
@@ -119,19 +120,28 @@ SELECTORS: dict[str, Selector] = {
 }
 
 
-def sessions_of(seed: int, subjects: int, preset: Preset, folder: Path) -> Iterator[Session]:
-    """Simulate, prepare, pretrain, score."""
-    simulate_cohort(folder / "cohort", CohortSpec(subjects=subjects, sessions=1, seed=seed))
-    prepare(folder / "cohort", folder / "store", PrepOptions(resolution="8mm"))
-    store, truth = Store(folder / "store"), load_truth(folder / "cohort" / "truth.json")
+def simulated_store(seed: int, subjects: int, folder: Path) -> tuple[Store, Truth]:
+    """Simulate and prepare a cohort, unless the folder holds it already."""
+    if not (folder / "store").exists():
+        simulate_cohort(folder / "cohort", CohortSpec(subjects=subjects, sessions=1, seed=seed))
+        prepare(folder / "cohort", folder / "store", PrepOptions(resolution="8mm"))
+    return Store(folder / "store"), load_truth(folder / "cohort" / "truth.json")
+
+
+def trained_here(store: Store, preset: Preset, seed: int, folder: Path) -> TemporalExtractor:
+    """Stage 1, pretrained on the very sessions that it is to rank."""
     pretrain("temporal", store, preset, folder / "run", seed, device="cpu")
-    model = from_pretrained(folder / "run" / MODEL_FOLDER, store.contract).eval()
+    return require_model(from_pretrained(folder / "run" / MODEL_FOLDER, store.contract), TemporalExtractor, folder)
+
+
+def sessions_of(store: Store, truth: Truth, model: TemporalExtractor) -> Iterator[Session]:
+    """Score every session by the model."""
     places = torch.tensor(store.grid.cells.mm, dtype=torch.float32)
     maps = np.stack([event_map(place, store.grid.cells.mm) for place in truth.event_places])
     for info in store.sessions:
         series = torch.from_numpy(store.coarse(info.key))
         exact, fast = (score(model, series, places, info.tr) for score in (exact_scores, fast_scores))
-        true = planted(truth, info.key, preset.window.frames, info.tr, len(exact))
+        true = planted(truth, info.key, model.window_frames, info.tr, len(exact))
         yield Session(standardise(series).numpy(), info.tr, maps, exact, fast, *true)
 
 
@@ -147,14 +157,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, 3 sessions, 20 steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
+    parser.add_argument("--model", help="folder of a stage 1 model, or name of a shipped one, to score by; trained here if not given")
+    parser.add_argument("--cohorts", type=Path, help="folder to keep the simulated cohorts in, for another run")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = load_preset("tiny", ["train_temporal.steps=20"] if options.quick else None)
-    subjects, frames, k = 3 if options.quick else 24, preset.window.frames, preset.window.k
+    ready = require_model(from_pretrained(options.model), TemporalExtractor, options.model) if options.model else None
+    subjects, frames, k = 3 if options.quick else 24, (ready or preset.temporal).window_frames, preset.window.k
     for seed in options.seeds[:1] if options.quick else options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            sessions = list(sessions_of(seed, subjects, preset, Path(folder)))
+            store, truth = simulated_store(seed, subjects, (options.cohorts or Path(folder)) / f"seed-{seed}")
+            model = ready or trained_here(store, preset, seed, Path(folder))
+            sessions = list(sessions_of(store, truth, model.eval()))
         events = sum(int(session.events.sum()) for session in sessions)
         chance = sum(float(session.events.sum()) * k / len(session.events) for session in sessions) / events
         spoilt = float(np.mean([session.spoilt.mean() for session in sessions]))
@@ -163,6 +178,7 @@ def main() -> None:
             found = sum(int(session.events[windows].sum()) for session, windows in zip(sessions, chosen, strict=True)) / events
             hit = float(np.mean([session.spoilt[windows].mean() for session, windows in zip(sessions, chosen, strict=True)]))
             detail = {"quick": options.quick, "seed": seed, "sessions": subjects, "windows": len(sessions[0].events), "k": k}
+            detail["model"] = options.model or "trained on these sessions"
             detail |= {"share_of_chosen_with_a_spike": round(hit, 4), "share_of_all_with_a_spike": round(spoilt, 4)}
             Case(f"selection/recall_{name}_seed_{seed}", found, "share of planted events", "random", chance, detail).print()
 

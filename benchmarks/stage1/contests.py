@@ -25,6 +25,8 @@ TEST = 9
 """Number of the rotation that pretrains on all development people and opens the test people."""
 SCREEN = bool(os.environ.get("SCREEN"))
 """A cheaper set for choosing: 60 labels, excerpts of 40 frames."""
+REPEATS = int(os.environ.get("REPEATS", "1" if SCREEN else "3"))
+"""Inner splits that penalties with few labels are tuned by."""
 LABELLED = (60,) if SCREEN else (30, 60, 120)
 EXCERPTS = (14, 40, 80)
 LENGTHS = (0, *EXCERPTS)
@@ -183,7 +185,7 @@ def few_labels(kernel: Floats, target: Target, people: Ints, n: int, seed: int, 
     for draw in range(DRAWS):
         rng = np.random.default_rng((seed, n, draw))
         train, test = _labelled_draw(target, people, n, rng)
-        predicted = fit_predict(kernel, target, train, test, rng, repeats=1 if SCREEN else 3)
+        predicted = fit_predict(kernel, target, train, test, rng, repeats=REPEATS)
         means.append(score(target, target.values[test], predicted)[0])
         place = np.searchsorted(people, test)
         resampled.append(score(target, target.values[test], predicted, weights[:, place]))
@@ -199,6 +201,7 @@ def compete(
     people: Ints,
     embed: Callable[[], Embedding],
     contests: tuple[str, ...] = ("few", "all", "cut", "fewcut", "rpn"),
+    labelled: tuple[int, ...] = LABELLED,
 ) -> None:
     """Run every contest of one variant and rotation.
 
@@ -207,7 +210,7 @@ def compete(
     labelled_people : rows whose labels the contests with all labels learn from (the pretraining people)
     people : rows that few labels are drawn from, and all tests are made on
     """
-    if ("few" not in contests or results.has(experiment, variant, seed, "few/age", LABELLED[-1])) and (
+    if ("few" not in contests or results.has(experiment, variant, seed, "few/age", labelled[-1])) and (
         "all" not in contests or results.has(experiment, variant, seed, "all/age", len(labelled_people))
     ):
         return
@@ -225,7 +228,7 @@ def compete(
 
     for target in targets:
         if "few" in contests:
-            for n in LABELLED:
+            for n in labelled:
                 add(f"few/{target.name}", n, target.metric, *few_labels(kernels[0], target, people, n, seed, weights))
         if "fewcut" in contests and 40 in kernels and not (SCREEN and target.name == "sex"):
             add(f"few40/{target.name}", 60, target.metric, *few_labels(kernels[40], target, people, 60, seed, weights))

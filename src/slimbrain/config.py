@@ -132,6 +132,27 @@ class SamplingConfig(CohortConfig):
         return self
 
 
+class AugmentConfig(Config):
+    """How stage 1 sees a session in training: whole and as stored by default, or changed at random (`data.augment`)."""
+
+    frames: tuple[_Frames, _Frames] | None = Field(
+        None, description="frames of the shortest and the longest excerpt, drawn evenly in octaves; whole sessions if not given"
+    )
+    drop: Share = Field(0.0, description="largest share of channels left out of a session, drawn evenly from 0")
+    merge: float = Field(0.0, ge=0, le=1, description="how often neighbouring channels are averaged into a coarser parcellation")
+    fewest: Count = Field(20, description="channels that dropping and merging leave, where there are as many")
+    jitter_mm: float = Field(0.0, ge=0, le=1000, description="standard deviation of what is added to each coordinate, in mm")
+    masks: int = Field(
+        1, ge=1, le=1024, description="ways of hiding per session and step; of a short one several cost little more than one"
+    )
+
+    @model_validator(mode="after")
+    def _shortest_first(self) -> Self:
+        if self.frames is not None and self.frames[0] > self.frames[1]:
+            raise ValueError(f"frames: the shortest excerpt, {self.frames[0]}, comes before the longest, {self.frames[1]}")
+        return self
+
+
 class TemporalConfig(Config):
     """Stage 1, the temporal extractor: a 2D transformer over (channel groups x windows)."""
 
@@ -236,11 +257,19 @@ class TrainConfig(Config):
 
 
 class Preset(Config):
-    """Everything both stages need, under one name."""
+    """Everything both stages need, under one name.
+
+    Examples
+    --------
+    >>> preset = load_preset("tiny", ["window.k=3"])
+    >>> preset.window.frames, preset.window.k
+    (8, 3)
+    """
 
     name: str = Field(max_length=200)
     window: WindowConfig = WindowConfig()
     sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
     temporal: TemporalConfig = TemporalConfig()
     saliency: SaliencyConfig = SaliencyConfig()
     voxel: HieraConfig = HieraConfig()

@@ -123,6 +123,12 @@ class Level:
         (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
     mm : (N, 3) array
         Centre of the element's cube in MNI mm.
+
+    Examples
+    --------
+    >>> cells = Grid.mni152("8mm").cells
+    >>> cells.mm.shape == (len(cells), 3), int(cells.sizes.max())
+    (True, 8)
     """
 
     index: _IntArray
@@ -157,6 +163,15 @@ class Grid:
     ------
     InputError
         If the mask has another shape or no voxel.
+
+    Examples
+    --------
+    >>> grid = Grid.mni152("8mm")
+    >>> grid.lattice.id, grid.mask.shape
+    ('mni-8mm-24-p2', (24, 24, 24))
+    >>> packed = grid.pack(grid.mask)
+    >>> packed.shape == (grid.n_patches, grid.voxels_per_patch), int(packed.sum()) == grid.n_voxels
+    (True, True)
     """
 
     def __init__(self, lattice: Lattice, mask: npt.ArrayLike) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from store_samples import make_store
 
-from slimbrain.config import HieraConfig
+from slimbrain.config import HieraConfig, load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.grid import LATTICES, Grid
 from slimbrain.models.hiera import Hiera
@@ -126,6 +126,14 @@ def test_saliency_benchmark_prints_its_cases() -> None:
     assert cases["saliency/fast_seconds"]["detail"]["exact_passes"] > 2 * cases["saliency/fast_seconds"]["detail"]["fast_passes"]
     curve = cases["saliency/spearman"]["detail"]["by_spacing"]
     assert 0.9 < curve["6, 3"]["score"] <= 1 and curve["2, 2"]["score"] < curve["6, 3"]["score"]
+
+
+def test_stage1_speed_benchmark_prints_its_cases() -> None:
+    cases = run_quick("stage1_speed.py")
+    assert cases.keys() == {"stage1/session_seconds", "stage1/session_seconds_same_network"}
+    for case in cases.values():
+        assert_schema(case)
+    assert cases["stage1/session_seconds"]["detail"]["network"] == load_preset("small").temporal.model_dump()
 
 
 @pytest.mark.slow

@@ -25,9 +25,13 @@ from slimbrain.grid import Grid
 
 COMMANDS = (
     "demo",
+    "run",
     "simulate",
+    "datasets",
     "prep",
+    "split",
     "pretrain",
+    "connectome",
     "convert",
     "plan",
     "rank",

@@ -72,6 +72,20 @@ def test_rotation_keeps_length_and_makes_products_relative() -> None:
     assert product(0.0, 0.0) == pytest.approx(float(q @ k), abs=1e-12)
 
 
+def test_rotation_and_its_gradient_are_those_of_complex_numbers() -> None:
+    torch.manual_seed(0)
+    x, angles = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True), torch.randn(5, 4, dtype=torch.float64)
+    weights = torch.randn_like(x)
+
+    def as_complex(values: torch.Tensor) -> torch.Tensor:
+        turned = torch.complex(values[..., :4], values[..., 4:]) * torch.polar(torch.ones_like(angles), angles)
+        return torch.cat((turned.real, turned.imag), -1)
+
+    torch.testing.assert_close(_rotate(x, angles), as_complex(x), rtol=0, atol=1e-14)
+    ours, theirs = (torch.autograd.grad((turn * weights).sum(), x)[0] for turn in (_rotate(x, angles), as_complex(x)))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
+
+
 def test_rotary_attention_does_not_know_where_it_is() -> None:
     torch.manual_seed(0)
     attention, x = Attention(8, 2).double(), torch.randn(1, 6, 8, dtype=torch.float64)

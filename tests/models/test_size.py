@@ -90,7 +90,7 @@ def test_a_step_of_stage_1_keeps_what_is_said() -> None:
 
 def test_sizes_grow_with_every_setting_that_costs() -> None:
     plain = load_preset("tiny")
-    for override in ("train_temporal.batch=100", "temporal.depth=50", "temporal.width=512", "temporal.groups=512"):
+    for override in ("train_temporal.batch=100", "temporal.depth=50", "temporal.width=512", "temporal.groups=512", "augment.masks=5"):
         assert temporal_step_bytes(load_preset("tiny", [override]), 200, 50) > temporal_step_bytes(plain, 200, 50), override
     for override in ("train_voxel.batch=100", "voxel.depths=[9,9,9,9]", "window.k=50", "voxel.learned_positions=[100,9]"):
         assert voxel_step_bytes(load_preset("tiny", [override]), 500, 8) > voxel_step_bytes(plain, 500, 8), override

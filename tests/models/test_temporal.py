@@ -202,13 +202,21 @@ def test_hiding_mixes_all_the_ways_that_the_scores_ask_for() -> None:
     whole = (draws.all(2) | ~draws.any(2)).all(1)
     hidden = draws.all(2).sum(1)[whole]
     assert (~whole).float().mean().item() == pytest.approx(_HIDING["tokens"], abs=0.03)
-    for count, way in ((1, "leave_one_out"), (9, "only_one")):
-        assert (hidden == count).sum().item() / 2000 > _HIDING[way] - 0.04
+    assert (hidden == 9).sum().item() / 2000 > _HIDING["only_one"] - 0.04
     assert (hidden == 10).sum().item() / 2000 > _HIDING["nothing"] - 0.02
     tokens = draws[~whole]
     for group in range(4):
         members = tokens[:, :, groups == group]
         assert (members.all(2) | ~members.any(2)).all()
+
+
+def test_leaving_out_hides_windows_that_keep_both_neighbours() -> None:
+    generator, groups = torch.Generator().manual_seed(0), torch.zeros(3, dtype=torch.long)
+    draws = [hide(10, groups, 1, generator).all(1).nonzero()[:, 0] for _ in range(2000)]
+    apart = [windows for windows in draws if 0 < len(windows) <= 4 and (len(windows) == 1 or windows.diff().min() >= 3)]
+    assert len(apart) / 2000 > _HIDING["leave_one_out"] - 0.04
+    assert {len(windows) for windows in apart} == {1, 2, 3, 4}
+    assert {int(windows) for windows in apart if len(windows) == 1} == set(range(10))
 
 
 def test_hiding_works_with_a_single_window() -> None:
@@ -250,6 +258,14 @@ def test_learns_a_predictable_signal_within_a_hundred_steps() -> None:
         from_others = (model(unseen, mm, 1.0, others).reconstruction - target).abs()[:, hidden].mean()
         from_nothing = (model(unseen, mm, 1.0, torch.zeros_like(others)).reconstruction - target).abs()[:, hidden].mean()
     assert from_others < 0.7 * from_nothing
+
+
+def test_several_masks_are_the_session_several_times() -> None:
+    model, series, mm = stirred(), session(), places(17)
+    ours, _ = temporal_loss(model, series, mm, 0.72, torch.Generator().manual_seed(5), masks=3)
+    copies = torch.cat([series[:1]] * 3 + [series[1:]] * 3)
+    theirs, _ = temporal_loss(model, copies, mm, 0.72, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_loss_counts_hidden_samples_of_live_channels_alone() -> None:

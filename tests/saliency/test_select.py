@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from slimbrain.saliency import (
     order_apart,
     order_by_score,
     order_diverse,
+    order_spread,
     ranks_of,
     select_uniform,
 )
@@ -39,6 +42,18 @@ def test_an_order_holds_every_window_once_and_agrees_with_its_ranks(scores: list
     ):
         assert sorted(order.tolist()) == list(range(len(scores)))
         assert [order[rank - 1] for rank in ranks_of(order)] == list(range(len(scores)))
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.integers(1, 12))
+def test_spread_windows_are_the_calmest_of_their_stretches(motion: list[int], k: int) -> None:
+    order = order_spread(motion, k).tolist()
+    n, count = len(motion), min(k, len(motion))
+    assert sorted(order) == list(range(n))
+    first = sorted(order[:count])
+    edges = np.cumsum([0] + [n // count + (i < n % count) for i in range(count)])
+    assert first == [min(range(low, high), key=lambda i: (motion[i], i)) for low, high in pairwise(edges)]
+    for part in (order[:count], order[count:]):
+        assert part == sorted(part, key=lambda i: (motion[i], i))
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.integers(0, 6))

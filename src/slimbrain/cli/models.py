@@ -15,6 +15,7 @@ from slimbrain.cli.options import (
     PRESET,
     SEED,
     STORE,
+    TEMPORAL_MODEL,
     THREADS,
     TOP,
     WINDOWS,
@@ -22,6 +23,7 @@ from slimbrain.cli.options import (
     open_store,
     print_facts,
     set_threads,
+    temporal_or_shipped,
     typed_command,
     whole_command,
 )
@@ -147,8 +149,8 @@ def plan(
 def rank(
     context: typer.Context,
     store: STORE,
-    temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
     out: OUT,
+    temporal: TEMPORAL_MODEL = None,
     novelty_weight: Annotated[
         float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty) + the explained weight * z(explained) - ...")
     ] = None,
@@ -172,7 +174,7 @@ def rank(
 
     Options that are not given are those of the preset that the model was trained with.
 
-    Example: `slimbrain rank store/ --temporal runs/temporal/model --out windows.tsv`
+    Example: `slimbrain rank store/ --out windows.tsv`
     """
     from slimbrain.config import SaliencyConfig, checked
     from slimbrain.models.hub import from_pretrained, require_model
@@ -180,7 +182,7 @@ def rank(
     from slimbrain.saliency import rank_store, trained_saliency, write_window_table
 
     set_threads(threads)
-    opened = open_store(store, None)
+    opened, temporal = open_store(store, None), temporal_or_shipped(temporal)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
     choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
     choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
@@ -197,44 +199,56 @@ def rank(
 def embed(
     context: typer.Context,
     store: STORE,
-    model: Annotated[str, typer.Option(help="Model folder of a run, or a hub id.")],
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="One file, NAME.npz, or a folder for a BIDS derivative: a table per session.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model folder of a run, or a hub id; the stage 1 model that comes with slimbrain if not given.")
+    ] = None,
     windows: WINDOWS = None,
     k: TOP = None,
-    pooling: Annotated[str, typer.Option(help="mean, moments, or units (every unit by itself).")] = "moments",
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="Stage 1: both, connectome, tokens, or axes. Stage 2: moments, mean, or units. The first is the default."),
+    ] = None,
     participants: PARTICIPANTS = None,
     shard: Annotated[str | None, typer.Option(help="Embed only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,
     threads: THREADS = None,
 ) -> None:
     """Embed every session as one vector.
 
-    Example: `slimbrain embed store/ --model runs/voxel/model --windows windows.tsv --out embeddings.npz`
+    Example: `slimbrain embed store/ --out embeddings.npz`
     """
     from dataclasses import replace
 
     from slimbrain.disk.shards import Shard
-    from slimbrain.embed.features import embed_store, require_npz
-    from slimbrain.embed.joining import part_path, sessions_of
+    from slimbrain.embed.derivative import write_derivative
+    from slimbrain.embed.features import embed_store, feature_names
+    from slimbrain.embed.joining import is_npz, part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
 
-    require_npz(out)
+    as_npz = is_npz(out)
     set_threads(threads)
     opened = open_store(store, participants)
     if shard is not None:
         part = Shard.parse(shard)
-        opened, out = sessions_of(opened, part), part_path(out, part)
+        # Shards of a derivative share its folder.
+        opened, out = sessions_of(opened, part), part_path(out, part) if as_npz else out
+    model = temporal_or_shipped(model)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     if embeddings.all_alike():
         print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
-    replace(embeddings, command=whole_command(context)).save(out, model)
+    embeddings = replace(embeddings, command=whole_command(context))
+    if as_npz:
+        embeddings.save(out, model)
+    else:
+        write_derivative(out, embeddings, model, feature_names(loaded, pooling), opened)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 
 
 def group(
     store: STORE,
-    temporal: Annotated[Path, typer.Option(help="Model folder of a stage 1 run.")],
     out: OUT,
+    temporal: TEMPORAL_MODEL = None,
     k: Annotated[int, typer.Option("--k", min=2, help="Number of clusters.")] = 8,
     participants: PARTICIPANTS = None,
     seed: SEED = 0,
@@ -249,9 +263,39 @@ def group(
     from slimbrain.models.temporal import TemporalExtractor
 
     set_threads(threads)
-    opened = open_store(store, participants)
+    opened, temporal = open_store(store, participants), temporal_or_shipped(temporal)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
     groups = group_sessions(opened, model, k, seed)
     write_groups(out, groups)
     sizes = ", ".join(f"{name} {list(groups.values()).count(name)}" for name in sorted(set(groups.values())))
     print(f"{len(groups)} sessions in {k} groups ({sizes}), in {out}")
+
+
+def connectome(
+    store: STORE,
+    out: OUT,
+    temporal: TEMPORAL_MODEL = None,
+    axes: Annotated[int, typer.Option(min=2, help="Most axes; a power of two, and fewer than participants.")] = 512,
+    participants: PARTICIPANTS = None,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Fit the connectome readout of a stage 1 model to a store, without labels; minutes, and no training.
+
+    Example: `slimbrain connectome store/ --temporal runs/temporal/model --out model`
+    """
+    from slimbrain.governance.duplicates import without_duplicates
+    from slimbrain.models.hub import from_pretrained, require_model, save_pretrained
+    from slimbrain.models.temporal import TemporalExtractor
+    from slimbrain.train.connectome import fit_connectome
+
+    set_threads(threads)
+    opened, temporal = open_store(store, participants), temporal_or_shipped(temporal)
+    if drop_duplicates:
+        opened, _ = without_duplicates(opened)
+    network = require_model(from_pretrained(temporal), TemporalExtractor, temporal)
+    made = fit_connectome(opened, network, axes, seed)
+    assert made.connectome is not None
+    save_pretrained(made, out)
+    print(f"{made.connectome.config.axes} axes of {len(opened.sessions.subjects)} participants; the model is in {out}")

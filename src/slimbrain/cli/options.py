@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,15 @@ SEED = Annotated[int, typer.Option(help="Random seed; the same seed, store and m
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; torch's default if not given.")]
 TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows per session; as many as in training if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
+TEMPORAL_MODEL = Annotated[
+    str | None, typer.Option(help="Stage 1 model: folder of a run, or hub id; the one that comes with slimbrain if not given.")
+]
 WINDOWS = Annotated[
     str | None,
-    typer.Option(help="Window table from `slimbrain rank`, or a stage 1 model to score them by; evenly spread windows if not given."),
+    typer.Option(
+        help="Window table from `slimbrain rank`, a stage 1 model to score them by, or `still`: from each of k equal stretches "
+        "the window that moves least (DVARS). Evenly spread windows if not given."
+    ),
 ]
 
 
@@ -92,6 +99,16 @@ def typed_line(context: typer.Context) -> CommandLine:
 def typed_command(context: typer.Context) -> str:
     """The command being run, as it can be typed again."""
     return str(typed_line(context))
+
+
+def temporal_or_shipped(named: str | None) -> str:
+    """The stage 1 model that was named, or the one that comes with the package, with a line that says so."""
+    if named is not None:
+        return named
+    from slimbrain.models.shipped import TEMPORAL
+
+    print(f"no model is named: using {TEMPORAL}, which comes with slimbrain (see its card for data, terms and limits)", file=sys.stderr)
+    return TEMPORAL
 
 
 def whole_command(context: typer.Context) -> str:

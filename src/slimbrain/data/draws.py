@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slimbrain.config import SamplingConfig, WindowConfig
+from slimbrain.config import AugmentConfig, SamplingConfig, WindowConfig
+from slimbrain.data.augment import augment
 from slimbrain.data.clip import Clip, read_clip
 from slimbrain.data.masking import JepaMask, sample_jepa_mask, visible_stretches
 from slimbrain.data.mixture import divide
@@ -140,19 +141,36 @@ class SeriesDraws(Draws):
         Seed of order and masks.
     sampling, pace : SamplingConfig or None, Pace or None
         As in `Draws`.
+    change : AugmentConfig or None
+        How each session is changed at random; not at all if None.
     """
 
     def __init__(
-        self, store: Store, window: WindowConfig, seed: int, sampling: SamplingConfig | None = None, pace: Pace | None = None
+        self,
+        store: Store,
+        window: WindowConfig,
+        seed: int,
+        sampling: SamplingConfig | None = None,
+        pace: Pace | None = None,
+        change: AugmentConfig | None = None,
     ) -> None:
         long = store.sessions.of_windows(window.frames, 2)
         super().__init__(store, long, seed, sampling or SamplingConfig(), pace)
+        self.shortest, self.change = 2 * window.frames, change or AugmentConfig()
 
     def __getitem__(self, draw: int | Pick) -> Series:
         pick = self.pick(draw)
         info = self.session_of(pick)
         mm = torch.tensor(self.store.channels(info.key).mm, dtype=torch.float32)
-        return Series(torch.from_numpy(self.store.coarse(info.key)), mm, info.tr, pick.draw, info.key)
+        values = torch.from_numpy(self.store.coarse(info.key))
+        # Whole sessions are measured on, so that numbers of other runs compare.
+        if pick.draw < _HELD_OUT:
+            values, mm = augment(values, mm, self.shortest, self.change, self._changes(pick.draw))
+        return Series(values, mm, info.tr, pick.draw, info.key)
+
+    def _changes(self, draw: int) -> np.random.Generator:
+        """Apart from `generator`, which decides what is hidden."""
+        return np.random.default_rng((self.seed, 2, draw))
 
 
 class ClipDraws(Draws):

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from slimbrain.data.clip import Sessions
 from slimbrain.embed.features import Embeddings, FloatArray, embed_store, feature_names
-from slimbrain.embed.pooling import POOLINGS
 from slimbrain.errors import InputError, TrainingOverlapWarning
 from slimbrain.governance.provenance import Person, Provenance, people_in
+from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained
 from slimbrain.saliency.choose import UNIFORM, open_windows
 from slimbrain.store import Store
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 _IMAGES = (".nii", ".nii.gz")
+_IMAGE_RESOLUTION = "2mm"
+"""Of the grid whose cells a model of any channels reads images by; `slimbrain prep`'s default."""
+
 _LOADED = ("model_", "windows_")
 """What `fit` reads from files, and a copy reads again."""
 
@@ -44,10 +48,11 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     checkpoint : str or Path
         Model folder or hub id.
     windows : str or Path, default UNIFORM
-        Which windows of a session stage 2 sees: `uniform` for evenly spread ones, a window table of `slimbrain rank`, or the
-        folder or hub id of a stage 1 model, which then scores them on the fly.
-    pooling : str, default 'moments'
-        `mean`, `moments` or `units`; see `slimbrain.embed.pooling`.
+        Which windows of a session stage 2 sees: `uniform` for evenly spread ones, `still` for the one that moves least in each of k
+        equal stretches, a window table of `slimbrain rank`, or the folder or hub id of a stage 1 model, which then scores them on the fly.
+    pooling : str or None
+        Stage 1: `both`, `connectome`, `tokens` or `axes` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or `units`
+        (`slimbrain.embed.pooling`). The model's default if None.
     k : int or None
         Windows of a session to see; as many as in training if None.
     store : Store or str or Path or None
@@ -58,15 +63,23 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     model_ : the model, with its `provenance`.
-    windows_ : the table, the stage 1 model, or None.
+    windows_ : the table, the stage 1 model, `still`, or None.
     weights_ : hash of the weights; a copy that finds others refuses to go on.
+
+    Examples
+    --------
+    >>> encoder = SlimBrainEncoder("runs/voxel/model", pooling="mean").fit()
+    >>> encoder.transform("store").shape
+    (3, 64)
+    >>> encoder.set_output(transform="pandas").transform("store").index.name
+    'session'
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
         windows: str | Path = UNIFORM,
-        pooling: str = "moments",
+        pooling: str | None = None,
         k: int | None = None,
         store: Store | str | Path | None = None,
         tr: float | None = None,
@@ -86,11 +99,10 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         InputError
             If a parameter makes no sense, or the checkpoint is no model.
         """
-        if self.pooling not in POOLINGS:
-            raise InputError(f"pooling={self.pooling!r}: is not known; choose one of {', '.join(POOLINGS)}.")
         if self.k is not None and self.k < 1:
             raise InputError(f"k={self.k}: is no number of windows; give 1 or more, or None for as many as in training.")
         self._load()
+        feature_names(self.model_, self.pooling)
         self.weights_ = _weights(self.model_, self.windows_)
         return self
 
@@ -108,7 +120,8 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        (N, D) float32, one row per session.
+        (N, D) float32, one row per session; after `set_output(transform="pandas")` a table indexed by session, or like X if that is a
+        table itself.
 
         Raises
         ------
@@ -128,13 +141,22 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         embedded = embed_store(sessions, self.model_, self.windows_, self.k, pooling=self.pooling)
         _warn_of_overlap(embedded, sessions, self.model_.provenance)
         rows = embedded.by_session()
-        return embedded.values if keys is None else np.stack([rows[key] for key in keys])
+        values = embedded.values if keys is None else np.stack([rows[key] for key in keys])
+        return self._by_session(values, embedded.keys if keys is None else keys, X)
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
         """(D,) names: what was pooled, or which unit, and the number of the feature."""
         check_is_fitted(self)
         self._reload()
         return np.array(feature_names(self.model_, self.pooling), dtype=object)
+
+    def _by_session(self, values: FloatArray, keys: Sequence[str], X: object) -> Any:
+        """The vectors as they are, or with the sessions as index where pandas is asked for; scikit-learn then adds the columns' names."""
+        if _get_output_config("transform", self)["dense"] != "pandas" or hasattr(X, "iloc"):
+            return values
+        import pandas
+
+        return pandas.DataFrame(values, index=pandas.Index(keys, name="session"))
 
     def _sessions(self, X: object) -> tuple[Sessions, list[str] | None]:
         """Where X is read from, and the key of each of its rows if that is not the order of what is read."""
@@ -222,9 +244,10 @@ def _images(items: Sequence[Any], provenance: Provenance | None, tr: float | Non
     # Only here, since whoever embeds a store needs none of what reads images.
     from slimbrain.prep.images import ImageSessions
 
-    if provenance is None or provenance.grid is None:
+    grid = None if provenance is None else Grid.mni152(_IMAGE_RESOLUTION) if provenance.any_channels else provenance.grid
+    if provenance is None or grid is None:
         raise InputError("the model reads region-of-interest series, not images; embed a store of such series.")
-    return ImageSessions(items, provenance.grid, tr, provenance.window.frames)
+    return ImageSessions(items, grid, tr, provenance.window.frames)
 
 
 def _weights(*read: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from slimbrain.data.clip import Sessions, read_clip
 from slimbrain.disk.atomic import write_atomic
-from slimbrain.embed.pooling import pool_tokens, pooled_names
+from slimbrain.embed.pooling import pool_tokens, pooled_names, require_pooling
+from slimbrain.embed.series import embed_series, series_names, series_pooling
 from slimbrain.errors import InputError
 from slimbrain.governance.fingerprint import signature
 from slimbrain.models.jepa import HieraJEPA
@@ -27,6 +29,7 @@ from slimbrain.store import Contract, SessionInfo, Store
 FloatArray = npt.NDArray[Any]
 _IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
+_Look = Callable[[SessionInfo, Tensor], None]
 
 
 _ROUNDING = 1e-6
@@ -79,7 +82,7 @@ class Embeddings:
 
         `frames_used` has the frames of each session that the model used, as [first, one after the last] of every stretch.
         """
-        path = require_npz(path)
+        path = Path(path)
         arrays: dict[str, Any] = {
             "session": np.array(self.keys),
             "subject": np.array(self.subjects),
@@ -89,33 +92,24 @@ class Embeddings:
             "weights_sha256": self.weights_sha256,
             "pooling": self.pooling,
             "command": self.command,
-            "frames_used": json.dumps({key: _stretches(frames) for key, frames in self.frames_used.items()}),
+            "frames_used": json.dumps({key: stretches_of(frames) for key, frames in self.frames_used.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def require_npz(path: str | Path) -> Path:
-    """A name for embeddings, refused before the work and not after it.
-
-    Raises
-    ------
-    InputError
-        If it does not end in .npz.
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
-    return path
-
-
 def read_embeddings(path: str | Path) -> Embeddings:
-    """Read what `Embeddings.save` wrote.
+    """Read what `slimbrain embed` wrote: an npz file, or a folder with a BIDS derivative.
 
     Raises
     ------
     InputError
         If it is nothing of the kind, or was written before embeddings named their weights.
     """
+    if Path(path).is_dir():
+        # That module writes and reads the class above.
+        from slimbrain.embed.derivative import read_derivative
+
+        return read_derivative(Path(path))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             stretches: dict[str, list[tuple[int, int]]] = json.loads(str(arrays["frames_used"]))
@@ -123,7 +117,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
                 tuple(arrays["session"].tolist()),
                 tuple(arrays["subject"].tolist()),
                 arrays["embedding"],
-                {key: np.concatenate([np.arange(*stretch) for stretch in parts]) for key, parts in stretches.items()},
+                {key: frames_of(parts) for key, parts in stretches.items()},
                 Contract.from_dict(json.loads(str(arrays["contract"]))),
                 weights_sha256=str(arrays["weights_sha256"]),
                 pooling=str(arrays["pooling"]),
@@ -133,7 +127,12 @@ def read_embeddings(path: str | Path) -> Embeddings:
         raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error
 
 
-def _stretches(frames: _IntArray) -> list[tuple[int, int]]:
+def frames_of(stretches: Sequence[Sequence[int]]) -> _IntArray:
+    """The frames of stretches given as (first, one after the last)."""
+    return np.concatenate([np.arange(*stretch) for stretch in stretches])
+
+
+def stretches_of(frames: _IntArray) -> list[tuple[int, int]]:
     """Runs of frames that follow each other, as (first, one after the last)."""
     parts = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1)
     return [(int(part[0]), int(part[-1]) + 1) for part in parts]
@@ -145,7 +144,7 @@ def embed_store(
     windows: Windows = None,
     k: int | None = None,
     label: str = "embed",
-    pooling: str = "moments",
+    pooling: str | None = None,
 ) -> Embeddings:
     """Embed every session of a store, or of images that stand in for one.
 
@@ -159,8 +158,9 @@ def embed_store(
         evenly.
     k : int or None
         Windows to see; as many as in training if None. More of them make the vector less noisy.
-    pooling : str, default 'moments'
-        How stage 2's tokens become a vector; see `pool_tokens`. Stage 1 has one way.
+    pooling : str or None
+        How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS`; the model's default if None, `both`
+        (`tokens` without a connectome) or `moments`.
 
     Raises
     ------
@@ -172,43 +172,44 @@ def embed_store(
     if model.provenance is None:
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
     theirs = f"the store {store.root}" if isinstance(store, Store) else "the data"
-    model.provenance.contract.require(store.contract, "the model", theirs)
-    trained = model.provenance.window
-    cut = trained.model_copy(update={"k": k or trained.k})
-    choose = window_choice(windows, store, model.config.unit_frames, cut) if isinstance(model, HieraJEPA) else None
-    values, used, signatures = [], {}, []
-    for info in track(store.sessions, label):
-        if isinstance(model, TemporalExtractor):
-            values.append(_embed_series(store, info, model))
-            used[info.key] = np.arange(info.n_frames)
-        else:
-            assert choose is not None
-            chosen = choose(info)
-            values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
-            used[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
-        if model.provenance.remembers:
-            # Here, since an image is prepared once and the last one kept.
-            signatures.append(signature(store.coarse(info.key)))
-    sessions = store.sessions
+    model.provenance.require(store.contract, "the model", theirs)
+    sessions, signatures = store.sessions, dict[str, str]()
+
+    def remember(info: SessionInfo, series: Tensor) -> None:
+        signatures[info.key] = signature(series.numpy())
+
+    look = remember if model.provenance.remembers else None
+    if isinstance(model, TemporalExtractor):
+        chosen = series_pooling(model, pooling, store)
+        values = embed_series(store, model, chosen, label, look).cpu().numpy()
+        used = {info.key: np.arange(info.n_frames) for info in sessions}
+    else:
+        chosen = require_pooling(pooling)
+        values, used = _embed_clips(store, model, windows, k, label, chosen, look)
     return Embeddings(
         tuple(info.key for info in sessions),
         tuple(info.subject for info in sessions),
-        np.stack(values),
+        values,
         used,
         store.contract,
-        tuple(signatures),
+        tuple(signatures[info.key] for info in sessions) if look else (),
         model.provenance.weights_sha256,
-        pooling,
+        chosen,
     )
 
 
-def feature_names(model: Model, pooling: str = "moments") -> list[str]:
+def default_pooling(model: Model) -> str:
+    """The pooling of `embed_store` where none is asked for."""
+    return series_pooling(model, None) if isinstance(model, TemporalExtractor) else require_pooling(None)
+
+
+def feature_names(model: Model, pooling: str | None = None) -> list[str]:
     """A name for each number of an embedding, in its order."""
     if isinstance(model, TemporalExtractor):
-        return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
+        return series_names(model, series_pooling(model, pooling))
     if model.provenance is None or model.provenance.grid is None:
         raise InputError("the model does not say which brain it reads; read it with slimbrain.from_pretrained.")
-    return pooled_names(pooling, model.encoder.width, model.provenance.grid.units.mm.tolist())
+    return pooled_names(require_pooling(pooling), model.encoder.width, model.provenance.grid.units.mm.tolist())
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
@@ -222,11 +223,23 @@ def untrained(model: Model, seed: int = 0) -> Model:
     return fresh.eval()
 
 
-@torch.inference_mode()
-def _embed_series(store: Sessions, info: SessionInfo, model: TemporalExtractor) -> FloatArray:
-    mm = torch.tensor(store.channels(info.key).mm, dtype=torch.float32)
-    session, _ = model.embed(torch.from_numpy(store.coarse(info.key))[None], mm, info.tr)
-    return session[0].float().cpu().numpy()
+def _embed_clips(
+    store: Sessions, model: HieraJEPA, windows: Windows, k: int | None, label: str, pooling: str, look: _Look | None
+) -> tuple[FloatArray, dict[str, _IntArray]]:
+    """(N, D) vectors of stage 2, and the frames of each session that it used."""
+    assert model.provenance is not None
+    trained = model.provenance.window
+    cut = trained.model_copy(update={"k": k or trained.k})
+    choose = window_choice(windows, store, model.config.unit_frames, cut)
+    values, used = [], {}
+    for info in track(store.sessions, label):
+        chosen = choose(info)
+        values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
+        used[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
+        if look is not None:
+            # Here, since an image is prepared once and the last one kept.
+            look(info, torch.from_numpy(store.coarse(info.key)))
+    return np.stack(values), used
 
 
 @torch.inference_mode()

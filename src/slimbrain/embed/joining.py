@@ -1,4 +1,4 @@
-"""Embeddings that several processes wrote, each a part of a store's sessions, as one file."""
+"""Where embeddings are written, and those that several processes wrote, each a part of a store's sessions, as one file."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ def sessions_of(store: Store, shard: Shard) -> Store:
     if not mine:
         raise InputError(f"--shard {shard}: the store {store.root} has only {len(sessions)} sessions; make fewer shards.")
     return store.only([info.key for info in mine])
+
+
+def is_npz(path: str | Path) -> bool:
+    """Whether embeddings of this name are one npz file, and not a BIDS derivative, whose name is that of a folder.
+
+    Raises
+    ------
+    InputError
+        If the name is that of another file; it is refused before the work and not after it.
+    """
+    path = Path(path)
+    if path.suffix not in ("", ".npz") and not path.is_dir():
+        raise InputError(f"{path}: embeddings are one npz file or a BIDS derivative; give a name that ends in .npz, or a folder's.")
+    return path.suffix == ".npz"
 
 
 def part_path(out: Path, shard: Shard) -> Path:

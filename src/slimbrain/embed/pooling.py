@@ -102,10 +102,16 @@ _POOLINGS = {
     "units": _Pooling(_units, lambda units: units),
 }
 POOLINGS = tuple(_POOLINGS)
+_DEFAULT = "moments"
 """What may be asked for."""
 
 
+def require_pooling(pooling: str | None) -> str:
+    """The pooling asked for, or the default; InputError if there is no such."""
+    if pooling is not None and pooling not in _POOLINGS:
+        raise InputError(f"pooling {pooling!r}: is not known to a stage 2 model; choose one of {', '.join(POOLINGS)}.")
+    return pooling or _DEFAULT
+
+
 def _choose(pooling: str) -> _Pooling:
-    if pooling not in _POOLINGS:
-        raise InputError(f"pooling {pooling!r}: is not known; choose one of {', '.join(POOLINGS)}.")
-    return _POOLINGS[pooling]
+    return _POOLINGS[require_pooling(pooling)]

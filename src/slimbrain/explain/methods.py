@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from slimbrain.data.clip import read_clip
 from slimbrain.embed.features import embed_store
+from slimbrain.embed.series import TOKENS
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.finetune import require_encoder
 from slimbrain.evaluate.tasks import Target, get_task, read_target
@@ -155,7 +156,7 @@ def open_method(
     target = read_target(get_task(request.task, phenotypes=request.phenotypes), store) if request.task else None
     sessions = [store.session(key) for key in target.keys] if target else store.sessions
     assert model.provenance is not None
-    model.provenance.contract.require(store.contract, f"the model {source}", f"the store {store.root}")
+    model.provenance.require(store.contract, f"the model {source}", f"the store {store.root}")
     if isinstance(model, TemporalExtractor):
         return _open_channels(store, model.to(device), sessions, target, request)
     windows, refused = _windows(store, sessions, model, request)
@@ -231,7 +232,9 @@ def _windows(
 
 
 def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: MapRequest) -> Deciders:
-    vectors = embed_store(store, model, windows, label="embed").by_session()
+    # A decision on channels is explained through the network.
+    pooling = TOKENS if isinstance(model, TemporalExtractor) else None
+    vectors = embed_store(store, model, windows, label="embed", pooling=pooling).by_session()
     kept = [key for key in target.keys if key in vectors]
     if len(kept) < len(target.keys):
         target = read_target(get_task(request.task or "", phenotypes=request.phenotypes), store, kept)

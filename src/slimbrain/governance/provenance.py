@@ -95,6 +95,8 @@ class Provenance:
         Counts, seed, steps, losses, as in config.json.
     weights_sha256 : str
         Of the file that the weights were read from; empty before they were saved.
+    any_channels : bool
+        Whether the model reads channels of any parcellation or grid, at any TR, as one with a connectome readout does.
     """
 
     contract: Contract
@@ -102,6 +104,12 @@ class Provenance:
     grid: Grid | None
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
+    any_channels: bool = False
+
+    def require(self, contract: Contract, mine: str, theirs: str) -> None:
+        """Refuse data that the model cannot read; see `Contract.require`."""
+        if not self.any_channels:
+            self.contract.require(contract, mine, theirs)
 
     @property
     def remembers(self) -> bool:

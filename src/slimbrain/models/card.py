@@ -26,6 +26,10 @@ _OUT_OF_SCOPE = (
 )
 
 
+LICENCE = "licence"
+"""Field of a checkpoint's `training`: the SPDX id of the weights' own licence."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one evaluation adds to a card.
@@ -54,11 +58,11 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
     measured : sequence of Measured
         Evaluations to show.
     """
-    contract, training = config["contract"], config.get("training", {})
+    training = config.get("training", {})
     entries = entries_from(training)
     stage = _STAGES[config["kind"]]
     lines = [
-        *("---", _front_matter(f"slimbrain {stage}", measured), "---"),
+        *("---", _front_matter(f"slimbrain {stage}", str(training.get(LICENCE, UNKNOWN)), measured), "---"),
         f"# slimbrain {stage}",
         "",
         f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, written by slimbrain {config['version']}.",
@@ -66,9 +70,7 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
         "",
         "## What it reads",
         "",
-        f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
-        f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, "
-        f"windows of {contract['window_frames']} frames. Anything else is refused.",
+        *_reads(config),
         "",
         "## What it was trained on",
         "",
@@ -76,6 +78,7 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
         "",
         *(f"- {name}: {value}" for name, value in training.items() if not isinstance(value, (dict, list))),
         "",
+        *_licence(training),
         *("## What the terms of the data allow", "", *_terms(entries), ""),
         "## Pretrained on",
         "",
@@ -90,7 +93,38 @@ def model_card(model: nn.Module, config: Mapping[str, Any], measured: Sequence[M
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(title: str, measured: Sequence[Measured]) -> str:
+def _reads(config: Mapping[str, Any]) -> list[str]:
+    """Which data, and with a connectome what comes out."""
+    contract, beside = config["contract"], config.get("connectome")
+    windows = f"windows of {contract['window_frames']} frames"
+    if beside is None:
+        return [
+            f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
+            f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, {windows}. Anything else is refused.",
+        ]
+    return [
+        f"Sessions prepared by `slimbrain prep`: any parcellation with MNI places, or images, at any TR; {windows} of the network.",
+        "",
+        "| pooling of `slimbrain embed` | numbers | what they are |",
+        "|---|---|---|",
+        f"| `both` (default) | {beside['axes'] + beside['token_axes']} | the two below; leading axes of the tokens only |",
+        f"| `connectome` | {beside['axes']} | how the recording's connectivity differs from the population, on axes learnt without labels, "
+        "turned so that all columns vary alike: standardise them or not |",
+        f"| `tokens` | {2 * config['model']['width']} | mean and standard deviation over windows of the network's features |",
+        f"| `axes` | {beside['axes']} | the connectome's before it is turned, ordered by variance; never standardise these |",
+        "",
+        "Channels without MNI places get `tokens` alone.",
+    ]
+
+
+def _licence(training: Mapping[str, Any]) -> list[str]:
+    """Of the weights themselves, where somebody chose one."""
+    if LICENCE not in training:
+        return []
+    return ["## Licence of the weights", "", f"{training[LICENCE]}, and no use that the terms of the data below do not allow.", ""]
+
+
+def _front_matter(title: str, licence: str, measured: Sequence[Measured]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -108,7 +142,7 @@ def _front_matter(title: str, measured: Sequence[Measured]) -> str:
     data = ModelCardData(
         library_name="slimbrain",
         pipeline_tag="feature-extraction",
-        license=UNKNOWN,
+        license=licence.lower(),
         tags=["fmri", "neuroimaging", "self-supervised"],
         model_name=title if results else None,
         eval_results=results or None,

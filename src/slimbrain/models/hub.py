@@ -20,9 +20,11 @@ from slimbrain.errors import ContractError, InputError
 from slimbrain.governance.provenance import CONFIG_FILE, Provenance
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.card import Measured, model_card
+from slimbrain.models.connectome import ConnectomeConfig
 from slimbrain.models.health import tells_apart
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
+from slimbrain.models.shipped import list_models, shipped_folder
 from slimbrain.models.size import jepa_parameters, temporal_parameters
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
@@ -91,7 +93,7 @@ def save_pretrained(
 
 
 def from_pretrained(source: str | Path, contract: Contract | None = None, revision: str | None = None) -> HieraJEPA | TemporalExtractor:
-    """Read a model folder, or one of the Hugging Face hub by its id, from the cache where the hub cannot be reached.
+    """Read a model folder, one that comes with the package, or one of the Hugging Face hub, from the cache where it cannot be reached.
 
     Weights are read from safetensors alone; a pickle, which can run code, is never opened. A model that is sealed is compared with its
     seal first; one from before there were seals is read as it is (`is_sealed`).
@@ -99,7 +101,7 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     Parameters
     ----------
     source : str or Path
-        Folder, or hub id such as `lab/model`.
+        Folder, one of `list_models`, or hub id such as `lab/model`.
     contract : Contract or None
         Contract of the data to be read; compared with the model's if given.
     revision : str or None
@@ -122,7 +124,7 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     model = _build(config, folder)
     provenance = _provenance(config, folder)
     if contract:
-        provenance.contract.require(contract, f"the model {source}", "the data")
+        provenance.require(contract, f"the model {source}", "the data")
     try:
         found = _unchanged(folder, config, sealed.get(_WEIGHTS_FILE))
         model.load_state_dict(load_file(folder / _WEIGHTS_FILE))
@@ -240,7 +242,7 @@ def read_training(source: str | Path) -> dict[str, Any]:
 
 
 def model_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model: as it is, or fetched from the hub.
+    """The folder of a model: as it is, of one that comes with the package, or fetched from the hub.
 
     Raises
     ------
@@ -253,8 +255,16 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
             raise InputError(f"{source}: is a folder, which has no revisions; leave revision={revision!r} out, or give a hub id.")
         _require_safetensors(folder, [path.name for path in folder.iterdir()])
         return folder
+    if (shipped := shipped_folder(str(source))) is not None:
+        if revision is not None:
+            raise InputError(f"{source}: comes with the package, in one version; leave revision={revision!r} out.")
+        return shipped
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise InputError(f"{source}: is not a model folder; give RUN/model of a pretraining run, or a hub id such as lab/model.")
+        names = ", ".join(list_models()) or "there is none"
+        raise InputError(
+            f"{source}: is not a model folder; give RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as "
+            "lab/model."
+        )
     fetched = fetch(str(source), revision, _MODEL_FILES)
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
@@ -286,7 +296,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _describe(model: HieraJEPA | TemporalExtractor) -> dict[str, Any]:
     if isinstance(model, TemporalExtractor):
-        return {"kind": "temporal", "model": model.config.model_dump()}
+        beside = {} if model.connectome is None else {"connectome": model.connectome.config.model_dump()}
+        return {"kind": "temporal", "model": model.config.model_dump(), **beside}
     return {
         "kind": "voxel",
         "model": model.config.model_dump(),
@@ -299,8 +310,9 @@ def _build(config: Mapping[str, Any], folder: Path) -> HieraJEPA | TemporalExtra
     try:
         if config["kind"] == "temporal":
             temporal = TemporalConfig.model_validate(config["model"])
-            _require_weights(folder, temporal_parameters(temporal))
-            return TemporalExtractor(temporal)
+            beside = ConnectomeConfig.model_validate(config["connectome"]) if "connectome" in config else None
+            _require_weights(folder, temporal_parameters(temporal), beside.entries * beside.axes // 2 if beside else 0)
+            return TemporalExtractor(temporal, beside)
         encoder, jepa = HieraConfig.model_validate(config["model"]), JepaConfig.model_validate(config["jepa"])
         values = int(config["voxels_per_patch"])
         _require_weights(folder, jepa_parameters(encoder, jepa) + 2 * values * encoder.embed)
@@ -309,12 +321,12 @@ def _build(config: Mapping[str, Any], folder: Path) -> HieraJEPA | TemporalExtra
         raise _wrong_setting(folder, error) from error
 
 
-def _require_weights(folder: Path, count: int) -> None:
-    """Refuse a configuration of more weights than the file can hold, before a network of that size is built."""
+def _require_weights(folder: Path, count: int, n_bytes: int = 0) -> None:
+    """Refuse a configuration of more weights, and bytes beside them, than the file can hold, before a network of that size is built."""
     path = folder / _WEIGHTS_FILE
     if not path.is_file():
         raise InputError(f"{path}: is missing; export the model again, or fetch it again.")
-    if count * _LEAST_BYTES > path.stat().st_size:
+    if count * _LEAST_BYTES + n_bytes > path.stat().st_size:
         raise InputError(
             f"{path}: does not hold the weights that {CONFIG_FILE} describes (at least {count:,}, in {path.stat().st_size:,} bytes); "
             "export the model again."
@@ -335,4 +347,4 @@ def _provenance(config: Mapping[str, Any], folder: Path) -> Provenance:
     grid = None if contract.lattice == ROI else Grid.load(folder / MASK_FILE, contract.lattice)
     if grid and grid.hash != contract.mask:
         raise ContractError(f"{folder / MASK_FILE}: is not the mask that {CONFIG_FILE} names; export the model again.")
-    return Provenance(contract, window, grid, training)
+    return Provenance(contract, window, grid, training, any_channels="connectome" in config)

@@ -14,8 +14,8 @@ from torch.nn import functional
 from slimbrain.config import HieraConfig, JepaConfig
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import TARGET_KINDS, JepaMask
-from slimbrain.governance.provenance import Provenance
 from slimbrain.models.attention import spans_of
+from slimbrain.models.display import DisplayedModel
 from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, Hiera, HieraBlock, Tokens
 from slimbrain.models.layers import FourierPosition, init_transformer
 from slimbrain.models.position import PositionBaseline, take_out_position
@@ -115,7 +115,7 @@ _GRAPHS = 64
 """More than `compile_blocks` needs: 5 widths, pooled or not, with gradients or without, one clip or several."""
 
 
-class HieraJEPA(nn.Module):
+class HieraJEPA(DisplayedModel, nn.Module):
     """Context encoder, EMA target encoder and predictor.
 
     Parameters
@@ -126,9 +126,14 @@ class HieraJEPA(nn.Module):
         The objective.
     voxels_per_patch : int
         V of the grid's lattice.
-    """
 
-    provenance: Provenance | None = None
+    Examples
+    --------
+    >>> from slimbrain.config import HieraConfig, JepaConfig
+    >>> config = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+    >>> HieraJEPA(config, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2), voxels_per_patch=8).encoder.width
+    64
+    """
 
     def __init__(self, config: HieraConfig, jepa: JepaConfig, voxels_per_patch: int) -> None:
         super().__init__()

@@ -53,9 +53,11 @@ def jepa_parameters(config: HieraConfig, jepa: JepaConfig) -> int:
 def temporal_step_bytes(preset: Preset, frames: int, channels: int) -> int:
     """Memory of a training step of stage 1 on sessions of so many frames and channels."""
     config = preset.temporal
+    if preset.augment.frames is not None:
+        frames = min(frames, preset.augment.frames[1])
     tokens = frames // config.window_frames * config.groups * config.width
     each = _FLOAT_BYTES * (frames * channels + config.depth * _KEPT_PER_BLOCK * tokens)
-    return _ADAM_COPIES * _FLOAT_BYTES * temporal_parameters(config) + preset.train_temporal.batch * each
+    return _ADAM_COPIES * _FLOAT_BYTES * temporal_parameters(config) + preset.train_temporal.batch * preset.augment.masks * each
 
 
 def voxel_step_bytes(preset: Preset, patches: int, voxels_per_patch: int, shards: int = 1) -> int:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from slimbrain.config import TemporalConfig
 from slimbrain.errors import InputError
-from slimbrain.governance.provenance import Provenance
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout
+from slimbrain.models.display import DisplayedModel
 from slimbrain.models.layers import INIT_STD, Attention, FourierPosition, Mlp, fourier_features, init_transformer, wavelengths
 
 BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
@@ -157,13 +158,15 @@ class _FactorisedBlock(nn.Module):
         return x + self.mlp(self.norm_mlp(x))
 
 
-class TemporalExtractor(nn.Module):
+class TemporalExtractor(DisplayedModel, nn.Module):
     """2D transformer over (channel groups x windows), trained by masked reconstruction (SimMIM style).
 
     Parameters
     ----------
     config : TemporalConfig
         Width D, depth, heads, groups G, window length w. The default has 3.6 million parameters.
+    connectome : ConnectomeConfig or None
+        Of the connectome readout beside the network, which a checkpoint then fills; none if None.
 
     Notes
     -----
@@ -175,13 +178,22 @@ class TemporalExtractor(nn.Module):
     ------
     InputError
         If D is not a multiple of twice the heads, as the rotary angles need.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from slimbrain.config import TemporalConfig
+    >>> model = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8))
+    >>> session, tokens = model.embed(torch.randn(1, 40, 10), torch.randn(10, 3) * 40, tr=0.72)
+    >>> tuple(session.shape)
+    (1, 32)
     """
 
     anchors: Tensor
     rotary_waves: Tensor
-    provenance: Provenance | None = None
+    connectome: ConnectomeReadout | None
 
-    def __init__(self, config: TemporalConfig) -> None:
+    def __init__(self, config: TemporalConfig, connectome: ConnectomeConfig | None = None) -> None:
         super().__init__()
         if config.width % (2 * config.heads):
             raise InputError(f"temporal.width {config.width} is not a multiple of 2 * temporal.heads ({2 * config.heads}); change either.")
@@ -206,6 +218,7 @@ class TemporalExtractor(nn.Module):
             block.look_away(self.rotary_waves)
         nn.init.zeros_(self.write.weight)
         self.gather, self.scatter = _SpatialFilters(self.anchors), _SpatialFilters(self.anchors)
+        self.connectome = None if connectome is None else ConnectomeReadout(connectome, 2 * width)
 
     @property
     def window_frames(self) -> int:
@@ -303,10 +316,13 @@ class TemporalExtractor(nn.Module):
 _HIDING = {"ratio": 0.3, "leave_one_out": 0.25, "only_one": 0.25, "nothing": 0.05, "tokens": 0.15}
 """How often each way of hiding is trained. The window scores (DESIGN section 7) ask for leave-one-out, only-one and
 nothing visible, which a plain random ratio almost never shows."""
+_APART = 3
+"""Least distance of windows that leave-one-out hides together, so that each keeps both neighbours, from which it is rebuilt; a pass that
+hides one window alone learns from that window alone."""
 
 
 def temporal_loss(
-    model: TemporalExtractor, series: Tensor, coordinates: Tensor, tr: float | Tensor, generator: torch.Generator
+    model: TemporalExtractor, series: Tensor, coordinates: Tensor, tr: float | Tensor, generator: torch.Generator, masks: int = 1
 ) -> tuple[Tensor, dict[str, float]]:
     """L1 between hidden samples and their reconstruction, with the ways of hiding mixed as in HIDING.
 
@@ -320,13 +336,15 @@ def temporal_loss(
         Seconds per frame, one for all or (B,).
     generator : torch.Generator
         On the CPU; decides what is hidden, so that a seed gives the same masks on any device.
+    masks : int, default 1
+        Ways of hiding that each session is computed with; of a short session several cost little more than one.
 
     Returns
     -------
     The mean over sessions of the mean error over hidden samples of channels with a signal, and its parts: `l1`,
     `hidden` (share of samples hidden) and `std` (mean per-dimension std of the tokens, 0 if they have collapsed).
     """
-    series = standardise(series)
+    series = standardise(series).repeat_interleave(masks, 0)
     target = cut_windows(series, model.window_frames)
     groups = model.nearest_group(coordinates).cpu()
     hidden = torch.stack([hide(target.shape[1], groups, model.config.groups, generator) for _ in series]).to(series.device)
@@ -359,5 +377,9 @@ def hide(n_windows: int, groups: Tensor, n_groups: int, generator: torch.Generat
         hidden = torch.rand(n_windows, generator=generator) < torch.rand((), generator=generator)
     elif way in ("only_one", "nothing"):
         hidden[:] = True
-    hidden[one] = way != "only_one" or n_windows == 1
+    if way == "leave_one_out" and n_windows > _APART:
+        apart = int(torch.randint(_APART, n_windows, (), generator=generator))
+        hidden[one % apart :: apart] = True
+    else:
+        hidden[one] = way != "only_one" or n_windows == 1
     return hidden[:, None].expand(-1, len(groups))

@@ -15,7 +15,13 @@ from slimbrain.prep.layouts import AUTO
 
 
 class PrepOptions(Limits):
-    """Which runs are taken, and what is made of them."""
+    """Which runs are taken, and what is made of them.
+
+    Examples
+    --------
+    >>> PrepOptions(participant_label=("01",), resolution="8mm").denoise
+    'none'
+    """
 
     layout: str = Field(AUTO, description="how the source is laid out; recognised if auto")
     participant_label: tuple[str, ...] = Field((), description="only these participants, with or without `sub-`")

@@ -21,6 +21,7 @@ from slimbrain.report.blocks import (
 )
 from slimbrain.report.figures import forest
 from slimbrain.report.inputs import Material
+from slimbrain.report.label_curve import label_curve
 
 _TITLE = "Evaluation"
 
@@ -48,13 +49,16 @@ def build(material: Material) -> Section:
 
 def _task(result: Result, place: int) -> list[Block]:
     verdict, *others = remarks(result)
-    cohort = f" ({result.cohort})" if result.cohort else ""
+    named = f"{result.cohort} to {result.tested_on}" if result.tested_on else result.cohort
+    cohort = f" ({named})" if named else ""
     setting = f"{count(result.n_subjects, 'subject')}, {count(result.n_sessions, 'session')}; {result.split}."
     return [
         Heading(f"{result.task}{cohort}"),
         VerdictBlock(verdict),
         _table(result),
         _forest(result, place),
+        *_curve(result, place),
+        *_held_out(result),
         Prose(" ".join([setting, *others])),
     ]
 
@@ -71,10 +75,49 @@ def _table(result: Result) -> Table:
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
         table.add([predictor[0], *cells, number(primary.p if primary else None, 3), predictor[1], role], mark)
+    for one in result.cannot:
+        table.add([one.model, *(MISSING for _ in metrics), MISSING, one.method, "cannot"])
     if result.published:
         published = [number(result.published.get(metric), 3) for metric in metrics]
         table.add(["published", *published, MISSING, "from the literature, other data", "published"])
     return table.build()
+
+
+def _curve(result: Result, place: int) -> list[Block]:
+    """The curve over the number of labelled participants, and the numbers that it is drawn from."""
+    if not result.labelled:
+        return []
+    metric = _words(result.metrics[0])
+    table = TableBuilder(
+        f"{result.task}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them and 95 % interval",
+        (Column("model"), Column("method"), *(Column(f"{point.labelled} labelled", True) for point in result.labelled)),
+    )
+    found = [{row.predictor: row for row in point.rows} for point in result.labelled]
+    for predictor in result.by_predictor:
+        mark = _role(result, predictor)[1]
+        table.add([*predictor, *(_interval(rows.get(predictor)) for rows in found)], mark)
+    sizes = ", ".join(str(point.labelled) for point in result.labelled)
+    alt = f"Curves of {metric} for {result.task} over {sizes} labelled participants, one per row of the table below."
+    caption = (
+        f"{metric} over the number of labelled participants; all others are tested. Thick blue: ours; orange: the baseline that is best "
+        "with most labels; bars: 95 % intervals; dotted: chance. Intervals of all rows are in the table."
+    )
+    return [Figure(label_curve(result, metric, f"curve-{place}", alt), caption, alt), table.build()]
+
+
+def _held_out(result: Result) -> list[Block]:
+    """What was left out in turn: ours, and the best baseline, on each."""
+    if not result.held_out:
+        return []
+    shown = [*dict.fromkeys(gap.predictor for gap in result.differences), result.best_baseline.predictor]
+    table = TableBuilder(
+        f"{result.task}: {_words(result.metrics[0])} of each part that was left out, mean and 95 % interval",
+        (Column("left out"), Column("subjects", True), *(Column(": ".join(predictor), True) for predictor in shown)),
+    )
+    for part in result.held_out:
+        rows = {row.predictor: row for row in part.rows}
+        table.add([part.value, str(part.n_subjects), *(_interval(rows.get(predictor)) for predictor in shown)])
+    return [table.build()]
 
 
 def _role(result: Result, predictor: tuple[str, str]) -> tuple[str, Mark]:

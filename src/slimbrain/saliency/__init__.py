@@ -7,6 +7,7 @@ from slimbrain.saliency.select import (
     order_apart,
     order_by_score,
     order_diverse,
+    order_spread,
     ranks_of,
     select_uniform,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "order_apart",
     "order_by_score",
     "order_diverse",
+    "order_spread",
     "rank_session",
     "rank_store",
     "ranks_of",

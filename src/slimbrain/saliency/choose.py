@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from slimbrain.config import WindowConfig
 from slimbrain.data.clip import Sessions
 from slimbrain.errors import InputError
 from slimbrain.models.hub import from_pretrained, require_model
-from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.saliency.ranking import rank_session, trained_saliency
-from slimbrain.saliency.select import select_uniform
+from slimbrain.saliency.scores import window_dvars
+from slimbrain.saliency.select import order_spread, select_uniform
 from slimbrain.saliency.table import read_window_table
 from slimbrain.store import SessionInfo
 
 Ranker = str | Path | TemporalExtractor | None
 Windows = Ranker | Mapping[str, Sequence[int]]
-UNIFORM = "uniform"
+UNIFORM, STILL = "uniform", "still"
+"""Windows chosen without a model: evenly spread; and from each of k equal stretches of a run the one that moves least, by DVARS."""
 
 
-def open_windows(windows: Ranker) -> Path | TemporalExtractor | None:
-    """What windows are chosen by: a table, a stage 1 model, or nothing for evenly spread ones.
+def open_windows(windows: Ranker) -> Path | TemporalExtractor | str | None:
+    """What windows are chosen by: a table, a stage 1 model, `STILL`, or nothing for evenly spread ones.
 
     Raises
     ------
@@ -30,6 +36,8 @@ def open_windows(windows: Ranker) -> Path | TemporalExtractor | None:
     """
     if windows is None or windows == UNIFORM or isinstance(windows, TemporalExtractor):
         return None if isinstance(windows, str) else windows
+    if windows == STILL:
+        return STILL
     path = Path(windows)
     if path.is_file() or path.suffix == ".tsv":
         return path
@@ -67,6 +75,8 @@ def window_order(windows: Ranker, store: Sessions, cut: WindowConfig) -> Callabl
         return None
     if isinstance(opened, TemporalExtractor):
         return _scored_order(opened, store, cut)
+    if isinstance(opened, str):
+        return lambda info: order_spread(_motion(store, info, cut.frames), cut.k).tolist()
     ranked = ranked_windows(opened, store, cut)
 
     def look_up(info: SessionInfo) -> list[int]:
@@ -79,10 +89,16 @@ def window_order(windows: Ranker, store: Sessions, cut: WindowConfig) -> Callabl
     return look_up
 
 
+def _motion(store: Sessions, info: SessionInfo, frames: int) -> NDArray[np.float64]:
+    """(N,) DVARS of each window of a session, over channels with a signal."""
+    series = standardise(torch.from_numpy(store.coarse(info.key)))
+    return window_dvars(series[:, series.ne(0).any(0)], frames)
+
+
 def _scored_order(scorer: TemporalExtractor, store: Sessions, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
     saliency = trained_saliency(scorer)
     if scorer.provenance:
-        scorer.provenance.contract.require(store.contract, "the stage 1 model", "the data")
+        scorer.provenance.require(store.contract, "the stage 1 model", "the data")
     if scorer.window_frames != cut.frames:
         raise InputError(
             f"the stage 1 model scores windows of {scorer.window_frames} frames, but stage 2 sees windows of {cut.frames}; "

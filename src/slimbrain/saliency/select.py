@@ -72,6 +72,24 @@ def order_diverse(scores: ArrayLike, embeddings: _FloatArray, weight: float) -> 
     return np.array(order, dtype=np.int64)
 
 
+def order_spread(motion: ArrayLike, k: int) -> IntArray:
+    """From each of k equal stretches of the run the window that moves least, then all others; both by motion, the least first.
+
+    Parameters
+    ----------
+    motion : array_like
+        (N,) of each window, for example its DVARS; the earlier window wins a tie.
+    k : int
+        Stretches; as many as windows if there are fewer.
+    """
+    motion = np.asarray(motion, dtype=np.float64)
+    stretches = np.array_split(np.arange(len(motion)), min(k, len(motion))) if len(motion) else []
+    first = np.array([stretch[np.argmin(motion[stretch])] for stretch in stretches], dtype=np.int64)
+    calm_first = np.argsort(motion, kind="stable").astype(np.int64)
+    chosen = np.isin(calm_first, first)
+    return np.concatenate((calm_first[chosen], calm_first[~chosen]))
+
+
 def ranks_of(order: IntArray) -> IntArray:
     """Rank of each window, 1 the first of the order: (N,) -> (N,)."""
     rank = np.empty(len(order), dtype=np.int64)

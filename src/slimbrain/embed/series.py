@@ -1,0 +1,144 @@
+"""Stage 1's embeddings: channel series to vectors, by the network, by the connectome, or by both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from slimbrain.data.clip import Sessions
+from slimbrain.errors import InputError
+from slimbrain.models.connectome import has_places, turn
+from slimbrain.models.temporal import TemporalExtractor, standardise
+from slimbrain.progress import track
+from slimbrain.store import SessionInfo
+
+BOTH, CONNECTOME, TOKENS, AXES = "both", "connectome", "tokens", "axes"
+SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES)
+"""How a stage 1 model makes a vector.
+
+`axes`: Q scores on learnt axes, ordered by their variance in the pretraining participants, which says how much they matter: never
+standardise them. `connectome`: the same, turned by a fixed rotation (`models.connectome.turn`) so that all columns vary alike; inner
+products and distances stay, and standardising changes next to nothing. `tokens`: mean and standard deviation over windows of the network's
+features, twice its width. `both`, the default where the model has a connectome: that, and the leading axes of the tokens beside it.
+"""
+
+_BLOCK = 32
+"""Sessions computed at once: of one length and parcellation they share the network's overhead, and the axes are read once for all."""
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One session as it was read: channels (T, C), standardised, their places (C, 3) in MNI mm."""
+
+    number: int
+    values: Tensor
+    mm: Tensor
+    tr: float
+
+    @property
+    def shape(self) -> tuple[int, int, float, bytes]:
+        """What sessions must share to be one batch."""
+        return (*self.values.shape, self.tr, self.mm.numpy().tobytes())
+
+
+def series_pooling(model: TemporalExtractor, pooling: str | None, store: Sessions | None = None) -> str:
+    """The pooling asked for, or the model's default.
+
+    Where the store's channels have no places, the default is `tokens`, and a line says so.
+
+    Raises
+    ------
+    InputError
+        If there is no such pooling, or the model or the store lacks what it needs.
+    """
+    if pooling is not None and pooling not in SERIES_POOLINGS:
+        raise InputError(f"pooling {pooling!r}: is not known to a stage 1 model; choose one of {', '.join(SERIES_POOLINGS)}.")
+    if model.connectome is None:
+        if pooling not in (None, TOKENS):
+            raise InputError(f"pooling {pooling}: the model has no connectome; choose tokens, or add one with `slimbrain connectome`.")
+        return TOKENS
+    if pooling == TOKENS or store is None or not (lost := _without_places(store)):
+        return pooling or BOTH
+    if pooling is not None:
+        raise InputError(f"pooling {pooling}: the channels of {lost} have no MNI places; prepare with --channels, or choose tokens.")
+    print(
+        f"the channels of {lost} have no MNI places, so the vectors are of the network's tokens alone (--pooling tokens)", file=sys.stderr
+    )
+    return TOKENS
+
+
+def _without_places(store: Sessions) -> str:
+    """The first session whose channels have no places; empty if all have."""
+    return next((info.key for info in store.sessions if not has_places(torch.as_tensor(store.channels(info.key).mm))), "")
+
+
+def series_names(model: TemporalExtractor, pooling: str) -> list[str]:
+    """A name for each number of a vector, in its order."""
+    if pooling == TOKENS or model.connectome is None:
+        return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
+    config = model.connectome.config
+    names = [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
+    return [*names, *(f"token_{number}" for number in range(config.token_axes))] if pooling == BOTH else names
+
+
+@torch.inference_mode()
+def embed_series(
+    store: Sessions, model: TemporalExtractor, pooling: str, label: str, look: Callable[[SessionInfo, Tensor], None] | None = None
+) -> Tensor:
+    """Vectors (N, F) of all sessions of a store, in its order.
+
+    Parameters
+    ----------
+    pooling : str
+        From `series_pooling`.
+    look : callable or None
+        Is given each session and its series (T, C) as stored, once.
+    """
+    rows: dict[int, Tensor] = {}
+    for block in _blocks(store, label, look):
+        made = _vectors(model, block, pooling)
+        rows |= {series.number: row for series, row in zip(block, made, strict=True)}
+    return torch.stack([rows[number] for number in range(len(rows))])
+
+
+def _blocks(store: Sessions, label: str, look: Callable[[SessionInfo, Tensor], None] | None) -> Iterator[list[_Series]]:
+    """Sessions of like length together, so that few batches are needed."""
+    sessions = store.sessions
+    block: list[_Series] = []
+    for number in track(sorted(range(len(sessions)), key=lambda at: (sessions[at].n_frames, sessions[at].tr)), label):
+        info = sessions[number]
+        stored = torch.from_numpy(store.coarse(info.key))
+        if look is not None:
+            look(info, stored)
+        block.append(_Series(number, standardise(stored), torch.tensor(store.channels(info.key).mm, dtype=torch.float32), info.tr))
+        if len(block) == _BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _vectors(model: TemporalExtractor, block: Sequence[_Series], pooling: str) -> Tensor:
+    """(B, F) of a block."""
+    if pooling == TOKENS or model.connectome is None:
+        return _features(model, block)
+    scores = model.connectome([series.values for series in block], [series.mm for series in block])
+    if pooling == AXES:
+        return scores
+    turned = turn(scores)
+    return turned if pooling == CONNECTOME else torch.cat((turned, model.connectome.token_scores(_features(model, block))), 1)
+
+
+def _features(model: TemporalExtractor, block: Sequence[_Series]) -> Tensor:
+    """(B, 2 D) of the network; sessions that share all shapes are computed together."""
+    made: dict[int, Tensor] = {}
+    for _, group in groupby(sorted(block, key=lambda series: series.shape), key=lambda series: series.shape):
+        members = list(group)
+        vectors, _ = model.embed_standardised(torch.stack([series.values for series in members]), members[0].mm, members[0].tr)
+        made |= {series.number: vector.float() for series, vector in zip(members, vectors, strict=True)}
+    return torch.stack([made[series.number] for series in block])

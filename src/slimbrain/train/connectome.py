@@ -1,0 +1,253 @@
+"""Fits the connectome readout of a stage 1 model to a store: population, axes and their scales, from participants without labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimbrain.embed.series import TOKENS, embed_series
+from slimbrain.errors import InputError
+from slimbrain.governance.ledger import LEDGER, LedgerEntry, entries_from, entries_of
+from slimbrain.governance.provenance import REMEMBERED, people_in, remember_also
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, pack_axes, unpack_axes
+from slimbrain.models.temporal import TemporalExtractor, standardise
+from slimbrain.progress import track
+from slimbrain.store import SessionInfo, Store
+
+Floats = NDArray[Any]
+
+MOST_AXES, MOST_TOKEN_AXES = 512, 32
+_MOST_ANCHORS = 256
+"""A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
+
+_MOST_PARTICIPANTS = 4000
+"""Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
+
+_FEWEST_PARTICIPANTS = 4
+
+_RIDGE = 1e-3
+"""Weight of the identity in the population's correlation."""
+
+_AXIS_POWER = 0.25
+"""Scores on an axis are multiplied by its variance to half this power. More of it serves age, less of it sex (docs/stage1.md)."""
+
+_SAME_PLACE_MM = 0.05
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Sessions whose channels lie at the same places.
+
+    Attributes
+    ----------
+    mm : Tensor
+        (C, 3) MNI mm.
+    subjects : tuple of str
+        Whose the sessions are.
+    read : callable
+        Series (T, C) of a session by its number, each channel standardised.
+    """
+
+    mm: Tensor
+    subjects: tuple[str, ...]
+    read: Callable[[int], Tensor]
+
+    @property
+    def n_participants(self) -> int:
+        return len(set(self.subjects))
+
+
+def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES, seed: int = 0) -> TemporalExtractor:
+    """The same network with a connectome readout, fitted to all sessions of a store, without labels.
+
+    Parameters
+    ----------
+    axes : int
+        Most axes; a power of two. There are fewer where participants are fewer.
+    seed : int
+        Of the participants that are taken, where there are more than memory holds, and of the anchors.
+
+    Returns
+    -------
+    The model in evaluation mode, whose provenance also remembers these participants.
+
+    Raises
+    ------
+    InputError
+        If channels have no places, or there are too few participants.
+    """
+    if model.provenance is None:
+        raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
+    store = _sample(store, seed)
+    parcellations = _parcellations(store)
+    features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
+    fitted = fit_readout(parcellations, _by_participant([info.subject for info in store.sessions], features), axes, seed)
+    made = TemporalExtractor(model.config, fitted.config)
+    made.load_state_dict({**made.state_dict(), **model.state_dict()})
+    assert made.connectome is not None
+    made.connectome.fill(**fitted.state_dict())
+    made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=True)
+    return made.eval()
+
+
+def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int = MOST_AXES, seed: int = 0) -> ConnectomeReadout:
+    """A readout from sessions of one or several parcellations.
+
+    The first parcellation gives the anchors and the population; sessions of others have a part in the axes, centred on the mean of their
+    own parcellation. A participant counts once, by the mean over sessions.
+
+    Parameters
+    ----------
+    parcellations : sequence of Recordings
+        The one with most participants first.
+    features : ndarray
+        (N, W) of the network, a row per participant; W may be 0.
+
+    Raises
+    ------
+    InputError
+        If there are too few participants.
+    """
+    main = parcellations[0]
+    population, anchors = _population(main, seed)
+    readout = _unfinished(population, anchors)
+    vectors, centre = _participants(readout, parcellations)
+    if len(vectors) < _FEWEST_PARTICIPANTS:
+        raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
+    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1)))
+    packed, step = pack_axes(torch.from_numpy(directions))
+    scales = _scales(((vectors @ unpack_axes(packed).numpy().astype(vectors.dtype)) * step.numpy()).var(0))
+    token_mean, token_axes = _token_axes(features)
+    config = readout.config.model_copy(update={"axes": directions.shape[1], "token_axes": token_axes.shape[1]})
+    values = {"centre": centre, "axis_scales": step.double().numpy() * scales, "token_mean": token_mean, "token_axes": token_axes}
+    kept = {name: getattr(readout, name) for name in ("anchors", "mean", "modes")}
+    made = ConnectomeReadout(config, features.shape[1])
+    return made.fill(packed_axes=packed, **kept, **{name: torch.from_numpy(value).float() for name, value in values.items()})
+
+
+def _sample(store: Store, seed: int) -> Store:
+    people = sorted(store.sessions.subjects)
+    if len(people) <= _MOST_PARTICIPANTS:
+        return store
+    return store.select(np.random.default_rng(seed).permutation(people)[:_MOST_PARTICIPANTS].tolist())
+
+
+def _parcellations(store: Store) -> list[Recordings]:
+    """Sessions by the places of their channels; the parcellation with most participants first."""
+    found: dict[bytes, tuple[Tensor, list[SessionInfo]]] = {}
+    for info in store.sessions:
+        mm = torch.tensor(store.channels(info.key).mm, dtype=torch.float32)
+        if not has_places(mm):
+            raise InputError(f"{info.key}: its channels have no MNI places, by which a connectome is read; prepare it with --channels.")
+        found.setdefault((mm / _SAME_PLACE_MM).round().numpy().tobytes(), (mm, []))[1].append(info)
+
+    def reader(sessions: Sequence[SessionInfo]) -> Callable[[int], Tensor]:
+        return lambda number: standardise(torch.from_numpy(store.coarse(sessions[number].key)))
+
+    groups = [Recordings(mm, tuple(info.subject for info in sessions), reader(sessions)) for mm, sessions in found.values()]
+    return sorted(groups, key=lambda group: -group.n_participants)
+
+
+def _population(main: Recordings, seed: int) -> tuple[Floats, Tensor]:
+    """(K, K) mean correlation of anchors over sessions, each pair over those that have both, and the anchors (K, 3).
+
+    Anchors are the channels themselves or, of many, centres of clusters, read as Gaussian averages.
+    """
+    filters, anchors = torch.eye(len(main.mm), dtype=torch.float64), main.mm
+    if len(main.mm) > _MOST_ANCHORS:
+        from sklearn.cluster import KMeans
+
+        centres = KMeans(_MOST_ANCHORS, n_init=1, random_state=seed).fit(main.mm.double().numpy()).cluster_centers_
+        anchors = torch.from_numpy(centres).float()
+        width = ConnectomeConfig(anchors=2, axes=2).width_mm
+        filters = (-torch.cdist(anchors.double(), main.mm.double()).square() / (2 * width**2)).exp()
+    total, count = np.zeros((2, len(anchors), len(anchors)))
+    for number in track(range(len(main.subjects)), "population"):
+        latent = standardise(main.read(number).double() @ filters.T).numpy()
+        present = (latent != 0).any(0).astype(float)
+        total += latent.T @ latent / len(latent)
+        count += np.outer(present, present)
+    mean = total / np.maximum(count, 1)
+    np.fill_diagonal(mean, 1.0)
+    values, vectors = np.linalg.eigh((1 - _RIDGE) * mean + _RIDGE * np.eye(len(mean)))
+    # Pairs that were averaged over different sessions may leave an eigenvalue below 0.
+    return (vectors * np.maximum(values, _RIDGE / 2)) @ vectors.T, anchors
+
+
+def _unfinished(population: Floats, anchors: Tensor) -> ConnectomeReadout:
+    """Population and modes; axes are yet to come."""
+    values, vectors = np.linalg.eigh(population)
+    modes = (vectors / np.sqrt(values))[:, ::-1].copy()
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=2), 0)
+    return readout.fill(anchors=anchors, mean=torch.from_numpy(population).float(), modes=torch.from_numpy(modes).float())
+
+
+def _participants(readout: ConnectomeReadout, parcellations: Sequence[Recordings]) -> tuple[Floats, Floats]:
+    """(N, D) float32 tangent vectors of participants, centred on their parcellation's mean, and (D,) the mean of the first."""
+    rows, means = [], []
+    for group in parcellations:
+        made, sessions = dict[str, Floats](), Counter(group.subjects)
+        for number, subject in enumerate(track(group.subjects, f"connectomes of {len(group.mm)} channels")):
+            made[subject] = made.get(subject, 0) + readout.tangent(group.read(number), group.mm).numpy() / sessions[subject]
+        vectors = np.stack(list(made.values()))
+        means.append(vectors.mean(0))
+        if len(vectors) > 1:
+            rows.append(vectors - means[-1])
+    return (np.concatenate(rows) if rows else np.zeros((0, len(means[0])))), means[0]
+
+
+def _by_participant(subjects: Sequence[str], rows: Floats) -> Floats:
+    """(N, W) mean over each participant's sessions."""
+    names, place = np.unique(subjects, return_inverse=True)
+    belongs = np.arange(len(names))[:, None] == place
+    return (belongs / belongs.sum(1, keepdims=True)) @ rows
+
+
+def _principal_axes(vectors: Floats, n_axes: int) -> Floats:
+    """(D, Q) principal axes of centred vectors (N, D), of descending variance."""
+    values, left = np.linalg.eigh((vectors @ vectors.T).astype(np.float64) / len(vectors))
+    values, left = values[::-1][:n_axes], left[:, ::-1][:, :n_axes]
+    directions = vectors.T @ (left / np.sqrt(values * len(vectors))).astype(vectors.dtype)
+    return np.ascontiguousarray(directions, dtype=np.float32)
+
+
+def _scales(variances: Floats) -> Floats:
+    """(Q,) factors of scores of these variances (Q,), after which variances have the mean 1."""
+    scales = variances ** (_AXIS_POWER / 2)
+    return scales / np.sqrt((scales**2 * variances).mean())
+
+
+def _token_axes(features: Floats) -> tuple[Floats, Floats]:
+    """(W,) mean and (W, J) principal axes of the network's features, scaled so that scores have a mean variance of 1."""
+    mean = features.mean(0)
+    if not features.shape[1]:
+        return mean, np.zeros((0, 0))
+    count = _power_of_two(min(MOST_TOKEN_AXES, *features.shape, len(features) - 1))
+    values, axes = np.linalg.eigh(np.cov((features - mean).T, bias=True))
+    values, axes = values[::-1][:count], axes[:, ::-1][:, :count]
+    return mean, axes / np.sqrt(max(values.mean(), np.finfo(float).tiny))
+
+
+def _power_of_two(count: int) -> int:
+    """The largest one that is no more than `count`."""
+    return 1 << (count.bit_length() - 1)
+
+
+def _training(store: Store, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says of its training, with the participants and data of the fit."""
+    people = people_in(store)
+    entries: dict[str, LedgerEntry] = {entry.governance.name: entry for entry in entries_from(before)} if before.get(LEDGER) else {}
+    for entry in entries_of(store, store.sessions):
+        known = entries.get(entry.governance.name)
+        if known is None or (known.sessions or 0) < (entry.sessions or 0):
+            entries[entry.governance.name] = replace(entry, times_seen=known.times_seen if known else None)
+    counts = {"sessions": len(store.sessions), "subjects": len(people)}
+    ledger = [entries[name].to_dict() for name in sorted(entries, key=lambda name: (entries[name].governance.cohort, name))]
+    return {**before, "connectome": counts, REMEMBERED: remember_also(before, people), LEDGER: ledger}
