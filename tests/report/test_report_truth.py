@@ -23,7 +23,7 @@ from slimbrain.evaluate.table import remarks
 from slimbrain.explain.colours import page_colours, stops
 from slimbrain.explain.files import group_map
 from slimbrain.grid import Grid
-from slimbrain.report import ReportInputs, figures, write_report
+from slimbrain.report import ReportInputs, figures, forest, ink, label_curve, small_plots, write_report
 from slimbrain.report.blocks import Column, TableBuilder
 from slimbrain.report.figures import Marks
 from slimbrain.report.page import _page_script
@@ -43,7 +43,7 @@ _TEXT = re.compile(r"<text\b[^>]*>(.*?)</text>", re.DOTALL)
 def matplotlibs_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The same figures as matplotlib itself writes them, beside what the page has of them."""
     written: list[str] = []
-    original = figures.to_svg
+    original = ink.to_svg
 
     def both(figure: Figure, name: str, alt: str) -> Any:
         buffer = io.StringIO()
@@ -52,8 +52,16 @@ def matplotlibs_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return original(figure, name, alt)
 
     with monkeypatch.context() as patched:
-        patched.setattr(figures, "to_svg", both)
+        for module in (figures, forest, label_curve, small_plots):
+            patched.setattr(module, "to_svg", both)
         yield written
+
+
+def labelled(n: int) -> dict[str, Any]:
+    """A place of a curve over labelled people."""
+    value = result_json()
+    gap = {"model": "ours-1", "method": "linear probe", **value["difference"]}
+    return {"labelled": n, "n_tested": 9, "rows": value["rows"], "best_baseline": value["best_baseline"], "differences": [gap]}
 
 
 def drawings(grid: Grid) -> Mapping[str, Any]:
@@ -61,6 +69,7 @@ def drawings(grid: Grid) -> Mapping[str, Any]:
     times = np.arange(60) * TR
     rows = [replace(row, informativeness=0.0025 * row.window, novelty=0.98765 + 1e-4 * row.window) for row in window_rows("a", [1.0, 3, 2])]
     result = as_result("x", result_json())
+    curve = as_result("x", {**result_json(), "labelled": [labelled(30), labelled(60)]})
     small = {"learning rate": {"lr": ([0.0, 50.0], [0.0, 4e-4])}, "EMA momentum": {"ema": ([0.0, 50.0], [0.9951, 0.9999])}}
     shown = [row for row in result.rows if row.mean is not None]
     return {
@@ -68,7 +77,11 @@ def drawings(grid: Grid) -> Mapping[str, Any]:
         "scores": figures.window_scores(rows, 1, {"events": times[:3]}, "w", "words", (times, times / 3e4)),
         "curves": figures.curves(small, "l", "words"),
         "mosaic": figures.mosaic(grid, np.ones(grid.voxel_mask.shape), grid.voxel_mask, "m", "words"),
-        "forest": figures.forest(shown, result.ours, result.best_baseline.predictor, 0.911, 0.5, "AUC", "f", "words"),
+        "label curve": label_curve.label_curve(curve, "AUC", "k", "words"),
+        "small plots": small_plots.small_plots(
+            [small_plots.Panel.of_numbers("FD", [1e-4, 2e-4, 5e-4]), small_plots.Panel.of_names("site", ["A", "B", "B"])], "s", "words"
+        ),
+        "forest": forest.forest(shown, result.ours, result.best_baseline.predictor, 0.911, 0.5, "AUC", "f", "words"),
     }
 
 
@@ -76,7 +89,7 @@ def test_every_text_of_every_figure_is_matplotlibs(grid8: Grid, monkeypatch: pyt
     """Coordinates are rounded to keep the page small; a label that is rounded with them would be another number."""
     with matplotlibs_own(monkeypatch) as written:
         drawn = drawings(grid8)
-    assert len(written) == len(drawn) == 5
+    assert len(written) == len(drawn) == 7
     for (name, ours), theirs in zip(drawn.items(), written, strict=True):
         texts = _TEXT.findall(str(ours))
         assert texts == _TEXT.findall(theirs) and texts, name
@@ -91,9 +104,9 @@ def test_chance_is_drawn_and_named() -> None:
     result = as_result("x", result_json())
     shown = [row for row in result.rows if row.mean is not None]
     with_chance, without = (
-        str(figures.forest(shown, result.ours, result.best_baseline.predictor, None, chance, "AUC", "f", "words")) for chance in (0.5, None)
+        str(forest.forest(shown, result.ours, result.best_baseline.predictor, None, chance, "AUC", "f", "words")) for chance in (0.5, None)
     )
-    assert ">chance </text>" in with_chance and "chance" not in without
+    assert "> chance </text>" in with_chance and "chance" not in without
 
 
 # --- training
