@@ -261,7 +261,7 @@ def test_dense_reference_equals_ours_where_all_is_brain(benchmark_module: Any) -
     grid = Grid(LATTICES["2mm"], mask)
     shape: dict[str, Any] = {"embed": 8, "depths": (2, 2, 2, 1), "heads": (1, 2, 4, 8), "mlp_ratio": 2.0}
     torch.manual_seed(0)
-    ours = Hiera(HieraConfig(**shape, unit="region", unit_frames=8), grid.voxels_per_patch).double()
+    ours = Hiera(HieraConfig(**shape, unit="region", unit_frames=8, pooling="max"), grid.voxels_per_patch).double()
     for parameter in ours.parameters():  # the initial weights are so small that attention would be uniform
         parameter.data += 0.3 * torch.randn_like(parameter)
     dense = dense_reference.DenseHiera(dense_reference.DenseConfig(sides=(64, 32, 32), frames=16, **shape)).double()
