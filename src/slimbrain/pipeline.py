@@ -12,6 +12,7 @@ from typing import Any
 
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
+from slimbrain.models import shipped
 from slimbrain.store import Store
 from slimbrain.store.description import DESCRIPTION_FILE, read_object
 from slimbrain.store.manifest import MANIFEST_FILE
@@ -175,10 +176,7 @@ def _hash_of(store: Path) -> str:
 
 def _model_of_the_package() -> str:
     """The first model that comes with the package; empty if there is none."""
-    import slimbrain
-
-    names: Sequence[str] = getattr(slimbrain, "list_models", list)()
-    return names[0] if names else ""
+    return next(iter(shipped.list_models()), "")
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import slimbrain
-from slimbrain import pipeline
 from slimbrain.cli import run_command
 from slimbrain.errors import InputError
+from slimbrain.models import shipped
 from slimbrain.pipeline import OwnData, Steps, run_own_data
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
@@ -46,6 +45,11 @@ class Recorder:
     @property
     def names(self) -> list[str]:
         return [words[0] for words in self.asked]
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "list_models", list)
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_a_model_that_is_given_is_used_and_nobody_is_pretrained_on(store: Store,
 
 
 def test_a_model_of_the_package_comes_before_pretraining(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slimbrain, "list_models", lambda: ["slimbrain-temporal"], raising=False)
+    monkeypatch.setattr(shipped, "list_models", lambda: ["slimbrain-temporal"])
     line = Recorder()
     run_own_data(OwnData(store.root, "column:sex"), tmp_path / "out", line)
     assert line.names == ["embed", "evaluate", "report"] and "slimbrain-temporal" in line.asked[0]
@@ -147,9 +151,8 @@ def test_a_damaged_record_of_steps_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_a_store_to_a_page(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_store_to_a_page(store: Store, tmp_path: Path) -> None:
     """By the real commands: half is pretrained on, the other half evaluated, and connectivity finds what was planted."""
-    monkeypatch.setattr(pipeline, "_model_of_the_package", lambda: "")
     preset = tmp_path / "small.yaml"
     preset.write_text(
         "name: small\nwindow: {frames: 8, k: 2}\ntemporal: {width: 16, depth: 1, heads: 2, groups: 4, window_frames: 8}\n"
