@@ -6,6 +6,7 @@ WORKERS ?= 2
 SINCE ?= main
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
+RESULTS_ARGS ?=
 CHECK_SECONDS ?= 45
 BENCHMARKS := cli prep store stage1_speed stage2 plan saliency selection probe evaluate scale mixtures maps
 
@@ -19,7 +20,7 @@ SUITE_PACKAGE := brainmarks==0.1.1
 PRINT_SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test test-slow check changed lint bench weights brainmarks brainmarks-if-possible docs clean
+.PHONY: help .venv demo test test-slow check changed lint bench weights results brainmarks brainmarks-if-possible docs clean
 
 help:
 	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
@@ -30,6 +31,7 @@ help:
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
 	@echo "make weights train and write the model that comes with the package; needs ../shared/data, hours"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
+	@echo "make results run the paper's tasks on ../shared/data, fill results/*.csv and write docs/benchmarks.md (30 minutes)"
 	@echo "make docs    build docs/_build/html/index.html"
 	@echo "make clean   remove what the above made, but for .venv"
 	@echo "make .venv   only set up the environment (PYTHON=python3.12 picks the interpreter)"
@@ -83,10 +85,15 @@ weights: $(READY)
 brainmarks: $(SUITE)/.ready
 	$(SUITE)/bin/python -m pytest tests/brainmarks_plugin $(TESTS)
 
+# Finished jobs are kept in results-work/, so that it may be stopped and run again.
+results: $(READY)
+	$(BIN)/python benchmarks/results.py $(RESULTS_ARGS)
+	$(BIN)/python docs/benchmarks.py
+
 # For CI: the suite is other people's, and a package index that cannot give it today says nothing of this project. What the plugin does
 # without it is part of `make test`, so that its two commands alone run here.
 brainmarks-if-possible:
-	@if $(MAKE) $(SUITE)/.ready; then $(MAKE) brainmarks TESTS='-k "suite_commands and not cls"'; \
+	@if $(MAKE) $(SUITE)/.ready; then $(MAKE) brainmarks TESTS='-k suite_commands'; \
 	else echo "SKIPPED brainmarks: the suite and what it imports could not be installed (see above); its two commands were not run"; fi
 
 $(SUITE)/.ready: $(READY)

@@ -1,6 +1,6 @@
 """What is a ranking of windows good for? Do two seeds agree on it, what explains it, and do the windows it chooses predict traits better?
 
-.venv/bin/python benchmarks/window_contest.py STORE --model RUN/model --other RUN2/model [--sessions 120] [--out results/saliency]
+.venv/bin/python benchmarks/window_contest.py STORE --model RUN/model --other RUN2/model [--out results/saliency]
 
 `agreement`: Spearman correlation, within each run, of what two models say, mean over runs of ABIDE and of HCP; and the share of a part's
 variance within a run that DVARS and the window's power explain (linear regression on both).
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from case import Case
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
+from slimbrain.disk.atomic import write_atomic
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.temporal import TemporalExtractor, standardise
@@ -60,10 +62,17 @@ def read(store: Store, info: SessionInfo) -> NDArray[np.float32]:
     return np.asarray(standardise(torch.from_numpy(store.coarse(info.key))).numpy())
 
 
-def scored(store: Store, info: SessionInfo, model: TemporalExtractor) -> Run:
+def scored(store: Store, info: SessionInfo, model: TemporalExtractor, kept: Path) -> Run:
+    """A run with its fast scores, which are kept in a folder so that a stopped program resumes."""
     series = read(store, info)
     mm = torch.tensor(store.channels(info.key).mm, dtype=torch.float32)
-    scores = fast_scores(model, torch.from_numpy(series), mm, info.tr)
+    path = kept / f"{model.provenance.weights_sha256[:12] if model.provenance else ''}_{info.key}.npz"
+    if path.exists():
+        with np.load(path) as arrays:
+            scores = WindowScores(**arrays)
+    else:
+        scores = fast_scores(model, torch.from_numpy(series), mm, info.tr)
+        write_atomic(path, lambda temporary: np.savez(temporary, **vars(scores)))
     n = len(scores)
     live = series.any(0)
     power = np.square(series[: n * FRAMES, live], dtype=np.float64).reshape(n, -1).mean(1)
@@ -277,18 +286,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=60, help="of each cohort, for agreement")
     parser.add_argument("--frames", type=int, nargs="*", default=[40, 80])
     parser.add_argument("--random-draws", type=int, default=3)
+    parser.add_argument("--keep", type=Path, help="folder for scores, so that a stopped program resumes")
     parser.add_argument("--out", type=Path, help="folder for window_contest.csv")
     options = parser.parse_args()
-    store = Store(options.store)
+    store, kept = Store(options.store), options.keep or Path(tempfile.mkdtemp())
+    kept.mkdir(parents=True, exist_ok=True)
     models = [require_model(from_pretrained(name), TemporalExtractor, name) for name in (options.model, options.other) if name]
     rng, rows = np.random.default_rng(0), []
     infos = [info for info in store.sessions if info.subject not in DUPLICATED and info.n_frames >= max(options.frames, default=8) + FRAMES]
     cohorts = {name: [info for info in infos if info.subject.startswith(start)] for name, start in (("ABIDE", "sub-5"), ("HCP", "sub-1"))}
     for name, members in cohorts.items() if len(models) == 2 else ():
         chosen = [members[place] for place in np.sort(rng.permutation(len(members))[: options.runs])]
-        rows += agreement(name, *([scored(store, info, model) for info in chosen] for model in models))
+        rows += agreement(name, *([scored(store, info, model, kept) for info in chosen] for model in models))
     people = [cohorts["ABIDE"][place] for place in np.sort(rng.permutation(len(cohorts["ABIDE"]))[: options.people])]
-    runs = [scored(store, info, models[0]) for info in people] if options.frames else []
+    runs = [scored(store, info, models[0], kept) for info in people] if options.frames else []
     for frames in options.frames:
         rows += traits(runs, abide_targets(store, runs), frames // FRAMES, options.random_draws)
     for one in rows:

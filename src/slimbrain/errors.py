@@ -4,7 +4,17 @@ from __future__ import annotations
 
 
 class SlimbrainError(Exception):
-    """Base of every error this package raises on purpose; the command line prints it without a traceback."""
+    """Base of every error this package raises on purpose; the command line prints it without a traceback.
+
+    Examples
+    --------
+    >>> from slimbrain import Store
+    >>> try:
+    ...     Store("nowhere")
+    ... except SlimbrainError as error:
+    ...     print(error)
+    nowhere: is not a store, it is no folder; point at the output of `slimbrain prep`.
+    """
 
 
 class InputError(SlimbrainError):
@@ -20,7 +30,13 @@ class ContractError(SlimbrainError):
 
 
 class TrainingOverlapWarning(UserWarning):
-    """Embeddings are of participants that the model was trained on: predictions for them say little about others."""
+    """Embeddings are of participants that the model was trained on: predictions for them say little about others.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("ignore", TrainingOverlapWarning)  # once you know
+    """
 
 
 class TransformWarning(UserWarning):

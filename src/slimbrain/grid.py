@@ -93,7 +93,9 @@ class Lattice:
         return affine
 
 
-LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2)}
+LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2), "8mm-p1": Lattice(24, 8.0, 1)}
+"""By resolution. Units of `8mm` are blocks of 64 mm, for a demo in minutes; those of `8mm-p1`, with patches of one voxel, are of 32 mm, as
+at 2 mm."""
 
 
 def _lattice_by_id(lattice_id: str) -> Lattice:
@@ -123,6 +125,12 @@ class Level:
         (N + 1,) element i holds the patches `offsets[i]:offsets[i + 1]`.
     mm : (N, 3) array
         Centre of the element's cube in MNI mm.
+
+    Examples
+    --------
+    >>> cells = Grid.mni152("8mm").cells
+    >>> cells.mm.shape == (len(cells), 3), int(cells.sizes.max())
+    (True, 8)
     """
 
     index: _IntArray
@@ -157,6 +165,15 @@ class Grid:
     ------
     InputError
         If the mask has another shape or no voxel.
+
+    Examples
+    --------
+    >>> grid = Grid.mni152("8mm")
+    >>> grid.lattice.id, grid.mask.shape
+    ('mni-8mm-24-p2', (24, 24, 24))
+    >>> packed = grid.pack(grid.mask)
+    >>> packed.shape == (grid.n_patches, grid.voxels_per_patch), int(packed.sum()) == grid.n_voxels
+    (True, True)
     """
 
     def __init__(self, lattice: Lattice, mask: npt.ArrayLike) -> None:
@@ -359,7 +376,7 @@ class Grid:
 
 
 def _lattice_by_resolution(resolution: str) -> Lattice:
-    """The lattice called `2mm`, `4mm` or `8mm`."""
+    """The lattice called `2mm`, `4mm`, `8mm` or `8mm-p1`."""
     if resolution not in LATTICES:
         raise InputError(f"resolution {resolution}: choose one of {', '.join(LATTICES)}.")
     return LATTICES[resolution]

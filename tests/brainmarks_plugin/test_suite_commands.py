@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from slimbrain.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[2]
 MASK_NAME = "tpl-MNI152NLin6Asym_res-02_desc-brain_mask.nii.gz"
-SPLITS = {"train": 8, "validation": 4, "test": 6}
+SPLITS = {"train": 12, "validation": 6, "test": 12}
 LENGTHS = (14, 14, 11)
-"""Frames of 1.5 s; recordings of a study are not all of one length."""
+TR_S = 1.5
+"""Frames, and their seconds; recordings of a study are not all of one length."""
 
-BRAIN_FRONT = 55
-"""First coronal slice of the front half."""
+PERIOD_S = 12.0
+"""Of the fluctuation in patients."""
+
+MOST_WRONG = 2
+"""Of 12 test recordings: coins are this good once in 52 times."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,7 +84,8 @@ def environment(published_mask: Path, tmp_path_factory: pytest.TempPathFactory) 
 def write_dataset(root: Path, brain: Array) -> None:
     """ABIDE as Brainmarks lays it out: an Arrow folder a split, made by the library that it uses, and diagnoses by participant.
 
-    In patients the front half of the brain fluctuates as one.
+    In patients the brain fluctuates as one, and slowly. Each recording has a phase of its own, so that nothing but that is shared by those
+    that teach and those that test.
     """
     import datasets
 
@@ -101,13 +107,14 @@ def write_dataset(root: Path, brain: Array) -> None:
 
 
 def recording(subject: str, number: int, brain: Array) -> dict[str, Any]:
-    frames = LENGTHS[number % len(LENGTHS)]
-    volumes = noise(frames, seed=number + 100 * len(subject))
+    frames, seed = LENGTHS[number % len(LENGTHS)], zlib.crc32(subject.encode())
+    volumes = noise(frames, seed=seed)
     if number % 2:
-        course = np.random.default_rng(number).standard_normal(frames).astype(np.float32)
-        volumes[:, :, BRAIN_FRONT:] += 100 * course[:, None, None, None]
+        phase = np.random.default_rng(seed).uniform()
+        course = np.sin(2 * np.pi * (TR_S * np.arange(frames) / PERIOD_S + phase)).astype(np.float32)
+        volumes += 140 * course[:, None, None, None]
     arrays = {name: value.numpy() for name, value in sample(volumes, brain).items() if name in ("bold", "mean", "std")}
-    return {"sub": subject, "site": "A", "path": f"{subject}_bold.nii.gz", "n_frames": frames, "tr": 1.5, **arrays}
+    return {"sub": subject, "site": "A", "path": f"{subject}_bold.nii.gz", "n_frames": frames, "tr": TR_S, **arrays}
 
 
 def call(environment: dict[str, str], *words: str) -> str:
@@ -134,4 +141,4 @@ def test_a_logistic_probe_finds_what_was_planted(environment: dict[str, str], re
     assert all(f"{split} features: ({count}, {width})" in output for split, count in SPLITS.items())
     (table,) = Path(environment["OUT"]).rglob(f"abide_dx__slimbrain__{representation}__logistic/eval_table.csv")
     rows = {row["split"]: row for row in csv.DictReader(table.open(encoding="utf-8"))}
-    assert float(rows["test"]["acc"]) > 0.9
+    assert round((1 - float(rows["test"]["acc"])) * SPLITS["test"]) <= MOST_WRONG

@@ -25,8 +25,11 @@ from slimbrain.grid import Grid
 
 COMMANDS = (
     "demo",
+    "run",
     "simulate",
+    "datasets",
     "prep",
+    "split",
     "pretrain",
     "connectome",
     "convert",

@@ -25,6 +25,7 @@ from slimbrain.doctor import checkup, examine, inspect_path, machine
 from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
+from slimbrain.prep.bids import list_runs
 from slimbrain.store import Store
 from slimbrain.train import pretrain
 
@@ -251,7 +252,10 @@ TABLES = {
 def test_inspect_tells_tables_by_their_columns(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tsv"
     path.write_text(format_tsv(TABLES[kind], [dict.fromkeys(TABLES[kind], "1")]), encoding="utf-8")
-    assert inspect_path(path) == {"path": str(path), "kind": kind, "rows": 1, "columns": ", ".join(TABLES[kind])}
+    expected = {"path": str(path), "kind": kind, "rows": 1, "columns": ", ".join(TABLES[kind])}
+    found = inspect_path(path)
+    # Of images to prepare it also says which would be taken.
+    assert found.items() >= expected.items() and (found == expected) is (kind != "images to prepare")
 
 
 def test_inspect_knows_a_mask_from_a_recording(tmp_path: Path) -> None:
@@ -329,3 +333,63 @@ def complete(tmp_path: Path) -> Callable[[str], list[str]]:
 )
 def test_bash_completes_commands_and_values(line: str, words: set[str], complete: Callable[[str], list[str]]) -> None:
     assert set(complete(line)) == words
+
+
+# --- which image is taken
+
+
+def named(root: Path, *names: str, tr: float = 0.72) -> None:
+    """Small images at these places, with the TR in their headers."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4))
+        image.header.set_zooms((3, 3, 3, tr))
+        image.header.set_xyzt_units("mm", "sec")
+        nibabel.save(image, root / name)
+
+
+def test_inspect_lists_the_image_that_is_taken_for_each_run_and_why(tmp_path: Path) -> None:
+    func = "sub-01/func/sub-01"
+    named(
+        tmp_path,
+        *(
+            f"{func}_task-rest_{version}_desc-preproc_bold.nii.gz"
+            for version in ("space-T1w", "space-MNI152NLin2009cAsym", "space-MNI152NLin6Asym")
+        ),
+        *(f"{func}_task-face_space-MNI152NLin6Asym_desc-{desc}_bold.nii.gz" for desc in ("preproc", "smooth")),
+        *(f"{func}_task-film_{version}desc-preproc_bold.nii.gz" for version in ("", "space-MNI152NLin6Asym_")),
+        f"{func}_task-rest_run-2_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz",
+        f"{func}_task-move_space-T1w_desc-preproc_bold.nii.gz",
+    )
+    (tmp_path / "task-face_bold.json").write_text('{"RepetitionTime": 2.0}')
+    rows = inspect_path(tmp_path)["runs"]
+    assert [(row["file"].split("_task-")[1].split("_desc")[0], row["tr"], row["why"]) for row in rows[:4]] == [
+        ("face_space-MNI152NLin6Asym", "2 s (sidecar)", "of 2 images desc-preproc before desc-smooth"),
+        ("film_space-MNI152NLin6Asym", "0.72 s (header)", "of 2 images the only one in an MNI152 space"),
+        ("rest_run-2_space-MNI152NLin6Asym", "0.72 s (header)", "the only one of its run"),
+        ("rest_space-MNI152NLin6Asym", "0.72 s (header)", "of 3 images space-MNI152NLin6Asym before space-MNI152NLin2009cAsym"),
+    ]
+    assert rows[4]["why"].startswith("refused: ") and "task-move" in rows[4]["file"] and len(rows) == 5
+    # What it says is taken is what prep takes.
+    taken, _ = list_runs(tmp_path)
+    assert [run.image.relative_to(tmp_path).as_posix() for run in taken] == [row["file"] for row in rows[:4]]
+
+
+def test_other_layouts_say_why_too(tmp_path: Path) -> None:
+    run = tmp_path / "hcp" / "100307" / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
+    named(run, "rfMRI_REST1_LR.nii.gz", "rfMRI_REST1_LR_hp2000_clean.nii.gz")
+    (row,) = inspect_path(tmp_path / "hcp")["runs"]
+    assert row["file"].endswith("hp2000_clean.nii.gz") and row["why"] == "the most cleaned of 2 images"
+    assert row["space"].startswith("MNI152NLin6Asym (HCP pipelines")
+    named(tmp_path / "adhd", "snwmrda0010001_session_1_rest_1.nii.gz", "sfnwmrda0010001_session_1_rest_1.nii.gz", tr=0.0)
+    (row,) = inspect_path(tmp_path / "adhd")["runs"]
+    assert row["file"].startswith("snwmrda") and row["why"] == "the one without band-pass filter" and row["tr"] == "not said: give --tr"
+
+
+def test_the_terminal_shows_the_first_runs_and_json_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named(tmp_path, *(f"sub-{n:02d}/func/sub-{n:02d}_task-rest_space-MNI152NLin6Asym_bold.nii" for n in range(23)))
+    assert run_command(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("sub-") for line in shown) == 20 and shown[-1] == "... and 3 more; --json lists all"
+    assert run_command(["inspect", str(tmp_path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 23

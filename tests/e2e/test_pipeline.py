@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import slimbrain
 from slimbrain.cli import run_command
 from slimbrain.disk.tsv import read_tsv
+from slimbrain.embed.features import read_embeddings
 from slimbrain.saliency import read_window_table
 from slimbrain.store import Store
 from slimbrain.train import read_metrics
@@ -121,6 +123,13 @@ def test_report_stands_alone(outputs: Path) -> None:
     assert "sub-001" in page
     assert 'src="http' not in page
     assert len(page) < 8e6
+
+
+def test_every_file_knows_the_command_that_made_it(outputs: Path) -> None:
+    listed = (outputs / "report.html").read_text(encoding="utf-8").split("Command lines, in order</figcaption>")[1].split("</pre>")[0]
+    names = re.findall(r"^(?:.*<code>)?slimbrain (prep|pretrain \w+|rank|evaluate|report) ", listed, flags=re.MULTILINE)
+    assert names == ["prep", "pretrain temporal", "rank", "pretrain voxel", "evaluate", "report"]
+    assert read_embeddings(outputs / "vectors.npz").command.startswith(f"slimbrain embed {outputs / 'store'} --model")
 
 
 def test_embedding_again_gives_the_same_numbers(outputs: Path, tmp_path: Path) -> None:

@@ -204,6 +204,27 @@ def test_every_number_has_a_name(pooling: str, width: int, cohort: Cohort, vecto
         np.testing.assert_allclose(frame.to_numpy()[0], vectors[0, :width], atol=1e-6)
 
 
+def test_pandas_output_is_indexed_by_session(cohort: Cohort, vectors: np.ndarray, tmp_path: Path) -> None:
+    """So that it joins with a table of sessions, in whatever order; a table of images keeps its own index."""
+    import pandas as pd
+
+    store = Store(cohort.store)
+    encoder = SlimBrainEncoder(cohort.voxel, store=store).fit().set_output(transform="pandas")
+    keys = [info.key for info in store.sessions]
+    whole = encoder.transform(store)
+    assert list(whole.index) == keys and whole.index.name == "session" and np.array_equal(whole.to_numpy(), vectors)
+    some = encoder.transform([keys[3], keys[0]])
+    pd.testing.assert_frame_equal(some, whole.loc[[keys[3], keys[0]]])
+    sessions = pd.read_csv(cohort.store / "sessions.tsv", sep="\t", index_col="session")
+    assert list(some.join(sessions["participant_id"])["participant_id"]) == [cohort.subjects[3], cohort.subjects[0]]
+    renamed = shutil.copy(cohort.images[1], tmp_path / "scan.nii.gz")
+    assert list(encoder.transform([cohort.images[0], renamed]).index) == [keys[0], str(tmp_path / "scan.nii.gz")]
+    table = pd.DataFrame({"image": [str(cohort.images[0])]}, index=["mine"])
+    assert list(encoder.transform(table).index) == ["mine"]
+    encoder.set_output(transform="default")
+    assert isinstance(encoder.transform([keys[0]]), np.ndarray)
+
+
 def test_names_of_stage_1(cohort: Cohort) -> None:
     encoder = SlimBrainEncoder(cohort.temporal).fit()
     assert len(encoder.get_feature_names_out()) == encoder.transform(cohort.images[:1]).shape[1] == 32

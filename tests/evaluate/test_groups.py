@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from phenotype_samples import write_store
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.compare import _compare
+from slimbrain.evaluate.compare import compare
 from slimbrain.evaluate.groups import bound_together, deal_groups
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.result import Grouping
@@ -86,7 +86,7 @@ def test_inner_splits_keep_groups_too() -> None:
 def test_the_result_says_who_was_kept_together() -> None:
     data, _, target = twins(10)
     sets = [FeatureSet(name, "linear probe", data) for name in ("ours", "theirs")]
-    result = _compare(Task("t", "t", policy=SplitPolicy(n_splits=2, seeds=(0,))), target, sets[:1], sets[1:], n_resamples=20)
+    result = compare(Task("t", "t", policy=SplitPolicy(n_splits=2, seeds=(0,))), target, sets[:1], sets[1:], n_resamples=20)
     assert result.groups == Grouping(by="family", count=10)
     assert "Subjects who share family are on one side of every split: 10 groups." in to_markdown(result)
     unknown = result.model_copy(update={"groups": Grouping(by="Family_ID", count=None)})

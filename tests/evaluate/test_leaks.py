@@ -15,7 +15,7 @@ from slimbrain.config import WindowConfig
 from slimbrain.disk.seal import sha256
 from slimbrain.errors import InputError
 from slimbrain.evaluate import leaks
-from slimbrain.evaluate.compare import _compare
+from slimbrain.evaluate.compare import compare
 from slimbrain.evaluate.leaks import _require_apart, _require_no_duplicates, _require_no_overlap, scoring_record, screen
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.result import Scoring
@@ -294,7 +294,7 @@ def target_of(n_people: int = 40, sessions: int = 2) -> Target:
 def test_the_result_says_how_often_test_was_scored(policy: SplitPolicy, tuned: str) -> None:
     target, rng = target_of(), np.random.default_rng(0)
     sets = [FeatureSet(name, "linear probe", rng.normal(size=(80, 3))) for name in ("ours", "theirs")]
-    result = _compare(Task("t", "t", policy=policy), target, sets[:1], sets[1:], n_resamples=20)
+    result = compare(Task("t", "t", policy=policy), target, sets[:1], sets[1:], n_resamples=20)
     wanted = Scoring(tests_per_seed=1, seeds=3, predictors=2, tuned_on=tuned, fitted_on="the training subjects")
     assert result.test_scored == wanted
     line = f"Test: each subject is tested once per seed (3) and predictor (2); tuned on {tuned}, fitted on the training subjects."
@@ -313,7 +313,7 @@ def test_a_subject_tested_twice_or_on_two_sides_is_refused(monkeypatch: pytest.M
     torn = [Split(rows[1:], rows[:0], rows[:1])]
     monkeypatch.setattr(leaks, "outer_splits", lambda *arguments: torn)
     with pytest.raises(InputError, match="is in train and in test"):
-        _compare(Task("t", "t"), target, [FeatureSet("ours", "probe", np.zeros((80, 1)))], [], n_resamples=20)
+        compare(Task("t", "t"), target, [FeatureSet("ours", "probe", np.zeros((80, 1)))], [], n_resamples=20)
 
 
 def test_identification_fits_and_tunes_nothing() -> None:

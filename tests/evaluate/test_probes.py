@@ -15,7 +15,7 @@ from slimbrain.errors import InputError
 from slimbrain.evaluate import probes
 from slimbrain.evaluate.baselines import majority
 from slimbrain.evaluate.probes import FeatureSet, cross_validate, ranking_loss, summed_loss
-from slimbrain.evaluate.splits import SplitPolicy, outer_splits
+from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits, pose
 from slimbrain.evaluate.stats import bootstrap, score
 
 QUICK = SplitPolicy(n_splits=3, seeds=(0,))
@@ -142,6 +142,9 @@ def test_the_majority_baseline_is_the_majority() -> None:
         expected = dummy.fit(split.train[:, None], labels[split.train]).predict_proba(split.test[:, None])
         assert oof.scores[0, split.test] == pytest.approx(expected, abs=1e-3)
     assert score(oof, "accuracy")[0] == 0.7 and score(oof, "balanced_accuracy")[0] == 0.5 and score(oof, "auc")[0] == 0.5
+    # Whatever the folds, of which none has the shares of another.
+    uneven = cross_validate(majority(31), np.repeat(["few", "many"], [8, 23]), np.arange(31), "classification", QUICK)
+    assert score(uneven, "balanced_accuracy")[0] == 0.5 and score(uneven, "accuracy")[0] == 23 / 31
 
 
 def test_few_subjects_of_a_class_mean_fewer_folds() -> None:
@@ -189,11 +192,24 @@ def test_a_rare_class_is_named_and_settings_are_chosen_by_rank() -> None:
     assert float(score(scored, "auc")[0]) > 0.7
     assert recall_score(scored.truth, said, average="macro") < float(score(scored, "balanced_accuracy")[0]) - 0.03
     assert float(score(scored, "balanced_accuracy")[0]) > 0.63
-    # The likeliest class at the training set's shares, by hand; every fold trains on as many of each.
-    share = np.array([1 / 6, 5 / 6])
-    by_hand = recall_score(scored.truth, (scored.scores[0] / share).argmax(axis=1), average="macro")
-    assert float(score(scored, "balanced_accuracy")[0]) == pytest.approx(by_hand)
-    assert float(score(scored, "accuracy")[0]) == pytest.approx(np.mean(said == scored.truth))
+    for metric, average in (("balanced_accuracy", "macro"), ("accuracy", "micro")):
+        named = (scored.scores[0] / scored.cutoffs[metric][0]).argmax(axis=1)
+        assert float(score(scored, metric)[0]) == pytest.approx(recall_score(scored.truth, named, average=average))
+
+
+def test_cutoffs_know_nothing_of_the_test_subjects() -> None:
+    """Turn the labels of one fold's subjects round: its cutoffs stay, the others' move."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(60, 5)), (np.arange(60) % 3 == 0).astype(int)
+    x[:, 0] += y
+    problem, turned = (pose(labels, np.arange(60), "classification") for labels in (y, np.where(np.arange(60) < 20, 1 - y, y)))
+    for first, last, alike in ((0, 20, True), (40, 60, False)):
+        test = np.arange(first, last)
+        split = Split(np.setdiff1d(np.arange(60), test), test[:0], test)
+        found, after = (features(x).fit_predict(each, split, 0).cutoffs for each in (problem, turned))
+        assert found is not None and after is not None
+        # Inner splits are dealt by label, so that turned labels of training subjects change them.
+        assert np.array_equal(found["balanced_accuracy"], after["balanced_accuracy"]) == alike
 
 
 def test_ranking_loss_prefers_what_ranks_to_what_is_calibrated() -> None:

@@ -25,6 +25,7 @@ from slimbrain.evaluate.result import Grouping
 from slimbrain.evaluate.splits import Split, outer_splits
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.evaluate.tasks import Target, get_task, primary_metric, read_target
+from slimbrain.store import Store
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 
@@ -235,6 +236,22 @@ def test_participants_tsv_serves_where_it_has_the_columns(tmp_path: Path) -> Non
         read_target(get_task("abide-age"), store)
 
 
+def test_the_words_of_bids_are_read_as_the_codes_of_the_cohort(tmp_path: Path) -> None:
+    """The same four tasks from a table with the words of BIDS and from the cohort's own file."""
+    store = write_store(tmp_path / "store", ABIDE_SESSIONS)
+    words = {"1": "autism", "2": "control", "-9999": "n/a"}
+    lines = ["participant_id\tage\tsex\tdiagnosis\tsite"]
+    for row in ABIDE_ROWS:
+        age = row["AGE_AT_SCAN"].replace("-9999", "n/a")
+        lines.append("\t".join([f"sub-00{row['SUB_ID']}", age, "MF"[int(row["SEX"]) - 1], words[row["DX_GROUP"]], row["SITE_ID"]]))
+    (store.root / "participants.tsv").write_text("\n".join(lines) + "\n")
+    official = write_phenotypes(tmp_path / "abide.csv", "abide", ABIDE_ROWS)
+    for name in ("abide-age", "abide-age-class", "abide-diagnosis", "abide-sex"):
+        told, coded = (read_target(get_task(name, phenotypes=files), Store(store.root)) for files in ((), [official]))
+        assert labels_of(told) == labels_of(coded) and told.strata is not None and told.strata.tolist() == coded.strata.tolist()
+        assert [known.get("age") for known in told.known] == [known.get("age") for known in coded.known]
+
+
 def test_a_file_of_other_people_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lists none of the 2 participants of .* \(there sub-1, here "):
         read(tmp_path, "abide-diagnosis", "abide", ABIDE_ROWS, [("1",), ("2",)])
@@ -325,6 +342,7 @@ def test_the_published_values_are_those_of_the_paper() -> None:
         "abide-age-class": [64.41],
         "abide-age": [21.75],
         "abide-diagnosis": [],
+        "abide-sex": [],
     }
 
 

@@ -292,3 +292,57 @@ def test_choosing_inside_takes_the_least_inner_loss_of_each_fold() -> None:
 def test_a_metric_of_the_other_kind_is_refused() -> None:
     with pytest.raises(InputError, match="auc is not a metric of this task"):
         score(classified(np.arange(5.0), np.zeros((5, 1))), "auc")
+
+
+def noise_predictions(way: str, cohort: int) -> OutOfFold:
+    """40 subjects, 50 features and a target of noise: five folds of a learner that sums all features, or keeps the best of them."""
+    rng, n = np.random.default_rng(cohort), 40
+    x, y, fold, said = rng.normal(size=(n, 50)), rng.normal(size=n), np.arange(n) % 5, np.empty(n)
+    for number in range(5):
+        train = fold != number
+        z, target = x - x[train].mean(0), y[train] - y[train].mean()
+        along, power = z[train].T @ target, (z[train] ** 2).sum(0)
+        best = np.abs(along / np.sqrt(power)).argmax()
+        said[~train] = z[~train] @ along if way == "all" else z[~train, best] * along[best] / power[best]
+    return classified(y, said[:, None], fold=fold)
+
+
+@pytest.mark.parametrize("way", ["all", "best"])
+def test_a_choice_among_noise_is_not_significant_more_often_than_promised(way: str) -> None:
+    """As labels move around fixed predictions, a p of 0.05 comes twice as often as it should: each pair of subjects counts twice."""
+    n_cohorts, small, fixed = 300, 0, 0
+    for cohort in range(n_cohorts):
+        predictions = noise_predictions(way, cohort)
+        small += permutation_p(predictions, "r", 199, cohort) <= 0.05
+        fixed += permutation_p(replace(predictions, fold=np.zeros((1, 40), dtype=int)), "r", 199, cohort) <= 0.05
+    assert small <= binom.ppf(0.99, n_cohorts, 0.05) < fixed
+
+
+def test_scores_of_a_cross_validation_vary_twice_as_much_as_around_fixed_predictions() -> None:
+    """The closed form that the p-value uses: a learner linear in its labels, its score summed over pairs in different folds."""
+    rng, n = np.random.default_rng(0), 30
+    x, apart = rng.normal(size=(n, 40)), np.arange(n)[:, None] % 5 != np.arange(n) % 5
+    kernel = x @ x.T * apart
+    labels = rng.choice([-1.0, 1.0], size=(20_000, n))
+    said = labels @ kernel
+    assert np.var((labels * said).sum(axis=1)) == pytest.approx(2 * np.mean((said**2).sum(axis=1)), rel=0.05)
+
+
+def test_which_predictions_taught_each_other() -> None:
+    truth, scores = random_classes(0, 12, 2)
+    both = np.stack([scores, scores])
+    assert not classified(truth, scores).taught_each_other
+    assert classified(truth, scores, fold=np.arange(12) % 3).taught_each_other
+    half = np.where(np.arange(12) < 6, 0, -1)
+    assert not classified(truth, both, fold=half).taught_each_other
+    assert classified(truth, both, fold=np.stack([half, half[::-1]])).taught_each_other
+
+
+def test_labels_of_families_move_whole() -> None:
+    """Three pairs of twins, ranked perfectly, and two who are alone: the pairs' labels can be dealt in three ways, the others' in two."""
+    truth = np.array([1, 1, 0, 0, 0, 0, 1, 0])
+    family = np.array(list("aabbccde"))
+    alone = classified(truth, np.eye(2)[truth])
+    found = permutation_p(replace(alone, group=family), "accuracy", 6000)
+    assert found == pytest.approx(1 / 6, abs=0.02)
+    assert permutation_p(alone, "accuracy", 6000) == pytest.approx(1 / 56, abs=0.01)

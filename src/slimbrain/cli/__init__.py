@@ -13,7 +13,8 @@ import typer
 
 from slimbrain import __version__
 from slimbrain.cli.data import prep, simulate
-from slimbrain.cli.first import demo, doctor, inspect
+from slimbrain.cli.datasets import datasets
+from slimbrain.cli.first import demo, doctor, inspect, run
 from slimbrain.cli.launch import launch, moved
 from slimbrain.cli.ledger import ledger, withdraw
 from slimbrain.cli.maps import explain
@@ -21,6 +22,7 @@ from slimbrain.cli.models import connectome, convert, embed, group, plan, pretra
 from slimbrain.cli.options import CommandLine
 from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
+from slimbrain.cli.split import split
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import SlimbrainError, TransformWarning
 
@@ -33,8 +35,11 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    run,
     simulate,
+    datasets,
     prep,
+    split,
     pretrain,
     connectome,
     convert,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimbrain.cli.options import SEED, one_of, typed_command
+from slimbrain.cli.options import SEED, one_of, typed_command, whole_command
 from slimbrain.errors import InputError
 
 
@@ -72,7 +72,7 @@ def prep(
     mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
     channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
     atlas: Annotated[str | None, typer.Option(help="Atlas to take, where XCP-D or giga_connectome wrote series of several.")] = None,
-    resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
+    resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm, 8mm or 8mm-p1 (patches of one voxel).")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     tr: Annotated[float | None, typer.Option(help="Seconds per frame, where the files do not say.")] = None,
     min_coverage: Annotated[float, typer.Option(help="Leave out runs that cover a smaller share of the mask.")] = 0.7,
@@ -114,6 +114,7 @@ def prep(
     """
     from slimbrain.prep.options import checked_options
     from slimbrain.prep.run import prepare
+    from slimbrain.store.description import record_command
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -141,6 +142,7 @@ def prep(
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label, "session_id": session_id, "task_id": task_id}
     summary = prepare(source, out, checked_options(values))
+    record_command(out, whole_command(context))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
     if shard is None:

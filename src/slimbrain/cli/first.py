@@ -1,4 +1,4 @@
-"""`slimbrain demo`, `inspect` and `doctor`: the first minutes."""
+"""`slimbrain demo`, `run`, `inspect` and `doctor`: the first minutes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import typer
 
 from slimbrain.cli.options import OUT, PRESET, SEED, THREADS, one_of, print_facts, set_threads
 
+_SHOWN_RUNS = 20
+"""Runs of a source that `inspect` lists on a terminal."""
 
-def demo(out: OUT = Path("demo-run"), seed: SEED = 0, threads: THREADS = None) -> None:
+
+def demo(
+    out: OUT = Path("demo-run"),
+    quick: Annotated[bool, typer.Option("--quick", help="A small cohort and hardly any training: every step, in under a minute.")] = False,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
     """Simulate a cohort and run everything on it, in a few minutes on a CPU.
 
     Example: `slimbrain demo --out demo-run`, then open demo-run/report.html.
@@ -19,7 +27,42 @@ def demo(out: OUT = Path("demo-run"), seed: SEED = 0, threads: THREADS = None) -
     from slimbrain.demo import run_demo
 
     set_threads(threads)
-    run_demo(out, seed, run_command)
+    run_demo(out, seed, run_command, quick)
+
+
+def run(
+    source: Annotated[Path, typer.Argument(help="Recordings that `slimbrain prep` reads, or a store.", show_default=False)],
+    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, or another task of `slimbrain evaluate`.")],
+    out: OUT,
+    model: Annotated[
+        str,
+        typer.Option(help="Folder or hub id; if not given, one that comes with the package, or stage 1 pretrained on half of the people."),
+    ] = "",
+    preset: Annotated[str, PRESET] = "tiny",
+    resolution: Annotated[str, typer.Option(help="Lattice of the store; stage 1 reads cells of 16 mm in any of them.")] = "8mm",
+    layout: Annotated[str, typer.Option(help="As for `slimbrain prep`.")] = "auto",
+    tr: Annotated[float | None, typer.Option(help="Seconds per frame, where the files do not say.")] = None,
+    channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="Atlas to take, where a source has series of several.")] = None,
+    denoise: Annotated[str, typer.Option(help="none, simple or scrubbing (fMRIPrep confounds).")] = "none",
+    nprocs: Annotated[int, typer.Option(min=1, help="Runs prepared in parallel.")] = 1,
+    seed: SEED = 0,
+    threads: THREADS = None,
+) -> None:
+    """Recordings to a page with a result, with defaults: prep, embed, evaluate, report; every step is printed as its command.
+
+    Run again, it resumes: what is done, and reads what it read, is not done again.
+
+    Example: `slimbrain run fmriprep/ --task column:sex --out results/`
+    """
+    from slimbrain.cli import run_command
+    from slimbrain.pipeline import OwnData, run_own_data
+
+    set_threads(threads)
+    given = {"--layout": layout, "--tr": tr, "--channels": channels, "--atlas": atlas, "--denoise": denoise, "--nprocs": nprocs}
+    defaults: dict[str, object] = {"--layout": "auto", "--denoise": "none", "--nprocs": 1}
+    prep = [str(word) for name, value in given.items() if value is not None and value != defaults.get(name) for word in (name, value)]
+    print(f"\nOpen {run_own_data(OwnData(source, task, model, preset, resolution, prep, seed), out, run_command)}")
 
 
 def inspect(
@@ -28,13 +71,22 @@ def inspect(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a file or folder is, what it holds, and which command reads it.
+    """Say what a file or folder is, what it holds, and which command reads it; of recordings, the image taken for each run, and why.
 
     Example: `slimbrain inspect store/`
     """
+    from slimbrain.disk.tsv import format_tsv
     from slimbrain.doctor import inspect_path
+    from slimbrain.doctor.look import RUNS
+    from slimbrain.doctor.recordings import COLUMNS
 
-    print_facts(inspect_path(path), as_json)
+    facts = inspect_path(path, None if as_json else _SHOWN_RUNS)
+    runs = [] if as_json else facts.pop(RUNS, [])
+    print_facts(facts, as_json)
+    if runs:
+        print(f"\n{format_tsv(COLUMNS, runs)}", end="")
+        left = facts["usable runs"] + facts.get("refused", 0) - len(runs)
+        print(f"... and {left} more; --json lists all" if left else "", end="\n" if left else "")
 
 
 def doctor(
@@ -45,8 +97,8 @@ def doctor(
     resolution: Annotated[
         str | None,
         typer.Option(
-            help="Lattice to measure speed with: 2mm, 4mm or 8mm; the store's, or the one the preset is for, if not given.",
-            autocompletion=one_of("2mm", "4mm", "8mm"),
+            help="Lattice to measure speed with: 2mm, 4mm, 8mm or 8mm-p1; the store's, or the one the preset is for, if not given.",
+            autocompletion=one_of("2mm", "4mm", "8mm", "8mm-p1"),
         ),
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,

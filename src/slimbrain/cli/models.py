@@ -25,6 +25,7 @@ from slimbrain.cli.options import (
     set_threads,
     temporal_or_shipped,
     typed_command,
+    whole_command,
 )
 from slimbrain.errors import InputError
 
@@ -83,7 +84,8 @@ def pretrain(
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
     if process_number() == 0:
         health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
-        print(f"loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")
+        skill = f"skill {last['skill']:.3f}, " if "skill" in last else ""
+        print(f"{skill}loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")
 
 
 def convert(
@@ -124,7 +126,7 @@ def plan(
         str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")
     ] = "cuda",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
-    resolution: Annotated[str, typer.Option(help="2mm, 4mm or 8mm.")] = "2mm",
+    resolution: Annotated[str, typer.Option(help="2mm, 4mm, 8mm or 8mm-p1.")] = "2mm",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. voxel.embed=96.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -146,6 +148,7 @@ def plan(
 
 
 def rank(
+    context: typer.Context,
     store: STORE,
     out: OUT,
     temporal: TEMPORAL_MODEL = None,
@@ -188,15 +191,16 @@ def rank(
     given = {name: value for name, value in choices.items() if value is not None}
     saliency = checked(SaliencyConfig, {**trained_saliency(model).model_dump(), **given}, "slimbrain rank")
     rows = rank_store(opened, model, saliency)
-    write_window_table(out, rows)
+    write_window_table(out, rows, typed_command(context))
     left_out = sum(not row.chosen for row in rows)
     budget = f", {left_out} left out by the budget" if left_out else ""
     print(f"{len(rows)} windows of {len(opened.sessions)} sessions ranked in {out}{budget}")
 
 
 def embed(
+    context: typer.Context,
     store: STORE,
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="One file, NAME.npz, or a folder for a BIDS derivative: a table per session.")],
     model: Annotated[
         str | None, typer.Option(help="Model folder of a run, or a hub id; the stage 1 model that comes with slimbrain if not given.")
     ] = None,
@@ -214,23 +218,31 @@ def embed(
 
     Example: `slimbrain embed store/ --out embeddings.npz`
     """
+    from dataclasses import replace
+
     from slimbrain.disk.shards import Shard
-    from slimbrain.embed.features import embed_store, require_npz
-    from slimbrain.embed.joining import part_path, sessions_of
+    from slimbrain.embed.derivative import write_derivative
+    from slimbrain.embed.features import embed_store, feature_names
+    from slimbrain.embed.joining import is_npz, part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
 
-    require_npz(out)
+    as_npz = is_npz(out)
     set_threads(threads)
     opened = open_store(store, participants)
     if shard is not None:
         part = Shard.parse(shard)
-        opened, out = sessions_of(opened, part), part_path(out, part)
+        # Shards of a derivative share its folder.
+        opened, out = sessions_of(opened, part), part_path(out, part) if as_npz else out
     model = temporal_or_shipped(model)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     if embeddings.all_alike():
         print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
-    embeddings.save(out, model)
+    embeddings = replace(embeddings, command=whole_command(context))
+    if as_npz:
+        embeddings.save(out, model)
+    else:
+        write_derivative(out, embeddings, model, feature_names(loaded, pooling), opened)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 
 

@@ -111,6 +111,16 @@ def temporal_or_shipped(named: str | None) -> str:
     return TEMPORAL
 
 
+def whole_command(context: typer.Context) -> str:
+    """The command being run, without `--shard`: what all shards are parts of."""
+    words = list(typed_line(context).words)
+    for place, word in enumerate(words):
+        if word == "--shard" or word.startswith("--shard="):
+            del words[place : place + (2 if word == "--shard" else 1)]
+            break
+    return str(CommandLine(tuple(words)))
+
+
 def set_threads(threads: int | None) -> None:
     """Give torch as many CPU threads, or leave it its own choice."""
     if threads:

@@ -39,9 +39,12 @@ def _list_tasks(context: typer.Context, asked: bool) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     store: STORE,
     model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
-    task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, `identity`, or a benchmark of `--list`.")],
+    task: Annotated[
+        str, typer.Option(help="`column:NAME` of participants.tsv or sessions.tsv, `identity`, `events`, or a benchmark of `--list`.")
+    ],
     out: OUT,
     method: _METHOD = None,
     windows: WINDOWS = None,
@@ -67,6 +70,32 @@ def evaluate(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave out copies of recordings: both where labels disagree, else one.")
     ] = False,
+    split: Annotated[str, typer.Option(help="`5-fold`, another number of folds, or `70/10/20`; the task's own if not given.")] = "",
+    labelled: Annotated[
+        str, typer.Option(help="Numbers of labelled participants, `30,60,120`: a curve, each point tested on all other participants.")
+    ] = "",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Times that participants are divided: 3, or with --labelled 5 draws, if not given.")
+    ] = None,
+    leave_out: Annotated[
+        str, typer.Option(help="Column of participants.tsv, such as `site`: each of its values is tested by models of all others.")
+    ] = "",
+    transfer_to: Annotated[
+        Path | None, typer.Option(help="Another store, which is tested; this one is trained on. Their participants must be others.")
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Windows of so many frames are the samples, and not whole runs; for states (`column:task`, `events`)."),
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="`default`, or `all`: PoSCE, matrix power, co-skewness and connectivity less confounds as well.")
+    ] = "default",
+    pretraining_people: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of participants of the store, or another store: linear pretraining learns from them, not the model's own."
+        ),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_tasks, help="Print the benchmarks and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: THREADS = None,
@@ -78,6 +107,8 @@ def evaluate(
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
     from slimbrain.disk.atomic import write_text
+    from slimbrain.embed.features import read_embeddings
+    from slimbrain.evaluate.designs import Design
     from slimbrain.evaluate.finetune import FinetuneConfig
     from slimbrain.evaluate.methods import Options, Tuning, evaluate_models
     from slimbrain.evaluate.result import write_result
@@ -87,8 +118,12 @@ def evaluate(
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
-    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), allow_overlap, drop_duplicates, tuning)
+    design = Design(split, labelled, seeds, leave_out, transfer_to, frames)
+    known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
+    options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
     result = evaluate_models(open_store(store, participants), task, model, options)
+    made = [*(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
+    result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))

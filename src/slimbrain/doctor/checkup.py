@@ -43,6 +43,12 @@ class Checkup:
         Windows per second of each kind of work that was timed.
     problems : list of str
         What makes the machine or the store unfit, one sentence each.
+
+    Examples
+    --------
+    >>> found = Checkup(facts={"torch": "2.13.0"}, problems=["no space is left in the folder of the store"])
+    >>> found.to_dict()["fit"]
+    False
     """
 
     facts: dict[str, Any] = field(default_factory=dict)

@@ -11,11 +11,21 @@ from slimbrain.errors import InputError, SlimbrainError
 
 _Facts = dict[str, Any]
 
+RUNS = "runs"
+"""The fact that is a table: the image that would be taken for each run."""
 
-def inspect_path(path: Path) -> _Facts:
+
+def inspect_path(path: Path, shown: int | None = None) -> _Facts:
     """Name, kind and contents of anything that slimbrain reads or writes.
 
-    Folders: store, run, training state(s), model, recordings to prepare. Files: see `slimbrain.doctor.files`.
+    Folders: store, run, training state(s), model, embeddings, recordings to prepare. Files: see `slimbrain.doctor.files`.
+
+    Parameters
+    ----------
+    path : Path
+        What to look at.
+    shown : int, optional
+        Most runs of a source to describe one by one; all if not given.
 
     Raises
     ------
@@ -27,10 +37,12 @@ def inspect_path(path: Path) -> _Facts:
         there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
         raise InputError(f"{path}: does not exist, {there} does; check the path.")
     if not path.is_dir():
-        return {"path": str(path), **describe_file(path)}
-    for says in (_store, _run, _states, _state, _model, _recordings):
-        if facts := says(path):
-            return {"path": str(path), **facts}
+        facts = describe_file(path)
+        listed = _recordings(path, shown) if facts.get("kind") == "images to prepare" else None
+        return {"path": str(path), **(listed or {}), **facts}
+    for says in (_store, _run, _states, _state, _model, _embeddings, lambda path: _recordings(path, shown)):
+        if found := says(path):
+            return {"path": str(path), **found}
     raise InputError(
         f"{path}: is a folder of nothing slimbrain reads; give a store, a run, a model, a training state, or recordings (docs/inputs.md)."
     )
@@ -126,8 +138,20 @@ def _model(path: Path) -> _Facts | None:
     return {**facts, **window, **model.provenance.contract.to_dict(), **training, "read by": commands}
 
 
-def _recordings(path: Path) -> _Facts | None:
-    """A folder that `slimbrain prep` would take; it is listed and not opened."""
+def _embeddings(path: Path) -> _Facts | None:
+    from slimbrain.embed.derivative import is_derivative, read_derivative
+
+    if not is_derivative(path):
+        return None
+    made = read_derivative(path)
+    facts = {"kind": "embeddings (BIDS derivative)", "sessions": len(made.keys), "participants": len(set(made.subjects))}
+    facts |= {"dimensions": made.values.shape[1], "pooling": made.pooling, **made.contract.to_dict()}
+    return {**facts, "read by": "slimbrain evaluate --embeddings, and whatever reads BIDS derivatives"}
+
+
+def _recordings(path: Path, shown: int | None = None) -> _Facts | None:
+    """A folder that `slimbrain prep` would take; it is listed, and of its images at most headers are read."""
+    from slimbrain.doctor.recordings import describe_taken
     from slimbrain.prep.layouts import LAYOUTS, find_recordings
     from slimbrain.prep.layouts.base import RecordingQuery
 
@@ -149,4 +173,4 @@ def _recordings(path: Path) -> _Facts | None:
     facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(runs), "participants": len(people)}
     if refused:
         facts |= {"refused": len(refused), "first reason": refused[0].reason}
-    return {**facts, "read by": "slimbrain prep"}
+    return {**facts, "read by": "slimbrain prep", RUNS: describe_taken(found.root, runs, refused, shown)}

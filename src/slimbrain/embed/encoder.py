@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -64,6 +65,14 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     model_ : the model, with its `provenance`.
     windows_ : the table, the stage 1 model, `still`, or None.
     weights_ : hash of the weights; a copy that finds others refuses to go on.
+
+    Examples
+    --------
+    >>> encoder = SlimBrainEncoder("runs/voxel/model", pooling="mean").fit()
+    >>> encoder.transform("store").shape
+    (3, 64)
+    >>> encoder.set_output(transform="pandas").transform("store").index.name
+    'session'
     """
 
     def __init__(
@@ -111,7 +120,8 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        (N, D) float32, one row per session.
+        (N, D) float32, one row per session; after `set_output(transform="pandas")` a table indexed by session, or like X if that is a
+        table itself.
 
         Raises
         ------
@@ -131,13 +141,22 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         embedded = embed_store(sessions, self.model_, self.windows_, self.k, pooling=self.pooling)
         _warn_of_overlap(embedded, sessions, self.model_.provenance)
         rows = embedded.by_session()
-        return embedded.values if keys is None else np.stack([rows[key] for key in keys])
+        values = embedded.values if keys is None else np.stack([rows[key] for key in keys])
+        return self._by_session(values, embedded.keys if keys is None else keys, X)
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
         """(D,) names: what was pooled, or which unit, and the number of the feature."""
         check_is_fitted(self)
         self._reload()
         return np.array(feature_names(self.model_, self.pooling), dtype=object)
+
+    def _by_session(self, values: FloatArray, keys: Sequence[str], X: object) -> Any:
+        """The vectors as they are, or with the sessions as index where pandas is asked for; scikit-learn then adds the columns' names."""
+        if _get_output_config("transform", self)["dense"] != "pandas" or hasattr(X, "iloc"):
+            return values
+        import pandas
+
+        return pandas.DataFrame(values, index=pandas.Index(keys, name="session"))
 
     def _sessions(self, X: object) -> tuple[Sessions, list[str] | None]:
         """Where X is read from, and the key of each of its rows if that is not the order of what is read."""

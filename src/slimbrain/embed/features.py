@@ -54,6 +54,8 @@ class Embeddings:
         Of each session, by which a model remembers recordings; empty where it remembers nobody.
     weights_sha256, pooling : str
         Of the model that made them, and how it pooled.
+    command : str
+        The command line that made them; empty where there was none.
     """
 
     keys: tuple[str, ...]
@@ -64,6 +66,7 @@ class Embeddings:
     signatures: tuple[str, ...] = field(default=(), repr=False)
     weights_sha256: str = ""
     pooling: str = ""
+    command: str = ""
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
@@ -75,11 +78,11 @@ class Embeddings:
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
-        `frames_used` (JSON).
+        `command`, `frames_used` (JSON).
 
         `frames_used` has the frames of each session that the model used, as [first, one after the last] of every stretch.
         """
-        path = require_npz(path)
+        path = Path(path)
         arrays: dict[str, Any] = {
             "session": np.array(self.keys),
             "subject": np.array(self.subjects),
@@ -88,33 +91,25 @@ class Embeddings:
             "model": model,
             "weights_sha256": self.weights_sha256,
             "pooling": self.pooling,
-            "frames_used": json.dumps({key: _stretches(frames) for key, frames in self.frames_used.items()}),
+            "command": self.command,
+            "frames_used": json.dumps({key: stretches_of(frames) for key, frames in self.frames_used.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def require_npz(path: str | Path) -> Path:
-    """A name for embeddings, refused before the work and not after it.
-
-    Raises
-    ------
-    InputError
-        If it does not end in .npz.
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise InputError(f"{path}: embeddings are written as npz; give a name that ends in .npz.")
-    return path
-
-
 def read_embeddings(path: str | Path) -> Embeddings:
-    """Read what `Embeddings.save` wrote.
+    """Read what `slimbrain embed` wrote: an npz file, or a folder with a BIDS derivative.
 
     Raises
     ------
     InputError
         If it is nothing of the kind, or was written before embeddings named their weights.
     """
+    if Path(path).is_dir():
+        # That module writes and reads the class above.
+        from slimbrain.embed.derivative import read_derivative
+
+        return read_derivative(Path(path))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             stretches: dict[str, list[tuple[int, int]]] = json.loads(str(arrays["frames_used"]))
@@ -122,16 +117,22 @@ def read_embeddings(path: str | Path) -> Embeddings:
                 tuple(arrays["session"].tolist()),
                 tuple(arrays["subject"].tolist()),
                 arrays["embedding"],
-                {key: np.concatenate([np.arange(*stretch) for stretch in parts]) for key, parts in stretches.items()},
+                {key: frames_of(parts) for key, parts in stretches.items()},
                 Contract.from_dict(json.loads(str(arrays["contract"]))),
                 weights_sha256=str(arrays["weights_sha256"]),
                 pooling=str(arrays["pooling"]),
+                command=str(arrays["command"]) if "command" in arrays else "",
             )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error
 
 
-def _stretches(frames: _IntArray) -> list[tuple[int, int]]:
+def frames_of(stretches: Sequence[Sequence[int]]) -> _IntArray:
+    """The frames of stretches given as (first, one after the last)."""
+    return np.concatenate([np.arange(*stretch) for stretch in stretches])
+
+
+def stretches_of(frames: _IntArray) -> list[tuple[int, int]]:
     """Runs of frames that follow each other, as (first, one after the last)."""
     parts = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1)
     return [(int(part[0]), int(part[-1]) + 1) for part in parts]

@@ -1,4 +1,4 @@
-"""Embeddings that several processes wrote, each a part of a store's sessions, as one file."""
+"""Where embeddings are written, and those that several processes wrote, each a part of a store's sessions, as one file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from slimbrain.store import Store
 _ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
+_OF_ONE = ("command",)
+"""Arrays that are taken from the first part."""
+
 _BY_SESSION = "frames_used"
 """JSON by session; the remaining arrays have one row per session."""
 
@@ -34,6 +37,20 @@ def sessions_of(store: Store, shard: Shard) -> Store:
     if not mine:
         raise InputError(f"--shard {shard}: the store {store.root} has only {len(sessions)} sessions; make fewer shards.")
     return store.only([info.key for info in mine])
+
+
+def is_npz(path: str | Path) -> bool:
+    """Whether embeddings of this name are one npz file, and not a BIDS derivative, whose name is that of a folder.
+
+    Raises
+    ------
+    InputError
+        If the name is that of another file; it is refused before the work and not after it.
+    """
+    path = Path(path)
+    if path.suffix not in ("", ".npz") and not path.is_dir():
+        raise InputError(f"{path}: embeddings are one npz file or a BIDS derivative; give a name that ends in .npz, or a folder's.")
+    return path.suffix == ".npz"
 
 
 def part_path(out: Path, shard: Shard) -> Path:
@@ -58,7 +75,7 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
     for name in _ALIKE:
         if len({str(part[name]) for part in loaded}) > 1:
             raise InputError(f"{out}: its parts differ in {name}; delete {parts[0].parent}/{out.stem}.*{out.suffix} and embed again.")
-    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*_ALIKE, _BY_SESSION)}
+    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*_ALIKE, *_OF_ONE, _BY_SESSION)}
     used: dict[str, Any] = {}
     for part in loaded:
         used |= json.loads(str(part[_BY_SESSION]))

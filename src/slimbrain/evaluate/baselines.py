@@ -6,8 +6,7 @@ Each baseline is a `FeatureSet` and goes through the very same `cross_validate` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +14,16 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slimbrain.errors import InputError
-from slimbrain.evaluate.connectivity import connectivity
+from slimbrain.evaluate.connectivity import connectivity_sets, connectivity_vectors, stacked
+from slimbrain.evaluate.further_connectivity import coskewness, further_sets
 from slimbrain.evaluate.phenotypes import is_missing
 from slimbrain.evaluate.probes import FeatureSet
-from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.series import ChannelSeries, SessionSeries, frames_of
 from slimbrain.evaluate.stats import Floats
-from slimbrain.progress import track
 from slimbrain.store import Store
 
 _NUMERIC_CONFOUNDS = ("age", "fd_mean")
+WHOLE_RUN = "whole run"
 _CATEGORICAL_CONFOUNDS = ("sex", "gender", "site")
 
 
@@ -35,6 +34,8 @@ def store_baselines(
     exclude: Sequence[str] = (),
     known: Sequence[Mapping[str, str]] = (),
     series: ChannelSeries | None = None,
+    whole: str = WHOLE_RUN,
+    further: bool = False,
 ) -> list[FeatureSet]:
     """Every baseline a store allows, for the sessions `keys`, in that order.
 
@@ -48,23 +49,37 @@ def store_baselines(
         Further cells of each session's participant, from a phenotype file; they win over `participants.tsv`.
     series : ChannelSeries or None
         The store's series, where they were read before.
+    whole : str, default 'whole run'
+        What a session of the store is, for the table.
+    further : bool, default False
+        Those of `further_sets` as well.
     """
     series = series or ChannelSeries(store)
-    for key in track(keys, "read for baselines"):
-        series.channels(key)
-    whole = _Series(series, keys)
-    sets = [*connectivity(whole, "whole run"), _channel_statistics(whole, "whole run")]
-    if used is not None and any(len(_frames(used, key)) < store.session(key).n_frames for key in keys):
-        cut = _Series(series, keys, used)
-        sets += [*connectivity(cut, "frames used"), _channel_statistics(cut, "frames used")]
-    rows = _confound_rows(store, keys)
-    confounding = _confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    rows = confound_rows(store, keys)
+    confounding = confounds([{**row, **more} for row, more in zip(rows, known, strict=True)] if known else rows, exclude)
+    sets = _of_series(SessionSeries(series, keys), whole, confounding, further)
+    if used is not None and any(len(frames_of(used, key)) < store.session(key).n_frames for key in keys):
+        sets += _of_series(SessionSeries(series, keys, used), "frames used")
     return [*sets, *([confounding] if confounding else []), majority(len(keys))]
 
 
-def _channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
-    """Mean and standard deviation over frames of every channel."""
-    means, stds = (np.stack([statistic(values, axis=0) for values in series]) for statistic in (np.mean, np.std))
+def _of_series(series: Sequence[Floats], frames: str, known: FeatureSet | None = None, further: bool = False) -> list[FeatureSet]:
+    """Connectivity and channel statistics, for which each session is read once."""
+
+    def read(values: Floats) -> dict[str, NDArray[Any]]:
+        return connectivity_vectors(values) | _moments(values) | (coskewness(values) if further else {})
+
+    vectors = stacked(series, read, f"read for baselines, {frames}")
+    sets = [*connectivity_sets(vectors, frames), *(further_sets(vectors, frames, known) if further else [])]
+    return [*sets, _channel_statistics(vectors["mean"], vectors["std"], frames)]
+
+
+def _moments(values: Floats) -> dict[str, Floats]:
+    return {"mean": values.mean(axis=0), "std": values.std(axis=0)}
+
+
+def _channel_statistics(means: Floats, stds: Floats, frames: str) -> FeatureSet:
+    """Mean and standard deviation over frames of every channel, (N, C) each."""
     # Over a whole z-scored run the mean is 0 but for rounding, which standardising features would blow up to noise.
     means = np.where(np.abs(means) < 1e-4 * stds, 0.0, means)
     # So is the std 1 of region-of-interest channels, which prep z-scores one by one.
@@ -72,7 +87,7 @@ def _channel_statistics(series: Sequence[Floats], frames: str) -> FeatureSet:
     return FeatureSet("channels", f"mean and std, {frames}", np.hstack([means, stds]))
 
 
-def _confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
+def confounds(rows: Sequence[Mapping[str, str]], exclude: Sequence[str] = ()) -> FeatureSet | None:
     """Age, sex, site and head motion where they are known; None where none of them varies.
 
     Categories become one column each; gaps are filled with the training subjects' mean.
@@ -106,38 +121,7 @@ def majority(n_sessions: int) -> FeatureSet:
     return FeatureSet("majority", "majority class or mean", np.zeros((n_sessions, 1)))
 
 
-@dataclass(frozen=True)
-class _Series(Sequence[Floats]):
-    """Series (T, C) of sessions, in double precision one at a time; of the frames used alone, if these are given."""
-
-    series: ChannelSeries
-    keys: Sequence[str]
-    used: Mapping[str, NDArray[np.int64]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @overload
-    def __getitem__(self, number: int) -> Floats: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Floats]: ...
-
-    def __getitem__(self, number: int | slice) -> Floats | Sequence[Floats]:
-        if isinstance(number, slice):
-            return _Series(self.series, self.keys[number], self.used)
-        key = self.keys[number]
-        values = self.series.channels(key)
-        return values if self.used is None else values[_frames(self.used, key)]
-
-
-def _frames(used: Mapping[str, NDArray[np.int64]], key: str) -> NDArray[np.int64]:
-    if key not in used:
-        raise InputError(f"{key}: no window is listed for it; rank windows for the whole store, or leave the window table out.")
-    return used[key]
-
-
-def _confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
+def confound_rows(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
     """Each session's QC cells and its subject's phenotype cells; the latter win."""
     sessions = [store.session(key) for key in keys]
     return [{**session.qc, **store.participants.get(session.subject, {})} for session in sessions]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.baselines import majority, store_baselines
+from slimbrain.evaluate.baselines import WHOLE_RUN, majority, store_baselines
 from slimbrain.evaluate.connectivity import CONNECTIVITY
+from slimbrain.evaluate.held_out import tested_folds
 from slimbrain.evaluate.identify import identify, pair_sessions
 from slimbrain.evaluate.leaks import Screened, scoring_record
-from slimbrain.evaluate.probes import FeatureSet, Predictor, cross_validate
-from slimbrain.evaluate.result import UNTRAINED, Estimate, ModelWeights, Result, Row
+from slimbrain.evaluate.probes import FeatureSet, Predictor, Together, cross_validate
+from slimbrain.evaluate.result import UNTRAINED, Estimate, HeldOut, LabelledPoint, ModelWeights, Result, Row
 from slimbrain.evaluate.series import ChannelSeries
+from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.stats import (
     LOWER_IS_BETTER,
     N_RESAMPLES,
@@ -32,6 +36,7 @@ from slimbrain.evaluate.stats import (
     score,
 )
 from slimbrain.evaluate.tasks import Target, Task, primary_metric
+from slimbrain.evaluate.window_store import WindowStore
 from slimbrain.progress import track
 from slimbrain.store import Store
 
@@ -54,6 +59,10 @@ def evaluate(
     models: Sequence[ModelWeights] = (),
     series: ChannelSeries | None = None,
     n_resamples: int = N_RESAMPLES,
+    labelled: Sequence[SplitPolicy] = (),
+    more: Sequence[Predictor] = (),
+    further: bool = False,
+    baselines: Sequence[FeatureSet] | None = None,
 ) -> Result:
     """Score models on a task, next to all baselines the store allows.
 
@@ -69,19 +78,34 @@ def evaluate(
         The trained models, which the result names.
     series : ChannelSeries or None
         The store's series, where they were read before.
+    labelled : Sequence[SplitPolicy], default ()
+        The places of a curve over the number of labelled subjects; the task's own split if empty.
+    more : Sequence[Predictor], default ()
+        Further baselines.
+    further : bool, default False
+        As for `store_baselines`.
+    baselines : Sequence[FeatureSet] or None
+        Those of `store_baselines` for the target's sessions, where they were made before; several tasks may share them.
 
     Raises
     ------
     InputError
         If there is no trained model, or the labels cannot be used.
     """
-    ours, untrained = _divided(predictors)
+    ours, untrained = divided(predictors)
     series, target = series or ChannelSeries(store), screened.target
     if task.identification:
         result = _identified(store, task, target, ours, untrained, used, n_resamples, series)
     else:
-        baselines = store_baselines(store, target.keys, used, exclude=task.hidden, known=target.known, series=series)
-        result = _compare(task, target, ours, [*untrained, *baselines], n_resamples)
+        whole = f"{store.frames} frames" if isinstance(store, WindowStore) else WHOLE_RUN
+        if baselines is None:
+            baselines = store_baselines(store, target.keys, used, task.hidden, target.known, series, whole, further)
+        ours = [*ours, *_with_connectivity(ours, baselines, whole)]
+        theirs = [*untrained, *more, *baselines]
+        if labelled:
+            result = _label_curve(task, target, ours, theirs, labelled, n_resamples)
+        else:
+            result = compare(task, target, ours, theirs, n_resamples)
     known = {
         "cohort": store.root.name,
         "seen_in_pretraining": screened.in_training,
@@ -90,6 +114,16 @@ def evaluate(
         "contract": store.contract,
     }
     return result.model_copy(update=known)
+
+
+def _with_connectivity(ours: Sequence[Predictor], baselines: Sequence[FeatureSet], whole: str) -> list[Together]:
+    """Our first model and connectivity in one linear model, which is what a user would do; none if it is not read by a linear probe."""
+    first = ours[0]
+    method = f"tangent towards the population, {whole}"
+    if not isinstance(first, FeatureSet):
+        return []
+    tangents = [features for features in baselines if (features.model, features.method) == (CONNECTIVITY, method)]
+    return [Together(f"{CONNECTIVITY} + {first.model}", f"{method}, and {first.method}", (tangent, first)) for tangent in tangents]
 
 
 def _identified(
@@ -126,13 +160,53 @@ def _vectors_of(predictor: Predictor, task: Task) -> FeatureSet:
     return predictor
 
 
-def _compare(
-    task: Task, target: Target, ours: Sequence[Predictor], baselines: Sequence[Predictor], n_resamples: int = N_RESAMPLES
+def _label_curve(
+    task: Task,
+    target: Target,
+    ours: Sequence[Predictor],
+    baselines: Sequence[Predictor],
+    policies: Sequence[SplitPolicy],
+    n_resamples: int,
+) -> Result:
+    """Compare at each number of labelled subjects; the table, with all metrics, is that of the last."""
+    for policy in policies:
+        # Too many are refused before anything is fitted.
+        scoring_record(target, policy)
+    results = [
+        compare(replace(task, policy=policy), target, ours, baselines, n_resamples, everything=policy == policies[-1])
+        for policy in policies
+    ]
+    metric = primary_metric(task, target)
+    points = tuple(
+        LabelledPoint(
+            labelled=policy.labelled,
+            n_tested=target.n_subjects - policy.labelled,
+            rows=tuple(row for row in result.rows if row.metric == metric),
+            best_baseline=result.best_baseline,
+            differences=result.differences,
+        )
+        for policy, result in zip(policies, results, strict=True)
+    )
+    return results[-1].model_copy(update={"labelled": points})
+
+
+def compare(
+    task: Task,
+    target: Target,
+    ours: Sequence[Predictor],
+    baselines: Sequence[Predictor],
+    n_resamples: int = N_RESAMPLES,
+    everything: bool = True,
 ) -> Result:
     """Cross-validate every predictor on the same folds and put the scores in one result.
 
     The best baseline is the one with the best mean of the task's primary metric over seeds; differences are those of each of `ours`
     minus it, with a paired bootstrap interval. Picking the best after scoring flatters the baselines, not us.
+
+    Parameters
+    ----------
+    everything : bool, default True
+        Report all metrics, or else the primary one alone.
     """
     if target.kind == "identification":
         raise InputError(f"{task.name}: is identification, which no probe does; use --method identify.")
@@ -140,18 +214,32 @@ def _compare(
     scoring_record(target, task.policy)
     threads = max((library["num_threads"] for library in threadpool_info()), default=1)
     # The matrices are so small that BLAS loses more by sharing one among threads than it gains; predictors share them instead.
-    with threadpool_limits(1):
+    with threadpool_limits(1), _torch_threads(1):
         entries = _entries([*ours, *baselines], target, task, threads)
     mine, theirs = entries[: len(ours)], _with_best_connectivity(entries[len(ours) :])
-    facts = {
+    facts: dict[str, Any] = {
         "n_subjects": target.n_subjects,
         "n_sessions": len(target.keys),
         "split": task.policy.describe(),
         "seeds": task.policy.seeds,
         "excluded": target.excluded,
         "groups": target.bound,
+        "sources": {f"{each.model}, {each.method}": each.source for each in baselines if isinstance(each, FeatureSet) and each.source},
     }
-    return _result(task, target, mine, theirs, n_resamples, facts)
+    if task.policy.kind == "leave-out":
+        facts["held_out"] = _by_block([*mine, *theirs], target, primary_metric(task, target), n_resamples)
+    return _result(task, target, mine, theirs, n_resamples, facts, everything)
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads in each of the threads that start meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _result(
@@ -161,6 +249,7 @@ def _result(
     theirs: Sequence[_MethodScores],
     n_resamples: int,
     facts: Mapping[str, Any],
+    everything: bool = True,
 ) -> Result:
     metric = primary_metric(task, target)
     best = max(theirs, key=lambda entry: _goodness(entry.predictions, metric))
@@ -170,7 +259,7 @@ def _result(
         task=task.name,
         cohort="",
         **facts,
-        rows=tuple(row for entry in [*mine, *theirs] for row in _rows(entry, metric, n_resamples)),
+        rows=tuple(row for entry in [*mine, *theirs] for row in _rows(entry, metric, n_resamples, everything)),
         best_baseline=_estimate(best, metric, bootstrap(best.predictions, metric, n_resamples)),
         differences=tuple(_estimate(entry, metric, gap) for entry, gap in zip(mine, gaps, strict=True)),
         published=dict(task.published),
@@ -179,7 +268,26 @@ def _result(
     )
 
 
-def _divided(predictors: Sequence[Predictor]) -> tuple[list[Predictor], list[Predictor]]:
+def _by_block(entries: Sequence[_MethodScores], target: Target, metric: str, n_resamples: int) -> tuple[HeldOut, ...]:
+    """The primary metric of every predictor for each site, say, that was left out."""
+    assert target.blocks is not None
+    names = np.unique(target.blocks).tolist()
+    parts = [tested_folds(entry.predictions, names) for entry in entries]
+    return tuple(
+        HeldOut(
+            value=name,
+            n_subjects=len(np.unique(target.subjects[target.blocks == name])),
+            rows=tuple(
+                row
+                for entry, part in zip(entries, parts, strict=True)
+                for row in _rows(replace(entry, predictions=part[name]), metric, n_resamples, everything=False)
+            ),
+        )
+        for name in names
+    )
+
+
+def divided(predictors: Sequence[Predictor]) -> tuple[list[Predictor], list[Predictor]]:
     """Trained models, and the untrained ones, which are baselines."""
     if not predictors or predictors[0].model == UNTRAINED:
         raise InputError("There is nothing to evaluate; give the embeddings of a trained model first.")
@@ -192,8 +300,8 @@ def _entries(predictors: Sequence[Predictor], target: Target, task: Task, thread
 
     Linear models take turns on `threads` threads: most of their time goes into decompositions, which let other threads run.
     """
-    linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet)]
-    slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet)]
+    linear = [predictor for predictor in predictors if isinstance(predictor, FeatureSet | Together)]
+    slow = [predictor for predictor in predictors if not isinstance(predictor, FeatureSet | Together)]
     done = {id(predictor): _entry(predictor, target, task) for predictor in slow}
     pool = ThreadPoolExecutor(threads)
     running = [pool.submit(_entry, predictor, target, task) for predictor in linear]
@@ -208,7 +316,8 @@ def _entries(predictors: Sequence[Predictor], target: Target, task: Task, thread
 
 def _entry(predictor: Predictor, target: Target, task: Task) -> _MethodScores:
     assert target.kind != "identification"
-    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, target.strata, target.groups)
+    about = (target.strata, target.groups, target.blocks, target.runs)
+    predictions = cross_validate(predictor, target.labels, target.subjects, target.kind, task.policy, *about)
     return _MethodScores(predictor.model, predictor.method, predictions)
 
 
@@ -229,9 +338,9 @@ def _goodness(predictions: OutOfFold, metric: str) -> float:
     return -value if metric in LOWER_IS_BETTER else value
 
 
-def _rows(entry: _MethodScores, primary: str, n_resamples: int) -> list[Row]:
-    """One row per metric, the primary one first."""
-    metrics = sorted(entry.predictions.metrics, key=lambda name: name != primary)
+def _rows(entry: _MethodScores, primary: str, n_resamples: int, everything: bool = True) -> list[Row]:
+    """One row per metric, the primary one first, or alone."""
+    metrics = sorted(entry.predictions.metrics, key=lambda name: name != primary) if everything else [primary]
     rows = []
     for metric in metrics:
         estimate = _estimate(entry, metric, bootstrap(entry.predictions, metric, n_resamples))

@@ -34,6 +34,7 @@ _PPMI_STAYED = frozenset({"enrolled", "withdrew", "complete", ""})
 
 _ADHD200_CLASSES = {0: "control", 1: "ADHD", 2: "ADHD", 3: "ADHD"}
 _ABIDE_CLASSES = {1: "autism", 2: "control"}
+_ABIDE_SEXES = {1: "M", 2: "F"}
 
 
 def hcp_sex(rows: Sequence[Row], session: SessionInfo) -> Labelled:
@@ -88,8 +89,13 @@ def ppmi_diagnosis(rows: Sequence[Row], session: SessionInfo) -> Labelled:
 
 
 def abide_diagnosis(rows: Sequence[Row], session: SessionInfo) -> Labelled:
-    """`DX_GROUP`: 1 is autism, 2 is control."""
+    """`DX_GROUP`: 1 is autism, 2 is control, or the words."""
     return _coded(rows, "DX_GROUP", _ABIDE_CLASSES, "DX_GROUP missing")
+
+
+def abide_sex(rows: Sequence[Row], session: SessionInfo) -> Labelled:
+    """`SEX`: 1 is male, 2 is female, or M and F."""
+    return _coded(rows, "SEX", _ABIDE_SEXES, "SEX missing")
 
 
 def abide_age(rows: Sequence[Row], session: SessionInfo) -> Labelled:
@@ -122,6 +128,9 @@ def _same(rows: Sequence[Row], column: str) -> str | LeftOut:
 
 
 def _coded(rows: Sequence[Row], column: str, classes: Mapping[int, str], otherwise: str) -> Labelled:
+    words = {word.casefold(): word for word in classes.values()}
+    if len(said := {words.get(cell(row, column).casefold(), "") for row in rows}) == 1 and (word := said.pop()):
+        return word
     codes = {number(row, column) for row in rows}
     if len(codes) > 1:
         return LeftOut(f"listed with several values of {column}")

@@ -47,6 +47,8 @@ def screen(
     allow: bool = False,
     series: ChannelSeries | None = None,
     drop: bool = False,
+    target: Target | None = None,
+    others_only: bool = False,
 ) -> Screened:
     """Read the labels, and look at who is to be evaluated before hours of embedding: can they be divided, and are they new to the models?
 
@@ -58,13 +60,23 @@ def screen(
         The store's series; what is read here need not be read again.
     drop : bool, default False
         Leave out copied recordings, within the store and of the models' training, where they would be refused.
+    target : Target or None
+        The labels, where they were read before.
+    others_only : bool, default False
+        Leave out participants that a model was trained on, where they would be refused.
 
     Raises
     ------
     InputError
         If they cannot be labelled or divided, a model was trained on some of them, or one recording stands under two of them.
     """
-    series, target = series or ChannelSeries(store), read_target(task, store)
+    series, target = series or ChannelSeries(store), target or read_target(task, store)
+    if others_only and not allow:
+        met = {match.label for matches in _matches(store, target, models, series).values() for match in matches}
+        known = {key for key, subject in zip(target.keys, target.subjects.tolist(), strict=True) if subject in met}
+        if len(known) == len(target.keys):
+            raise InputError(f"{store.root}: all participants with a label are known to the model from its training; evaluate on others.")
+        target = target.without(known, "participant that a model was trained on")
     if drop:
         target = target.without(_copied_sessions(store, target, series), "one recording under two names (--drop-duplicates)")
         known = {match.label for matches in _matches(store, target, models, series).values() for match in matches if match.bits is not None}
@@ -185,7 +197,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
         return Scoring(tests_per_seed=1, seeds=1, tuned_on="nothing", fitted_on="nothing")
     most = 0
     for seed in policy.seeds:
-        splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups)
+        splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups, target.blocks)
         tested = np.zeros(len(target.keys), dtype=np.int64)
         for split in splits:
             _require_apart(target, split)
@@ -193,7 +205,7 @@ def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
         most = max(most, int(tested.max()))
     if most > 1:
         raise InputError(f"A subject is tested {most} times with one seed; this is a fault of slimbrain, report it.")
-    tuned = "inner folds of the training subjects" if policy.kind == "k-fold" else "the validation subjects"
+    tuned = "the validation subjects" if policy.kind == "70/10/20" else "inner folds of the training subjects"
     return Scoring(tests_per_seed=most, seeds=len(policy.seeds), tuned_on=tuned, fitted_on="the training subjects")
 
 

@@ -37,14 +37,15 @@ _BLOCK_FEATURES = 4096
 def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
     """Standardise by what `x` (N, D) alone shows, divide by the square root of D, and rotate onto its principal axes.
 
+    Inner products are of the features' own precision within a block of them, and added up in double precision.
+
     Returns
     -------
     x (N, R), whose columns are orthogonal, and the others (M, R) along the same axes; R is the rank of x, at least 1.
     """
     if x.shape[1] <= len(x):
-        train, *held = _standardised(x, others, x.shape[1])
-        _, axes = _spectrum(train.T @ train)
-        return train @ axes, [part @ axes for part in held]
+        train, *held = (part.astype(np.float64) for part in _standardised(x, others, x.shape[1]))
+        return rotate(train, held)
     # Through inner products, to which each block of features adds its share: standardised copies of all features would not fit.
     products = [np.zeros((len(part), len(x))) for part in (x, *others)]
     for start in range(0, x.shape[1], _BLOCK_FEATURES):
@@ -58,10 +59,22 @@ def coordinates(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Float
     return gram @ axes, [part @ axes for part in across]
 
 
+def rotate(x: Floats, others: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
+    """x (N, D), whose columns are brought to be orthogonal, and the others (M, D) along the same axes: (N, R) and (M, R), R the rank."""
+    if x.shape[1] <= len(x):
+        _, axes = _spectrum(x.T @ x)
+    else:
+        values, vectors = _spectrum(x @ x.T)
+        axes = x.T @ vectors / np.sqrt(values)
+    return x @ axes, [part @ axes for part in others]
+
+
 def _standardised(x: Floats, others: Sequence[Floats], width: int) -> list[Floats]:
     """x and the others in units of x's standard deviations around its means, over the square root of `width`."""
     scaler = StandardScaler().fit(x)
-    return [scaler.transform(part) / np.sqrt(width) for part in (x, *others)]
+    # A Python float leaves single precision as it is.
+    root = float(np.sqrt(width))
+    return [scaler.transform(part) / root for part in (x, *others)]
 
 
 def ridge_path(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float]) -> Floats:

@@ -22,6 +22,7 @@ def as_records() -> list[dict[str, Any]]:
             "made": entry.made,
             "file": entry.cohort.file if entry.columns else None,
             "columns": _columns_read(entry),
+            "participants_tsv": {name: entry.cohort.bids[name] for name in _columns_read(entry) if name in entry.cohort.bids},
             "excluded": list(entry.exclusions),
             "split": _split_of(entry),
             "relatives": {"columns": list(entry.cohort.relatives), "file": entry.cohort.relatives_file} if _binds(entry) else None,

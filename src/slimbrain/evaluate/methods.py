@@ -14,15 +14,18 @@ from torch import Tensor
 
 from slimbrain.data.clip import read_clip
 from slimbrain.embed.features import Model, default_pooling, embed_store, read_embeddings, untrained
-from slimbrain.errors import InputError
+from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
+from slimbrain.evaluate.designs import Design, Screening, leaving_out
 from slimbrain.evaluate.finetune import FinetuneConfig, FineTuning, Views, require_encoder
-from slimbrain.evaluate.leaks import screen
+from slimbrain.evaluate.linear_pretraining import linear_pretraining
 from slimbrain.evaluate.probes import Predictor, embedding_set
-from slimbrain.evaluate.result import IDENTIFY, UNTRAINED, ModelWeights, Result
+from slimbrain.evaluate.raw_series import raw_series
+from slimbrain.evaluate.result import IDENTIFY, PROBE, UNTRAINED, Cannot, ModelWeights, Result
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import IDENTITY, Target, Task, get_task
+from slimbrain.evaluate.transfer import Side, evaluate_transfer, without_shared_people
 from slimbrain.evaluate.tuned import save_tuned
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.jepa import HieraJEPA
@@ -33,6 +36,7 @@ from slimbrain.store import Store
 from slimbrain.train import pick_device
 
 _METHODS = ("probe", "attention", "finetune", "identify")
+_BASELINES = ("default", "all")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,14 @@ class Options:
         Evaluate on participants that a model was trained on, too; the result counts them.
     drop_duplicates : bool
         Leave out copied recordings, which would be refused; see `leaks.screen`.
+    design : Design
+        Who learns and who is tested.
+    baselines : str
+        `default`, or `all`: those that take longer as well.
+    pretraining_people : Path or None
+        As for `linear_pretraining`.
+    pooling : str or None
+        As for `embed_store`, of trained models; the untrained one is read in its default way.
     """
 
     windows: str | Path | None = None
@@ -87,16 +99,21 @@ class Options:
     allow_overlap: bool = False
     drop_duplicates: bool = False
     tuning: Tuning = field(default_factory=Tuning)
+    design: Design = field(default_factory=Design)
+    baselines: str = "default"
+    pretraining_people: Path | None = None
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model under the name it has in the table, what it sees of each session, and vectors that were made before."""
+    """A model under the name it has in the table, what it sees of each session, vectors that were made before, and how they are pooled."""
 
     name: str
     model: Model
     views: Mapping[str, Views]
     embedded: Mapping[str, NDArray[Any]] | None = None
+    pooling: str | None = None
 
     @property
     def weights(self) -> str:
@@ -130,8 +147,12 @@ def evaluate_models(
         If there is no such method, or the task cannot be done by it.
     """
     options = options or Options()
-    wanted = get_task(task, phenotypes=options.phenotypes, group=options.group)
+    design = options.design
+    wanted = design.task(get_task(task, phenotypes=options.phenotypes, group=options.group))
     chosen = _choose_methods(options.methods, wanted)
+    design.require_fitting(wanted, chosen)
+    if options.baselines not in _BASELINES:
+        raise InputError(f"--baselines {options.baselines}: there is no such set; choose from {', '.join(_BASELINES)}.")
     if options.tuning.save and "finetune" not in chosen:
         raise InputError(f"--save {options.tuning.save}: only a fine-tuned model is saved; add --method finetune, or leave it out.")
     loaded = [from_pretrained(source, store.contract) for source in models]
@@ -139,8 +160,12 @@ def evaluate_models(
         for source, model in zip(models, loaded, strict=True):
             require_encoder(model, source)
     provenances = {str(source): model.provenance for source, model in zip(models, loaded, strict=True)}
-    series = ChannelSeries(store)
-    screened = screen(store, wanted, provenances, options.allow_overlap, series, options.drop_duplicates)
+    screening = Screening(wanted, provenances, design, options.allow_overlap, options.drop_duplicates)
+    if design.transfer_to:
+        return _transferred(store, Store(design.transfer_to), screening, loaded, models, options)
+    store, series, screened = screening.of(store)
+    if design.leave_out:
+        wanted, screened = leaving_out(design.leave_out, wanted, screened, store)
     contenders = _contenders(store, loaded, models, options)
     trained = contenders[:-1]
     makers: dict[str, Callable[[_Contender, Sequence[str]], Predictor]] = {
@@ -150,18 +175,64 @@ def evaluate_models(
         "finetune": lambda entry, keys: _tuning_of(store, entry, options.tuning, keys),
     }
     predictors = [makers[method](entry, screened.target.keys) for method in chosen for entry in contenders]
-    named = [ModelWeights(name=entry.name, weights_sha256=entry.weights) for entry in trained]
-    result = evaluate(store, wanted, screened, predictors, _frames_used(store, trained[0]), named, series)
+    named, used = _named(trained), _frames_used(store, trained[0])
+    more = _further_baselines(store, series, screened.target, loaded[0], options)
+    further = options.baselines == "all"
+    result = evaluate(store, wanted, screened, predictors, used, named, series, labelled=design.policies, more=more, further=further)
     if options.tuning.save:
         _save(store, wanted, screened.target, trained[0], options.tuning, options.tuning.save)
     return result
+
+
+def _further_baselines(store: Store, series: ChannelSeries, target: Target, model: Model, options: Options) -> list[Predictor]:
+    """Those that need more than the store: windows as samples, or what the first model remembers of its people."""
+    if options.design.frames:
+        return list(raw_series(series, target.keys))
+    if target.kind == "identification":
+        return []
+    axes = linear_pretraining(store, target.keys, series, model.provenance, options.pretraining_people)
+    return [axes] if axes else []
+
+
+def _transferred(
+    store: Store, tested: Store, screening: Screening, loaded: Sequence[Model], sources: Sequence[str | Path], options: Options
+) -> Result:
+    """Train readers on one cohort and test them on another."""
+    contenders = _contenders(store, loaded, sources, options)
+    sides = []
+    # Of those who are trained on, a model may know some; nobody is tested whom it knows.
+    for of, looking in ((store, replace(screening, allow=True)), (tested, screening)):
+        _, series, screened = looking.of(of)
+        sides.append(Side(of, series, screened, _frames_used(of, _at(of, contenders[0], options))))
+    here, there = without_shared_people(*sides), sides[1]
+    found, cannot = [], []
+    for entry in contenders:
+        try:
+            sets = [
+                embedding_set(entry.name, _vectors(side.store, _at(side.store, entry, options)), side.target.keys) for side in (here, there)
+            ]
+            found.append(replace(sets[0], data=np.concatenate([features.data for features in sets])))
+        except (ContractError, InputError) as error:
+            cannot.append(Cannot(model=entry.name, method=PROBE, reason=str(error)))
+    return evaluate_transfer(here, there, screening.task, found, cannot, _named(contenders[:-1]))
+
+
+def _at(store: Store, entry: _Contender, options: Options) -> _Contender:
+    """The model with what it sees of the sessions of another store; vectors made before are of the first one."""
+    return replace(entry, views=_views(store, entry.model, options), embedded=None)
+
+
+def _named(trained: Sequence[_Contender]) -> list[ModelWeights]:
+    return [ModelWeights(name=entry.name, weights_sha256=entry.weights) for entry in trained]
 
 
 def _contenders(store: Store, loaded: Sequence[Model], sources: Sequence[str | Path], options: Options) -> list[_Contender]:
     """The models under the names they have in the table, and last the first one untrained."""
     stages = ["slimbrain temporal" if isinstance(model, TemporalExtractor) else "slimbrain voxel" for model in loaded]
     names = [stage if stages.count(stage) == 1 else f"{stage} {source}" for stage, source in zip(stages, sources, strict=True)]
-    trained = [_Contender(name, model, _views(store, model, options)) for name, model in zip(names, loaded, strict=True)]
+    trained = [
+        _Contender(name, model, _views(store, model, options), pooling=options.pooling) for name, model in zip(names, loaded, strict=True)
+    ]
     trained = _with_embeddings(store, trained, options.embeddings)
     return [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
 
@@ -236,7 +307,8 @@ def _vectors(store: Store, entry: _Contender) -> Mapping[str, NDArray[Any]]:
     if entry.embedded is not None:
         return entry.embedded
     windows = {key: views.scored for key, views in entry.views.items()}
-    return embed_store(store, entry.model, windows, label=f"embed with {entry.name}").by_session()
+    asked: dict[str, Any] = {"pooling": entry.pooling} if entry.pooling else {}
+    return embed_store(store, entry.model, windows, label=f"embed with {entry.name}", **asked).by_session()
 
 
 def _tuning_of(store: Store, entry: _Contender, tuning: Tuning, keys: Sequence[str]) -> FineTuning:

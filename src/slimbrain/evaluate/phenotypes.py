@@ -6,7 +6,7 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slimbrain.errors import InputError
@@ -45,6 +45,8 @@ class Cohort:
         What may stand before the identifier in `sub-XXXX` (`ADNI` in `sub-ADNI002S0413`), lower case, longest first.
     site, age, sex : str
         Columns of these, empty where there is none.
+    bids : Mapping[str, str]
+        What `participants.tsv` of a BIDS dataset calls these columns, lower case: read where there is no phenotype file.
     relatives : tuple[str, ...]
         Columns by which relatives are known: who shares a value in one of them stays on one side of every split.
     relatives_file : str
@@ -65,6 +67,7 @@ class Cohort:
     site: str = ""
     age: str = ""
     sex: str = ""
+    bids: Mapping[str, str] = field(default_factory=dict)
     relatives: tuple[str, ...] = ()
     relatives_file: str = ""
     where: str = ""

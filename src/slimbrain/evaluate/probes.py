@@ -6,7 +6,7 @@ grid of penalties fits an embedding of 64 numbers as well as 7,626 connections.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,7 +16,8 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import roc_auc_score
 
 from slimbrain.errors import InputError
-from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path
+from slimbrain.evaluate.decision import NAMING_METRICS, tuned_cutoffs, untuned_cutoffs
+from slimbrain.evaluate.linear import coordinates, logistic_path, logistic_weights, ridge_path, rotate
 from slimbrain.evaluate.result import PROBE
 from slimbrain.evaluate.splits import DEFAULT_POLICY, Kind, PredictionProblem, Split, SplitPolicy, inner_parts, outer_splits, pose
 from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
@@ -29,6 +30,10 @@ STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 100 and 1000 (sex from 122 parcels of 117 people: AUC 0.801, 0.814, 0.815 and 0.80 at 10, 100, 1000 and 10000)."""
 
 _UNTUNED_STRENGTH = 1.0
+_SHARES = (0.0, 1 / 3, 2 / 3, 1.0)
+"""Of the second of two sets of features in the variance of both together."""
+_CONSTANT = 1e-9
+"""Probabilities that differ by less are the same."""
 _TIE = 1e-6
 """Weight of the log-loss among settings of equal AUC."""
 
@@ -45,11 +50,14 @@ class Fitted:
         Standard deviation of the training targets, 1 for classes.
     loss : float
         Of the chosen setting in the inner split (`ranking_loss`); inf where nothing was tuned.
+    cutoffs : Mapping[str, ndarray of float64] or None
+        (K,) for each metric of named classes, tuned in the inner split (`decision.tuned_cutoffs`); None where they were not.
     """
 
     scores: Floats
     scale: float
     loss: float
+    cutoffs: Mapping[str, Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,30 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """Features (rows, D) and, if they are to be adjusted, confounds (rows, Q)."""
+
+    values: Floats
+    known: Floats | None = None
+
+    def at(self, mask: NDArray[np.bool_]) -> _Rows:
+        """Some of the rows."""
+        return _Rows(self.values[mask], None if self.known is None else self.known[mask])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def _adjusted(rows: _Rows, held: _Rows) -> tuple[Floats, Floats]:
+    """Features of both, less what a regression on confounds, fitted on the first, says."""
+    if rows.known is None or held.known is None:
+        return rows.values, held.values
+    known, known_held = (np.column_stack([np.ones(len(part)), part]).astype(rows.values.dtype) for part in (rows.known, held.known))
+    weights = np.linalg.pinv(known) @ rows.values
+    return rows.values - known @ weights, held.values - known_held @ weights
+
+
+@dataclass(frozen=True)
 class FeatureSet:
     """One frozen vector per session, for a linear model.
 
@@ -96,23 +128,65 @@ class FeatureSet:
         (N, ...) one entry per session; (N, D) unless `transform` makes it so.
     transform : BaseEstimator or None
         scikit-learn transformer fitted on the training rows only, or None.
+    confounds : FeatureSet or None
+        What is regressed out of the features, by a regression fitted on the training rows only, in inner splits anew.
+    source : str
+        Where the features are from, for the result.
     """
 
     model: str
     method: str
     data: Floats
     transform: BaseEstimator | None = None
+    confounds: FeatureSet | None = None
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.data)
 
     def take(self, rows: Sequence[int]) -> FeatureSet:
         """Those of some sessions, in this order."""
-        return replace(self, data=self.data[list(rows)])
+        return replace(self, data=self.data[list(rows)], confounds=self.confounds.take(rows) if self.confounds else None)
 
     def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
-        return _fit_predict(self, problem, split, seed)
+        return _fit_predict([self], problem, split, seed)
+
+    def fitted(self, split: Split) -> tuple[_Rows, _Rows, _Rows]:
+        """Features of the training, validation and test rows, as the training rows make them, and what is to be regressed out."""
+        rows = (split.train, split.valid, split.test)
+        if self.transform is None:
+            train, valid, test = (self.data[part] for part in rows)
+        else:
+            transform: Any = clone(self.transform)
+            train = transform.fit_transform(self.data[split.train])
+            valid, test = (transform.transform(self.data[part]) if len(part) else train[:0] for part in rows[1:])
+        if self.confounds is None:
+            return _Rows(train), _Rows(valid), _Rows(test)
+        known = [part.values for part in self.confounds.fitted(split)]
+        return _Rows(train, known[0]), _Rows(valid, known[1]), _Rows(test, known[2])
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several sets of features in one linear model, their shares of the variance tuned inside with the penalty.
+
+    Attributes
+    ----------
+    parts : tuple[FeatureSet, FeatureSet]
+        Of the same sessions. The shares of the second are those of `_SHARES`: either alone is among them.
+    """
+
+    model: str
+    method: str
+    parts: tuple[FeatureSet, FeatureSet]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def fit_predict(self, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
+        """Fit a logistic regression or a ridge, its penalty and the shares tuned inside."""
+        return _fit_predict(self.parts, problem, split, seed)
 
 
 def embedding_set(model: str, vectors: Mapping[str, NDArray[Any]], keys: Sequence[str], method: str = PROBE) -> FeatureSet:
@@ -137,6 +211,8 @@ def cross_validate(
     policy: SplitPolicy = DEFAULT_POLICY,
     strata: _Labels | None = None,
     groups: _Labels | None = None,
+    blocks: _Labels | None = None,
+    runs: _Labels | None = None,
 ) -> OutOfFold:
     """Fit and tune on the training subjects of every split, and predict the left-out ones.
 
@@ -159,6 +235,10 @@ def cross_validate(
         (N,) further grouping (site, say) that the folds balance, besides the label.
     groups : ndarray or None
         (N,) which subjects stay on one side of every split, inner ones too; each by itself if None.
+    blocks : ndarray or None
+        As for `outer_splits`.
+    runs : ndarray or None
+        (N,) the run that each entry is a window of; each by itself if None.
 
     Raises
     ------
@@ -171,20 +251,23 @@ def cross_validate(
     shape = (len(policy.seeds), len(target))
     scores = np.full((*shape, problem.n_outputs), np.nan)
     fold, scale, loss = np.full(shape, -1), np.ones(shape), np.full(shape, np.inf)
-    prior = np.ones_like(scores)
-    splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups) for seed in policy.seeds]
-    runs = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
+    cutoffs = {metric: np.ones_like(scores) for metric in NAMING_METRICS} if classes else {}
+    splits = [outer_splits(subjects, labels, kind, policy, seed, strata, groups, blocks) for seed in policy.seeds]
+    trials = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
-    for place, number, split in runs if isinstance(features, FeatureSet) else track(runs, f"{features.model}, {features.method}: folds"):
+    for place, number, split in (
+        trials if isinstance(features, FeatureSet | Together) else track(trials, f"{features.model}, {features.method}: folds")
+    ):
         fitted = features.fit_predict(problem, split, policy.seeds[place])
         scores[place, split.test] = fitted.scores
         fold[place, split.test], scale[place, split.test], loss[place, split.test] = number, fitted.scale, fitted.loss
         if classes:
             counts = np.bincount(target[split.train].astype(np.int64), minlength=len(classes))
-            prior[place, split.test] = np.maximum(counts, 1) / len(split.train)
-    together = None if groups is None else np.asarray(groups, dtype=np.str_)
-    sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together, prior=prior)
-    return average_sessions(sessions)
+            for metric, tuned in (fitted.cutoffs or untuned_cutoffs(counts)).items():
+                cutoffs[metric][place, split.test] = tuned
+    together, whole = (None if names is None else np.asarray(names, dtype=np.str_) for names in (groups, runs))
+    sessions = OutOfFold(np.asarray(subjects, dtype=np.str_), target, scores, fold, scale, loss, classes, group=together, cutoffs=cutoffs)
+    return average_sessions(replace(sessions, run=whole, drawn=policy.kind == "labelled"))
 
 
 def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int) -> LinearRule:
@@ -203,7 +286,7 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
     rows = data[split.train]
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
-    strength, _ = _tuned_strength(rows, data[split.valid], problem, split, seed)
+    strength = _tuned([_Rows(rows)], [_Rows(data[split.valid])], problem, split, seed).strength
     width = rows.shape[1]
     # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
     train, (origin, axes) = coordinates(rows, [np.zeros((1, width)), np.eye(width)])
@@ -251,59 +334,116 @@ def _check(features: Predictor, labels: _Labels, subjects: _Labels) -> None:
         raise InputError(f"{name}: features hold NaN or infinity; drop those sessions or embed them again.")
 
 
-def _fit_predict(features: FeatureSet, problem: PredictionProblem, split: Split, seed: int) -> Fitted:
-    fit_rows, test = features.data[split.train], features.data[split.test]
-    valid = features.data[split.valid]
-    if features.transform is not None:
-        transform: Any = clone(features.transform)
-        fit_rows, test = transform.fit_transform(fit_rows), transform.transform(test)
-        valid = transform.transform(valid) if len(valid) else valid
+def _fit_predict(features: Sequence[FeatureSet], problem: PredictionProblem, split: Split, seed: int) -> Fitted:
+    fit_rows, valid, test = map(list, zip(*(part.fitted(split) for part in features), strict=True))
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
-    strength, loss = _tuned_strength(fit_rows, valid, problem, split, seed)
-    (scores,) = _predict(fit_rows, y, test, (strength,), problem.n_outputs, problem.kind)
-    return Fitted(scores * scale + centre, scale, loss)
+    tuned = _tuned(fit_rows, valid, problem, split, seed)
+    train, held = list(_views(fit_rows, test))[tuned.view]
+    (scores,) = _predict(train, held, (tuned.strength,), y, problem.n_outputs, problem.kind)
+    return Fitted(scores * scale + centre, scale, tuned.loss, tuned.cutoffs(problem))
 
 
-def _tuned_strength(fit_rows: Floats, valid: Floats, problem: PredictionProblem, split: Split, seed: int) -> tuple[float, float]:
-    """The inverse penalty that ranked best on the split's validation rows, or in an inner split, and its loss there; inf if untuned."""
+def _views(x: Sequence[_Rows], x_held: Sequence[_Rows]) -> Iterator[tuple[Floats, Floats]]:
+    """Coordinates of training and held-out rows: of one set of features, or of two for each of their shares."""
+    adjusted = (_adjusted(part, held) for part, held in zip(x, x_held, strict=True))
+    along = [coordinates(part, [held]) for part, held in adjusted]
+    if len(along) == 1:
+        yield along[0][0], along[0][1][0]
+        return
+    for share in _SHARES:
+        weights = np.sqrt([1 - share, share])
+        train, held = (np.hstack([weight * part for weight, part in zip(weights, parts, strict=True)]) for parts in _transposed(along))
+        rotated, (others,) = rotate(train, [held])
+        yield rotated, others
+
+
+def _transposed(along: Sequence[tuple[Floats, list[Floats]]]) -> tuple[list[Floats], list[Floats]]:
+    return [train for train, _ in along], [held for _, (held,) in along]
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """What was chosen on held-out training rows.
+
+    Attributes
+    ----------
+    view : int
+        Which of the shares ranked best (`_views`).
+    strength : float
+        The inverse penalty that did.
+    loss : float
+        Its `ranking_loss`; inf if nothing was tuned.
+    said : ndarray of float64
+        (M, K) what the model of that penalty says of the held-out rows.
+    rows : ndarray of int64
+        (M,) which these are.
+    constant : bool
+        Whether everybody of an inner split was told the same, so that there is nothing to tune a cutoff by.
+    """
+
+    view: int
+    strength: float
+    loss: float
+    said: Floats
+    rows: Ints
+    constant: bool
+
+    def cutoffs(self, problem: PredictionProblem) -> dict[str, Floats] | None:
+        """Tuned on subjects, as they are scored, where all sessions of a subject have one label; None without classes or held-out rows."""
+        if not problem.classes or not len(self.rows):
+            return None
+        if self.constant:
+            return {metric: np.ones(problem.n_outputs) for metric in NAMING_METRICS}
+        truth = problem.target[self.rows]
+        _, first, row = np.unique(problem.subjects[self.rows], return_index=True, return_inverse=True)
+        if not np.array_equal(truth[first][row], truth):
+            return tuned_cutoffs(self.said, truth)
+        said = np.stack([np.bincount(row, weights=column) for column in self.said.T], axis=1) / np.bincount(row)[:, None]
+        return tuned_cutoffs(said, truth[first])
+
+
+def _tuned(fit_rows: Sequence[_Rows], valid: Sequence[_Rows], problem: PredictionProblem, split: Split, seed: int) -> _Tuned:
+    """Choose shares and penalty on the split's validation rows, or in an inner split by subject of the training rows."""
     centre, scale = problem.scaling(split.train)
-    y = (problem.target[split.train] - centre) / scale
+    target, n_views = (problem.target - centre) / scale, 1 if len(fit_rows) == 1 else len(_SHARES)
+    losses = np.zeros((n_views, len(STRENGTHS)))
+    said, rows = [np.zeros((n_views, len(STRENGTHS), 0, problem.n_outputs))], [split.train[:0]]
+    for fit, x, held, x_held in _inner_rows(fit_rows, valid, problem, split, seed):
+        views = _views(x, x_held)
+        said.append(np.stack([_predict(*view, STRENGTHS, target[fit], problem.n_outputs, problem.kind) for view in views]))
+        losses += len(held) * np.array([[ranking_loss(each, target[held], problem.kind) for each in view] for view in said[-1]])
+        rows.append(held)
+    best, n_held = np.unravel_index(losses.argmin(), losses.shape), sum(map(len, rows))
+    strength, loss = (STRENGTHS[best[1]], float(losses[best]) / n_held) if n_held else (_UNTUNED_STRENGTH, float("inf"))
+    constant = all(np.ptp(each[best], axis=0).max() < _CONSTANT for each in said[1:])
+    chosen = np.concatenate([each[best] for each in said])
+    return _Tuned(int(best[0]), strength, loss, chosen, np.concatenate(rows), constant)
+
+
+def _inner_rows(
+    fit_rows: Sequence[_Rows], valid: Sequence[_Rows], problem: PredictionProblem, split: Split, seed: int
+) -> Iterator[tuple[Ints, Sequence[_Rows], Ints, Sequence[_Rows]]]:
+    """Rows to learn from and their features, rows to choose by and theirs, one inner split at a time; none if the cohort is tiny."""
     if len(split.valid):
-        y_valid = (problem.target[split.valid] - centre) / scale
-        losses = _losses(fit_rows, y, valid, y_valid, problem.n_outputs, problem.kind)
-    else:
-        losses = _inner_losses(fit_rows, y, problem, split.train, seed)
-    best = int(losses.argmin())
-    return STRENGTHS[best] if np.isfinite(losses[best]) else _UNTUNED_STRENGTH, float(losses[best])
-
-
-def _inner_losses(x: Floats, y: Floats, problem: PredictionProblem, rows: Ints, seed: int) -> Floats:
-    """(strengths,) mean loss over an inner split by subject; inf where the subjects are too few to split again."""
+        yield split.train, fit_rows, split.valid, valid
+        return
     try:
-        part = inner_parts(problem, rows, seed)
+        part = inner_parts(problem, split.train, seed)
     except InputError:
-        # The outer split stood, so the cohort is tiny: it is fitted without tuning.
-        return np.full(len(STRENGTHS), np.inf)
-    total = np.zeros(len(STRENGTHS))
+        # The outer split stood: it is fitted without tuning.
+        return
     for number in range(part.max() + 1):
         held = part == number
-        total += held.sum() * _losses(x[~held], y[~held], x[held], y[held], problem.n_outputs, problem.kind)
-    return total / len(y)
+        yield split.train[~held], [each.at(~held) for each in fit_rows], split.train[held], [each.at(held) for each in fit_rows]
 
 
-def _losses(x: Floats, y: Floats, x_held: Floats, y_held: Floats, n_outputs: int, kind: Kind) -> Floats:
-    """(strengths,) loss on held-out rows."""
-    return np.array([ranking_loss(said, y_held, kind) for said in _predict(x, y, x_held, STRENGTHS, n_outputs, kind)])
-
-
-def _predict(x: Floats, y: Floats, x_held: Floats, strengths: Sequence[float], n_outputs: int, kind: Kind) -> Floats:
-    """(strengths, rows, K) predicted probabilities of every class, or (strengths, rows, 1) predicted values."""
-    train, (held,) = coordinates(x, [x_held])
+def _predict(train: Floats, held: Floats, strengths: Sequence[float], y: Floats, n_outputs: int, kind: Kind) -> Floats:
+    """(strengths, rows, K) predicted probabilities of every class, or (strengths, rows, 1) predicted values, from coordinates."""
     if kind == "regression":
         return ridge_path(train, y, held, strengths)[..., None]
     present, numbers = np.unique(y.astype(np.int64), return_inverse=True)
-    said = np.zeros((len(strengths), len(x_held), n_outputs))
+    said = np.zeros((len(strengths), len(held), n_outputs))
     said[..., present] = 1.0 if len(present) == 1 else logistic_path(train, numbers, held, strengths)
     return said
 
@@ -318,14 +458,4 @@ def average_sessions(sessions: OutOfFold) -> OutOfFold:
     # A seed may test some subjects only (70/10/20); the others' scores are nan, which a product with 0 would spread to everybody.
     tested = (sessions.fold >= 0)[..., None]
     scores = (belongs / counts[:, None]) @ np.where(tested, sessions.scores, 0.0)
-    return OutOfFold(
-        names,
-        sessions.truth[first],
-        np.where(tested[:, first], scores, np.nan),
-        sessions.fold[:, first],
-        sessions.scale[:, first],
-        sessions.inner_loss[:, first],
-        sessions.classes,
-        group=None if sessions.group is None else sessions.group[first],
-        prior=None if sessions.prior is None else sessions.prior[:, first],
-    )
+    return replace(sessions.take(first), scores=np.where(tested[:, first], scores, np.nan), run=None)

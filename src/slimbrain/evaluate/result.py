@@ -14,8 +14,8 @@ from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.store import Contract
 
-_SCHEMA_VERSION = 1
-"""Of the JSON. Files of before there was a number count as 0."""
+_SCHEMA_VERSION = 2
+"""Of the JSON. Files of before there was a number count as 0; 2 brought `labelled`, `held_out`, `cannot` and `tested_on`."""
 
 UNTRAINED = "untrained"
 PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
@@ -78,6 +78,40 @@ class ModelWeights(_Frozen):
     weights_sha256: str
 
 
+class LabelledPoint(_Frozen):
+    """One place of a curve over the number of labelled subjects: the primary metric of every predictor.
+
+    Attributes
+    ----------
+    labelled : int
+        Subjects drawn to learn from, anew for each seed.
+    n_tested : int
+        Subjects tested per draw.
+    """
+
+    labelled: int
+    n_tested: int
+    rows: tuple[Row, ...] = Field(min_length=1)
+    best_baseline: Estimate
+    differences: tuple[Estimate, ...] = Field(min_length=1)
+
+
+class HeldOut(_Frozen):
+    """One site, say, that was left out: the primary metric of every predictor there."""
+
+    value: str
+    n_subjects: int
+    rows: tuple[Row, ...] = Field(min_length=1)
+
+
+class Cannot(_Frozen):
+    """A predictor that this evaluation cannot have, and why."""
+
+    model: str
+    method: str
+    reason: str
+
+
 class Result(_Frozen):
     """One task, evaluated: the file of `slimbrain evaluate --out`.
 
@@ -100,15 +134,40 @@ class Result(_Frozen):
     pretraining_unknown : tuple[str, ...]
         Models whose pretraining participants are not recorded.
     classes : Mapping[str, int]
-        Subjects of each class; empty for a regression, an identification and files of before they were counted.
+        Subjects of each class, or windows of each where a subject has several; empty for a regression, an identification and files of
+        before they were counted.
     excluded : Mapping[str, int]
         Sessions left out, by reason.
+    labelled : tuple[LabelledPoint, ...]
+        By growing number of labelled subjects; `rows` are those of the largest. Empty where there is no curve.
+    held_out : tuple[HeldOut, ...]
+        What was left out in turn, such as sites; empty in other splits.
+    tested_on : str
+        Name of the store that was tested, where it is another than the one trained on.
+    cannot : tuple[Cannot, ...]
+        Predictors without rows.
+    sources : Mapping[str, str]
+        Where baselines are from, by model and method; empty in files of before it was recorded.
     test_scored : Scoring or None
         None in files of before it was recorded.
     contract : Contract or None
         Of the store; None in a comparison that had none.
+    commands : tuple[str, ...]
+        Command lines that made it, in order: of the embeddings that were reused, and its own. Empty where there was none.
     version : str
         Of slimbrain.
+
+    Examples
+    --------
+    >>> row = Row(model="ours", method=PROBE, metric="auc", mean=0.7, low=0.6, high=0.8)
+    >>> best = Estimate(model="tangent", method="logistic regression", metric="auc", mean=0.65)
+    >>> gain = Estimate(model="ours", method=PROBE, metric="auc", mean=0.05, low=-0.02, high=0.12)
+    >>> result = Result(
+    ...     task="column:sex", cohort="store", n_subjects=40, n_sessions=40, split="5-fold", rows=(row,), best_baseline=best,
+    ...     differences=(gain,), classes={"F": 20, "M": 20},
+    ... )
+    >>> result.chance["auc"], result.ours
+    (0.5, frozenset({'ours'}))
     """
 
     task: str
@@ -127,8 +186,14 @@ class Result(_Frozen):
     groups: Grouping | None = None
     classes: Mapping[str, int] = {}
     excluded: Mapping[str, int] = {}
+    labelled: tuple[LabelledPoint, ...] = ()
+    held_out: tuple[HeldOut, ...] = ()
+    tested_on: str = ""
+    cannot: tuple[Cannot, ...] = ()
+    sources: Mapping[str, str] = {}
     test_scored: Scoring | None = None
     contract: Contract | None = None
+    commands: tuple[str, ...] = ()
     version: str = __version__
     schema_version: int = _SCHEMA_VERSION
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ Kind = Literal["classification", "regression"]
 _Labels = NDArray[Any]
 
 INNER_SPLITS = 3
+_FEWEST_TESTED, _FEWEST_OF_A_CLASS = 10, 2
+"""Subjects that a draw of labelled ones leaves to be tested, and of each class on both sides."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,60 @@ class SplitPolicy:
 
     `k-fold`: each subject is tested once per seed; settings are tuned in an inner 3-fold split of the training subjects.
     `70/10/20`: one split per seed; settings are tuned on the 10 %.
+    `labelled`: `labelled` subjects drawn per seed are trained on, all others are tested; settings are tuned as in `k-fold`.
+    `leave-out`: each value of the participants' `column` (a site, say) is tested once, by models of all others.
+    `transfer`: one cohort is trained on, another is tested.
     """
 
-    kind: Literal["k-fold", "70/10/20"] = "k-fold"
+    kind: Literal["k-fold", "70/10/20", "labelled", "leave-out", "transfer"] = "k-fold"
     n_splits: int = 5
     seeds: tuple[int, ...] = (0, 1, 2)
+    labelled: int = 0
+    column: str = ""
 
     def describe(self) -> str:
         """One line for a result file."""
-        how = f"{self.n_splits}-fold" if self.kind == "k-fold" else self.kind
-        return f"{how} by subject, {len(self.seeds)} seeds"
+        if self.kind == "leave-out":
+            return f"each {self.column} left out in turn"
+        how = {"k-fold": f"{self.n_splits}-fold by subject", "labelled": f"{self.labelled} labelled subjects, tested on all others"}
+        draws = "draws" if self.kind == "labelled" else "seeds"
+        return f"{how.get(self.kind, f'{self.kind} by subject')}, {len(self.seeds)} {draws}"
 
 
 DEFAULT_POLICY = SplitPolicy()
+TRAINED, TESTED = "trained on", "tested on"
+"""Blocks of a transfer."""
+
+LABELLED_DRAWS = 5
+_NAMED_POLICY = re.compile(r"(?P<folds>\d+)-fold|70/10/20")
+
+
+def policy_called(name: str) -> SplitPolicy:
+    """The policy that `--split` names: `5-fold`, or `70/10/20`, with three seeds.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    found = _NAMED_POLICY.fullmatch(name)
+    if found is None or found["folds"] in ("0", "1"):
+        raise InputError(f"--split {name}: there is no such split; write N-fold with two folds or more, such as 5-fold, or 70/10/20.")
+    return SplitPolicy("k-fold", int(found["folds"])) if found["folds"] else SplitPolicy("70/10/20")
+
+
+def labelled_policies(numbers: str, draws: int = LABELLED_DRAWS) -> tuple[SplitPolicy, ...]:
+    """One policy for each number of labelled subjects in `30,60,120`, in growing order.
+
+    Raises
+    ------
+    InputError
+        If one of them is no number above 1.
+    """
+    words = [word.strip() for word in numbers.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() and int(word) > 1 for word in words):
+        raise InputError(f"--labelled {numbers}: is no list of numbers of participants; write them as in 30,60,120,250.")
+    return tuple(SplitPolicy("labelled", seeds=tuple(range(draws)), labelled=n) for n in sorted(set(map(int, words))))
 
 
 @dataclass(frozen=True)
@@ -95,13 +139,29 @@ def outer_splits(
     seed: int,
     strata: _Labels | None = None,
     groups: _Labels | None = None,
+    blocks: _Labels | None = None,
 ) -> list[Split]:
     """The divisions of one seed, by subject, balanced over label (or rank of the target) and `strata`; `groups` stay whole.
 
     With fewer subjects in the smallest class than folds, there are as many folds as that class has subjects.
+
+    Parameters
+    ----------
+    blocks : ndarray or None
+        (N,) what a `leave-out` leaves out in turn, or which side of a `transfer` each subject is on.
     """
     _, row_subject = np.unique(subjects, return_inverse=True)
     rows = np.arange(len(row_subject))
+    if policy.kind in ("leave-out", "transfer"):
+        assert blocks is not None
+        tested = [TESTED] if policy.kind == "transfer" else np.unique(blocks).tolist()
+        if len(np.unique(blocks)) < 2:
+            raise InputError(f"All participants have the same {policy.column}; leave a column out by which they differ.")
+        return [_without_relatives(Split(rows[blocks != name], rows[:0], rows[blocks == name]), groups) for name in tested]
+    if policy.kind == "labelled":
+        drawn = _draw(row_subject, labels, kind, policy.labelled, seed, strata)[row_subject]
+        split = Split(rows[drawn], rows[:0], rows[~drawn])
+        return [split if groups is None else Split(split.train, split.valid, split.test[~np.isin(groups[split.test], groups[split.train])])]
     if policy.kind == "70/10/20":
         tenth = _deal(row_subject, labels, kind, 10, seed, strata, groups)[row_subject]
         if tenth.max() < 9:
@@ -109,6 +169,52 @@ def outer_splits(
         return [Split(rows[tenth > 2], rows[tenth == 2], rows[tenth < 2])]
     part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata, groups)[row_subject]
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
+
+
+def _without_relatives(split: Split, groups: _Labels | None) -> Split:
+    """The split, its training subjects those who are in no group with a tested one."""
+    if groups is None:
+        return split
+    return Split(split.train[~np.isin(groups[split.train], groups[split.test])], split.valid, split.test)
+
+
+def _draw(row_subject: Ints, labels: _Labels, kind: Kind, n: int, seed: int, strata: _Labels | None) -> NDArray[np.bool_]:
+    """(subjects,) which n are drawn: every so-manieth of all, sorted by class (or rank of the target), then stratum, then at random.
+
+    So the share of each class among those drawn is that among all, to within one subject.
+
+    Raises
+    ------
+    InputError
+        If too few would be left to test on, or a class would have fewer than two subjects on either side.
+    """
+    first = np.unique(row_subject, return_index=True)[1]
+    n_subjects, labels = len(first), np.asarray(labels)
+    if n > n_subjects - _FEWEST_TESTED:
+        raise InputError(
+            f"--labelled {n}: there are {n_subjects} participants with a label, of whom {_FEWEST_TESTED} at least are tested; "
+            f"ask for {max(n_subjects - _FEWEST_TESTED, 0)} at most."
+        )
+    rng, of_subject = np.random.default_rng(seed), np.array_equal(labels[first][row_subject], labels)
+    group = np.zeros(n_subjects, dtype=np.int64)
+    if kind == "regression":
+        means = np.bincount(row_subject, weights=labels.astype(np.float64)) / np.bincount(row_subject)
+        group = means.argsort(kind="stable").argsort(kind="stable") * n // n_subjects
+    elif of_subject:
+        group = np.unique(labels[first], return_inverse=True)[1]
+    stratum = np.zeros(n_subjects) if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
+    order = np.lexsort((rng.random(n_subjects), stratum, group))
+    drawn = np.zeros(n_subjects, dtype=np.bool_)
+    drawn[order[((np.arange(n) + rng.random()) * n_subjects / n).astype(np.int64)]] = True
+    if kind == "classification" and of_subject:
+        for number, name in enumerate(np.unique(labels[first])):
+            fewer = min(np.count_nonzero(side[group == number]) for side in (drawn, ~drawn))
+            if fewer < _FEWEST_OF_A_CLASS:
+                raise InputError(
+                    f"--labelled {n}: only {fewer} of class {name} would be on one side of the split; ask for other numbers, or leave that "
+                    "class out."
+                )
+    return drawn
 
 
 def inner_splits(problem: PredictionProblem, split: Split, seed: int) -> list[tuple[Ints, Ints]]:

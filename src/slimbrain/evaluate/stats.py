@@ -11,8 +11,8 @@ With a single test set they are the usual AUC and Pearson correlation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,19 @@ class OutOfFold:
         (S, N) standard deviation of the training targets of that fold (1 for classes), for `mse_z`.
     inner_loss : ndarray of float64
         (S, N) loss of the chosen setting in the inner split of that fold's training set; inf where not tuned.
-    prior : ndarray of float64 or None
-        (S, N, K) shares of the classes in that fold's training set; each alike if None. Balanced accuracy and F1 take the class whose
-        probability is the largest multiple of its share, without which a rare class is hardly ever named.
+    cutoffs : Mapping[str, ndarray of float64]
+        For metrics that count named classes, (S, N, K): named is the class whose probability is the largest multiple of its cutoff, which
+        was tuned for the metric on the fold's training set (`decision.tuned_cutoffs`); the likeliest class where there are none.
     classes : tuple[str, ...]
         Names of the classes; empty for regression and identification.
     gallery : bool
         Whether rows are queries of an identification.
     group : ndarray of str or None
         (N,) str, subjects who belong together, such as a family; each by itself if None.
+    run : ndarray of str or None
+        (N,) str, the run that a row is a window of; each row by itself if None.
+    drawn : bool
+        Whether each seed has a training set of its own draw, so that an interval is over draws as well.
     """
 
     subject: NDArray[np.str_]
@@ -73,12 +77,37 @@ class OutOfFold:
     classes: tuple[str, ...]
     gallery: bool = False
     group: NDArray[np.str_] | None = None
-    prior: Floats | None = None
+    cutoffs: Mapping[str, Floats] = field(default_factory=dict)
+    run: NDArray[np.str_] | None = None
+    drawn: bool = False
 
     @property
     def drawn_together(self) -> NDArray[np.str_]:
         """(N,) what a resample draws as one: relatives are alike, so that each is less than one more observation."""
         return self.subject if self.group is None else self.group
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> OutOfFold:
+        """Some rows alone."""
+        group, run = (None if names is None else names[rows] for names in (self.group, self.run))
+        return replace(
+            self,
+            subject=self.subject[rows],
+            truth=self.truth[rows],
+            scores=self.scores[:, rows],
+            fold=self.fold[:, rows],
+            scale=self.scale[:, rows],
+            inner_loss=self.inner_loss[:, rows],
+            cutoffs={metric: values[:, rows] for metric, values in self.cutoffs.items()},
+            group=group,
+            run=run,
+        )
+
+    @property
+    def taught_each_other(self) -> bool:
+        """Whether labels of tested rows also taught the models that predict other tested rows: in all but a single test set."""
+        tested = self.fold >= 0
+        one_set = (tested == tested[0]).all() and all(len(np.unique(fold[fold >= 0])) <= 1 for fold in self.fold)
+        return not (self.gallery or one_set)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -112,8 +141,12 @@ def choose_inside(candidates: list[OutOfFold]) -> OutOfFold:
     losses = np.stack([candidate.inner_loss for candidate in candidates])
     best = losses.argmin(axis=0)
     seed, row = np.indices(best.shape)
-    scores = np.stack([candidate.scores for candidate in candidates])[best, seed, row]
-    return replace(first, scores=scores, inner_loss=losses.min(axis=0))
+
+    def chosen(parts: list[Floats]) -> Floats:
+        return np.asarray(np.stack(parts)[best, seed, row])
+
+    cutoffs = {metric: chosen([candidate.cutoffs[metric] for candidate in candidates]) for metric in first.cutoffs}
+    return replace(first, scores=chosen([candidate.scores for candidate in candidates]), inner_loss=losses.min(axis=0), cutoffs=cutoffs)
 
 
 def score(predictions: OutOfFold, metric: str) -> Floats:
@@ -126,9 +159,12 @@ def bootstrap(predictions: OutOfFold, metric: str, n_resamples: int = N_RESAMPLE
     """Mean of the metric over seeds, with a percentile interval over resampled subjects, or groups of them.
 
     All rows of a subject, and all subjects of a group, go along with it. The fitted models stay as they are: the interval
-    speaks of other subjects, not of other training sets. Resamples in which the metric is not defined are left out.
+    speaks of other subjects, not of other training sets; but where each seed drew its training subjects (`drawn`), seeds are resampled,
+    too, and it speaks of both. Of a nested choice these are the predictions of the choice as a whole, tuned and chosen without the
+    test fold, so that nothing has to be corrected for (Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107, resample
+    pooled out-of-fold predictions likewise). Resamples in which the metric is not defined are left out.
     """
-    values = _mean_over_seeds(predictions, metric, predictions.truth[None], _resample_weights(predictions, n_resamples, seed))
+    values = _resampled(predictions, metric, _resample_weights(predictions, n_resamples, seed), seed)
     return _interval(float(np.mean(score(predictions, metric))), values)
 
 
@@ -143,7 +179,7 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
     if not (np.array_equal(ours.subject, theirs.subject) and np.array_equal(ours.truth, theirs.truth)):
         raise InputError("A paired difference needs the same subjects and labels on both sides; run both on the same sessions.")
     weights = _resample_weights(ours, n_resamples, seed)
-    values = [_mean_over_seeds(side, metric, side.truth[None], weights) for side in (ours, theirs)]
+    values = [_resampled(side, metric, weights, seed) for side in (ours, theirs)]
     point = float(np.mean(score(ours, metric)) - np.mean(score(theirs, metric)))
     return _interval(point, values[0] - values[1])
 
@@ -151,18 +187,24 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
 def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
     """Probability of a score at least as good under permuted labels: (1 + hits) / (1 + permutations).
 
-    Labels move between subjects; where a subject's sessions carry different labels, they move within the subject; in identification,
-    each subject's queries are given another subject of the gallery to find.
-    The predictions stay as they are (no refitting): what is tested is whether they go with the labels. With one test set this is
-    exact. Under cross-validation it is somewhat too small, since folds share training subjects: with nothing to find (40 subjects,
-    20 features, 5 folds, 150 cohorts), p of the AUC was at most 0.05 in 11 % of cohorts, p of the accuracy in 6 %.
-    Groups are not heeded: where relatives are alike in the label, p is too small as well.
+    Labels move between subjects, or between groups of as many subjects, whole, where relatives are bound together (Winkler et al. 2015,
+    NeuroImage 123: multi-level block permutation); where a subject's sessions carry different labels, they move within the subject,
+    those of windows of one run together; in identification, each subject's queries are given another subject of the gallery to find.
+
+    The predictions stay as they are (no refitting), which is exact with one test set. In a cross-validation each label also taught the
+    models that predict the others, so that a chance agreement of two subjects counts twice, once in each one's prediction: with learners
+    that are linear in their labels the score then varies at most twice as much as when labels are permuted around fixed predictions,
+    since (a + b)^2 <= 2 (a^2 + b^2), whatever the folds. (Nadeau and Bengio 2003, Machine Learning 52, correct for the same by 1 + k
+    n_test / n_train, 2.25 for five folds.) The permuted scores' distances from their mean are therefore stretched by sqrt(2). What is
+    tuned or chosen inside, too, is part of the predictions; `benchmarks/null_choice.py` counts how often that p is small without a signal.
     """
     observed = float(np.mean(score(predictions, metric)))
     if np.isnan(observed):
         return float("nan")
     shuffled = _shuffled_truth(predictions, n_permutations, seed)
     values = _mean_over_seeds(predictions, metric, shuffled, np.ones((1, shuffled.shape[1])))
+    if predictions.taught_each_other:
+        values = values.mean() + np.sqrt(2) * (values - values.mean())
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     rounding = 1e-12 * max(1.0, abs(observed))
     hits = np.count_nonzero(sign * values >= sign * observed - rounding)
@@ -186,20 +228,47 @@ def _resample_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Fl
 
 
 def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> Floats:
-    """(R, N) permuted labels: between rows or, where subjects have several rows, within each subject."""
+    """(R, N) permuted labels: between rows or groups of them or, where subjects have several rows, within each subject."""
     rng = np.random.default_rng(seed)
     if predictions.gallery:
         own = predictions.truth.astype(np.int64)
         others = rng.permuted(np.tile(np.arange(predictions.scores.shape[2]), (n_permutations, 1)), axis=1)
         return others[:, own].astype(np.float64)
+    if predictions.run is not None:
+        _, first, row_run = np.unique(predictions.run, return_index=True, return_inverse=True)
+        if len(first) < len(row_run) and np.array_equal(predictions.truth[first][row_run], predictions.truth):
+            return _shuffled_truth(replace(predictions.take(first), run=None), n_permutations, seed)[:, row_run]
     truth = np.tile(predictions.truth, (n_permutations, 1))
     names, row_subject = np.unique(predictions.subject, return_inverse=True)
     if len(names) == len(row_subject):
-        return rng.permuted(truth, axis=1)
+        return _shuffled_between_groups(truth, predictions.drawn_together, rng)
     for subject in range(len(names)):
         rows = np.flatnonzero(row_subject == subject)
         truth[:, rows] = rng.permuted(truth[:, rows], axis=1)
     return truth
+
+
+def _shuffled_between_groups(truth: Floats, group: NDArray[np.str_], rng: np.random.Generator) -> Floats:
+    """(R, N) labels of whole groups moved to other groups of the same size, and mixed within each."""
+    _, row_group, row_size = np.unique(group, return_inverse=True, return_counts=True)
+    for size in np.unique(row_size):
+        # (groups of this size, size) row numbers.
+        rows = np.argsort(row_group, kind="stable")[np.isin(np.sort(row_group), np.flatnonzero(row_size == size))].reshape(-1, size)
+        for labels in truth:
+            labels[rows] = rng.permuted(labels[rows][rng.permutation(len(rows))], axis=1)
+    return truth
+
+
+def _resampled(predictions: OutOfFold, metric: str, weights: Floats, seed: int) -> Floats:
+    """(R,) mean of the metric over seeds, or over as many of them drawn with replacement, for each of R resamples of subjects."""
+    values = _per_seed(predictions, metric, predictions.truth[None], weights)
+    if not predictions.drawn:
+        return values.mean(axis=0)
+    n_seeds, n_resamples = values.shape
+    # The same draws for whoever is compared.
+    picked = np.random.default_rng(seed + 1).integers(n_seeds, size=(n_seeds, n_resamples))
+    mean: Floats = np.take_along_axis(values, picked, axis=0).mean(axis=0)
+    return mean
 
 
 def _mean_over_seeds(predictions: OutOfFold, metric: str, truth: Floats, weights: Floats) -> Floats:
@@ -211,10 +280,10 @@ def _per_seed(predictions: OutOfFold, metric: str, truth: Floats, weights: Float
     if metric not in predictions.metrics:
         raise InputError(f"{metric} is not a metric of this task; choose from {', '.join(predictions.metrics)}.")
     values = []
-    prior = np.ones_like(predictions.scores) if predictions.prior is None else predictions.prior
-    for scores, share, fold, scale in zip(predictions.scores, prior, predictions.fold, predictions.scale, strict=True):
+    cutoffs = predictions.cutoffs.get(metric, np.ones_like(predictions.scores))
+    for scores, cutoff, fold, scale in zip(predictions.scores, cutoffs, predictions.fold, predictions.scale, strict=True):
         tested = fold >= 0
-        case = _Case(truth[:, tested], scores[tested], weights[:, tested], fold[tested], scale[tested], share[tested])
+        case = _Case(truth[:, tested], scores[tested], weights[:, tested], fold[tested], scale[tested], cutoff[tested])
         with np.errstate(invalid="ignore", divide="ignore"):
             values.append(_METRICS[metric](case))
     return np.stack(values)
@@ -222,23 +291,18 @@ def _per_seed(predictions: OutOfFold, metric: str, truth: Floats, weights: Float
 
 @dataclass(frozen=True)
 class _Case:
-    """What one metric looks at: `truth` and `weights` (R or 1, N), `scores` and `prior` (N, K), `fold` and `scale` (N,)."""
+    """What one metric looks at: `truth` and `weights` (R or 1, N), `scores` and `cutoff` (N, K), `fold` and `scale` (N,)."""
 
     truth: Floats
     scores: Floats
     weights: Floats
     fold: Ints
     scale: Floats
-    prior: Floats
+    cutoff: Floats
 
     @property
-    def likeliest_class(self) -> NDArray[Any]:
-        return self.scores.argmax(axis=1)
-
-    @property
-    def balanced_class(self) -> NDArray[Any]:
-        """The likeliest class if all were as frequent."""
-        return (self.scores / self.prior).argmax(axis=1)
+    def named_class(self) -> NDArray[Any]:
+        return (self.scores / self.cutoff).argmax(axis=1)
 
     def average(self, values: Floats) -> Floats:
         """(R,) weighted mean over rows."""
@@ -247,7 +311,7 @@ class _Case:
     def by_fold(self) -> list[_Case]:
         picks = [self.fold == number for number in np.unique(self.fold)]
         return [
-            _Case(self.truth[:, at], self.scores[at], self.weights[:, at], self.fold[at], self.scale[at], self.prior[at]) for at in picks
+            _Case(self.truth[:, at], self.scores[at], self.weights[:, at], self.fold[at], self.scale[at], self.cutoff[at]) for at in picks
         ]
 
 
@@ -257,12 +321,12 @@ def _total(values: Floats) -> Floats:
 
 
 def _accuracy(case: _Case) -> Floats:
-    return case.average((case.truth == case.likeliest_class).astype(np.float64))
+    return case.average((case.truth == case.named_class).astype(np.float64))
 
 
 def _balanced_accuracy(case: _Case) -> Floats:
     """Mean recall of the classes that are present, as scikit-learn defines it."""
-    recalls, said = [], case.balanced_class
+    recalls, said = [], case.named_class
     for label in range(case.scores.shape[1]):
         true = case.truth == label
         recalls.append(_total(case.weights * (true & (said == label))) / _total(case.weights * true))
@@ -271,7 +335,7 @@ def _balanced_accuracy(case: _Case) -> Floats:
 
 def _macro_f1(case: _Case) -> Floats:
     """Mean F1 of the classes that are present or predicted."""
-    values, chosen = [], case.balanced_class
+    values, chosen = [], case.named_class
     for label in range(case.scores.shape[1]):
         true, said = case.truth == label, chosen == label
         both = _total(case.weights * (true & said))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from slimbrain.evaluate.result import Estimate, Grouping, Result, Scoring
-from slimbrain.evaluate.stats import LOWER_IS_BETTER
+from slimbrain.evaluate.result import Estimate, Grouping, LabelledPoint, Result, Scoring
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, LOWER_IS_BETTER
 
 _SHOWN_DIGITS = 12
 """Of a SHA-256, in the table; the result file has all of it."""
 
 
+_GUESSED = {"auc": 0.5, "r2": 0.0, "mse_z": 1.0}
+"""What guessing scores whatever the classes are: a coin, or the mean of the training participants."""
+
+_BELOW_CHANCE = (
+    "A score below chance is what cross-validation of few participants gives where there is no signal: those who are held out shift what "
+    "the others teach away from themselves. Read it as no score, not as a reversed one."
+)
+
+
 def to_markdown(result: Result) -> str:
     """A heading, a table with the primary metric first, and the sentences of `remarks`."""
     metrics = result.metrics
+    cohort = f"{result.cohort} to {result.tested_on}" if result.tested_on else result.cohort
     lines = [
-        f"## {result.task} ({result.cohort})" if result.cohort else f"## {result.task}",
+        f"## {result.task} ({cohort})" if cohort else f"## {result.task}",
         "",
         f"{result.n_subjects} subjects, {result.n_sessions} sessions; {result.split}; "
         f"95 % intervals over resampled {resampling_unit(result)}; p: permuted labels.",
@@ -26,12 +36,53 @@ def to_markdown(result: Result) -> str:
         figures = " | ".join(_cell(rows.get(metric)) for metric in metrics)
         p = "n/a" if primary is None or primary.p is None else f"{primary.p:.3f}"
         lines.append(f"| {model} | {method} | {figures} | {p} |")
-    return "\n".join([*lines, "", *remarks(result)]) + "\n"
+    for row in result.cannot:
+        lines.append(f"| {row.model} | {row.method} | cannot" + " |" * (len(metrics) + 1))
+    return "\n".join([*lines, "", *remarks(result), *_curve_table(result), *_held_out_table(result)]) + "\n"
+
+
+def _curve_table(result: Result) -> list[str]:
+    """The primary metric of every predictor over the number of labelled subjects, and how ours compares at each."""
+    if not result.labelled:
+        return []
+    points = result.labelled
+    found = [{row.predictor: row for row in point.rows} for point in points]
+    lines = [
+        "",
+        f"### {result.metrics[0]} by number of labelled subjects",
+        "",
+        "| model | method | " + " | ".join(f"{point.labelled} labelled" for point in points) + " |",
+        "|" + "---|" * (len(points) + 2),
+    ]
+    for model, method in result.by_predictor:
+        cells = " | ".join(_cell(rows.get((model, method))) for rows in found)
+        lines.append(f"| {model} | {method} | {cells} |")
+    verdicts = [f"{point.labelled} labelled: {_verdict(gap, result, point)}" for point in points for gap in point.differences]
+    return [*lines, "", *verdicts]
+
+
+def _held_out_table(result: Result) -> list[str]:
+    """The primary metric of ours and of the best baseline for each site, say, that was left out."""
+    if not result.held_out:
+        return []
+    shown = [*dict.fromkeys(gap.predictor for gap in result.differences), result.best_baseline.predictor]
+    lines = [
+        "",
+        f"### {result.metrics[0]} of each part left out",
+        "",
+        "| left out | subjects | " + " | ".join(f"{model} ({method})" for model, method in shown) + " |",
+        "|" + "---|" * (len(shown) + 2),
+    ]
+    for part in result.held_out:
+        rows = {row.predictor: row for row in part.rows}
+        lines.append(f"| {part.value} | {part.n_subjects} | {' | '.join(_cell(rows.get(who)) for who in shown)} |")
+    return lines
 
 
 def resampling_unit(result: Result) -> str:
     """What the intervals of a result are over."""
-    return "groups of subjects" if result.groups and result.groups.count is not None else "subjects"
+    who = "groups of subjects" if result.groups and result.groups.count is not None else "subjects"
+    return f"{who} and draws" if result.labelled else who
 
 
 def _cell(estimate: Estimate | None) -> str:
@@ -45,14 +96,19 @@ def _cell(estimate: Estimate | None) -> str:
 def remarks(result: Result) -> list[str]:
     """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
     lines = [_verdict(gap, result) for gap in result.differences]
+    if any(_is_below_chance(result.row_of(gap), result) for gap in result.differences):
+        lines.append(_BELOW_CHANCE)
     if result.classes:
-        lines.append("Classes, in subjects: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
+        who = "subjects" if sum(result.classes.values()) <= result.n_subjects else "windows"
+        lines.append(f"Classes, in {who}: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
     if chance := {metric: value for metric, value in result.chance.items() if metric in result.metrics}:
         lines.append("Chance: " + ", ".join(f"{metric} {value:.3f}" for metric, value in chance.items()) + ".")
     if result.published:
         lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result.published.items()) + ".")
     if result.excluded:
         lines.append("Sessions left out: " + ", ".join(f"{count} ({reason})" for reason, count in result.excluded.items()) + ".")
+    for one in result.cannot:
+        lines.append(f"{one.model} ({one.method}) cannot be compared: {one.reason.rstrip('.')}.")
     if result.groups:
         lines.append(_togetherness(result.groups))
     if result.seen_in_pretraining:
@@ -76,6 +132,24 @@ def _tested(record: Scoring) -> str:
     )
 
 
+def chance_of(result: Result, metric: str) -> float | None:
+    """What guessing scores; None where that is not known."""
+    return result.chance.get(metric, _GUESSED.get(metric))
+
+
+def is_at_chance(low: float | None, high: float | None, chance: float | None) -> bool:
+    """Whether the interval of a score holds what guessing scores."""
+    return low is not None and high is not None and chance is not None and low <= chance <= high
+
+
+def _is_below_chance(row: Estimate | None, result: Result) -> bool:
+    """Whether a score that classifies lies under what guessing gives."""
+    if row is None or row.mean is None or row.metric not in CLASSIFICATION_METRICS:
+        return False
+    chance = chance_of(result, row.metric)
+    return chance is not None and row.mean < chance
+
+
 def _togetherness(bound: Grouping) -> str:
     """Whether subjects who belong together were kept together."""
     if bound.count is None:
@@ -83,16 +157,22 @@ def _togetherness(bound: Grouping) -> str:
     return f"Subjects who share {bound.by} are on one side of every split: {bound.count} groups."
 
 
-def _verdict(gap: Estimate, result: Result) -> str:
-    """Whether one of ours beats the best baseline, in one sentence."""
-    best = f"{result.best_baseline.model} ({result.best_baseline.method})"
-    mine = f"{gap.model}, {gap.method}" if len(result.differences) > 1 else gap.model
+def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) -> str:
+    """Whether one of ours beats the best baseline, in one sentence; at one place of a curve, if one is given."""
+    baseline = (point or result).best_baseline
+    best = f"{baseline.model} ({baseline.method})"
+    several = sum(other.model == gap.model for other in result.differences) > 1
+    mine = f"{gap.model}, {gap.method}" if several else gap.model
     if gap.mean is None or gap.low is None or gap.high is None:
         return f"{mine} and the best baseline, {best}, cannot be compared: {gap.metric} is not defined for both."
+    row = result.row_of(gap) if point is None else next((row for row in point.rows if row.predictor == gap.predictor), None)
     sign = -1 if gap.metric in LOWER_IS_BETTER else 1
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
-    return (
-        f"{mine} ({gap.metric} {_cell(result.row_of(gap))}) {beats} the best baseline, {best}: "
-        f"difference {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)."
-    )
+    score, difference = f"{mine} ({gap.metric} {_cell(row)})", f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)"
+    chance = chance_of(result, gap.metric)
+    if row is None or not is_at_chance(row.low, row.high, chance):
+        return f"{score} {beats} the best baseline, {best}: difference {difference}."
+    if low <= 0 <= high:
+        return f"{score} is at chance ({chance:.3g}), which its interval holds; difference from the best baseline, {best}: {difference}."
+    return f"{score} is at chance ({chance:.3g}), which its interval holds, and {beats} the best baseline, {best}: difference {difference}."

@@ -1,7 +1,7 @@
 """What is predicted: a label for sessions, how it is made, and how it is scored.
 
-`column:NAME` makes a task of any column of `participants.tsv`, `identity` asks whose a session is; the benchmarks are in
-`evaluate.registry`.
+`column:NAME` makes a task of any column of `participants.tsv`, or of the table of sessions (`column:task`); `events` asks what the
+participant was doing, `identity` whose a session is; the benchmarks are in `evaluate.registry`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from slimbrain.errors import InputError
 from slimbrain.evaluate.groups import bound_together
 from slimbrain.evaluate.labels import Labelled, LeftOut
-from slimbrain.evaluate.phenotypes import Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
+from slimbrain.evaluate.phenotypes import Cohort, Phenotypes, Row, age_in_years, cell, collect, column_key, is_missing, read_phenotypes
 from slimbrain.evaluate.registry import ENTRIES, Benchmark, TaskKind
 from slimbrain.evaluate.result import Grouping
 from slimbrain.evaluate.splits import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
+from slimbrain.evaluate.window_store import WindowStore
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.participants import PARTICIPANTS_FILE
 
@@ -32,6 +33,10 @@ _RESTING = "rest"
 """What the task of a resting run is called, with more around it (HCP: REST1, REST2)."""
 
 IDENTITY = "identity"
+EVENTS = "events"
+_RUN_COLUMNS = ("task", "session", "run")
+"""Columns of the table of sessions that name states or occasions, beside those of quality."""
+_TRIAL_TYPE = "trial_type"
 _SITE = "site"
 _MAX_CLASSES_OF_NUMBERS = 5
 """A numeric column with more distinct values than this is a quantity, not a code for classes."""
@@ -112,6 +117,10 @@ class Target:
         (N,) str, which participants stay on one side of every split; None where nothing binds them.
     bound : Grouping or None
         By which columns they are bound; None where nothing binds participants.
+    blocks : ndarray of str or None
+        (N,) str, what is left out in turn, or the side of a transfer (`slimbrain.evaluate.held_out`).
+    runs : ndarray of str or None
+        (N,) str, the run that each is a window of (`slimbrain.evaluate.window_store`); None where sessions are whole.
     """
 
     keys: tuple[str, ...]
@@ -123,6 +132,8 @@ class Target:
     known: tuple[Mapping[str, str], ...] = ()
     groups: NDArray[np.str_] | None = None
     bound: Grouping | None = None
+    blocks: NDArray[np.str_] | None = None
+    runs: NDArray[np.str_] | None = None
 
     @property
     def n_subjects(self) -> int:
@@ -130,28 +141,36 @@ class Target:
 
     def without(self, keys: Collection[str], reason: str) -> Target:
         """Labels of the other sessions; these are counted under a reason."""
-        rows = np.array([row for row, key in enumerate(self.keys) if key not in keys], dtype=np.int64)
+        rows = [row for row, key in enumerate(self.keys) if key not in keys]
         if len(rows) == len(self.keys):
             return self
-        groups = None if self.groups is None else self.groups[rows]
+        return replace(self.take(rows), excluded={**self.excluded, reason: len(self.keys) - len(rows)})
+
+    def take(self, rows: Sequence[int]) -> Target:
+        """Labels of some sessions, in this order."""
+        at = np.array(rows, dtype=np.int64)
+        strata, groups, blocks, runs = (None if each is None else each[at] for each in (self.strata, self.groups, self.blocks, self.runs))
         bound = self.bound if groups is None or self.bound is None else Grouping(by=self.bound.by, count=len(np.unique(groups)))
         return replace(
             self,
             keys=tuple(self.keys[row] for row in rows),
-            subjects=self.subjects[rows],
-            labels=self.labels[rows],
-            strata=None if self.strata is None else self.strata[rows],
-            excluded={**self.excluded, reason: len(self.keys) - len(rows)},
+            subjects=self.subjects[at],
+            labels=self.labels[at],
+            strata=strata,
             known=tuple(self.known[row] for row in rows) if self.known else (),
             groups=groups,
             bound=bound,
+            blocks=blocks,
+            runs=runs,
         )
 
     @property
     def classes(self) -> dict[str, int]:
-        """Subjects of each class; empty where there are no classes."""
+        """Subjects of each class, or sessions of each where a subject has several; empty where there are no classes."""
         if self.kind != "classification":
             return {}
+        if self.runs is not None and any(len(set(self.labels[self.subjects == who])) > 1 for who in np.unique(self.subjects)):
+            return dict(sorted(Counter(map(str, self.labels.tolist())).items()))
         pairs = set(zip(self.subjects.tolist(), map(str, self.labels.tolist()), strict=True))
         return dict(sorted(Counter(label for _, label in pairs).items()))
 
@@ -188,10 +207,12 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         if len(occasions) not in (0, 2):
             raise InputError(f"{name}: identification compares two sessions; name both, as in {IDENTITY}:task-rest_run-1:task-rest_run-2.")
         return Task(name, "", "identification", occasions=tuple(occasions))
+    if name == EVENTS:
+        return Task(name, _TRIAL_TYPE, "classification", policy or DEFAULT_POLICY)
     column = name.removeprefix(_COLUMN_PREFIX)
     if column == name or not column:
         raise InputError(
-            f"{name}: no such task; name a column of participants.tsv, for example {_COLUMN_PREFIX}sex, ask for {IDENTITY}, "
+            f"{name}: no such task; name a column of participants.tsv, for example {_COLUMN_PREFIX}sex, ask for {IDENTITY} or {EVENTS}, "
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
         )
     return Task(name, column, policy=policy or DEFAULT_POLICY, group=group)
@@ -219,20 +240,16 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
 
 
 def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
-    columns = sorted({name for row in store.participants.values() for name in row} - {"participant_id"})
-    for column in filter(None, (task.column, task.group)):
-        if column not in columns:
-            there = f"has {', '.join(columns)}" if columns else "is missing or empty"
-            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}.")
-    cells = [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
+    cells = _cells(task, store, sessions)
     unlisted = sum(cell is None for cell in cells)
     labelled = [(session, cell) for session, cell in zip(sessions, cells, strict=True) if cell is not None and not is_missing(cell)]
-    excluded = {"not in participants.tsv": unlisted, f"{task.column} missing": len(sessions) - unlisted - len(labelled)}
+    lacking = "no event that fills half of the window" if task.name == EVENTS else f"{task.column} missing"
+    excluded = {"not in participants.tsv": unlisted, lacking: len(sessions) - unlisted - len(labelled)}
     subjects = _subjects(store, [session for session, _ in labelled], f"a value in {task.column}")
     kind, labels = _labels(task, [cell.strip() for _, cell in labelled])
     if kind == "classification":
         _require_one_spelling(store, task, subjects, labels)
-    marks = {subject: [mark] for subject in subjects if not is_missing(mark := store.participants[subject].get(task.group, ""))}
+    marks = {subject: [mark] for subject in subjects if not is_missing(mark := store.participants.get(subject, {}).get(task.group, ""))}
     groups, bound = _groups(subjects, marks, task.group)
     return Target(
         keys=tuple(session.key for session, _ in labelled),
@@ -244,6 +261,25 @@ def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> T
         groups=groups,
         bound=bound,
     )
+
+
+def _cells(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> list[str | None]:
+    """What each session has in the task's column: its participant's cell, or that of the session's own row; None for who is not listed."""
+    if task.name == EVENTS:
+        if not isinstance(store, WindowStore):
+            raise InputError(f"{task.name}: events are shorter than runs; say with --frames how long the windows are that are told apart.")
+        return [store.event_of(session.key) for session in sessions]
+    columns = sorted({name for row in store.participants.values() for name in row} - {"participant_id"})
+    further = {name for session in sessions for name in session.qc} | set(_RUN_COLUMNS)
+    for column in filter(None, (task.column, task.group)):
+        if column not in columns and (column == task.group or column not in further):
+            there = f"has {', '.join(columns)}" if columns else "is missing or empty"
+            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}.")
+    if task.column in columns:
+        return [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
+    if task.column in _RUN_COLUMNS:
+        return [str(getattr(session, task.column)) for session in sessions]
+    return [session.qc.get(task.column, "") for session in sessions]
 
 
 def _groups(subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: str) -> tuple[NDArray[np.str_] | None, Grouping | None]:
@@ -320,7 +356,7 @@ def _phenotypes(task: Task, entry: Benchmark, store: Store) -> Phenotypes:
         table = read_phenotypes(cohort, task.phenotypes)
         ask = f"give {cohort.file} of {cohort.title} ({cohort.where})"
     else:
-        rows = [{**{column_key(name): text for name, text in row.items()}, _PARTICIPANT: name} for name, row in store.participants.items()]
+        rows = [{**_with_official_names(row, cohort), _PARTICIPANT: name} for name, row in store.participants.items()]
         table = collect(replace(cohort, ids=(_PARTICIPANT,), prefixes=("sub", *cohort.prefixes)), rows, str(store.root / PARTICIPANTS_FILE))
         table = replace(table, cohort=cohort)
         ask = f"name {cohort.file} with --phenotypes (from {cohort.where})"
@@ -328,6 +364,12 @@ def _phenotypes(task: Task, entry: Benchmark, store: Store) -> Phenotypes:
     if lacking:
         raise InputError(f"{table.files}: has no column {', '.join(lacking)}, which task {task.name} reads; {ask}.")
     return table
+
+
+def _with_official_names(row: Mapping[str, str], cohort: Cohort) -> dict[str, str]:
+    """Cells of a row of participants.tsv by `column_key`, those that BIDS names otherwise also under the names of the cohort's own file."""
+    cells = {column_key(name): text for name, text in row.items()}
+    return {column_key(name): cells[bids] for name, bids in cohort.bids.items() if bids in cells} | cells
 
 
 def _known(entry: Benchmark, row: Row) -> dict[str, str]:
@@ -397,7 +439,7 @@ def _numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
 
 def _strata(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> NDArray[np.str_] | None:
     """Unbalanced sites cost accuracy and add noise: sex by tangent connectivity of three sites, AUC 0.785 without and 0.804 with."""
-    rows = [store.participants[session.subject] for session in sessions]
+    rows = [store.participants.get(session.subject, {}) for session in sessions]
     names = {name.lower(): name for row in rows for name in row}
     column = task.strata or names.get(_SITE, "")
     if not column or column == task.column:

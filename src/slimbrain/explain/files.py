@@ -105,15 +105,18 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def trust(record: Mapping[str, Any]) -> str:
     """Held-out score of what a map explains, and how many participants the model was trained on, in words; empty if unknown."""
-    decided = record.get("decided_by") or {}
-    words = []
+    return "; ".join(filter(None, (_held_out(record.get("decided_by") or {}), _overlap(record))))
+
+
+def _held_out(decided: Mapping[str, Any]) -> str:
     if "mean" in decided:
-        words.append(f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]")
-    elif decided:
-        words.append("its held-out score is not known")
-    if seen := record.get("in_training"):
-        words.append(f"trained on {seen} of {record['participants']} participants")
-    return "; ".join(words)
+        return f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]"
+    return "its held-out score is not known" if decided else ""
+
+
+def _overlap(record: Mapping[str, Any]) -> str:
+    seen = record.get("in_training")
+    return f"trained on {seen} of {record['participants']} participants" if seen else ""
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,13 @@ class MapEntry:
         Whether values have a sign, for or against the decision.
     atlas, command : str
         Where the regions are from; the command line that made the map.
-    note : str
-        How far to trust it (`trust`).
+    held_out, overlap : str
+        How well what is explained predicts people it was not fitted on, and how many of them the model was pretrained on, in words;
+        empty if unknown. `note` has both.
+    weights_sha256 : str
+        Of the model; empty where it is not known.
+    decided_by : mapping of str to object
+        The held-out `metric`, `mean`, `low` and `high` of what is explained, as far as known; empty where it is no decision.
     image, picture : Path or None
         NIfTI and PNG; None where there is none.
     rows : tuple of dict
@@ -158,10 +166,18 @@ class MapEntry:
     explains_decision: bool
     atlas: str
     command: str
-    note: str
+    held_out: str
+    overlap: str
+    weights_sha256: str
+    decided_by: Mapping[str, Any]
     image: Path | None
     picture: Path | None
     rows: tuple[dict[str, str], ...]
+
+    @property
+    def note(self) -> str:
+        """How far to trust it (`trust`)."""
+        return "; ".join(filter(None, (self.held_out, self.overlap)))
 
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
@@ -219,7 +235,10 @@ def _entry(path: Path) -> MapEntry | None:
         explains_decision=bool(record.get("decided_by")),
         atlas=words("atlas"),
         command=words("command"),
-        note=trust(record),
+        held_out=_held_out(record.get("decided_by") or {}),
+        overlap=_overlap(record),
+        weights_sha256=str((record.get("model") or {}).get("weights_sha256") or ""),
+        decided_by=record.get("decided_by") or {},
         image=image,
         picture=picture,
         rows=rows,

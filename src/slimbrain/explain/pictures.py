@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.disk.atomic import write_atomic
+from slimbrain.explain.colours import stops
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
-
-_SIGNED_COLOURS, _UNSIGNED_COLOURS = "PuOr_r", "viridis"
-"""Orange for, purple against; dark to bright. Both stay ordered in greyscale."""
 
 SHOWN_SHARE = 0.25
 """Of the brain's voxels, where values have signs: the strongest are drawn, so that the template can be seen under the others.
 
 Without negative values all are drawn: the smallest of a quarter would look like the smallest of all.
 """
+
+_SHADES = 256
 
 _BRIGHTEST = 99.5
 """Percentile of the absolute values at which colours end: a single voxel must not fade all others."""
@@ -77,8 +77,10 @@ class _Scale:
     signed: bool
 
     @property
-    def colours(self) -> str:
-        return _SIGNED_COLOURS if self.signed else _UNSIGNED_COLOURS
+    def colours(self) -> Any:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        return LinearSegmentedColormap.from_list("slimbrain-map", stops(self.signed), N=_SHADES)
 
 
 def _scale(values: NDArray[Any]) -> _Scale:
@@ -105,7 +107,7 @@ def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, scale: _S
         vmin=scale.low,
         cmap=scale.colours,
         colorbar=False,
-        black_bg=False,
+        black_bg=True,
         resampling_interpolation="nearest",
         draw_cross=False,
     )

@@ -19,6 +19,10 @@ COLUMNS = ("region", "voxels", "mean", "share", "peak", "peak_x_mm", "peak_y_mm"
 that is farthest from zero and where it lies."""
 
 
+UNITS = "units of"
+"""How the name of the regions begins where there is no atlas: they have places and no names."""
+
+
 @dataclass(frozen=True)
 class Atlas:
     """Regions on a lattice.
@@ -42,7 +46,7 @@ def unit_atlas(grid: Grid) -> Atlas:
     """The encoder's units as regions, where there is no atlas."""
     edge_mm = PATCHES_PER_UNIT * grid.lattice.patch * grid.lattice.voxel_mm
     region = np.where(grid.voxel_mask, 1 + grid.patch_unit[:, None], 0)
-    return Atlas(f"units of {edge_mm:g} mm", region, {number: _place(mm) for number, mm in enumerate(grid.units.mm, start=1)})
+    return Atlas(f"{UNITS} {edge_mm:g} mm", region, {number: _place(mm) for number, mm in enumerate(grid.units.mm, start=1)})
 
 
 def read_atlas(image: Path, labels: Path | None, grid: Grid) -> Atlas:

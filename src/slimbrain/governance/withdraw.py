@@ -28,6 +28,9 @@ _RUN_FILE = "run.json"
 _NPZ_COLUMNS = ("subject", "session", "subjects", "sessions", "keys")
 """Arrays of an npz that name participants or sessions."""
 
+EMBEDDING_SUFFIX = "_embedding.tsv"
+"""How the table of one session's embedding ends, in a BIDS derivative; the session's name stands before it."""
+
 
 @dataclass(frozen=True)
 class _Trace:
@@ -201,6 +204,10 @@ def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
         return _model(path.parent, _json(path), person, "run")
     if path.name == PEOPLE_FILE:
         return _Trace(str(path.parent), "folds", "were tuned or scored on them") if trained_on(_json(path), [person]) else None
+    if path.name.endswith(EMBEDDING_SUFFIX):
+        # A vector by itself names nobody; its file does.
+        theirs = _is_theirs(path.name.removesuffix(EMBEDDING_SUFFIX), person.label, keys)
+        return _Trace(str(path), "embeddings", "1 rows") if theirs else None
     if path.suffix == ".tsv":
         rows = [row for row in read_tsv(path) if any(_is_theirs(cell or "", person.label, keys) for cell in row.values())]
         return _Trace(str(path), "table", f"{len(rows)} rows") if rows else None

@@ -71,23 +71,24 @@ def embed_work(command: Words, open_store: Callable[[], Store], out: Path, shard
     open_store : callable
         Opens the store with the participants that the command selects; called again at the end, to see whether sessions came or went.
     out : Path
-        The npz file.
+        The npz file, or the folder of a BIDS derivative.
     shards : int
         Number of shards.
     shard : str, optional
         The command's own `--shard`, which is refused.
     """
     from slimbrain.disk.shards import Shard
-    from slimbrain.embed.joining import join_embeddings, part_path
+    from slimbrain.embed.joining import is_npz, join_embeddings, part_path
 
     _refuse_shard(shard)
+    joined = is_npz(out)
     keys = [info.key for info in open_store().sessions]
     parts = max(1, min(shards, len(keys)))
 
     def gather(done: bool) -> str:
         if not done:
-            return f"{out} is not written: some sessions are missing; the same command again embeds them."
-        if parts > 1:
+            return f"{out} is not {'written' if joined else 'whole'}: some sessions are missing; the same command again embeds them."
+        if joined and parts > 1:
             join_embeddings(out, [part_path(out, Shard(number, parts)) for number in range(1, parts + 1)], keys)
         return f"{len(keys)} sessions in {out}"
 

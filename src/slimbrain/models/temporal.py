@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from slimbrain.config import TemporalConfig
 from slimbrain.errors import InputError
-from slimbrain.governance.provenance import Provenance
 from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout
+from slimbrain.models.display import DisplayedModel
 from slimbrain.models.layers import INIT_STD, Attention, FourierPosition, Mlp, fourier_features, init_transformer, wavelengths
 
 BRAIN_CENTRE_MM = (0.0, -17.0, 4.0)
@@ -158,7 +158,7 @@ class _FactorisedBlock(nn.Module):
         return x + self.mlp(self.norm_mlp(x))
 
 
-class TemporalExtractor(nn.Module):
+class TemporalExtractor(DisplayedModel, nn.Module):
     """2D transformer over (channel groups x windows), trained by masked reconstruction (SimMIM style).
 
     Parameters
@@ -178,12 +178,20 @@ class TemporalExtractor(nn.Module):
     ------
     InputError
         If D is not a multiple of twice the heads, as the rotary angles need.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from slimbrain.config import TemporalConfig
+    >>> model = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8))
+    >>> session, tokens = model.embed(torch.randn(1, 40, 10), torch.randn(10, 3) * 40, tr=0.72)
+    >>> tuple(session.shape)
+    (1, 32)
     """
 
     anchors: Tensor
     rotary_waves: Tensor
     connectome: ConnectomeReadout | None
-    provenance: Provenance | None = None
 
     def __init__(self, config: TemporalConfig, connectome: ConnectomeConfig | None = None) -> None:
         super().__init__()

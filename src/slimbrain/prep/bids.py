@@ -70,7 +70,9 @@ def list_runs(bids_dir: str | Path, filters: Filters | None = None) -> tuple[lis
     failures: list[Failure] = []
     for versions in recordings.values():
         try:
-            runs += [Run(*_choose(candidates, filters)) for candidates in _by_echo(versions, filters)]
+            for candidates in _by_echo(versions, filters):
+                image, entities = _choose(candidates, filters)
+                runs.append(Run(image, entities, chosen_because=_reason(image, candidates)))
         except InputError as error:
             failures.append(Failure(str(versions[0][0].relative_to(bids_dir)), str(error)))
     return sorted(runs, key=lambda run: run.image), failures
@@ -131,6 +133,28 @@ def _choose(candidates: Sequence[_Version], filters: Filters) -> _Version:
         names = ", ".join(path.name for path, _ in usable)
         raise InputError(f"{usable[0][0]}: none of the images of the run ({names}) passes --res and --bids-filter-file; change these.")
     return min(wanted_versions, key=_preference)
+
+
+def _reason(image: Path, candidates: Sequence[_Version]) -> str:
+    """What the image has that the next best of the run has not; empty if it is the only one."""
+    if len(candidates) == 1:
+        return ""
+    fit = sorted((each for each in candidates if MNI152.fullmatch(each[1].get("space", ""))), key=_preference)
+    others = f"of {len(candidates)} images "
+    if len(fit) == 1:
+        return f"{others}the only one in an MNI152 space"
+    if fit[0][0] != image:
+        return f"{others}the one that the filters choose"
+    (_, ours), (_, theirs) = fit[:2]
+    names = ("space", "desc", "res")
+    differing = next((name for name, one, two in zip(names, _preference(fit[0]), _preference(fit[1]), strict=False) if one != two), "")
+    if not differing:
+        return f"{others}the first by name"
+    return f"{others}{_entity(ours, differing)} before {_entity(theirs, differing)}"
+
+
+def _entity(entities: Mapping[str, str], name: str) -> str:
+    return f"{name}-{entities[name]}" if name in entities else f"no {name}"
 
 
 def _preference(candidate: _Version) -> tuple[int, int, int, str]:

@@ -91,6 +91,8 @@ class Run:
         What the user should know before anything is read.
     record : mapping
         What the layout adds to the session's sidecar.
+    chosen_because : str
+        Why this image and not another of the same run; empty where there is no other.
     """
 
     image: Path
@@ -106,6 +108,7 @@ class Run:
     tr_from: str = "sidecar"
     notes: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    chosen_because: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

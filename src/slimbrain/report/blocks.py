@@ -33,6 +33,14 @@ class VerdictBlock:
 
 
 @dataclass(frozen=True)
+class WarningBlock:
+    """What a reader has to know before looking at what follows."""
+
+    kind: ClassVar[str] = "warning"
+    text: str
+
+
+@dataclass(frozen=True)
 class Column:
     """Head of a column; numbers are set flush right."""
 
@@ -139,10 +147,10 @@ class Fold:
 
     kind: ClassVar[str] = "fold"
     title: str
-    blocks: tuple[Figure | Table | Prose | Explorer, ...]
+    blocks: tuple[Figure | Table | Prose | Explorer | Code, ...]
 
 
-Block = Prose | VerdictBlock | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
+Block = Prose | VerdictBlock | WarningBlock | Table | Figure | Code | Heading | Fold | Data | Explorer | Viewer
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,14 @@ class TableBuilder:
         self.rows.append(_Row(tuple(cells), mark))
 
     def build(self) -> Table:
-        return Table(self.caption, self.columns, tuple(self.rows))
+        """The table, without columns in which no row has a value."""
+        told = [
+            place
+            for place, column in enumerate(self.columns)
+            if not column.numeric or not self.rows or any(row.cells[place] != MISSING for row in self.rows)
+        ]
+        rows = tuple(_Row(tuple(row.cells[place] for place in told), row.mark) for row in self.rows)
+        return Table(self.caption, tuple(self.columns[place] for place in told), rows)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimbrain.evaluate.result import Result, Row
-from slimbrain.evaluate.table import remarks, resampling_unit
+from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -19,8 +19,9 @@ from slimbrain.report.blocks import (
     count,
     number,
 )
-from slimbrain.report.figures import forest
+from slimbrain.report.forest import forest
 from slimbrain.report.inputs import Material
+from slimbrain.report.label_curve import label_curve
 
 _TITLE = "Evaluation"
 
@@ -48,13 +49,16 @@ def build(material: Material) -> Section:
 
 def _task(result: Result, place: int) -> list[Block]:
     verdict, *others = remarks(result)
-    cohort = f" ({result.cohort})" if result.cohort else ""
+    named = f"{result.cohort} to {result.tested_on}" if result.tested_on else result.cohort
+    cohort = f" ({named})" if named else ""
     setting = f"{count(result.n_subjects, 'subject')}, {count(result.n_sessions, 'session')}; {result.split}."
     return [
         Heading(f"{result.task}{cohort}"),
         VerdictBlock(verdict),
         _table(result),
         _forest(result, place),
+        *_curve(result, place),
+        *_held_out(result),
         Prose(" ".join([setting, *others])),
     ]
 
@@ -64,17 +68,56 @@ def _table(result: Result) -> Table:
     table = TableBuilder(
         f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {_words(metrics[0])}, "
         "permuted labels",
-        (Column("model"), Column("method"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True)),
+        (Column("model"), *(Column(_words(metric), True) for metric in metrics), Column("p", True), Column("method"), Column("role")),
     )
     for predictor, rows in result.by_predictor.items():
         role, mark = _role(result, predictor)
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
-        table.add([*predictor, role, *cells, number(primary.p if primary else None, 3)], mark)
+        table.add([predictor[0], *cells, number(primary.p if primary else None, 3), predictor[1], role], mark)
+    for one in result.cannot:
+        table.add([one.model, *(MISSING for _ in metrics), MISSING, one.method, "cannot"])
     if result.published:
         published = [number(result.published.get(metric), 3) for metric in metrics]
-        table.add(["published", "from the literature, other data", "published", *published, MISSING])
+        table.add(["published", *published, MISSING, "from the literature, other data", "published"])
     return table.build()
+
+
+def _curve(result: Result, place: int) -> list[Block]:
+    """The curve over the number of labelled participants, and the numbers that it is drawn from."""
+    if not result.labelled:
+        return []
+    metric = _words(result.metrics[0])
+    table = TableBuilder(
+        f"{result.task}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them and 95 % interval",
+        (Column("model"), Column("method"), *(Column(f"{point.labelled} labelled", True) for point in result.labelled)),
+    )
+    found = [{row.predictor: row for row in point.rows} for point in result.labelled]
+    for predictor in result.by_predictor:
+        mark = _role(result, predictor)[1]
+        table.add([*predictor, *(_interval(rows.get(predictor)) for rows in found)], mark)
+    sizes = ", ".join(str(point.labelled) for point in result.labelled)
+    alt = f"Curves of {metric} for {result.task} over {sizes} labelled participants, one per row of the table below."
+    caption = (
+        f"{metric} over the number of labelled participants; all others are tested. Thick blue: ours; orange: the baseline that is best "
+        "with most labels; bars: 95 % intervals; dotted: chance. Intervals of all rows are in the table."
+    )
+    return [Figure(label_curve(result, metric, f"curve-{place}", alt), caption, alt), table.build()]
+
+
+def _held_out(result: Result) -> list[Block]:
+    """What was left out in turn: ours, and the best baseline, on each."""
+    if not result.held_out:
+        return []
+    shown = [*dict.fromkeys(gap.predictor for gap in result.differences), result.best_baseline.predictor]
+    table = TableBuilder(
+        f"{result.task}: {_words(result.metrics[0])} of each part that was left out, mean and 95 % interval",
+        (Column("left out"), Column("subjects", True), *(Column(": ".join(predictor), True) for predictor in shown)),
+    )
+    for part in result.held_out:
+        rows = {row.predictor: row for row in part.rows}
+        table.add([part.value, str(part.n_subjects), *(_interval(rows.get(predictor)) for predictor in shown)])
+    return [table.build()]
 
 
 def _role(result: Result, predictor: tuple[str, str]) -> tuple[str, Mark]:
@@ -96,8 +139,10 @@ def _forest(result: Result, place: int) -> Figure:
     listed = "; ".join(f"{row.model}, {row.method}: {_interval(row)}" for row in rows)
     alt = f"Forest plot of {_words(metric)} for {result.task}. {listed}."
     best = result.best_baseline.predictor
-    svg = forest(rows, result.ours, best, result.published.get(metric), _words(metric), f"forest-{place}", alt)
+    chance = chance_of(result, metric)
+    svg = forest(rows, result.ours, best, result.published.get(metric), chance, _words(metric), f"forest-{place}", alt)
     keys = "Blue square: ours; orange diamond: best baseline; grey: other baselines."
+    keys += "" if chance is None else f" Dotted: chance, {chance:.3g}."
     caption = f"{_words(metric)} of every model with its 95 % interval. {keys}"
     return Figure(svg, caption, alt)
 

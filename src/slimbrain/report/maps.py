@@ -13,8 +13,8 @@ from slimbrain.explain import map_entry
 from slimbrain.grid import Grid
 from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Data, Prose, Section, Viewer, count
+from slimbrain.report.explained import banners, named, named_maps
 from slimbrain.report.explained import blocks as explained_blocks
-from slimbrain.report.explained import named, named_maps
 from slimbrain.report.inputs import Material, has_voxels
 from slimbrain.report.nifti import map_name, read_map
 from slimbrain.report.volumes import NamedMap, Volume, template
@@ -42,8 +42,8 @@ _READ_BYTES = 512 * 2**20
 
 def build(material: Material) -> Section:
     """One viewer for all maps."""
-    maps = [*_given(material.inputs.maps), *named_maps(material.explained), *_of_store(material)]
-    tables = explained_blocks(material.explained)
+    maps = [*_given(material.inputs.maps), *named_maps(material.explained, material.evaluations), *_of_store(material)]
+    tables = explained_blocks(material.explained, material.evaluations)
     if not maps:
         if tables:
             return Section("maps", _TITLE, tuple(tables))
@@ -55,6 +55,7 @@ def build(material: Material) -> Section:
         "and the grey image is the MNI152 template. Values are kept to 1 part in 254 of the scale."
     )
     blocks: list[Block] = [
+        *banners(material.explained, material.evaluations),
         Prose(intro),
         *_underlay(),
         Data(f"{_VIEWER}-maps", [_fitted(one, share) for one in maps]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
@@ -15,6 +16,7 @@ from markupsafe import Markup
 from slimbrain import __version__
 from slimbrain.disk.atomic import write_text
 from slimbrain.errors import StoreError
+from slimbrain.explain.colours import page_colours
 from slimbrain.report import evaluation, maps, methods, provenance, quality, summary, training, windows
 from slimbrain.report.blocks import Section
 from slimbrain.report.ink import theme_css
@@ -24,19 +26,22 @@ _Builder = Callable[[Material], Section]
 
 _BUILDERS: tuple[_Builder, ...] = (
     summary.build,
+    evaluation.build,
     quality.build,
     windows.build,
     training.build,
-    evaluation.build,
     maps.build,
     methods.build,
     provenance.build,
 )
-"""One per section, in the order of the page."""
+"""One per section, in the order of the page: what came out, what went in, how."""
+
+_BRIEF = {"windows": "Windows", "training": "Training", "data": "Data", "methods": "Methods", "provenance": "How to reproduce"}
+"""Names in the table of contents, where titles are too long for it."""
 
 _TEMPLATE = "page.html.jinja"
 
-_SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "start")
+_SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "contents", "start")
 """Files of `templates/script/`, in the order in which they need each other."""
 
 
@@ -70,7 +75,9 @@ def _render(material: Material) -> str:
     script = _page_script()
     return environment.get_template(_TEMPLATE).render(
         title=material.inputs.title,
-        sections=[build(material) for build in _BUILDERS],
+        # What was not given comes last: it says only that.
+        sections=sorted((build(material) for build in _BUILDERS), key=lambda section: bool(section.absent and not section.blocks)),
+        brief=_BRIEF,
         light=theme_css(0),
         dark=theme_css(1),
         script=script,
@@ -84,7 +91,8 @@ def _page_script() -> Markup:
     """All scripts as one, in a scope of its own."""
     folder = resources.files("slimbrain.report") / "templates" / "script"
     parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
-    return Markup('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
+    colours = "".join(f"const {name} = {json.dumps(stops)};\n" for name, stops in page_colours().items())
+    return Markup('(() => {\n"use strict";\n' + colours + "\n".join(parts) + "})();\n")
 
 
 def _content_hash(script: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from slimbrain import __version__
-from slimbrain.report.blocks import MISSING, Block, Code, Column, Prose, Section, Table, TableBuilder
+from slimbrain.report.blocks import MISSING, Block, Code, Column, Fold, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
+from slimbrain.saliency.table import recorded_command
+from slimbrain.store.description import recorded_commands
 from slimbrain.train import MODEL_FOLDER
 
 _TITLE = "How to reproduce this"
@@ -24,19 +26,32 @@ _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nibabel", "nilearn")
 
 def build(material: Material) -> Section:
     """Software, contract, runs, commands."""
-    blocks: list[Block] = [_versions(material), _files(material)]
+    tables = [_versions(material), _files(material)]
     if material.store is not None:
-        blocks.append(_contract(material))
+        tables.append(_contract(material))
     if material.runs:
-        blocks.append(_runs(material))
-    recorded = [run.settings.command for run in material.runs]
-    recorded += [entry.command for _, entries in material.explained for entry in averages(entries)]
-    commands = tuple(dict.fromkeys((*filter(None, recorded), *material.inputs.commands)))
+        tables.append(_runs(material))
+    blocks: list[Block] = []
+    commands = tuple(dict.fromkeys((*filter(None, _recorded(material)), *material.inputs.commands)))
     if commands:
         blocks.append(Code("Command lines, in order", commands))
     else:
         blocks.append(Prose("No command line was recorded."))
+    blocks += [Fold(table.caption, (table,)) for table in tables if table.rows]
     return Section("provenance", _TITLE, tuple(blocks))
+
+
+def _recorded(material: Material) -> Iterator[str]:
+    """Command lines as the files have them, in the order in which one needs the other."""
+    if material.store is not None:
+        yield from recorded_commands(material.store.description)
+    yield from (run.settings.command for run in material.runs if run.stage == "temporal")
+    if material.inputs.windows is not None:
+        yield recorded_command(material.inputs.windows)
+    yield from (run.settings.command for run in material.runs)
+    for result in material.evaluations:
+        yield from result.commands
+    yield from (entry.command for _, entries in material.explained for entry in averages(entries))
 
 
 def _versions(material: Material) -> Table:
@@ -80,7 +95,8 @@ def _contract(material: Material) -> Table:
     contract = material.store.contract
     table = TableBuilder("Contract of the store, which a model must share", (Column("part"), Column("value")))
     table.add(["lattice", contract.lattice])
-    table.add(["hash of the mask", contract.mask])
+    if contract.mask:
+        table.add(["hash of the mask", contract.mask])
     table.add(["space", contract.space])
     table.add(["templates", ", ".join(sorted({session.info.space for session in material.sessions})) or MISSING])
     table.add(["TR (s)", f"{contract.tr:g}"])

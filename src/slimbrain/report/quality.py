@@ -10,6 +10,7 @@ import numpy.typing as npt
 from slimbrain.governance.ledger import entries_of, gaps, summary
 from slimbrain.prep.quality import FD_THRESHOLD_MM
 from slimbrain.progress import track
+from slimbrain.report import cohort
 from slimbrain.report.blocks import Block, Column, Field, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import FD_LABEL, Marks, carpet, mosaic
 from slimbrain.report.inputs import N_WORST, Material, has_voxels
@@ -20,8 +21,11 @@ _FloatArray = npt.NDArray[Any]
 
 _TITLE = "Data and quality"
 
-_N_OPEN = 6
+_N_OPEN = 1
 """Carpets shown at once; the rest can be unfolded."""
+
+_N_ROWS_OPEN = 8
+"""Longer tables are folded."""
 
 _MEASURES = (
     Field("coverage", "coverage (%)", 1, 100.0),
@@ -46,12 +50,13 @@ def build(material: Material) -> Section:
     if store is None or not material.sessions:
         reason = "The store holds no session." if store else "No store was given, so the page shows no sessions."
         return Section("data", _TITLE, (*_excluded(material), *_failures(material)), absent=reason)
+    if not has_voxels(store):
+        return cohort.build(material, (*_excluded(material), *_failures(material)))
     blocks: list[Block] = [Prose(_whose(store, material))]
     if len(material.in_detail) < len(material.sessions):
         blocks += [_overview(material), Prose(f"Below are the worst {N_WORST} of these sessions: {_order()}.")]
-    blocks += [_sessions(material), *_warnings(material), *_excluded(material), *_failures(material)]
-    if has_voxels(store):
-        blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
+    blocks += [_folded(_sessions(material), "Sessions, one by one"), *_warnings(material), *_excluded(material), *_failures(material)]
+    blocks += [Heading("Mean image and coverage"), _coverage(store, material)]
     blocks += [Heading("Carpet plots"), *_carpets(store, material)]
     return Section("data", _TITLE, tuple(blocks))
 
@@ -101,7 +106,11 @@ def _warnings(material: Material) -> list[Block]:
     table = TableBuilder("Warnings of slimbrain prep", (Column("session"), Column("warning")))
     for row in rows:
         table.add(row)
-    return [table.build()]
+    return [_folded(table.build(), f"{count(len(rows), 'warning')} of slimbrain prep")]
+
+
+def _folded(table: Table, title: str) -> Table | Fold:
+    return Fold(title, (table,)) if len(table.rows) > _N_ROWS_OPEN else table
 
 
 def _excluded(material: Material) -> tuple[Block, ...]:
@@ -116,7 +125,7 @@ def _excluded(material: Material) -> tuple[Block, ...]:
     )
     for row in material.excluded:
         table.add([row["session"], row["measure"], *(_four_digits(row[name]) for name in ("value", "threshold"))])
-    return (table.build(),)
+    return (_folded(table.build(), f"{count(n_runs, 'run')} excluded"),)
 
 
 def _four_digits(text: str) -> str:
@@ -134,7 +143,7 @@ def _failures(material: Material) -> tuple[Block, ...]:
     table = TableBuilder(f"{count(len(material.failures), 'run')} refused, and why", (Column("file"), Column("reason")))
     for row in material.failures:
         table.add(row)
-    return (table.build(),)
+    return (_folded(table.build(), f"{count(len(material.failures), 'run')} refused"),)
 
 
 def _coverage(store: Store, material: Material) -> Figure:
@@ -173,8 +182,8 @@ def _carpet(store: Store, material: Material, session: SessionFacts, place: int)
     marks = _marks(material, session, recorded)
     names = ", ".join(traces) or "no trace"
     parts = [
-        f"{len(marks.flagged)} flagged frames" if len(marks.flagged) else "",
-        f"{len(marks.chosen)} chosen windows" if marks.chosen else "",
+        count(len(marks.flagged), "flagged frame") if len(marks.flagged) else "",
+        count(len(marks.chosen), "chosen window") if marks.chosen else "",
     ]
     marked = "".join(f", {part}" for part in parts if part)
     alt = f"Carpet plot of {session.label}: {series.shape[1]} channels over {len(series) * session.info.tr:.0f} s, below {names}{marked}."

@@ -1,11 +1,11 @@
-"""Up to five plain sentences, each computed from the inputs."""
+"""The verdict, and up to four plain sentences more, each computed from the inputs."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from slimbrain.evaluate.table import remarks
-from slimbrain.report.blocks import Prose, Section, count
+from slimbrain.report.blocks import Block, Prose, Section, VerdictBlock, count
 from slimbrain.report.inputs import Material
 from slimbrain.report.recall import pooled
 from slimbrain.report.training import sentence
@@ -15,9 +15,10 @@ _TITLE = "Summary"
 
 
 def build(material: Material) -> Section:
-    """What went in, how good it was, what was learnt, what was chosen, how it compares."""
-    found = [_went_in(material), _quality(material), _learnt(material), _chosen(material), _compares(material)]
-    sentences = tuple(Prose(text) for text in found if text)
+    """How it compares, what went in, how good that was, what was learnt, what was chosen."""
+    verdict = _compares(material)
+    found = [_went_in(material), _quality(material), _chosen(material), _learnt(material)]
+    sentences: tuple[Block, ...] = (*([VerdictBlock(verdict)] if verdict else []), *(Prose(text) for text in found if text))
     return Section("summary", _TITLE, sentences, absent="" if sentences else "Nothing was given to report on.")
 
 

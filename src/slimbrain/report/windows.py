@@ -37,7 +37,7 @@ _FloatArray = npt.NDArray[Any]
 
 _TITLE = "Stage 1: which windows were chosen"
 
-_N_OPEN = 4
+_N_OPEN = 1
 """Sessions whose scores are shown at once; the rest can be unfolded."""
 
 _EVENTS, _PLANTED, _FLAGGED = "events", "planted peaks", "flagged"
@@ -66,6 +66,7 @@ def build(material: Material) -> Section:
             "are those of the preset, or of the command that ranked them."
         ),
         Prose(f"All scores are in {material.inputs.windows.name}, one line per window."),
+        *_motion_blocks(material),
         *_recall_blocks(material),
         *_score_blocks(material),
     ]
@@ -90,6 +91,28 @@ def recall_sentence(total: Recall) -> str:
         f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({total.recall:.1%}); "
         f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {probability(total.p)}."
     )
+
+
+def _motion_blocks(material: Material) -> list[Block]:
+    """Whether the chosen windows are those in which the head moved."""
+    flagged, frames = np.zeros(2), np.zeros(2)
+    for key, rows in material.windows.items():
+        series = _series(material, key)
+        for row in rows if len(series.times) else ():
+            for place, counts in enumerate((row.among(material.k), True)):
+                if counts:
+                    stop = row.onset_s + row.duration_s
+                    flagged[place] += np.count_nonzero((series.flagged >= row.onset_s) & (series.flagged < stop))
+                    frames[place] += np.count_nonzero((series.times >= row.onset_s) & (series.times < stop))
+    if not frames.all():
+        return []
+    chosen, everywhere = 100 * flagged / frames
+    return [
+        Prose(
+            f"Flagged frames ({_MOTION_WORDS}) are {chosen:.1f} % of those in chosen windows, {everywhere:.1f} % of those in all: "
+            "many more among the chosen would mean that motion was chosen."
+        )
+    ]
 
 
 def _recall_blocks(material: Material) -> list[Block]:

@@ -35,7 +35,13 @@ OTHER_CUTOFF_HZ = 0.07
 
 
 class CohortSpec(Config):
-    """What to simulate. The same values give the same files; subject i does not depend on how many there are."""
+    """What to simulate. The same values give the same files; subject i does not depend on how many there are.
+
+    Examples
+    --------
+    >>> CohortSpec(subjects=2, sessions=1, frames=64).tr
+    0.72
+    """
 
     subjects: int = Field(default=24, ge=1, le=999)
     first: int = Field(default=1, ge=1, le=9000, description="number of the first participant, so that cohorts can be merged")

@@ -22,6 +22,12 @@ class Channels:
         C names.
     mm : (C, 3) array
         MNI mm.
+
+    Examples
+    --------
+    >>> channels = Store("store").channels("sub-01_task-rest_run-1_space-MNI152NLin6Asym")
+    >>> channels.names[0], channels.mm.shape == (len(channels.names), 3)
+    ('cell-0000', True)
     """
 
     names: tuple[str, ...]

@@ -30,6 +30,14 @@ class Contract:
         Template family: `MNI152`, or `roi`.
     tr : float
         Seconds per frame.
+
+    Examples
+    --------
+    >>> first, second = Contract("roi", "", "roi", 0.72), Contract("roi", "", "roi", 2.0)
+    >>> second.require(first, "the model", "the store")
+    Traceback (most recent call last):
+    ...
+    slimbrain.errors.ContractError: the model has TR 2 s but the store has 0.72 s: ...
     """
 
     lattice: str

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slimbrain import __version__
+from slimbrain.disk.atomic import write_json
+from slimbrain.disk.locks import locked
 from slimbrain.errors import StoreError
 from slimbrain.store.contract import Contract
 
@@ -15,6 +17,8 @@ DESCRIPTION_FILE = "dataset_description.json"
 
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of a sidecar: size and SHA-256 of the data file as it was written."""
+
+_GENERATED_BY, _COMMANDS = "GeneratedBy", "CommandLines"
 
 COHORT = "Cohort"
 """Field of a sidecar: the study of the participant. `sub-01` of another study is another person."""
@@ -26,7 +30,7 @@ def describe(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
         "Name": "slimbrain store",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "slimbrain", "Version": __version__}],
+        _GENERATED_BY: [{"Name": "slimbrain", "Version": __version__}],
         "SourceDatasets": [{"URL": source} for source in sources],
         "Slimbrain": contract.to_dict(),
     }
@@ -49,6 +53,24 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
     return value
+
+
+def recorded_commands(description: Mapping[str, Any]) -> tuple[str, ...]:
+    """Command lines that wrote into a store, in order, from its description."""
+    writers = description.get(_GENERATED_BY)
+    lines = writers[0].get(_COMMANDS) if isinstance(writers, list) and writers and isinstance(writers[0], dict) else None
+    return tuple(map(str, lines)) if isinstance(lines, list) else ()
+
+
+def record_command(root: Path, command: str) -> None:
+    """Add a command line to those that wrote into a store, once, however often and by how many processes it is run."""
+    with locked(root):
+        description = read_object(root / DESCRIPTION_FILE)
+        known = recorded_commands(description)
+        writers = description.get(_GENERATED_BY)
+        if command not in known and isinstance(writers, list) and writers and isinstance(writers[0], dict):
+            writers[0][_COMMANDS] = [*known, command]
+            write_json(root / DESCRIPTION_FILE, description)
 
 
 def cohort_from_sidecar(sidecar: Path) -> str:

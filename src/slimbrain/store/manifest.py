@@ -59,6 +59,12 @@ class SessionInfo:
         Data file, relative to the store.
     qc : mapping
         Further columns of the manifest (coverage, tsnr, ...), as text.
+
+    Examples
+    --------
+    >>> info = Store("store").sessions[0]
+    >>> info.subject, info.task, info.n_frames, info.n_windows(8)
+    ('sub-01', 'rest', 28, 3)
     """
 
     key: str

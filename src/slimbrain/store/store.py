@@ -8,16 +8,18 @@ region-of-interest session holds `coarse` and `coordinates` (C, 3) alone. A JSON
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from slimbrain.disk.atomic import write_json, write_text
 from slimbrain.disk.locks import locked
 from slimbrain.disk.tensorfile import read_metadata, read_rows
+from slimbrain.disk.tsv import MISSING
+from slimbrain.display import Displayed
 from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store.channels import Channels, cell_channels
@@ -39,6 +41,9 @@ from slimbrain.store.records import Governance, record_of
 from slimbrain.store.terms import UNKNOWN, canonical_licence
 from slimbrain.store.withdrawn import WithdrawalRecord, Withdrawn, refusal, refuse_withdrawn, withdrawn
 
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
 _FloatArray = npt.NDArray[Any]
 
 
@@ -55,7 +60,7 @@ _SERIES = ("voxels", "coarse")
 """Tensors whose first axis is time."""
 
 
-class Store:
+class Store(Displayed):
     """A folder of prepared sessions.
 
     Parameters
@@ -70,6 +75,17 @@ class Store:
     ------
     StoreError
         If it is not a store.
+
+    Examples
+    --------
+    >>> store = Store("store")
+    >>> len(store.sessions), store.contract.tr
+    (3, 0.72)
+    >>> key = "sub-01_task-rest_run-1_space-MNI152NLin6Asym"
+    >>> store.voxels(key, 0, 8).shape == (8, store.grid.n_patches, store.grid.voxels_per_patch)
+    True
+    >>> store.image(key, frames=0).shape
+    (24, 24, 24)
     """
 
     def __init__(self, root: str | Path, part: str = "") -> None:
@@ -291,6 +307,50 @@ class Store:
         info = self._voxel_session(key)
         return self._read(info, "mean"), self._read(info, "std")
 
+    def image(self, key: str, frames: int | slice | None = None, zscored: bool = False) -> Nifti1Image:
+        """A session's voxels as NIfTI in MNI space, for viewers and nilearn.
+
+        Parameters
+        ----------
+        key : str
+            A session with voxels.
+        frames : int or slice, optional
+            One frame, which gives a 3D image, or a stretch without steps; all of the session if not given.
+        zscored : bool
+            Values as they are stored, z-scored over time, rather than in the source's units.
+        """
+        import nibabel
+
+        info = self._voxel_session(key)
+        one = isinstance(frames, int)
+        start, stop, step = _stretch(frames, one).indices(info.n_frames)
+        if step != 1 or stop <= start:
+            raise StoreError(f"{info.path}: frames {frames} asked for, it has {info.n_frames}; ask for one, or for a stretch within these.")
+        values = self._read(info, "voxels", [slice(start, stop)]).astype("float32")
+        if not zscored:
+            mean, std = self.moments(key)
+            values = values * std + mean
+        dense = self.grid.unpack(values)
+        image = nibabel.Nifti1Image(dense[0] if one else dense.transpose(1, 2, 3, 0), self.grid.lattice.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        if not one:
+            image.header.set_zooms((*image.header.get_zooms()[:3], info.tr))
+        return image
+
+    def display_facts(self) -> Mapping[str, object]:
+        """Where it is, what is in it, and under what terms."""
+        sessions, contract = self.sessions, self.contract
+        kind = "series of regions" if contract.lattice == ROI else f"voxels on {contract.lattice}"
+        facts: dict[str, object] = {"root": self.root, "sessions": len(sessions), "participants": len(sessions.subjects), "holds": kind}
+        if sessions:
+            lengths = [int(cell or 0) for cell in sessions.column("n_frames")]
+            facts["frames"] = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+        facts["TR"] = f"{contract.tr:g} s"
+        for name in ("task", "cohort", "licence"):
+            cells = sessions.column(name) if name == "task" or name in sessions.further else []
+            facts[name] = ", ".join(sorted({cell for cell in cells if cell and cell != MISSING})) or UNKNOWN
+        return facts
+
     def session_contract(self, key: str) -> Contract:
         """The contract that the session's own file carries."""
         path = self.root / self.session(key).path
@@ -315,6 +375,13 @@ class Store:
         if (rows.ndim, str(rows.dtype)) != _TENSORS[name]:
             raise StoreError(f"{path}: {name} is {rows.dtype} with {rows.ndim} axes, not what a store holds; {again}")
         return rows
+
+
+def _stretch(frames: int | slice | None, one: bool) -> slice:
+    """Frames asked for as a slice; -1 is the last."""
+    if one:
+        return slice(frames, frames + 1 or None)  # type: ignore[operator]
+    return frames if isinstance(frames, slice) else slice(None)
 
 
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:

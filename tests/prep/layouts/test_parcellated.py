@@ -1,4 +1,4 @@
-"""Parcel series of XCP-D and giga_connectome: trees as these two write them, places computed by hand."""
+"""Parcel series of XCP-D, giga_connectome and nilearn's maskers: trees as these write them, places computed by hand or by nilearn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from layout_samples import Prep
+from nilearn.maskers import NiftiLabelsMasker
+from nilearn.plotting import find_parcellation_cut_coords
 from prep_samples import Array
 
 from slimbrain.errors import InputError
@@ -138,3 +141,58 @@ def test_a_table_of_channels_at_the_root_keeps_the_plain_layout(tmp_path: Path) 
     write_xcpd(tmp_path)
     (tmp_path / "channels.tsv").write_text("name\tx\ty\tz\n" + "".join(f"{name}\t0\t0\t{n}\n" for n, name in enumerate(NAMES)))
     assert choose_layout(tmp_path).name == "roi"
+
+
+# --- fMRIPrep and nilearn's maskers
+
+
+def masked(root: Path, atlas: Path, lut: pd.DataFrame | None, subject: str = "01") -> Array:
+    """Series of a small image as a user of nilearn writes them, in BIDS' names, and the same as an array."""
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = AFFINE[:3, 3] - (30, 0, 0)
+    values = np.random.default_rng(0).standard_normal((16, 16, 16, FRAMES)).astype(np.float32) + 100
+    masker = NiftiLabelsMasker(atlas, lut=lut, standardize="zscore_sample").set_output(transform="pandas")
+    series = masker.fit_transform(nibabel.Nifti1Image(values, affine))
+    path = root / f"sub-{subject}" / "func" / f"sub-{subject}_task-rest_space-MNI152NLin6Asym_seg-Own_timeseries.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    series.to_csv(path, sep="\t", index=False)
+    path.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 0.75}))
+    return np.asarray(series)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_nilearns_masker_gives_is_read_with_the_atlas_it_used(tmp_path: Path, out: Path, prep: Prep, labelled: bool) -> None:
+    """Columns are called as the look-up table has them, or by the numbers of the atlas; places are those of nilearn's plotting."""
+    atlas = write_atlas(tmp_path / "atlases" / "atlas-Own_space-MNI152NLin6Asym_dseg.nii.gz")
+    lut = pd.DataFrame({"index": [0, 1, 2, 5], "name": ["Background", *NAMES]})
+    if labelled:
+        lut.to_csv(tmp_path / "atlases" / "atlas-Own_dseg.tsv", sep="\t", index=False)
+    series = masked(tmp_path, atlas, lut if labelled else None)
+    assert prep(tmp_path).failures == []
+    store = Store(out)
+    (info,) = store.sessions
+    assert info.tr == 0.75 and store.channels(info.key).names == (NAMES if labelled else ("1", "2", "5"))
+    np.testing.assert_allclose(store.channels(info.key).mm, find_parcellation_cut_coords(atlas), atol=1e-4)
+    np.testing.assert_allclose(store.coarse(info.key), zscored(series), atol=1e-3)
+
+
+def test_a_table_of_places_does_without_an_image(tmp_path: Path, out: Path, prep: Prep) -> None:
+    """In any order, with the background, which has no place, and with a region that the masker dropped."""
+    masked(tmp_path, write_atlas(tmp_path / "atlas.nii.gz"), pd.DataFrame({"index": [0, 1, 2, 5], "name": ["Background", *NAMES]}))
+    table = tmp_path / "atlases" / "atlas-Own" / "atlas-Own_dseg.tsv"
+    table.parent.mkdir(parents=True)
+    rows = [("Background", *["n/a"] * 3), ("Dropped", 0, 0, 0), *((name, *place) for name, place in zip(NAMES, CENTRES, strict=True))]
+    pd.DataFrame(rows[::-1], columns=["name", "x", "y", "z"]).to_csv(table, sep="\t", index=False)
+    assert prep(tmp_path).failures == []
+    (info,) = Store(out).sessions
+    np.testing.assert_allclose(Store(out).channels(info.key).mm, CENTRES)
+    table.write_text("name\tx\ty\tz\nLH_Vis_1\tleft\t0\t0\n")
+    (failure,) = PARCELLATED.find(tmp_path, RecordingQuery()).failures
+    assert "needs the columns name, x, y and z" in failure.reason
+
+
+def test_the_index_that_pandas_writes_is_named(tmp_path: Path, out: Path, prep: Prep) -> None:
+    table = write_xcpd(tmp_path)
+    pd.DataFrame(courses(), columns=list(NAMES)).to_csv(table, sep="\t")
+    (failure,) = prep(tmp_path, channels="none").failures
+    assert "to_csv(..., index=False)" in failure.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
@@ -33,8 +34,13 @@ def _find(source: Path, request: RecordingQuery) -> Recordings:
             run = _run(image, name)
             if is_wanted_version(run.entities, request.filters):
                 versions[name["sub"], name["ses"], name["run"], image.parent.as_posix()].append(run)
-    runs = [min(candidates, key=lambda run: run.entities["desc"] == _FILTERED) for candidates in versions.values()]
+    runs = [_unfiltered(candidates) for candidates in versions.values()]
     return Recordings(source, runs)
+
+
+def _unfiltered(candidates: list[Run]) -> Run:
+    run = min(candidates, key=lambda run: run.entities["desc"] == _FILTERED)
+    return replace(run, chosen_because="the one without band-pass filter" if len(candidates) > 1 else "")
 
 
 def _run(image: Path, name: re.Match[str]) -> Run:

@@ -79,6 +79,7 @@ def _run(folder: Path, name: re.Match[str], images: list[tuple[tuple[bool, bool,
         motion=motion if motion.is_file() else None,
         notes=("is a resting run that ICA-FIX did not clean (no _hp..._clean image lies beside it).",) if raw else (),
         record={"Layout": HCP.name, "SpaceFrom": _SPACE_FROM, "SourceName": subject},
+        chosen_because=f"the most cleaned of {len(images)} images" if len(images) > 1 else "",
     )
 
 

@@ -1,7 +1,8 @@
-"""Parcel series as XCP-D and giga_connectome write them: one table per run and atlas, with labels and an image of the atlas.
+"""Parcel series of XCP-D, giga_connectome and nilearn's maskers: one table per run and atlas, with labels and an image of the atlas.
 
 XCP-D keeps its atlases in `atlases/atlas-X/` (`atlas-X_dseg.tsv` with `index` and `label`, `atlas-X_space-*_dseg.nii.gz`), giga_connectome
-one image per participant (`sub-*_seg-X_dseg.nii.gz`). A parcel's place is the centre of mass of its voxels.
+one image per participant (`sub-*_seg-X_dseg.nii.gz`). A parcel's place is the centre of mass of its voxels, or what a table of labels says
+in columns x, y and z.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from slimbrain.disk.tsv import MISSING
 from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
@@ -57,11 +59,11 @@ def _find(source: Path, request: RecordingQuery) -> Recordings:
         if _atlas_of(path) != atlas:
             continue
         try:
-            image = None if request.channels else _atlas_image(source, path, atlas)
+            places = None if request.channels else _table_of_places(source, atlas) or _atlas_image(source, path, atlas)
             names = read_names(path)
-            if (image, names) not in known:
-                known[image, names] = _given(request.channels) if image is None else _located(source, atlas, image, names)
-            runs.append(_run(path, atlas, known[image, names], image))
+            if (places, names) not in known:
+                known[places, names] = _given(request.channels) if places is None else _located(source, atlas, places, names)
+            runs.append(_run(path, atlas, known[places, names], places))
         except InputError as error:
             failures.append(Failure(path.relative_to(source).as_posix(), str(error)))
     return Recordings(source, runs, failures)
@@ -88,8 +90,9 @@ def _atlas_image(source: Path, table: Path, atlas: str) -> Path:
     found = [*fitting, *mni, *own]
     if not found:
         raise InputError(
-            f"{table}: there is no image of its atlas in MNI152 space (atlases/atlas-{atlas}/*_dseg.nii.gz) to locate its parcels; add it, "
-            f"give places (name, x, y, z) with --channels, or write --channels {NO_CHANNELS} where they are not known."
+            f"{table}: there is no image of its atlas in MNI152 space (atlases/atlas-{atlas}_space-MNI152..._dseg.nii.gz) to locate its "
+            f"parcels, and no table of places (atlases/atlas-{atlas}_dseg.tsv: name, x, y, z in mm); add one, give it with --channels, or "
+            f"write --channels {NO_CHANNELS} where places are not known."
         )
     return found[0]
 
@@ -99,26 +102,38 @@ def _atlas_files(source: Path, atlas: str, suffix: str) -> list[Path]:
     return list(files_matching(source, [f"{folder}atlas-{atlas}*_dseg{suffix}" for folder in folders]))
 
 
+def _table_of_places(source: Path, atlas: str) -> Path | None:
+    """The table of labels, if it says where its parcels are."""
+    tables = _atlas_files(source, atlas, ".tsv")
+    return tables[0] if tables and {"x", "y", "z"} <= set(read_names(tables[0])) else None
+
+
 def _given(channels: str | None) -> Channels | None:
     """What `--channels` says."""
     return None if channels == NO_CHANNELS else read_channels(Path(str(channels)))
 
 
-def _located(source: Path, atlas: str, image: Path, names: tuple[str, ...]) -> Channels:
-    """The columns of a table with the places of their parcels."""
-    centres = _parcel_centres(image)
-    labels = _atlas_files(source, atlas, ".tsv")
+def _located(source: Path, atlas: str, places: Path, names: tuple[str, ...]) -> Channels:
+    """The columns of a table with the places of their parcels, from a table of labels or an image of the atlas."""
+    if places.suffix == ".tsv":
+        return _picked(_read_places(places), names, places)
+    centres = _parcel_centres(places)
     if names == tuple(map(str, range(len(names)))) and len(names) == len(centres):
         # giga_connectome numbers its columns from 0, in the order of the atlas's labels.
         return Channels(names, np.array([centres[number] for number in sorted(centres)]))
-    number_of = (
-        {name: number for number, name in _read_labels(labels[0]).items()} if labels else {str(number): number for number in centres}
-    )
-    lost = [name for name in names if number_of.get(name) not in centres]
+    # nilearn's maskers name their columns by the atlas's numbers, where they were given no labels.
+    mm = {str(number): centre for number, centre in centres.items()}
+    labels = _atlas_files(source, atlas, ".tsv")
+    if labels:
+        mm |= {name: centres[number] for number, name in _read_labels(labels[0]).items() if number in centres}
+    return _picked(mm, names, labels[0] if labels else places)
+
+
+def _picked(mm: Mapping[str, npt.NDArray[Any]], names: tuple[str, ...], where: Path) -> Channels:
+    lost = [name for name in names if name not in mm]
     if lost:
-        where = labels[0] if labels else image
         raise InputError(f"{where}: does not have the parcel {lost[0]!r} of the tables; give places (name, x, y, z) with --channels.")
-    return Channels(names, np.array([centres[number_of[name]] for name in names]))
+    return Channels(names, np.array([mm[name] for name in names]))
 
 
 def _parcel_centres(image: Path) -> dict[int, npt.NDArray[Any]]:
@@ -141,12 +156,25 @@ def _parcel_centres(image: Path) -> dict[int, npt.NDArray[Any]]:
 
 def _read_labels(path: Path) -> Mapping[int, str]:
     try:
-        return {int(row["index"]): (row.get("label") or row["name"]).strip() for row in read_table(path)}
+        return {int(row["index"]): _name(row) for row in read_table(path)}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: needs the columns index and label ({error}); correct it, or give places with --channels.") from error
 
 
-def _run(table: Path, atlas: str, channels: Channels | None, image: Path | None) -> Run:
+def _read_places(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """(3,) mm of each parcel of a table of labels; the background has none."""
+    try:
+        return {_name(row): np.array([float(row[axis]) for axis in "xyz"]) for row in read_table(path) if row["x"] not in ("", MISSING)}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: needs the columns name, x, y and z with places in mm ({error}); correct it.") from error
+
+
+def _name(row: Mapping[str, str]) -> str:
+    """What XCP-D calls `label`, and BIDS and nilearn `name`."""
+    return (row.get("label") or row["name"]).strip()
+
+
+def _run(table: Path, atlas: str, channels: Channels | None, places: Path | None) -> Run:
     entities = parse_entities(table.name)
     sidecars = _sidecars(table)
     sidecar: dict[str, Any] = {}
@@ -160,12 +188,13 @@ def _run(table: Path, atlas: str, channels: Channels | None, image: Path | None)
         record["SourceSpace"] = entities["space"]
     return Run(
         image=table,
-        parts=(image,) if image else (),
+        parts=(places,) if places else (),
         entities={**{name: label for name, label in entities.items() if name not in (*ATLAS_ENTITIES, "stat")}, "space": ROI},
         sidecar=sidecar,
         sidecars=sidecars,
         reader=RegionReader(channels),
         record=record if channels else {**record, "ChannelPlaces": "unknown"},
+        chosen_because=f"the series of the atlas {atlas}",
     )
 
 
@@ -182,7 +211,7 @@ def _sidecars(table: Path) -> tuple[Path, ...]:
 
 PARCELLATED = Layout(
     "parcellated",
-    f"sub-*_seg-*{_SUFFIX} or sub-*_atlas-*{_SUFFIX}, as of XCP-D and giga_connectome",
+    f"sub-*_seg-*{_SUFFIX} or sub-*_atlas-*{_SUFFIX}, as of XCP-D, giga_connectome and nilearn",
     _matches,
     _find,
     regions=True,

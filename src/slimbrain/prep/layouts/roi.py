@@ -199,7 +199,10 @@ def _read_npz(path: Path, key: str) -> _FloatArray:
 def _read_tsv(path: Path) -> tuple[_FloatArray, tuple[str, ...]]:
     with _reading(path), open(path, encoding="utf-8-sig", newline="") as handle:
         header, *rows = [row for row in csv.reader(handle, delimiter="\t") if row] or [[]]
-    numbered = names_atlas(path) and header == list(map(str, range(len(header))))
+    if header and not header[0].strip() and len(header) > 1:
+        raise InputError(f"{path}: its first column has no name, as the index that pandas writes; leave it out (to_csv(..., index=False)).")
+    # Columns of a table that names its atlas may be called by its numbers: from 0 (giga_connectome), or as nilearn's maskers do.
+    numbered = names_atlas(path) and all(name.isdigit() for name in header)
     if not header or (any(_is_number(name) for name in header) and not numbered):
         raise InputError(f"{path}: its first line does not name the channels; add a header.")
     if not rows or any(len(row) != len(header) for row in rows):

@@ -53,7 +53,7 @@ function details(windows, index) {
   const told = (name) => (windows[name][index] === null ? "n/a" : show(windows[name][index]));
   const scores = ["score", "informativeness", "novelty", "explained"].map((name) => `${name} ${told(name)}`);
   const moved = windows.fd_mean ? `FD mean ${told("fd_mean")} mm, largest ${told("fd_max")} mm` : "FD not known";
-  const flagged = windows.flagged[index] ? `, ${windows.flagged[index]} flagged frames` : ", no flagged frame";
+  const flagged = windows.flagged[index] ? `, ${windows.flagged[index]} flagged frame${windows.flagged[index] === 1 ? "" : "s"}` : ", no flagged frame";
   const events = windows.events[index] || "none begins here";
   return `${scores.join(", ")}. DVARS ${told("dvars")}, ${moved}${flagged}. Events: ${events}.`;
 }

@@ -7,9 +7,7 @@ const PLANES = [
 ];
 const AXES = ["x", "y", "z"];
 
-const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const WARM = [[140, 20, 20], [240, 90, 20], [255, 240, 130]];
-const COLD = [[30, 50, 160], [30, 140, 240], [160, 245, 255]];
+// VIRIDIS, WARM and COLD are those of the pictures of slimbrain explain (explain/colours.py), put in front of this script.
 
 // Colour at a share from 0 to 1 of a row of colours.
 function blend(colours, share) {

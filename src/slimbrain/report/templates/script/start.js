@@ -1,6 +1,7 @@
 // Everything above only adds to what the page shows without a script.
 
 async function start() {
+  followSections(document.querySelector("nav"));
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.querySelectorAll("figure.code").forEach(makeCopyable);
   const [template, blocks, viewer] = [readJson("underlay"), readJson("window-blocks"), document.querySelector(".viewer")];

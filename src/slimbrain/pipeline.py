@@ -1,0 +1,191 @@
+"""Own recordings to a page: the commands a user would type, one after the other, each printed, those that are done left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimbrain.disk.atomic import write_json
+from slimbrain.errors import InputError
+from slimbrain.store import Store
+from slimbrain.store.description import DESCRIPTION_FILE, read_object
+from slimbrain.store.manifest import MANIFEST_FILE
+from slimbrain.store.participants import PARTICIPANTS_FILE
+
+_STEPS_FILE = "steps.json"
+_COLUMN = "column:"
+_FRACTIONS = "0.5,0.5"
+"""Of the participants, to pretrain on and to evaluate."""
+
+RunCommand = Callable[[Sequence[str]], int]
+
+
+class Steps:
+    """Runs commands of slimbrain in this process and prints each as it could be typed.
+
+    Parameters
+    ----------
+    run_command : callable
+        Runs one command and returns its exit code.
+    folder : Path or None
+        Where it is kept which steps are done; nothing is left out without.
+    """
+
+    def __init__(self, run_command: RunCommand, folder: Path | None = None) -> None:
+        self._run_command, self._record = run_command, folder / _STEPS_FILE if folder else None
+        self._done: dict[str, str] = _read(self._record) if self._record else {}
+
+    def run(self, *arguments: object) -> None:
+        """Run a command.
+
+        Raises
+        ------
+        InputError
+            If it fails; its own sentence has been printed.
+        """
+        words = [str(word) for word in arguments]
+        print(f"\n$ slimbrain {shlex.join(words)}", flush=True)
+        if self._run_command(words):
+            raise InputError(f"slimbrain {words[0]}: ended with an error; see its message above.")
+
+    def once(self, out: Path, state: str, *arguments: object) -> None:
+        """Run a command that writes `out`, unless the same one did, and what it reads is as it was.
+
+        Parameters
+        ----------
+        out : Path
+            What it writes.
+        state : str
+            A hash of what it reads.
+        """
+        line = shlex.join(str(word) for word in arguments)
+        if out.exists() and self._done.get(line) == state:
+            print(f"\n$ slimbrain {line}\ndone before: {out}", flush=True)
+            return
+        self.run(*arguments)
+        self._done[line] = state
+        if self._record:
+            write_json(self._record, self._done)
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What `slimbrain run` is told.
+
+    Attributes
+    ----------
+    source : Path
+        Recordings, or a store.
+    task : str
+        As for `slimbrain evaluate`.
+    model : str
+        Folder or hub id; one that comes with the package, or one pretrained here on half of the participants, if empty.
+    preset : str
+        To pretrain with.
+    resolution : str
+        Of the store.
+    prep : Sequence[str]
+        Further options of `slimbrain prep`.
+    seed : int
+        Of the division and of pretraining.
+    """
+
+    source: Path
+    task: str
+    model: str = ""
+    preset: str = "tiny"
+    resolution: str = "8mm"
+    prep: Sequence[str] = ()
+    seed: int = 0
+
+
+def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
+    """Prepare, pretrain where there is no model, embed, evaluate, report; steps that are done are not done again.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    InputError
+        If a step fails, or the task names a column that nobody has.
+    """
+    steps = Steps(run_command, out)
+    store = asked.source
+    if not _is_store(asked.source):
+        store = out / "store"
+        # `prep` knows by itself what is done, and new recordings may have come.
+        steps.run("prep", asked.source, store, "participant", "--resolution", asked.resolution, *asked.prep)
+    _require_column(Store(store), asked.task)
+    state = _hash_of(store)
+    model = asked.model or _model_of_the_package()
+    who: tuple[object, ...] = ()
+    pieces: list[object] = ["--store", store]
+    if not model:
+        run = out / "temporal"
+        model, who = str(run / "model"), ("--participants", out / "evaluation.tsv")
+        _pretrain(steps, asked, store, out, run)
+        pieces += ["--run", run]
+    vectors, result = out / "embeddings.npz", out / f"{asked.task.removeprefix(_COLUMN)}.json"
+    steps.once(vectors, state, "embed", store, "--model", model, "--out", vectors)
+    evaluate = ("evaluate", store, "--task", asked.task, "--model", model, "--embeddings", vectors, *who, "--out", result)
+    steps.once(result, state, *evaluate)
+    report = out / "report.html"
+    steps.run("report", *pieces, "--evaluation", result, "--title", f"{asked.task} in {asked.source.name}", "--out", report)
+    return report
+
+
+def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -> None:
+    print("\nNo model was given and none comes with this package: stage 1 is pretrained on half of the participants.", flush=True)
+    if not (out / "evaluation.tsv").exists():
+        # Once only: people who join later must not move those who were pretrained on to the other side.
+        columns = Store(store).participants.values()
+        alike = [name for name in (asked.task.removeprefix(_COLUMN), "site") if any(name in row for row in columns)]
+        options = ("--stratify", ",".join(dict.fromkeys(alike))) if alike else ()
+        steps.run("split", store, "--fractions", _FRACTIONS, *options, "--seed", asked.seed, "--out", out)
+    known = ("--participants", out / "pretraining.tsv", "--resume", "auto", "--seed", asked.seed)
+    steps.run("pretrain", "temporal", store, "--preset", asked.preset, "--out", run, *known)
+
+
+def _is_store(path: Path) -> bool:
+    return (path / DESCRIPTION_FILE).is_file() and "Slimbrain" in read_object(path / DESCRIPTION_FILE)
+
+
+def _require_column(store: Store, task: str) -> None:
+    """Refuse a column that is not there before hours of work and not after."""
+    name = task.removeprefix(_COLUMN)
+    if not task.startswith(_COLUMN) or any(name in row for row in store.participants.values()):
+        return
+    there = ", ".join(column for column in next(iter(store.participants.values()), {}) if column != "participant_id") or "none"
+    raise InputError(f"{store.root}: nobody has a value for {name}; put participants.tsv at the source's root, or choose one of: {there}.")
+
+
+def _hash_of(store: Path) -> str:
+    """What sessions and participants the store has."""
+    tables = [path.read_bytes() for name in (MANIFEST_FILE, PARTICIPANTS_FILE) if (path := store / name).is_file()]
+    return hashlib.sha256(b"\0".join(tables)).hexdigest()
+
+
+def _model_of_the_package() -> str:
+    """The first model that comes with the package; empty if there is none."""
+    import slimbrain
+
+    names: Sequence[str] = getattr(slimbrain, "list_models", list)()
+    return names[0] if names else ""
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it, and what is done is done again.") from error
+    return {str(name): str(state) for name, state in value.items()} if isinstance(value, Mapping) else {}

@@ -1,0 +1,231 @@
+"""Figures for papers and notebooks: scores, windows, maps, curves over labelled participants; matplotlib, each returning its axes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slimbrain.errors import InputError
+from slimbrain.evaluate.result import Estimate, Result, Row, read_result
+from slimbrain.saliency import WindowRow, read_window_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from nibabel.spatialimages import SpatialImage
+
+_OURS, _BEST, _OTHER, _FAINT = "#0072b2", "#d55e00", "#555555", "#aaaaaa"
+"""Blue for our models, orange for the best baseline (Okabe and Ito's colours), greys for the rest."""
+
+_ROW_IN, _WIDTH_IN = 0.28, 6.5
+_SIGNED_COLOURS, _UNSIGNED_COLOURS = "PuOr_r", "viridis"
+
+
+def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes | None = None) -> Axes:
+    """Every model and baseline of an evaluation with its 95 % interval, and the chance level.
+
+    Parameters
+    ----------
+    result : Result or path
+        What `slimbrain evaluate --out` wrote.
+    metric : str, optional
+        The task's primary metric if not given.
+    ax : Axes, optional
+        Where to draw; a new figure if not given.
+
+    Returns
+    -------
+    Axes
+        Rows from top to bottom in the order of the table.
+
+    Raises
+    ------
+    InputError
+        If the result has no such metric.
+    """
+    result = result if isinstance(result, Result) else read_result(result)
+    metric = metric or result.metrics[0]
+    if metric not in result.metrics:
+        raise InputError(f"{metric}: is no metric of this result; choose one of {', '.join(result.metrics)}.")
+    rows = [(row, row.mean) for row in result.rows if row.metric == metric and row.mean is not None]
+    ax = _axes(ax, len(rows) * _ROW_IN + 1)
+    best = result.best_baseline.predictor
+    for place, (row, mean) in enumerate(rows):
+        colour = _OURS if row.model in result.ours else _BEST if row.predictor == best else _OTHER
+        if row.low is not None and row.high is not None:
+            ax.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
+        ax.plot([mean], [place], marker="o", color=colour)
+    if metric in result.chance:
+        ax.axvline(result.chance[metric], color=_FAINT, linestyle="--", label="chance")
+        ax.legend(frameon=False)
+    ax.set_yticks(range(len(rows)), [_name(row) for row, _ in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel(metric.replace("_", " "))
+    ax.set_title(f"{result.task}, {result.n_subjects} participants")
+    return ax
+
+
+def plot_windows(
+    windows: str | Path | Sequence[WindowRow], session: str | None = None, k: int | None = None, ax: Axes | None = None
+) -> Axes:
+    """Scores of the windows of one session along time; those taken first are filled.
+
+    Parameters
+    ----------
+    windows : path or sequence of WindowRow
+        A table of `slimbrain rank`, or its rows.
+    session : str, optional
+        Which session; needed where there are several.
+    k : int, optional
+        How many windows to fill; a third of them if not given.
+    ax : Axes, optional
+        Where to draw; a new figure if not given.
+
+    Raises
+    ------
+    InputError
+        If the session is not there, or must be named.
+    """
+    rows = list(windows) if isinstance(windows, Sequence) and not isinstance(windows, str) else []
+    table = read_window_table(windows) if isinstance(windows, (str, Path)) else _by_session(rows)
+    if session is None and len(table) == 1:
+        session = next(iter(table))
+    if session not in table:
+        what = f"has no session {session}" if session else f"has {len(table)} sessions, one must be named"
+        raise InputError(f"the window table {what}; it holds {', '.join(list(table)[:3])}{', ...' if len(table) > 3 else ''}.")
+    chosen = sorted(table[session], key=lambda row: row.onset_s)
+    k = max(1, len(chosen) // 3) if k is None else k
+    ax = _axes(ax, 2.2)
+    ax.bar(
+        [row.onset_s for row in chosen],
+        [row.score for row in chosen],
+        width=[row.duration_s for row in chosen],
+        align="edge",
+        color=[_OURS if row.among(k) else "white" for row in chosen],
+        edgecolor=_OURS,
+    )
+    ax.axhline(0, color=_FAINT, linewidth=0.8)
+    ax.set_xlabel("time (s)")
+    ax.set_ylabel("score")
+    ax.set_title(f"{session}: the {k} windows taken first are filled")
+    return ax
+
+
+def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: str = "", **options: Any) -> Axes:
+    """A 3D map on the MNI152 template, by nilearn; colours are the same for any colour vision.
+
+    Parameters
+    ----------
+    image : image or path
+        3D, in MNI space: a map of `slimbrain explain`, or `store.image(key, frame)`.
+    ax : Axes, optional
+        Where to draw; a new figure if not given.
+    title : str
+        Above the map.
+    **options
+        Of nilearn's `plot_stat_map`, such as `threshold` and `cut_coords`.
+    """
+    import numpy as np
+    from nilearn.image import load_img
+    from nilearn.plotting import plot_stat_map
+
+    loaded = load_img(str(image) if isinstance(image, Path) else image)
+    if len(loaded.shape) != 3:
+        raise InputError(f"the image has the shape {loaded.shape}; give a map with three axes, such as store.image(key, 0).")
+    signed = bool((np.asarray(loaded.dataobj) < 0).any())
+    ax = _axes(ax, 2.6)
+    colours = {"cmap": _SIGNED_COLOURS if signed else _UNSIGNED_COLOURS, "symmetric_cbar": signed}
+    plot_stat_map(loaded, axes=ax, title=title or None, **{**colours, **options})
+    return ax
+
+
+def plot_label_curve(
+    curve: Result | str | Path | Iterable[Mapping[str, Any]], methods: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """A metric over the number of labelled participants, one line with its 95 % interval per method.
+
+    Parameters
+    ----------
+    curve : Result, path or rows
+        A result of `slimbrain evaluate --labelled`, its JSON file, or rows (a CSV file of results/) with the columns labelled, method,
+        metric, mean, low and high.
+    methods : sequence of str, optional
+        Which to draw, in this order; all if not given.
+    ax : Axes, optional
+        Where to draw; a new figure if not given.
+
+    Raises
+    ------
+    InputError
+        If there is no curve in it, or no such method.
+    """
+    points = [point for point in _points(curve) if point["labelled"] > 0]
+    if not points:
+        raise InputError("there is no curve over labelled participants in this; run slimbrain evaluate with --labelled 30,60,120.")
+    names = list(dict.fromkeys(point["method"] for point in points))
+    if lost := sorted(set(methods or ()) - set(names)):
+        raise InputError(f"{lost[0]}: is no method of this curve; choose among {', '.join(names)}.")
+    ax = _axes(ax, 3.6)
+    for name in methods or names:
+        line = sorted((point for point in points if point["method"] == name), key=lambda point: point["labelled"])
+        sizes = [point["labelled"] for point in line]
+        (drawn,) = ax.plot(sizes, [point["mean"] for point in line], marker="o", label=name)
+        ax.fill_between(sizes, [point["low"] for point in line], [point["high"] for point in line], alpha=0.15, color=drawn.get_color())
+    ax.set_xscale("log")
+    everywhere = sorted({point["labelled"] for point in points})
+    ax.set_xticks(everywhere, [f"{size:g}" for size in everywhere])
+    ax.minorticks_off()
+    ax.set_xlabel("labelled participants")
+    ax.set_ylabel(str(points[0]["metric"]).replace("_", " "))
+    ax.legend(frameon=False)
+    return ax
+
+
+def _points(curve: Result | str | Path | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(curve, (str, Path)) and Path(curve).suffix == ".csv":
+        with open(curve, encoding="utf-8", newline="") as handle:
+            return _points(list(csv.DictReader(handle)))
+    if isinstance(curve, (str, Path)):
+        return _from_json(json.loads(Path(curve).read_text(encoding="utf-8")))
+    if isinstance(curve, Result):
+        return _from_json(curve.to_dict())
+    rows = curve.to_dict("records") if hasattr(curve, "to_dict") else curve
+    return [_point(row, str(row["method"]), row.get("labelled")) for row in rows]
+
+
+def _from_json(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        _point(row, f"{row['model']}, {row['method']}", place["labelled"]) for place in result.get("labelled", ()) for row in place["rows"]
+    ]
+
+
+def _point(row: Mapping[str, Any], method: str, labelled: Any) -> dict[str, Any]:
+    """A point of a curve; an empty cell is no number, and a row without labelled participants has 0."""
+    numbers = {name: float("nan") if row.get(name) in (None, "") else float(row[name]) for name in ("mean", "low", "high")}
+    try:
+        size = float(labelled or 0)
+    except ValueError:
+        size = 0.0
+    return {"labelled": size, "method": method, "metric": row.get("metric", ""), **numbers}
+
+
+def _by_session(rows: Sequence[WindowRow]) -> dict[str, list[WindowRow]]:
+    found: dict[str, list[WindowRow]] = {}
+    for row in rows:
+        found.setdefault(row.session, []).append(row)
+    return found
+
+
+def _name(row: Row | Estimate) -> str:
+    return f"{row.model}, {row.method}" if row.method and row.method != row.model else row.model
+
+
+def _axes(ax: Axes | None, height_in: float) -> Axes:
+    """The axes given, or those of a new figure."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(_WIDTH_IN, height_in), layout="constrained")[1]

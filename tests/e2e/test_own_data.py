@@ -1,0 +1,163 @@
+"""`slimbrain run`: recordings to a page by commands that are printed, resumed where it was stopped, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import slimbrain
+from slimbrain import pipeline
+from slimbrain.cli import run_command
+from slimbrain.errors import InputError
+from slimbrain.pipeline import OwnData, Steps, run_own_data
+from slimbrain.store import Channels, Store
+from slimbrain.store.write import write_roi_session
+
+PEOPLE, CHANNELS = 24, 8
+
+
+class Recorder:
+    """Stands for the command line: notes what it was asked, and writes what the commands would."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.asked: list[list[str]] = []
+        self.failing = failing
+
+    def __call__(self, words: Sequence[str]) -> int:
+        self.asked.append(list(words))
+        if words[0] == self.failing:
+            return 1
+        out = Path(words[list(words).index("--out") + 1]) if "--out" in words else None
+        if words[0] == "split":
+            assert out is not None
+            out.mkdir(parents=True, exist_ok=True)
+            for name in ("pretraining", "evaluation"):
+                (out / f"{name}.tsv").write_text("participant_id\n")
+        elif out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("x") if out.suffix else (out / "model").mkdir(parents=True, exist_ok=True)
+        return 0
+
+    @property
+    def names(self) -> list[str]:
+        return [words[0] for words in self.asked]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Regions of people of two sexes, whose two first regions go together in one of them."""
+    made = Store.create(tmp_path / "mine", None, 0.72)
+    for number in range(PEOPLE):
+        values = np.random.default_rng(number).standard_normal((90, CHANNELS))
+        if number % 2:
+            values[:, 1] = values[:, 0] + 0.3 * values[:, 1]
+        mm = np.random.default_rng(99).uniform(-50, 50, (CHANNELS, 3))
+        channels = Channels(tuple(f"r{place}" for place in range(CHANNELS)), mm)
+        write_roi_session(made, {"sub": f"{number:02d}", "task": "rest", "space": "roi"}, values, channels, 0.72)
+    rows = "".join(f"sub-{number:02d}\t{'FM'[number % 2]}\n" for number in range(PEOPLE))
+    (made.root / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
+    return made
+
+
+def test_every_step_is_printed_as_its_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = Recorder()
+    run_own_data(OwnData(store.root, "column:sex"), tmp_path / "out", line)
+    assert line.names == ["split", "pretrain", "embed", "evaluate", "report"]
+    shown = [shlex.split(text)[2:] for text in capsys.readouterr().out.splitlines() if text.startswith("$ slimbrain ")]
+    assert shown == line.asked
+    words = line.asked[0]
+    assert words[words.index("--stratify") + 1] == "sex"
+    known, tested = (line.asked[place][line.asked[place].index("--participants") + 1] for place in (1, 3))
+    assert (Path(known).name, Path(tested).name) == ("pretraining.tsv", "evaluation.tsv")
+
+
+def test_a_model_that_is_given_is_used_and_nobody_is_pretrained_on(store: Store, tmp_path: Path) -> None:
+    line = Recorder()
+    run_own_data(OwnData(store.root, "column:sex", model="lab/model"), tmp_path / "out", line)
+    assert line.names == ["embed", "evaluate", "report"] and "--participants" not in line.asked[1]
+    assert line.asked[0][line.asked[0].index("--model") + 1] == "lab/model"
+
+
+def test_a_model_of_the_package_comes_before_pretraining(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slimbrain, "list_models", lambda: ["slimbrain-temporal"], raising=False)
+    line = Recorder()
+    run_own_data(OwnData(store.root, "column:sex"), tmp_path / "out", line)
+    assert line.names == ["embed", "evaluate", "report"] and "slimbrain-temporal" in line.asked[0]
+
+
+def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_path: Path) -> None:
+    class Preparing(Recorder):
+        def __call__(self, words: Sequence[str]) -> int:
+            if words[0] == "prep":
+                Path(words[2]).parent.mkdir(parents=True, exist_ok=True)
+                Path(words[2]).symlink_to(store.root)
+            return super().__call__(words)
+
+    source = tmp_path / "fmriprep"
+    source.mkdir()
+    line = Preparing()
+    run_own_data(OwnData(source, "column:sex", "m", resolution="4mm", prep=("--tr", "2.0")), tmp_path / "out", line)
+    assert line.asked[0] == ["prep", str(source), str(tmp_path / "out" / "store"), "participant", "--resolution", "4mm", "--tr", "2.0"]
+
+
+def test_what_failed_is_done_again_and_what_is_done_is_not(store: Store, tmp_path: Path) -> None:
+    asked, out = OwnData(store.root, "column:sex", "m"), tmp_path / "out"
+    first = Recorder(failing="evaluate")
+    with pytest.raises(InputError, match="slimbrain evaluate: ended with an error"):
+        run_own_data(asked, out, first)
+    assert first.names == ["embed", "evaluate"]
+    again = Recorder()
+    run_own_data(asked, out, again)
+    assert again.names == ["evaluate", "report"]
+    # Another model, or another person in the store, is another result.
+    other = Recorder()
+    run_own_data(OwnData(store.root, "column:sex", "n"), out, other)
+    assert other.names == ["embed", "evaluate", "report"]
+    with open(store.root / "participants.tsv", "a") as table:
+        table.write("sub-99\tF\n")
+    more = Recorder()
+    run_own_data(asked, out, more)
+    assert more.names == ["embed", "evaluate", "report"]
+
+
+def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> None:
+    asked, out = OwnData(store.root, "column:sex"), tmp_path / "out"
+    run_own_data(asked, out, Recorder())
+    again = Recorder()
+    run_own_data(asked, out, again)
+    assert again.names == ["pretrain", "report"] and "auto" in again.asked[0]
+
+
+def test_a_column_that_nobody_has_is_refused_before_the_work(store: Store, tmp_path: Path) -> None:
+    line = Recorder()
+    with pytest.raises(InputError, match=r"nobody has a value for height; .* choose one of: sex"):
+        run_own_data(OwnData(store.root, "column:height"), tmp_path / "out", line)
+    assert line.asked == []
+
+
+def test_a_damaged_record_of_steps_is_named(tmp_path: Path) -> None:
+    (tmp_path / "steps.json").write_text("{")
+    with pytest.raises(InputError, match=r"steps\.json: cannot be read"):
+        Steps(Recorder(), tmp_path)
+
+
+@pytest.mark.slow
+def test_from_a_store_to_a_page(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real commands: half is pretrained on, the other half evaluated, and connectivity finds what was planted."""
+    monkeypatch.setattr(pipeline, "_model_of_the_package", lambda: "")
+    preset = tmp_path / "small.yaml"
+    preset.write_text(
+        "name: small\nwindow: {frames: 8, k: 2}\ntemporal: {width: 16, depth: 1, heads: 2, groups: 4, window_frames: 8}\n"
+        "train_temporal: {steps: 4, batch: 2, log_every: 2, save_every: 4, warmup: 1}\n"
+    )
+    words = ["run", str(store.root), "--task", "column:sex", "--preset", str(preset), "--out", str(tmp_path / "out")]
+    assert run_command(words) == 0
+    result = json.loads((tmp_path / "out" / "sex.json").read_text())
+    assert result["n_subjects"] == PEOPLE // 2 and result["seen_in_pretraining"] == 0
+    assert result["best_baseline"]["mean"] > 0.9
+    assert "column:sex" in (tmp_path / "out" / "report.html").read_text()
