@@ -262,7 +262,8 @@ class HieraJEPA(DisplayedModel, nn.Module):
         all_reduce : callable
             Sums a tensor over all processes, in place.
         """
-        for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
-            slow.lerp_(fast.to(slow.dtype), 1 - momentum)
+        slow, fast = list(self.target.parameters()), list(self.context.parameters())
+        # One kernel for many tensors: one for each would be a tenth of all that a step starts on a GPU.
+        torch._foreach_lerp_(slow, [new.to(old.dtype) for old, new in zip(slow, fast, strict=True)], 1 - momentum)
         if self.baseline is not None:
             self.baseline.absorb(all_reduce)

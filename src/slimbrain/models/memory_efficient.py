@@ -227,7 +227,7 @@ class _MergeChildren(Function):
 
 def _linear_backward(grad: Tensor, given: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of (L, out) = given (L, D) @ weight.T + bias, computed in the precision that the forward pass had."""
-    return grad @ weight.to(grad.dtype), grad.T @ given.to(grad.dtype), grad.sum(0)
+    return grad @ weight.to(grad.dtype), grad.T @ given.to(grad.dtype), grad.sum(0, dtype=weight.dtype)
 
 
 def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
