@@ -111,7 +111,8 @@ def measured() -> list[object]:
 _LIMITS = (
     "## Limits",
     "",
-    "- With all labels of pretraining people tangent connectivity is as good or better: axes fit the people they were learnt from better.",
+    "- With all labels of pretraining people tangent connectivity is better (age, diagnosis) or as good (sex): axes fit the people "
+    "they were learnt from better.",
     "- The network's features alone predict no trait; in `both` they are 4 columns of 516. It is for ranking windows.",
     "- People are found again over days less often than by plain correlation.",
     "- Rest alone was pretrained on, of people of 6 to 64 years, most of them male; states of task were not tested.",

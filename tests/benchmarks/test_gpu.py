@@ -39,7 +39,9 @@ def test_every_section_runs_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_what_fails_is_said_and_the_next_section_runs() -> None:
-    command = "import sys; sys.path.insert(0, sys.argv[1]); import gpu; sys.exit(print(gpu.run_section('launches', ['--device', 'cpu'], 0.01)))"
+    command = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import gpu; sys.exit(print(gpu.run_section('launches', ['--device', 'cpu'], 0.01)))"
+    )
     done = subprocess.run([sys.executable, "-c", command, str(BENCHMARKS)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[0]) == {"section": "launches", "failed": "stopped after 0 s"}
     code, lines = run_gpu("--only", "launches", "--swift", "/nowhere")
