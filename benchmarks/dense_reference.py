@@ -180,7 +180,7 @@ class DensePredictor(nn.Module):
 
     def forward(self, context: Tensor, visible: Tensor) -> Tensor:
         tokens = torch.where(visible[:, None, None], self.position.new_zeros(()), self.query)
-        tokens = tokens.expand(-1, context.shape[1], -1).index_put((visible.nonzero()[:, 0],), self.proj_in(context))
+        tokens = tokens.expand(-1, context.shape[1], -1).index_put((visible.nonzero()[:, 0],), self.proj_in(context).to(tokens.dtype))
         x = (tokens + self.position).flatten(0, 1)[None]
         for block in self.blocks:
             x = block(x)

@@ -130,7 +130,7 @@ def prediction_error(run: Path, world: World, preset: Preset, cohort: str) -> fl
     """Mean prediction error of a trained model on people of one cohort whom no run saw; the same clips and masks for all."""
     view = world.store.select(world.tested[cohort])
     model = from_pretrained(run / MODEL_FOLDER, view.contract)
-    draws = ClipDraws(view, preset.window, 99, preset.voxel.unit, preset.voxel.unit_frames, preset.jepa.context_fraction)
+    draws = ClipDraws(view, preset.window, 99, preset.voxel.unit, preset.voxel.unit_frames, preset.jepa)
     errors = []
     with torch.no_grad():
         for session in range(len(draws.sessions)):

@@ -202,7 +202,7 @@ class MappedClips(Dataset[Array]):
 def loader_case(files: Files, size: Size) -> Case:
     """Windows a second of a torch DataLoader with 2 workers."""
     preset = load_preset("base")
-    draws = ClipDraws(files.store, preset.window, 0, preset.voxel.unit, preset.voxel.unit_frames, preset.jepa.context_fraction)
+    draws = ClipDraws(files.store, preset.window, 0, preset.voxel.unit, preset.voxel.unit_frames, preset.jepa)
     ours, mapped = (windows_per_second(dataset, size.clips) for dataset in (draws, MappedClips(files.npy)))
     detail = {"workers": 2, "clips": size.clips, "not_counted": "the first clip, by which the workers have started"}
     return Case("store/windows_per_second", ours, "1/s", "npy-memmap", mapped, {**facts(files, size), **detail})

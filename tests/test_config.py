@@ -100,7 +100,8 @@ def test_paper_has_the_published_number_of_parameters() -> None:
 def test_base_is_the_design() -> None:
     base, paper = load_preset("base"), load_preset("paper")
     assert (base.window.frames, base.window.k, base.window.pool, base.voxel.unit, base.voxel.unit_frames) == (8, 5, 1, "unit", 4)
-    assert base.voxel.model_copy(update={"unit": "region", "unit_frames": 8}) == paper.voxel
+    as_published = {"unit": "region", "unit_frames": 8, "pooling": "max", "signal_std": None}
+    assert base.voxel.model_copy(update=as_published) == paper.voxel
     assert base.train_voxel.steps * base.train_voxel.batch == 40 * 4129, "40 epochs of the published cohort"
 
 

@@ -137,7 +137,7 @@ def test_a_coarse_voxel_is_brain_when_half_of_it_is(resolution: str) -> None:
 
 
 def test_all_lattices_fill_the_same_box() -> None:
-    origins = {"2mm": (-96, -112, -78), "4mm": (-95, -111, -77), "8mm": (-93, -109, -75)}
+    origins = {"2mm": (-96, -112, -78), "4mm": (-95, -111, -77), "8mm": (-93, -109, -75), "8mm-p1": (-93, -109, -75)}
     for name, lattice in LATTICES.items():
         assert tuple(lattice.affine[:3, 3]) == tuple(lattice.origin_mm) == origins[name]
         faces = [lattice.affine @ [*(corner,) * 3, 1] for corner in (-0.5, lattice.edge - 0.5)]
@@ -303,7 +303,7 @@ def inside_ellipsoid(mm: Array, grow_mm: float = 0.0) -> Array:
     ("step_mm", "origin_mm"),
     [(1.5, (-87, -103, -69)), (2, (-86, -104, -70)), (2, (-87, -103, -69)), (4, (-88, -104, -72)), (3, (-90, -126, -72))],
 )
-@pytest.mark.parametrize("resolution", ["2mm", "8mm"])
+@pytest.mark.parametrize("resolution", ["2mm", "8mm", "8mm-p1"])
 def test_left_handed_files_give_the_same_grid(step_mm: float, origin_mm: tuple[float, float, float], resolution: str) -> None:
     """Also where lattice centres lie midway between two voxels of the file (2 mm at odd places, 4 mm at multiples of 4)."""
     right = Grid.from_nifti(ellipsoid(step_mm, origin_mm), resolution)

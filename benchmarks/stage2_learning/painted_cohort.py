@@ -91,6 +91,18 @@ class Cohort:
             parts["test"] += own[b:]
         return parts
 
+    def halves(self, seed: int = 2026) -> tuple[list[Run], list[Run]]:
+        """Two halves of each site, for readings that the older splits have not seen: one to pretrain on, one to read."""
+        parts: tuple[list[Run], list[Run]] = ([], [])
+        random = np.random.default_rng(seed)
+        for site in sorted({run.site for run in self.runs}):
+            own = [run for run in self.runs if run.site == site and run.frames >= 96]
+            own = [own[place] for place in random.permutation(len(own))]
+            cut = round(len(own) / 2)
+            parts[0].extend(own[:cut])
+            parts[1].extend(own[cut:])
+        return parts
+
     def spread_frames(self, run: Run, windows: int, offset: float = 0.5) -> np.ndarray:
         """(windows * 8,) frames of windows spread evenly over the run."""
         slots = run.frames // WINDOW

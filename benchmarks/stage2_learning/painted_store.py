@@ -1,7 +1,6 @@
 """The painted cohort as a slimbrain store with participants.tsv, for `slimbrain pretrain voxel`.
 
-`python benchmarks/stage2_learning/painted_store.py STORE --out stage2-run [--people 3]`; `painted.py` comes first. The lattice of 8 mm
-voxels and patches is registered here until the product has it.
+`python benchmarks/stage2_learning/painted_store.py STORE --out stage2-run [--people 3] [--first-half]`; `painted.py` comes first.
 """
 
 from __future__ import annotations
@@ -16,19 +15,22 @@ from slimbrain.store import Store
 from slimbrain.store.write import write_session
 
 
-def main(root: Path, out: Path, people: int | None) -> None:
+def main(root: Path, out: Path, people: int | None, first_half: bool) -> None:
     cohort = Cohort(out)
+    runs = cohort.halves()[0] if first_half else cohort.runs[:people]
+    wanted = {run.key for run in runs}
     store = Store.create(root, cohort.grid, TR_S)
     ones = np.ones(cohort.grid.voxel_mask.shape, np.float32)
     group = {run.key: name for name, runs in cohort.split.items() for run in runs}
     with (out / "painted" / "runs.tsv").open() as table:
-        rows = list(csv.DictReader(table, delimiter="\t"))[:people]
+        rows = list(csv.DictReader(table, delimiter="\t"))
+        rows = [row for row in rows if row["participant_id"] in wanted]
     with (root / "participants.tsv").open("w", newline="") as file:
         keep = [name for name in rows[0] if name not in ("first", "frames")]
         writer = csv.DictWriter(file, [*keep, "split"], delimiter="\t", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "split": group.get(row["participant_id"], "n/a")} for row in rows)
-    for run in cohort.runs[:people]:
+    for run in runs:
         voxels = cohort.clip(run, np.arange(run.frames))[..., None]
         entities = {"sub": run.key.removeprefix("sub-"), "task": "rest", "space": "MNI152NLin6Asym"}
         write_session(store, entities, voxels, 100 * ones, ones, TR_S)
@@ -38,5 +40,6 @@ if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("store", type=Path)
     options.add_argument("--people", type=int)
+    options.add_argument("--first-half", action="store_true", help="the half of each site that a fresh reading pretrains on")
     arguments = options.parse_args()
-    main(arguments.store, arguments.out, arguments.people)
+    main(arguments.store, arguments.out, arguments.people, arguments.first_half)

@@ -78,7 +78,8 @@ class Lab(nn.Module):
         super().__init__()
         torch.manual_seed(variant.seed)
         self.variant, self.grid = variant, cohort.grid
-        config = HieraConfig(embed=variant.embed, depths=variant.depths, heads=(1, 2, 4, 8), mlp_ratio=2, recompute=False)
+        shape = {"embed": variant.embed, "depths": variant.depths, "heads": (1, 2, 4, 8), "mlp_ratio": 2, "recompute": False}
+        config = HieraConfig(**shape, pooling="max", signal_std=None)  # as it was; this program sets both by itself
         self.encoder = Hiera(config, 1)
         # One lab at a time: the encoder's blocks look this name up when they run.
         hiera.pool_children = mean_children if variant.pooling == "mean" else pool_children

@@ -123,6 +123,9 @@ class SamplingConfig(CohortConfig):
     windows: Literal["auto", "saliency", "uniform", "random"] = Field(
         "auto", description="the best of a window table, evenly spread, or any; auto: saliency with a table, random without"
     )
+    held_out: float = Field(
+        0.05, ge=0, lt=1, description="stage 2: share of participants that only measure skill; at least one of 8 or more, none of fewer"
+    )
     mixture: MixtureConfig | None = Field(None, description="what `--mixture` gives, in place of `by` and `weights`")
 
     @model_validator(mode="after")
@@ -185,7 +188,7 @@ class SaliencyConfig(Config):
 
 
 class HieraConfig(Config):
-    """Stage 2, the 4D hierarchical encoder; defaults are the published ones but for the smaller, 16-voxel unit."""
+    """Stage 2, the 4D hierarchical encoder; defaults are the published ones but for the 16-voxel unit, pooling and the input's scale."""
 
     embed: int = Field(64, ge=1, le=8192)
     depths: tuple[_Depth, _Depth, _Depth, _Depth] = (2, 3, 16, 3)
@@ -202,6 +205,12 @@ class HieraConfig(Config):
     learned_positions: tuple[Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=10**6)]] | None = Field(
         None, description="patches per side and frames of learned position tables, as published; Fourier features of mm and s if not given"
     )
+    pooling: Literal["max", "mean", "merge"] = Field(
+        "merge", description="what joins tokens at both transitions: their maximum, as published, their mean, or a learnt map of all"
+    )
+    signal_std: float | None = Field(
+        0.5, gt=0, le=1e6, description="std that voxels give a token at the start; if null, weights of 0.02, under those of positions"
+    )
     norm_eps: float = Field(1e-5, ge=1e-12, le=1e-2, description="added to the variance in every layer norm")
 
     @model_validator(mode="after")
@@ -214,21 +223,35 @@ class HieraConfig(Config):
 class JepaConfig(Config):
     """How stage 2 learns: what is visible, what is predicted, how fast the target follows.
 
-    The published objective alone (the preset `paper`: position kept in the targets, no variance and covariance terms)
-    collapsed on the simulated cohort within 100 steps: token std 0.69 -> 0.035 (docs/collapse.md). The weights keep
-    VICReg's ratio of 25 to 1.
+    The defaults predict signals of hidden places, which cannot collapse (docs/stage2.md). The published objective (the preset `paper`: the
+    target encoder's tokens, position kept in them, joint attention) collapsed on the simulated cohort in 100 steps (docs/collapse.md).
     """
 
+    targets: Literal["signals", "latents"] = Field(
+        "signals", description="mean signals of a unit's cells in halves of a step; or tokens of the EMA encoder, as published"
+    )
+    predictor: Literal["factorised", "joint"] = Field(
+        "factorised", description="attention over places within a step, then steps within a place; or over all tokens, as published"
+    )
+    hide: Literal["places", "places_and_times"] = Field(
+        "places", description="what is hidden from the context; of rest, a linear model predicts 60 % across places and 1 to 9 % over time"
+    )
+    visible_weight: float = Field(1.0, ge=0, le=1e6, description="weight of visible tokens' own signals, decoded from them; signals only")
+    view_fraction: float = Field(1.0, gt=0, le=1, description="share of the mask units that a step deals with at all, drawn at random")
     predictor_width: _Width = 192
     predictor_depth: _Depth = 3
-    predictor_heads: _Heads = 6
-    context_fraction: float = Field(0.3, gt=0, lt=1, description="share of the brain's units that are visible to the context")
+    predictor_heads: _Heads = 8
+    context_fraction: float = Field(0.3, gt=0, lt=1, description="share of the units in view that are visible to the context")
     ema_start: float = Field(0.996, ge=0, le=1)
     ema_end: float = Field(1.0, ge=0, le=1)
-    remove_position: bool = Field(True, description="take out of the targets what place and time alone predict")
-    variance_weight: float = Field(1.0, ge=0, le=1e6, description="weight of a hinge that keeps each dimension's std above 1")
-    covariance_weight: float = Field(0.04, ge=0, le=1e6, description="weight of what decorrelates dimensions")
-    rank_floor: float = Field(2.0, ge=0, le=1e6, description="effective rank of the tokens under which a run counts as collapsing")
+    remove_position: bool = Field(True, description="take out of latent targets what place and time alone predict")
+    variance_weight: float = Field(0.0, ge=0, le=1e6, description="weight of a hinge that keeps each dimension's std above 1")
+    covariance_weight: float = Field(0.0, ge=0, le=1e6, description="weight of what decorrelates dimensions")
+    skill_floor: float | None = Field(
+        0.02, ge=-1e6, le=1, description="skill under which a run counts as learning nothing; null: not watched"
+    )
+    skill_after: int = Field(500, ge=0, le=10**9, description="steps that a run has to reach the floor of its skill")
+    rank_floor: float = Field(1.5, ge=0, le=1e6, description="effective rank of the tokens under which a run counts as collapsing")
     std_floor: float = Field(0.1, ge=0, le=1e6, description="the same for `std` and `content_std`; a healthy run's lie near 1")
 
 
@@ -256,6 +279,13 @@ class TrainConfig(Config):
     collapse_patience: Count = Field(5, description="logged lines in a row under a floor that stop the run")
 
 
+class VoxelTrainConfig(TrainConfig):
+    """The loop of stage 2, which may watch a probe."""
+
+    probe: str | None = Field(None, description="column of participants.tsv that a probe of held-out participants tells; none if not given")
+    probe_every: Count = Field(200, description="steps between probes, each at the next logged line")
+
+
 class Preset(Config):
     """Everything both stages need, under one name.
 
@@ -275,7 +305,7 @@ class Preset(Config):
     voxel: HieraConfig = HieraConfig()
     jepa: JepaConfig = JepaConfig()
     train_temporal: TrainConfig = TrainConfig()
-    train_voxel: TrainConfig = TrainConfig()
+    train_voxel: VoxelTrainConfig = VoxelTrainConfig()
 
     @model_validator(mode="after")
     def _agree(self) -> Preset:

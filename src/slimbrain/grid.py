@@ -93,7 +93,9 @@ class Lattice:
         return affine
 
 
-LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2)}
+LATTICES = {"2mm": Lattice(96, 2.0, 4), "4mm": Lattice(48, 4.0, 4), "8mm": Lattice(24, 8.0, 2), "8mm-p1": Lattice(24, 8.0, 1)}
+"""By resolution. Units of `8mm` are blocks of 64 mm, for a demo in minutes; those of `8mm-p1`, with patches of one voxel, are of 32 mm, as
+at 2 mm."""
 
 
 def _lattice_by_id(lattice_id: str) -> Lattice:
@@ -374,7 +376,7 @@ class Grid:
 
 
 def _lattice_by_resolution(resolution: str) -> Lattice:
-    """The lattice called `2mm`, `4mm` or `8mm`."""
+    """The lattice called `2mm`, `4mm`, `8mm` or `8mm-p1`."""
     if resolution not in LATTICES:
         raise InputError(f"resolution {resolution}: choose one of {', '.join(LATTICES)}.")
     return LATTICES[resolution]

@@ -13,7 +13,7 @@ import torch
 from store_samples import TR_S, make_store, network_series, write_run
 from torch.utils.data import DataLoader
 
-from slimbrain.config import SamplingConfig, WindowConfig
+from slimbrain.config import JepaConfig, SamplingConfig, WindowConfig
 from slimbrain.data.clip import read_clip
 from slimbrain.data.draws import ClipDraws, MaskedClip, Series, SeriesDraws
 from slimbrain.errors import InputError, StoreError
@@ -33,7 +33,7 @@ def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def clip_draws(
     store: Store, seed: int = 0, window: WindowConfig = WINDOW, unit: str = "unit", unit_frames: int = 4, **more: object
 ) -> ClipDraws:
-    return ClipDraws(store, window, seed, unit, unit_frames, 0.3, **more)  # type: ignore[arg-type]
+    return ClipDraws(store, window, seed, unit, unit_frames, JepaConfig(hide="places_and_times"), **more)  # type: ignore[arg-type]
 
 
 def windows_of(sample: MaskedClip, frames: int = 8, tr: float = TR_S) -> list[int]:

@@ -39,7 +39,9 @@ def grid() -> Grid:
 
 
 def small(*settings: str) -> Preset:
-    return load_preset("tiny", ["voxel.embed=16", "voxel.depths=[1, 1, 1, 1]", "jepa.predictor_depth=1", *settings])
+    """With the published targets, so that both encoders compute, unless `settings` say otherwise."""
+    published = ("jepa.targets=latents", "jepa.predictor=joint", "jepa.hide=places_and_times")
+    return load_preset("tiny", ["voxel.embed=16", "voxel.depths=[1, 1, 1, 1]", "jepa.predictor_depth=1", *published, *settings])
 
 
 @pytest.fixture
@@ -100,6 +102,17 @@ def test_saved_bytes_are_those_that_autograd_holds(
     plan = planned(grid, precision, recompute, batch)
     assert plan.saved_mib == pytest.approx(held, rel=0.01)
     assert plan.recompute is recompute
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_signals_are_planned_too_and_need_no_target_pass(
+    grid: Grid, real: Callable[..., tuple[HieraJEPA, list[Clip], list[JepaMask]]], recompute: bool
+) -> None:
+    preset = small("jepa.targets=signals", "jepa.predictor=factorised", "jepa.hide=places", f"voxel.recompute={json.dumps(recompute)}")
+    model, clips, masks = real(preset, 1, FRAMES)
+    plan = plan_step(preset, grid, 1, FRAMES)
+    assert plan.saved_mib == pytest.approx(held_for_backward(model, lambda: model(clips, masks).loss), rel=0.01)
+    assert plan.gflops["target"] == 0 < plan.gflops["context"]
 
 
 def most_allocated(step: Callable[[], None]) -> float:
@@ -170,7 +183,7 @@ def test_the_global_share_grows_with_the_frames(grid: Grid) -> None:
     blocks = {1: width // 2, 2: width}  # one block of stage 3 after its first, one of stage 4
     for plan, frames in ((short, 8), (long, 32)):
         attention = sum(4 * tokens[frames] ** 2 * each for each in blocks.values()) / 1e9
-        assert plan.global_attention_share * plan.gflops["target"] <= attention
+        assert plan.global_attention_share * (plan.gflops["target"] + plan.gflops["context"]) <= 2 * attention
     assert long.global_attention_share > 2 * short.global_attention_share
 
 

@@ -43,18 +43,20 @@ def corner() -> Grid:
     return Grid(LATTICES["8mm"], mask)
 
 
-def encoder(seed: int = 0, unit: str = "unit", noise: float = 0.2) -> Hiera:
+def encoder(seed: int = 0, unit: str = "unit", noise: float = 0.2, **settings: Any) -> Hiera:
     """Weights larger than at the start of training, by noise of this width, so that attention and norms are at work."""
     torch.manual_seed(seed)
-    network = Hiera(HieraConfig.model_validate({**TINY, "unit": unit}), 8).double().requires_grad_(False)
+    network = Hiera(HieraConfig.model_validate({**TINY, "unit": unit, **settings}), 8).double().requires_grad_(False)
     for parameter in network.parameters():
         parameter.add_(noise * torch.randn_like(parameter))
     return network
 
 
-def jepa(seed: int = 0) -> HieraJEPA:
+def jepa(seed: int = 0, **settings: Any) -> HieraJEPA:
+    """With the published targets, unless `settings` of `JepaConfig` say otherwise."""
     torch.manual_seed(seed)
-    config = JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2)
+    published = {"targets": "latents", "predictor": "joint", "hide": "places_and_times"}
+    config = JepaConfig(**{**published, "predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2, **settings})
     return HieraJEPA(HieraConfig.model_validate(TINY), config, 8).eval()
 
 

@@ -18,6 +18,7 @@ from slimbrain.explain import surprise, token_surprise
 from slimbrain.explain.surprise import by_window, paint_units
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.signals import cell_signals
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[JepaMask]:
@@ -53,6 +54,21 @@ def test_errors_are_those_that_each_mask_gives_averaged_over_masks(monkeypatch: 
     size = wanted.abs()
     assert guessing == pytest.approx(float(torch.where(size < 1, size.square() / 2, size - 0.5).mean()), rel=1e-5)
     np.testing.assert_allclose(found.ravel(), [np.mean(values) for values in errors], rtol=1e-5)
+
+
+def test_errors_of_signals_are_squared_and_zero_is_the_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sample, masks = jepa(targets="signals", predictor="factorised", hide="places"), clip(slab()), recorded(monkeypatch)
+    found, guessing = token_surprise(model, sample, windows=2, seed=0)
+    values, exists = (part.numpy() for part in cell_signals([sample], 4))
+    errors: list[list[float]] = [[] for _ in range(found.size)]
+    with torch.no_grad():
+        for mask in masks:
+            hidden = torch.from_numpy((~mask.context).ravel())
+            predicted = model.predictor(model.context([sample], [mask.context]), model.context.layout([sample]), hidden).numpy()
+            for row, token in enumerate(torch.nonzero(hidden)[:, 0].tolist()):
+                errors[token].append(float(np.square(predicted[row] - values[token])[exists[token]].mean()))
+    np.testing.assert_allclose(found.ravel(), [np.mean(each) for each in errors], rtol=1e-4)
+    assert guessing == pytest.approx(np.mean([np.square(row[there]).mean() for row, there in zip(values, exists, strict=True)]), rel=1e-4)
 
 
 def test_the_model_is_not_changed_by_being_asked() -> None:
@@ -133,7 +149,7 @@ def foreseeing() -> HieraJEPA:
     clips, rng = [brain_in_a_state(seed) for seed in range(30)], np.random.default_rng(0)
     targets = [model.target([one]) for one in clips]
     model.baseline = deviation = Deviation(torch.stack([target.values for target in targets]).mean(0))  # type: ignore[assignment]
-    cut = visible_stretches(WINDOWS, WINDOW_FRAMES, model.config.unit_frames)
+    cut = visible_stretches(WINDOWS, WINDOW_FRAMES, model.config.unit_frames, model.jepa.hide)
     masks = [sample_jepa_mask(slab().units.mm, *cut, model.jepa.context_fraction, rng).context for _ in clips]
     seen = torch.stack([deviation(model.context([one], [mask])).mean(0) for one, mask in zip(clips, masks, strict=True)])
     wanted = torch.stack([functional.layer_norm(deviation(target), target.values.shape[-1:], eps=1e-12) for target in targets])

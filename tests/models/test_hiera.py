@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from slimbrain.config import HieraConfig
 from slimbrain.data.clip import Clip
@@ -20,8 +19,10 @@ from slimbrain.models.packing import pack_clips
 FRAMES = 16
 
 
-def make_config(unit: str = "unit", unit_frames: int = 4, recompute: bool = False, patch_frames: int = 1) -> HieraConfig:
-    shape = {"unit": unit, "unit_frames": unit_frames, "patch_frames": patch_frames}
+def make_config(
+    unit: str = "unit", unit_frames: int = 4, recompute: bool = False, patch_frames: int = 1, pooling: str = "merge"
+) -> HieraConfig:
+    shape = {"unit": unit, "unit_frames": unit_frames, "patch_frames": patch_frames, "pooling": pooling}
     return HieraConfig(embed=8, depths=(2, 2, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, recompute=recompute, **shape)
 
 
@@ -46,7 +47,7 @@ def full_grid() -> Grid:
 
 
 def dense_reference(encoder: Hiera, patches: Tensor, seconds: Tensor, patch_mm: Tensor, patches_per_unit: int) -> Tensor:
-    """The published layout, plainly: a dense box of patches, attention in units, max-pooling, attention everywhere.
+    """The published layout, plainly: a dense box of patches, attention in units, pooling, attention everywhere.
 
     patches: (T, x, y, z, V); patch_mm: (x, y, z, 3). Returns tokens (t, x, y, z, D) after level 4.
     """
@@ -65,7 +66,7 @@ def dense_reference(encoder: Hiera, patches: Tensor, seconds: Tensor, patch_mm: 
     shape = x.shape
     x = x.reshape(1, -1, shape[-1])
     for block in encoder.blocks[number:]:
-        x = plain_block(block, x, lambda tokens: tokens)
+        x = plain_block(block, x, None)
     return encoder.norm(x).reshape(*shape[:-1], -1)
 
 
@@ -95,14 +96,13 @@ def in_units(block: HieraBlock, x: Tensor, times: int, size: int, pool: bool) ->
     cut = x.reshape(t // times, times, a // size, size, b // size, size, c // size, size, width).permute(0, 2, 4, 6, 1, 3, 5, 7, 8)
     units = cut.reshape(-1, times, size, size, size, width)
 
-    def pool_tokens(tokens: Tensor) -> Tensor:
-        if not pool:
-            return tokens
-        grid = tokens.reshape(len(units) * times // 2, 2, size, size, size, -1).amax(1)
-        pooled = functional.max_pool3d(grid.permute(0, 4, 1, 2, 3), 2).permute(0, 2, 3, 4, 1)
-        return pooled.reshape(len(units), -1, tokens.shape[-1])
+    def children_of(tokens: Tensor) -> Tensor:
+        """(W, Q, 16, D): two frames, then x, y and z of the octant."""
+        half = size // 2
+        split = tokens.reshape(len(units), times // 2, 2, half, 2, half, 2, half, 2, -1).permute(0, 1, 3, 5, 7, 2, 4, 6, 8, 9)
+        return split.reshape(len(units), -1, 16, tokens.shape[-1])
 
-    out = plain_block(block, units.reshape(len(units), -1, width), pool_tokens)
+    out = plain_block(block, units.reshape(len(units), -1, width), children_of if pool else None)
     if pool:
         times, size = times // 2, size // 2
     n = (
@@ -115,10 +115,19 @@ def in_units(block: HieraBlock, x: Tensor, times: int, size: int, pool: bool) ->
     return back.reshape(n[0] * times, n[1] * size, n[2] * size, n[3] * size, -1)
 
 
-def plain_block(block: HieraBlock, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+def plain_block(block: HieraBlock, x: Tensor, children_of: Callable[[Tensor], Tensor] | None) -> Tensor:
     """Softmax attention written out, one head after the other."""
+
+    def pool(tokens: Tensor) -> Tensor:
+        if children_of is None:
+            return tokens
+        return children_of(tokens).amax(2) if block.pooling == "max" else children_of(tokens).mean(2)
+
     normed = block.norm1(x)
-    residual = pool(normed @ block.widen.weight.T + block.widen.bias) if block.widen is not None else pool(x)
+    if block.merge is not None:
+        residual = children_of(normed).flatten(2) @ block.merge.weight.T + block.merge.bias
+    else:
+        residual = pool(normed @ block.widen.weight.T + block.widen.bias) if block.widen is not None else pool(x)
     q, k, v = (normed @ block.qkv.weight.T + block.qkv.bias).chunk(3, -1)
     q, heads = pool(q), []
     width = q.shape[-1] // block.heads
@@ -130,8 +139,59 @@ def plain_block(block: HieraBlock, x: Tensor, pool: Callable[[Tensor], Tensor]) 
     return x + block.mlp(block.norm2(x))
 
 
-def test_with_nothing_deleted_equals_a_dense_network(full_grid: Grid) -> None:
-    assert_equals_dense(make_encoder(full_grid), make_clip(full_grid), side=12, patches_per_unit=4)
+@pytest.mark.parametrize("pooling", ["max", "mean", "merge"])
+def test_with_nothing_deleted_equals_a_dense_network(full_grid: Grid, pooling: str) -> None:
+    assert_equals_dense(make_encoder(full_grid, pooling=pooling), make_clip(full_grid), side=12, patches_per_unit=4)
+
+
+def test_octants_of_the_rim_keep_their_place_and_missing_ones_do_not_count(grid8: Grid) -> None:
+    """Each cell of the first transition, child by child: 16 / n times the weights of those of the 16 places that the brain has."""
+    block, unit = HieraBlock(4, 8, 1, 2.0, pooling="merge").double(), HieraConfig(embed=4)
+    packing = pack_clips([grid8], [np.ones((1, grid8.n_units), dtype=bool)], unit.unit, 4)
+    x = torch.randn(4, grid8.n_patches, 4, dtype=torch.float64)
+    weights, checked = block.merge.weight.view(8, 16, 4), 0
+    for table in packing.levels[0]:
+        merged = block._residual(x.flatten(0, 1)[table.rows], table)
+        for row, (children, exists) in enumerate(zip(table.children, table.exists, strict=True)):
+            if table.kept is not None and row not in table.kept:
+                continue
+            frame, patch = np.divmod(table.rows[children[exists]].numpy(), grid8.n_patches)
+            (cell,) = set(grid8.patch_cell[patch])
+            assert len(patch) == 2 * grid8.cells.sizes[cell], "every patch of the cell, in two frames"
+            expected = block.merge.bias.clone()
+            for t, p in zip(frame, patch, strict=True):
+                place = 8 * (t % 2) + int(grid8.patches.index[p] % 2 @ [4, 2, 1])
+                expected += 16 / len(patch) * weights[:, place] @ block.norm1(x[t, p])
+            torch.testing.assert_close(merged[row], expected, rtol=0, atol=1e-12)
+            checked += 1
+    assert checked == 2 * grid8.n_cells
+
+
+def test_tokens_begin_as_signal_and_not_as_position(grid8: Grid) -> None:
+    for std, signal, place in ((0.5, 0.5, 0.03), (None, 0.056, 0.11)):
+        torch.manual_seed(0)
+        encoder = Hiera(HieraConfig(embed=64, signal_std=std), grid8.voxels_per_patch)
+        voxels = torch.randn(20000, grid8.voxels_per_patch)
+        assert float(encoder.patch_embed(voxels).detach().std()) == pytest.approx(signal, rel=0.15)
+        assert float(encoder.space_embed(torch.tensor(grid8.patches.mm)).detach().std()) == pytest.approx(place, rel=0.4)
+
+
+def test_a_merged_token_begins_about_as_large_as_its_children() -> None:
+    torch.manual_seed(0)
+    block = HieraBlock(32, 64, 1, 2.0, pooling="merge")
+    block.start_merge()
+    children = torch.randn(500, 16, 32)
+    assert 0.7 < float(block.merge(children.flatten(1)).detach().std()) < 1.5
+    alike = children[:, :1].expand(-1, 16, -1)
+    assert 1.0 < float(block.merge(alike.flatten(1)).detach().std()) < 2.0, "their mean, and a mixture"
+
+
+def test_positions_are_known_without_encoding(grid8: Grid, full_grid: Grid) -> None:
+    encoder, clips = make_encoder(grid8), [make_clip(grid8, 1, frames=8), make_clip(full_grid, 2, frames=16)]
+    layout, tokens = encoder.layout(clips), encoder(clips)
+    assert layout.lengths == tokens.lengths and layout.values.shape == (len(tokens.values), 0)
+    for name in ("clip", "step", "unit", "seconds", "mm"):
+        assert torch.equal(getattr(layout, name), getattr(tokens, name))
 
 
 def test_two_frames_a_patch_equal_a_dense_network(full_grid: Grid) -> None:
@@ -245,7 +305,7 @@ def test_tokens_know_their_time_and_place(grid8: Grid) -> None:
 
 def test_published_size_has_the_published_number_of_parameters() -> None:
     """22.4 M in arXiv 2512.21881."""
-    encoder = Hiera(HieraConfig(), 64)
+    encoder = Hiera(HieraConfig(pooling="max"), 64)
     blocks = sum(parameter.numel() for module in (encoder.blocks, encoder.patch_embed, encoder.norm) for parameter in module.parameters())
     assert round(blocks / 1e6, 1) == 22.4
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from slimbrain.models.layers import Mlp
-from slimbrain.models.memory_efficient import add, add_mlp, norm_linear, pool_children
+from slimbrain.models.memory_efficient import add, add_mlp, mean_children, merge_children, norm_linear, pool_children
 
 WIDTH, ROWS = 12, 40
 CHILDREN = torch.tensor([[0, 3, 7, 7], [1, 1, 1, 1], [9, 20, 4, 39]])
+EXISTS = torch.tensor([[True, True, True, False], [False, True, False, False], [True] * 4])
 
 
 def parts() -> tuple[nn.LayerNorm, nn.Linear, Mlp]:
@@ -25,19 +26,38 @@ def parts() -> tuple[nn.LayerNorm, nn.Linear, Mlp]:
     return modules
 
 
+def plain_mean(x: Tensor) -> Tensor:
+    return torch.stack([x[children[exists]].mean(0) for children, exists in zip(CHILDREN, EXISTS, strict=True)])
+
+
+def plain_merge(x: Tensor) -> Tensor:
+    """Child after child, each with its own columns of the weights."""
+    rows = []
+    for children, exists in zip(CHILDREN, EXISTS, strict=True):
+        row = MERGE.bias
+        for place in exists.nonzero()[:, 0]:
+            columns = slice(WIDTH * int(place), WIDTH * (int(place) + 1))
+            row = row + len(exists) / int(exists.sum()) * MERGE.weight[:, columns] @ NORM(x[children[place]])
+        rows.append(row)
+    return torch.stack(rows)
+
+
 NORM, LINEAR, MLP = parts()
+MERGE = nn.Linear(4 * WIDTH, 2 * WIDTH).double()
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "norm_linear": (lambda x: norm_linear(x, NORM, LINEAR), lambda x: LINEAR(NORM(x))),
     "add_mlp, hidden kept": (lambda x: add_mlp(x, NORM, MLP, True), lambda x: x + MLP(NORM(x))),
     "add_mlp, hidden computed again": (lambda x: add_mlp(x, NORM, MLP, False), lambda x: x + MLP(NORM(x))),
     "pool_children": (lambda x: pool_children(x, CHILDREN), lambda x: x[CHILDREN].amax(1)),
+    "mean_children": (lambda x: mean_children(x, CHILDREN, EXISTS), plain_mean),
+    "merge_children": (lambda x: merge_children(x, NORM, MERGE, CHILDREN, EXISTS), plain_merge),
 }
 
 
 def gradients(function: Callable[[Tensor], Tensor]) -> list[Tensor]:
     torch.manual_seed(1)
     x = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
-    learnt = [parameter for module in (NORM, LINEAR, MLP) for parameter in module.parameters()]
+    learnt = [parameter for module in (NORM, LINEAR, MLP, MERGE) for parameter in module.parameters()]
     out = function(x)
     grads = torch.autograd.grad((out * torch.randn_like(out)).sum(), [x, *learnt], allow_unused=True)
     return [out, *(grad for grad in grads if grad is not None)]
@@ -68,9 +88,14 @@ def test_pooling_keeps_a_byte_a_maximum() -> None:
     assert kept_bytes(ours) == len(CHILDREN) * WIDTH + CHILDREN.nbytes
 
 
+def test_merging_keeps_the_input_and_the_tables() -> None:
+    ours, _ = CASES["merge_children"]
+    assert kept_bytes(ours) == (ROWS * WIDTH + 2 * ROWS + CHILDREN.numel()) * 8 + CHILDREN.nbytes
+
+
 def kept_bytes(function: Callable[[Tensor], Tensor]) -> int:
     """Bytes of distinct storages that one call keeps, weights left out."""
-    own = {parameter.data_ptr() for module in (NORM, LINEAR, MLP) for parameter in module.parameters()}
+    own = {parameter.data_ptr() for module in (NORM, LINEAR, MLP, MERGE) for parameter in module.parameters()}
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -99,10 +124,10 @@ def test_the_residual_stream_stays_wide() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", [*KEPT, "merge_children"])
 def test_half_precision_gradients_are_those_of_plain_autograd(name: str, dtype: torch.dtype) -> None:
     def run(function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        modules = [module.float() for module in (NORM, LINEAR, MLP)]
+        modules = [module.float() for module in (NORM, LINEAR, MLP, MERGE)]
         try:
             x = torch.linspace(-1, 1, ROWS * WIDTH).view(ROWS, WIDTH).requires_grad_()
             with torch.autocast("cpu", dtype=dtype):

@@ -96,7 +96,9 @@ class Plain(nn.Module):
 
 
 SMALL = HieraConfig(
-    embed=8, depths=(2, 2, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, unit="region", unit_frames=8, learned_positions=(24, 40), norm_eps=1e-6
+    **{"embed": 8, "depths": (2, 2, 2, 1), "heads": (1, 2, 4, 8), "mlp_ratio": 2, "unit": "region", "unit_frames": 8, "norm_eps": 1e-6},
+    learned_positions=(24, 40),
+    pooling="max",
 )
 
 

@@ -27,7 +27,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "store_format.md"
 
 # --- the reader: nothing of slimbrain, nothing of nibabel
 
-SIZES = {"mni-2mm-96-p4": (96, 2.0, 4), "mni-4mm-48-p4": (48, 4.0, 4), "mni-8mm-24-p2": (24, 8.0, 2)}
+SIZES = {"mni-2mm-96-p4": (96, 2.0, 4), "mni-4mm-48-p4": (48, 4.0, 4), "mni-8mm-24-p2": (24, 8.0, 2), "mni-8mm-24-p1": (24, 8.0, 1)}
 TYPES = {"F16": "<f2", "F32": "<f4"}
 CORNER_MM = (-97.0, -113.0, -79.0)
 
@@ -113,7 +113,7 @@ class PlainStore:
 # --- what it reads is what slimbrain wrote
 
 
-@pytest.fixture(scope="module", params=["8mm", "4mm"])
+@pytest.fixture(scope="module", params=["8mm", "8mm-p1", "4mm"])
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that `slimbrain prep` made of two simulated sessions."""
     folder = tmp_path_factory.mktemp("format")

@@ -40,6 +40,9 @@ def store(grid8: Grid, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(root)
 
 
+LATENTS = ("jepa.targets=latents", "jepa.predictor=joint", "jepa.hide=places_and_times")
+
+
 def stage_of(name: str, store: Store, preset: Preset) -> TemporalStage | VoxelStage:
     return TemporalStage(store, preset, 3) if name == "temporal" else VoxelStage(store, preset, 3, None)
 
@@ -73,7 +76,7 @@ def test_no_share_falls_under_the_floor(logs: list[float], floor: float) -> None
 
 @pytest.mark.parametrize("name", ["temporal", "voxel"])
 def test_losses_and_cosines_are_those_of_plain_backward_passes(name: str, store: Store) -> None:
-    stage = stage_of(name, store, small_preset(ADAPTIVE, "jepa.variance_weight=0", "jepa.covariance_weight=0"))
+    stage = stage_of(name, store, small_preset(ADAPTIVE, "jepa.visible_weight=0"))
     config = stage.draws.sampling.mixture.adaptive  # type: ignore[union-attr]
     assert config is not None
     found = Adapter(stage, config, nullcontext).measure(5)
@@ -103,7 +106,7 @@ def test_the_held_out_loss_of_stage_2_is_prediction_error_alone(store: Store) ->
 
 def test_measuring_leaves_no_trace(store: Store) -> None:
     """Neither gradients, nor what the position baseline is about to remember, nor the tokens that health is read from."""
-    stage = stage_of("voxel", store, small_preset(ADAPTIVE))
+    stage = stage_of("voxel", store, small_preset(ADAPTIVE, *LATENTS))
     assert isinstance(stage, VoxelStage) and stage.model.baseline is not None
     adapter = Adapter(stage, stage.draws.sampling.mixture.adaptive, nullcontext)  # type: ignore[union-attr, arg-type]
     adapter.begin()

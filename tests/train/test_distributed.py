@@ -55,6 +55,7 @@ from slimbrain.config import load_preset
 from slimbrain.train.distributed import process_group, rank
 from slimbrain.store import Store
 from slimbrain.train import Loop, TemporalStage, VoxelStage
+from slimbrain.train.stop import StopSignals
 
 root, out, name, *overrides = sys.argv[1:]
 preset, store = load_preset("tiny", overrides), Store(root)
@@ -71,7 +72,7 @@ def compute():
     loop = Loop(stage, config, Path(out), torch.device("cpu"))
     batches = loop._batches(0)
     for step in range(3):
-        loop._timed_step(step, batches, [])
+        loop._timed_step(step, batches, StopSignals(60, str))
     whole = lambda grad: grad.full_tensor() if hasattr(grad, "full_tensor") else grad
     gradients = {name: whole(p.grad) for name, p in stage.model.named_parameters() if p.grad is not None}
     if rank() == 0:

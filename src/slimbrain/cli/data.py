@@ -72,7 +72,7 @@ def prep(
     mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
     channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
     atlas: Annotated[str | None, typer.Option(help="Atlas to take, where XCP-D or giga_connectome wrote series of several.")] = None,
-    resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm or 8mm.")] = "2mm",
+    resolution: Annotated[str, typer.Option(help="Lattice: 2mm, 4mm, 8mm or 8mm-p1 (patches of one voxel).")] = "2mm",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     tr: Annotated[float | None, typer.Option(help="Seconds per frame, where the files do not say.")] = None,
     min_coverage: Annotated[float, typer.Option(help="Leave out runs that cover a smaller share of the mask.")] = 0.7,

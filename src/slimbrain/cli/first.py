@@ -97,8 +97,8 @@ def doctor(
     resolution: Annotated[
         str | None,
         typer.Option(
-            help="Lattice to measure speed with: 2mm, 4mm or 8mm; the store's, or the one the preset is for, if not given.",
-            autocompletion=one_of("2mm", "4mm", "8mm"),
+            help="Lattice to measure speed with: 2mm, 4mm, 8mm or 8mm-p1; the store's, or the one the preset is for, if not given.",
+            autocompletion=one_of("2mm", "4mm", "8mm", "8mm-p1"),
         ),
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,

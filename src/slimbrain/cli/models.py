@@ -84,7 +84,8 @@ def pretrain(
     last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
     if process_number() == 0:
         health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
-        print(f"loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")
+        skill = f"skill {last['skill']:.3f}, " if "skill" in last else ""
+        print(f"{skill}loss {last['loss']:.4f}, {health}; the model is in {out / MODEL_FOLDER}")
 
 
 def convert(
@@ -125,7 +126,7 @@ def plan(
         str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")
     ] = "cuda",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
-    resolution: Annotated[str, typer.Option(help="2mm, 4mm or 8mm.")] = "2mm",
+    resolution: Annotated[str, typer.Option(help="2mm, 4mm, 8mm or 8mm-p1.")] = "2mm",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. voxel.embed=96.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

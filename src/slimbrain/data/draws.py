@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slimbrain.config import AugmentConfig, SamplingConfig, WindowConfig
+from slimbrain.config import AugmentConfig, JepaConfig, SamplingConfig, WindowConfig
 from slimbrain.data.augment import augment
 from slimbrain.data.clip import Clip, read_clip
-from slimbrain.data.masking import JepaMask, sample_jepa_mask, visible_stretches
+from slimbrain.data.masking import JepaMask, draw_mask, visible_stretches
 from slimbrain.data.mixture import divide
 from slimbrain.data.samplers import Pace, mix, spread_windows
 from slimbrain.errors import InputError
@@ -85,6 +85,8 @@ class Draws(Dataset[object]):
         Cohorts, or a mixture, and their weights.
     pace : Pace or None
         How draws fall on steps, where weights change.
+    held_out : float
+        Share of participants who only measure skill.
 
     Attributes
     ----------
@@ -94,7 +96,13 @@ class Draws(Dataset[object]):
     """
 
     def __init__(
-        self, store: Store, sessions: Sequence[SessionInfo], seed: int, sampling: SamplingConfig, pace: Pace | None = None
+        self,
+        store: Store,
+        sessions: Sequence[SessionInfo],
+        seed: int,
+        sampling: SamplingConfig,
+        pace: Pace | None = None,
+        held_out: float = 0.0,
     ) -> None:
         if not sessions:
             raise InputError(
@@ -102,7 +110,7 @@ class Draws(Dataset[object]):
                 "see failures.tsv and excluded.tsv of the store."
             )
         self.store, self.seed, self.sampling = store, seed, sampling
-        division, config = divide(store, sessions, sampling, seed), sampling.mixture
+        division, config = divide(store, sessions, sampling, seed, held_out), sampling.mixture
         self.sessions, self.cohorts = division.trained, division.drawn_as
         self.held_out, self.held_out_cohorts = division.held_out, division.held_out_as
         self.weights, self.notes, self.pace = division.weights, division.notes, pace or Pace(1, 1)
@@ -117,6 +125,11 @@ class Draws(Dataset[object]):
         """Held-out draw `number` of a cohort: its sessions in turn, each time with a choice of windows and masks of its own."""
         own = [place for place, name in enumerate(self.held_out_cohorts) if name == cohort]
         return Pick(_HELD_OUT + number, len(self.sessions) + own[number % len(own)])
+
+    def scored(self, count: int) -> tuple[Pick, ...]:
+        """Draws to measure a model on: held-out sessions in turn, or those trained on where none is held out."""
+        first, sessions = (len(self.sessions), len(self.held_out)) if len(self.held_out) else (0, len(self.sessions))
+        return tuple(Pick(_HELD_OUT + number, first + number % sessions) for number in range(count))
 
     def session_of(self, draw: int | Pick) -> SessionInfo:
         """The session that a draw takes."""
@@ -186,8 +199,8 @@ class ClipDraws(Draws):
         Seed of order, choice and masks.
     unit, unit_frames : str, int
         The encoder's mask unit.
-    context_fraction : float
-        Share of the clip that is visible to the context.
+    jepa : JepaConfig
+        What is visible to the context, and what is hidden.
     ranked : mapping of str to sequence of int or None
         Windows of each session, best first.
     sampling, pace : SamplingConfig or None, Pace or None
@@ -201,7 +214,7 @@ class ClipDraws(Draws):
         seed: int,
         unit: str,
         unit_frames: int,
-        context_fraction: float,
+        jepa: JepaConfig,
         ranked: Mapping[str, Sequence[int]] | None = None,
         sampling: SamplingConfig | None = None,
         pace: Pace | None = None,
@@ -213,17 +226,20 @@ class ClipDraws(Draws):
         if self.choice != "saliency":
             ranked = None
         sessions = store.sessions.of_windows(window.frames, window.k)
-        super().__init__(store, sessions if ranked is None else _with_windows(sessions, ranked, window.k), seed, sampling, pace)
+        drawn = sessions if ranked is None else _with_windows(sessions, ranked, window.k)
+        super().__init__(store, drawn, seed, sampling, pace, sampling.held_out)
+        if not self.held_out:
+            self.notes.append("skill is measured on participants who are trained on: there are too few to hold one out.")
         self.window, self.ranked = window, ranked
-        self.unit_frames, self.context_fraction = unit_frames, context_fraction
+        self.unit_frames, self.jepa = unit_frames, jepa
         self.places_mm = (store.grid.regions if unit == "region" else store.grid.units).mm
 
     def __getitem__(self, draw: int | Pick) -> MaskedClip:
         pick = self.pick(draw)
         info, generator = self.session_of(pick), self.generator(pick.draw)
         clip = read_clip(self.store, info, self._choose(info, generator), self.window.frames)
-        windows, units_per_window = visible_stretches(self.window.k, self.window.frames, self.unit_frames)
-        mask = sample_jepa_mask(self.places_mm, windows, units_per_window, self.context_fraction, generator)
+        stretches = visible_stretches(self.window.k, self.window.frames, self.unit_frames, self.jepa.hide)
+        mask = draw_mask(self.places_mm, *stretches, self.jepa, generator)
         return MaskedClip(clip, mask, info.key)
 
     def _choose(self, info: SessionInfo, generator: np.random.Generator) -> _IntArray:

@@ -2,7 +2,8 @@
 
 A clip is cut in time units (a few frames) and in places (spatial mask units). Some places are visible at some
 times; what is hidden is cross-time (a visible place at another time), cross-location (another place at a visible
-time) or double-cross (neither), as in SLIM-Brain (arXiv 2512.21881).
+time) or double-cross (neither), as in SLIM-Brain (arXiv 2512.21881). Where no times are hidden, all targets are cross-location;
+where only a part of the places is in view, the rest is neither visible nor a target.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from slimbrain.config import Preset
+from slimbrain.config import JepaConfig, Preset
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 
@@ -30,7 +31,7 @@ _TYPICAL_DRAWS = 64
 
 @dataclass(frozen=True)
 class JepaMask:
-    """Visible places and visible times; the four parts of the clip follow from their product.
+    """Visible places and visible times; the four parts of the view follow from their product.
 
     Attributes
     ----------
@@ -38,21 +39,50 @@ class JepaMask:
         (N,) bool over the clip's time units.
     places : ndarray of bool
         (U,) bool over the grid's mask units.
+    view : ndarray of bool or None
+        (U,) bool, mask units that are visible or predicted at all; all of them if None.
     """
 
     times: _BoolArray
     places: _BoolArray
+    view: _BoolArray | None = None
+
+    @property
+    def viewed(self) -> _BoolArray:
+        """(N, U) what is visible or predicted."""
+        view = np.ones_like(self.places) if self.view is None else self.view
+        return np.outer(np.ones_like(self.times), view)
 
     @property
     def context(self) -> _BoolArray:
         """(N, U) what the context encoder computes."""
-        return np.outer(self.times, self.places)
+        return np.outer(self.times, self.places) & self.viewed
 
     def targets(self, kind: str) -> _BoolArray:
         """(N, U) what is predicted, for one of `TARGET_KINDS`."""
         times = self.times if kind == "cross_location" else ~self.times
         places = self.places if kind == "cross_time" else ~self.places
-        return np.outer(times, places)
+        return np.outer(times, places) & self.viewed
+
+
+def draw_mask(places_mm: _FloatArray, windows: int, units_per_window: int, jepa: JepaConfig, generator: np.random.Generator) -> JepaMask:
+    """Draw a mask as `JepaConfig` has it: `sample_jepa_mask` on the places in view.
+
+    Parameters
+    ----------
+    places_mm : ndarray of float
+        (U, 3) centres of the mask units.
+    windows, units_per_window : int
+        As from `visible_stretches`.
+    """
+    if jepa.view_fraction == 1:
+        return sample_jepa_mask(places_mm, windows, units_per_window, jepa.context_fraction, generator)
+    count = max(2, round(jepa.view_fraction * len(places_mm)))
+    viewed = np.sort(generator.permutation(len(places_mm))[:count])
+    inner = sample_jepa_mask(places_mm[viewed], windows, units_per_window, jepa.context_fraction, generator)
+    places, view = np.zeros((2, len(places_mm)), dtype=bool)
+    places[viewed], view[viewed] = inner.places, True
+    return JepaMask(inner.times, places, view)
 
 
 def sample_jepa_mask(
@@ -87,10 +117,11 @@ def sample_jepa_mask(
     return JepaMask(np.repeat(window_visible, units_per_window), ~_compact_places(places_mm, hidden, generator))
 
 
-def visible_stretches(windows: int, frames: int, unit_frames: int) -> tuple[int, int]:
+def visible_stretches(windows: int, frames: int, unit_frames: int, hide: str) -> tuple[int, int]:
     """How many stretches of a clip are visible or hidden as a whole, and the time units in each.
 
-    A time unit that spans two windows cannot be partly visible, so then time units take the place of windows.
+    A time unit that spans two windows cannot be partly visible, so then time units take the place of windows. Where no times are hidden,
+    the clip is one stretch.
 
     Parameters
     ----------
@@ -98,8 +129,12 @@ def visible_stretches(windows: int, frames: int, unit_frames: int) -> tuple[int,
         Windows of the clip, and frames of each.
     unit_frames : int
         Frames per time unit.
+    hide : str
+        As in `JepaConfig`.
     """
     times = windows * frames // unit_frames
+    if hide == "places":
+        return 1, times
     return (windows, times // windows) if frames % unit_frames == 0 else (times, 1)
 
 
@@ -113,8 +148,10 @@ def typical_mask(grid: Grid, preset: Preset, frames: int) -> tuple[JepaMask, flo
     level = grid.regions if preset.voxel.unit == "region" else grid.units
     windows, times = math.ceil(frames / preset.window.frames), frames // preset.voxel.unit_frames
     windows, times_per_window = (windows, times // windows) if times % windows == 0 else (times, 1)
-    wanted = preset.jepa.context_fraction
-    masks = [sample_jepa_mask(level.mm, windows, times_per_window, wanted, np.random.default_rng(seed)) for seed in range(_TYPICAL_DRAWS)]
+    if preset.jepa.hide == "places":
+        windows, times_per_window = 1, times
+    wanted = preset.jepa.context_fraction * preset.jepa.view_fraction
+    masks = [draw_mask(level.mm, windows, times_per_window, preset.jepa, np.random.default_rng(seed)) for seed in range(_TYPICAL_DRAWS)]
     shares = [float((mask.context @ level.sizes).sum() / (times * grid.n_patches)) for mask in masks]
     nearest = int(np.argmin(np.abs(np.array(shares) - wanted)))
     return masks[nearest], shares[nearest]

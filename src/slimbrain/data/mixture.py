@@ -18,6 +18,9 @@ from slimbrain.store.filters import Cells, rows_that
 from slimbrain.store.manifest import SUBJECT
 from slimbrain.store.select import Columns
 
+_FEWEST = 8
+"""Of fewer participants none is held out to measure skill: each would be a large part of what can be learnt."""
+
 _WHOLE = ""
 """The one cohort of a mixture without cohorts."""
 
@@ -31,7 +34,7 @@ class Division:
     trained, drawn_as : SessionTable, list of str
         Those that are drawn, and as what.
     held_out, held_out_as : SessionTable, list of str
-        Those that only measure how well a component is predicted.
+        Those that only measure how well they are predicted.
     weights : dict of str to Weight or None
         By name; alike if None.
     notes : list of str
@@ -46,13 +49,15 @@ class Division:
     notes: list[str] = field(default_factory=list)
 
 
-def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConfig, seed: int) -> Division:
+def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConfig, seed: int, held_out: float = 0.0) -> Division:
     """Assign each session that can be trained on to its cohort or component.
 
     Parameters
     ----------
     seed : int
-        Decides who is held out, where weights are adaptive.
+        Decides who is held out.
+    held_out : float
+        Share of participants who only measure skill; adaptive weights hold out their own, who then serve both.
 
     Raises
     ------
@@ -62,13 +67,14 @@ def divide(store: Store, sessions: Sequence[SessionInfo], sampling: SamplingConf
     config = sampling.mixture
     columns = Columns(store, sessions, config.table if config else None)
     if config is None:
-        return _without_idle(columns.sessions, _cohorts_of(columns, sampling.by), sampling.weights, [])
+        division = _without_idle(columns.sessions, _cohorts_of(columns, sampling.by), sampling.weights, [])
+        return _set_aside(division, held_out, seed)
     if config.by is not None:
         division = _without_idle(columns.sessions, _cohorts_of(columns, config.by), config.weights, [])
     else:
         division = _by_components(columns, config)
-    if config.adaptive is not None:
-        division = _hold_out(division, config.adaptive.held_out, seed)
+    adaptive = config.adaptive
+    division = _set_aside(division, held_out, seed) if adaptive is None else _hold_out(division, adaptive.held_out, seed)
     if config.most_repeats is not None:
         division.notes.extend(_lowered(division, config.most_repeats))
     return division
@@ -178,12 +184,42 @@ def _hold_out(division: Division, share: float, seed: int) -> Division:
     for name, subjects in people.items():
         if len(subjects) < 2:
             raise InputError(f"mixture: {name} has one participant, so none can be held out; adaptive weights need two of each.")
-        order = sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).digest())
+        order = _shuffled(subjects, seed)
         aside |= set(order[: min(len(order) - 1, max(1, round(share * len(order))))])
+    if bare := _left_bare(people, aside):
+        raise InputError(f"mixture: all participants of {bare[0]} are held out for others; adaptive weights need participants of its own.")
+    return _without(division, aside)
+
+
+def _set_aside(division: Division, share: float, seed: int) -> Division:
+    """Hold out a share of the participants, at least one of `_FEWEST` or more, and never the last one of a component."""
+    people: dict[str, set[str]] = {}
+    for subject, name in zip(division.trained.column(SUBJECT), division.drawn_as, strict=True):
+        people.setdefault(name, set()).add(subject or "")
+    everyone = set().union(*people.values())
+    wanted = max(1, round(share * len(everyone))) if share and len(everyone) >= _FEWEST else 0
+    aside: set[str] = set()
+    for subject in _shuffled(everyone, seed):
+        if len(aside) < wanted and not _left_bare(people, aside | {subject}):
+            aside.add(subject)
+    return _without(division, aside) if aside else division
+
+
+def _shuffled(subjects: set[str], seed: int) -> list[str]:
+    """In an order that depends on the seed and on each name alone."""
+    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).digest())
+
+
+def _left_bare(people: Mapping[str, set[str]], aside: set[str]) -> list[str]:
+    """Components of which everyone would be held out."""
+    return sorted(name for name, subjects in people.items() if subjects <= aside)
+
+
+def _without(division: Division, aside: set[str]) -> Division:
+    """The division, with these participants held out."""
+    labels = division.trained.column(SUBJECT)
     kept = [place for place, subject in enumerate(labels) if subject not in aside]
     names = [division.drawn_as[place] for place in kept]
-    if bare := sorted(people.keys() - set(names)):
-        raise InputError(f"mixture: all participants of {bare[0]} are held out for others; adaptive weights need participants of its own.")
     left = [place for place, subject in enumerate(labels) if subject in aside]
     return Division(
         division.trained.take(kept),

@@ -60,7 +60,7 @@ class StepCost:
     gflops : dict of str to float
         GFLOPs of each part's forward pass, and of `backward` with its recomputation.
     global_attention_share : float
-        Share of the target's FLOPs in attention among all tokens of a clip.
+        Share of the encoders' forward FLOPs in attention among all tokens of a clip.
     saved_mib : float
         Bytes held between forward and backward pass, parameters left out.
     mib : dict of str to float
@@ -142,7 +142,7 @@ def plan_step(
         context_share=share,
         parameters={name: sum(p.numel() for p in getattr(model, name).parameters()) for name in _PARTS},
         gflops={part: flops / 1e9 for part, flops in ledger.flops.items()},
-        global_attention_share=ledger.global_attention / ledger.flops["target"],
+        global_attention_share=ledger.global_attention / (ledger.flops["target"] + ledger.flops["context"]),
         saved_mib=saved / _MIB,
         mib={**mib, "passes": peak / _MIB - sum(mib.values())},
         peak_mib=peak / _MIB,
@@ -189,7 +189,7 @@ def describe(plan: StepCost, fits: Mapping[int, int], as_json: bool) -> dict[str
         "context": f"{plan.context_share:.1%} of the brain's tokens",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in plan.parameters.items()),
         "GFLOPs per step": f"{sum(plan.gflops.values()):,.0f} ({flops})",
-        "global attention": f"{plan.global_attention_share:.1%} of the target's FLOPs",
+        "global attention": f"{plan.global_attention_share:.1%} of the encoders' FLOPs",
         "saved for backward": f"{plan.saved_mib:,.0f} MiB",
         "peak": f"{plan.peak_mib:,.0f} MiB ({kinds})",
         "expect to see": f"{plan.expected_mib:,.0f} MiB{unmeasured}{uncounted}",
@@ -231,7 +231,7 @@ class _StorageTracker(TorchDispatchMode):
     now, peak : bytes alive, and the most there were.
     known : bytes of storages that were given a name.
     flops : of each part of the step.
-    global_attention : FLOPs of the target's attention while `in_global`.
+    global_attention : FLOPs of the encoders' attention while `in_global`.
     """
 
     def __init__(self) -> None:
@@ -292,7 +292,7 @@ class _StorageTracker(TorchDispatchMode):
             return
         flops = formula(*args, **kwargs, out_val=out)
         self.flops[self.part] += flops
-        if self.in_global and self.part == "target" and "attention" in str(packet):
+        if self.in_global and self.part in ("target", "context") and "attention" in str(packet):
             self.global_attention += flops
 
 

@@ -297,7 +297,10 @@ class _Surprise:
     windows: Mapping[str, Sequence[int]]
     model: HieraJEPA
     seed: int
-    unit: str = "smooth-L1 to the layer-normalised target"
+
+    @property
+    def unit(self) -> str:
+        return "squared SD of a cell" if self.model.jepa.targets == "signals" else "smooth-L1 to the layer-normalised target"
 
     def explain(self, info: SessionInfo) -> _Explanation:
         assert self.model.provenance is not None

@@ -1,8 +1,8 @@
 """Surprise: the error with which each place and time is predicted from the rest of the clip.
 
 Masks are drawn as in pretraining, until every mask unit has been hidden, at every time, as often as asked for. The context encoder
-encodes what is visible, the predictor predicts the rest, and the error is that of pretraining: smooth-L1 to the target encoder's
-layer-normalised tokens, less what place and time alone predict of them.
+encodes what is visible, the predictor predicts the rest, and the error is that of pretraining: squared of the units' signals; or, as
+published, smooth-L1 to the target encoder's layer-normalised tokens, less what place and time alone predict of them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import sample_jepa_mask, visible_stretches
 from slimbrain.grid import Grid
-from slimbrain.models.jepa import TARGET_EPSILON, HieraJEPA
+from slimbrain.models.jepa import HieraJEPA
 
 TIMES_HIDDEN = 4
 """How often, at least, every unit is a target at every time; errors are averaged."""
@@ -53,21 +52,18 @@ def token_surprise(model: HieraJEPA, clip: Clip, windows: int, seed: int, times_
     """
     encoder, frames = model.context, len(clip.seconds) // windows
     places = (clip.grid.regions if model.config.unit == "region" else clip.grid.units).mm
-    cut = visible_stretches(windows, frames, model.config.unit_frames)
+    cut = visible_stretches(windows, frames, model.config.unit_frames, model.jepa.hide)
     generator = np.random.default_rng(seed)
-    target = model.target([clip])
-    contents = model.contents(target)
-    total = torch.zeros(len(target.values), dtype=torch.float64)
-    count = torch.zeros(len(target.values), dtype=torch.int64)
+    size = len(clip.seconds) // encoder.token_frames * len(clip.grid.units)
+    total, guesses, count = (torch.zeros(size, dtype=torch.float64) for _ in range(3))
     while int(count.min()) < times_hidden:
         mask = sample_jepa_mask(places, *cut, model.jepa.context_fraction, generator)
-        hidden = torch.from_numpy(encoder.per_token(clip, ~mask.context).ravel())
-        error = model.prediction_error(encoder([clip], [mask.context]), target, contents, hidden)
-        total[hidden] += error.double().cpu()
+        found = model.predict([clip], [mask])
+        hidden = found.kind > 0
+        total[hidden] += found.errors().double().cpu()
+        guesses[hidden] += found.errors(torch.zeros_like(found.wanted)).double().cpu()
         count[hidden] += 1
-    wanted = layer_norm(contents.float(), contents.shape[-1:], eps=TARGET_EPSILON)
-    guessing = float(smooth_l1_loss(torch.zeros_like(wanted), wanted))
-    return Surprise((total / count).view(-1, len(clip.grid.units)).numpy(), guessing)
+    return Surprise((total / count).view(-1, len(clip.grid.units)).numpy(), float((guesses / count).mean()))
 
 
 def by_window(errors: NDArray[np.float64], windows: int, token_frames: int) -> NDArray[Any]:

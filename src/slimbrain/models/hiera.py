@@ -1,7 +1,7 @@
 """Stage 2's encoder: a 4D Hiera over the visible brain tokens alone.
 
-Levels 1 and 2 attend inside mask units, so they run block by block over the tables of `packing`; the maximum over
-children that exist takes each unit to one token per four frames; levels 3 and 4 attend over all tokens of a clip.
+Levels 1 and 2 attend inside mask units, so they run block by block over the tables of `packing`; joining the children
+that exist takes each unit to one token per four frames; levels 3 and 4 attend over all tokens of a clip.
 Architecture after Hiera (arXiv 2306.00989) with the depths and widths of SLIM-Brain (arXiv 2512.21881).
 """
 
@@ -22,7 +22,7 @@ from slimbrain.data.clip import Clip
 from slimbrain.errors import ContractError
 from slimbrain.models.attention import Spans, attend, has_variable_length_kernel, spans_of
 from slimbrain.models.layers import FourierPosition, Mlp, init_transformer
-from slimbrain.models.memory_efficient import add, add_mlp, norm_linear, pool_children
+from slimbrain.models.memory_efficient import add, add_mlp, mean_children, merge_children, norm_linear, pool_children
 from slimbrain.models.packing import BLOCK_TOKENS, DEVICE_BLOCK_TOKENS, POOL, Block, Packing, pack_clips
 
 BoolArray = npt.NDArray[np.bool_]
@@ -33,9 +33,15 @@ SPACE_WAVES_MM = (16.0, 384.0, 12)
 TIME_WAVES_S = (1.44, 2048.0, 16)
 """From two frames of 0.72 s to about the longest session."""
 
+_CHILDREN = POOL**4
+"""Tokens that a pooled token is made of where none is missing: two frames of eight octants."""
+
+_SPACE_SCALE, _TIME_SCALE = 0.25, 0.1
+"""Of position embeddings beside `signal_std`: places then begin with a standard deviation of about 0.03, times with 0.01."""
+
 
 class HieraBlock(nn.Module):
-    """Pre-norm attention and MLP; where the width grows, tokens may be max-pooled on the way.
+    """Pre-norm attention and MLP; where the width grows, children may be joined on the way.
 
     Parameters
     ----------
@@ -49,22 +55,27 @@ class HieraBlock(nn.Module):
         Epsilon of the norms.
     keep_hidden : bool
         Keep the hidden layer of the MLP for the backward pass; without, it is computed again.
+    pooling : {'max', 'mean', 'merge'}
+        How children are joined in a block that pools: `merge` is a learnt linear map of all of them, and their queries' mean.
     """
 
-    def __init__(self, width: int, out: int, heads: int, mlp_ratio: float, eps: float = 1e-5, keep_hidden: bool = True) -> None:
+    def __init__(
+        self, width: int, out: int, heads: int, mlp_ratio: float, eps: float = 1e-5, keep_hidden: bool = True, pooling: str = "max"
+    ) -> None:
         super().__init__()
         if out % heads:
             raise ContractError(f"encoder width {out} is not a multiple of its {heads} heads; change voxel.embed or voxel.heads.")
-        self.heads, self.keep_hidden = heads, keep_hidden
+        self.heads, self.keep_hidden, self.pooling = heads, keep_hidden, pooling
         self.norm1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * out)
         self.proj = nn.Linear(out, out)
-        self.widen = nn.Linear(width, out) if out != width else None
+        self.merge = nn.Linear(_CHILDREN * width, out) if pooling == "merge" else None
+        self.widen = nn.Linear(width, out) if out != width and self.merge is None else None
         self.norm2 = nn.LayerNorm(out, eps)
         self.mlp = Mlp(out, int(out * mlp_ratio))
 
     def forward(self, x: Tensor, spans: Spans, pooling: Block | None = None) -> Tensor:
-        """Attend within the spans; with `pooling`, from the maxima of the tokens it pools, which alone continue.
+        """Attend within the spans; with `pooling`, from the tokens that its children make, which alone continue.
 
         Parameters
         ----------
@@ -76,15 +87,35 @@ class HieraBlock(nn.Module):
         (L, out), or (K, out) pooled tokens.
         """
         # The residual stream keeps its precision under autocast.
-        residual = x if self.widen is None else norm_linear(x, self.norm1, self.widen).to(x.dtype)
         q, k, v = norm_linear(x, self.norm1, self.qkv).chunk(3, dim=-1)
+        residual = self._residual(x, pooling)
         if pooling is not None:
-            residual, q = pool_children(residual, pooling.children), pool_children(q, pooling.children)
+            q = self._join(q, pooling)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
         x = add(residual, self.proj(attend(q, k, v, spans)))
         if pooling is not None and pooling.kept is not None:
             x = x[pooling.kept]
         return add_mlp(x, self.norm2, self.mlp, self.keep_hidden)
+
+    def _residual(self, x: Tensor, pooling: Block | None) -> Tensor:
+        """The input as the attention's output is added to it: widened, and joined."""
+        if self.merge is not None and pooling is not None:
+            return merge_children(x, self.norm1, self.merge, pooling.children, pooling.exists).to(x.dtype)
+        widened = x if self.widen is None else norm_linear(x, self.norm1, self.widen).to(x.dtype)
+        return widened if pooling is None else self._join(widened, pooling)
+
+    def _join(self, x: Tensor, pooling: Block) -> Tensor:
+        if self.pooling == "max":
+            return pool_children(x, pooling.children)
+        return mean_children(x, pooling.children, pooling.exists)
+
+    @torch.no_grad()
+    def start_merge(self) -> None:
+        """Start as a random map of the children's mean plus a random mixture, of about one standard deviation each."""
+        if self.merge is not None:
+            width = self.norm1.normalized_shape[0]
+            of_mean = torch.randn(self.merge.out_features, width) * width**-0.5 / _CHILDREN
+            self.merge.weight.normal_(std=self.merge.in_features**-0.5).add_(of_mean.repeat(1, _CHILDREN))
 
 
 @dataclass(frozen=True)
@@ -112,6 +143,13 @@ class Tokens:
     seconds: Tensor
     mm: Tensor
     lengths: tuple[int, ...]
+
+    def take(self, rows: Tensor, lengths: tuple[int, ...]) -> Tokens:
+        """Some of the tokens, of which each clip has so many."""
+        values, clip, step, unit, seconds, mm = (
+            part[rows] for part in (self.values, self.clip, self.step, self.unit, self.seconds, self.mm)
+        )
+        return Tokens(values, clip, step, unit, seconds, mm, lengths)
 
 
 class Hiera(nn.Module):
@@ -145,6 +183,26 @@ class Hiera(nn.Module):
         self.blocks = nn.ModuleList(_blocks(config))
         self.norm = nn.LayerNorm(self.width, config.norm_eps)
         self.apply(init_transformer)
+        for block in self.blocks:
+            assert isinstance(block, HieraBlock)
+            block.start_merge()
+        if config.signal_std is not None:
+            self._scale_input(config.signal_std)
+
+    @torch.no_grad()
+    def _scale_input(self, std: float) -> None:
+        """Start with tokens that are mostly signal: from weights of 0.02, places and times make up 85 % of their variance.
+
+        Parameters
+        ----------
+        std : float
+            Standard deviation that z-scored voxels give each dimension of a token.
+        """
+        self.patch_embed.weight.normal_(std=std * self.patch_embed.in_features**-0.5)
+        for embed, scale in ((self.space_embed, _SPACE_SCALE), (self.time_embed, _TIME_SCALE)):
+            table = embed.project if isinstance(embed, FourierPosition) else embed
+            assert isinstance(table, (nn.Linear, nn.Embedding))
+            table.weight.mul_(scale)
 
     @property
     def width(self) -> int:
@@ -186,7 +244,16 @@ class Hiera(nn.Module):
             (N, U) bool for each clip; all brain units if not given.
         """
         packing = self.pack(clips, visible)
-        return self._tokens(self.norm(self.trunk(clips, packing)), clips, packing)
+        return self._tokens(self.norm(self.trunk(clips, packing)), clips, packing.clip, packing.step, packing.unit, packing.lengths)
+
+    def layout(self, clips: Sequence[Clip]) -> Tokens:
+        """Where and when every token of the clips is; nothing is computed, and `values` is (L, 0)."""
+        counts = [(len(clip.seconds) // self.token_frames, len(clip.grid.units)) for clip in clips]
+        lengths = tuple(steps * units for steps, units in counts)
+        step = torch.cat([torch.arange(steps).repeat_interleave(units) for steps, units in counts])
+        unit = torch.cat([torch.arange(units).repeat(steps) for steps, units in counts])
+        clip = torch.arange(len(clips)).repeat_interleave(torch.tensor(lengths))
+        return self._tokens(self.patch_embed.weight.new_empty(sum(lengths), 0), clips, clip, step, unit, lengths)
 
     def trunk(self, clips: Sequence[Clip], packing: Packing) -> Tensor:
         """(L, D) tokens of all clips, before the last norm."""
@@ -278,15 +345,14 @@ class Hiera(nn.Module):
             x = layer(x, block.spans)
         return self.blocks[stop](x, block.pooled_spans, block)
 
-    def _tokens(self, values: Tensor, clips: Sequence[Clip], packing: Packing) -> Tokens:
-        clip, step, unit = packing.clip, packing.step, packing.unit
+    def _tokens(self, values: Tensor, clips: Sequence[Clip], clip: Tensor, step: Tensor, unit: Tensor, lengths: tuple[int, ...]) -> Tokens:
         seconds = [_means(clip.seconds.cpu(), self.token_frames) for clip in clips]
         mm = [torch.tensor(clip.grid.units.mm) for clip in clips]
         first_step, first_unit = (torch.tensor([0, *map(len, parts)]).cumsum(0)[clip] for parts in (seconds, mm))
         clip, step, unit, of_step, of_unit = (
             part.to(values.device) for part in (clip, step, unit, torch.cat(seconds)[first_step + step], torch.cat(mm)[first_unit + unit])
         )
-        return Tokens(values, clip, step, unit, of_step, of_unit, packing.lengths)
+        return Tokens(values, clip, step, unit, of_step, of_unit, lengths)
 
 
 def _means(seconds: Tensor, frames: int) -> Tensor:
@@ -300,8 +366,10 @@ def _blocks(config: HieraConfig) -> list[HieraBlock]:
     width = config.embed
     for level, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
         out = config.embed * 2**level
-        for _ in range(depth):
+        for number in range(depth):
             # With `recompute`, levels 1 and 2 are recomputed as a whole, and of the others the MLPs alone.
-            blocks.append(HieraBlock(width, out, heads, config.mlp_ratio, config.norm_eps, level < 2 or not config.recompute))
+            keep_hidden = level < 2 or not config.recompute
+            pooling = config.pooling if number == 0 and level in (1, 2) else "max"
+            blocks.append(HieraBlock(width, out, heads, config.mlp_ratio, config.norm_eps, keep_hidden, pooling))
             width = out
     return blocks

@@ -1,12 +1,14 @@
-"""Hiera-JEPA: predict the target encoder's tokens of hidden units from the context encoder's tokens of visible ones."""
+"""Hiera-JEPA: predict what hidden units hold from the context encoder's tokens of visible ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,30 +16,68 @@ from torch.nn import functional
 from slimbrain.config import HieraConfig, JepaConfig
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import TARGET_KINDS, JepaMask
-from slimbrain.models.attention import spans_of
 from slimbrain.models.display import DisplayedModel
-from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, Hiera, HieraBlock, Tokens
-from slimbrain.models.layers import FourierPosition, init_transformer
+from slimbrain.models.hiera import Hiera, HieraBlock, Tokens
 from slimbrain.models.position import PositionBaseline, take_out_position
+from slimbrain.models.predictor import FactorisedPredictor, JointPredictor
+from slimbrain.models.signals import SIGNALS, cell_signals
 
 
 @dataclass(frozen=True)
 class JepaOutput:
-    """Loss of one batch, and the target tokens that `models.health` reads signs of collapse from.
+    """Loss of one batch, and the tokens that `models.health` reads signs of collapse from.
 
     Attributes
     ----------
     loss : Tensor
         Scalar to descend.
     by_kind : dict of str to Tensor
-        Mean smooth-L1 of each kind of target that the batch holds.
-    target : Tokens
-        The target encoder's tokens.
+        Mean error of each kind of target that the batch holds: squared of signals, smooth-L1 of latents.
+    tokens : Tokens
+        The target encoder's tokens; the context encoder's where targets are signals and nothing else is encoded.
     """
 
     loss: Tensor
     by_kind: dict[str, Tensor]
-    target: Tokens
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted of the hidden tokens of a batch.
+
+    Attributes
+    ----------
+    context : Tokens
+        Visible tokens.
+    everything : Tokens
+        Where and when all tokens are; with the target encoder's values where targets are latents.
+    predicted, wanted : Tensor
+        (H, K) values of each hidden token.
+    weight : Tensor
+        (H, K) of each value in its token's error; rows have a sum of 1.
+    kind : Tensor
+        (L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in CPU memory.
+    own : Tensor or None
+        Mean squared error of visible tokens' own signals, where these are decoded.
+    squared : bool
+        Whether errors are squared, or smooth-L1.
+    """
+
+    context: Tokens
+    everything: Tokens
+    predicted: Tensor
+    wanted: Tensor
+    weight: Tensor
+    kind: Tensor
+    own: Tensor | None
+    squared: bool
+
+    def errors(self, answer: Tensor | None = None) -> Tensor:
+        """(H,) error of each hidden token: of what was predicted, or of another answer (H, K) or (K,)."""
+        answer = self.predicted if answer is None else answer.expand_as(self.wanted)
+        loss = functional.mse_loss if self.squared else functional.smooth_l1_loss
+        return (loss(answer, self.wanted, reduction="none") * self.weight).sum(-1)
 
 
 TARGET_EPSILON = 1e-12
@@ -59,56 +99,6 @@ def _spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
     # The square root has no finite slope at 0, where a collapsed dimension lies.
     shortfall = functional.relu(1 - torch.sqrt(variance + 1e-4)).mean()
     return shortfall, (covariance.square().sum() - variance.square().sum()) / len(variance)
-
-
-_MLP_RATIO = 4.0
-"""Hidden width of the predictor's perceptrons over their width."""
-
-
-class _TargetPredictor(nn.Module):
-    """A light transformer that predicts target tokens from the context's tokens and the places and times of the targets."""
-
-    def __init__(self, config: JepaConfig, width: int, keep_hidden: bool) -> None:
-        super().__init__()
-        inner, heads = config.predictor_width, config.predictor_heads
-        self.proj_in = nn.Linear(width, inner)
-        self.query = nn.Parameter(torch.zeros(inner))
-        self.space_embed = FourierPosition(3, inner, *SPACE_WAVES_MM)
-        self.time_embed = FourierPosition(1, inner, *TIME_WAVES_S)
-        blocks = (HieraBlock(inner, inner, heads, _MLP_RATIO, keep_hidden=keep_hidden) for _ in range(config.predictor_depth))
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(inner)
-        self.proj_out = nn.Linear(inner, width)
-        self.apply(init_transformer)
-        nn.init.trunc_normal_(self.query, std=0.02)
-
-    def forward(self, context: Tokens, everything: Tokens, hidden: Tensor) -> Tensor:
-        """Predict the tokens marked `hidden` among `everything`.
-
-        Parameters
-        ----------
-        context : Tokens
-            Visible tokens of each clip.
-        everything : Tokens
-            Where and when every token of the batch is; its values are not read.
-        hidden : Tensor
-            (L,) bool, in CPU memory.
-
-        Returns
-        -------
-        (H, D) predictions, in the order of `everything`.
-        """
-        device, spans = context.values.device, spans_of(everything.lengths, everything.lengths)
-        asked, visible = (torch.nonzero(which)[:, 0].to(device) for which in (hidden, ~hidden))
-        # In the weights' precision: under autocast, what is added up from block to block must not lose digits.
-        entered, place, time = (
-            part.to(self.query.dtype)
-            for part in (self.proj_in(context.values), self.space_embed(everything.mm), self.time_embed(everything.seconds[:, None]))
-        )
-        x = (place + time).index_add(0, visible, entered).index_add(0, asked, self.query.expand(len(asked), -1))
-        for block in self.blocks:
-            x = block(x, spans)
-        return self.proj_out(self.norm(x[asked]))
 
 
 _GRAPHS = 64
@@ -140,8 +130,15 @@ class HieraJEPA(DisplayedModel, nn.Module):
         self.config, self.jepa, self.voxels_per_patch = config, jepa, voxels_per_patch
         self.context = Hiera(config, voxels_per_patch)
         self.target = deepcopy(self.context).requires_grad_(False)
-        self.predictor = _TargetPredictor(jepa, self.context.width, not config.recompute)
-        self.baseline = PositionBaseline(self.context.width) if jepa.remove_position else None
+        width, signals = self.context.width, jepa.targets == "signals"
+        out = SIGNALS if signals else width
+        self.predictor: nn.Module = (
+            FactorisedPredictor(jepa, width, out)
+            if jepa.predictor == "factorised"
+            else JointPredictor(jepa, width, out, not config.recompute)
+        )
+        self.decoder = nn.Linear(width, SIGNALS) if signals and jepa.visible_weight else None
+        self.baseline = PositionBaseline(width) if jepa.remove_position and not signals else None
 
     @property
     def encoder(self) -> Hiera:
@@ -151,38 +148,64 @@ class HieraJEPA(DisplayedModel, nn.Module):
     def forward(self, clips: Sequence[Clip], masks: Sequence[JepaMask], penalties: bool = True) -> JepaOutput:
         """One forward pass of pretraining.
 
-        The loss is the mean over clips and kinds of smooth-L1 between predictions and layer-normalised targets, plus the
-        regularisers of `JepaConfig`, which are statistics of the batch as a whole.
+        The loss is the mean over clips and kinds of the prediction error, plus what `JepaConfig` gives weights to: the error of visible
+        tokens' own signals, and regularisers, which are statistics of the batch as a whole.
 
         Parameters
         ----------
         clips, masks : sequence of Clip, sequence of JepaMask
             B of each.
         penalties : bool
-            False leaves the regularisers out, and the loss is the prediction error alone.
+            False leaves these out, and the loss is the prediction error alone.
         """
-        with torch.no_grad():
-            target = self.target(clips)
+        found = self.predict(clips, masks)
+        loss, parts = self._by_clip_and_kind(found.errors(), found.kind, found.everything.lengths)
+        if penalties and found.own is not None:
+            loss = loss + self.jepa.visible_weight * found.own
+        if penalties and (self.jepa.variance_weight or self.jepa.covariance_weight):
+            variance, covariance = _spread_penalties(found.context)
+            loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
+        tokens = found.context if self.jepa.targets == "signals" else found.everything
+        return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, tokens)
+
+    def predict(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> Prediction:
+        """What the predictor makes of the hidden tokens of clips, beside what was wanted."""
         context = self.context(clips, [mask.context for mask in masks])
         kind = self._kinds(clips, masks)
-        error = self.prediction_error(context, target, self.contents(target), kind > 0)
-        loss, parts = self._by_clip_and_kind(error, kind, target.lengths)
-        if penalties and (self.jepa.variance_weight or self.jepa.covariance_weight):
-            variance, covariance = _spread_penalties(context)
-            loss = loss + self.jepa.variance_weight * variance + self.jepa.covariance_weight * covariance
-        return JepaOutput(loss, {name: part.detach() for name, part in parts.items()}, target)
+        if self.jepa.targets == "signals":
+            return self._predict_signals(clips, masks, context, kind)
+        with torch.no_grad():
+            everything = self.target(clips, [mask.viewed for mask in masks])
+        contents = self.contents(everything)
+        asked = torch.nonzero(kind)[:, 0].to(contents.device)
+        predicted = self.predictor(context, everything, kind > 0).float()
+        wanted = functional.layer_norm(contents[asked].float(), contents.shape[-1:], eps=TARGET_EPSILON)
+        weight = wanted.new_tensor(1 / wanted.shape[-1]).expand_as(wanted)
+        return Prediction(context, everything, predicted, wanted, weight, kind, None, False)
+
+    def _predict_signals(self, clips: Sequence[Clip], masks: Sequence[JepaMask], context: Tokens, kind: Tensor) -> Prediction:
+        """Signals of hidden tokens, predicted; and of visible ones, decoded from themselves."""
+        device = context.values.device
+        viewed = torch.from_numpy(np.concatenate([self._per_token(clip, mask.viewed) for clip, mask in zip(clips, masks, strict=True)]))
+        everything = self.context.layout(clips)
+        values, exists = (part.to(device) for part in cell_signals(clips, self.context.token_frames))
+        if not bool(viewed.all()):
+            chosen = torch.nonzero(viewed)[:, 0].to(device)
+            lengths = tuple(int(part.sum()) for part in viewed.split(everything.lengths))
+            everything, values, exists = everything.take(chosen, lengths), values[chosen], exists[chosen]
+        weight = exists / exists.sum(-1, keepdim=True)
+        asked, visible = (torch.nonzero(which)[:, 0].to(device) for which in (kind > 0, kind == 0))
+        predicted = self.predictor(context, everything, kind > 0).float()
+        own = None
+        if self.decoder is not None:
+            decoded = self.decoder(context.values).float()
+            own = ((decoded - values[visible]).square() * weight[visible]).sum(-1).mean()
+        return Prediction(context, everything, predicted, values[asked], weight[asked], kind, own, True)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:
         """(L, D) what is to be predicted of the target encoder's tokens: all of them, or what place and time alone do not predict."""
         return target.values if self.baseline is None else self.baseline(target)
-
-    def prediction_error(self, context: Tokens, target: Tokens, contents: Tensor, hidden: Tensor) -> Tensor:
-        """(H,) mean smooth-L1, over dimensions, of each token marked `hidden` (L,): predicted, and layer-normalised as it is."""
-        asked = torch.nonzero(hidden)[:, 0].to(target.values.device)
-        predicted = self.predictor(context, target, hidden).float()
-        wanted = functional.layer_norm(contents[asked].float(), contents.shape[-1:], eps=TARGET_EPSILON)
-        return functional.smooth_l1_loss(predicted, wanted, reduction="none").mean(-1)
 
     def _by_clip_and_kind(self, error: Tensor, kind: Tensor, lengths: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of means, so that each clip and each of its kinds of target counts alike; and the mean of each kind.
@@ -209,11 +232,16 @@ class HieraJEPA(DisplayedModel, nn.Module):
         return (mean.sum(1) / present.sum(1)).mean(), parts
 
     def _kinds(self, clips: Sequence[Clip], masks: Sequence[JepaMask]) -> Tensor:
-        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`; in CPU memory, where masks are made."""
-        tables = [sum(rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1)) for mask in masks]
-        # The target encodes everything, so its tokens are in the table's order: step by step, unit by unit.
-        parts = [self.context.per_token(clip, np.asarray(table)).ravel() for clip, table in zip(clips, tables, strict=True)]
+        """(L,) 0 for context tokens, else 1 + place in `TARGET_KINDS`, of tokens in view; in CPU memory, where masks are made."""
+        parts = []
+        for clip, mask in zip(clips, masks, strict=True):
+            table = np.sum([rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, start=1)], axis=0)
+            parts.append(self._per_token(clip, table)[self._per_token(clip, mask.viewed)])
         return torch.from_numpy(np.concatenate(parts))
+
+    def _per_token(self, clip: Clip, table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A table over (time units, mask units) in the order of a clip's tokens: step by step, unit by unit."""
+        return self.context.per_token(clip, table).ravel()
 
     def compile_blocks(self) -> None:
         """Let `torch.compile` fuse what it can within each block; the first steps then take minutes."""
@@ -234,7 +262,8 @@ class HieraJEPA(DisplayedModel, nn.Module):
         all_reduce : callable
             Sums a tensor over all processes, in place.
         """
-        for slow, fast in zip(self.target.parameters(), self.context.parameters(), strict=True):
-            slow.lerp_(fast.to(slow.dtype), 1 - momentum)
+        slow, fast = list(self.target.parameters()), list(self.context.parameters())
+        # One kernel for many tensors: one for each would be a tenth of all that a step starts on a GPU.
+        torch._foreach_lerp_(slow, [new.to(old.dtype) for old, new in zip(slow, fast, strict=True)], 1 - momentum)
         if self.baseline is not None:
             self.baseline.absorb(all_reduce)

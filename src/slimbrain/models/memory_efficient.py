@@ -58,6 +58,55 @@ def pool_children(x: Tensor, children: Tensor) -> Tensor:
     return _apply(_PoolChildren, x, children)
 
 
+def mean_children(x: Tensor, children: Tensor, exists: Tensor) -> Tensor:
+    """Mean over those rows that each pooled element is made of that exist.
+
+    Parameters
+    ----------
+    x : Tensor
+        (L, D).
+    children, exists : Tensor
+        (Q, C) rows of `x`, and which of them count.
+
+    Returns
+    -------
+    (Q, D).
+    """
+    share = _shares(exists, x.dtype)
+    if torch.compiler.is_compiling() or not x.requires_grad:
+        return (x[children] * share[..., None]).sum(1)
+    return _apply(_MeanChildren, x, children, share)
+
+
+def merge_children(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, children: Tensor, exists: Tensor) -> Tensor:
+    """One linear map of all children together, so that a pooled token keeps how they differ; as Swin's patch merging (arXiv 2103.14030).
+
+    Children that do not exist count as zero, and those that do for them: were all children alike, a rim element would be like any other.
+
+    Parameters
+    ----------
+    x : Tensor
+        (L, D).
+    norm, linear : nn.LayerNorm, nn.Linear
+        Applied to each row; maps C * D values, child by child, to `out`.
+    children, exists : Tensor
+        (Q, C) rows of `x`, and which of them count.
+
+    Returns
+    -------
+    (Q, out).
+    """
+    weight = children.shape[1] * _shares(exists, x.dtype)
+    if torch.compiler.is_compiling():
+        return linear((norm(x)[children] * weight[..., None]).flatten(1))
+    return _apply(_MergeChildren, x, norm.weight, norm.bias, norm.eps, children, weight, linear.weight, linear.bias)
+
+
+def _shares(exists: Tensor, dtype: torch.dtype) -> Tensor:
+    """(Q, C) weights with a sum of 1 over what exists."""
+    return exists.to(dtype) / exists.sum(1, keepdim=True)
+
+
 def add(x: Tensor, branch: Tensor) -> Tensor:
     """`x + branch`, into `branch` where autocast has not made it narrower than the residual stream."""
     return branch.add_(x) if branch.dtype == x.dtype else x + branch
@@ -139,9 +188,46 @@ class _PoolChildren(Function):
         return of_x.scatter_add_(0, children.gather(1, place.long()), grad), None
 
 
+class _MeanChildren(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, children: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(children, share)
+        ctx.rows = len(x)
+        return (x[children] * share[..., None]).sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        children, share = ctx.saved_tensors
+        of_x = grad.new_zeros(ctx.rows, grad.shape[1])
+        return of_x.index_add_(0, children.flatten(), (grad[:, None] * share[..., None]).flatten(0, 1)), None, None
+
+
+class _MergeChildren(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, eps: float, children: Tensor, share: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
+        ctx.save_for_backward(x, mean, rstd, gain, shift, children, share, weight)
+        ctx.eps = eps
+        return functional.linear((normed[children] * share[..., None]).flatten(1), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, gain, shift, children, share, weight = ctx.saved_tensors
+        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0]
+        of_together, of_weight, of_bias = _linear_backward(grad, (normed[children] * share[..., None]).flatten(1), weight)
+        of_child = of_together.view(*share.shape, -1).to(x.dtype) * share[..., None]
+        of_normed = torch.zeros_like(x).index_add_(0, children.flatten(), of_child.flatten(0, 1))
+        of_x, of_gain, of_shift = _norm_backward(of_normed, x, mean, rstd, gain, shift)
+        return of_x, of_gain, of_shift, None, None, None, of_weight, of_bias
+
+
 def _linear_backward(grad: Tensor, given: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of (L, out) = given (L, D) @ weight.T + bias, computed in the precision that the forward pass had."""
-    return grad @ weight.to(grad.dtype), grad.T @ given.to(grad.dtype), grad.sum(0)
+    return grad @ weight.to(grad.dtype), grad.T @ given.to(grad.dtype), grad.sum(0, dtype=weight.dtype)
 
 
 def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:

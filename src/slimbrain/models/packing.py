@@ -33,7 +33,7 @@ DEVICE_BLOCK_TOKENS = 2**20
 """The same on an accelerator, which needs larger blocks: segments of one length rarely need two."""
 
 POOL = 2
-"""Max-pooling halves time and each direction of space at both transitions."""
+"""Pooling halves time and each direction of space at both transitions."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Block:
     spans : Spans
         Tokens of each segment, as queries and as keys.
     children : Tensor
-        (Q, 16) tokens that each pooled element is the maximum of; a rim element repeats its first child.
+        (Q, 16) tokens that each pooled element is made of: eight octants in the first frame, then in the second. Where the brain has no
+        child, another one stands in.
+    exists : Tensor
+        (Q, 16) bool, False where one stands in.
     pooled_spans : Spans
         Pooled elements of each segment as queries, its tokens as keys.
     kept : Tensor or None
@@ -62,6 +65,7 @@ class Block:
     rows: Tensor
     spans: Spans
     children: Tensor
+    exists: Tensor
     pooled_spans: Spans
     kept: Tensor | None
     patch: Tensor
@@ -163,7 +167,7 @@ class _Tree:
     cells, units : ndarray of int
         (U,) cells and 16-voxel units in each; `unit_start` (U,) the first unit.
     cell_children, unit_children : ndarray of int
-        (U, M, 8) as in `Block.children`.
+        (U, M, 8) the child in each octant, counted from the mask unit's first; -1 where there is none.
     """
 
     patches: _IntArray
@@ -187,18 +191,23 @@ def _tree(grid: Grid, unit: str) -> _Tree:
         cells=np.diff(cell_bounds),
         units=np.diff(unit_bounds),
         unit_start=unit_bounds[:-1],
-        cell_children=_children(cell_bounds, grid.cells.offsets),
-        unit_children=_children(unit_bounds, unit_cells),
+        cell_children=_children(cell_bounds, grid.cells.offsets, octants(grid.patches)),
+        unit_children=_children(unit_bounds, unit_cells, octants(grid.cells)),
     )
 
 
-def _children(bounds: _IntArray, offsets: _IntArray) -> _IntArray:
-    """(U, M, 8) children of each element below a mask unit, counted from the mask unit's first child."""
+def octants(level: Level) -> _IntArray:
+    """(N,) which eighth of its parent, of twice its edge, each element is: 4 x + 2 y + z with coordinates of 0 or 1."""
+    return level.index % POOL @ np.array([POOL**2, POOL, 1])
+
+
+def _children(bounds: _IntArray, offsets: _IntArray, octant: _IntArray) -> _IntArray:
+    """(U, M, 8) children of each element below a mask unit, counted from the mask unit's first child; -1 where there is none."""
     table = np.zeros((len(bounds) - 1, int(np.diff(bounds).max()), POOL**3), dtype=np.int64)
     for mask_unit, (low, high) in enumerate(pairwise(bounds)):
-        start, stop = offsets[low:high] - offsets[low], offsets[low + 1 : high + 1] - offsets[low]
-        child = start[:, None] + np.arange(POOL**3)
-        table[mask_unit, : high - low] = np.where(child < stop[:, None], child, start[:, None])
+        table[mask_unit, : high - low] = -1
+        parent = np.repeat(np.arange(high - low), np.diff(offsets[low : high + 1]))
+        table[mask_unit, parent, octant[offsets[low] : offsets[high]]] = np.arange(len(parent))
     return table
 
 
@@ -290,7 +299,9 @@ def _block(
     queries = np.full_like(parts, parts.max()) if even else parts
     segment, half, place = _ragged(queries, frames // POOL)
     token = first_token[segment] + half * POOL * size[segment]
-    child = token[:, None] + children[members][segment, place]
+    child = children[members][segment, place]
+    exists = child >= 0
+    child = token[:, None] + np.where(exists, child, child.max(1, keepdims=True))
     kept = np.flatnonzero(place < parts[segment])
     of_token, frame_of_token, place_of_token = _ragged(size, frames)
     rows = start[members][of_token, frame_of_token] + place_of_token
@@ -305,6 +316,7 @@ def _block(
         rows=torch.from_numpy(rows),
         spans=spans_of((frames * size).tolist(), (frames * size).tolist()),
         children=torch.from_numpy(np.concatenate((child, child + size[segment][:, None]), axis=1)),
+        exists=torch.from_numpy(np.concatenate((exists, exists), axis=1)),
         pooled_spans=spans_of((frames // POOL * queries).tolist(), (frames * size).tolist()),
         kept=None if len(kept) == len(place) else torch.from_numpy(kept),
         patch=torch.from_numpy(patch),

@@ -33,7 +33,7 @@ class PrepOptions(Limits):
     mask_source: Path | None = Field(None, description="mask whose voxels a Brainmarks file lists")
     channels: str | None = Field(None, description="table of region names and places, or `none` where they are not known")
     atlas: str | None = Field(None, description="atlas whose series are taken, where XCP-D or giga_connectome wrote those of several")
-    resolution: Literal["2mm", "4mm", "8mm"] = "2mm"
+    resolution: Literal["2mm", "4mm", "8mm", "8mm-p1"] = "2mm"
     mask: Path | None = Field(None, description="brain mask in MNI space; nilearn's MNI152 mask if not given")
     tr: float | None = Field(None, gt=0, description="seconds per frame, where neither sidecar nor header says")
     window_frames: int = Field(8, ge=1, description="a run shorter than one window is refused")

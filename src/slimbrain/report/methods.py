@@ -122,10 +122,17 @@ def _run(run: RunRecord) -> _Part:
         what = f"A temporal extractor (stage 1 of {PAPER.cite}) was trained by masked reconstruction of whole sessions at low resolution"
         cited: tuple[Reference, ...] = (TORCH,)
     elif run.stage == "voxel":
-        what = (
-            f"A four-dimensional hierarchical encoder ({HIERA.cite}) was trained with a joint-embedding predictive objective ({JEPA.cite})"
+        encoder, signals = (
+            f"A four-dimensional hierarchical encoder ({HIERA.cite}) was trained",
+            run.settings.preset.jepa.targets == "signals",
         )
-        cited = (HIERA, JEPA, TORCH)
+        if signals:
+            what, cited = (
+                f"{encoder} to predict the signals of hidden parts of the brain from the visible ones, after {PAPER.cite}",
+                (HIERA, TORCH),
+            )
+        else:
+            what, cited = f"{encoder} with a joint-embedding predictive objective ({JEPA.cite})", (HIERA, JEPA, TORCH)
     else:
         return "", ()
     settings, train = run.settings, run.settings.train

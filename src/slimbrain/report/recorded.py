@@ -39,11 +39,16 @@ class _TrainSettings(_Recorded):
     lr: float | None = None
 
 
+class _JepaSettings(_Recorded):
+    targets: str | None = None
+
+
 class _PresetSettings(_Recorded):
     name: str = ""
     window: _WindowSettings = _WindowSettings()
     train_temporal: _TrainSettings = _TrainSettings()
     train_voxel: _TrainSettings = _TrainSettings()
+    jepa: _JepaSettings = _JepaSettings()
 
 
 class _RunSettings(_Recorded):

@@ -16,6 +16,8 @@ _TITLE = "Training of both stages"
 _STAGES = {"temporal": "Stage 1, temporal extractor", "voxel": "Stage 2, voxel encoder"}
 
 _PANELS = (
+    ("skill", ("skill", "skill_")),
+    ("probe on validation participants", ("probe_",)),
     ("loss", ("loss", "loss_")),
     ("learning rate", ("lr",)),
     ("EMA momentum", ("ema",)),
@@ -26,16 +28,17 @@ _PANELS = (
 )
 """Title and the logged numbers it shows; a name that ends in `_` stands for all that begin with it."""
 
-_CURVE_NAMES = {"content_std": "content", "std": "all", "loss": "total"}
+_CURVE_NAMES = {"content_std": "content", "std": "all", "loss": "total", "skill": "all"}
 
 
 _HEALTHY = {
     "temporal": "Stage 1. The loss is the mean absolute error at hidden samples of standardised series: 0.80 is what a constant scores on "
     "Gaussian ones. Std and effective rank (Roy and Vetterli, 2007) are over the windows of one session and say how much these differ: "
     "a rank of 1 to 5 is usual and no sign of collapse.",
-    "voxel": "Stage 2. Std is the mean over dimensions of the standard deviation over tokens, effective rank the number of directions in "
-    "which they vary (Roy and Vetterli, 2007): near 1, and tens, in a healthy run. When the encoder collapses, the first falls towards 0, "
-    "the second towards 1; content std also falls towards 0 when it encodes only the places of tokens.",
+    "voxel": "Stage 2. Skill is 1 - error / error of the best constant on participants who are not trained on: 0 is a constant answer, "
+    "1 is perfect. Std is the mean over dimensions of the standard deviation over tokens, effective rank the number of directions in "
+    "which they vary (Roy and Vetterli, 2007): near 1, and more than 2, in a healthy run. When the encoder collapses, the first falls "
+    "towards 0, the second towards 1; content std also falls towards 0 when it encodes only the places of tokens.",
 }
 """How to read the numbers of a stage; what is healthy in one is not in the other."""
 
@@ -59,14 +62,19 @@ def _heading(run: RunRecord) -> str:
 
 
 def sentence(run: RunRecord) -> str:
-    """What a run learnt, in one sentence."""
+    """What a run learnt, in one sentence: skill where it is measured, and else the loss."""
     name = _STAGES.get(run.stage, run.stage)
     steps, losses = run.series("loss")
     if not losses:
         return f"{name} has logged nothing yet."
+    skills = run.series("skill")[1]
+    if skills:
+        learnt = f"it predicts hidden places with a skill of {short(skills[-1])} (0 is a constant, 1 is perfect)"
+    else:
+        learnt = f"the loss {_trend(losses)}"
     ranks = run.series("effective_rank")[1]
     rank = f"; its embeddings end with an effective rank of {short(ranks[-1])}" if ranks else ""
-    return f"{name}: over {count(int(steps[-1]) + 1, 'step')} the loss {_trend(losses)}{rank}."
+    return f"{name}: after {count(int(steps[-1]) + 1, 'step')} {learnt}{rank}."
 
 
 def _trend(losses: list[float]) -> str:
@@ -77,19 +85,23 @@ def _trend(losses: list[float]) -> str:
     return f"{'fell' if last < first else 'did not fall'}, from {short(first)} to {short(last)}{of}"
 
 
+_LOGGED = ("skill", "loss", "std", "content_std", "effective_rank", "windows_per_second", "peak_mib")
+
+
 def _table(runs: tuple[RunRecord, ...]) -> Table:
-    losses, health = ("first loss", "last loss"), ("lowest std", "last content std", "last effective rank")
+    losses, health = ("last skill", "first loss", "last loss"), ("lowest std", "last content std", "last effective rank")
     heads = ("sessions", "steps", *losses, *health, "windows per second", "peak memory (MiB)")
     columns = (Column("run"), *(Column(head, True) for head in heads))
     table = TableBuilder("Pretraining runs: first and last logged values, median speed", columns)
     for run in runs:
-        values = {name: run.series(name)[1] for name in ("loss", "std", "content_std", "effective_rank", "windows_per_second", "peak_mib")}
+        values = {name: run.series(name)[1] for name in _LOGGED}
         steps = run.series("loss")[0]
         table.add(
             [
                 run.folder.name,
                 MISSING if run.settings.sessions is None else str(run.settings.sessions),
                 f"{int(steps[-1]) + 1:,}" if steps else MISSING,
+                short(_last(values["skill"])),
                 short(_first(values["loss"]), 4),
                 short(_last(values["loss"]), 4),
                 short(min(values["std"], default=None)),
@@ -118,12 +130,17 @@ def _curves(run: RunRecord, place: int) -> list[Block]:
     return [Figure(curves(panels, f"curves-{place}", alt), sentence(run), alt)]
 
 
+def _bare(name: str) -> str:
+    """A logged number's name without that of its panel."""
+    return name.removeprefix("loss_").removeprefix("skill_").removeprefix("probe_")
+
+
 def _panels(run: RunRecord) -> dict[str, Mapping[str, Curve]]:
     logged = list(dict.fromkeys(name for line in run.metrics for name in line))
     panels: dict[str, Mapping[str, Curve]] = {}
     for title, wanted in _PANELS:
         names = [name for name in logged if any(name == want or (want.endswith("_") and name.startswith(want)) for want in wanted)]
-        labelled = {_CURVE_NAMES.get(name, name.removeprefix("loss_").replace("_", " ")): run.series(name) for name in names}
+        labelled = {_CURVE_NAMES.get(name, _bare(name).replace("_", " ")): run.series(name) for name in names}
         labelled = {label: curve for label, curve in labelled.items() if curve[0]}
         if labelled:
             panels[title] = labelled

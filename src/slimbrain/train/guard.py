@@ -1,4 +1,4 @@
-"""Stops a run that collapses, so that its last good state is kept."""
+"""Stops a run that collapses or learns nothing, so that its last good state is kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ class CollapseGuard:
         Steps whose lines are not looked at.
     bad_lines : int
         Bad lines that a resumed run ended with.
+    after : mapping of str to int
+        Steps that a number has to reach its floor, where it needs more than the warm-up.
     """
 
-    def __init__(self, floors: Mapping[str, float], patience: int, warmup: int, bad_lines: int = 0) -> None:
+    def __init__(
+        self, floors: Mapping[str, float], patience: int, warmup: int, bad_lines: int = 0, after: Mapping[str, int] | None = None
+    ) -> None:
         self.floors, self.patience, self.warmup, self.bad_lines = dict(floors), patience, warmup, bad_lines
+        self.after = dict(after or {})
 
     @property
     def healthy(self) -> bool:
@@ -39,5 +44,11 @@ class CollapseGuard:
 
     def symptoms(self, line: Mapping[str, float | None]) -> list[str]:
         """What is too low, as text."""
-        low = {name: value for name, floor in self.floors.items() if (value := line.get(name)) is not None and value < floor}
+        low = self.low(line)
         return [f"{name.replace('_', ' ')} {value:.3g} under {self.floors[name]:g}" for name, value in low.items()]
+
+    def low(self, line: Mapping[str, float | None]) -> dict[str, float]:
+        """Numbers under their floors, by name."""
+        step = line["step"] or 0
+        watched = [name for name in self.floors if step >= self.after.get(name, 0)]
+        return {name: value for name in watched if (value := line.get(name)) is not None and value < self.floors[name]}

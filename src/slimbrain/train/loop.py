@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from slimbrain.config import Config, TrainConfig
 from slimbrain.data.draws import ClipDraws
 from slimbrain.errors import CollapseError, InputError
+from slimbrain.models.skill import skill
 from slimbrain.progress import track
 from slimbrain.train.adapt import Adapter
 from slimbrain.train.checkpoint import EXTRA_FILE, load_state, save_state, saved_steps
@@ -71,7 +72,7 @@ class Loop:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.session_counts = SessionCounts(self._keys, [0] * len(self._keys))
         self.adapter = _adapter(stage, config, self._precision)
-        self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup)
+        self.tally, self.guard = Tally(), CollapseGuard(stage.floors, config.collapse_patience, config.warmup, after=stage.floors_after)
 
     def fit(self) -> dict[str, float] | None:
         """Train from the newest state to the end, or until SIGTERM or SIGUSR1 came to any of the processes.
@@ -181,6 +182,8 @@ class Loop:
         line = {
             "step": step,
             **self.tally.means(),
+            **self._skill(),
+            **self.stage.probe(step),
             "lr": learning_rate(step, self.config),
             "weight_decay": weight_decay(step, self.config),
             "ema": ema,
@@ -190,6 +193,14 @@ class Loop:
             "peak_mib": _peak_mib(self.device),
         }
         return broadcast(line)
+
+    @torch.no_grad()
+    def _skill(self) -> dict[str, float]:
+        """Skill on the stage's scored draws, by every process: where weights are spread, none of them can do it alone."""
+        if not self.stage.scored:
+            return {}
+        with self.stage.without_trace(), self._precision():
+            return skill([self.model([self.stage.draws[pick]], predicts=True) for pick in self.stage.scored])
 
     def _mixture(self, step: int) -> dict[str, float]:
         """Current weights of the mixture, where they change, and the measurements that they follow."""
@@ -209,11 +220,18 @@ class Loop:
 
     def _guard(self, line: dict[str, Any]) -> None:
         self.guard.update(line)
-        if self.guard.collapsed:
+        if not self.guard.collapsed:
+            return
+        symptoms = ", ".join(self.guard.symptoms(line))
+        if set(self.guard.low(line)) == {"skill"}:
             raise CollapseError(
-                f"{self.run}: the encoder collapsed by step {line['step']} ({', '.join(self.guard.symptoms(line))}); {self._last_good()}, "
-                "raise jepa.variance_weight or lower the learning rate, or allow it with jepa.rank_floor=0 and jepa.std_floor=0."
+                f"{self.run}: nothing was learnt by step {line['step']} ({symptoms}); {self._last_good()}, "
+                "raise the learning rate or jepa.skill_after, or allow it with jepa.skill_floor=null."
             )
+        raise CollapseError(
+            f"{self.run}: the encoder collapsed by step {line['step']} ({symptoms}); {self._last_good()}, "
+            "raise jepa.variance_weight or lower the learning rate, or allow it with jepa.rank_floor=0 and jepa.std_floor=0."
+        )
 
     def _last_good(self) -> str:
         steps = saved_steps(self.run / STATE_FOLDER)
@@ -285,14 +303,15 @@ class _LoopState(Config):
 
 
 class _LossModule(nn.Module):
-    """A stage as a module whose forward pass is its loss, as DDP and FSDP need it."""
+    """A stage as a module whose forward pass is its loss, as DDP and FSDP need it, or its predictions."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.model, self.stage = stage.model, stage
 
-    def forward(self, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.stage.loss(batch)
+    def forward(self, batch: Sequence[Any], predicts: bool = False) -> Any:
+        """Loss and its parts; or, with `predicts`, the stage's `Prediction`."""
+        return self.stage.predict(batch) if predicts else self.stage.loss(batch)
 
 
 def _adapter(stage: Stage, config: TrainConfig, precision: Callable[[], AbstractContextManager[object]]) -> Adapter | None:

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from slimbrain.config import Preset, TrainConfig
-from slimbrain.data.draws import ClipDraws, Draws, MaskedClip, Series, SeriesDraws
+from slimbrain.data.draws import ClipDraws, Draws, MaskedClip, Pick, Series, SeriesDraws
 from slimbrain.data.masking import TARGET_KINDS
 from slimbrain.data.samplers import Pace
+from slimbrain.errors import InputError
 from slimbrain.models.health import standard_deviations, token_health
 from slimbrain.models.hiera import HieraBlock
-from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.jepa import HieraJEPA, Prediction
+from slimbrain.models.predictor import FactorisedBlock
 from slimbrain.models.temporal import TemporalExtractor, temporal_loss
 from slimbrain.store import Store
-from slimbrain.train.distributed import all_reduce
+from slimbrain.train.distributed import all_reduce, rank
+from slimbrain.train.online_probe import OnlineProbe
 from slimbrain.train.schedule import momentum
 
 
@@ -39,7 +42,11 @@ class Stage(ABC):
     parts : tuple of str
         Names of the parts of the loss that the log shows.
     floors : mapping of str to float
-        Values of `health` under which the model counts as collapsing.
+        Logged values under which the model counts as collapsing, or as learning nothing.
+    floors_after : mapping of str to int
+        Steps that such a value has to reach its floor, where it needs more than the warm-up.
+    scored : tuple of Pick
+        Draws whose hidden tokens are predicted at every logged line.
     shards : tuple of nn.Module
         Modules that are worth spreading over processes by themselves.
     probed : tuple of nn.Parameter
@@ -51,6 +58,8 @@ class Stage(ABC):
     draws: Draws
     parts: tuple[str, ...] = ()
     floors: Mapping[str, float] = MappingProxyType({})
+    floors_after: Mapping[str, int] = MappingProxyType({})
+    scored: tuple[Pick, ...] = ()
     shards: tuple[nn.Module, ...] = ()
     probed: tuple[nn.Parameter, ...] = ()
     _last: Any = None
@@ -66,6 +75,14 @@ class Stage(ABC):
     def held_out_loss(self, batch: Sequence[Any]) -> Tensor:
         """Prediction error of sessions that are not trained on."""
         return self.loss(batch)[0]
+
+    def predict(self, batch: Sequence[Any]) -> Prediction:
+        """What is predicted of hidden tokens, for `skill`; stages that have `scored` draws have it."""
+        raise NotImplementedError
+
+    def probe(self, step: int) -> dict[str, float]:
+        """What an online probe says at a logged step; nothing at most steps, and of most stages."""
+        return {}
 
     @contextmanager
     def without_trace(self) -> Iterator[None]:
@@ -132,6 +149,10 @@ def _parameters(*modules: nn.Module) -> tuple[nn.Parameter, ...]:
     return tuple(parameter for module in modules for parameter in module.parameters() if parameter.requires_grad)
 
 
+_SCORED_CLIPS = 4
+"""Clips of held-out participants that skill is measured on, always the same ones; a tenth of the time of `tiny`, less of larger batches."""
+
+
 class VoxelStage(Stage):
     """Stage 2: Hiera-JEPA on clips of the chosen windows."""
 
@@ -146,24 +167,38 @@ class VoxelStage(Stage):
         # Levels 1 and 2 hold a twentieth of the weights, and would be gathered once for each of their blocks of units.
         encoders = (self.model.context, self.model.target)
         late = [block for encoder in encoders for block in encoder.blocks[encoder.first_global :]]
-        self.shards = tuple(block for block in (*late, *self.model.predictor.blocks) if isinstance(block, HieraBlock))
+        self.shards = tuple(block for block in (*late, *self.model.predictor.modules()) if isinstance(block, (HieraBlock, FactorisedBlock)))
         jepa, voxel = preset.jepa, preset.voxel
         # The published objective kept a rank of 12 while its tokens' std fell to 0.08, and without a covariance term all
         # dimensions may be redundant at a std of 1: each floor catches what the others miss (docs/collapse.md).
         self.floors = {"effective_rank": jepa.rank_floor, "std": jepa.std_floor, "content_std": jepa.std_floor}
+        if jepa.skill_floor is not None:
+            self.floors, self.floors_after = {**self.floors, "skill": jepa.skill_floor}, {"skill": jepa.skill_after}
         choice = (ranked, preset.sampling, _pace(preset.train_voxel))
-        self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa.context_fraction, *choice)
+        self.draws = ClipDraws(store, preset.window, seed, voxel.unit, voxel.unit_frames, jepa, *choice)
+        self.scored = self.draws.scored(_SCORED_CLIPS)
+        self.train = preset.train_voxel
+        if self.train.probe and self.train.parallel == "fsdp2":
+            raise InputError("train_voxel.probe: needs whole weights, which parallel: fsdp2 has not; set it to ddp.")
+        self.online_probe = OnlineProbe(self.draws, self.train.probe) if self.train.probe else None
         context = self.model.context
         self.probed = _parameters(*context.blocks[-voxel.depths[-1] :], context.norm, self.model.predictor)
 
     def loss(self, batch: Sequence[MaskedClip]) -> tuple[Tensor, dict[str, Tensor]]:
         output = self.model([sample.clip for sample in batch], [sample.mask for sample in batch])
-        self._last = output.target
+        self._last = output.tokens
         return output.loss, {f"loss_{kind}": value for kind, value in output.by_kind.items()}
 
     def held_out_loss(self, batch: Sequence[MaskedClip]) -> Tensor:
         """Without the regularisers, which are statistics of a batch and mean nothing for one clip."""
         return self.model([sample.clip for sample in batch], [sample.mask for sample in batch], penalties=False).loss
+
+    def predict(self, batch: Sequence[MaskedClip]) -> Prediction:
+        return self.model.predict([sample.clip for sample in batch], [sample.mask for sample in batch])
+
+    def probe(self, step: int) -> dict[str, float]:
+        due = step % self.train.probe_every < self.train.log_every or step + 1 == self.train.steps
+        return self.online_probe.measure(self.model.encoder) if self.online_probe and due and rank() == 0 else {}
 
     def health(self) -> dict[str, float]:
         assert self._last is not None

@@ -1,0 +1,124 @@
+"""The product's model against its untrained twin and against the cells themselves, on people that no earlier choice has seen.
+
+1. `painted.py`, then `painted_store.py STORE --first-half`;
+2. `slimbrain pretrain voxel STORE --preset tiny --out RUN ...`;
+3. `product_contest.py --model RUN/model --store STORE`: tokens of 60 people trained on and of 200 of the other half, 80 frames each
+   (ten windows spread evenly over the run, two clips of five); `--untrained` in place of `--model` reads the twin, which is what the run
+   of seed 0 began with, and `--cells` the cells;
+4. `product_contest.py --paired`: differences with 95 % intervals over people.
+
+`--reference 27 --read 0` gives the R2 of decoded cells alone, on the last third of the 27.
+
+The readout was fixed before: cells decoded from tokens by ridge, one map per place, fitted on the 60 without labels; their tangent at the
+mean of the 60, on all axes of the 60; ridge on the 200 alone, in five folds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from painted_cohort import TR_S, Cohort, Run, append_row, interval, labels, parser
+from readouts import place_decoders, probe, series, spread_windows, tangents, unit_means
+
+from slimbrain.config import load_preset
+from slimbrain.data.clip import Clip
+from slimbrain.models.hub import from_pretrained
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.signals import cell_signals
+from slimbrain.store import Store
+
+NAMES = ("trained", "untrained", "cells")
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def spread(runs: list[Run], count: int) -> list[Run]:
+    """So many of the runs, evenly spread over their order, which is by site."""
+    return [runs[place] for place in np.linspace(0, len(runs) - 1, count).round().astype(int)]
+
+
+@torch.inference_mode()
+def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None) -> Pair:
+    """(20, U, D) tokens, none without a model, and (20, U, 16) the signals of their units."""
+    units, tokens, signals = len(cohort.grid.units), [], []
+    for windows in spread_windows(run):
+        frames = (windows[:, None] * 8 + np.arange(8)).ravel()
+        clip = Clip(torch.from_numpy(cohort.clip(run, frames))[..., None], torch.from_numpy(frames * TR_S), cohort.grid)
+        signals.append(cell_signals([clip], 4)[0].view(10, units, 16))
+        if model is not None:
+            tokens.append(model.encoder([clip]).values.view(10, units, -1))
+    return (torch.cat(tokens).numpy() if tokens else np.empty(0)), torch.cat(signals).numpy()
+
+
+def contest(cohort: Cohort, name: str, model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
+    """One row of `contest.jsonl`, and the predictions that it scores."""
+    before, after = ([read_person(cohort, run, model) for run in runs] for runs in (reference, people))
+    exists = cell_signals([_blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
+    row: dict[str, object] = {"variant": name, "reference": len(reference), "people": len(people)}
+    if model is None:
+        pre, val = ([series(signals, exists) for _, signals in group] for group in (before, after))
+    else:
+        decode, row["decoded_r2"] = place_decoders([tokens for tokens, _ in before], [signals for _, signals in before], exists)
+        pre, val = ([decode(tokens) for tokens, _ in group] for group in (before, after))
+    if not people:
+        append_row(cohort.out / "contest.jsonl", row)
+        return
+    keep: dict[str, np.ndarray] = {}
+    for kind in ("units", "cells"):
+        pick = (lambda x: unit_means(x, exists)) if kind == "units" else (lambda x: x)
+        row |= probe(kind, *tangents([pick(x) for x in pre], [pick(x) for x in val]), people, keep)
+    (cohort.out / "predictions").mkdir(exist_ok=True)
+    np.savez(cohort.out / "predictions" / f"contest-{name}.npz", **keep)
+    append_row(cohort.out / "contest.jsonl", row)
+
+
+def _blank(cohort: Cohort) -> Clip:
+    return Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
+
+
+def paired(cohort: Cohort, people: list[Run]) -> None:
+    """Trained less untrained, and each less the cells, of whatever has been read."""
+    folder = cohort.out / "predictions"
+    found = {name: np.load(path) for name in NAMES if (path := folder / f"contest-{name}.npz").exists()}
+    for one, other in (("trained", "untrained"), ("trained", "cells"), ("untrained", "cells")):
+        if one in found and other in found:
+            for kind in ("units", "cells"):
+                for label, y in labels(people).items():
+                    for place, way in enumerate(("", "_axes")):
+                        own, base = (found[name][f"{kind}/{label}"][place] for name in (one, other))
+                        difference = [round(value, 3) for value in interval(label, y, own, base, 2000)]
+                        append_row(cohort.out / "contest_paired.jsonl", {"kind": kind, "label": label + way, f"{one}-{other}": difference})
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`")
+    options.add_argument("--store", type=Path, help="the store it was trained on")
+    options.add_argument("--untrained", action="store_true")
+    options.add_argument("--cells", action="store_true")
+    options.add_argument("--paired", action="store_true")
+    options.add_argument("--reference", type=int, default=60, help="people trained on, whose mean and axes are used")
+    options.add_argument("--read", type=int, default=200, help="people of the other half")
+    arguments = options.parse_args()
+    torch.set_num_threads(1)
+    cohort = Cohort(arguments.out)
+    first, second = cohort.halves()
+    people = spread(second, arguments.read)
+    if arguments.paired:
+        paired(cohort, people)
+        return
+    trained_on = {info.subject for info in Store(arguments.store).sessions}
+    model, name = None, "cells"
+    if arguments.untrained:
+        preset = load_preset("tiny")
+        torch.manual_seed(0)
+        model, name = HieraJEPA(preset.voxel, preset.jepa, cohort.grid.voxels_per_patch), "untrained"
+    elif not arguments.cells:
+        model, name = from_pretrained(arguments.model), "trained"
+    reference = spread([run for run in first if run.key in trained_on], arguments.reference)
+    contest(cohort, name, model, reference, people)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Signals as targets, against means taken one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from slimbrain.data.clip import Clip
+from slimbrain.grid import Grid
+from slimbrain.models.signals import SIGNALS, cell_signals
+
+
+def test_each_value_is_the_mean_of_a_cells_voxels_in_half_a_step(grid8: Grid) -> None:
+    generator = np.random.default_rng(0)
+    voxels = generator.normal(size=(12, *grid8.voxel_mask.shape)) * grid8.voxel_mask
+    values, exists = cell_signals([Clip(torch.tensor(voxels), torch.arange(12) * 0.72, grid8)], 4)
+    assert values.shape == exists.shape == (3 * grid8.n_units, SIGNALS)
+    values, exists = values.view(3, -1, 8, 2), exists.view(3, -1, 8, 2)
+    assert int(exists[0, ..., 0].sum()) == grid8.n_cells
+    assert not values[~exists].any()
+    for cell in range(grid8.n_cells):
+        octant = int(grid8.cells.index[cell] % 2 @ [4, 2, 1])
+        inside = grid8.voxel_mask & (grid8.patch_cell == cell)[:, None]
+        for step in range(3):
+            for half in range(2):
+                frames = slice(4 * step + 2 * half, 4 * step + 2 * half + 2)
+                got = float(values[step, grid8.cell_unit[cell], octant, half])
+                assert np.isclose(got, voxels[frames][:, inside].mean(), atol=1e-5)
+
+
+def test_clips_of_different_lengths_follow_each_other(grid8: Grid) -> None:
+    clips = [Clip(torch.randn(frames, *grid8.voxel_mask.shape), torch.arange(frames) * 0.72, grid8) for frames in (8, 16)]
+    together, alone = cell_signals(clips, 8), [cell_signals([clip], 8) for clip in clips]
+    for part in range(2):
+        assert torch.equal(together[part], torch.cat([one[part] for one in alone]))
