@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slimbrain.colours import stops
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import Estimate, Result, Row, read_result
 from slimbrain.saliency import WindowRow, read_window_table
@@ -20,7 +21,6 @@ _OURS, _BEST, _OTHER, _FAINT = "#0072b2", "#d55e00", "#555555", "#aaaaaa"
 """Blue for our models, orange for the best baseline (Okabe and Ito's colours), greys for the rest."""
 
 _ROW_IN, _WIDTH_IN = 0.28, 6.5
-_SIGNED_COLOURS, _UNSIGNED_COLOURS = "PuOr_r", "viridis"
 
 
 def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes | None = None) -> Axes:
@@ -114,7 +114,7 @@ def plot_windows(
 
 
 def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: str = "", **options: Any) -> Axes:
-    """A 3D map on the MNI152 template, by nilearn; colours are the same for any colour vision.
+    """A 3D map on the MNI152 template, by nilearn, in the colours of the report and of the pictures of `slimbrain explain`.
 
     Parameters
     ----------
@@ -128,6 +128,7 @@ def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: st
         Of nilearn's `plot_stat_map`, such as `threshold` and `cut_coords`.
     """
     import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
     from nilearn.image import load_img
     from nilearn.plotting import plot_stat_map
 
@@ -136,7 +137,7 @@ def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: st
         raise InputError(f"the image has the shape {loaded.shape}; give a map with three axes, such as store.image(key, 0).")
     signed = bool((np.asarray(loaded.dataobj) < 0).any())
     ax = _axes(ax, 2.6)
-    colours = {"cmap": _SIGNED_COLOURS if signed else _UNSIGNED_COLOURS, "symmetric_cbar": signed}
+    colours = {"cmap": LinearSegmentedColormap.from_list("slimbrain-map", stops(signed)), "symmetric_cbar": signed}
     plot_stat_map(loaded, axes=ax, title=title or None, **{**colours, **options})
     return ax
 

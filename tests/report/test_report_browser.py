@@ -18,7 +18,7 @@ import pytest
 from matplotlib.colors import LinearSegmentedColormap
 from report_samples import EVIL, EXPLAINED_MM, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
 
-from slimbrain.explain.colours import stops
+from slimbrain.colours import stops
 from slimbrain.report import ReportInputs
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: install the extra `dev`")

@@ -18,9 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from report_samples import TR, Page, make_explained, make_result, make_run, make_store, result_json, window_rows
 
+from slimbrain.colours import page_colours, stops
 from slimbrain.evaluate.result import as_result, read_result
 from slimbrain.evaluate.table import remarks
-from slimbrain.explain.colours import page_colours, stops
 from slimbrain.explain.files import group_map
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, figures, forest, ink, label_curve, small_plots, write_report

@@ -1,4 +1,4 @@
-"""Mosaics of a map on the MNI152 template, in colour scales that are ordered for any colour vision."""
+"""Mosaics of a map on the MNI152 template, in the colours of the page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slimbrain.colours import stops
 from slimbrain.disk.atomic import write_atomic
-from slimbrain.explain.colours import stops
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from slimbrain import __version__
+from slimbrain.colours import page_colours
 from slimbrain.disk.atomic import write_text
 from slimbrain.errors import StoreError
-from slimbrain.explain.colours import page_colours
 from slimbrain.report import evaluation, maps, methods, provenance, quality, summary, training, windows
 from slimbrain.report.blocks import Section
 from slimbrain.report.ink import theme_css

@@ -7,7 +7,7 @@ const PLANES = [
 ];
 const AXES = ["x", "y", "z"];
 
-// VIRIDIS, WARM and COLD are those of the pictures of slimbrain explain (explain/colours.py), put in front of this script.
+// VIRIDIS, WARM and COLD are those of the pictures of slimbrain explain (colours.py), put in front of this script.
 
 // Colour at a share from 0 to 1 of a row of colours.
 function blend(colours, share) {

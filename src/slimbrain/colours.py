@@ -1,4 +1,4 @@
-"""One colour code for maps, in pictures and on the page: the stops from which both make their scales."""
+"""Colours of maps: one code for pictures, plots and the page, as the stops from which each makes its scale."""
 
 from __future__ import annotations
 
