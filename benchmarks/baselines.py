@@ -1,6 +1,6 @@
 """What every baseline reads of sex, diagnosis and age in a store, beside chance, one JSON line per task and baseline.
 
-python benchmarks/baselines.py [STORE] [--quick] [--seeds S] [--tasks sex,diagnosis,age] [--axes-from SHARE]
+python benchmarks/baselines.py [STORE] [--quick] [--seeds S] [--tasks sex,diagnosis,age] [--axes-from SHARE] [--only WORDS]
 
 Without a store, of simulated participants. Vectors are read once for all tasks. Axes of linear pretraining are learnt, without labels, in
 a share of the participants, who are then not evaluated, by any baseline.
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", default="sex,diagnosis,age")
     parser.add_argument("--axes-from", type=float, default=0.0)
+    parser.add_argument("--only", default="", help="baselines in whose name these words are, of several separated by commas")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         torch.set_num_threads(1)
@@ -97,6 +98,8 @@ def evaluate_task(series: ChannelSeries, keys: list[str], sets: Sequence[Feature
     learnt = [number[key] for key, subject in zip(target.keys, target.subjects, strict=True) if subject in learners]
     fitting = [adjusted(features, known) for features in sets]
     for features in rows_of([*fitting, *([known] if known else [])], rows, learnt):
+        if not any(words in f"{features.model}, {features.method}" for words in arguments.only.split(",")):
+            continue
         started, policy = time.process_time(), SplitPolicy(seeds=tuple(range(seeds)))
         strata = None if target.strata is None else target.strata[kept]
         scored = cross_validate(features, target.labels[kept], target.subjects[kept], target.kind, policy, strata)

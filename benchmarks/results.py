@@ -33,7 +33,7 @@ from results_table import rows_of, write_csv
 
 from slimbrain import __version__
 from slimbrain.disk.atomic import write_json
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.baselines import confound_rows, confounds, majority, store_baselines
 from slimbrain.evaluate.compare import evaluate
 from slimbrain.evaluate.designs import Design, Screening, leaving_out
@@ -215,7 +215,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for number, job in enumerate(chosen, start=1):
         try:
             done = finished(work, job, shared, commit)
-        except InputError as error:
+        except SlimbrainError as error:
             print(f"{job.name}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue

@@ -99,6 +99,24 @@ def test_evaluate_benchmark_prints_its_cases() -> None:
         assert len(areas) == 6 and min(areas) > 0.9
 
 
+@pytest.mark.slow
+def test_baselines_benchmark_finds_what_was_planted() -> None:
+    """Sex in the coupling of one pair of channels, age in that of another."""
+    cases = run_quick("baselines.py", "--axes-from", "0.3")
+    tangent = "connectivity/tangent towards the population, whole run"
+    assert cases[f"baselines/sex/{tangent}"]["value"] > 0.9 and cases[f"baselines/age/{tangent}"]["value"] > 0.3
+    assert cases["baselines/sex/confounds/age, site"]["value"] < 0.8
+    (axes,) = (case for name, case in cases.items() if name.startswith("baselines/sex/linear pretraining"))
+    assert axes["value"] > 0.7 and axes["detail"]["people"] < 55
+
+
+@pytest.mark.slow
+def test_null_benchmark_counts_small_p_values() -> None:
+    cases = run_quick("null_choice.py")
+    assert {"null/classification_auc_p_small", "null/regression_r_p_small", "null/regression_interval_without_chance"} <= cases.keys()
+    assert all(0 <= case["value"] <= 0.5 and case["detail"]["quick"] for case in cases.values())
+
+
 def test_probe_benchmark_prints_its_case() -> None:
     cases = run_quick("probe.py")
     assert cases.keys() == {"probe/path_seconds_38_sessions"}

@@ -173,10 +173,6 @@ def test_a_wrong_checkpoint_is_refused_in_one_sentence(
 ) -> None:
     monkeypatch.delenv("SLIMBRAIN_CHECKPOINT", raising=False)
     monkeypatch.delenv("SLIMBRAIN_TEMPORAL", raising=False)
-    with pytest.raises(InputError, match=r"no checkpoint is given; add .*model_kwargs.ckpt_path"):
-        plugin.slimbrain(mask_path=str(mask_source))
-    with pytest.raises(InputError, match="is a TemporalExtractor, a HieraJEPA is needed"):
-        plugin.slimbrain(str(models[1]), mask_path=str(mask_source))
     with pytest.raises(InputError, match="is a HieraJEPA, a TemporalExtractor is needed"):
         plugin.slimbrain(str(models[0]), str(models[0]), mask_path=str(mask_source))
     wide, _ = save_models(tmp_path, small_grid, VOXEL.model_copy(update={"unit_frames": 8}), WindowConfig(frames=4, k=4))
@@ -184,7 +180,8 @@ def test_a_wrong_checkpoint_is_refused_in_one_sentence(
         plugin.slimbrain(str(wide), k=1, mask_path=str(mask_source))
     monkeypatch.setenv("SLIMBRAIN_CHECKPOINT", str(models[0]))
     monkeypatch.setenv("SLIMBRAIN_TEMPORAL", str(models[1]))
-    transform, wrapper = plugin.slimbrain(mask_path=str(mask_source))
+    monkeypatch.setenv("SLIMBRAIN_MASK", str(mask_source))
+    transform, wrapper = plugin.slimbrain()
     assert transform.temporal is not None and wrapper.__space__ == "mni"
 
 
@@ -217,3 +214,24 @@ def test_a_recording_of_the_pretraining_is_known_under_another_name(
     with pytest.raises(InputError, match=r"sub-other: the model was trained on this participant or recording"):
         transform({**row, "sub": "other"})
     assert transform({**sample(noise(40, 7), brain, tr=1.4), "sub": "other"})["frames"] == 12
+
+
+def test_without_any_argument_the_shipped_model_reads_cells(
+    plugin: Any, brain: Array, mask_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cls vector is what the package's own encoder makes of the same cells; recordings of two lengths make a batch."""
+    for name in ("SLIMBRAIN_CHECKPOINT", "SLIMBRAIN_TEMPORAL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLIMBRAIN_MASK", str(mask_source))
+    transform, wrapper = plugin.slimbrain()
+    samples = [sample(noise(frames, seed), brain, sub=f"new{seed}") for seed, frames in enumerate((40, 24))]
+    made = [transform(one) for one in samples]
+    batch = {name: default_collate([one[name] for one in made]) for name in ("bold", "frames")}
+    with torch.no_grad():
+        cls, registers, patch = wrapper(batch)
+    assert cls.shape == (2, 1, 544) and registers is None and patch.shape == (2, 8, 64)
+    assert torch.isfinite(cls).all() and torch.isfinite(patch).all()
+    sessions = [transform.session(one) for one in samples]
+    model = from_pretrained("slimbrain-temporal")
+    for session, vector in zip(sessions, cls[:, 0], strict=True):
+        np.testing.assert_allclose(vector, embed_store(session, model).values[0], rtol=1e-3, atol=1e-4)

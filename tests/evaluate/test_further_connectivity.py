@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from scipy.linalg import expm, fractional_matrix_power, logm, sqrtm
 from scipy.stats import skew
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from slimbrain.evaluate.baselines import confounds
 from slimbrain.evaluate.connectivity import connectivity_vectors, packed, stacked
 from slimbrain.evaluate.further_connectivity import ADJUSTED, MatrixPower, PopulationPrior, coskewness, further_sets
-from slimbrain.evaluate.probes import FeatureSet, cross_validate
-from slimbrain.evaluate.splits import Split, SplitPolicy
+from slimbrain.evaluate.probes import STRENGTHS, FeatureSet, _adjusted, cross_validate
+from slimbrain.evaluate.splits import Split, SplitPolicy, inner_parts, outer_splits, pose
 from slimbrain.evaluate.stats import score
 
 
@@ -92,15 +94,40 @@ def test_confounds_are_regressed_out_by_the_training_rows_alone() -> None:
     rows = np.arange(50)
     train, valid, test = adjusted(data, known).fitted(Split(rows[:30], rows[30:35], rows[35:]))
     plain = LinearRegression().fit(known[:30], data[:30])
-    for found, at in ((train, slice(0, 30)), (valid, slice(30, 35)), (test, slice(35, 50))):
-        expected = data[at] - plain.predict(known[at])
-        assert found - found.mean(axis=0) == pytest.approx(expected - expected.mean(axis=0), abs=1e-9)
-    shift = (found - expected).mean(axis=0)
-    assert train - (data[:30] - plain.predict(known[:30])) == pytest.approx(np.tile(shift, (30, 1)), abs=1e-9)
-    # What happens to the others' features and confounds moves nothing.
-    data[35:], known[35:] = 1e3, -1e3
-    again, *_ = adjusted(data, known).fitted(Split(rows[:30], rows[30:35], rows[35:]))
-    assert np.array_equal(again, train)
+    for held, at in ((valid, slice(30, 35)), (test, slice(35, 50))):
+        found, others = _adjusted(train, held)
+        assert found == pytest.approx(data[:30] - plain.predict(known[:30]), abs=1e-9)
+        assert others == pytest.approx(data[at] - plain.predict(known[at]), abs=1e-9)
+
+
+def test_a_probe_of_adjusted_features_is_a_plain_one_of_residuals() -> None:
+    """Inner splits included: the penalty is that of residuals of a regression without the rows that choose it."""
+    rng = np.random.default_rng(7)
+    known, labels = rng.normal(size=(60, 2)), np.arange(60) % 2
+    data = known @ rng.normal(size=(2, 9)) + rng.normal(size=(60, 9)) + 0.5 * labels[:, None]
+    policy = SplitPolicy(n_splits=3, seeds=(0,))
+    found = cross_validate(adjusted(data, known), labels, np.arange(60), "classification", policy)
+    problem = pose(labels, np.arange(60), "classification")
+    for split in outer_splits(np.arange(60), labels, "classification", policy, 0):
+        areas = np.zeros(len(STRENGTHS))
+        part = inner_parts(problem, split.train, 0)
+        for number in range(3):
+            fit, held = split.train[part != number], split.train[part == number]
+            areas += [roc_auc_score(labels[held], said) for said in residual_probes(data, known, labels, fit, held)]
+        best = np.flatnonzero(areas >= areas.max() - 1e-6)
+        (said,) = (each for place, each in enumerate(residual_probes(data, known, labels, split.train, split.test)) if place == best[0])
+        if len(best) == 1:
+            assert found.scores[0, split.test, 1] == pytest.approx(said, abs=1e-3)
+
+
+def residual_probes(data: np.ndarray, known: np.ndarray, labels: np.ndarray, fit: np.ndarray, held: np.ndarray) -> list[np.ndarray]:
+    """Probabilities by each penalty, of plain scikit-learn."""
+    regression = LinearRegression().fit(known[fit], data[fit])
+    rows, others = (data[at] - regression.predict(known[at]) for at in (fit, held))
+    scaler = StandardScaler().fit(rows)
+    rows, others = (scaler.transform(each) / np.sqrt(data.shape[1]) for each in (rows, others))
+    models = [LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(rows, labels[fit]) for strength in STRENGTHS]
+    return [model.predict_proba(others)[:, 1] for model in models]
 
 
 def test_a_label_that_only_a_confound_carries_is_gone_from_adjusted_features() -> None:

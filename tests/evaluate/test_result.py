@@ -166,7 +166,9 @@ def test_what_is_damaged_is_refused_in_one_sentence(content: str, tmp_path: Path
 
 def test_a_later_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(changed("schema_version", value=_SCHEMA_VERSION + 1))
-    with pytest.raises(InputError, match="has schema 3 and this slimbrain reads up to 2; update slimbrain"):
+    with pytest.raises(
+        InputError, match=f"has schema {_SCHEMA_VERSION + 1} and this slimbrain reads up to {_SCHEMA_VERSION}; update slimbrain"
+    ):
         read_result(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot be read"):
         read_result(tmp_path / "nothing.json")

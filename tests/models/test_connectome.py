@@ -146,11 +146,11 @@ def test_inner_products_of_the_default_are_those_of_both_parts(folder: Path, sto
     np.testing.assert_allclose(turned, both[:, : ordered.shape[1]], atol=1e-5)
     np.testing.assert_allclose(both @ both.T, ordered @ ordered.T + own @ own.T, rtol=1e-4, atol=1e-3)
     tokens = embed_store(store, model, pooling="tokens").values
-    assert tokens.shape == (PEOPLE, 32) and own.shape == (PEOPLE, 16)
+    assert tokens.shape == (PEOPLE, 32) and own.shape == (PEOPLE, 4)
     # The tokens' part has their leading axes: distances along these, scaled, are as near as the variance that is left out allows.
     centred = tokens.astype(np.float64) - tokens.mean(0, dtype=np.float64)
     values, left = np.linalg.eigh(centred @ centred.T)
-    leading = left[:, -16:] * np.sqrt(values[-16:] * PEOPLE * 16 / values[-16:].sum())
+    leading = left[:, -4:] * np.sqrt(values[-4:] * PEOPLE * 4 / values[-4:].sum())
     np.testing.assert_allclose(own @ own.T, leading @ leading.T, atol=0.05 * np.abs(own @ own.T).max())
 
 

@@ -23,7 +23,7 @@ from slimbrain.store import Store
 from slimbrain.store.write import write_session
 
 EVIL = "<script>alert(1)</script> & $x^2$ \"q\" 'a' </svg>"
-SECTIONS = ["summary", "data", "windows", "training", "evaluation", "maps", "methods", "provenance"]
+SECTIONS = ["summary", "evaluation", "data", "windows", "training", "maps", "methods", "provenance"]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 FRAMES, TR, WINDOW_S, K = 48, 0.72, 5.76, 2
 
@@ -207,14 +207,20 @@ EXPLAINED_MM, EXPLAINED = (-29.0, -61.0, 37.0), 0.25
 """Where the map of `slimbrain explain` is farthest from zero, and its value there."""
 
 
-def make_explained(folder: Path, grid: Grid) -> Path:
+def make_explained(folder: Path, grid: Grid, atlas: str | None = "an atlas") -> Path:
     """What `slimbrain explain` leaves of a decision in three sessions and of surprise, as its records and tables are written."""
     rng = np.random.default_rng(0)
     signed = np.where(grid.voxel_mask, 0.02 * rng.standard_normal(grid.voxel_mask.shape), 0.0)
     dense = grid.unpack(signed)
     dense[tuple(np.round((np.array(EXPLAINED_MM) - grid.lattice.origin_mm) / grid.lattice.voxel_mm).astype(int))] = EXPLAINED
     signed, surprise = grid.pack(dense), np.where(grid.voxel_mask, 0.4 + 0.01 * rng.random(grid.voxel_mask.shape), 0.0)
-    known = {"participants": 3, "in_training": 1, "atlas": unit_atlas(grid).name, "command": "slimbrain explain store", "sessions": 3}
+    known = {
+        "participants": 3,
+        "in_training": 1,
+        "atlas": unit_atlas(grid).name if atlas is None else atlas,
+        "command": "slimbrain explain store",
+        "sessions": 3,
+    }
     decided = {"kind": "probe", "folds": 3, "metric": "auc", "mean": 0.75, "low": 0.6, "high": 0.9}
     decision = {**known, "method": "gradient", "unit": "log-odds of B", "task": "column:group", "decided_by": decided}
     foreseen = {**known, "method": "surprise", "unit": "smooth-L1 to the layer-normalised target", "average": "mean"}

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import LinearSegmentedColormap
 from report_samples import EVIL, EXPLAINED_MM, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
 
+from slimbrain.explain.colours import stops
 from slimbrain.report import ReportInputs
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: install the extra `dev`")
@@ -70,9 +72,14 @@ def open_page(browser: Any, path: Path, **options: Any) -> Visit:
     return visit
 
 
+def unfold(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+
+
 @pytest.fixture(scope="module")
 def desk(browser: Any, page_path: Path) -> Iterator[Visit]:
     visit = open_page(browser, page_path)
+    unfold(visit.page)
     yield visit
     visit.page.context.close()
 
@@ -109,7 +116,7 @@ def test_every_image_is_loaded(desk: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_violation(browser: Any, page_path: Path, scheme: str) -> None:
     page = open_page(browser, page_path, color_scheme=scheme).page
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    unfold(page)
     found = axe.Axe().run(page).response
     serious = [(item["id"], [node["target"] for node in item["nodes"]]) for item in found["violations"]]
     page.context.close()
@@ -129,20 +136,43 @@ def test_axe_would_notice(desk: Visit) -> None:
 
 def test_a_phone_does_not_scroll_sideways(browser: Any, page_path: Path) -> None:
     page = open_page(browser, page_path, viewport=PHONE, is_mobile=True, has_touch=True).page
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    unfold(page)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     assert page.locator(".viewer .slice canvas").first.bounding_box()["width"] > 250
     page.context.close()
 
 
-def test_paper_shows_everything_and_no_controls(browser: Any, page_path: Path) -> None:
+def test_paper_shows_no_controls_and_only_what_is_unfolded(browser: Any, page_path: Path) -> None:
     page = open_page(browser, page_path).page
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible() and not page.locator(".tools").first.is_visible()
+    assert page.get_by_text("Folded parts are not printed").is_visible()
+    assert not page.locator("details table").first.is_visible() and page.locator("#evaluation table").is_visible()
+    pages = page.pdf(format="A4")
+    assert pages.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page[^s]", pages)) <= 8
+    unfold(page)
     assert page.locator("details table").first.is_visible()
     assert page.locator(".viewer canvas").first.is_visible() and page.locator(".cuts canvas").first.is_visible()
-    assert page.pdf(format="A4").startswith(b"%PDF")
     page.context.close()
+
+
+def test_the_table_of_contents_follows(desk: Visit) -> None:
+    for name in ("training", "summary", "maps"):
+        desk.page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
+        desk.page.wait_for_function("name => document.querySelector('nav a[aria-current]')?.hash === '#' + name", arg=name)
+        box = desk.page.locator("nav").bounding_box()
+        assert box["y"] == pytest.approx(0, abs=1) or name == "summary"
+
+
+def test_the_colour_bar_is_that_of_the_pictures(desk: Visit) -> None:
+    """Pixels of the viewer's bar, against matplotlib's colour map of the pictures of slimbrain explain."""
+    viewer = desk.page.locator(".viewer")
+    viewer.locator("select").select_option("planted")
+    viewer.locator(".threshold").fill("0")
+    ends = "canvas => [0, 60, 190, 253].map((x) => [...canvas.getContext('2d').getImageData(x, 3, 1, 1).data].slice(0, 3))"
+    shown, colours = np.array(viewer.locator(".bar").evaluate(ends)), LinearSegmentedColormap.from_list("map", stops(True), N=4001)
+    wanted = 255 * np.array([colours(x / 253)[:3] for x in (0, 60, 190, 253)])
+    np.testing.assert_allclose(shown, wanted, atol=3)
 
 
 def test_without_a_script_all_but_the_viewer_can_be_read(browser: Any, page_path: Path) -> None:
@@ -183,7 +213,7 @@ def test_what_is_unknown_sorts_last_both_ways(desk: Visit) -> None:
     table = desk.page.locator("#evaluation table")
     for _ in range(2):
         table.get_by_role("button", name="AUC").click()
-        cells = [cell.split("[")[0].strip() for cell in table.locator("tbody td:nth-child(4)").all_inner_texts()]
+        cells = [cell.split("[")[0].strip() for cell in table.locator("tbody td:nth-child(2)").all_inner_texts()]
         known = [float(cell) for cell in cells if cell != "n/a"]
         assert cells[-1] == "n/a" and len(known) == 4
         assert known == sorted(known) or known == sorted(known, reverse=True)
@@ -191,6 +221,7 @@ def test_what_is_unknown_sorts_last_both_ways(desk: Visit) -> None:
 
 def test_methods_can_be_copied(browser: Any, page_path: Path) -> None:
     page = open_page(browser, page_path, permissions=["clipboard-read", "clipboard-write"]).page
+    unfold(page)
     figure = page.locator("#methods figure", has_text="References, BibTeX")
     figure.get_by_role("button", name="Copy").click()
     figure.get_by_text("Copied.").wait_for()

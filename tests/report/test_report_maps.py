@@ -221,7 +221,7 @@ def test_regions_of_explain_stand_in_tables(inputs: ReportInputs, text: str) -> 
         shown = {head: cell.replace("\N{MINUS SIGN}", "-") for head, cell in table[row["region"]].items()}
         assert float(shown["share (%)"]) == pytest.approx(100 * float(row["share"]), abs=0.051)
         assert float(shown["peak"]) == pytest.approx(float(row["peak"]), rel=0.006) and float(shown["x"]) == float(row["peak_x_mm"])
-    assert "Regions of 2 other maps of group" in page.words and "Gradient x input: B less others: the 12 of" in page.words
+    assert "Regions of 3 maps of group" in page.words and "Gradient x input: B less others: the 12 of" in page.words
 
 
 def test_a_map_of_one_session_is_shown_when_it_is_named(inputs: ReportInputs, tmp_path: Path) -> None:

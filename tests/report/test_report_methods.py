@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -12,13 +13,18 @@ from report_samples import Page, make_result
 
 import slimbrain
 from slimbrain.report import ReportInputs, methods, references
-from slimbrain.report.blocks import Code
+from slimbrain.report.blocks import Block, Code, Fold
 from slimbrain.report.inputs import read_material
+
+
+def unfolded(blocks: Sequence[Block]) -> list[Block]:
+    """Blocks with those that are folded in their place."""
+    return [inner for block in blocks for inner in (block.blocks if isinstance(block, Fold) else (block,))]
 
 
 def paragraph(inputs: ReportInputs) -> tuple[str, str]:
     """The text and the BibTeX."""
-    text, bibtex = (block for block in methods.build(read_material(inputs)).blocks if isinstance(block, Code))
+    text, bibtex = (block for block in unfolded(methods.build(read_material(inputs)).blocks) if isinstance(block, Code))
     return "\n".join(text.lines), "\n".join(bibtex.lines)
 
 

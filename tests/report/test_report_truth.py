@@ -23,14 +23,16 @@ from slimbrain.evaluate.table import remarks
 from slimbrain.explain.colours import page_colours, stops
 from slimbrain.explain.files import group_map
 from slimbrain.grid import Grid
-from slimbrain.report import ReportInputs, figures, write_report
+from slimbrain.report import ReportInputs, figures, forest, ink, label_curve, small_plots, write_report
+from slimbrain.report.blocks import Column, TableBuilder
 from slimbrain.report.figures import Marks
 from slimbrain.report.page import _page_script
 from slimbrain.report.recorded import read_run
 from slimbrain.report.training import sentence
 from slimbrain.saliency import write_window_table
-from slimbrain.store import Store
+from slimbrain.store import Channels, Store
 from slimbrain.store.description import record_command
+from slimbrain.store.write import write_roi_session
 
 # --- drawings
 
@@ -41,7 +43,7 @@ _TEXT = re.compile(r"<text\b[^>]*>(.*?)</text>", re.DOTALL)
 def matplotlibs_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The same figures as matplotlib itself writes them, beside what the page has of them."""
     written: list[str] = []
-    original = figures.to_svg
+    original = ink.to_svg
 
     def both(figure: Figure, name: str, alt: str) -> Any:
         buffer = io.StringIO()
@@ -50,8 +52,16 @@ def matplotlibs_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return original(figure, name, alt)
 
     with monkeypatch.context() as patched:
-        patched.setattr(figures, "to_svg", both)
+        for module in (figures, forest, label_curve, small_plots):
+            patched.setattr(module, "to_svg", both)
         yield written
+
+
+def labelled(n: int) -> dict[str, Any]:
+    """A place of a curve over labelled people."""
+    value = result_json()
+    gap = {"model": "ours-1", "method": "linear probe", **value["difference"]}
+    return {"labelled": n, "n_tested": 9, "rows": value["rows"], "best_baseline": value["best_baseline"], "differences": [gap]}
 
 
 def drawings(grid: Grid) -> Mapping[str, Any]:
@@ -59,6 +69,7 @@ def drawings(grid: Grid) -> Mapping[str, Any]:
     times = np.arange(60) * TR
     rows = [replace(row, informativeness=0.0025 * row.window, novelty=0.98765 + 1e-4 * row.window) for row in window_rows("a", [1.0, 3, 2])]
     result = as_result("x", result_json())
+    curve = as_result("x", {**result_json(), "labelled": [labelled(30), labelled(60)]})
     small = {"learning rate": {"lr": ([0.0, 50.0], [0.0, 4e-4])}, "EMA momentum": {"ema": ([0.0, 50.0], [0.9951, 0.9999])}}
     shown = [row for row in result.rows if row.mean is not None]
     return {
@@ -66,7 +77,11 @@ def drawings(grid: Grid) -> Mapping[str, Any]:
         "scores": figures.window_scores(rows, 1, {"events": times[:3]}, "w", "words", (times, times / 3e4)),
         "curves": figures.curves(small, "l", "words"),
         "mosaic": figures.mosaic(grid, np.ones(grid.voxel_mask.shape), grid.voxel_mask, "m", "words"),
-        "forest": figures.forest(shown, result.ours, result.best_baseline.predictor, 0.911, 0.5, "AUC", "f", "words"),
+        "label curve": label_curve.label_curve(curve, "AUC", "k", "words"),
+        "small plots": small_plots.small_plots(
+            [small_plots.Panel.of_numbers("FD", [1e-4, 2e-4, 5e-4]), small_plots.Panel.of_names("site", ["A", "B", "B"])], "s", "words"
+        ),
+        "forest": forest.forest(shown, result.ours, result.best_baseline.predictor, 0.911, 0.5, "AUC", "f", "words"),
     }
 
 
@@ -74,7 +89,7 @@ def test_every_text_of_every_figure_is_matplotlibs(grid8: Grid, monkeypatch: pyt
     """Coordinates are rounded to keep the page small; a label that is rounded with them would be another number."""
     with matplotlibs_own(monkeypatch) as written:
         drawn = drawings(grid8)
-    assert len(written) == len(drawn) == 5
+    assert len(written) == len(drawn) == 7
     for (name, ours), theirs in zip(drawn.items(), written, strict=True):
         texts = _TEXT.findall(str(ours))
         assert texts == _TEXT.findall(theirs) and texts, name
@@ -89,9 +104,9 @@ def test_chance_is_drawn_and_named() -> None:
     result = as_result("x", result_json())
     shown = [row for row in result.rows if row.mean is not None]
     with_chance, without = (
-        str(figures.forest(shown, result.ours, result.best_baseline.predictor, None, chance, "AUC", "f", "words")) for chance in (0.5, None)
+        str(forest.forest(shown, result.ours, result.best_baseline.predictor, None, chance, "AUC", "f", "words")) for chance in (0.5, None)
     )
-    assert ">chance </text>" in with_chance and "chance" not in without
+    assert "> chance </text>" in with_chance and "chance" not in without
 
 
 # --- training
@@ -225,3 +240,69 @@ def test_counts_agree_with_their_nouns(tmp_path: Path, grid8: Grid, n: int, word
     sidecar.write_text(json.dumps(value))
     text = write_report(tmp_path / "page.html", ReportInputs(store=Store(store.root))).read_text(encoding="utf-8")
     assert f"global signal, {words}" in text or words in text
+
+
+def test_regions_without_an_atlas_are_not_listed(tmp_path: Path, grid8: Grid) -> None:
+    """Units have places and no names."""
+    named, nameless = make_explained(tmp_path / "a", grid8), make_explained(tmp_path / "b", grid8, atlas=None)
+    for folder, tables in ((named, True), (nameless, False)):
+        words = Page(write_report(tmp_path / "page.html", ReportInputs(explained=(folder,))).read_text(encoding="utf-8")).words
+        assert ("unit_" in words) == tables and ("No atlas was given" in words) != tables
+
+
+def test_flagged_frames_of_chosen_windows_are_counted_against_all(tmp_path: Path, grid8: Grid) -> None:
+    """Frames 3 and 9 of 48 are flagged; windows of 8 frames; the first is chosen of each of the two that hold one."""
+    store = make_store(tmp_path / "store", grid8, n=1)
+    rows = window_rows(store.sessions[0].key, [5.0, 0, 3, 1, 1, 1])
+    windows = write_window_table(tmp_path / "windows.tsv", rows)
+    run = make_run(tmp_path / "voxel", "voxel")
+    words = Page(write_report(tmp_path / "page.html", ReportInputs(store=store, windows=windows, runs=(run,))).read_text()).words
+    # The two best are windows 0 and 2: one flagged frame of 16; in all, 2 of 48.
+    assert "are 6.2 % of those in chosen windows, 4.2 % of those in all" in words
+
+
+# --- a store of regions
+
+
+def region_store(root: Path) -> Store:
+    """Three people of two sites; one recording stands under two names, one person has a silent channel."""
+    rng = np.random.default_rng(0)
+    channels = Channels(tuple("abcdefgh"), rng.uniform(-60, 60, (8, 3)))
+    store = Store.create(root, None, TR)
+    twice = np.cumsum(rng.standard_normal((200, 8)), axis=0)
+    for subject, series in (("01", twice), ("02", twice + 1e-3 * rng.standard_normal((200, 8))), ("03", rng.standard_normal((200, 8)))):
+        if subject == "03":
+            series[:, 5] = 0
+        sidecar = {"SourceShape": [120, 8], "SourceRepetitionTime": 1.5 if subject == "03" else 2.0}
+        write_roi_session(store, {"sub": subject, "task": "rest"}, series, channels, TR, sidecar)
+    lines = ["participant_id\tsex\tage\tsite\tdiagnosis\tfd_mean", "sub-01\tF\t20.5\tA\tautism\t0.1", "sub-02\tM\t30\tB\tcontrol\t0.2"]
+    (root / "participants.tsv").write_text("\n".join([*lines, "sub-03\tM\tn/a\tB\tcontrol\tn/a"]) + "\n")
+    return Store(root)
+
+
+def test_a_store_of_regions_says_who_is_in_it_and_how_it_was_recorded(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path / "page.html", ReportInputs(store=region_store(tmp_path / "store"))).read_text(encoding="utf-8"))
+    words = page.words
+    for said in (
+        "sex: M 2, F 1.",
+        "age, years (1 unknown): 20.5 to 30, median 25.2.",
+        "site: B 2, A 1.",
+        "diagnosis: control 2, autism 1.",
+    ):
+        assert said in words
+    rows = page.rows("lowest")
+    assert (rows["TR as recorded (s)"]["lowest"], rows["TR as recorded (s)"]["highest"]) == ("1.50", "2.00")
+    # 120 frames as recorded, at 1.5 and 2 s; the 200 stored ones are resampled.
+    assert (rows["minutes"]["lowest"], rows["minutes"]["highest"]) == ("3.0", "4.0")
+    assert rows["frames as recorded"]["median"] == "120" and rows["silent channels"]["highest"] == "1"
+    assert rows["mean FD (mm)"]["sessions"] == "2"
+    assert page.rows("also stands as")["sub-01"]["also stands as"] == "sub-02"
+    assert all(len(table) > 1 for table in page.tables)
+
+
+def test_columns_in_which_nothing_is_known_are_left_out() -> None:
+    table = TableBuilder("words", (Column("name"), Column("known", True), Column("unknown", True)))
+    table.add(["a", "1", "n/a"])
+    table.add(["b", "n/a", "n/a"])
+    built = table.build()
+    assert [column.name for column in built.columns] == ["name", "known"] and built.rows[1].cells == ("b", "n/a")

@@ -105,4 +105,4 @@ def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, 
     assert isinstance(made, TemporalExtractor) and made.provenance is not None
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in network.state_dict().items())
     assert made.provenance.trained_on([Person("sub-03"), Person("sub-77")]) == ["sub-03"]
-    assert embed_store(store, made).values.shape == (10, 8 + 8)
+    assert embed_store(store, made).values.shape == (10, 8 + 4)

@@ -106,6 +106,21 @@ def embed_series(
     return torch.stack([rows[number] for number in range(len(rows))])
 
 
+def series_vectors(model: TemporalExtractor, values: Sequence[Tensor], mm: Tensor, tr: float, pooling: str) -> Tensor:
+    """Vectors (B, F) of series (T, C) with the same channels, for callers without a store.
+
+    Parameters
+    ----------
+    mm : Tensor
+        (C, 3) places of the channels in MNI mm.
+    tr : float
+        Seconds per frame.
+    pooling : str
+        From `series_pooling`.
+    """
+    return _vectors(model, [_Series(number, standardise(series), mm, tr) for number, series in enumerate(values)], pooling)
+
+
 def _blocks(store: Sessions, label: str, look: Callable[[SessionInfo, Tensor], None] | None) -> Iterator[list[_Series]]:
     """Sessions of like length together, so that few batches are needed."""
     sessions = store.sessions

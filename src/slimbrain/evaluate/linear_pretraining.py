@@ -61,7 +61,7 @@ def linear_pretraining(
     Parameters
     ----------
     provenance : Provenance or None
-        What the model remembers of its people, who are looked for in the whole store, whoever is selected.
+        What the model remembers of its people, who are looked for among all in the store who are not evaluated.
     told : Path or None
         A table of participants of the store, or another store, to learn from instead.
 
@@ -80,7 +80,7 @@ def linear_pretraining(
     if told:
         chosen = [info.key for info in source.sessions] if source is not whole else _listed(whole, told)
     else:
-        chosen = _remembered(whole, ChannelSeries(whole), provenance)
+        chosen = _remembered(whole, {store.session(key).subject for key in keys}, provenance)
     people = {source.session(key).subject for key in chosen}
     if told and source.root.resolve() == store.root.resolve() and (both := people & {store.session(key).subject for key in keys}):
         raise InputError(f"{told}: lists {min(both)}, who is evaluated; axes are learnt from others, so name other participants.")
@@ -105,8 +105,10 @@ def _listed(store: Store, table: Path) -> list[str]:
     return [info.key for info in store.sessions if info.subject in names]
 
 
-def _remembered(store: Store, series: ChannelSeries, provenance: Provenance | None) -> list[str]:
-    if provenance is None or not provenance.remembers:
+def _remembered(store: Store, evaluated: set[str], provenance: Provenance | None) -> list[str]:
+    """Sessions of the model's people, but for those who are evaluated."""
+    others = [info for info in store.sessions if info.subject not in evaluated]
+    if not others or provenance is None or not provenance.remembers:
         return []
-    known = set(provenance.trained_on(people_in(store, store.sessions, series.signature)))
-    return [info.key for info in store.sessions if info.subject in known]
+    known = set(provenance.trained_on(people_in(store, others)))
+    return [info.key for info in others if info.subject in known]

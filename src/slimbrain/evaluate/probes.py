@@ -24,7 +24,6 @@ from slimbrain.evaluate.stats import Floats, Ints, OutOfFold
 from slimbrain.progress import track
 
 _Labels = NDArray[Any]
-_Parts = tuple[Floats, Floats, Floats]
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-2, 3, 6))
 """Inverse penalties tried in the inner split: C of the logistic regression, 1/alpha of the ridge. Tangent connectivity is best between
@@ -94,6 +93,30 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """Features (rows, D) and, if they are to be adjusted, confounds (rows, Q)."""
+
+    values: Floats
+    known: Floats | None = None
+
+    def at(self, mask: NDArray[np.bool_]) -> _Rows:
+        """Some of the rows."""
+        return _Rows(self.values[mask], None if self.known is None else self.known[mask])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def _adjusted(rows: _Rows, held: _Rows) -> tuple[Floats, Floats]:
+    """Features of both, less what a regression on confounds, fitted on the first, says."""
+    if rows.known is None or held.known is None:
+        return rows.values, held.values
+    known, known_held = (np.column_stack([np.ones(len(part)), part]).astype(rows.values.dtype) for part in (rows.known, held.known))
+    weights = np.linalg.pinv(known) @ rows.values
+    return rows.values - known @ weights, held.values - known_held @ weights
+
+
+@dataclass(frozen=True)
 class FeatureSet:
     """One frozen vector per session, for a linear model.
 
@@ -106,7 +129,7 @@ class FeatureSet:
     transform : BaseEstimator or None
         scikit-learn transformer fitted on the training rows only, or None.
     confounds : FeatureSet or None
-        What is regressed out of the features, by a regression fitted on the training rows only.
+        What is regressed out of the features, by a regression fitted on the training rows only, in inner splits anew.
     source : str
         Where the features are from, for the result.
     """
@@ -129,8 +152,8 @@ class FeatureSet:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
         return _fit_predict([self], problem, split, seed)
 
-    def fitted(self, split: Split) -> _Parts:
-        """Features (rows, D) of the training, validation and test rows, as the training rows make them."""
+    def fitted(self, split: Split) -> tuple[_Rows, _Rows, _Rows]:
+        """Features of the training, validation and test rows, as the training rows make them, and what is to be regressed out."""
         rows = (split.train, split.valid, split.test)
         if self.transform is None:
             train, valid, test = (self.data[part] for part in rows)
@@ -139,11 +162,9 @@ class FeatureSet:
             train = transform.fit_transform(self.data[split.train])
             valid, test = (transform.transform(self.data[part]) if len(part) else train[:0] for part in rows[1:])
         if self.confounds is None:
-            return train, valid, test
-        known = [np.column_stack([np.ones(len(part)), part]) for part in self.confounds.fitted(split)]
-        weights = (np.linalg.pinv(known[0]) @ (train - train.mean(axis=0)).astype(train.dtype)).astype(train.dtype)
-        adjusted = [part - told.astype(part.dtype) @ weights for part, told in zip((train, valid, test), known, strict=True)]
-        return adjusted[0], adjusted[1], adjusted[2]
+            return _Rows(train), _Rows(valid), _Rows(test)
+        known = [part.values for part in self.confounds.fitted(split)]
+        return _Rows(train, known[0]), _Rows(valid, known[1]), _Rows(test, known[2])
 
 
 @dataclass(frozen=True)
@@ -265,7 +286,7 @@ def fit_linear(data: Floats, problem: PredictionProblem, split: Split, seed: int
     rows = data[split.train]
     centre, scale = problem.scaling(split.train)
     y = (problem.target[split.train] - centre) / scale
-    strength = _tuned([rows], [data[split.valid]], problem, split, seed).strength
+    strength = _tuned([_Rows(rows)], [_Rows(data[split.valid])], problem, split, seed).strength
     width = rows.shape[1]
     # Standardising and rotating is an affine map; what it makes of the origin and of each axis says which.
     train, (origin, axes) = coordinates(rows, [np.zeros((1, width)), np.eye(width)])
@@ -323,9 +344,10 @@ def _fit_predict(features: Sequence[FeatureSet], problem: PredictionProblem, spl
     return Fitted(scores * scale + centre, scale, tuned.loss, tuned.cutoffs(problem))
 
 
-def _views(x: Sequence[Floats], x_held: Sequence[Floats]) -> Iterator[tuple[Floats, Floats]]:
+def _views(x: Sequence[_Rows], x_held: Sequence[_Rows]) -> Iterator[tuple[Floats, Floats]]:
     """Coordinates of training and held-out rows: of one set of features, or of two for each of their shares."""
-    along = [coordinates(part, [held]) for part, held in zip(x, x_held, strict=True)]
+    adjusted = (_adjusted(part, held) for part, held in zip(x, x_held, strict=True))
+    along = [coordinates(part, [held]) for part, held in adjusted]
     if len(along) == 1:
         yield along[0][0], along[0][1][0]
         return
@@ -381,7 +403,7 @@ class _Tuned:
         return tuned_cutoffs(said, truth[first])
 
 
-def _tuned(fit_rows: Sequence[Floats], valid: Sequence[Floats], problem: PredictionProblem, split: Split, seed: int) -> _Tuned:
+def _tuned(fit_rows: Sequence[_Rows], valid: Sequence[_Rows], problem: PredictionProblem, split: Split, seed: int) -> _Tuned:
     """Choose shares and penalty on the split's validation rows, or in an inner split by subject of the training rows."""
     centre, scale = problem.scaling(split.train)
     target, n_views = (problem.target - centre) / scale, 1 if len(fit_rows) == 1 else len(_SHARES)
@@ -400,8 +422,8 @@ def _tuned(fit_rows: Sequence[Floats], valid: Sequence[Floats], problem: Predict
 
 
 def _inner_rows(
-    fit_rows: Sequence[Floats], valid: Sequence[Floats], problem: PredictionProblem, split: Split, seed: int
-) -> Iterator[tuple[Ints, Sequence[Floats], Ints, Sequence[Floats]]]:
+    fit_rows: Sequence[_Rows], valid: Sequence[_Rows], problem: PredictionProblem, split: Split, seed: int
+) -> Iterator[tuple[Ints, Sequence[_Rows], Ints, Sequence[_Rows]]]:
     """Rows to learn from and their features, rows to choose by and theirs, one inner split at a time; none if the cohort is tiny."""
     if len(split.valid):
         yield split.train, fit_rows, split.valid, valid
@@ -413,7 +435,7 @@ def _inner_rows(
         return
     for number in range(part.max() + 1):
         held = part == number
-        yield split.train[~held], [each[~held] for each in fit_rows], split.train[held], [each[held] for each in fit_rows]
+        yield split.train[~held], [each.at(~held) for each in fit_rows], split.train[held], [each.at(held) for each in fit_rows]
 
 
 def _predict(train: Floats, held: Floats, strengths: Sequence[float], y: Floats, n_outputs: int, kind: Kind) -> Floats:

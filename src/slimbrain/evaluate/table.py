@@ -161,7 +161,8 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     """Whether one of ours beats the best baseline, in one sentence; at one place of a curve, if one is given."""
     baseline = (point or result).best_baseline
     best = f"{baseline.model} ({baseline.method})"
-    mine = f"{gap.model}, {gap.method}" if len(result.differences) > 1 else gap.model
+    several = sum(other.model == gap.model for other in result.differences) > 1
+    mine = f"{gap.model}, {gap.method}" if several else gap.model
     if gap.mean is None or gap.low is None or gap.high is None:
         return f"{mine} and the best baseline, {best}, cannot be compared: {gap.metric} is not defined for both."
     row = result.row_of(gap) if point is None else next((row for row in point.rows if row.predictor == gap.predictor), None)

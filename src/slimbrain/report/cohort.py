@@ -72,25 +72,31 @@ def build(material: Material, others: Sequence[Block]) -> Section:
 
 
 def _measure(store: Store, facts: SessionFacts, person: Mapping[str, str]) -> _Measured:
-    series, sidecar = store.coarse(facts.info.key), store.sidecar(facts.info.key)
+    series = store.coarse(facts.info.key)
     live = series.std(axis=0) > 0
     steps = np.sqrt((np.diff(series[:, live], axis=0).astype(np.float64) ** 2).mean(axis=1)) if live.any() else np.zeros(1)
     lower, upper = np.percentile(steps, (25, 75))
-    shape = sidecar.get("SourceShape")
-    tr = sidecar.get("SourceRepetitionTime")
-    # Frames as they were recorded, where the sidecar tells: stored ones are resampled.
-    known = isinstance(shape, list) and bool(shape) and isinstance(tr, (int, float))
+    tr, frames = _recorded(store, facts)
     fd = next((value for name in _FD_COLUMNS if (value := _number(person.get(name, ""))) is not None), None)
     return _Measured(
         facts,
-        float(tr) if known else facts.info.tr,
-        int(shape[0]) if known else facts.info.n_frames,
+        tr,
+        frames,
         float(steps.mean()),
         float((steps > upper + _BOXES * (upper - lower)).mean()),
         int((~live).sum()),
         fd,
         signature(series) if live.any() else "",
     )
+
+
+def _recorded(store: Store, facts: SessionFacts) -> tuple[float, int]:
+    """TR and frames as they were recorded, where the sidecar tells; stored series are resampled."""
+    sidecar = store.sidecar(facts.info.key)
+    shape, tr = sidecar.get("SourceShape"), sidecar.get("SourceRepetitionTime")
+    if isinstance(shape, list) and shape and isinstance(tr, (int, float)):
+        return float(tr), int(shape[0])
+    return facts.info.tr, facts.info.n_frames
 
 
 def _number(text: str) -> float | None:

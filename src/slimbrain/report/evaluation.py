@@ -19,7 +19,7 @@ from slimbrain.report.blocks import (
     count,
     number,
 )
-from slimbrain.report.figures import forest
+from slimbrain.report.forest import forest
 from slimbrain.report.inputs import Material
 from slimbrain.report.label_curve import label_curve
 

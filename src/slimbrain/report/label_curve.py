@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from slimbrain.evaluate.result import Estimate, Result
+from slimbrain.evaluate.table import chance_of
 from slimbrain.report.ink import BLUE, GREEN, INK, LINE, MUTED, ORANGE, PURPLE, Margins, drawing, to_svg
 
 _LineStyle = str | tuple[float, tuple[float, ...]]
-_CONSTANTS = {"r2": 0.0, "mse_z": 1.0}
-"""What the mean of the training participants scores, in expectation."""
 _COLOURS = (GREEN, PURPLE, INK, MUTED)
 _DASHES: tuple[_LineStyle, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 _MARKS = ("o", "^", "v", "x", "+")
@@ -22,7 +21,7 @@ _NAME_CHARACTERS, _NAMES_IN, _NAME_IN = 54, 3.4, 0.165
 """Longest name in the legend, the width that such a one takes, and the height of a line of it."""
 _LEAST_IN = 3.0
 
-Predictor = tuple[str, str]
+_Predictor = tuple[str, str]
 
 
 def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
@@ -48,7 +47,7 @@ def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
             axis.plot(numbers, means, color=colour, linestyle=dashes, marker=mark, markersize=2 + width, linewidth=width, label=label)
             if width > 1.5:
                 _intervals(axis, [(n, row) for n, row in known], colour)
-        chance = result.chance.get(result.metrics[0], _CONSTANTS.get(result.metrics[0]))
+        chance = chance_of(result, result.metrics[0])
         if chance is not None:
             axis.axhline(chance, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), label="chance", zorder=0)
         sizes = [point.labelled for point in result.labelled]
@@ -62,10 +61,10 @@ def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
         return to_svg(figure, name, alt)
 
 
-def _styles(result: Result) -> dict[Predictor, tuple[str, _LineStyle, str, float]]:
+def _styles(result: Result) -> dict[_Predictor, tuple[str, _LineStyle, str, float]]:
     """Colour, dashes, mark and width of each line: ours and the best baseline stand out, no two of the others are alike."""
     best, others = result.best_baseline.predictor, 0
-    found: dict[Predictor, tuple[str, _LineStyle, str, float]] = {}
+    found: dict[_Predictor, tuple[str, _LineStyle, str, float]] = {}
     for predictor in result.by_predictor:
         if predictor[0] in result.ours:
             mine = sum(style[0] == BLUE for style in found.values())

@@ -36,6 +36,9 @@ _BUILDERS: tuple[_Builder, ...] = (
 )
 """One per section, in the order of the page: what came out, what went in, how."""
 
+_BRIEF = {"windows": "Windows", "training": "Training", "data": "Data", "methods": "Methods", "provenance": "How to reproduce"}
+"""Names in the table of contents, where titles are too long for it."""
+
 _TEMPLATE = "page.html.jinja"
 
 _SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "contents", "start")
@@ -72,7 +75,9 @@ def _render(material: Material) -> str:
     script = _page_script()
     return environment.get_template(_TEMPLATE).render(
         title=material.inputs.title,
-        sections=[build(material) for build in _BUILDERS],
+        # What was not given comes last: it says only that.
+        sections=sorted((build(material) for build in _BUILDERS), key=lambda section: bool(section.absent and not section.blocks)),
+        brief=_BRIEF,
         light=theme_css(0),
         dark=theme_css(1),
         script=script,

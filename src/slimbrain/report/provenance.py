@@ -95,7 +95,8 @@ def _contract(material: Material) -> Table:
     contract = material.store.contract
     table = TableBuilder("Contract of the store, which a model must share", (Column("part"), Column("value")))
     table.add(["lattice", contract.lattice])
-    table.add(["hash of the mask", contract.mask])
+    if contract.mask:
+        table.add(["hash of the mask", contract.mask])
     table.add(["space", contract.space])
     table.add(["templates", ", ".join(sorted({session.info.space for session in material.sessions})) or MISSING])
     table.add(["TR (s)", f"{contract.tr:g}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slimbrain.evaluate.table import remarks
-from slimbrain.report.blocks import Prose, Section, VerdictBlock, count
+from slimbrain.report.blocks import Block, Prose, Section, VerdictBlock, count
 from slimbrain.report.inputs import Material
 from slimbrain.report.recall import pooled
 from slimbrain.report.training import sentence
@@ -18,7 +18,7 @@ def build(material: Material) -> Section:
     """How it compares, what went in, how good that was, what was learnt, what was chosen."""
     verdict = _compares(material)
     found = [_went_in(material), _quality(material), _chosen(material), _learnt(material)]
-    sentences = (*([VerdictBlock(verdict)] if verdict else []), *(Prose(text) for text in found if text))
+    sentences: tuple[Block, ...] = (*([VerdictBlock(verdict)] if verdict else []), *(Prose(text) for text in found if text))
     return Section("summary", _TITLE, sentences, absent="" if sentences else "Nothing was given to report on.")
 
 

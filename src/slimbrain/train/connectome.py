@@ -23,7 +23,10 @@ from slimbrain.store import SessionInfo, Store
 
 Floats = NDArray[Any]
 
-MOST_AXES, MOST_TOKEN_AXES = 512, 32
+MOST_AXES = 512
+_TOKEN_AXES = 4
+"""Of the network's features beside the connectome's. Each weighs as much as one column of these, and they carry no trait that these lack:
+with 4 or 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md)."""
 _MOST_ANCHORS = 256
 """A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
 
@@ -229,7 +232,7 @@ def _token_axes(features: Floats) -> tuple[Floats, Floats]:
     mean = features.mean(0)
     if not features.shape[1]:
         return mean, np.zeros((0, 0))
-    count = _power_of_two(min(MOST_TOKEN_AXES, *features.shape, len(features) - 1))
+    count = _power_of_two(min(_TOKEN_AXES, *features.shape, len(features) - 1))
     values, axes = np.linalg.eigh(np.cov((features - mean).T, bias=True))
     values, axes = values[::-1][:count], axes[:, ::-1][:, :count]
     return mean, axes / np.sqrt(max(values.mean(), np.finfo(float).tiny))
