@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "roi"
 WEIGHTS = ROOT / "src" / "slimbrain" / "weights"
 RECIPE = ROOT / "benchmarks" / "weights.yaml"
-CONTESTS = ROOT / "results" / "weights.csv"
+CONTESTS = ROOT / "results" / "stage1" / "shipped.csv"
 LICENCE = "CC-BY-NC-4.0"
 MOST_BYTES = 8_000_000
 _LEGEND = (
@@ -90,7 +90,7 @@ def write_model(source: Path, folder: Path) -> None:
 
 
 def measured() -> list[object]:
-    """The contests of the card, from results/weights.csv."""
+    """The contests of the card, from results/stage1/shipped.csv."""
     from slimbrain.models.card import Measured
 
     if not CONTESTS.is_file():

@@ -1,6 +1,6 @@
-"""The contests of the shipped weights, from what `run.py --experiment shipped` left, as results/weights.csv.
+"""The contests of the shipped weights, from what `run.py --experiment shipped` left, as results/stage1/shipped.csv.
 
-    .venv/bin/python benchmarks/stage1/shipped_table.py stage1-run --csv results/weights.csv
+    .venv/bin/python benchmarks/stage1/shipped_table.py stage1-run --csv results/stage1/shipped.csv
 
 Several folders (one per fold) are read together. `difference` is the connectome's score less the method's, on the same resampled people.
 """
