@@ -72,7 +72,9 @@ def test_runs_log_learning_and_health(outputs: Path) -> None:
         lines = [json.loads(line) for line in (outputs / stage / "metrics.jsonl").read_text().splitlines()]
         wanted = {"step", "loss", "lr", "ema", "std", "effective_rank", "windows_per_second", "peak_mib"}
         assert all(wanted <= set(line) for line in lines)
-        assert lines[-1]["loss"] < lines[0]["loss"]
+        # One line is of a few sessions under masks of its own, so that two lines differ by more than a short run learns.
+        losses, half = [line["loss"] for line in lines], len(lines) // 2
+        assert sum(losses[-half:]) < sum(losses[:half])
         assert lines[-1]["std"] > 0.1
 
 

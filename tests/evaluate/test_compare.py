@@ -20,7 +20,7 @@ from slimbrain.store.write import write_roi_session
 KEYS = {
     "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
     "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "schema_version", "excluded",
-    "classes", "labelled", "held_out", "tested_on", "sources", "cannot",
+    "classes", "labelled", "held_out", "tested_on", "sources", "cannot", "commands",
 }  # fmt: skip
 N_SUBJECTS = 24
 

@@ -267,8 +267,12 @@ def test_a_full_disk_costs_what_does_not_fit_and_nothing_else(
         assert not any(path.name.startswith(TEMPORARY_PREFIX) for path in disk.rglob("*"))
         remount(disk, "size=20m")
         assert prep_command(batch, out, mask8, capfd)[0] == 1
-        made = files(out)
-        assert made.pop("report.html") and made == files(tmp_path / "reference")
+        made, expected = files(out), files(tmp_path / "reference")
+        assert made.pop("report.html")
+        (writer,) = json.loads(made["dataset_description.json"])["GeneratedBy"]
+        assert len(writer.pop("CommandLines")) == 1, "the reference was prepared by no command"
+        assert [writer] == json.loads(expected["dataset_description.json"])["GeneratedBy"]
+        assert {**made, "dataset_description.json": b""} == {**expected, "dataset_description.json": b""}
 
 
 def test_a_limit_on_the_size_of_files_is_met_in_the_same_way(batch: Path, mask8: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from train_samples import KILLED, assert_same_run, settings, small_preset
 from slimbrain.config import load_preset
 from slimbrain.store import Store
 from slimbrain.train import Loop, VoxelStage, distributed, pretrain
+from slimbrain.train.stop import StopSignals
 
 DEVICES = [
     "cpu",
@@ -47,7 +48,7 @@ def gradients(store: Store, run: Path, device: str, parallel: str) -> dict[str, 
     loop = Loop(stage, preset.train_voxel, run, torch.device(device))
     batches = loop._batches(0)
     for step in range(2):
-        loop._timed_step(step, batches, [])
+        loop._timed_step(step, batches, StopSignals(60, str))
     found = {name: weight.grad for name, weight in stage.model.named_parameters() if weight.grad is not None}
     return {name: (grad.full_tensor() if hasattr(grad, "full_tensor") else grad).cpu() for name, grad in found.items()}
 
