@@ -197,6 +197,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/embedding.md": (),
     "docs/evaluation.md": (only(),),
     "docs/finetuning.md": (only("store", "runs", "windows.tsv", "others.tsv"),),
+    "docs/gpu.md": (),
     "docs/hub.md": (),
     "docs/inputs.md": (hcp, cpac, table, bids_filter, atlas, only("fmriprep")),
     "docs/install.md": (),
@@ -234,6 +235,7 @@ def evaluation_results(folder: Path) -> None:
     assert [(row["model"], row["method"]) for row in results["group"]["differences"]] == [
         ("slimbrain voxel", "linear probe"),
         ("slimbrain voxel", "attention probe"),
+        ("connectivity + slimbrain voxel", "tangent towards the population, whole run, and linear probe"),
     ]
     assert results["group"]["n_subjects"] == 6 and results["identity"]["rows"][0]["metric"] == "top1"
     assert results["tuned"]["rows"][0]["method"] == "fine-tuning" and (folder / "tuned" / "head.safetensors").exists()

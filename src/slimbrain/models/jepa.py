@@ -262,7 +262,8 @@ class HieraJEPA(DisplayedModel, nn.Module):
         all_reduce : callable
             Sums a tensor over all processes, in place.
         """
-        slow, fast = list(self.target.parameters()), list(self.context.parameters())
+        slow: list[Tensor] = [*self.target.parameters()]
+        fast: list[Tensor] = [*self.context.parameters()]
         # One kernel for many tensors: one for each would be a tenth of all that a step starts on a GPU.
         torch._foreach_lerp_(slow, [new.to(old.dtype) for old, new in zip(slow, fast, strict=True)], 1 - momentum)
         if self.baseline is not None:
