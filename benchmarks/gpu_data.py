@@ -51,7 +51,7 @@ def signal_store(folder: Path, sessions: int, frames: int = 200) -> Store:
 def loader_rates(store: Store, device: torch.device, clips: int) -> Iterator[tuple[str, float]]:
     """Clips per second: read and masked by worker processes, and then also copied to the device."""
     preset = load_preset("base")
-    draws = ClipDraws(store, preset.window, 0, preset.voxel.unit, preset.voxel.unit_frames, preset.jepa.context_fraction)
+    draws = ClipDraws(store, preset.window, 0, preset.voxel.unit, preset.voxel.unit_frames, preset.jepa)
     workers = max(1, min(14, (os.cpu_count() or 2) - 1))
     yield "read", _rate(draws, workers, clips, None)
     yield "on_device", _rate(draws, workers, clips, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,12 @@ def make_store(root: Path, grid: Grid, subjects: int = 3, frames: int = 40, tr: 
     for number in range(1, subjects + 1):
         write_run(store, frames + 4 * (number < subjects), f"{number:02d}", seed=number)
     return store
+
+
+def files_but_commands(root: Path) -> dict[str, bytes]:
+    """What a store's files hold, but for page, locks, and the commands that wrote it, which name where they wrote."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in ("report.html", ".lock")]
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    description = json.loads(found["dataset_description.json"])
+    description["GeneratedBy"][0].pop("CommandLines", None)
+    return {**found, "dataset_description.json": json.dumps(description).encode()}

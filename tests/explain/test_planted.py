@@ -77,7 +77,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, truth: Truth) -> Store:
 def decided(store: Store) -> tuple[HieraJEPA, Target, Deciders]:
     """A network that was never trained: its features tell slow from fast as well as a tiny one trained for a minute."""
     torch.manual_seed(2)
-    config = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=2, recompute=False)
+    # As published: maximum pooling and signals under position. Maps of an untrained network that merges find this contrast no better than
+    # chance (docs/limits.md).
+    config = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), mlp_ratio=2, recompute=False, pooling="max", signal_std=None)
     model = HieraJEPA(config, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2), 8).eval().requires_grad_(False)
     model.provenance = Provenance(store.contract, WindowConfig(frames=WINDOW, k=FRAMES // WINDOW), store.grid)
     target = read_target(get_task("column:group"), store)

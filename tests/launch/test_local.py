@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from store_samples import files_but_commands
 from train_samples import comparable, settings
 
 from slimbrain.cli import run_command
@@ -33,11 +34,7 @@ def test_two_shards_of_prep_make_the_store_of_one_process(tmp_path: Path) -> Non
     assert run_command(["launch", "--local", "--shards", "2", "prep", str(cohort), str(out), "--resolution", "8mm"]) == 0
     prepare(cohort, alone, PrepOptions(resolution="8mm"))
 
-    def contents(store: Path) -> dict[str, bytes]:
-        paths = [path for path in store.rglob("*") if path.is_file() and path.name not in ("report.html", ".lock")]
-        return {path.relative_to(store).as_posix(): path.read_bytes() for path in paths}
-
-    assert contents(out) == contents(alone)
+    assert files_but_commands(out) == files_but_commands(alone)
     rows = read_tsv(tmp_path / "store.launch" / "table.tsv")
     assert [(row["state"], row["submissions"], row["failures"]) for row in rows] == [("done", "1", "0")] * 2
     assert len({row["job"] for row in rows}) == 2
