@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimbrain.config import load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import JepaMask, typical_mask
+from slimbrain.doctor.plan import make_fake
 from slimbrain.grid import Grid
 from slimbrain.models import attention, hiera, packing
 from slimbrain.models.jepa import HieraJEPA
@@ -55,17 +56,6 @@ class LaunchCounter(TorchDispatchMode):
         for (part, name), count in self.counts.items():
             found[part] += 1 if part == "clip" and name in FOREACH else count
         return dict(found)
-
-
-def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace weights and buffers by fakes."""
-    for module in model.modules():
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None:
-                module._parameters[name] = nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad)
-        for name, buffer in list(module._buffers.items()):
-            if buffer is not None:
-                module._buffers[name] = mode.from_tensor(buffer)
 
 
 @contextmanager

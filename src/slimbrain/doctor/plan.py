@@ -123,7 +123,7 @@ def plan_step(
     mask, share = typical_mask(grid, preset, frames)
     with torch.random.fork_rng(devices=[]):
         model = HieraJEPA(preset.voxel, preset.jepa, grid.voxels_per_patch)
-    _make_fake(model, FakeTensorMode(allow_non_fake_inputs=True))
+    make_fake(model, FakeTensorMode(allow_non_fake_inputs=True))
     if device == "cuda":
         for encoder in (model.context, model.target):
             encoder.block_tokens = DEVICE_BLOCK_TOKENS
@@ -336,7 +336,7 @@ def _parts(model: HieraJEPA, ledger: _StorageTracker) -> Iterator[None]:
         handle.remove()
 
 
-def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
     """Replace parameters and buffers by fakes; index tables, which shapes depend on, stay real."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
