@@ -74,6 +74,14 @@ def test_another_parcellation_has_a_part_in_the_axes_by_its_own_mean() -> None:
     assert correlation(scores[:, 0], amounts) > 0.85
 
 
+def test_people_may_outnumber_the_entries_of_a_tangent_vector() -> None:
+    """Three channels have six entries, so that twelve people's vectors span no more than six axes, and a power of two is four."""
+    runs = [run[:, :3] for run in planted(12)[0]]
+    readout = fit_readout([recordings(runs, places(3))], np.zeros((12, 0)), axes=8)
+    scores = readout([torch.from_numpy(run) for run in runs], [readout.anchors] * 12)
+    assert scores.shape == (12, 4) and bool(scores.isfinite().all())
+
+
 def test_many_channels_are_read_at_anchors_among_them() -> None:
     rng = np.random.default_rng(0)
     mm = places(300, 15.0)

@@ -26,7 +26,7 @@ Floats = NDArray[Any]
 MOST_AXES = 512
 _TOKEN_AXES = 4
 """Of the network's features beside the connectome's. Each weighs as much as one column of these, and they carry no trait that these lack:
-with 4 or 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md)."""
+with 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md); 4 was not contested."""
 _MOST_ANCHORS = 256
 """A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
 
@@ -124,7 +124,7 @@ def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int
     vectors, centre = _participants(readout, parcellations)
     if len(vectors) < _FEWEST_PARTICIPANTS:
         raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
-    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1)))
+    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1, readout.config.entries)))
     packed, step = pack_axes(torch.from_numpy(directions))
     scales = _scales(((vectors @ unpack_axes(packed).numpy().astype(vectors.dtype)) * step.numpy()).var(0))
     token_mean, token_axes = _token_axes(features)
