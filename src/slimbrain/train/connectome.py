@@ -68,7 +68,7 @@ class Recordings:
 
 
 def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES, seed: int = 0) -> TemporalExtractor:
-    """The same network with a connectome readout, fitted to all sessions of a store, without labels.
+    """The same network with a connectome readout, in place of any it has, fitted to all sessions of a store, without labels.
 
     Parameters
     ----------
@@ -93,7 +93,8 @@ def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES
     features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
     fitted = fit_readout(parcellations, _by_participant([info.subject for info in store.sessions], features), axes, seed)
     made = TemporalExtractor(model.config, fitted.config)
-    made.load_state_dict({**made.state_dict(), **model.state_dict()})
+    network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
+    made.load_state_dict({**made.state_dict(), **network})
     assert made.connectome is not None
     made.connectome.fill(**fitted.state_dict())
     made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=True)
