@@ -80,7 +80,7 @@ def _summary(groups: Mapping[tuple[str, str], Sequence[Line]]) -> str:
     text = [
         "## Ours against the best baseline",
         "",
-        "In brackets the 95 % interval of the difference, the same participants resampled for both: where it holds 0, they cannot be told apart.",
+        "In brackets the 95 % interval of the difference, participants resampled for both: where it holds 0, they cannot be told apart.",
         "",
         "| task, cohort | who is tested | metric | ours | best baseline | difference | |",
         "|---|---|---|---|---|---|---|",
