@@ -111,8 +111,9 @@ def _blank(cohort: Cohort) -> Clip:
 def paired(cohort: Cohort, people: list[Run]) -> None:
     """Trained less untrained, and each less the cells, of whatever has been read."""
     folder = cohort.out / "predictions"
-    found = {name: np.load(path) for name in NAMES if (path := folder / f"contest-{name}.npz").exists()}
-    for one, other in combinations(NAMES, 2):
+    names = [*NAMES, *(f"{name}-{seed}" for seed in (1, 2) for name in NAMES[:2])]
+    found = {name: np.load(path) for name in names if (path := folder / f"contest-{name}.npz").exists()}
+    for one, other in combinations(names, 2):
         if one in found and other in found:
             for kind in ("units", "cells"):
                 for label, y in labels(people).items():
@@ -127,6 +128,8 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`")
     options.add_argument("--store", type=Path, help="the store it was trained on")
     options.add_argument("--untrained", action="store_true")
+    options.add_argument("--seed", type=int, default=0, help="of the untrained twin")
+    options.add_argument("--name", help="of a further row, such as trained-1")
     options.add_argument("--cells", action="store_true")
     options.add_argument("--readout", type=Path, help="folder that `slimbrain connectome` made")
     options.add_argument("--paired", action="store_true")
@@ -147,10 +150,11 @@ def main() -> None:
     model, name = None, "cells"
     if arguments.untrained:
         preset = load_preset("tiny")
-        torch.manual_seed(0)
+        torch.manual_seed(arguments.seed)
         model, name = HieraJEPA(preset.voxel, preset.jepa, cohort.grid.voxels_per_patch), "untrained"
     elif not arguments.cells:
         model, name = from_pretrained(arguments.model), "trained"
+    name = arguments.name or name
     reference = spread([run for run in first if run.key in trained_on], arguments.reference)
     contest(cohort, name, model, reference, people)  # type: ignore[arg-type]
 
