@@ -33,8 +33,12 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.signals import cell_signals
 from slimbrain.models.temporal import standardise
 from slimbrain.store import Store
+from slimbrain.train.connectome import Recordings, fit_readout
 
 NAMES = ("trained", "untrained", "cells", "readout")
+ANCHORS, NUGGET = 224, 0.4
+"""Of the readout, chosen on people of the first half."""
+
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -78,9 +82,23 @@ def contest(cohort: Cohort, name: str, model: HieraJEPA | None, reference: list[
     for kind in ("units", "cells"):
         pick = (lambda x: unit_means(x, exists)) if kind == "units" else (lambda x: x)
         row |= probe(kind, *tangents([pick(x) for x in pre], [pick(x) for x in val]), people, keep)
+    read = connectome_scores(cohort, pre, val)
+    for label, y in labels(people).items():
+        found = out_of_fold(read, y, 4)
+        keep[f"connectome/{label}"] = np.stack((found, found))
+        row[f"connectome_{label}"] = round(score(label, y, found), 3)
     (cohort.out / "predictions").mkdir(exist_ok=True)
     np.savez(cohort.out / "predictions" / f"contest-{name}.npz", **keep)
     append_row(cohort.out / "contest.jsonl", row)
+
+
+@torch.inference_mode()
+def connectome_scores(cohort: Cohort, before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarray:
+    """Scores on axes of the product's readout, fitted to series of cells (T, C) of some people, of others."""
+    mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
+    fitted = Recordings(mm, tuple(map(str, range(len(before)))), lambda number: standardise(torch.from_numpy(before[number])))
+    readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, nugget=NUGGET)
+    return np.concatenate([readout([standardise(torch.from_numpy(series))], [mm]).numpy() for series in after])
 
 
 def read_out(cohort: Cohort, model: HieraJEPA, people: list[Run]) -> None:
@@ -115,9 +133,11 @@ def paired(cohort: Cohort, people: list[Run]) -> None:
     found = {name: np.load(path) for name in names if (path := folder / f"contest-{name}.npz").exists()}
     for one, other in combinations(names, 2):
         if one in found and other in found:
-            for kind in ("units", "cells"):
+            for kind in ("units", "cells", "connectome"):
                 for label, y in labels(people).items():
-                    for place, way in enumerate(("", "_axes")):
+                    if f"{kind}/{label}" not in found[one] or f"{kind}/{label}" not in found[other]:
+                        continue
+                    for place, way in enumerate(("", "_axes") if kind != "connectome" else ("",)):
                         own, base = (found[name][f"{kind}/{label}"][place] for name in (one, other))
                         difference = [round(value, 3) for value in interval(label, y, own, base, 2000)]
                         append_row(cohort.out / "contest_paired.jsonl", {"kind": kind, "label": label + way, f"{one}-{other}": difference})
