@@ -208,7 +208,9 @@ def embed(
     k: TOP = None,
     pooling: Annotated[
         str | None,
-        typer.Option(help="Stage 1: both, connectome, tokens, or axes. Stage 2: moments, mean, or units. The first is the default."),
+        typer.Option(
+            help="Stage 1: both, connectome, tokens, axes, or tangent. Stage 2: moments, mean, or units. The first is the default."
+        ),
     ] = None,
     participants: PARTICIPANTS = None,
     shard: Annotated[str | None, typer.Option(help="Embed only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,

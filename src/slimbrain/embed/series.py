@@ -17,14 +17,15 @@ from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.store import SessionInfo
 
-BOTH, CONNECTOME, TOKENS, AXES = "both", "connectome", "tokens", "axes"
-SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES)
+BOTH, CONNECTOME, TOKENS, AXES, TANGENT = "both", "connectome", "tokens", "axes", "tangent"
+SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES, TANGENT)
 """How a stage 1 model makes a vector.
 
 `axes`: Q scores on learnt axes, ordered by their variance in the pretraining participants, which says how much they matter: never
 standardise them. `connectome`: the same, turned by a fixed rotation (`models.connectome.turn`) so that all columns vary alike; inner
 products and distances stay, and standardising changes next to nothing. `tokens`: mean and standard deviation over windows of the network's
 features, twice its width. `both`, the default where the model has a connectome: that, and the leading axes of the tokens beside it.
+`tangent`: the whole tangent vector that the axes are of, a number for each pair of anchors; with many labels it tells more, with few less.
 """
 
 _BLOCK = 32
@@ -82,6 +83,8 @@ def series_names(model: TemporalExtractor, pooling: str) -> list[str]:
     if pooling == TOKENS or model.connectome is None:
         return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
     config = model.connectome.config
+    if pooling == TANGENT:
+        return [f"tangent_{number}" for number in range(config.entries)]
     names = [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
     return [*names, *(f"token_{number}" for number in range(config.token_axes))] if pooling == BOTH else names
 
@@ -142,6 +145,8 @@ def _vectors(model: TemporalExtractor, block: Sequence[_Series], pooling: str) -
     """(B, F) of a block."""
     if pooling == TOKENS or model.connectome is None:
         return _features(model, block)
+    if pooling == TANGENT:
+        return torch.stack([model.connectome.tangent(series.values, series.mm) for series in block]) - model.connectome.centre
     scores = model.connectome([series.values for series in block], [series.mm for series in block])
     if pooling == AXES:
         return scores

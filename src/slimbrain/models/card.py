@@ -112,6 +112,7 @@ def _reads(config: Mapping[str, Any]) -> list[str]:
         "turned so that all columns vary alike: standardise them or not |",
         f"| `tokens` | {2 * config['model']['width']} | mean and standard deviation over windows of the network's features |",
         f"| `axes` | {beside['axes']} | the connectome's before it is turned, ordered by variance; never standardise these |",
+        f"| `tangent` | {beside['anchors'] * (beside['anchors'] + 1) // 2} | the whole tangent vector; with many labels it tells more |",
         "",
         "Channels without MNI places get `tokens` alone.",
     ]

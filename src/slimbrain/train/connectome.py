@@ -26,7 +26,7 @@ Floats = NDArray[Any]
 MOST_AXES = 512
 _TOKEN_AXES = 4
 """Of the network's features beside the connectome's. Each weighs as much as one column of these, and they carry no trait that these lack:
-with 4 or 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md)."""
+with 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md); 4 was not contested."""
 _MOST_ANCHORS = 256
 """A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
 
@@ -68,7 +68,7 @@ class Recordings:
 
 
 def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES, seed: int = 0) -> TemporalExtractor:
-    """The same network with a connectome readout, fitted to all sessions of a store, without labels.
+    """The same network with a connectome readout, in place of any it has, fitted to all sessions of a store, without labels.
 
     Parameters
     ----------
@@ -93,7 +93,8 @@ def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES
     features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
     fitted = fit_readout(parcellations, _by_participant([info.subject for info in store.sessions], features), axes, seed)
     made = TemporalExtractor(model.config, fitted.config)
-    made.load_state_dict({**made.state_dict(), **model.state_dict()})
+    network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
+    made.load_state_dict({**made.state_dict(), **network})
     assert made.connectome is not None
     made.connectome.fill(**fitted.state_dict())
     made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=True)
@@ -124,7 +125,7 @@ def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int
     vectors, centre = _participants(readout, parcellations)
     if len(vectors) < _FEWEST_PARTICIPANTS:
         raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
-    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1)))
+    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1, readout.config.entries)))
     packed, step = pack_axes(torch.from_numpy(directions))
     scales = _scales(((vectors @ unpack_axes(packed).numpy().astype(vectors.dtype)) * step.numpy()).var(0))
     token_mean, token_axes = _token_axes(features)
