@@ -2,9 +2,9 @@
 Prepare recordings and look at them
 ===================================
 
-Preprocessed images go in, a store comes out: the same voxels, z-scored over time, on one lattice, and beside them
-everything that is needed to judge a recording. Here three people are simulated; with your own data, put the folder that
-fMRIPrep wrote in place of ``fmriprep``.
+Preprocessed images go in, a store comes out: the same voxels, z-scored over time, on one
+lattice, and beside them everything that is needed to judge a recording. Here three people are
+simulated; with your own data, put the folder that fMRIPrep wrote in place of ``fmriprep``.
 """
 
 import tempfile
@@ -25,19 +25,25 @@ store = slimbrain.Store(folder / "store")
 store
 
 # %%
-# Any frame, or stretch of frames, comes back as an image in MNI space. This is the mean of the first session, in the
-# units of the scanner. Look at it once for each of your sources: does the brain fill the template, and does it face the
-# right way?
+# Any frame, or stretch of frames, comes back as an image in MNI space. This is the mean of the
+# first session, in the units of the scanner. Look at it once for each of your sources: does the
+# brain fill the template, and does it face the right way?
 
 key = store.sessions[0].key
 mean = mean_img(store.image(key))
 slimbrain.plotting.plot_map(
-    mean, title="mean of one session", display_mode="z", cut_coords=(-30, -10, 10, 30, 50), transparency=0.7, colorbar=False
+    mean,
+    title="mean of one session",
+    display_mode="z",
+    cut_coords=(-30, -10, 10, 30, 50),
+    transparency=0.7,
+    colorbar=False,
 )
 
 # %%
-# A carpet shows a whole session at once: one row per cell of 32 mm, one column per frame. Motion leaves vertical
-# stripes. ``prep`` found and flagged them (orange ticks), and the store keeps that list.
+# A carpet shows a whole session at once: one row per cell of 32 mm, one column per frame.
+# Motion leaves vertical stripes. ``prep`` found and flagged them (orange ticks), and the store
+# keeps that list.
 
 flagged = store.sidecar(key)["Series"]["flagged"]
 figure, ax = pyplot.subplots(figsize=(6.5, 3), layout="constrained")

@@ -2,9 +2,9 @@
 Embed sessions and map them
 ===========================
 
-An encoder turns each session into one vector, whatever its length; vectors of similar brains lie close together.
-Sixteen people are simulated here, each scanned twice, in two groups whose default and control networks differ in
-coupling and speed.
+An encoder turns each session into one vector, whatever its length; vectors of similar brains
+lie close together. Sixteen people are simulated here, each scanned twice, in two groups whose
+default and control networks differ in coupling and speed.
 """
 
 import tempfile
@@ -29,7 +29,8 @@ vectors = encoder.transform(store)
 vectors.iloc[:4, :6].round(2)
 
 # %%
-# The two leading axes of these vectors, found without labels. A line joins the two sessions of a person.
+# The two leading axes of these vectors, found without labels. A line joins the two sessions of
+# a person.
 
 people = np.array([info.subject for info in store.sessions])
 groups = np.array([store.participants[who]["group"] for who in people])

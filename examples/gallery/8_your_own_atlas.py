@@ -2,9 +2,9 @@
 Bring your own atlas
 ====================
 
-The model reads any parcellation, as long as each region has a place in MNI space. Here the same recordings are read
-twice: by the 264 places of Power and colleagues (2011), with nilearn, and by Dosenbach and colleagues' 160 (2010). The
-model was trained on neither.
+The model reads any parcellation, as long as each region has a place in MNI space. Here the same
+recordings are read twice: by the 264 places of Power and colleagues (2011), with nilearn, and
+by Dosenbach and colleagues' 160 (2010). The model was trained on neither.
 """
 
 import tempfile
@@ -22,25 +22,33 @@ from slimbrain.simulate import CohortSpec, simulate_cohort
 
 folder = Path(tempfile.mkdtemp())
 simulate_cohort(folder / "fmriprep", CohortSpec(subjects=10, sessions=1))
-vectors = {}
-for name, fetch in (("power", fetch_coords_power_2011), ("dosenbach", fetch_coords_dosenbach_2010)):
-    rois = pandas.DataFrame(fetch().rois)
-    places = rois[["x", "y", "z"]].astype(float)
-    masker = NiftiSpheresMasker(places.to_numpy(), radius=8, allow_overlap=True, standardize=None)
-    series = {image.name.split("_")[0]: masker.fit_transform(image) for image in sorted((folder / "fmriprep").rglob("*_bold.nii.gz"))}
+images = sorted((folder / "fmriprep").rglob("*_bold.nii.gz"))
+encoder = slimbrain.SlimBrainEncoder("slimbrain-temporal", pooling="connectome").fit()
+options = PrepOptions(tr=0.72, license="CC0-1.0", consent=("broad-research",))
+vectors = []
+for atlas in (fetch_coords_power_2011(), fetch_coords_dosenbach_2010()):
+    places = pandas.DataFrame(atlas.rois)[["x", "y", "z"]].astype(float)
+    spheres = NiftiSpheresMasker(
+        places.to_numpy(), radius=8, allow_overlap=True, standardize=None
+    )
     # Two files are all that prep needs: the series, and a table of names and places.
-    (folder / name).mkdir()
-    np.savez(folder / name / "timeseries.npz", **series)
-    places.assign(name=[f"region-{number}" for number in range(len(places))]).to_csv(folder / name / "channels.tsv", sep="\t", index=False)
-    prepare(folder / name, folder / f"{name}-store", PrepOptions(tr=0.72, license="CC0-1.0", consent=("broad-research",)))
-    vectors[name] = slimbrain.SlimBrainEncoder("slimbrain-temporal", pooling="connectome").fit().transform(folder / f"{name}-store")
+    source, store = folder / f"{len(places)}-series", folder / f"{len(places)}-store"
+    source.mkdir()
+    series = {image.name.split("_")[0]: spheres.fit_transform(image) for image in images}
+    np.savez(source / "timeseries.npz", **series)
+    places.to_csv(source / "channels.tsv", sep="\t", index_label="name")
+    prepare(source, store, options)
+    vectors.append(encoder.transform(store))
 
 # %%
-# Vectors of both atlases have the same 512 columns, so they can be compared, and pooled in one study. Each person's
-# vector from one atlas is correlated with everybody's from the other: the diagonal stands out.
+# Vectors of both atlases have the same 512 columns, so they can be compared, and pooled in one
+# study. Each person's vector from one atlas is correlated with everybody's from the other: the
+# diagonal stands out.
 
-similarity = np.corrcoef(vectors["power"], vectors["dosenbach"])[:10, 10:]
+similarity = np.corrcoef(*vectors)[:10, 10:]
 figure, ax = pyplot.subplots(figsize=(5, 4.2), layout="constrained")
 figure.colorbar(ax.imshow(similarity, cmap="cividis"), label="correlation")
 ax.set(xlabel="person, by Dosenbach's 160 places", ylabel="person, by Power's 264 places")
-print(f"{(similarity.argmax(axis=1) == np.arange(10)).sum()} of 10 people are most similar to themselves")
+print(
+    f"{(similarity.argmax(axis=1) == np.arange(10)).sum()} of 10 people are most similar to themselves"
+)
