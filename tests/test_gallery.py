@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 import tempfile
 import tokenize
 from collections.abc import Iterator
@@ -161,6 +164,24 @@ def test_plan_a_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_your_own_atlas(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     similarity = told("8_your_own_atlas.py", monkeypatch)["similarity"]
     assert (similarity.argmax(axis=1) == np.arange(10)).sum() >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_pages_build_without_a_warning_or_a_network(tmp_path: Path) -> None:
+    """Stories unrun; the sidebar lists the versions that it is told of, and the index has a door for every page."""
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__", "[0-9]*.rst"))
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    environment = {**os.environ, "SLIMBRAIN_GALLERY": "0", "SLIMBRAIN_DOCS_VERSIONS": "stable=../stable/index.html"}
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "html"]
+    built = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    index = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+    assert '<a href="../stable/index.html">stable</a>' in index
+    assert re.findall(r'<span class="caption-text">(\w+)', index) == ["Start", "Use", "Train", "Understand", "Reference"]
+    assert all((tmp_path / "html" / "gallery" / name).with_suffix(".html").is_file() for name in STORIES)
 
 
 def test_code_is_counted_without_text() -> None:
