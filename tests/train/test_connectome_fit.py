@@ -106,7 +106,7 @@ def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, 
     torch.manual_seed(0)
     network = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8)).eval()
     save_pretrained(network, tmp_path / "network", Provenance(store.contract, WindowConfig(frames=8), None))
-    arguments = ["connectome", str(tmp_path / "store"), "--temporal", str(tmp_path / "network"), "--out", str(tmp_path / "model")]
+    arguments = ["connectome", str(tmp_path / "store"), "--model", str(tmp_path / "network"), "--out", str(tmp_path / "model")]
     assert run_command(arguments) == 0
     assert "8 axes of 10 participants" in capsys.readouterr().out
     made = from_pretrained(tmp_path / "model")

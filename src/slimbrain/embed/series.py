@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimbrain.data.clip import Sessions
 from slimbrain.errors import InputError
-from slimbrain.models.connectome import has_places, turn
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, turn
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.store import SessionInfo
@@ -82,11 +82,15 @@ def series_names(model: TemporalExtractor, pooling: str) -> list[str]:
     """A name for each number of a vector, in its order."""
     if pooling == TOKENS or model.connectome is None:
         return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
-    config = model.connectome.config
+    names = connectome_names(model.connectome.config, pooling)
+    return [*names, *(f"token_{number}" for number in range(model.connectome.config.token_axes))] if pooling == BOTH else names
+
+
+def connectome_names(config: ConnectomeConfig, pooling: str) -> list[str]:
+    """A name for each number of `connectome_vectors`, in its order."""
     if pooling == TANGENT:
         return [f"tangent_{number}" for number in range(config.entries)]
-    names = [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
-    return [*names, *(f"token_{number}" for number in range(config.token_axes))] if pooling == BOTH else names
+    return [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
 
 
 @torch.inference_mode()
@@ -145,13 +149,16 @@ def _vectors(model: TemporalExtractor, block: Sequence[_Series], pooling: str) -
     """(B, F) of a block."""
     if pooling == TOKENS or model.connectome is None:
         return _features(model, block)
+    made = connectome_vectors(model.connectome, [series.values for series in block], [series.mm for series in block], pooling)
+    return torch.cat((made, model.connectome.token_scores(_features(model, block))), 1) if pooling == BOTH else made
+
+
+def connectome_vectors(readout: ConnectomeReadout, series: Sequence[Tensor], places: Sequence[Tensor], pooling: str) -> Tensor:
+    """What a readout makes of standardised series (T, C) of channels at places (C, 3): `axes`, `tangent`, or `connectome` for all else."""
     if pooling == TANGENT:
-        return torch.stack([model.connectome.tangent(series.values, series.mm) for series in block]) - model.connectome.centre
-    scores = model.connectome([series.values for series in block], [series.mm for series in block])
-    if pooling == AXES:
-        return scores
-    turned = turn(scores)
-    return turned if pooling == CONNECTOME else torch.cat((turned, model.connectome.token_scores(_features(model, block))), 1)
+        return torch.stack([readout.tangent(own, mm) for own, mm in zip(series, places, strict=True)]) - readout.centre
+    scores = readout(series, places)
+    return scores if pooling == AXES else turn(scores)
 
 
 def _features(model: TemporalExtractor, block: Sequence[_Series]) -> Tensor:
