@@ -21,7 +21,9 @@ from slimbrain.prep import PrepOptions, prepare
 from slimbrain.simulate import CohortSpec, simulate_cohort
 
 folder = Path(tempfile.mkdtemp())
-spec = CohortSpec(subjects=24, sessions=1, trait_strength=2, site_strength=0)
+spec = CohortSpec(
+    subjects=32, sessions=1, trait_strength=2, identity_strength=0.3, site_strength=0
+)
 truth = simulate_cohort(folder / "fmriprep", spec)
 prepare(folder / "fmriprep", folder / "store", PrepOptions(resolution="8mm"))
 store, request = slimbrain.Store(folder / "store"), MapRequest("channels", task="column:group")
