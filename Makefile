@@ -7,6 +7,7 @@ SINCE ?= main
 DEMO_OUT ?= demo-run
 BENCH_ARGS ?=
 RESULTS_ARGS ?=
+GALLERY ?= 1
 CHECK_SECONDS ?= 45
 BENCHMARKS := cli prep store stage1_speed stage2 plan saliency selection probe evaluate scale mixtures maps
 
@@ -32,7 +33,7 @@ help:
 	@echo "make weights train and write the model that comes with the package; needs ../shared/data, minutes"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
 	@echo "make results run the paper's tasks on ../shared/data, fill results/*.csv and write docs/benchmarks.md (30 minutes)"
-	@echo "make docs    build docs/_build/html/index.html"
+	@echo "make docs    build docs/_build/html/index.html; GALLERY=0 does not run the stories of the gallery, which takes two minutes"
 	@echo "make clean   remove what the above made, but for .venv"
 	@echo "make .venv   only set up the environment (PYTHON=python3.12 picks the interpreter)"
 
@@ -103,11 +104,12 @@ $(SUITE)/.ready: $(READY)
 	$(SUITE)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps $(SUITE_PACKAGE) >&2
 	@touch $@
 
+# A story that did not change since the last build is not run again.
 docs: $(READY)
 	$(BIN)/python docs/rooms.py
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	SLIMBRAIN_GALLERY=$(GALLERY) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The documentation is at $(CURDIR)/docs/_build/html/index.html"
 
 clean:
-	rm -rf $(DEMO_OUT) docs/_build dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(DEMO_OUT) docs/_build docs/gallery dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks examples docs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

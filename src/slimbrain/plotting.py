@@ -109,7 +109,8 @@ def plot_windows(
     ax.axhline(0, color=_FAINT, linewidth=0.8)
     ax.set_xlabel("time (s)")
     ax.set_ylabel("score")
-    ax.set_title(f"{session}: the {k} windows taken first are filled")
+    # On two lines: a key takes the width of the figure.
+    ax.set_title(f"{session}\nthe {k} windows taken first are filled", fontsize="medium")
     return ax
 
 
@@ -138,7 +139,9 @@ def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: st
     signed = bool((np.asarray(loaded.dataobj) < 0).any())
     ax = _axes(ax, 2.6)
     colours = {"cmap": LinearSegmentedColormap.from_list("slimbrain-map", stops(signed)), "symmetric_cbar": signed}
-    plot_stat_map(loaded, axes=ax, title=title or None, **{**colours, **options})
+    plot_stat_map(loaded, axes=ax, **{**colours, **options})
+    # nilearn's own title is a black box over the first slices.
+    ax.set_title(title)
     return ax
 
 

@@ -75,7 +75,7 @@ def series_pooling(model: TemporalExtractor, pooling: str | None, store: Session
 
 def _without_places(store: Sessions) -> str:
     """The first session whose channels have no places; empty if all have."""
-    return next((info.key for info in store.sessions if not has_places(torch.as_tensor(store.channels(info.key).mm))), "")
+    return next((info.key for info in store.sessions if not has_places(torch.tensor(store.channels(info.key).mm))), "")
 
 
 def series_names(model: TemporalExtractor, pooling: str) -> list[str]:

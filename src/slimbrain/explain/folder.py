@@ -49,6 +49,11 @@ class Output:
         Width to smooth averages by; 0 for none.
     command : str
         For the record.
+
+    Examples
+    --------
+    >>> Output(pictures="none", fwhm_mm=16).by_window
+    False
     """
 
     atlas: Path | None = None

@@ -101,6 +101,13 @@ class MapRequest:
         Of integrated gradients; as many as needed if None.
     seed : int
         Of the folds, and of the masks of surprise.
+    phenotypes : tuple of Path
+        Tables of a benchmark's labels, as `slimbrain evaluate --phenotypes`.
+
+    Examples
+    --------
+    >>> MapRequest("channels", task="column:group").seed
+    0
     """
 
     method: str
