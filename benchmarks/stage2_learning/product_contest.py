@@ -143,6 +143,27 @@ def paired(cohort: Cohort, people: list[Run]) -> None:
                         append_row(cohort.out / "contest_paired.jsonl", {"kind": kind, "label": label + way, f"{one}-{other}": difference})
 
 
+def over_seeds(cohort: Cohort, people: list[Run], seeds: tuple[str, ...] = ("", "-1", "-2")) -> None:
+    """Trained less untrained, the mean of all seeds that were read, with one interval."""
+    folder = cohort.out / "predictions"
+    read = [seed for seed in seeds if all((folder / f"contest-{name}{seed}.npz").exists() for name in NAMES[:2])]
+    pairs = [[np.load(folder / f"contest-{name}{seed}.npz") for name in NAMES[:2]] for seed in read]
+    random = np.random.default_rng(0)
+    drawn = [random.choice(len(people), len(people)) for _ in range(2000)]
+    for label, y in labels(people).items():
+        for place, way in enumerate(("", "_axes")):
+            sides = [[one[f"cells/{label}"][place] for one in pair] for pair in pairs]
+
+            def mean(rows: np.ndarray, y: np.ndarray = y, sides: list = sides, label: str = label) -> float:
+                return float(np.mean([score(label, y[rows], own[rows]) - score(label, y[rows], base[rows]) for own, base in sides]))
+
+            values = np.array([mean(rows) for rows in drawn])
+            values = values.mean() + np.sqrt(2) * (values - values.mean())
+            found = [mean(np.arange(len(y))), *np.percentile(values, (2.5, 97.5)).tolist()]
+            row = {"kind": "cells", "label": label + way, "seeds": len(read), "trained-untrained": [round(value, 3) for value in found]}
+            append_row(cohort.out / "contest_seeds.jsonl", row)
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`")
@@ -162,6 +183,7 @@ def main() -> None:
     people = spread(second, arguments.read)
     if arguments.paired:
         paired(cohort, people)
+        over_seeds(cohort, people)
         return
     if arguments.readout:
         read_out(cohort, from_pretrained(arguments.readout), people)  # type: ignore[arg-type]
