@@ -65,7 +65,7 @@ test-slow: $(READY)
 test-oldest test-newest: test-%:
 	$(PYTHON) -m venv --clear .venv-$* >&2
 	if [ $* = oldest ]; then $(PYTHON) tests/oldest.py; fi > .venv-$*/versions.txt
-	.venv-$*/bin/python -m pip install --disable-pip-version-check --quiet -c .venv-$*/versions.txt ".[dev,arrow,fast,slurm]" >&2
+	.venv-$*/bin/python -m pip install --disable-pip-version-check --quiet -c .venv-$*/versions.txt hatchling hatch-fancy-pypi-readme ".[dev,arrow,fast,slurm]" >&2
 	.venv-$*/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
 
 # Lint on one core, tests on the other.

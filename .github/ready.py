@@ -25,7 +25,9 @@ def missing(tag: str, root: Path = ROOT) -> list[str]:
     if tag != f"v{version}":
         found.append(f"The tag is {tag}, and pyproject.toml has version {version}: tag v{version}, or change the version.")
     if placeholders := [name for name, url in project["urls"].items() if "//example.org/" in url]:
-        found.append(f"pyproject.toml: {', '.join(placeholders)} in [project.urls] still point to example.org; give the project's own address.")
+        found.append(
+            f"pyproject.toml: {', '.join(placeholders)} in [project.urls] still point to example.org; give the project's own address."
+        )
     day = re.search(rf"^## \[{re.escape(version)}\] - (\S+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     if not day or not re.fullmatch(r"\d{4}-\d{2}-\d{2}", day[1]):
         found.append(f"CHANGELOG.md: no line `## [{version}] - YYYY-MM-DD`; write the day of the release.")
