@@ -229,7 +229,7 @@ def interval(name: str, y: np.ndarray, a: np.ndarray, b: np.ndarray | None = Non
     """Score of a (less that of b), with a 95 % bootstrap interval over people, who teach as well as being tested.
 
     Resampled scores are stretched by sqrt(2) for that, as in `slimbrain.evaluate.stats.bootstrap`; rows of results/stage2 that were made
-    before `product_contest.csv` have narrower intervals, without it.
+    before `contest.csv` have narrower intervals, without it.
     """
     random = np.random.default_rng(0)
 

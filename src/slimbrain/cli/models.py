@@ -279,6 +279,9 @@ def connectome(
     out: OUT,
     model: Annotated[str | None, typer.Option(help="Of either stage, folder or hub id; the one that comes with slimbrain if none.")] = None,
     axes: Annotated[int, typer.Option(min=2, help="Most axes; a power of two, and fewer than participants.")] = 512,
+    anchors: Annotated[
+        int, typer.Option(min=2, max=1024, help="Most places at which the population is known; size grows with the square.")
+    ] = 256,
     participants: PARTICIPANTS = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     seed: SEED = 0,
@@ -297,7 +300,7 @@ def connectome(
     opened, model = open_store(store, participants), temporal_or_shipped(model)
     if drop_duplicates:
         opened, _ = without_duplicates(opened)
-    made = fit_connectome(opened, from_pretrained(model), axes, seed)
+    made = fit_connectome(opened, from_pretrained(model), axes, seed, anchors)
     assert made.connectome is not None
     save_pretrained(made, out)
     print(f"{made.connectome.config.axes} axes of {len(opened.sessions.subjects)} participants; the model is in {out}")
