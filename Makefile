@@ -21,19 +21,21 @@ SUITE_PACKAGE := brainmarks==0.1.1
 PRINT_SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test test-slow check changed lint bench weights results brainmarks brainmarks-if-possible docs clean
+.PHONY: help .venv demo test test-slow test-oldest test-newest check changed lint bench weights results brainmarks brainmarks-if-possible docs dist clean
 
 help:
 	@echo "make demo    simulate, prep, pretrain, rank, embed, evaluate, report: all on the CPU, into $(DEMO_OUT)/"
 	@echo "make check   lint, and the tests of what changed since $(SINCE) (SINCE=COMMIT), at most $(CHECK_SECONDS) s of them"
 	@echo "make test    run the tests but for slow ones (WORKERS=$(WORKERS) processes; TESTS='-k grid' picks some)"
 	@echo "make test-slow   run the slow tests: killed processes, Slurm, benchmarks, commands of the pages"
+	@echo "make test-oldest   the tests with the oldest versions that pyproject.toml takes, in .venv-oldest; test-newest: the newest there are"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
 	@echo "make weights train and write the model that comes with the package; needs ../shared/data, minutes"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
 	@echo "make results run the paper's tasks on ../shared/data, fill results/*.csv and write docs/benchmarks.md (30 minutes)"
 	@echo "make docs    build docs/_build/html/index.html; GALLERY=0 does not run the stories of the gallery, which takes two minutes"
+	@echo "make dist    the archives of a release, checked, in dist/"
 	@echo "make clean   remove what the above made, but for .venv"
 	@echo "make .venv   only set up the environment (PYTHON=python3.12 picks the interpreter)"
 
@@ -43,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is missing or older than 3.11, which slimbrain needs; name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv >&2
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt hatchling >&2
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt hatchling hatch-fancy-pypi-readme >&2
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt --no-build-isolation -e ".[dev,docs]" >&2
 	@touch $@
 
@@ -59,6 +61,13 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow $(TESTS)
+
+# The oldest versions that pyproject.toml takes, or the newest there are, with the package as a user installs it: an environment made anew.
+test-oldest test-newest: test-%:
+	$(PYTHON) -m venv --clear .venv-$* >&2
+	if [ $* = oldest ]; then $(PYTHON) tests/oldest.py; fi > .venv-$*/versions.txt
+	.venv-$*/bin/python -m pip install --disable-pip-version-check --quiet -c .venv-$*/versions.txt hatchling hatch-fancy-pypi-readme ".[dev,arrow,fast,slurm]" >&2
+	.venv-$*/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(TESTS)
 
 # Lint on one core, tests on the other.
 check: $(READY)
@@ -110,6 +119,15 @@ docs: $(READY)
 	SLIMBRAIN_GALLERY=$(GALLERY) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The documentation is at $(CURDIR)/docs/_build/html/index.html"
 
+# From a clean tree, since hatchling packs what git would add as well as what it has.
+dist:
+	@if [ -n "$$(git status --porcelain)" ]; then echo "the tree is not clean: commit first, or the archives hold what is not in git" >&2; exit 1; fi
+	rm -rf dist
+	$(PYTHON) -m venv --clear .venv-dist >&2
+	.venv-dist/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt build twine >&2
+	PIP_CONSTRAINT=constraints.txt .venv-dist/bin/python -m build
+	.venv-dist/bin/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(DEMO_OUT) docs/_build docs/gallery dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(DEMO_OUT) docs/_build docs/gallery dist build .venv-oldest .venv-newest .venv-dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks examples docs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -69,7 +69,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     kept = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
     assert kept == copied
     # What hatchling needs to build the wheel beside the sources.
-    assert {PROJECT["readme"], *PROJECT["license-files"]} <= copied
+    assert {"README.md", *PROJECT["license-files"]} <= copied
 
 
 def test_the_image_does_not_run_as_root() -> None:

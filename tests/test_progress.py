@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,74 @@ def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(clock: None, cap
     lines = capsys.readouterr().err.splitlines()
     # 4 s an item: the first line comes when 12 s have passed, after 3 of 8 items; 5 more at 4 s each are left.
     assert lines == ["prep: 3/8, about 20 s left", "prep: 6/8, about 8 s left", "prep: 8 done in 36.0 s"]
+
+
+# --- more than ten minutes to come
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Time stands still but for what a test lets pass."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    return passes
+
+
+def warned(passes: Callable[[float], None], seconds: Sequence[float], capsys: pytest.CaptureFixture[str], **how: Any) -> list[str]:
+    """Warnings where items take these times, each with the number of the item at whose end it came."""
+    lines = []
+    items = track(seconds, "explain", **how)
+    for number, one in enumerate(items):
+        lines += [f"{number}: {line}" for line in said(capsys) if "more; to make" in line]
+        passes(one)
+    return lines + [f"end: {line}" for line in said(capsys) if "more; to make" in line]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Lines on standard error, without what moves a terminal's cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).splitlines()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_long_work_says_so_once_after_its_first_item(
+    terminal: bool, slow_clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first of 25 items takes 180 s: 24 x 180 s = 72 min are to come."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = warned(slow_clock, [180.0] * 25, capsys, shorter="--k 1")
+    assert lines == ["1: explain will take about 72 min more; to make it shorter: --k 1."]
+
+
+def test_many_short_items_are_long_work_too(slow_clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+    """One second each: after ten of 4,000 the rate is known."""
+    assert warned(slow_clock, [1.0] * 4000, capsys, shorter="x") == ["10: explain will take about 66 min more; to make it shorter: x."]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "how"),
+    [
+        ([20.0] * 30, {"shorter": "x"}),
+        ([180.0] * 25, {}),
+        ([180.0, *[0.0] * 7, 180.0], {"shorter": "x", "at_once": 8}),
+    ],
+    ids=["ten minutes in all", "no way to make it shorter", "eight at once"],
+)
+def test_other_work_is_not_announced(
+    seconds: list[float], how: dict[str, Any], slow_clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert warned(slow_clock, seconds, capsys, **how) == []
+
+
+def test_finished_items_do_not_hide_that_the_rest_is_long(slow_clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 200 sessions 100 have their maps already; the others take a minute each: said once thirteen of them are done."""
+    (line,) = warned(slow_clock, [0.0] * 100 + [60.0] * 100, capsys, shorter="x")
+    # After n slow ones, 60 n / (100 + n) x (100 - n) s are left: 566 s after 12, 601 s after 13.
+    assert line.startswith("113: explain will take about 10 min more")
 
 
 def test_without_a_total_no_end_is_promised(clock: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from slimbrain.models import attention
 from slimbrain.models.attention import _Ragged, attend, spans_of
 
 
@@ -53,3 +58,13 @@ def test_the_variable_length_kernel_equals_softmax(dtype: torch.dtype) -> None:
     expected.sum().backward()
     for ours, theirs in zip((q, k, v), double, strict=True):
         torch.testing.assert_close(ours.grad.cpu().double(), theirs.grad, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_kernel_is_used_only_where_this_torch_has_it(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.9 has no variable-length kernel, on whatever device; there the sequences are computed one by one."""
+    q: Any = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, shape=(0, 4, 32), device=torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert attention.has_variable_length_kernel(q) == (importlib.util.find_spec("torch.nn.attention.varlen") is not None)
+    monkeypatch.setattr(attention, "_HAS_VARLEN", there)
+    assert attention.has_variable_length_kernel(q) is there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import make_store
 
+from slimbrain import progress
 from slimbrain.config import SaliencyConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
@@ -186,6 +188,18 @@ def test_rank_store_scores_every_session_at_its_own_places(two_runs: Store, grid
         mine = [row for row in rows if row.session == info.key]
         np.testing.assert_allclose([row.score for row in mine], alone.score, atol=1e-12)
         assert sorted(row.rank for row in mine) == list(range(1, 9))
+
+
+@pytest.mark.parametrize(("method", "way"), [("exact", "--method fast"), ("fast", "slimbrain store subset")])
+def test_a_long_ranking_says_how_to_make_it_shorter(
+    method: str, way: str, two_runs: Store, model: TemporalExtractor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every look at the clock finds it 700 s later: so long the second run takes, too."""
+    seconds = itertools.count(start=0.0, step=700.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    rank_store(two_runs, model, SaliencyConfig(method=method))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "shorter" in line]
+    assert line.startswith("rank will take about 12 min more; to make it shorter: ") and way in line
 
 
 def test_rank_store_orders_and_chooses_as_it_is_told(two_runs: Store, grid8: Grid, model: TemporalExtractor) -> None:

@@ -262,7 +262,7 @@ def _embed_clips(
     cut = trained.model_copy(update={"k": k or trained.k})
     choose = window_choice(windows, store, model.config.unit_frames, cut)
     values, used = [], {}
-    for info in track(store.sessions, label):
+    for info in track(store.sessions, label, shorter="fewer windows (--k) or participants (--participants)"):
         chosen = choose(info)
         values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
         used[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])

@@ -320,7 +320,7 @@ def _tuning_of(store: Store, entry: _Contender, tuning: Tuning, keys: Sequence[s
 def _tokens(store: Store, entry: _Contender, keys: Sequence[str]) -> list[Tensor]:
     """(L, D) float16 of each session: stage 2's tokens of all windows it sees, or stage 1's of all windows there are."""
     tokens = []
-    for key in track(keys, f"tokens of {entry.name}"):
+    for key in track(keys, f"tokens of {entry.name}", shorter="fewer windows (--k) or participants (--participants)"):
         info = store.session(key)
         if isinstance(entry.model, TemporalExtractor):
             mm = torch.tensor(store.channels(key).mm, dtype=torch.float32)

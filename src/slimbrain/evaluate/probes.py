@@ -256,7 +256,11 @@ def cross_validate(
     trials = [(place, number, split) for place, divided in enumerate(splits) for number, split in enumerate(divided)]
     # A linear model is done before a line about it could be read.
     for place, number, split in (
-        trials if isinstance(features, FeatureSet | Together) else track(trials, f"{features.model}, {features.method}: folds")
+        trials
+        if isinstance(features, FeatureSet | Together)
+        else track(
+            trials, f"{features.model}, {features.method}: folds", shorter="fewer folds (--split 70/10/20) or repetitions (--seeds 1)"
+        )
     ):
         fitted = features.fit_predict(problem, split, policy.seeds[place])
         scores[place, split.test] = fitted.scores

@@ -58,7 +58,7 @@ def explain_store(store: Store, source: str | Path, request: MapRequest, output:
     opened = open_method(store, model, source, request, pick_device(device), tuned)
     folder = MapFolder(store, out, request, opened, atlas, _facts(store, model, source, request, output, opened), output)
     summary = Summary(refused=dict(opened.refused))
-    for info in track(opened.sessions, f"explain by {request.method}"):
+    for info in track(opened.sessions, f"explain by {request.method}", shorter=_shorter(request.method)):
         try:
             fresh = folder.add(info, picture=output.pictures == "all")
             (summary.made if fresh else summary.kept).append(info.key)
@@ -71,6 +71,14 @@ def explain_store(store: Store, source: str | Path, request: MapRequest, output:
         raise InputError(f"{store.root}: no session could be explained; the reasons are above.")
     folder.finish(summary.refused, picture=output.pictures != "none")
     return summary
+
+
+def _shorter(method: str) -> str:
+    """How a user makes it take less time."""
+    if method == "channels":
+        return "fewer participants (--participants)"
+    quicker = "--method gradient, fewer steps (--steps), " if method == "integrated" else ""
+    return f"{quicker}fewer windows (--k) or participants (--participants)"
 
 
 def _atlas(store: Store, output: Output) -> Atlas | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import TypeAlias, cast
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 _HALF = (torch.float16, torch.bfloat16)
+_HAS_VARLEN = find_spec("torch.nn.attention.varlen") is not None
+"""torch 2.9 has none."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
 def has_variable_length_kernel(q: Tensor) -> bool:
     """Whether torch has a variable-length kernel for heads like those of `q`, on its device."""
-    return q.is_cuda and q.dtype in _HALF and q.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return _HAS_VARLEN and q.is_cuda and q.dtype in _HALF and q.shape[-1] % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _variable_length(q: Tensor, k: Tensor, v: Tensor, spans: _Ragged) -> Tensor:

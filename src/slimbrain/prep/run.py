@@ -93,7 +93,8 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
         _say(f"{out}: another process prepares {number} of these runs; waiting for it.")
 
     jobs = batch.jobs(batch.runs)
-    for outcome in track(outcomes(jobs, prepare_run, died, waits, batch.options.nprocs), "prep", total=len(jobs)):
+    shorter, nprocs = "more processes (--nprocs), or fewer participants at first (--participant-label)", batch.options.nprocs
+    for outcome in track(outcomes(jobs, prepare_run, died, waits, nprocs), "prep", len(jobs), shorter, nprocs):
         _report(outcome)
         getattr(summary, outcome.kind).append(outcome.value)
     _write_tables(batch, summary)

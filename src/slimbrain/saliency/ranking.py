@@ -28,7 +28,8 @@ def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig 
     """
     saliency = saliency or SaliencyConfig()
     rows: list[WindowRow] = []
-    for info in track(store.sessions, "rank"):
+    shorter = "an estimate (--method fast)" if saliency.method == "exact" else "fewer sessions (slimbrain store subset)"
+    for info in track(store.sessions, "rank", shorter=shorter):
         rows += rank_session(store, info, model, saliency, device)
     scans = {info.key: f"{info.subject}_{info.session}" for info in store.sessions}
     return within_budget(rows, scans, saliency.per_run, saliency.per_session)

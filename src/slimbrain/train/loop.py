@@ -94,7 +94,8 @@ class Loop:
         self.stage.model.train()
         with StopSignals(self.config.stop_grace_s, self._given_up_message) as signals, Log(self.run, done, writes=rank() == 0) as log:
             steps = range(done, self.config.steps)
-            for step in track(steps, f"pretrain {self.run.name}") if rank() == 0 else steps:
+            shorter = f"fewer steps (--set train_{self.stage.name}.steps=N) or a smaller --preset; stopped, it resumes with --resume auto"
+            for step in track(steps, f"pretrain {self.run.name}", shorter=shorter) if rank() == 0 else steps:
                 ema, stop = self._timed_step(step, batches, signals)
                 ends = step + 1 == self.config.steps
                 if step % self.config.log_every == 0 or ends:
