@@ -46,4 +46,3 @@ def test_what_fails_is_said_and_the_next_section_runs() -> None:
     assert json.loads(done.stdout.splitlines()[0]) == {"section": "launches", "failed": "stopped after 0 s"}
     code, lines = run_gpu("--only", "launches", "--swift", "/nowhere")
     assert (code, [line["case"] for line in lines]) == (0, ["gpu/launches_counted"])
-    assert lines[0]["ratio"] < 6, "kernels per matrix product; 7.1 where autocast casts each weight by itself"

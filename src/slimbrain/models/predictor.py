@@ -20,7 +20,6 @@ from slimbrain.models.attention import spans_of
 from slimbrain.models.autocast import cast_together
 from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, HieraBlock, Tokens
 from slimbrain.models.layers import INIT_STD, FourierPosition, Mlp, init_transformer
-from slimbrain.models.memory_efficient import add_mlp
 
 _JOINT_MLP_RATIO, _FACTORISED_MLP_RATIO = 4.0, 2.0
 """Hidden width of the perceptrons over their width."""
@@ -190,7 +189,7 @@ class FactorisedBlock(nn.Module):
         of_unit = None if visible is None else visible.transpose(1, 2)
         x = x + self.steps(self.norm_steps(x).transpose(1, 2), None, decay, of_unit).transpose(1, 2)
         fc1, fc2 = cast_together(self.mlp.fc1, self.mlp.fc2)
-        return add_mlp(x.flatten(0, 2), self.norm_mlp, fc1, fc2, keep_hidden=True).view_as(x)
+        return x + functional.linear(functional.gelu(functional.linear(self.norm_mlp(x), *fc1)), *fc2)
 
 
 class FactorisedPredictor(nn.Module):
