@@ -29,7 +29,7 @@ help:
 	@echo "make test-slow   run the slow tests: killed processes, Slurm, benchmarks, commands of the pages"
 	@echo "make lint    ruff, mypy, import layers"
 	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
-	@echo "make weights train and write the model that comes with the package; needs ../shared/data, hours"
+	@echo "make weights train and write the model that comes with the package; needs ../shared/data, minutes"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"
 	@echo "make results run the paper's tasks on ../shared/data, fill results/*.csv and write docs/benchmarks.md (30 minutes)"
 	@echo "make docs    build docs/_build/html/index.html"

@@ -140,7 +140,7 @@ def main() -> None:
     network = options.network or options.out / "network" / "model"
     if options.network is None:
         run("pretrain", "temporal", store, "--preset", RECIPE, "--participants", people, "--out", network.parent, "--resume", "auto")
-    run("connectome", store, "--temporal", network, "--participants", people, "--out", options.out / "model")
+    run("connectome", store, "--model", network, "--participants", people, "--out", options.out / "model")
     write_model(options.out / "model", WEIGHTS / "slimbrain-temporal")
 
 

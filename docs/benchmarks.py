@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from slimbrain.evaluate.stats import LOWER_IS_BETTER
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "results"
 DIFFERENCE, MINUS, CANNOT = "difference: ", " minus ", "cannot"
+BOTH = "connectivity + "
+"""A baseline and a model together, which stand in the tables alone."""
 
 Line = Mapping[str, str]
 
@@ -33,7 +36,7 @@ took, version and commit. How to read the rows: [evaluation](evaluation.md).
 
 ## What may be compared, and what may not
 
-- **Rows of one table** are of the same participants, folds and frames: these may be compared, and the sentence above each table does.
+- **Rows of one table** are of the same participants, folds and frames: these may be compared, and the table of differences does.
 - **The paper's numbers** (arXiv 2512.21881) are of voxels that its network was fine-tuned on, with labels; ours are of a frozen embedding
   of parcel series and a linear probe. ABIDE here is ABIDE I alone, the 20 sites and 877 participants that the Preprocessed Connectomes
   Project's series cover here, in 200 parcels, and HCP 70 participants in 68: neither the participants nor what is known of each are the
@@ -69,41 +72,73 @@ def page(lines: Sequence[Line]) -> str:
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line["task"], line["cohort"]), []).append(line)
-    return HEAD + "\n".join(_section(task, cohort, group) for (task, cohort), group in groups.items())
+    return HEAD + _summary(groups) + "\n".join(_section(task, cohort, group) for (task, cohort), group in groups.items())
+
+
+def _summary(groups: Mapping[tuple[str, str], Sequence[Line]]) -> str:
+    """Ours, alone, against the best baseline of every table, a line each."""
+    text = [
+        "## Ours against the best baseline",
+        "",
+        "In brackets the 95 % interval of the difference, participants resampled for both: where it holds 0, they cannot be told apart.",
+        "",
+        "| task, cohort | who is tested | metric | ours | best baseline | difference | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (task, cohort), lines in groups.items():
+        for table in _tables(lines).values():
+            rows = _by_method(table)
+            alone = [gap for gap in table if gap["method"].startswith(DIFFERENCE) and not gap["method"].startswith(DIFFERENCE + BOTH)]
+            text += [f"| {task}, {cohort} | {_who(gap)} | {gap['metric']} | {_verdict(gap, rows)} |" for gap in alone]
+    return "\n".join([*text, "", ""])
+
+
+def _who(line: Line) -> str:
+    """The split, or how many are labelled."""
+    return f"all but {line['labelled']} labelled" if line["labelled"] else line["split"]
+
+
+def _tables(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+    """Lines by number of participants and split; those of one curve together."""
+    tables: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        split = re.sub(r"^\d+ labelled", "few labelled", line["split"]) if line["labelled"] else line["split"]
+        tables.setdefault((line["n"], split), []).append(line)
+    return tables
+
+
+def _by_method(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
+    """Lines of the primary metric, by method and number of labelled participants."""
+    metric = next(line["metric"] for line in lines if line["method"].startswith(DIFFERENCE))
+    rows: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        if line["metric"] == metric and not line["method"].startswith(DIFFERENCE):
+            rows.setdefault(line["method"], {})[line["labelled"]] = line
+    return rows
 
 
 def _section(task: str, cohort: str, lines: Sequence[Line]) -> str:
     """All tables of one task in one cohort."""
     text = [f"## {task}, {cohort}", ""]
-    tables: dict[tuple[str, str], list[Line]] = {}
-    for line in lines:
-        tables.setdefault((line["n"], line["split"]), []).append(line)
     entry = ENTRIES.get(task)
     if entry and entry.published:
         said = "; ".join(f"{metric} {value:g}" for metric, value in entry.published.items())
         text += [f"The paper: {said}. Label: {entry.made}. What the paper does not say: {entry.unsaid}", ""]
     elif entry:
         text += [f"Label: {entry.made}. {entry.unsaid}", ""]
-    for (n, split), table in tables.items():
+    for (n, split), table in _tables(lines).items():
         text += _table(n, split, table)
     return "\n".join(text)
 
 
 def _table(n: str, split: str, lines: Sequence[Line]) -> list[str]:
-    """One split: the sentences, and the primary metric of every method, by number of labelled participants where there is a curve."""
-    gaps = [line for line in lines if line["method"].startswith(DIFFERENCE)]
-    metric = gaps[0]["metric"]
+    """One split: the primary metric of every method, by number of labelled participants where there is a curve."""
+    rows, metric = _by_method(lines), next(line["metric"] for line in lines if line["method"].startswith(DIFFERENCE))
     numbers = list(dict.fromkeys(line["labelled"] for line in lines if line["mean"] != CANNOT))
     heads = [f"{number} labelled" if number else metric for number in numbers]
-    rows: dict[str, dict[str, Line]] = {}
-    for line in lines:
-        if line["metric"] == metric and line not in gaps:
-            rows.setdefault(line["method"], {})[line["labelled"]] = line
     first = lines[0]
     return [
         f"### {_capital(split)}: {metric}, n = {n}",
-        "",
-        *(f"- {'' if not gap['labelled'] else gap['labelled'] + ' labelled: '}{_verdict(gap, rows)}" for gap in gaps),
         "",
         f"| method | {' | '.join(heads)} |",
         "|" + "---|" * (len(heads) + 1),
@@ -119,16 +154,16 @@ def _capital(text: str) -> str:
 
 
 def _verdict(gap: Line, rows: Mapping[str, Mapping[str, Line]]) -> str:
-    """Ours against the best baseline, in one sentence."""
+    """Cells: ours, the best baseline, the difference, and better, worse, or nothing."""
     ours, best = gap["method"].removeprefix(DIFFERENCE).split(MINUS)
-    value = _cell(rows[ours][gap["labelled"]])
+    values = [rows[ours][gap["labelled"]]["mean"], rows[best][gap["labelled"]]["mean"]]
+    shown = f"{float(values[0]):.3f} | {best} {float(values[1]):.3f}"
     if not (gap["mean"] and gap["low"] and gap["high"]):
-        return f"{ours} ({value}) and the best baseline, {best}, cannot be compared."
+        return f"{shown} | cannot be compared |"
     sign = -1 if gap["metric"] in LOWER_IS_BETTER else 1
     low, high = sorted((sign * float(gap["low"]), sign * float(gap["high"])))
-    beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
-    difference = f"{float(gap['mean']):+.3f} [{float(gap['low']):+.3f}, {float(gap['high']):+.3f}]"
-    return f"{ours} ({value}) {beats} the best baseline, {best} ({_cell(rows[best][gap['labelled']])}): difference {difference}."
+    said = "**better**" if low > 0 else "**worse**" if high < 0 else ""
+    return f"{shown} | {float(gap['mean']):+.3f} [{float(gap['low']):+.3f}, {float(gap['high']):+.3f}] | {said}"
 
 
 def _cell(line: Line | None) -> str:

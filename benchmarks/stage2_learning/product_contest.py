@@ -5,7 +5,9 @@
 3. `product_contest.py --model RUN/model --store STORE`: tokens of 60 people trained on and of 200 of the other half, 80 frames each
    (ten windows spread evenly over the run, two clips of five); `--untrained` in place of `--model` reads the twin, which is what the run
    of seed 0 began with, and `--cells` the cells;
-4. `product_contest.py --paired`: differences with 95 % intervals over people.
+4. `product_contest.py --readout MODEL`: the vectors that `slimbrain embed` gives, `MODEL` being what `slimbrain connectome STORE` made of
+   `RUN/model`, of the same people's first five windows and of all ten, whose cells are decoded and read as one series;
+5. `product_contest.py --paired`: differences with 95 % intervals over people.
 
 `--reference 27 --read 0` gives the R2 of decoded cells alone, on the last third of the 27.
 
@@ -15,11 +17,13 @@ mean of the 60, on all axes of the 60; ridge on the 200 alone, in five folds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
-from painted_cohort import TR_S, Cohort, Run, append_row, interval, labels, parser
+from painted_cohort import TR_S, Cohort, Run, append_row, interval, labels, out_of_fold, parser, score
 from readouts import place_decoders, probe, series, spread_windows, tangents, unit_means
 
 from slimbrain.config import load_preset
@@ -27,9 +31,14 @@ from slimbrain.data.clip import Clip
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.signals import cell_signals
+from slimbrain.models.temporal import standardise
 from slimbrain.store import Store
+from slimbrain.train.connectome import Recordings, fit_readout
 
-NAMES = ("trained", "untrained", "cells")
+NAMES = ("trained", "untrained", "cells", "readout")
+ANCHORS, NUGGET = 224, 0.4
+"""Of the readout, chosen on people of the first half."""
+
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -38,13 +47,18 @@ def spread(runs: list[Run], count: int) -> list[Run]:
     return [runs[place] for place in np.linspace(0, len(runs) - 1, count).round().astype(int)]
 
 
+def clips(cohort: Cohort, run: Run) -> Iterator[Clip]:
+    """Two of five windows each."""
+    for windows in spread_windows(run):
+        frames = (windows[:, None] * 8 + np.arange(8)).ravel()
+        yield Clip(torch.from_numpy(cohort.clip(run, frames))[..., None], torch.from_numpy(frames * TR_S), cohort.grid)
+
+
 @torch.inference_mode()
 def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None) -> Pair:
     """(20, U, D) tokens, none without a model, and (20, U, 16) the signals of their units."""
     units, tokens, signals = len(cohort.grid.units), [], []
-    for windows in spread_windows(run):
-        frames = (windows[:, None] * 8 + np.arange(8)).ravel()
-        clip = Clip(torch.from_numpy(cohort.clip(run, frames))[..., None], torch.from_numpy(frames * TR_S), cohort.grid)
+    for clip in clips(cohort, run):
         signals.append(cell_signals([clip], 4)[0].view(10, units, 16))
         if model is not None:
             tokens.append(model.encoder([clip]).values.view(10, units, -1))
@@ -68,8 +82,43 @@ def contest(cohort: Cohort, name: str, model: HieraJEPA | None, reference: list[
     for kind in ("units", "cells"):
         pick = (lambda x: unit_means(x, exists)) if kind == "units" else (lambda x: x)
         row |= probe(kind, *tangents([pick(x) for x in pre], [pick(x) for x in val]), people, keep)
+    read = connectome_scores(cohort, pre, val)
+    for label, y in labels(people).items():
+        found = out_of_fold(read, y, 4)
+        keep[f"connectome/{label}"] = np.stack((found, found))
+        row[f"connectome_{label}"] = round(score(label, y, found), 3)
     (cohort.out / "predictions").mkdir(exist_ok=True)
     np.savez(cohort.out / "predictions" / f"contest-{name}.npz", **keep)
+    append_row(cohort.out / "contest.jsonl", row)
+
+
+@torch.inference_mode()
+def connectome_scores(cohort: Cohort, before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarray:
+    """Scores on axes of the product's readout, fitted to series of cells (T, C) of some people, of others."""
+    mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
+    fitted = Recordings(mm, tuple(map(str, range(len(before)))), lambda number: standardise(torch.from_numpy(before[number])))
+    readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, nugget=NUGGET)
+    return np.concatenate([readout([standardise(torch.from_numpy(series))], [mm]).numpy() for series in after])
+
+
+def read_out(cohort: Cohort, model: HieraJEPA, people: list[Run]) -> None:
+    """A row and predictions of the product's own readout: `units` of one clip of 40 frames, `cells` of both."""
+    assert model.connectome is not None
+    mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
+    vectors: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for run in people:
+        series = [model.decode(clip) for clip in clips(cohort, run)]
+        for made, read in zip(vectors, (series[0], torch.cat(series)), strict=True):
+            made.append(model.connectome([standardise(read)], [mm])[0].numpy())
+    row: dict[str, object] = {"variant": "readout", "people": len(people)}
+    keep: dict[str, np.ndarray] = {}
+    for kind, frames, made in zip(("units", "cells"), (40, 80), vectors, strict=True):
+        x = np.stack(made)
+        for label, y in labels(people).items():
+            found = out_of_fold(x, y, 4)
+            keep[f"{kind}/{label}"] = np.stack((found, found))
+            row[f"{frames}_frames_{label}"] = round(score(label, y, found), 3)
+    np.savez(cohort.out / "predictions" / "contest-readout.npz", **keep)
     append_row(cohort.out / "contest.jsonl", row)
 
 
@@ -80,12 +129,15 @@ def _blank(cohort: Cohort) -> Clip:
 def paired(cohort: Cohort, people: list[Run]) -> None:
     """Trained less untrained, and each less the cells, of whatever has been read."""
     folder = cohort.out / "predictions"
-    found = {name: np.load(path) for name in NAMES if (path := folder / f"contest-{name}.npz").exists()}
-    for one, other in (("trained", "untrained"), ("trained", "cells"), ("untrained", "cells")):
+    names = [*NAMES, *(f"{name}-{seed}" for seed in (1, 2) for name in NAMES[:2])]
+    found = {name: np.load(path) for name in names if (path := folder / f"contest-{name}.npz").exists()}
+    for one, other in combinations(names, 2):
         if one in found and other in found:
-            for kind in ("units", "cells"):
+            for kind in ("units", "cells", "connectome"):
                 for label, y in labels(people).items():
-                    for place, way in enumerate(("", "_axes")):
+                    if f"{kind}/{label}" not in found[one] or f"{kind}/{label}" not in found[other]:
+                        continue
+                    for place, way in enumerate(("", "_axes") if kind != "connectome" else ("",)):
                         own, base = (found[name][f"{kind}/{label}"][place] for name in (one, other))
                         difference = [round(value, 3) for value in interval(label, y, own, base, 2000)]
                         append_row(cohort.out / "contest_paired.jsonl", {"kind": kind, "label": label + way, f"{one}-{other}": difference})
@@ -96,7 +148,10 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`")
     options.add_argument("--store", type=Path, help="the store it was trained on")
     options.add_argument("--untrained", action="store_true")
+    options.add_argument("--seed", type=int, default=0, help="of the untrained twin")
+    options.add_argument("--name", help="of a further row, such as trained-1")
     options.add_argument("--cells", action="store_true")
+    options.add_argument("--readout", type=Path, help="folder that `slimbrain connectome` made")
     options.add_argument("--paired", action="store_true")
     options.add_argument("--reference", type=int, default=60, help="people trained on, whose mean and axes are used")
     options.add_argument("--read", type=int, default=200, help="people of the other half")
@@ -108,14 +163,18 @@ def main() -> None:
     if arguments.paired:
         paired(cohort, people)
         return
+    if arguments.readout:
+        read_out(cohort, from_pretrained(arguments.readout), people)  # type: ignore[arg-type]
+        return
     trained_on = {info.subject for info in Store(arguments.store).sessions}
     model, name = None, "cells"
     if arguments.untrained:
         preset = load_preset("tiny")
-        torch.manual_seed(0)
+        torch.manual_seed(arguments.seed)
         model, name = HieraJEPA(preset.voxel, preset.jepa, cohort.grid.voxels_per_patch), "untrained"
     elif not arguments.cells:
         model, name = from_pretrained(arguments.model), "trained"
+    name = arguments.name or name
     reference = spread([run for run in first if run.key in trained_on], arguments.reference)
     contest(cohort, name, model, reference, people)  # type: ignore[arg-type]
 

@@ -113,7 +113,7 @@ def test_baselines_benchmark_finds_what_was_planted() -> None:
 @pytest.mark.slow
 def test_null_benchmark_counts_small_p_values() -> None:
     cases = run_quick("null_choice.py")
-    assert {"null/classification_auc_p_small", "null/regression_r_p_small", "null/regression_interval_without_chance"} <= cases.keys()
+    assert {"null/classification_auc_p_small", "null/regression_r_p_small", "null/regression_interval_covers"} <= cases.keys()
     assert all(0 <= case["value"] <= 0.5 and case["detail"]["quick"] for case in cases.values())
 
 

@@ -133,6 +133,39 @@ def test_interval_covers_the_true_accuracy_though_sessions_of_a_subject_agree() 
     assert hits["sessions"] < 0.8 * n_cohorts
 
 
+def cross_validated(rng: np.random.Generator, kind: str, effect: float) -> OutOfFold:
+    """60 subjects, 30 features of which 5 matter, ridge in five folds, by the normal equations."""
+    data = rng.normal(size=(60, 30))
+    truth = data[:, :5].sum(1) * effect + rng.normal(size=60)
+    truth = truth if kind == "regression" else (truth > 0).astype(float)
+    fold, said = rng.permutation(60) % 5, np.zeros(60)
+    for number in range(5):
+        train, test = fold != number, fold == number
+        x, centre = data[train] - data[train].mean(0), truth[train].mean()
+        weights = np.linalg.solve(x.T @ x + 20 * np.eye(30), x.T @ (truth[train] - centre))
+        said[test] = (data[test] - data[train].mean(0)) @ weights + centre
+    return classified(truth, said[:, None] if kind == "regression" else np.column_stack([-said, said]), fold=fold)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.4])
+@pytest.mark.parametrize(("kind", "metric"), [("regression", "r"), ("regression", "mse"), ("classes", "auc")])
+def test_intervals_of_a_cross_validation_cover_what_other_cohorts_score(kind: str, metric: str, effect: float) -> None:
+    """Resampling the tested alone, as if they had taught nobody, misses too often."""
+    cohorts = [cross_validated(np.random.default_rng(cohort), kind, effect) for cohort in range(150)]
+    found = [bootstrap(cohort, metric, 199) for cohort in cohorts]
+    # As if each had been drawn to be tested by models that others had taught: the resampled scores themselves.
+    fixed = [bootstrap(replace(cohort, drawn=True), metric, 199) for cohort in cohorts]
+    truth = np.mean([interval.mean for interval in found])
+    covered, uncovered = (np.mean([each.low <= truth <= each.high for each in intervals]) for intervals in (found, fixed))
+    assert covered > 0.90 and uncovered < min(0.93, covered - 0.05)
+
+
+def test_a_stretched_interval_stays_within_what_the_metric_can_be() -> None:
+    truth = np.arange(40) % 2
+    oof = classified(truth, np.eye(2)[np.where(np.arange(40) < 2, 1 - truth, truth)], fold=np.arange(40) // 2 % 5)
+    assert bootstrap(oof, "accuracy").high == 1
+
+
 def binormal(rng: np.random.Generator, shift: float, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """80 subjects, those of class 1 `shift` higher; who lies above the threshold is said to be of class 1."""
     truth = np.arange(80) % 2

@@ -66,8 +66,8 @@ def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pretrained(fit_connectome(store, network), tmp_path_factory.mktemp("model"))
 
 
-def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats]:
-    """Scores on the axes, and the turned ones, by the formulas of docs/pretrained.md and nothing of the package."""
+def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, Floats]:
+    """Scores on the axes, the turned ones, and the tangent vector, by the formulas of docs/pretrained.md and nothing of the package."""
     kept = {name.removeprefix("connectome."): value for name, value in load_file(folder / "model.safetensors").items()}
     said: dict[str, Any] = json.loads((folder / "config.json").read_text())["connectome"]
     z = series - series.mean(0)
@@ -103,7 +103,7 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats]:
     turn = np.ones((1, 1))
     while len(turn) < len(scores):
         turn = np.block([[turn, turn], [turn, -turn]])
-    return scores, scores @ turn / np.sqrt(len(scores))
+    return scores, scores @ turn / np.sqrt(len(scores)), vector - kept["centre"]
 
 
 @pytest.mark.parametrize("changed", ["as fitted", "channels missing", "another parcellation", "short"])
@@ -117,13 +117,14 @@ def test_numpy_rebuilds_it_from_the_file_of_weights(folder: Path, tmp_path: Path
     if changed == "short":
         series = [values[:9] for values in series]
     other, model = store_of(tmp_path / "store", [values.astype(np.float32) for values in series], mm), from_pretrained(folder)
-    ordered, both = (embed_store(other, model, pooling=pooling).values for pooling in ("axes", "both"))
+    ordered, both, tangent = (embed_store(other, model, pooling=pooling).values for pooling in ("axes", "both", "tangent"))
     wide = ordered.shape[1]
-    for row, mixed, values in zip(ordered, both, series, strict=True):
-        expected, turned = in_numpy(folder, values, mm)
+    for row, mixed, whole, values in zip(ordered, both, tangent, series, strict=True):
+        expected, turned, vector = in_numpy(folder, values, mm)
         size = np.abs(expected).max()
         np.testing.assert_allclose(row, expected, atol=2e-4 * size)
         np.testing.assert_allclose(mixed[:wide], turned, atol=2e-4 * size)
+        np.testing.assert_allclose(whole, vector, atol=2e-4 * np.abs(vector).max())
 
 
 def test_axes_are_ordered_and_the_default_has_columns_alike(folder: Path, store: Store) -> None:

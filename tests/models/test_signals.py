@@ -7,7 +7,7 @@ import torch
 
 from slimbrain.data.clip import Clip
 from slimbrain.grid import Grid
-from slimbrain.models.signals import SIGNALS, cell_signals
+from slimbrain.models.signals import SIGNALS, cell_series, cell_signals
 
 
 def test_each_value_is_the_mean_of_a_cells_voxels_in_half_a_step(grid8: Grid) -> None:
@@ -33,3 +33,13 @@ def test_clips_of_different_lengths_follow_each_other(grid8: Grid) -> None:
     together, alone = cell_signals(clips, 8), [cell_signals([clip], 8) for clip in clips]
     for part in range(2):
         assert torch.equal(together[part], torch.cat([one[part] for one in alone]))
+
+
+def test_series_of_cells_are_means_of_half_steps_in_the_order_of_the_grid(grid8: Grid) -> None:
+    voxels = np.random.default_rng(1).normal(size=(8, *grid8.voxel_mask.shape)) * grid8.voxel_mask
+    values, _ = cell_signals([Clip(torch.tensor(voxels), torch.arange(8) * 0.72, grid8)], 4)
+    series = cell_series(values, grid8)
+    assert series.shape == (4, grid8.n_cells)
+    for cell in range(0, grid8.n_cells, 7):
+        inside = grid8.voxel_mask & (grid8.patch_cell == cell)[:, None]
+        np.testing.assert_allclose(series[:, cell], voxels[:, inside].reshape(4, -1).mean(1), atol=1e-5)

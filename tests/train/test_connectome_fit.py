@@ -19,7 +19,7 @@ from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.store import ROI, Channels, Store
 from slimbrain.store.write import write_roi_session
-from slimbrain.train.connectome import Recordings, fit_readout
+from slimbrain.train.connectome import Recordings, fit_connectome, fit_readout
 
 Floats = NDArray[np.floating]
 K, FRAMES, TR_S = 12, 300, 0.72
@@ -74,6 +74,14 @@ def test_another_parcellation_has_a_part_in_the_axes_by_its_own_mean() -> None:
     assert correlation(scores[:, 0], amounts) > 0.85
 
 
+def test_people_may_outnumber_the_entries_of_a_tangent_vector() -> None:
+    """Three channels have six entries, so that twelve people's vectors span no more than six axes, and a power of two is four."""
+    runs = [run[:, :3] for run in planted(12)[0]]
+    readout = fit_readout([recordings(runs, places(3))], np.zeros((12, 0)), axes=8)
+    scores = readout([torch.from_numpy(run) for run in runs], [readout.anchors] * 12)
+    assert scores.shape == (12, 4) and bool(scores.isfinite().all())
+
+
 def test_many_channels_are_read_at_anchors_among_them() -> None:
     rng = np.random.default_rng(0)
     mm = places(300, 15.0)
@@ -98,7 +106,7 @@ def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, 
     torch.manual_seed(0)
     network = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8)).eval()
     save_pretrained(network, tmp_path / "network", Provenance(store.contract, WindowConfig(frames=8), None))
-    arguments = ["connectome", str(tmp_path / "store"), "--temporal", str(tmp_path / "network"), "--out", str(tmp_path / "model")]
+    arguments = ["connectome", str(tmp_path / "store"), "--model", str(tmp_path / "network"), "--out", str(tmp_path / "model")]
     assert run_command(arguments) == 0
     assert "8 axes of 10 participants" in capsys.readouterr().out
     made = from_pretrained(tmp_path / "model")
@@ -106,3 +114,19 @@ def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, 
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in network.state_dict().items())
     assert made.provenance.trained_on([Person("sub-03"), Person("sub-77")]) == ["sub-03"]
     assert embed_store(store, made).values.shape == (10, 8 + 4)
+
+
+def test_a_connectome_is_fitted_anew_on_fewer_people(tmp_path: Path) -> None:
+    """Nothing of the old one stays: the new one is that of the bare network, also where it has fewer axes."""
+    store = Store.create(tmp_path / "store", None, TR_S)
+    channels = Channels(tuple(f"r{n}" for n in range(K)), places())
+    for number, run in enumerate(planted(10)[0]):
+        write_roi_session(store, {"sub": f"{number:02d}", "task": "rest", "space": ROI}, run, channels, TR_S)
+    store.refresh()
+    torch.manual_seed(0)
+    network = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8)).eval()
+    network.provenance = Provenance(store.contract, WindowConfig(frames=8), None)
+    few = store.select([f"sub-{number:02d}" for number in range(6)])
+    again, once = fit_connectome(few, fit_connectome(store, network)), fit_connectome(few, network)
+    assert again.state_dict().keys() == once.state_dict().keys()
+    assert all(torch.equal(value, once.state_dict()[name]) for name, value in again.state_dict().items())

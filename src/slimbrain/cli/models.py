@@ -208,7 +208,9 @@ def embed(
     k: TOP = None,
     pooling: Annotated[
         str | None,
-        typer.Option(help="Stage 1: both, connectome, tokens, or axes. Stage 2: moments, mean, or units. The first is the default."),
+        typer.Option(
+            help="Stage 1: both, connectome, tokens, axes, or tangent. Stage 2: moments, mean, or units. The first is the default."
+        ),
     ] = None,
     participants: PARTICIPANTS = None,
     shard: Annotated[str | None, typer.Option(help="Embed only this part of the sessions, e.g. 3/16, into a file named after it.")] = None,
@@ -275,28 +277,30 @@ def group(
 def connectome(
     store: STORE,
     out: OUT,
-    temporal: TEMPORAL_MODEL = None,
+    model: Annotated[str | None, typer.Option(help="Of either stage, folder or hub id; the one that comes with slimbrain if none.")] = None,
     axes: Annotated[int, typer.Option(min=2, help="Most axes; a power of two, and fewer than participants.")] = 512,
+    anchors: Annotated[
+        int, typer.Option(min=2, max=1024, help="Most places at which the population is known; size grows with the square.")
+    ] = 256,
     participants: PARTICIPANTS = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
-    """Fit the connectome readout of a stage 1 model to a store, without labels; minutes, and no training.
+    """Fit the connectome readout of a model to a store, without labels; minutes, and no training.
 
-    Example: `slimbrain connectome store/ --temporal runs/temporal/model --out model`
+    Of stage 1 it reads the channels, of stage 2 the cells that tokens decode to.
+    Example: `slimbrain connectome store/ --model runs/voxel/model --out model`
     """
     from slimbrain.governance.duplicates import without_duplicates
-    from slimbrain.models.hub import from_pretrained, require_model, save_pretrained
-    from slimbrain.models.temporal import TemporalExtractor
+    from slimbrain.models.hub import from_pretrained, save_pretrained
     from slimbrain.train.connectome import fit_connectome
 
     set_threads(threads)
-    opened, temporal = open_store(store, participants), temporal_or_shipped(temporal)
+    opened, model = open_store(store, participants), temporal_or_shipped(model)
     if drop_duplicates:
         opened, _ = without_duplicates(opened)
-    network = require_model(from_pretrained(temporal), TemporalExtractor, temporal)
-    made = fit_connectome(opened, network, axes, seed)
+    made = fit_connectome(opened, from_pretrained(model), axes, seed, anchors)
     assert made.connectome is not None
     save_pretrained(made, out)
     print(f"{made.connectome.config.axes} axes of {len(opened.sessions.subjects)} participants; the model is in {out}")

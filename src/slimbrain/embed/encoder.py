@@ -51,8 +51,8 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         Which windows of a session stage 2 sees: `uniform` for evenly spread ones, `still` for the one that moves least in each of k
         equal stretches, a window table of `slimbrain rank`, or the folder or hub id of a stage 1 model, which then scores them on the fly.
     pooling : str or None
-        Stage 1: `both`, `connectome`, `tokens` or `axes` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or `units`
-        (`slimbrain.embed.pooling`). The model's default if None.
+        Stage 1: `both`, `connectome`, `tokens`, `axes` or `tangent` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or `units`
+        (`slimbrain.embed.pooling`), and with a connectome `connectome`, `axes` or `tangent`. The model's default if None.
     k : int or None
         Windows of a session to see; as many as in training if None.
     store : Store or str or Path or None

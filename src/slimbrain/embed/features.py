@@ -17,11 +17,20 @@ from torch import Tensor
 from slimbrain.data.clip import Sessions, read_clip
 from slimbrain.disk.atomic import write_atomic
 from slimbrain.embed.pooling import pool_tokens, pooled_names, require_pooling
-from slimbrain.embed.series import embed_series, series_names, series_pooling
+from slimbrain.embed.series import (
+    AXES,
+    CONNECTOME,
+    TANGENT,
+    connectome_names,
+    connectome_vectors,
+    embed_series,
+    series_names,
+    series_pooling,
+)
 from slimbrain.errors import InputError
 from slimbrain.governance.fingerprint import signature
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.temporal import TemporalExtractor
+from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.saliency.choose import Windows, window_choice
 from slimbrain.store import Contract, SessionInfo, Store
@@ -31,6 +40,9 @@ _IntArray = npt.NDArray[np.int64]
 Model = HieraJEPA | TemporalExtractor
 _Look = Callable[[SessionInfo, Tensor], None]
 
+
+OF_CELLS = (CONNECTOME, AXES, TANGENT)
+"""Poolings of stage 2 beside `POOLINGS`, where the model has a connectome: it reads the cells that tokens decode to."""
 
 _ROUNDING = 1e-6
 """Difference, relative to the largest number, up to which vectors are the same."""
@@ -159,8 +171,8 @@ def embed_store(
     k : int or None
         Windows to see; as many as in training if None. More of them make the vector less noisy.
     pooling : str or None
-        How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS`; the model's default if None, `both`
-        (`tokens` without a connectome) or `moments`.
+        How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS` or `OF_CELLS`; the model's default if
+        None: of stage 1 `both` (`tokens` without a connectome), of stage 2 `connectome` (`moments` without one).
 
     Raises
     ------
@@ -184,7 +196,7 @@ def embed_store(
         values = embed_series(store, model, chosen, label, look).cpu().numpy()
         used = {info.key: np.arange(info.n_frames) for info in sessions}
     else:
-        chosen = require_pooling(pooling)
+        chosen = clip_pooling(model, pooling)
         values, used = _embed_clips(store, model, windows, k, label, chosen, look)
     return Embeddings(
         tuple(info.key for info in sessions),
@@ -200,7 +212,22 @@ def embed_store(
 
 def default_pooling(model: Model) -> str:
     """The pooling of `embed_store` where none is asked for."""
-    return series_pooling(model, None) if isinstance(model, TemporalExtractor) else require_pooling(None)
+    return series_pooling(model, None) if isinstance(model, TemporalExtractor) else clip_pooling(model, None)
+
+
+def clip_pooling(model: HieraJEPA, pooling: str | None) -> str:
+    """The pooling asked for of a stage 2 model, or its default.
+
+    Raises
+    ------
+    InputError
+        If there is no such pooling, or the model lacks what it needs.
+    """
+    if model.connectome is not None:
+        pooling = pooling or CONNECTOME
+    elif pooling in OF_CELLS:
+        raise InputError(f"pooling {pooling}: the model has no connectome; choose another, or add one with `slimbrain connectome`.")
+    return pooling if pooling in OF_CELLS else require_pooling(pooling)
 
 
 def feature_names(model: Model, pooling: str | None = None) -> list[str]:
@@ -209,7 +236,10 @@ def feature_names(model: Model, pooling: str | None = None) -> list[str]:
         return series_names(model, series_pooling(model, pooling))
     if model.provenance is None or model.provenance.grid is None:
         raise InputError("the model does not say which brain it reads; read it with slimbrain.from_pretrained.")
-    return pooled_names(require_pooling(pooling), model.encoder.width, model.provenance.grid.units.mm.tolist())
+    chosen = clip_pooling(model, pooling)
+    if chosen in OF_CELLS and model.connectome is not None:
+        return connectome_names(model.connectome.config, chosen)
+    return pooled_names(chosen, model.encoder.width, model.provenance.grid.units.mm.tolist())
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
@@ -244,5 +274,11 @@ def _embed_clips(
 
 @torch.inference_mode()
 def _embed_clip(store: Sessions, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int, pooling: str) -> FloatArray:
-    tokens = model.encoder([read_clip(store, info, windows, frames)])
-    return pool_tokens(tokens, pooling)[0].float().cpu().numpy()
+    clip = read_clip(store, info, windows, frames)
+    if pooling in OF_CELLS:
+        assert model.connectome is not None
+        cells = standardise(model.decode(clip))
+        made = connectome_vectors(model.connectome, [cells], [torch.tensor(clip.grid.cells.mm, dtype=torch.float32)], pooling)
+    else:
+        made = pool_tokens(model.encoder([clip]), pooling)
+    return made[0].float().cpu().numpy()

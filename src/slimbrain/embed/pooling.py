@@ -96,13 +96,15 @@ class _Pooling(NamedTuple):
     parts: Callable[[list[str]], list[str]]
 
 
+MOMENTS = "moments"
+"""The default."""
+
 _POOLINGS = {
     "mean": _Pooling(_mean, lambda units: ["mean"]),
-    "moments": _Pooling(_moments, lambda units: ["mean", "deviation", "persistence"]),
+    MOMENTS: _Pooling(_moments, lambda units: ["mean", "deviation", "persistence"]),
     "units": _Pooling(_units, lambda units: units),
 }
 POOLINGS = tuple(_POOLINGS)
-_DEFAULT = "moments"
 """What may be asked for."""
 
 
@@ -110,7 +112,7 @@ def require_pooling(pooling: str | None) -> str:
     """The pooling asked for, or the default; InputError if there is no such."""
     if pooling is not None and pooling not in _POOLINGS:
         raise InputError(f"pooling {pooling!r}: is not known to a stage 2 model; choose one of {', '.join(POOLINGS)}.")
-    return pooling or _DEFAULT
+    return pooling or MOMENTS
 
 
 def _choose(pooling: str) -> _Pooling:

@@ -12,19 +12,20 @@ from torch import Tensor
 
 from slimbrain.data.clip import Sessions
 from slimbrain.errors import InputError
-from slimbrain.models.connectome import has_places, turn
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, turn
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.store import SessionInfo
 
-BOTH, CONNECTOME, TOKENS, AXES = "both", "connectome", "tokens", "axes"
-SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES)
+BOTH, CONNECTOME, TOKENS, AXES, TANGENT = "both", "connectome", "tokens", "axes", "tangent"
+SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES, TANGENT)
 """How a stage 1 model makes a vector.
 
 `axes`: Q scores on learnt axes, ordered by their variance in the pretraining participants, which says how much they matter: never
 standardise them. `connectome`: the same, turned by a fixed rotation (`models.connectome.turn`) so that all columns vary alike; inner
 products and distances stay, and standardising changes next to nothing. `tokens`: mean and standard deviation over windows of the network's
 features, twice its width. `both`, the default where the model has a connectome: that, and the leading axes of the tokens beside it.
+`tangent`: the whole tangent vector that the axes are of, a number for each pair of anchors; with many labels it tells more, with few less.
 """
 
 _BLOCK = 32
@@ -81,9 +82,15 @@ def series_names(model: TemporalExtractor, pooling: str) -> list[str]:
     """A name for each number of a vector, in its order."""
     if pooling == TOKENS or model.connectome is None:
         return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
-    config = model.connectome.config
-    names = [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
-    return [*names, *(f"token_{number}" for number in range(config.token_axes))] if pooling == BOTH else names
+    names = connectome_names(model.connectome.config, pooling)
+    return [*names, *(f"token_{number}" for number in range(model.connectome.config.token_axes))] if pooling == BOTH else names
+
+
+def connectome_names(config: ConnectomeConfig, pooling: str) -> list[str]:
+    """A name for each number of `connectome_vectors`, in its order."""
+    if pooling == TANGENT:
+        return [f"tangent_{number}" for number in range(config.entries)]
+    return [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
 
 
 @torch.inference_mode()
@@ -142,11 +149,16 @@ def _vectors(model: TemporalExtractor, block: Sequence[_Series], pooling: str) -
     """(B, F) of a block."""
     if pooling == TOKENS or model.connectome is None:
         return _features(model, block)
-    scores = model.connectome([series.values for series in block], [series.mm for series in block])
-    if pooling == AXES:
-        return scores
-    turned = turn(scores)
-    return turned if pooling == CONNECTOME else torch.cat((turned, model.connectome.token_scores(_features(model, block))), 1)
+    made = connectome_vectors(model.connectome, [series.values for series in block], [series.mm for series in block], pooling)
+    return torch.cat((made, model.connectome.token_scores(_features(model, block))), 1) if pooling == BOTH else made
+
+
+def connectome_vectors(readout: ConnectomeReadout, series: Sequence[Tensor], places: Sequence[Tensor], pooling: str) -> Tensor:
+    """What a readout makes of standardised series (T, C) of channels at places (C, 3): `axes`, `tangent`, or `connectome` for all else."""
+    if pooling == TANGENT:
+        return torch.stack([readout.tangent(own, mm) for own, mm in zip(series, places, strict=True)]) - readout.centre
+    scores = readout(series, places)
+    return scores if pooling == AXES else turn(scores)
 
 
 def _features(model: TemporalExtractor, block: Sequence[_Series]) -> Tensor:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
+from slimbrain.evaluate.phenotypes import Cohort
 from slimbrain.evaluate.registry import ENTRIES, Benchmark
 
 _WIDTH = 118
-_HEADINGS = ("task", "label", "file", "columns read", "published", "metrics")
+_HEADINGS = ("task", "published", "ranked by")
+_PLAIN_GAP = re.compile(r"no line in the file|\w+ missing")
+"""Why any label is missing; the page says it once for all benchmarks."""
+
+_URL = re.compile(r"^http\S+")
 
 
 def as_records() -> list[dict[str, Any]]:
@@ -61,37 +68,33 @@ def as_text() -> str:
 
 
 def _as_markdown() -> str:
-    """The table and the sections on each benchmark in docs/tasks.md."""
-    rows = [
-        (
-            f"`{entry.name}`",
-            f"{entry.title} ({entry.kind})",
-            f"`{entry.cohort.file}`" if entry.columns else "none",
-            ", ".join(f"`{name}`" for name in _columns_read(entry)) or "none",
-            _published_values(entry),
-            ", ".join(f"**`{name}`**" if name == entry.primary else f"`{name}`" for name in entry.metrics),
-        )
-        for entry in ENTRIES.values()
-    ]
+    """The table of the benchmarks, and the sections on each and on their cohorts, in docs/tasks.md."""
+    rows = [(f"`{entry.name}`", _published_values(entry), f"`{entry.primary}`") for entry in ENTRIES.values()]
     lines = [_HEADINGS, tuple("---" for _ in _HEADINGS), *rows]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return "\n\n".join([table, *map(_section, ENTRIES.values())]) + "\n"
+    cohorts = {entry.cohort.name: entry.cohort for entry in ENTRIES.values()}
+    return "\n\n".join([table, *map(_section, ENTRIES.values()), *map(_cohort_section, cohorts.values())]) + "\n"
 
 
 def _section(entry: Benchmark) -> str:
+    left_out = "; ".join(text for text in entry.exclusions if not _PLAIN_GAP.fullmatch(text))
+    facts = {"Label": entry.made, "Left out": left_out, "Unsaid" if entry.published else "Note": entry.unsaid}
+    return _facts(f"### `{entry.name}`", facts)
+
+
+def _cohort_section(cohort: Cohort) -> str:
+    """What all benchmarks of a cohort share."""
+    columns = dict.fromkeys(name for entry in ENTRIES.values() if entry.cohort.name == cohort.name for name in _columns_read(entry))
     facts = {
-        "Label": entry.made,
-        "Left out, counted by reason": "; ".join(entry.exclusions),
-        "Split": _split_of(entry),
-        **({"Relatives": _relatives_of(entry)} if _binds(entry) else {}),
-        "What the paper does not say": entry.unsaid,
-        "Data": f"{entry.cohort.title}: {entry.cohort.where}",
-        "Terms": entry.cohort.terms,
-        "Columns and terms looked up at": ", ".join(
-            f"<{source}>" if source.startswith("http") else source for source in entry.cohort.sources
-        ),
+        "File": f"`{cohort.file}` with {', '.join(f'`{name}`' for name in columns)}",
+        "Terms": cohort.terms,
+        "Source": ", ".join(_URL.sub(r"<\g<0>>", source) for source in cohort.sources),
     }
-    return "\n".join([f"### `{entry.name}`", "", *(f"- **{name}**: {text}" for name, text in facts.items())])
+    return _facts(f"### {cohort.title}", facts)
+
+
+def _facts(heading: str, facts: Mapping[str, str]) -> str:
+    return "\n".join([heading, "", *(f"- **{name}**: {text}" for name, text in facts.items() if text)])
 
 
 def _columns_read(entry: Benchmark) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from slimbrain.data.clip import read_clip
 from slimbrain.embed.features import embed_store
+from slimbrain.embed.pooling import MOMENTS
 from slimbrain.embed.series import TOKENS
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.evaluate.finetune import require_encoder
@@ -233,7 +234,7 @@ def _windows(
 
 def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | None, target: Target, request: MapRequest) -> Deciders:
     # A decision on channels is explained through the network.
-    pooling = TOKENS if isinstance(model, TemporalExtractor) else None
+    pooling = TOKENS if isinstance(model, TemporalExtractor) else MOMENTS
     vectors = embed_store(store, model, windows, label="embed", pooling=pooling).by_session()
     kept = [key for key in target.keys if key in vectors]
     if len(kept) < len(target.keys):

@@ -97,10 +97,19 @@ def _reads(config: Mapping[str, Any]) -> list[str]:
     """Which data, and with a connectome what comes out."""
     contract, beside = config["contract"], config.get("connectome")
     windows = f"windows of {contract['window_frames']} frames"
-    if beside is None:
+    if beside is None or config["kind"] == "voxel":
+        readout = (
+            []
+            if beside is None
+            else [
+                "",
+                f"`connectome` ({beside['axes']} numbers, the default of `slimbrain embed`) reads the cells that its tokens decode to.",
+            ]
+        )
         return [
             f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
             f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, {windows}. Anything else is refused.",
+            *readout,
         ]
     return [
         f"Sessions prepared by `slimbrain prep`: any parcellation with MNI places, or images, at any TR; {windows} of the network.",
@@ -112,6 +121,7 @@ def _reads(config: Mapping[str, Any]) -> list[str]:
         "turned so that all columns vary alike: standardise them or not |",
         f"| `tokens` | {2 * config['model']['width']} | mean and standard deviation over windows of the network's features |",
         f"| `axes` | {beside['axes']} | the connectome's before it is turned, ordered by variance; never standardise these |",
+        f"| `tangent` | {beside['anchors'] * (beside['anchors'] + 1) // 2} | the whole tangent vector; with many labels it tells more |",
         "",
         "Channels without MNI places get `tokens` alone.",
     ]

@@ -295,28 +295,30 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _describe(model: HieraJEPA | TemporalExtractor) -> dict[str, Any]:
+    beside = {} if model.connectome is None else {"connectome": model.connectome.config.model_dump()}
     if isinstance(model, TemporalExtractor):
-        beside = {} if model.connectome is None else {"connectome": model.connectome.config.model_dump()}
         return {"kind": "temporal", "model": model.config.model_dump(), **beside}
     return {
         "kind": "voxel",
         "model": model.config.model_dump(),
         "jepa": model.jepa.model_dump(),
         "voxels_per_patch": model.voxels_per_patch,
+        **beside,
     }
 
 
 def _build(config: Mapping[str, Any], folder: Path) -> HieraJEPA | TemporalExtractor:
     try:
+        beside = ConnectomeConfig.model_validate(config["connectome"]) if "connectome" in config else None
+        n_bytes = beside.entries * beside.axes // 2 if beside else 0
         if config["kind"] == "temporal":
             temporal = TemporalConfig.model_validate(config["model"])
-            beside = ConnectomeConfig.model_validate(config["connectome"]) if "connectome" in config else None
-            _require_weights(folder, temporal_parameters(temporal), beside.entries * beside.axes // 2 if beside else 0)
+            _require_weights(folder, temporal_parameters(temporal), n_bytes)
             return TemporalExtractor(temporal, beside)
         encoder, jepa = HieraConfig.model_validate(config["model"]), JepaConfig.model_validate(config["jepa"])
         values = int(config["voxels_per_patch"])
-        _require_weights(folder, jepa_parameters(encoder, jepa) + 2 * values * encoder.embed)
-        return HieraJEPA(encoder, jepa, values)
+        _require_weights(folder, jepa_parameters(encoder, jepa) + 2 * values * encoder.embed, n_bytes)
+        return HieraJEPA(encoder, jepa, values, beside)
     except (KeyError, TypeError, ValueError) as error:
         raise _wrong_setting(folder, error) from error
 
@@ -347,4 +349,4 @@ def _provenance(config: Mapping[str, Any], folder: Path) -> Provenance:
     grid = None if contract.lattice == ROI else Grid.load(folder / MASK_FILE, contract.lattice)
     if grid and grid.hash != contract.mask:
         raise ContractError(f"{folder / MASK_FILE}: is not the mask that {CONFIG_FILE} names; export the model again.")
-    return Provenance(contract, window, grid, training, any_channels="connectome" in config)
+    return Provenance(contract, window, grid, training, any_channels="connectome" in config and config["kind"] == "temporal")

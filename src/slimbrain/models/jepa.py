@@ -16,11 +16,13 @@ from torch.nn import functional
 from slimbrain.config import HieraConfig, JepaConfig
 from slimbrain.data.clip import Clip
 from slimbrain.data.masking import TARGET_KINDS, JepaMask
+from slimbrain.errors import InputError
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout
 from slimbrain.models.display import DisplayedModel
 from slimbrain.models.hiera import Hiera, HieraBlock, Tokens
 from slimbrain.models.position import PositionBaseline, take_out_position
 from slimbrain.models.predictor import FactorisedPredictor, JointPredictor
-from slimbrain.models.signals import SIGNALS, cell_signals
+from slimbrain.models.signals import SIGNALS, cell_series, cell_signals
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class HieraJEPA(DisplayedModel, nn.Module):
         The objective.
     voxels_per_patch : int
         V of the grid's lattice.
+    connectome : ConnectomeConfig or None
+        Of the connectome readout beside the network, of the cells that its tokens decode to; none if None.
 
     Examples
     --------
@@ -125,7 +129,9 @@ class HieraJEPA(DisplayedModel, nn.Module):
     64
     """
 
-    def __init__(self, config: HieraConfig, jepa: JepaConfig, voxels_per_patch: int) -> None:
+    connectome: ConnectomeReadout | None
+
+    def __init__(self, config: HieraConfig, jepa: JepaConfig, voxels_per_patch: int, connectome: ConnectomeConfig | None = None) -> None:
         super().__init__()
         self.config, self.jepa, self.voxels_per_patch = config, jepa, voxels_per_patch
         self.context = Hiera(config, voxels_per_patch)
@@ -138,6 +144,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
             else JointPredictor(jepa, width, out, not config.recompute)
         )
         self.decoder = nn.Linear(width, SIGNALS) if signals and jepa.visible_weight else None
+        self.connectome = None if connectome is None else ConnectomeReadout(connectome, 0)
         self.baseline = PositionBaseline(width) if jepa.remove_position and not signals else None
 
     @property
@@ -201,6 +208,19 @@ class HieraJEPA(DisplayedModel, nn.Module):
             decoded = self.decoder(context.values).float()
             own = ((decoded - values[visible]).square() * weight[visible]).sum(-1).mean()
         return Prediction(context, everything, predicted, values[asked], weight[asked], kind, own, True)
+
+    @torch.no_grad()
+    def decode(self, clip: Clip) -> Tensor:
+        """Series (2 S, C) of the cells of a clip's grid, decoded from the tokens of its S steps, nothing hidden.
+
+        Raises
+        ------
+        InputError
+            If nothing decodes tokens: the objective must have signals as targets, and visible units' own beside them.
+        """
+        if self.decoder is None:
+            raise InputError("the model does not decode its tokens; pretrain with jepa.targets=signals and a jepa.visible_weight above 0.")
+        return cell_series(self.decoder(self.encoder([clip]).values).float(), clip.grid)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:

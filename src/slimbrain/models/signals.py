@@ -50,6 +50,12 @@ def cell_signals(clips: Sequence[Clip], token_frames: int) -> tuple[Tensor, Tens
     return torch.cat([values for values, _ in parts]), torch.cat([exists for _, exists in parts])
 
 
+def cell_series(values: Tensor, grid: Grid) -> Tensor:
+    """Series of the cells (2 S, C), a frame per half of a step, from values (S U, 16) of one whole clip as `cell_signals` orders them."""
+    table = values.unflatten(0, (-1, grid.n_units)).unflatten(2, (_CELLS, _HALVES)).permute(0, 3, 1, 2)
+    return table.reshape(-1, grid.n_units * _CELLS)[:, cell_slots(grid).to(values.device)]
+
+
 def _signals(clip: Clip, token_frames: int) -> tuple[Tensor, Tensor]:
     grid, device = clip.grid, clip.voxels.device
     halves = clip.voxels.sum(-1, dtype=torch.float32).unflatten(0, (-1, token_frames // _HALVES)).mean(1)

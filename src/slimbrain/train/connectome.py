@@ -1,4 +1,4 @@
-"""Fits the connectome readout of a stage 1 model to a store: population, axes and their scales, from participants without labels."""
+"""Fits the connectome readout of a model to a store: population, axes and their scales, from participants without labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimbrain.data.clip import read_clip
+from slimbrain.embed.features import Model
 from slimbrain.embed.series import TOKENS, embed_series
 from slimbrain.errors import InputError
 from slimbrain.governance.ledger import LEDGER, LedgerEntry, entries_from, entries_of
 from slimbrain.governance.provenance import REMEMBERED, people_in, remember_also
 from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, pack_axes, unpack_axes
+from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
+from slimbrain.saliency.choose import UNIFORM, window_choice
 from slimbrain.store import SessionInfo, Store
 
 Floats = NDArray[Any]
@@ -26,9 +30,13 @@ Floats = NDArray[Any]
 MOST_AXES = 512
 _TOKEN_AXES = 4
 """Of the network's features beside the connectome's. Each weighs as much as one column of these, and they carry no trait that these lack:
-with 4 or 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md)."""
-_MOST_ANCHORS = 256
+with 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md); 4 was not contested."""
+MOST_ANCHORS = 256
 """A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
+
+_NUGGET = {"channels": 0.1, "cells": 0.4}
+"""Least share of a channel's variance that is its own. Cells of 40 frames are noisier than channels of a whole run: of 143 painted people,
+on axes of 287 others, age is told with an R2 of 0.24, 0.31, 0.32 with 0.1, 0.4, 0.8, and sex with an AUC of 0.57, 0.59, 0.49."""
 
 _MOST_PARTICIPANTS = 4000
 """Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
@@ -67,8 +75,11 @@ class Recordings:
         return len(set(self.subjects))
 
 
-def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES, seed: int = 0) -> TemporalExtractor:
-    """The same network with a connectome readout, fitted to all sessions of a store, without labels.
+def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int = 0, anchors: int = MOST_ANCHORS) -> Model:
+    """The same network with a connectome readout, in place of any it has, fitted to all sessions of a store, without labels.
+
+    Of a stage 1 model it reads the channels as they are stored; of a stage 2 model the cells that its tokens decode to, in windows spread
+    evenly over each session, as many as in training.
 
     Parameters
     ----------
@@ -76,6 +87,8 @@ def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES
         Most axes; a power of two. There are fewer where participants are fewer.
     seed : int
         Of the participants that are taken, where there are more than memory holds, and of the anchors.
+    anchors : int
+        Most anchors: of more channels, as many centres among them.
 
     Returns
     -------
@@ -84,23 +97,43 @@ def fit_connectome(store: Store, model: TemporalExtractor, axes: int = MOST_AXES
     Raises
     ------
     InputError
-        If channels have no places, or there are too few participants.
+        If channels have no places, tokens do not decode, or there are too few participants.
     """
     if model.provenance is None:
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
     store = _sample(store, seed)
-    parcellations = _parcellations(store)
-    features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
-    fitted = fit_readout(parcellations, _by_participant([info.subject for info in store.sessions], features), axes, seed)
-    made = TemporalExtractor(model.config, fitted.config)
-    made.load_state_dict({**made.state_dict(), **model.state_dict()})
+    if isinstance(model, TemporalExtractor):
+        parcellations = _parcellations(store)
+        features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
+        features = _by_participant([info.subject for info in store.sessions], features)
+        nugget = _NUGGET["channels"]
+    else:
+        nugget = _NUGGET["cells"]
+        parcellations = [_decoded(store, model)]
+        features = np.zeros((parcellations[0].n_participants, 0))
+    fitted = fit_readout(parcellations, features, axes, seed, anchors, nugget)
+    made: Model
+    if isinstance(model, TemporalExtractor):
+        made = TemporalExtractor(model.config, fitted.config)
+    else:
+        made = HieraJEPA(model.config, model.jepa, model.voxels_per_patch, fitted.config)
+    network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
+    made.load_state_dict({**made.state_dict(), **network})
     assert made.connectome is not None
     made.connectome.fill(**fitted.state_dict())
-    made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=True)
+    any_channels = isinstance(model, TemporalExtractor)
+    made.provenance = replace(model.provenance, training=_training(store, model.provenance.training), any_channels=any_channels)
     return made.eval()
 
 
-def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int = MOST_AXES, seed: int = 0) -> ConnectomeReadout:
+def fit_readout(
+    parcellations: Sequence[Recordings],
+    features: Floats,
+    axes: int = MOST_AXES,
+    seed: int = 0,
+    anchors: int = MOST_ANCHORS,
+    nugget: float = _NUGGET["channels"],
+) -> ConnectomeReadout:
     """A readout from sessions of one or several parcellations.
 
     The first parcellation gives the anchors and the population; sessions of others have a part in the axes, centred on the mean of their
@@ -119,12 +152,11 @@ def fit_readout(parcellations: Sequence[Recordings], features: Floats, axes: int
         If there are too few participants.
     """
     main = parcellations[0]
-    population, anchors = _population(main, seed)
-    readout = _unfinished(population, anchors)
+    readout = _unfinished(*_population(main, seed, anchors), nugget)
     vectors, centre = _participants(readout, parcellations)
     if len(vectors) < _FEWEST_PARTICIPANTS:
         raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
-    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1)))
+    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1, readout.config.entries)))
     packed, step = pack_axes(torch.from_numpy(directions))
     scales = _scales(((vectors @ unpack_axes(packed).numpy().astype(vectors.dtype)) * step.numpy()).var(0))
     token_mean, token_axes = _token_axes(features)
@@ -158,16 +190,27 @@ def _parcellations(store: Store) -> list[Recordings]:
     return sorted(groups, key=lambda group: -group.n_participants)
 
 
-def _population(main: Recordings, seed: int) -> tuple[Floats, Tensor]:
+def _decoded(store: Store, model: HieraJEPA) -> Recordings:
+    """Cells that a stage 2 model's tokens decode to, decoded once for all that read them."""
+    assert model.provenance is not None
+    cut = model.provenance.window
+    choose = window_choice(UNIFORM, store, model.config.unit_frames, cut)
+    clips = (read_clip(store, info, choose(info), cut.frames) for info in track(store.sessions, "decode"))
+    series = [standardise(model.decode(clip)) for clip in clips]
+    mm = torch.tensor(store.grid.cells.mm, dtype=torch.float32)
+    return Recordings(mm, tuple(info.subject for info in store.sessions), series.__getitem__)
+
+
+def _population(main: Recordings, seed: int, most: int) -> tuple[Floats, Tensor]:
     """(K, K) mean correlation of anchors over sessions, each pair over those that have both, and the anchors (K, 3).
 
     Anchors are the channels themselves or, of many, centres of clusters, read as Gaussian averages.
     """
     filters, anchors = torch.eye(len(main.mm), dtype=torch.float64), main.mm
-    if len(main.mm) > _MOST_ANCHORS:
+    if len(main.mm) > most:
         from sklearn.cluster import KMeans
 
-        centres = KMeans(_MOST_ANCHORS, n_init=1, random_state=seed).fit(main.mm.double().numpy()).cluster_centers_
+        centres = KMeans(most, n_init=1, random_state=seed).fit(main.mm.double().numpy()).cluster_centers_
         anchors = torch.from_numpy(centres).float()
         width = ConnectomeConfig(anchors=2, axes=2).width_mm
         filters = (-torch.cdist(anchors.double(), main.mm.double()).square() / (2 * width**2)).exp()
@@ -184,11 +227,11 @@ def _population(main: Recordings, seed: int) -> tuple[Floats, Tensor]:
     return (vectors * np.maximum(values, _RIDGE / 2)) @ vectors.T, anchors
 
 
-def _unfinished(population: Floats, anchors: Tensor) -> ConnectomeReadout:
+def _unfinished(population: Floats, anchors: Tensor, nugget: float) -> ConnectomeReadout:
     """Population and modes; axes are yet to come."""
     values, vectors = np.linalg.eigh(population)
     modes = (vectors / np.sqrt(values))[:, ::-1].copy()
-    readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=2), 0)
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=2, nugget=nugget), 0)
     return readout.fill(anchors=anchors, mean=torch.from_numpy(population).float(), modes=torch.from_numpy(modes).float())
 
 

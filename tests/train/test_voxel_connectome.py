@@ -1,0 +1,103 @@
+"""The connectome of a stage 2 model: of the cells that its tokens decode to, and of nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from store_samples import make_store
+
+from slimbrain.cli import run_command
+from slimbrain.config import HieraConfig, JepaConfig, WindowConfig
+from slimbrain.data.clip import read_clip
+from slimbrain.embed.encoder import SlimBrainEncoder
+from slimbrain.embed.features import embed_store, feature_names
+from slimbrain.errors import InputError
+from slimbrain.governance.provenance import Person, Provenance
+from slimbrain.grid import Grid
+from slimbrain.models.connectome import turn
+from slimbrain.models.hub import from_pretrained, save_pretrained
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.store import Store
+from slimbrain.train.connectome import Recordings, fit_readout
+
+WINDOW = WindowConfig(frames=8, k=2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, grid8: Grid) -> Store:
+    return make_store(tmp_path_factory.mktemp("cohort") / "store", grid8, subjects=6)
+
+
+def network(store: Store, **jepa: object) -> HieraJEPA:
+    torch.manual_seed(0)
+    encoder = HieraConfig(embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+    settings = JepaConfig.model_validate({"predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2, **jepa})
+    model = HieraJEPA(encoder, settings, store.grid.voxels_per_patch).eval()
+    model.provenance = Provenance(store.contract, WINDOW, store.grid)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that `slimbrain connectome` made."""
+    root = tmp_path_factory.mktemp("model")
+    save_pretrained(network(store), root / "network")
+    assert run_command(["connectome", str(store.root), "--model", str(root / "network"), "--out", str(root / "model")]) == 0
+    return root / "model"
+
+
+def decoded(store: Store, model: HieraJEPA, windows: list[int]) -> list[torch.Tensor]:
+    """Standardised series of cells by the decoder's own weights, step by step and unit by unit."""
+    assert model.decoder is not None
+    made = []
+    for info in store.sessions:
+        clip = read_clip(store, info, windows, WINDOW.frames)
+        with torch.inference_mode():
+            values = (model.encoder([clip]).values @ model.decoder.weight.T + model.decoder.bias).view(-1, store.grid.n_units, 8, 2)
+        octant = store.grid.cells.index % 2 @ np.array([4, 2, 1])
+        series = torch.stack([values[step, store.grid.cell_unit, octant, half] for step in range(len(values)) for half in range(2)])
+        made.append((series - series.mean(0)) / series.std(0, correction=0))
+    return made
+
+
+def test_vectors_are_a_readout_of_decoded_cells(store: Store, folder: Path) -> None:
+    model = from_pretrained(folder)
+    assert isinstance(model, HieraJEPA)
+    made = embed_store(store, model)
+    windows = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], WINDOW.k)]
+    series, mm = decoded(store, model, windows), torch.tensor(store.grid.cells.mm, dtype=torch.float32)
+    people = tuple(info.subject for info in store.sessions)
+    readout = fit_readout([Recordings(mm, people, series.__getitem__)], np.zeros((6, 0)), nugget=0.4)
+    with torch.inference_mode():
+        expected = turn(readout(series, [mm] * 6)).numpy()
+    assert made.pooling == "connectome" and made.values.shape == (6, 4) == (6, len(feature_names(model)))
+    np.testing.assert_allclose(made.values, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_network_stays_and_people_are_remembered(store: Store, folder: Path) -> None:
+    made, before = from_pretrained(folder), network(store)
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in before.state_dict().items())
+    assert made.provenance is not None and made.provenance.trained_on([Person("sub-03"), Person("sub-77")]) == ["sub-03"]
+    assert not made.provenance.any_channels
+
+
+@pytest.mark.parametrize(("pooling", "width"), [("axes", 4), ("tangent", 87 * 88 // 2), ("moments", 3 * 64)])
+def test_other_poolings(store: Store, folder: Path, pooling: str, width: int) -> None:
+    encoder = SlimBrainEncoder(folder, pooling=pooling).fit()
+    with pytest.warns(UserWarning, match="trained on 6 of the 6"):
+        assert encoder.transform(store).shape == (6, width) == (6, len(encoder.get_feature_names_out()))
+
+
+def test_a_model_without_one(store: Store) -> None:
+    assert embed_store(store, network(store)).pooling == "moments"
+    with pytest.raises(InputError, match="pooling axes: the model has no connectome"):
+        embed_store(store, network(store), pooling="axes")
+
+
+def test_tokens_that_nothing_decodes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_pretrained(network(store, targets="latents"), tmp_path / "network")
+    assert run_command(["connectome", str(store.root), "--model", str(tmp_path / "network"), "--out", str(tmp_path / "model")]) == 1
+    assert "does not decode its tokens" in capsys.readouterr().err
