@@ -22,7 +22,16 @@ def make_tokens(values: list[torch.Tensor], seconds: list[torch.Tensor]) -> Toke
         time.append(moments.repeat_interleave(units))
     lengths = tuple(len(part) for part in clip)
     flat = torch.cat([value.flatten(0, 1) for value in values])
-    return Tokens(flat, torch.cat(clip), torch.cat(step), torch.cat(unit), torch.cat(time), torch.zeros(len(flat), 3), lengths)
+    return Tokens(
+        flat,
+        torch.cat(clip),
+        torch.cat(step),
+        torch.cat(unit),
+        torch.cat(time),
+        torch.zeros(len(flat), 3),
+        lengths,
+        tuple(map(len, values)),
+    )
 
 
 def autoregression(steps: int, units: int, carry: list[float], seed: int) -> torch.Tensor:

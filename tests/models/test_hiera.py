@@ -151,7 +151,7 @@ def test_octants_of_the_rim_keep_their_place_and_missing_ones_do_not_count(grid8
     x = torch.randn(4, grid8.n_patches, 4, dtype=torch.float64)
     weights, checked = block.merge.weight.view(8, 16, 4), 0
     for table in packing.levels[0]:
-        merged = block._residual(x.flatten(0, 1)[table.rows], table)
+        merged = block._residual(x.flatten(0, 1)[table.rows], table, (block.merge.weight, block.merge.bias))
         for row, (children, exists) in enumerate(zip(table.children, table.exists, strict=True)):
             if table.kept is not None and row not in table.kept:
                 continue
@@ -189,7 +189,7 @@ def test_a_merged_token_begins_about_as_large_as_its_children() -> None:
 def test_positions_are_known_without_encoding(grid8: Grid, full_grid: Grid) -> None:
     encoder, clips = make_encoder(grid8), [make_clip(grid8, 1, frames=8), make_clip(full_grid, 2, frames=16)]
     layout, tokens = encoder.layout(clips), encoder(clips)
-    assert layout.lengths == tokens.lengths and layout.values.shape == (len(tokens.values), 0)
+    assert (layout.lengths, layout.steps) == (tokens.lengths, tokens.steps) and layout.values.shape == (len(tokens.values), 0)
     for name in ("clip", "step", "unit", "seconds", "mm"):
         assert torch.equal(getattr(layout, name), getattr(tokens, name))
 

@@ -242,7 +242,7 @@ def test_content_is_what_places_do_not_explain() -> None:
     unit = torch.arange(6).repeat(50)
     place, content = torch.randn(6, 8)[unit], torch.randn(300, 8)
     blank = torch.zeros(300, dtype=torch.long)
-    tokens = [Tokens(values, blank, blank, unit, blank.double(), torch.zeros(300, 3), (300,)) for values in (place, place + content)]
+    tokens = [Tokens(values, blank, blank, unit, blank.double(), torch.zeros(300, 3), (300,), (1,)) for values in (place, place + content)]
     assert token_health(tokens[0])["content_std"] < 1e-6 < token_health(tokens[0])["std"]
     assert token_health(tokens[1])["content_std"] == pytest.approx(1, abs=0.1)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slimbrain.models.autocast import Affine
 from slimbrain.models.layers import Mlp
 from slimbrain.models.memory_efficient import add, add_mlp, mean_children, merge_children, norm_linear, pool_children
 
@@ -24,6 +25,10 @@ def parts() -> tuple[nn.LayerNorm, nn.Linear, Mlp]:
         for parameter in module.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)
     return modules
+
+
+def affine(layer: nn.Linear) -> Affine:
+    return layer.weight, layer.bias
 
 
 def plain_mean(x: Tensor) -> Tensor:
@@ -45,12 +50,12 @@ def plain_merge(x: Tensor) -> Tensor:
 NORM, LINEAR, MLP = parts()
 MERGE = nn.Linear(4 * WIDTH, 2 * WIDTH).double()
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "norm_linear": (lambda x: norm_linear(x, NORM, LINEAR), lambda x: LINEAR(NORM(x))),
-    "add_mlp, hidden kept": (lambda x: add_mlp(x, NORM, MLP, True), lambda x: x + MLP(NORM(x))),
-    "add_mlp, hidden computed again": (lambda x: add_mlp(x, NORM, MLP, False), lambda x: x + MLP(NORM(x))),
+    "norm_linear": (lambda x: norm_linear(x, NORM, affine(LINEAR)), lambda x: LINEAR(NORM(x))),
+    "add_mlp, hidden kept": (lambda x: add_mlp(x, NORM, affine(MLP.fc1), affine(MLP.fc2), True), lambda x: x + MLP(NORM(x))),
+    "add_mlp, hidden computed again": (lambda x: add_mlp(x, NORM, affine(MLP.fc1), affine(MLP.fc2), False), lambda x: x + MLP(NORM(x))),
     "pool_children": (lambda x: pool_children(x, CHILDREN), lambda x: x[CHILDREN].amax(1)),
     "mean_children": (lambda x: mean_children(x, CHILDREN, EXISTS), plain_mean),
-    "merge_children": (lambda x: merge_children(x, NORM, MERGE, CHILDREN, EXISTS), plain_merge),
+    "merge_children": (lambda x: merge_children(x, NORM, affine(MERGE), CHILDREN, EXISTS), plain_merge),
 }
 
 

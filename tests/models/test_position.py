@@ -17,7 +17,7 @@ def make_tokens(grid: Grid, values: Tensor, seconds: Tensor) -> Tokens:
     """Tokens of one clip: every unit at every one of `seconds`; values (steps * units, D)."""
     step, unit = (index.flatten() for index in torch.meshgrid(torch.arange(len(seconds)), torch.arange(grid.n_units), indexing="ij"))
     mm = torch.tensor(grid.units.mm)[unit]
-    return Tokens(values, torch.zeros_like(step), step, unit, seconds[step].double(), mm, (len(step),))
+    return Tokens(values, torch.zeros_like(step), step, unit, seconds[step].double(), mm, (len(step),), (len(seconds),))
 
 
 def known_parts(grid: Grid, seconds: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import Prediction
 from slimbrain.models.skill import skill
 
-NOWHERE = Tokens(*(torch.empty(0),) * 6, ())
+NOWHERE = Tokens(*(torch.empty(0),) * 6, (), ())
 KIND = torch.tensor([0, 1, 2, 3] * 50)
 
 

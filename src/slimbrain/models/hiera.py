@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from slimbrain.config import HieraConfig
 from slimbrain.data.clip import Clip
 from slimbrain.errors import ContractError
 from slimbrain.models.attention import Spans, attend, has_variable_length_kernel, spans_of
+from slimbrain.models.autocast import Affine, cast_together
 from slimbrain.models.layers import FourierPosition, Mlp, init_transformer
 from slimbrain.models.memory_efficient import add, add_mlp, mean_children, merge_children, norm_linear, pool_children
 from slimbrain.models.packing import BLOCK_TOKENS, DEVICE_BLOCK_TOKENS, POOL, Block, Packing, pack_clips
@@ -86,22 +88,25 @@ class HieraBlock(nn.Module):
         -------
         (L, out), or (K, out) pooled tokens.
         """
+        qkv, proj, fc1, fc2, *wider = cast_together(self.qkv, self.proj, self.mlp.fc1, self.mlp.fc2, self.merge or self.widen)
         # The residual stream keeps its precision under autocast.
-        q, k, v = norm_linear(x, self.norm1, self.qkv).chunk(3, dim=-1)
-        residual = self._residual(x, pooling)
+        q, k, v = norm_linear(x, self.norm1, qkv).chunk(3, dim=-1)
+        residual = self._residual(x, pooling, *wider)
         if pooling is not None:
             q = self._join(q, pooling)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        x = add(residual, self.proj(attend(q, k, v, spans)))
+        x = add(residual, functional.linear(attend(q, k, v, spans), *proj))
         if pooling is not None and pooling.kept is not None:
             x = x[pooling.kept]
-        return add_mlp(x, self.norm2, self.mlp, self.keep_hidden)
+        return add_mlp(x, self.norm2, fc1, fc2, self.keep_hidden)
 
-    def _residual(self, x: Tensor, pooling: Block | None) -> Tensor:
+    def _residual(self, x: Tensor, pooling: Block | None, wider: Affine | None = None) -> Tensor:
         """The input as the attention's output is added to it: widened, and joined."""
+        if wider is None:
+            return x if pooling is None else self._join(x, pooling)
         if self.merge is not None and pooling is not None:
-            return merge_children(x, self.norm1, self.merge, pooling.children, pooling.exists).to(x.dtype)
-        widened = x if self.widen is None else norm_linear(x, self.norm1, self.widen).to(x.dtype)
+            return merge_children(x, self.norm1, wider, pooling.children, pooling.exists).to(x.dtype)
+        widened = norm_linear(x, self.norm1, wider).to(x.dtype)
         return widened if pooling is None else self._join(widened, pooling)
 
     def _join(self, x: Tensor, pooling: Block) -> Tensor:
@@ -132,8 +137,8 @@ class Tokens:
         (L,) mean time of the token's frames since the session began.
     mm : Tensor
         (L, 3) centre of the token's unit in MNI mm.
-    lengths : tuple of int
-        Tokens of each clip.
+    lengths, steps : tuple of int
+        Tokens of each clip, and the steps that they are spread over.
     """
 
     values: Tensor
@@ -143,13 +148,14 @@ class Tokens:
     seconds: Tensor
     mm: Tensor
     lengths: tuple[int, ...]
+    steps: tuple[int, ...]
 
     def take(self, rows: Tensor, lengths: tuple[int, ...]) -> Tokens:
         """Some of the tokens, of which each clip has so many."""
         values, clip, step, unit, seconds, mm = (
             part[rows] for part in (self.values, self.clip, self.step, self.unit, self.seconds, self.mm)
         )
-        return Tokens(values, clip, step, unit, seconds, mm, lengths)
+        return Tokens(values, clip, step, unit, seconds, mm, lengths, self.steps)
 
 
 class Hiera(nn.Module):
@@ -312,9 +318,7 @@ class Hiera(nn.Module):
         if self.config.learned_positions is None:
             mm = torch.cat([torch.tensor(clip.grid.patches.mm) for clip in clips])
             seconds = torch.cat([_means(clip.seconds, self.config.patch_frames) for clip in clips])[:, None]
-            place, time = self.space_embed(mm.to(weight.device, weight.dtype)), self.time_embed(seconds.to(weight.device, weight.dtype))
-            # In the weights' precision: under autocast, what is added up from block to block must not lose digits.
-            return place.to(weight.dtype), time.to(weight.dtype)
+            return self.space_embed(mm.to(weight.device)), self.time_embed(seconds.to(weight.device))
         side, frames = self.config.learned_positions
         for clip in clips:
             lattice = clip.grid.lattice
@@ -352,7 +356,7 @@ class Hiera(nn.Module):
         clip, step, unit, of_step, of_unit = (
             part.to(values.device) for part in (clip, step, unit, torch.cat(seconds)[first_step + step], torch.cat(mm)[first_unit + unit])
         )
-        return Tokens(values, clip, step, unit, of_step, of_unit, lengths)
+        return Tokens(values, clip, step, unit, of_step, of_unit, lengths, tuple(map(len, seconds)))
 
 
 def _means(seconds: Tensor, frames: int) -> Tensor:

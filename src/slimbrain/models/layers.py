@@ -143,7 +143,9 @@ class FourierPosition(nn.Module):
         self.project = nn.Linear(2 * coordinates * count, width)
 
     def forward(self, position: Tensor) -> Tensor:
-        return self.project(fourier_features(position.to(self.waves.dtype), self.waves))
+        # Positions are few, and under autocast would lose digits that are then added up from block to block.
+        with torch.autocast(position.device.type, enabled=False):
+            return self.project(fourier_features(position.to(self.waves.dtype), self.waves))
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -15,18 +15,18 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from slimbrain.models.layers import Mlp
+from slimbrain.models.autocast import Affine
 
 
-def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
+def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: Affine) -> Tensor:
     """`linear(norm(x))`: (L, D) -> (L, out), keeping `x` and not the normalised copy for the backward pass."""
     if torch.compiler.is_compiling():
-        return linear(norm(x))
-    return _apply(_NormLinear, x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+        return functional.linear(norm(x), *linear)
+    return _apply(_NormLinear, x, norm.weight, norm.bias, norm.eps, *linear)
 
 
-def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp, keep_hidden: bool) -> Tensor:
-    """`x + mlp(norm(x))`: (L, D) -> (L, D).
+def add_mlp(x: Tensor, norm: nn.LayerNorm, fc1: Affine, fc2: Affine, keep_hidden: bool) -> Tensor:
+    """`x + fc2(gelu(fc1(norm(x))))`: (L, D) -> (L, D).
 
     Parameters
     ----------
@@ -34,9 +34,8 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp, keep_hidden: bool) -> Tenso
         Keep the hidden layer, as it is before the GELU; without, a third of the forward pass is done again.
     """
     if torch.compiler.is_compiling():
-        return x + mlp(norm(x))
-    keep = keep_hidden and torch.is_grad_enabled()
-    return _apply(_AddMlp, x, norm.weight, norm.bias, norm.eps, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, keep)
+        return x + functional.linear(functional.gelu(functional.linear(norm(x), *fc1)), *fc2)
+    return _apply(_AddMlp, x, norm.weight, norm.bias, norm.eps, *fc1, *fc2, keep_hidden and torch.is_grad_enabled())
 
 
 def pool_children(x: Tensor, children: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ def mean_children(x: Tensor, children: Tensor, exists: Tensor) -> Tensor:
     return _apply(_MeanChildren, x, children, share)
 
 
-def merge_children(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, children: Tensor, exists: Tensor) -> Tensor:
+def merge_children(x: Tensor, norm: nn.LayerNorm, linear: Affine, children: Tensor, exists: Tensor) -> Tensor:
     """One linear map of all children together, so that a pooled token keeps how they differ; as Swin's patch merging (arXiv 2103.14030).
 
     Children that do not exist count as zero, and those that do for them: were all children alike, a rim element would be like any other.
@@ -87,7 +86,7 @@ def merge_children(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, children: T
     ----------
     x : Tensor
         (L, D).
-    norm, linear : nn.LayerNorm, nn.Linear
+    norm, linear : nn.LayerNorm, Affine
         Applied to each row; maps C * D values, child by child, to `out`.
     children, exists : Tensor
         (Q, C) rows of `x`, and which of them count.
@@ -98,8 +97,8 @@ def merge_children(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, children: T
     """
     weight = children.shape[1] * _shares(exists, x.dtype)
     if torch.compiler.is_compiling():
-        return linear((norm(x)[children] * weight[..., None]).flatten(1))
-    return _apply(_MergeChildren, x, norm.weight, norm.bias, norm.eps, children, weight, linear.weight, linear.bias)
+        return functional.linear((norm(x)[children] * weight[..., None]).flatten(1), *linear)
+    return _apply(_MergeChildren, x, norm.weight, norm.bias, norm.eps, children, weight, *linear)
 
 
 def _shares(exists: Tensor, dtype: torch.dtype) -> Tensor:
@@ -159,9 +158,9 @@ class _AddMlp(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, gain, shift, fc1, fc1_bias, fc2, hidden = ctx.saved_tensors
-        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0]
+        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
         if hidden is None:
-            hidden = functional.linear(normed.to(ctx.dtype), fc1.to(ctx.dtype), fc1_bias.to(ctx.dtype))
+            hidden = functional.linear(normed, fc1.to(ctx.dtype), fc1_bias.to(ctx.dtype))
         of_active, of_fc2, of_fc2_bias = _linear_backward(grad.to(ctx.dtype), functional.gelu(hidden), fc2)
         of_hidden = torch.ops.aten.gelu_backward(of_active, hidden)
         of_normed, of_fc1, of_fc1_bias = _linear_backward(of_hidden, normed, fc1)

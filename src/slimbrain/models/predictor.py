@@ -8,6 +8,7 @@ the latter is told: its attention runs over places within a step, then over step
 from __future__ import annotations
 
 import math
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 from slimbrain.config import JepaConfig
 from slimbrain.errors import ContractError
 from slimbrain.models.attention import spans_of
+from slimbrain.models.autocast import cast_together
 from slimbrain.models.hiera import SPACE_WAVES_MM, TIME_WAVES_S, HieraBlock, Tokens
 from slimbrain.models.layers import INIT_STD, FourierPosition, Mlp, init_transformer
 
@@ -73,12 +75,10 @@ class JointPredictor(nn.Module):
         """
         device, spans = context.values.device, spans_of(everything.lengths, everything.lengths)
         asked, visible = (torch.nonzero(which)[:, 0].to(device) for which in (hidden, ~hidden))
-        # In the weights' precision: under autocast, what is added up from block to block must not lose digits.
-        entered, place, time = (
-            part.to(self.query.dtype)
-            for part in (self.proj_in(context.values), self.space_embed(everything.mm), self.time_embed(everything.seconds[:, None]))
-        )
-        x = (place + time).index_add(0, visible, entered).index_add(0, asked, self.query.expand(len(asked), -1))
+        # In the weights' precision, as places and times are: what is added up from block to block must not lose digits.
+        entered = self.proj_in(context.values).to(self.query.dtype)
+        position = self.space_embed(everything.mm) + self.time_embed(everything.seconds[:, None])
+        x = position.index_add(0, visible, entered).index_add(0, asked, self.query.expand(len(asked), -1))
         for block in self.blocks:
             x = block(x, spans)
         return self.proj_out(self.norm(x[asked]))
@@ -108,28 +108,47 @@ class MaskedAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, place: Tensor | None, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Tensor | None, bias: Tensor | None, visible: Tensor | None) -> Tensor:
         """Attend.
 
         Parameters
         ----------
         x : Tensor
-            (N, L, D).
+            (..., L, D).
         place : Tensor or None
-            (L, D) added to queries and keys, and not to values.
-        bias : Tensor
-            Broadcastable to (N, heads, L, L), added to the logits; -inf where a key is hidden.
+            (..., L, D) added to queries and keys, and not to values.
+        bias : Tensor or None
+            Broadcastable to (..., heads, L, L), added to the logits.
+        visible : Tensor or None
+            (..., L) bool, keys that are not hidden; all if None.
 
         Returns
         -------
-        (N, L, D); the projection's bias alone where all keys are hidden, since nothing is known there.
+        (..., L, D); the projection's bias alone where all keys are hidden, since nothing is known there.
         """
-        asked = x if place is None else x + place
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query(asked), self.key(asked), self.value(x)))
-        known = torch.isfinite(bias).any(-1, keepdim=True)
-        bias = torch.where(known, bias, torch.zeros_like(bias)).to(q.dtype)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(*q.shape[:-1], k.shape[-2]))
-        return self.proj(torch.where(known, attended, torch.zeros_like(attended)).transpose(1, 2).flatten(2))
+        query, key, value, proj = cast_together(self.query, self.key, self.value, self.proj)
+        asked = _narrowed(x if place is None else x + place, query[0].dtype)
+        given = asked if place is None else _narrowed(x, query[0].dtype)
+        q, k, v = (self._heads(functional.linear(part, *layer)) for part, layer in ((asked, query), (asked, key), (given, value)))
+        if visible is not None:
+            # Where all keys are hidden, all are asked and the answer is dropped: the softmax of no key is not a number.
+            hidden = visible.any(-1, keepdim=True) & ~visible
+            bias = (q.new_zeros(1) if bias is None else bias).masked_fill(hidden[..., None, None, :], -math.inf)
+        if bias is not None:
+            bias = bias.to(q.dtype).expand(*x.shape[:-2], *q.shape[1:-1], k.shape[-2]).flatten(0, -4)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(x.shape)
+        if visible is not None:
+            attended = attended.masked_fill(~visible.any(-1)[..., None, None], 0)
+        return functional.linear(attended, *proj)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(..., L, D) -> (N, heads, L, D / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2).flatten(0, -4)
+
+
+def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in autocast's precision, and in the order that a linear layer takes without copying."""
+    return x.to(dtype, memory_format=torch.contiguous_format)
 
 
 class FactorisedBlock(nn.Module):
@@ -151,28 +170,26 @@ class FactorisedBlock(nn.Module):
         self.log_slope = nn.Parameter(torch.linspace(slowest, fastest, heads))
         self.norm_mlp, self.mlp = nn.LayerNorm(width), Mlp(width, int(width * _FACTORISED_MLP_RATIO))
 
-    def forward(self, x: Tensor, place: Tensor, seconds: Tensor, visible: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, place: Tensor, lag: Tensor, visible: Tensor | None) -> Tensor:
         """Predict.
 
         Parameters
         ----------
         x : Tensor
-            (S, U, D) tokens of one clip, by step and unit.
+            (B, S, U, D) tokens of clips, by step and unit.
         place : Tensor
-            (U, D) embedding of each unit's place.
-        seconds : Tensor
-            (S,) time of each step.
+            (B, U, D) embedding of each unit's place.
+        lag : Tensor
+            (B, S, S) seconds between steps.
         visible : Tensor or None
-            (S, U) bool, tokens that may be keys; all if None.
+            (B, S, U) bool, tokens that may be keys; all if None.
         """
-        lag = (seconds[:, None] - seconds).abs().to(x.dtype)
-        among_places, among_steps = x.new_zeros(1, 1, 1, 1), -self.log_slope.exp()[:, None, None] * lag
-        if visible is not None:
-            among_places = among_places.masked_fill(~visible[:, None, None], -math.inf)
-            among_steps = among_steps.masked_fill(~visible.T[:, None, None], -math.inf)
-        x = x + self.places(self.norm_places(x), place, among_places)
-        x = x + self.steps(self.norm_steps(x).transpose(0, 1), None, among_steps).transpose(0, 1)
-        return x + self.mlp(self.norm_mlp(x))
+        decay = -self.log_slope.exp()[:, None, None] * lag[:, None, None]
+        x = x + self.places(self.norm_places(x), place[:, None], None, visible)
+        of_unit = None if visible is None else visible.transpose(1, 2)
+        x = x + self.steps(self.norm_steps(x).transpose(1, 2), None, decay, of_unit).transpose(1, 2)
+        fc1, fc2 = cast_together(self.mlp.fc1, self.mlp.fc2)
+        return x + functional.linear(functional.gelu(functional.linear(self.norm_mlp(x), *fc1)), *fc2)
 
 
 class FactorisedPredictor(nn.Module):
@@ -203,16 +220,18 @@ class FactorisedPredictor(nn.Module):
         """Predict, as `JointPredictor`; a clip's tokens in `everything` must be a whole table of steps and units."""
         entered = self.proj_in(context.values).to(self.query.dtype)
         x = self.query.expand(len(hidden), -1).index_copy(0, torch.nonzero(~hidden)[:, 0].to(entered.device), entered)
-        # One clip at a time, since grids and lengths may differ.
-        parts = (part.split(everything.lengths) for part in (x, hidden, everything.step, everything.mm, everything.seconds))
-        return self.proj_out(self.norm(torch.cat([self._clip(*part) for part in zip(*parts, strict=True)])))
+        # Clips of one shape that follow each other are computed together: each group starts as many kernels as one clip.
+        same = groupby(zip(everything.lengths, everything.steps, strict=True))
+        shapes = [(len(list(group)), steps, length // steps) for (length, steps), group in same]
+        parts = (part.split([math.prod(shape) for shape in shapes]) for part in (x, hidden, everything.mm, everything.seconds))
+        return self.proj_out(self.norm(torch.cat([self._clips(*part) for part in zip(shapes, *parts, strict=True)])))
 
-    def _clip(self, x: Tensor, hidden: Tensor, step: Tensor, mm: Tensor, seconds: Tensor) -> Tensor:
-        """(H, inner) of one clip, whose tokens lie step by step."""
-        units = int((step == step[0]).sum())
-        place, visible = self.space_embed(mm[:units]).to(x.dtype), ~hidden.unflatten(0, (-1, units)).to(x.device)
-        asked, x = torch.nonzero(hidden)[:, 0].to(x.device), x.unflatten(0, (-1, units))
+    def _clips(self, shape: tuple[int, int, int], x: Tensor, hidden: Tensor, mm: Tensor, seconds: Tensor) -> Tensor:
+        """(H, inner) of B clips of S steps and U units each, whose tokens lie clip by clip and step by step."""
+        asked, visible = torch.nonzero(hidden)[:, 0].to(x.device), ~hidden.view(shape).to(x.device)
+        x, mm, seconds = x.unflatten(0, shape), mm.unflatten(0, shape)[:, 0], seconds.view(shape)[..., 0]
+        place, lag = self.space_embed(mm), (seconds[:, :, None] - seconds[:, None]).abs().to(x.dtype)
         for number, block in enumerate(self.blocks):
             # At first only what is known may be asked; then hidden tokens have something to tell each other.
-            x = block(x, place, seconds[::units], visible if number == 0 else None)
-        return x.flatten(0, 1)[asked]
+            x = block(x, place, lag, visible if number == 0 else None)
+        return x.flatten(0, 2)[asked]
