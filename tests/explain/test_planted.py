@@ -33,7 +33,7 @@ from slimbrain.store.write import write_session
 pytestmark = pytest.mark.slow
 
 Floats = NDArray[np.float64]
-SUBJECTS, FRAMES, WINDOW = 20, 48, 8
+SUBJECTS, FRAMES, WINDOW = 40, 48, 8
 EASY = CohortSpec(subjects=SUBJECTS, sessions=1, frames=FRAMES, tr=1.5, events_per_session=0, spikes_per_session=0, sites=1).model_copy(
     update={"snr": 4.0, "trait_strength": 2.0, "identity_strength": 0.0}
 )
