@@ -97,15 +97,22 @@ def test_too_few_people() -> None:
         fit_readout([recordings(runs, places())], np.zeros((3, 0)))
 
 
-def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store.create(tmp_path / "store", None, TR_S)
+def store_and_network(root: Path) -> tuple[Store, TemporalExtractor]:
+    """Ten people, and a network that was never trained."""
+    store = Store.create(root / "store", None, TR_S)
     channels = Channels(tuple(f"r{n}" for n in range(K)), places())
     for number, run in enumerate(planted(10)[0]):
         write_roi_session(store, {"sub": f"{number:02d}", "task": "rest", "space": ROI}, run, channels, TR_S)
     store.refresh()
     torch.manual_seed(0)
     network = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8)).eval()
-    save_pretrained(network, tmp_path / "network", Provenance(store.contract, WindowConfig(frames=8), None))
+    network.provenance = Provenance(store.contract, WindowConfig(frames=8), None)
+    return store, network
+
+
+def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, network = store_and_network(tmp_path)
+    save_pretrained(network, tmp_path / "network")
     arguments = ["connectome", str(tmp_path / "store"), "--model", str(tmp_path / "network"), "--out", str(tmp_path / "model")]
     assert run_command(arguments) == 0
     assert "8 axes of 10 participants" in capsys.readouterr().out
@@ -118,14 +125,7 @@ def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, 
 
 def test_a_connectome_is_fitted_anew_on_fewer_people(tmp_path: Path) -> None:
     """Nothing of the old one stays: the new one is that of the bare network, also where it has fewer axes."""
-    store = Store.create(tmp_path / "store", None, TR_S)
-    channels = Channels(tuple(f"r{n}" for n in range(K)), places())
-    for number, run in enumerate(planted(10)[0]):
-        write_roi_session(store, {"sub": f"{number:02d}", "task": "rest", "space": ROI}, run, channels, TR_S)
-    store.refresh()
-    torch.manual_seed(0)
-    network = TemporalExtractor(TemporalConfig(width=16, depth=1, heads=2, groups=4, window_frames=8)).eval()
-    network.provenance = Provenance(store.contract, WindowConfig(frames=8), None)
+    store, network = store_and_network(tmp_path)
     few = store.select([f"sub-{number:02d}" for number in range(6)])
     again, once = fit_connectome(few, fit_connectome(store, network)), fit_connectome(few, network)
     assert again.state_dict().keys() == once.state_dict().keys()
