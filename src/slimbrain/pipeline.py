@@ -116,8 +116,10 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
     Raises
     ------
     InputError
-        If a step fails, or the task names a column that nobody has.
+        If a step fails, the task names a column that nobody has, or the results would lie among the recordings.
     """
+    if out.resolve().is_relative_to(asked.source.resolve()):
+        raise InputError(f"{out}: is inside {asked.source}, which is only read; choose another --out.")
     steps = Steps(run_command, out)
     store = asked.source
     if not _is_store(asked.source):

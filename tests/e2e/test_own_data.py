@@ -144,6 +144,14 @@ def test_a_column_that_nobody_has_is_refused_before_the_work(store: Store, tmp_p
     assert line.asked == []
 
 
+@pytest.mark.parametrize("where", [".", "derivatives/slimbrain"])
+def test_results_never_lie_among_the_recordings(store: Store, where: str) -> None:
+    line = Recorder()
+    with pytest.raises(InputError, match=r"is inside .*, which is only read; choose another --out"):
+        run_own_data(OwnData(store.root, "column:sex"), store.root / where, line)
+    assert line.asked == []
+
+
 def test_a_damaged_record_of_steps_is_named(tmp_path: Path) -> None:
     (tmp_path / "steps.json").write_text("{")
     with pytest.raises(InputError, match=r"steps\.json: cannot be read"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -274,6 +275,29 @@ def test_permutation_p_is_uniform_without_signal_and_least_with_it() -> None:
     assert kstest(values, "uniform").pvalue > 0.01
     truth = rng.normal(size=30)
     assert permutation_p(classified(truth, truth[:, None] + 0.1), "mse", 199) == 1 / 200
+
+
+def test_permutations_without_a_score_are_not_counted() -> None:
+    """Two of six subjects in three folds: a fifth of the 15 ways to place them leaves no fold with both classes. All are enumerated."""
+    truth, fold = np.array([0, 1, 0, 1, 0, 0]), np.array([0, 0, 1, 1, 2, 2])
+    constant = classified(truth, np.full((6, 2), 0.5), fold=fold)
+    assert permutation_p(constant, "auc", 500) == 1
+    said, values = truth.astype(float), []
+    for pair in combinations(range(6), 2):
+        labels = np.isin(np.arange(6), pair)
+        folds = [np.flatnonzero(fold == number) for number in range(3) if labels[fold == number].sum() == 1]
+        won = [(1 + np.sign(said[rows][labels[rows]] - said[rows][~labels[rows]])[0]) / 2 for rows in folds]
+        values += [np.mean(won)] if won else []
+    stretched = np.mean(values) + np.sqrt(2) * (np.array(values) - np.mean(values))
+    assert len(values) == 12
+    right = classified(truth, np.eye(2)[truth], fold=fold)
+    assert permutation_p(right, "auc", 4000) == pytest.approx(np.mean(stretched >= 1), abs=0.02)
+
+
+def test_a_difference_is_no_larger_than_the_metric_allows() -> None:
+    truth, fold = np.arange(12) % 2, np.arange(12) % 3
+    right, wrong = (classified(truth, np.eye(2)[labels], fold=fold) for labels in (truth, np.where(np.arange(12) < 4, truth, 1 - truth)))
+    assert bootstrap_difference(right, wrong, "accuracy").high <= 1
 
 
 def test_permutation_p_of_an_exact_small_case() -> None:

@@ -171,7 +171,7 @@ def bootstrap(predictions: OutOfFold, metric: str, n_resamples: int = N_RESAMPLE
     """
     values = _resampled(predictions, metric, _resample_weights(predictions, n_resamples, seed), seed)
     found = _interval(float(np.mean(score(predictions, metric))), _as_uncertain(predictions, values))
-    least, largest = _BOUNDS.get(metric, (0.0, 1.0))
+    least, largest = _bounds(metric)
     return replace(found, low=max(found.low, least), high=min(found.high, largest))
 
 
@@ -188,11 +188,12 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
     weights = _resample_weights(ours, n_resamples, seed)
     values = [_resampled(side, metric, weights, seed) for side in (ours, theirs)]
     point = float(np.mean(score(ours, metric)) - np.mean(score(theirs, metric)))
-    return _interval(point, _as_uncertain(ours, values[0] - values[1]))
+    found, (least, largest) = _interval(point, _as_uncertain(ours, values[0] - values[1])), _bounds(metric)
+    return replace(found, low=max(found.low, least - largest), high=min(found.high, largest - least))
 
 
 def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
-    """Probability of a score at least as good under permuted labels: (1 + hits) / (1 + permutations).
+    """Probability of a score at least as good under permuted labels: (1 + hits) / (1 + permutations), of those that have a score.
 
     Labels move between subjects, or between groups of as many subjects, whole, where relatives are bound together (Winkler et al. 2015,
     NeuroImage 123: multi-level block permutation); where a subject's sessions carry different labels, they move within the subject,
@@ -210,18 +211,26 @@ def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_R
         return float("nan")
     shuffled = _shuffled_truth(predictions, n_permutations, seed)
     values = _mean_over_seeds(predictions, metric, shuffled, np.ones((1, shuffled.shape[1])))
+    # Of few subjects, a permutation may leave no fold with both classes, and an area undefined.
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan")
     if predictions.taught_each_other:
         values = _stretched(values)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     rounding = 1e-12 * max(1.0, abs(observed))
-    hits = np.count_nonzero(sign * values >= sign * observed - rounding)
-    return (1 + hits) / (1 + n_permutations)
+    hits = int(np.count_nonzero(sign * values >= sign * observed - rounding))
+    return (1 + hits) / (1 + len(values))
 
 
 def _as_uncertain(predictions: OutOfFold, values: Floats) -> Floats:
     """Scores of resampled tests, finite ones, with the spread that they have when training sets vary, too."""
     values = values[np.isfinite(values)]
     return _stretched(values) if predictions.taught_each_other and not predictions.drawn else values
+
+
+def _bounds(metric: str) -> tuple[float, float]:
+    return _BOUNDS.get(metric, (0.0, 1.0))
 
 
 def _stretched(values: Floats) -> Floats:

@@ -157,6 +157,11 @@ def _togetherness(bound: Grouping) -> str:
     return f"Subjects who share {bound.by} are on one side of every split: {bound.count} groups."
 
 
+def _signed(value: float) -> str:
+    """With its sign, but for a zero that is negative by rounding."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
 def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) -> str:
     """Whether one of ours beats the best baseline, in one sentence; at one place of a curve, if one is given."""
     baseline = (point or result).best_baseline
@@ -169,7 +174,10 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     sign = -1 if gap.metric in LOWER_IS_BETTER else 1
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
-    score, difference = f"{mine} ({gap.metric} {_cell(row)})", f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] (paired bootstrap)"
+    score, difference = (
+        f"{mine} ({gap.metric} {_cell(row)})",
+        f"{_signed(gap.mean)} [{_signed(gap.low)}, {_signed(gap.high)}] (paired bootstrap)",
+    )
     chance = chance_of(result, gap.metric)
     if row is None or not is_at_chance(row.low, row.high, chance):
         return f"{score} {beats} the best baseline, {best}: difference {difference}."

@@ -156,7 +156,7 @@ def _windows(material: Material) -> _Part:
     n_windows = sum(map(len, material.windows.values()))
     words = (
         f"{count(n_windows, 'window')} of {seconds} s of {count(len(material.windows), 'session')} were scored by mutual masked "
-        f"reconstruction, and the {material.k} best of each session were used."
+        f"reconstruction and ranked; where windows were chosen, the {material.k} best of each session were."
     )
     return words, ()
 
@@ -167,7 +167,7 @@ def _evaluations(material: Material) -> _Part:
     words = []
     for result in material.evaluations:
         metric = result.metrics[0].replace("_", " ")
-        what = f"{result.task.removeprefix('column:')} was predicted by {result.rows[0].method}"
+        what = f"{result.task.removeprefix('column:')} was predicted by {result.rows[0].method} from {result.rows[0].model}"
         setting = f"{count(result.n_subjects, 'participant')} ({result.split}; metric {metric})"
         words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
