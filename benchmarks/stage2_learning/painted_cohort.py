@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,13 +232,17 @@ def interval(name: str, y: np.ndarray, a: np.ndarray, b: np.ndarray | None = Non
     Resampled scores are stretched by sqrt(2) for that, as in `slimbrain.evaluate.stats.bootstrap`; rows of results/stage2 that were made
     before `contest.csv` have narrower intervals, without it.
     """
-    random = np.random.default_rng(0)
 
     def value(rows: np.ndarray) -> float:
         return score(name, y[rows], a[rows]) - (0 if b is None else score(name, y[rows], b[rows]))
 
-    everyone = np.arange(len(y))
-    sampled = np.array([value(random.choice(everyone, len(y))) for _ in range(draws)])
+    return interval_of(value, len(y), draws)
+
+
+def interval_of(value: Callable[[np.ndarray], float], people: int, draws: int = 2000) -> tuple[float, float, float]:
+    """As `interval`, of anything that rows of people give."""
+    random, everyone = np.random.default_rng(0), np.arange(people)
+    sampled = np.array([value(random.choice(everyone, people)) for _ in range(draws)])
     sampled = sampled.mean() + np.sqrt(2) * (sampled - sampled.mean())
     return (value(everyone), *np.percentile(sampled, (2.5, 97.5)).tolist())
 

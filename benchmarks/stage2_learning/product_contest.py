@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from painted_cohort import TR_S, Cohort, Run, append_row, interval, labels, out_of_fold, parser, score
+from painted_cohort import TR_S, Cohort, Run, append_row, interval, interval_of, labels, out_of_fold, parser, score
 from readouts import place_decoders, probe, series, spread_windows, tangents, unit_means
 
 from slimbrain.config import load_preset
@@ -148,8 +148,6 @@ def over_seeds(cohort: Cohort, people: list[Run], seeds: tuple[str, ...] = ("", 
     folder = cohort.out / "predictions"
     read = [seed for seed in seeds if all((folder / f"contest-{name}{seed}.npz").exists() for name in NAMES[:2])]
     pairs = [[np.load(folder / f"contest-{name}{seed}.npz") for name in NAMES[:2]] for seed in read]
-    random = np.random.default_rng(0)
-    drawn = [random.choice(len(people), len(people)) for _ in range(2000)]
     for label, y in labels(people).items():
         for place, way in enumerate(("", "_axes")):
             sides = [[one[f"cells/{label}"][place] for one in pair] for pair in pairs]
@@ -157,9 +155,7 @@ def over_seeds(cohort: Cohort, people: list[Run], seeds: tuple[str, ...] = ("", 
             def mean(rows: np.ndarray, y: np.ndarray = y, sides: list = sides, label: str = label) -> float:
                 return float(np.mean([score(label, y[rows], own[rows]) - score(label, y[rows], base[rows]) for own, base in sides]))
 
-            values = np.array([mean(rows) for rows in drawn])
-            values = values.mean() + np.sqrt(2) * (values - values.mean())
-            found = [mean(np.arange(len(y))), *np.percentile(values, (2.5, 97.5)).tolist()]
+            found = interval_of(mean, len(y))
             row = {"kind": "cells", "label": label + way, "seeds": len(read), "trained-untrained": [round(value, 3) for value in found]}
             append_row(cohort.out / "contest_seeds.jsonl", row)
 

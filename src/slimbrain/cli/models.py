@@ -209,7 +209,8 @@ def embed(
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="Stage 1: both, connectome, tokens, axes, or tangent. Stage 2: moments, mean, or units. The first is the default."
+            help="Stage 1: both, connectome, tokens, axes, or tangent. Stage 2: moments, mean, or units; of a model with a connectome also "
+            "connectome, then its default, axes, or tangent. The first is the default."
         ),
     ] = None,
     participants: PARTICIPANTS = None,

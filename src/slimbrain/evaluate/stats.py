@@ -170,9 +170,7 @@ def bootstrap(predictions: OutOfFold, metric: str, n_resamples: int = N_RESAMPLE
     Resamples in which the metric is not defined are left out.
     """
     values = _resampled(predictions, metric, _resample_weights(predictions, n_resamples, seed), seed)
-    found = _interval(float(np.mean(score(predictions, metric))), _as_uncertain(predictions, values))
-    least, largest = _bounds(metric)
-    return replace(found, low=max(found.low, least), high=min(found.high, largest))
+    return _interval(float(np.mean(score(predictions, metric))), _as_uncertain(predictions, values), *_bounds(metric))
 
 
 def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Interval:
@@ -188,8 +186,8 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
     weights = _resample_weights(ours, n_resamples, seed)
     values = [_resampled(side, metric, weights, seed) for side in (ours, theirs)]
     point = float(np.mean(score(ours, metric)) - np.mean(score(theirs, metric)))
-    found, (least, largest) = _interval(point, _as_uncertain(ours, values[0] - values[1])), _bounds(metric)
-    return replace(found, low=max(found.low, least - largest), high=min(found.high, largest - least))
+    least, largest = _bounds(metric)
+    return _interval(point, _as_uncertain(ours, values[0] - values[1]), least - largest, largest - least)
 
 
 def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
@@ -241,12 +239,12 @@ def _stretched(values: Floats) -> Floats:
     return stretched
 
 
-def _interval(point: float, values: Floats) -> Interval:
+def _interval(point: float, values: Floats, least: float, largest: float) -> Interval:
     if np.isnan(point) or not len(values):
         return Interval(point, float("nan"), float("nan"))
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
-    return Interval(point, float(low), float(high))
+    return Interval(point, max(float(low), least), min(float(high), largest))
 
 
 def _resample_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Floats:

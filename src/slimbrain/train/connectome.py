@@ -34,9 +34,9 @@ with 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 
 MOST_ANCHORS = 256
 """A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
 
-_NUGGET = {"channels": 0.1, "cells": 0.4}
-"""Least share of a channel's variance that is its own. Cells of 40 frames are noisier than channels of a whole run: of 143 painted people,
-on axes of 287 others, age is told with an R2 of 0.24, 0.31, 0.32 with 0.1, 0.4, 0.8, and sex with an AUC of 0.57, 0.59, 0.49."""
+_CELL_NUGGET = 0.4
+"""Least share of a decoded cell's variance that is its own. Cells of 40 frames are noisier than channels of a whole run: of 143 painted
+people, on axes of 287 others, age is told with an R2 of 0.24, 0.31, 0.32 with 0.1, 0.4, 0.8, and sex with an AUC of 0.57, 0.59, 0.49."""
 
 _MOST_PARTICIPANTS = 4000
 """Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
@@ -103,19 +103,13 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")
     store = _sample(store, seed)
     if isinstance(model, TemporalExtractor):
-        parcellations = _parcellations(store)
         features = embed_series(store, model, TOKENS, "features of the network").double().numpy()
-        features = _by_participant([info.subject for info in store.sessions], features)
-        nugget = _NUGGET["channels"]
+        by_participant = _by_participant([info.subject for info in store.sessions], features)
+        fitted = fit_readout(_parcellations(store), by_participant, axes, seed, anchors)
+        made: Model = TemporalExtractor(model.config, fitted.config)
     else:
-        nugget = _NUGGET["cells"]
-        parcellations = [_decoded(store, model)]
-        features = np.zeros((parcellations[0].n_participants, 0))
-    fitted = fit_readout(parcellations, features, axes, seed, anchors, nugget)
-    made: Model
-    if isinstance(model, TemporalExtractor):
-        made = TemporalExtractor(model.config, fitted.config)
-    else:
+        cells = _decoded(store, model)
+        fitted = fit_readout([cells], np.zeros((cells.n_participants, 0)), axes, seed, anchors, _CELL_NUGGET)
         made = HieraJEPA(model.config, model.jepa, model.voxels_per_patch, fitted.config)
     network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
     made.load_state_dict({**made.state_dict(), **network})
@@ -132,7 +126,7 @@ def fit_readout(
     axes: int = MOST_AXES,
     seed: int = 0,
     anchors: int = MOST_ANCHORS,
-    nugget: float = _NUGGET["channels"],
+    nugget: float = ConnectomeConfig.model_fields["nugget"].default,
 ) -> ConnectomeReadout:
     """A readout from sessions of one or several parcellations.
 
