@@ -1,6 +1,6 @@
 """How long connectivity baselines take to cross-validate, and in how much memory, beside nilearn and scikit-learn doing the same.
 
-python benchmarks/evaluate.py [--quick] [--people N] [--seeds S] [--folds F] [--parcels C]
+python benchmarks/evaluate.py [--quick] [--people N] [--seeds S] [--folds F] [--parcels C] [--threads T] [--side ours]
 
 Sex from correlation, partial correlation and tangent of ABIDE's participants (simulated ones with --quick, or where there are no
 recordings), the penalty of a logistic regression tuned by AUC in inner splits. Each side runs in a process of its own. More parcels
@@ -119,7 +119,7 @@ def run_side(side: str, arguments: argparse.Namespace) -> None:
         series = divided(series, arguments.parcels)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started, cpu = time.perf_counter(), time.process_time()
-    with threadpool_limits(1):
+    with threadpool_limits(arguments.threads):
         areas = {"ours": ours, "theirs": theirs}[side](series, labels, arguments.seeds, arguments.folds)
     seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cpu = time.process_time() - cpu
@@ -138,9 +138,11 @@ def measured(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
         str(arguments.folds),
         "--parcels",
         str(arguments.parcels),
+        "--threads",
+        str(arguments.threads),
     ]
     command = [sys.executable, str(Path(__file__).resolve()), "--side", side, *options, *(["--quick"] if arguments.quick else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -152,7 +154,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--parcels", type=int, default=0, help="divide parcels until there are so many")
-    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--side", choices=("ours", "theirs"), help="one of the two alone, its figures as JSON")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.folds = 3
@@ -160,7 +163,7 @@ def main() -> None:
         run_side(arguments.side, arguments)
         return
     mine, other = (measured(side, arguments) for side in ("ours", "theirs"))
-    detail = {name: mine[name] for name in ("data", "people", "channels", "cpu_seconds")} | {"quick": arguments.quick, "threads": 1}
+    detail = {name: mine[name] for name in ("data", "people", "channels", "cpu_seconds")} | {"quick": arguments.quick, "threads": arguments.threads}
     detail |= {
         "seeds": arguments.seeds,
         "folds": arguments.folds,
