@@ -1,6 +1,6 @@
 """How long connectivity baselines take to cross-validate, and in how much memory, beside nilearn and scikit-learn doing the same.
 
-python benchmarks/evaluate.py [--quick] [--people N] [--seeds S] [--folds F] [--parcels C]
+python benchmarks/evaluate.py [--quick] [--people N] [--seeds S] [--folds F] [--parcels C] [--threads T] [--side ours]
 
 Sex from correlation, partial correlation and tangent of ABIDE's participants (simulated ones with --quick, or where there are no
 recordings), the penalty of a logistic regression tuned by AUC in inner splits. Each side runs in a process of its own. More parcels
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ def simulated(people: int) -> tuple[list[Floats], NDArray[np.str_]]:
     return [rng.standard_normal((frames, channels)) @ mix for mix in mixes], labels
 
 
-def ours(series: Sequence[Floats], labels: NDArray[np.str_], seeds: int, folds: int) -> dict[str, float]:
-    """AUC by kind of connectivity."""
+def ours(series: Sequence[Floats], labels: NDArray[np.str_], seeds: int, folds: int, threads: int) -> dict[str, float]:
+    """AUC by kind of connectivity; kinds share the threads, as in `slimbrain evaluate`."""
+    import torch
+
     from slimbrain.evaluate.connectivity import connectivity
     from slimbrain.evaluate.probes import cross_validate
     from slimbrain.evaluate.splits import SplitPolicy
@@ -74,10 +77,16 @@ def ours(series: Sequence[Floats], labels: NDArray[np.str_], seeds: int, folds: 
     policy = SplitPolicy(n_splits=folds, seeds=tuple(range(seeds)))
     who = np.arange(len(labels))
     kinds = connectivity(series, "whole run")[:3]
-    return {kind.method: float(np.mean(score(cross_validate(kind, labels, who, "classification", policy), "auc"))) for kind in kinds}
+    torch.set_num_threads(1)
+
+    def area(kind: Any) -> float:
+        return float(np.mean(score(cross_validate(kind, labels, who, "classification", policy), "auc")))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip((kind.method for kind in kinds), pool.map(area, kinds), strict=True))
 
 
-def theirs(series: Sequence[Floats], labels: NDArray[np.str_], seeds: int, folds: int) -> dict[str, float]:
+def theirs(series: Sequence[Floats], labels: NDArray[np.str_], seeds: int, folds: int, _: int) -> dict[str, float]:
     """The same by nilearn's ConnectivityMeasure and scikit-learn's grid search."""
     from nilearn.connectome import ConnectivityMeasure
     from sklearn.covariance import LedoitWolf
@@ -119,8 +128,8 @@ def run_side(side: str, arguments: argparse.Namespace) -> None:
         series = divided(series, arguments.parcels)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started, cpu = time.perf_counter(), time.process_time()
-    with threadpool_limits(1):
-        areas = {"ours": ours, "theirs": theirs}[side](series, labels, arguments.seeds, arguments.folds)
+    with threadpool_limits(1 if side == "ours" else arguments.threads):
+        areas = {"ours": ours, "theirs": theirs}[side](series, labels, arguments.seeds, arguments.folds, arguments.threads)
     seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cpu = time.process_time() - cpu
     about = {"cpu_seconds": cpu, "people": len(labels), "channels": series[0].shape[1], "data": "ABIDE" if real else "simulated"}
@@ -138,9 +147,11 @@ def measured(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
         str(arguments.folds),
         "--parcels",
         str(arguments.parcels),
+        "--threads",
+        str(arguments.threads),
     ]
     command = [sys.executable, str(Path(__file__).resolve()), "--side", side, *options, *(["--quick"] if arguments.quick else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -152,7 +163,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--parcels", type=int, default=0, help="divide parcels until there are so many")
-    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--side", choices=("ours", "theirs"), help="one of the two alone, its figures as JSON")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.folds = 3
@@ -160,7 +172,10 @@ def main() -> None:
         run_side(arguments.side, arguments)
         return
     mine, other = (measured(side, arguments) for side in ("ours", "theirs"))
-    detail = {name: mine[name] for name in ("data", "people", "channels", "cpu_seconds")} | {"quick": arguments.quick, "threads": 1}
+    detail = {name: mine[name] for name in ("data", "people", "channels", "cpu_seconds")} | {
+        "quick": arguments.quick,
+        "threads": arguments.threads,
+    }
     detail |= {
         "seeds": arguments.seeds,
         "folds": arguments.folds,

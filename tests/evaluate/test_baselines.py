@@ -16,11 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from slimbrain.errors import InputError
+from slimbrain.evaluate import connectivity as connectivity_room
 from slimbrain.evaluate.baselines import _channel_statistics, _moments, confounds, majority, store_baselines
 from slimbrain.evaluate.connectivity import PopulationTangent, TangentSpace, connectivity, correlation_matrix, stacked
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.series import ChannelSeries
-from slimbrain.evaluate.splits import SplitPolicy, outer_splits
+from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits
 from slimbrain.evaluate.stats import choose_inside, score
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Store
@@ -93,6 +94,28 @@ def test_tangent_of_a_dead_channel_is_that_of_nilearn() -> None:
     rows, columns = np.tril_indices(5)
     expected = reference.transform(series[7:])[:, rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
     assert ours.transform(tangent.data[7:]) == pytest.approx(expected, abs=5e-3)
+
+
+def test_the_tangent_of_a_fold_is_that_of_its_own_mean_in_fewer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search starts from everybody's mean, and ends where one that starts from the training rows alone ends."""
+    tangent = connectivity(networks(60, 80, 9), "whole run")[2]
+    everybody, logs = TangentSpace().fit(tangent.data), connectivity_room._log_vectors
+    seen: list[int] = []
+    monkeypatch.setattr(connectivity_room, "_log_vectors", lambda *given, **more: seen.append(len(given[0])) or logs(*given, **more))
+    for fold in range(3):
+        held = np.arange(fold, 60, 5)
+        split = Split(np.setdiff1d(np.arange(60), held), np.array([], dtype=int), held)
+        tangent.fitted(split)
+        seen.clear()
+        train, _, test = tangent.fitted(split)
+        warm = seen.count(48)
+        own = TangentSpace()
+        cold = own.fit_transform(tangent.data[split.train])
+        assert warm <= 2 and seen.count(48) - warm >= 4
+        assert train.values == pytest.approx(cold, abs=5e-3)
+        assert test.values == pytest.approx(own.transform(tangent.data[held]), abs=5e-3)
+        # A mean of its own: not that of all.
+        assert np.abs(cold - everybody.transform(tangent.data[split.train])).max() > 2e-2
 
 
 def origin_of_tangent(matrices: np.ndarray) -> np.ndarray:

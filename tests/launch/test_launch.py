@@ -180,8 +180,8 @@ def test_a_launch_has_one_client(folder: LaunchFolder) -> None:
 # --- a job
 
 
-def plan(folder: LaunchFolder, words: tuple[str, ...], saves: bool = False) -> None:
-    folder.write_plan(LaunchPlan(words, {"a": words}, False, saves, 1, 5))
+def plan(folder: LaunchFolder, words: tuple[str, ...], result: Path | str = "") -> None:
+    folder.write_plan(LaunchPlan(words, {"a": words}, False, str(result), 1, 5))
 
 
 def test_a_job_writes_down_that_its_command_is_done(folder: LaunchFolder) -> None:
@@ -273,13 +273,25 @@ def test_what_saves_hears_whether_a_kill_follows(
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(worker, "_start", lambda *_: subprocess.Popen([sys.executable, "-c", RECORDS]))
-    plan(folder, ("pretrain",), saves=True)
+    plan(folder, ("pretrain",), tmp_path / "model")
     when_it_listens = threading.Thread(target=kill_when, args=((tmp_path / "listens").exists, number))
     when_it_listens.start()
     with pytest.raises(SystemExit):
         run_shard(str(folder.root), "a")
     when_it_listens.join()
     assert (tmp_path / "heard").read_text() == passed_on
+
+
+def test_what_saves_is_done_once_its_result_is_there(folder: LaunchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several nodes a signal may reach another one first: then the command ends well here, and no signal came."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    plan(folder, ("--version",), tmp_path / "model")
+    with pytest.raises(SystemExit) as left:
+        run_shard(str(folder.root), "a")
+    assert (folder.read("a").state, folder.read("a").requeues, left.value.code) == ("requeued", 1, _LOCAL_REQUEUE_CODE)
+    (tmp_path / "model").mkdir()
+    run_shard(str(folder.root), "a")
+    assert folder.read("a").state == "done"
 
 
 def kill_when(holds: Callable[[], bool], number: int) -> None:

@@ -22,6 +22,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(cluster.configuration))
         patch.setenv("PATH", ENVIRONMENT["PATH"])
+        # A node has one processor; more threads would wait for each other in turns.
+        patch.setenv("OMP_NUM_THREADS", "1")
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"]:
             # Tests may run in a job of a real cluster.
             patch.delenv(name)

@@ -32,10 +32,15 @@ TIME_LIMIT = "SLIMBRAIN_TEST_TIME_LIMIT"
 TRAINED, HELD_OUT = ("sub-001",), ("sub-002", "sub-003", "sub-004")
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+def until(holds: Callable[[], bool], what: str, out: Path, seconds: float = 240.0) -> None:
+    """Wait; in vain, say what the queue, the shards and the end of their logs say."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        if time.monotonic() > deadline:
+            queue = subprocess.run(["squeue", "--long"], check=False, capture_output=True, text=True).stdout
+            nodes = subprocess.run(["sinfo", "--long", "--Node"], check=False, capture_output=True, text=True).stdout
+            logs = "".join(f"== {log.name}\n{log.read_text(errors='replace')[-2000:]}\n" for log in launch_folder(out).logs.glob("*_log.*"))
+            pytest.fail(f"waited in vain for {what}\n{queue}\n{nodes}\n{shards_of(out)}\n{logs}")
         time.sleep(0.05)
 
 
@@ -134,7 +139,7 @@ def test_a_prep_array_equals_one_process_byte_for_byte(
 def test_a_cancelled_array_is_gone_on_with_and_nothing_is_lost(slurm: SlurmCluster, cohort: Path, serial: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     assert prep_array(cohort, out, "--no-wait") == 0
-    until(lambda: len(sidecars(out)) >= 2, "two sessions")
+    until(lambda: len(sidecars(out)) >= 2, "two sessions", out)
     slurm.say("scancel", jobs_of(out)[0].partition("_")[0])
     slurm.wait_idle()
     before = {path: path.stat().st_mtime_ns for path in sidecars(out)}
@@ -176,7 +181,7 @@ def test_embed_and_evaluate_on_nodes_give_what_one_process_gives(
 
 def test_a_shard_that_fails_is_tried_once_more_where_nobody_waits(slurm: SlurmCluster, unwatched: tuple[Path, Path]) -> None:
     source, out = unwatched
-    until(lambda: sorted(states_of(out)) == ["done", "failed"], "the shard to be given up")
+    until(lambda: sorted(states_of(out)) == ["done", "failed"], "the shard to be given up", out)
     # The other shard of the array is left alone.
     assert sorted(zip((shard.failures for shard in shards_of(out)), starts_of(out), strict=True)) == [(0, 1), (2, 2)]
     assert {each.submissions for each in launch_folder(out).read_jobs().values()} == {1}
@@ -204,10 +209,10 @@ def test_two_nodes_train_what_one_process_trains_also_if_they_are_told_to_save(
         return run_command(["launch", "--nodes", "2", *options, *words, "--seed", "3", "--device", "cpu", *changed])
 
     assert on_two_nodes(stopped, "--no-wait") == 0
-    until(lambda: (stopped / "state" / "step-00000003").exists(), "the first state")
+    until(lambda: (stopped / "state" / "step-00000003").exists(), "the first state", stopped)
     # What `--signal` has Slurm send before the time limit.
     subprocess.run(["scancel", "--signal=USR1", jobs_of(stopped)[0]], check=True)
-    until(lambda: "requeued" in states_of(stopped), "the job to be queued again")
+    until(lambda: "requeued" in states_of(stopped), "the job to be queued again", stopped)
     assert not (stopped / "model").exists()
     # It has to wait a while, which leaves the nodes to the other.
     assert on_two_nodes(whole) == 0 and on_two_nodes(stopped) == 0
@@ -240,7 +245,7 @@ def test_a_real_time_limit_costs_only_time(slurm: SlurmCluster, serial: Path, ta
 def test_a_node_that_goes_down_costs_only_time(slurm: SlurmCluster, cohort: Path, serial: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     assert prep_array(cohort, out, "--no-wait") == 0
-    until(lambda: states_of(out) == ["running", "running"] and len(sidecars(out)) >= 1, "both shards at work")
+    until(lambda: states_of(out) == ["running", "running"] and len(sidecars(out)) >= 1, "both shards at work", out)
     slurm.kill_node("node2")
     try:
         assert prep_array(cohort, out) == 0

@@ -152,13 +152,18 @@ class FeatureSet:
         """Fit a logistic regression or a ridge, its penalty tuned inside."""
         return _fit_predict([self], problem, split, seed)
 
+    def unfitted(self, train: Ints) -> BaseEstimator:
+        """A new `transform`, to be fitted on the training rows."""
+        fresh: BaseEstimator = clone(self.transform)
+        return fresh
+
     def fitted(self, split: Split) -> tuple[_Rows, _Rows, _Rows]:
         """Features of the training, validation and test rows, as the training rows make them, and what is to be regressed out."""
         rows = (split.train, split.valid, split.test)
         if self.transform is None:
             train, valid, test = (self.data[part] for part in rows)
         else:
-            transform: Any = clone(self.transform)
+            transform: Any = self.unfitted(split.train)
             train = transform.fit_transform(self.data[split.train])
             valid, test = (transform.transform(self.data[part]) if len(part) else train[:0] for part in rows[1:])
         if self.confounds is None:

@@ -90,9 +90,8 @@ def launch(work: Work, resources: Resources, cluster: Cluster, folder: LaunchFol
 
 
 def _plan(work: Work, resources: Resources, folder: LaunchFolder) -> LaunchPlan:
-    plan = LaunchPlan(
-        work.command, work.shards, work.distributed, work.saves, resources.processes_per_node, resources.grace_s, work.inputs()
-    )
+    result = str(work.result.absolute()) if work.result else ""
+    plan = LaunchPlan(work.command, work.shards, work.distributed, result, resources.processes_per_node, resources.grace_s, work.inputs())
     before = folder.read_plan()
     if before is not None and not before.finished and (before.command, dict(before.shards)) != (plan.command, dict(plan.shards)):
         raise InputError(

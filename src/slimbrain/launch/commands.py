@@ -101,12 +101,14 @@ def embed_work(command: Words, open_store: Callable[[], Store], out: Path, shard
 def pretrain_work(command: Words, out: Path) -> Work:
     """One job on all nodes, which saves when it is told to and resumes from there."""
 
+    from slimbrain.train import MODEL_FOLDER
+
+    model = out / MODEL_FOLDER
+
     def gather(done: bool) -> str:
-        from slimbrain.train import MODEL_FOLDER
+        return f"the model is in {model}" if done else ""
 
-        return f"the model is in {out / MODEL_FOLDER}" if done else ""
-
-    return Work(command, out, {"all": (*command, "--resume", "auto")}, distributed=True, saves=True, gather=gather)
+    return Work(command, out, {"all": (*command, "--resume", "auto")}, distributed=True, result=model, gather=gather)
 
 
 def evaluate_work(command: Words, out: Path) -> Work:

@@ -74,8 +74,8 @@ class LaunchPlan:
         Words after `slimbrain`, as they were typed.
     shards : mapping
         Words after `slimbrain` of each shard.
-    distributed, saves : bool
-        As of `Work`.
+    distributed, result : bool, str
+        As of `Work`; the result's path, empty for a command that does not save.
     processes : int
         Processes that `torchrun` starts on each node.
     grace_s : int
@@ -89,11 +89,16 @@ class LaunchPlan:
     command: tuple[str, ...]
     shards: Mapping[str, tuple[str, ...]]
     distributed: bool
-    saves: bool
+    result: str
     processes: int
     grace_s: int
     inputs: str = ""
     finished: bool = False
+
+    @property
+    def saves(self) -> bool:
+        """Whether a signal makes the command save, to resume from there."""
+        return bool(self.result)
 
 
 class LaunchFolder:

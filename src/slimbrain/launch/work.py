@@ -34,8 +34,9 @@ class Work:
         Words after `slimbrain` of each shard, by name; each could be typed.
     distributed : bool
         Whether its one shard is started by `torchrun`, on every node.
-    saves : bool
-        Whether a signal makes it save, so that it resumes from there; others start their shard again and skip what is done.
+    result : Path or None
+        Of a command that a signal makes save, so that it resumes from there: what exists once it has ended, and not if it was stopped.
+        Others start their shard again and skip what is done.
     gather : callable
         Called with whether all shards are done, once none is queued or running; returns a line to print.
     inputs : callable
@@ -46,7 +47,7 @@ class Work:
     out: Path
     shards: Mapping[str, Words]
     distributed: bool = False
-    saves: bool = False
+    result: Path | None = None
     gather: Callable[[bool], str] = _nothing_left
     inputs: Callable[[], str] = _always_the_same
 

@@ -62,8 +62,9 @@ def run_shard(root: str, shard: str) -> None:
         started = time.monotonic()
         code, stopped_by = _run(plan, shard)
         ended = {"seconds": round(time.monotonic() - started, 1), "node": _node(), "exit_code": code}
-        # What does not save, and ended well nevertheless, was done before the signal came.
-        if stopped_by is not None and (code or plan.saves):
+        # A command that ended well before the signal came is done. Of several nodes one may hear the signal, and all stop.
+        unfinished = plan.saves and not code and not Path(plan.result).exists()
+        if unfinished or (stopped_by is not None and code):
             # Of several nodes, those that are stopped since one failed leave it to that one.
             if first and folder.read(shard).state == "running":
                 _requeue(folder, shard, stopped_by, ended)
@@ -121,7 +122,7 @@ def _tell(process: subprocess.Popen[bytes], number: signal.Signals, saves: bool)
                 each.send_signal(number)
 
 
-def _requeue(folder: LaunchFolder, shard: str, stopped_by: int, ended: Mapping[str, Any]) -> None:
+def _requeue(folder: LaunchFolder, shard: str, stopped_by: int | None, ended: Mapping[str, Any]) -> None:
     """Requeue the job of a shard that was stopped, unless it was cancelled or its time is over."""
     local, requeues = os.environ.get("SUBMITIT_EXECUTOR") == "local", folder.read(shard).requeues
     wanted = stopped_by != signal.SIGTERM if local else _counts_as_running()
