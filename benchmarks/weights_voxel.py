@@ -1,10 +1,10 @@
 """Makes the voxel weights that come with slimbrain: paints ABIDE into voxels of 8 mm, trains, fits the connectome, writes the model folder.
 
-    make weights-voxel                                     # about an hour on two cores, 8 GB in --out
+    make weights-voxel                                     # about an hour on two cores, 6 GB in --out
     python benchmarks/weights_voxel.py --out weights-voxel-run
 
-Restarts where it stopped. Data: `../shared/data` beside the checkout. What the weights are worth is measured by the same recipe on one half
-of each site, read on the other (`stage2_learning/product_contest.py`, docs/stage2.md); its rows go into the card.
+Trained on the first half of every site; the other half is for reading (`stage2_learning/product_contest.py`, docs/stage2.md), whose rows go
+into the card, and for everybody's own evaluations. Restarts where it stopped. Data: `../shared/data` beside the checkout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_BYTES = 6_000_000
 RECIPE = ("steps=2500", "batch=2", "lr=2e-3", "final_lr=2e-5", "warmup=100", "log_every=50", "save_every=500")
 """Of `train_voxel`, over the preset `tiny`."""
 READOUT = ("--anchors", "224", "--axes", "256")
-"""As many axes as half of the people have, on whom it was measured."""
+"""A power of two, and fewer than the people."""
 
 TERMS = """\
 cohort: ABIDE
@@ -34,7 +34,7 @@ consent: [no-commercial]
 """
 
 _COLUMNS = (("trained", ""), ("trained", "untrained"), ("trained", "cells"))
-_READINGS = {"cells": "all axes of the people trained on", "cells_axes": "their 50 leading axes"}
+_READINGS = {"cells": "decoded cells", "cells_axes": "decoded cells, 50 leading axes"}
 _SCORES = {"log_age": ("age", "R2"), "sex": ("sex", "AUC"), "diagnosis": ("diagnosis", "AUC")}
 
 
@@ -50,30 +50,28 @@ def prepare(out: Path, store: Path) -> None:
     if not (out / "painted" / "runs.tsv").is_file():
         study("painted.py", "--out", out)
     if not (out / "governance.yaml").is_file():
-        study("painted_store.py", store, "--out", out)
+        study("painted_store.py", store, "--half", "first", "--out", out)
         (out / "governance.yaml").write_text(TERMS, encoding="utf-8")
         run("ledger", store, "--set", out / "governance.yaml")
 
 
 def contests() -> str:
-    """What the card says of training, from results/stage2/contest_paired.csv: both halves, each read by a model of the other."""
+    """What the card says was measured, from results/stage2/contest_paired.csv."""
     with CONTESTS.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["halves"] == "first and second"]
-    found = {(row["of"], row["less"], *row["kind"].split("/")): row for row in rows}
-    people, seeds = rows[0]["people"], min(int(row["seeds"]) for row in rows if row["of"] == "trained")
-    lines = ["## What training adds", "", "| trait, reading | score | trained | less its untrained twin | less the cells themselves |"]
+        rows = {(row["halves"], row["of"], row["less"], *row["kind"].split("/")): row for row in csv.DictReader(file)}
+    lines = ["## Contests", "", "| trait, from 80 frames of | score | trained | less its untrained twin | less the cells themselves |"]
     lines.append("|---|---|---|---|---|")
     for label, (trait, score) in _SCORES.items():
         for reading, said in _READINGS.items():
-            cells = [_cell(found[of, less, reading, label], signed=bool(less)) for of, less in _COLUMNS]
+            found = [rows["first and second", of, less, reading, label] for of, less in _COLUMNS]
+            cells = [_cell(row, signed=bool(row["less"])) for row in found]
             lines.append(f"| {trait}, {said} | {score} | {' | '.join(cells)} |")
-    for frames in ("40", "80"):
-        for label, (trait, score) in _SCORES.items():
-            if row := found.get(("readout", "", f"{frames}_frames", label)):
-                lines.append(f"| {trait}, `connectome` of {frames} frames | {score} | {_cell(row)} | | |")
+        lines.append(f"| {trait}, `connectome` | {score} | {_cell(rows['first', 'readout', '', '80_frames', label])} | | |")
+    both, own = (rows[halves, "trained", "", "cells", "sex"] for halves in ("first and second", "first"))
     legend = (
-        f"Mean with 95 % interval over {people} people, each read by a model of the other half of every site ({seeds} seeds); 80 frames of "
-        "0.72 s; ridge in five folds. Age: R2 of its logarithm, chance 0; sex and diagnosis: AUC, chance 0.5. docs/stage2.md."
+        f"Mean with 95 % interval over {both['people']} people, each read by a model that was trained on the other half of every site: "
+        f"these weights and their counterpart; `connectome` of these weights, {own['people']} people. Ridge in five folds. Age: R2 of its "
+        "logarithm, chance 0; sex and diagnosis: AUC, chance 0.5. docs/stage2.md."
     )
     return "\n".join([*lines, "", legend, "", *_LIMITS])
 
