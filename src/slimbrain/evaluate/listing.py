@@ -8,7 +8,7 @@ from typing import Any
 from slimbrain.evaluate.registry import ENTRIES, Benchmark
 
 _WIDTH = 118
-_HEADINGS = ("task", "label", "published", "ranked by")
+_HEADINGS = ("task", "published", "ranked by")
 
 
 def as_records() -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def as_text() -> str:
 
 def _as_markdown() -> str:
     """The table of the benchmarks in docs/tasks.md; the rest is in `as_text`."""
-    rows = [(f"`{entry.name}`", entry.made, _published_values(entry), f"`{entry.primary}`") for entry in ENTRIES.values()]
+    rows = [(f"`{entry.name}`", _published_values(entry), f"`{entry.primary}`") for entry in ENTRIES.values()]
     lines = [_HEADINGS, tuple("---" for _ in _HEADINGS), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
