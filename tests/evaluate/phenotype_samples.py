@@ -26,7 +26,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "ppmi": ("PATNO", "COHORT", "COHORT_DEFINITION", "ENROLL_DATE", "ENROLL_STATUS", "STATUS_DATE", "ENROLL_AGE"),
     "abide": ("", "Unnamed: 0", "SUB_ID", "X", "subject", "SITE_ID", "FILE_ID", "DX_GROUP", "DSM_IV_TR", "AGE_AT_SCAN", "SEX"),
 }
-"""As they stand in the first lines of the files, docs/tasks.md says where each was looked up."""
+"""As they stand in the first lines of the files; `slimbrain evaluate --list` says where each was looked up."""
 
 
 def write_phenotypes(path: Path, cohort: str, rows: Sequence[Mapping[str, object]], encoding: str = "utf-8") -> Path:

@@ -350,6 +350,7 @@ def test_the_list_is_printed_without_naming_a_store(capsys: pytest.CaptureFixtur
     assert run_command(["evaluate", "--list"]) == 0
     text = capsys.readouterr().out
     assert all(f"{name}: " in text for name in ENTRIES) and "Phenotypic_V1_0b_preprocessed1.csv" in text and "Data Use Terms" in text
+    assert all(source.split()[0] in text for entry in ENTRIES.values() for source in entry.cohort.sources)
     assert max(map(len, text.splitlines())) <= 120
     assert run_command(["evaluate", "--list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == as_records()
@@ -358,7 +359,7 @@ def test_the_list_is_printed_without_naming_a_store(capsys: pytest.CaptureFixtur
 def test_the_documented_table_is_that_of_the_registry() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert _as_markdown() in text, f"put this into {DOCUMENT.name}:\n{_as_markdown()}"
-    assert all(_as_markdown().count(f"### `{name}`") == 1 for name in ENTRIES)
+    assert all(_as_markdown().count(f"\n| `{name}` |") == 1 for name in ENTRIES)
 
 
 def test_an_entry_can_be_changed_for_a_study_of_ones_own(tmp_path: Path) -> None:

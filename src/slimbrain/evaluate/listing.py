@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Mapping
 from typing import Any
 
-from slimbrain.evaluate.phenotypes import Cohort
 from slimbrain.evaluate.registry import ENTRIES, Benchmark
 
 _WIDTH = 118
 _HEADINGS = ("task", "published", "ranked by")
-_PLAIN_GAP = re.compile(r"no line in the file|\w+ missing")
-"""Why any label is missing; the page says it once for all benchmarks."""
-
-_URL = re.compile(r"^http\S+")
 
 
 def as_records() -> list[dict[str, Any]]:
@@ -62,39 +55,18 @@ def as_text() -> str:
             *_line("not said", entry.unsaid),
             *_line("where", entry.cohort.where),
             *_line("terms", entry.cohort.terms),
+            "  sources",
+            *(f"    {source}" for source in entry.cohort.sources),
         ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n\ncolumn:NAME: any column of the store's participants.tsv"
 
 
 def _as_markdown() -> str:
-    """The table of the benchmarks, and the sections on each and on their cohorts, in docs/tasks.md."""
+    """The table of the benchmarks in docs/tasks.md; the rest is in `as_text`."""
     rows = [(f"`{entry.name}`", _published_values(entry), f"`{entry.primary}`") for entry in ENTRIES.values()]
     lines = [_HEADINGS, tuple("---" for _ in _HEADINGS), *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    cohorts = {entry.cohort.name: entry.cohort for entry in ENTRIES.values()}
-    return "\n\n".join([table, *map(_section, ENTRIES.values()), *map(_cohort_section, cohorts.values())]) + "\n"
-
-
-def _section(entry: Benchmark) -> str:
-    left_out = "; ".join(text for text in entry.exclusions if not _PLAIN_GAP.fullmatch(text))
-    facts = {"Label": entry.made, "Left out": left_out, "Unsaid" if entry.published else "Note": entry.unsaid}
-    return _facts(f"### `{entry.name}`", facts)
-
-
-def _cohort_section(cohort: Cohort) -> str:
-    """What all benchmarks of a cohort share."""
-    columns = dict.fromkeys(name for entry in ENTRIES.values() if entry.cohort.name == cohort.name for name in _columns_read(entry))
-    facts = {
-        "File": f"`{cohort.file}` with {', '.join(f'`{name}`' for name in columns)}",
-        "Terms": cohort.terms,
-        "Source": ", ".join(_URL.sub(r"<\g<0>>", source) for source in cohort.sources),
-    }
-    return _facts(f"### {cohort.title}", facts)
-
-
-def _facts(heading: str, facts: Mapping[str, str]) -> str:
-    return "\n".join([heading, "", *(f"- **{name}**: {text}" for name, text in facts.items() if text)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def _columns_read(entry: Benchmark) -> list[str]:

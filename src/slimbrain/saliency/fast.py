@@ -26,7 +26,7 @@ from slimbrain.saliency.scores import (
 )
 
 SHOW_EVERY, HIDE_EVERY = 6, 3
-"""Windows from one that is shown, or hidden, to the next; 10 passes. docs/saliency.md has the curve."""
+"""Windows from one that is shown, or hidden, to the next; 10 passes. docs/saliency.md compares it with the exact scores."""
 
 
 def fast_scores(

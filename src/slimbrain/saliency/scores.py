@@ -22,7 +22,7 @@ _FloatArray = NDArray[np.float64]
 
 _EXPLAINED_NORM = 8
 """Order of the mean over channels of the energy that the rest rebuilds. Events happen somewhere: an even mean (1) dilutes them with the
-channels where nothing does. docs/saliency.md has orders from 1 to 16."""
+channels where nothing does. results/saliency/trials.csv has orders from 1 to 16."""
 
 SMALLEST_ERROR = 1e-8
 """Floor of the error with nothing visible, so that a window without any signal gives a ratio and not NaN."""
