@@ -68,6 +68,19 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
+def recordings(source: Path, sexes: Sequence[str]) -> Path:
+    """Names of images in fMRIPrep's layout, of a movie and of rest, and a table of participants with these cells; none without."""
+    for number in range(4):
+        for task in ("rest", "movie"):
+            image = source / f"sub-{number}/func/sub-{number}_task-{task}_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.touch()
+    rows = "".join(f"sub-{number}\t{sex}\n" for number, sex in enumerate(sexes))
+    if rows:
+        (source / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
+    return source
+
+
 def test_every_step_is_printed_as_its_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = Recorder()
     run_own_data(OwnData(store.root, "column:sex"), tmp_path / "out", line)
@@ -102,11 +115,38 @@ def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_
                 Path(words[2]).symlink_to(store.root)
             return super().__call__(words)
 
-    source = tmp_path / "fmriprep"
-    source.mkdir()
-    line = Preparing()
-    run_own_data(OwnData(source, "column:sex", "m", resolution="4mm", prep=("--tr", "2.0")), tmp_path / "out", line)
+    source, line = recordings(tmp_path / "fmriprep", "FMFM"), Preparing()
+    run_own_data(OwnData(source, "column:sex", "m", resolution="4mm", prep={"tr": 2.0}), tmp_path / "out", line)
     assert line.asked[0] == ["prep", str(source), str(tmp_path / "out" / "store"), "participant", "--resolution", "4mm", "--tr", "2.0"]
+
+
+@pytest.mark.parametrize(
+    ("task", "sexes", "message"),
+    [
+        ("column:height", "FMFM", r"fmriprep/participants\.tsv: .*needs the column height"),
+        ("height", "FMFM", "height: no such task"),
+        ("column:sex", "", r"fmriprep/participants\.tsv: is missing or empty"),
+        ("column:sex", ["F", "M", "n/a", "m"], r"fmriprep/participants\.tsv: .*one class in several ways"),
+        ("column:sex", ["F", "n/a", "", "n/a"], "1 subject with a value in sex"),
+        ("column:sex", "FFFF", "All labels are 'F'"),
+        ("column:sex", "FMMM", "one subject"),
+    ],
+)
+def test_labels_that_cannot_be_predicted_are_refused_before_anything_is_prepared(
+    tmp_path: Path, task: str, sexes: Sequence[str], message: str
+) -> None:
+    line, source = Recorder(), recordings(tmp_path / "fmriprep", sexes)
+    with pytest.raises(InputError, match=message):
+        run_own_data(OwnData(source, task, "m"), tmp_path / "out", line)
+    assert line.asked == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["column:sex", "column:task", "column:fd_mean", "column:cohort"])
+def test_a_label_that_the_source_or_preparation_can_give_lets_it_begin(tmp_path: Path, task: str) -> None:
+    line, source = Recorder(failing="prep"), recordings(tmp_path / "fmriprep", "FMFM")
+    with pytest.raises(InputError, match="slimbrain prep"):
+        run_own_data(OwnData(source, task, "m"), tmp_path / "out", line)
+    assert line.names == ["prep"]
 
 
 def test_what_failed_is_done_again_and_what_is_done_is_not(store: Store, tmp_path: Path) -> None:
@@ -139,7 +179,7 @@ def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> N
 
 def test_a_column_that_nobody_has_is_refused_before_the_work(store: Store, tmp_path: Path) -> None:
     line = Recorder()
-    with pytest.raises(InputError, match=r"nobody has a value for height; .* choose one of: sex"):
+    with pytest.raises(InputError, match="needs the column height"):
         run_own_data(OwnData(store.root, "column:height"), tmp_path / "out", line)
     assert line.asked == []
 
