@@ -104,7 +104,7 @@ def require_labels(source: LabelSource, name: str) -> None:
     InputError
         If there is no such task, or the participants cannot be labelled or divided.
     """
-    task = get_task(name)
+    task = get_task(name, source=source)
     scoring_record(read_target(task, source), task.policy)
 
 

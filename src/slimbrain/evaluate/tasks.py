@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,7 +192,13 @@ class Target:
         return dict(sorted(Counter(label for _, label in pairs).items()))
 
 
-def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[str | Path] = (), group: str = "") -> Task:
+def get_task(
+    name: str,
+    policy: SplitPolicy | None = None,
+    phenotypes: Sequence[str | Path] = (),
+    group: str = "",
+    source: LabelSource | None = None,
+) -> Task:
     """The task called `name`.
 
     Parameters
@@ -202,6 +209,8 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         Files of the benchmark's cohort.
     group : str, default ''
         Column of `participants.tsv` whose values bind participants together, family say; for tasks on a column.
+    source : LabelSource or None
+        Whose columns a message about a name that is no task may suggest.
 
     Raises
     ------
@@ -227,6 +236,10 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         return Task(name, _TRIAL_TYPE, "classification", policy or DEFAULT_POLICY)
     column = name.removeprefix(_COLUMN_PREFIX)
     if column == name or not column:
+        columns = {word: f"{_COLUMN_PREFIX}{word}" for word in (_columns(source) if source else ())}
+        tasks = (*ENTRIES, IDENTITY, EVENTS, *columns.values())
+        if meant := _closest(name, {**dict(zip(tasks, tasks, strict=True)), **columns}):
+            raise InputError(f"{name}: no such task; did you mean {meant}?")
         raise InputError(
             f"{name}: no such task; name a column of participants.tsv, for example {_COLUMN_PREFIX}sex, ask for {IDENTITY} or {EVENTS}, "
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
@@ -290,17 +303,31 @@ def _cells(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> l
         if not isinstance(store, WindowStore):
             raise InputError(f"{task.name}: events are shorter than runs; say with --frames how long the windows are that are told apart.")
         return [store.event_of(session.key) for session in sessions]
-    columns = sorted({name for row in store.participants.values() for name in row} - {"participant_id"})
+    columns = _columns(store)
     further = {name for session in sessions for name in session.qc} | set(_RUN_COLUMNS)
     for column in filter(None, (task.column, task.group)):
         if column not in columns and (column == task.group or column not in further):
             there = f"has {', '.join(columns)}" if columns else "is missing or empty"
-            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}.")
+            meant = _closest(column, {name: name for name in (columns if column == task.group else {*columns, *further})})
+            hint = f": did you mean {meant if column == task.group else f'{_COLUMN_PREFIX}{meant}'}?" if meant else "."
+            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}{hint}")
     if task.column in columns:
         return [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
     if task.column in _RUN_COLUMNS:
         return [str(getattr(session, task.column)) for session in sessions]
     return [session.qc.get(task.column, "") for session in sessions]
+
+
+def _columns(source: LabelSource) -> list[str]:
+    """What is known of participants."""
+    return sorted({name for row in source.participants.values() for name in row} - {_PARTICIPANT})
+
+
+def _closest(name: str, words: Mapping[str, str]) -> str:
+    """What was probably meant, by the words it may be typed as; empty if nothing is like it."""
+    lower = {word.lower(): meant for word, meant in words.items()}
+    close = get_close_matches(name.lower(), lower, n=1)
+    return lower[close[0]] if close else ""
 
 
 def _groups(subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: str) -> tuple[NDArray[np.str_] | None, Grouping | None]:

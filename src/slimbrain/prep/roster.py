@@ -15,7 +15,6 @@ from slimbrain.store.manifest import LEDGER_COLUMNS, SessionInfo, session_key
 from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, read_people
 from slimbrain.store.subjects import with_prefix
 
-
 LATER_COLUMNS = frozenset({*MEASURES, "n_warnings", *LEDGER_COLUMNS})
 """Columns of the table of sessions that only preparation fills."""
 
