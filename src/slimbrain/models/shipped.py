@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 TEMPORAL = "slimbrain-temporal"
-"""The stage 1 model that `rank`, `embed` and `group` use where none is named."""
+"""The stage 1 model that `rank`, `embed`, `group`, `connectome` and `evaluate` use where none is named."""
 
 
 def list_models() -> list[str]:
