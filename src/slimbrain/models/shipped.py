@@ -27,5 +27,11 @@ def shipped_folder(name: str) -> Path | None:
     return _root() / name if name in list_models() else None
 
 
+def model_sources() -> str:
+    """What a user may name as a model, for messages."""
+    names = ", ".join(list_models()) or "there is none"
+    return f"RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as lab/model"
+
+
 def _root() -> Path:
     return Path(str(resources.files("slimbrain"))) / "weights"
