@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.disk.atomic import write_json
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, ReportedError
 from slimbrain.evaluate.leaks import require_labels
 from slimbrain.models import shipped
 from slimbrain.prep.options import checked_options
@@ -49,13 +49,13 @@ class Steps:
 
         Raises
         ------
-        InputError
+        ReportedError
             If it fails; its own sentence has been printed.
         """
         words = [str(word) for word in arguments]
         print(f"\n$ slimbrain {shlex.join(words)}", flush=True)
-        if self._run_command(words):
-            raise InputError(f"slimbrain {words[0]}: ended with an error; see its message above.")
+        if code := self._run_command(words):
+            raise ReportedError(f"slimbrain {words[0]}: ended with an error; see its message above.", code)
 
     def once(self, out: Path, state: str, *arguments: object) -> None:
         """Run a command that writes `out`, unless the same one did, and what it reads is as it was.
@@ -119,7 +119,9 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
     Raises
     ------
     InputError
-        If a step fails, the labels cannot be predicted (found before anything is prepared), or the results would lie among the recordings.
+        If the labels cannot be predicted (found before anything is prepared), or the results would lie among the recordings.
+    ReportedError
+        If a step fails.
     """
     if out.resolve().is_relative_to(asked.source.resolve()):
         raise InputError(f"{out}: is inside {asked.source}, which is only read; choose another --out.")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from slimbrain.cli import run_command
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, ReportedError
 from slimbrain.models import shipped
 from slimbrain.pipeline import OwnData, Steps, run_own_data
 from slimbrain.store import Channels, Store
@@ -145,7 +145,7 @@ def test_labels_that_cannot_be_predicted_are_refused_before_anything_is_prepared
 @pytest.mark.parametrize("task", ["column:sex", "column:task", "column:fd_mean", "column:cohort"])
 def test_a_label_that_the_source_or_preparation_can_give_lets_it_begin(tmp_path: Path, task: str) -> None:
     line, source = Recorder(failing="prep"), recordings(tmp_path / "fmriprep", "FMFM")
-    with pytest.raises(InputError, match="slimbrain prep"):
+    with pytest.raises(ReportedError, match="slimbrain prep"):
         run_own_data(OwnData(source, task, "m"), tmp_path / "out", line)
     assert line.names == ["prep"]
 
@@ -153,7 +153,7 @@ def test_a_label_that_the_source_or_preparation_can_give_lets_it_begin(tmp_path:
 def test_what_failed_is_done_again_and_what_is_done_is_not(store: Store, tmp_path: Path) -> None:
     asked, out = OwnData(store.root, "column:sex", "m"), tmp_path / "out"
     first = Recorder(failing="evaluate")
-    with pytest.raises(InputError, match="slimbrain evaluate: ended with an error"):
+    with pytest.raises(ReportedError, match="slimbrain evaluate"):
         run_own_data(asked, out, first)
     assert first.names == ["embed", "evaluate"]
     again = Recorder()
@@ -168,6 +168,14 @@ def test_what_failed_is_done_again_and_what_is_done_is_not(store: Store, tmp_pat
     more = Recorder()
     run_own_data(asked, out, more)
     assert more.names == ["embed", "evaluate", "report"]
+
+
+def test_the_sentence_of_the_step_that_failed_is_the_last(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the real commands: `embed` refuses the model, and nothing is said after that."""
+    words = ["run", str(store.root), "--task", "column:sex", "--model", "./nowhere", "--out", str(tmp_path / "out")]
+    assert run_command(words) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("slimbrain: ./nowhere: ") and said.count("\n") == 1
 
 
 def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> None:
