@@ -130,7 +130,7 @@ def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_
         ("column:sex", ["F", "M", "n/a", "m"], r"fmriprep/participants\.tsv: .*one class in several ways"),
         ("column:sex", ["F", "n/a", "", "n/a"], "1 subject with a value in sex"),
         ("column:sex", "FFFF", "All labels are 'F'"),
-        ("column:sex", "FMMM", "one subject"),
+        ("column:sex", "FMMM", "Participants per class: F 1, M 3"),
     ],
 )
 def test_labels_that_cannot_be_predicted_are_refused_before_anything_is_prepared(
