@@ -23,6 +23,8 @@ from slimbrain.store.participants import PARTICIPANTS_FILE
 
 _STEPS_FILE = "steps.json"
 _COLUMN = "column:"
+_SOME_RUNS_FAILED = 1
+"""Exit code of `slimbrain prep` that also stands for single runs which cannot be used: one bad run stops nothing."""
 _FRACTIONS = "0.5,0.5"
 """Of the participants, to pretrain on and to evaluate."""
 
@@ -44,8 +46,13 @@ class Steps:
         self._run_command, self._record = run_command, folder / _STEPS_FILE if folder else None
         self._done: dict[str, str] = _read(self._record) if self._record else {}
 
-    def run(self, *arguments: object) -> None:
+    def run(self, *arguments: object, tolerated: int = 0) -> None:
         """Run a command.
+
+        Parameters
+        ----------
+        tolerated : int
+            An exit code with which the steps go on.
 
         Raises
         ------
@@ -54,7 +61,7 @@ class Steps:
         """
         words = [str(word) for word in arguments]
         print(f"\n$ slimbrain {shlex.join(words)}", flush=True)
-        if code := self._run_command(words):
+        if (code := self._run_command(words)) not in (0, tolerated):
             raise ReportedError(f"slimbrain {words[0]}: ended with an error; see its message above.", code)
 
     def once(self, out: Path, state: str, *arguments: object) -> None:
@@ -133,7 +140,10 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
             _require_labels_of_source(asked)
         options = [word for name, value in asked.prep.items() for word in (f"--{name}", value)]
         # `prep` knows by itself what is done, and new recordings may have come.
-        steps.run("prep", asked.source, store, "participant", "--resolution", asked.resolution, *options)
+        prep = ("prep", asked.source, store, "participant", "--resolution", asked.resolution, *options)
+        steps.run(*prep, tolerated=_SOME_RUNS_FAILED)
+        if not _is_store(store):
+            raise ReportedError("slimbrain prep: made no store; see its message above.", _SOME_RUNS_FAILED)
     require_labels(Store(store), asked.task)
     state = _hash_of(store)
     model = asked.model or _model_of_the_package()
@@ -183,8 +193,8 @@ def _hash_of(store: Path) -> str:
 
 
 def _model_of_the_package() -> str:
-    """The first model that comes with the package; empty if there is none."""
-    return next(iter(shipped.list_models()), "")
+    """The model that comes with the package and reads every store; empty if there is none."""
+    return shipped.TEMPORAL if shipped.TEMPORAL in shipped.list_models() else ""
 
 
 def _read(path: Path) -> dict[str, str]:

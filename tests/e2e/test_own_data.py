@@ -118,6 +118,12 @@ def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_
     source, line = recordings(tmp_path / "fmriprep", "FMFM"), Preparing()
     run_own_data(OwnData(source, "column:sex", "m", resolution="4mm", prep={"tr": 2.0}), tmp_path / "out", line)
     assert line.asked[0] == ["prep", str(source), str(tmp_path / "out" / "store"), "participant", "--resolution", "4mm", "--tr", "2.0"]
+    # Single runs that cannot be used stop nothing; where there are no others, there is no store.
+    some, none = Preparing(failing="prep"), Recorder(failing="prep")
+    run_own_data(OwnData(source, "column:sex", "m"), tmp_path / "other", some)
+    assert some.names == ["prep", "embed", "evaluate", "report"]
+    with pytest.raises(ReportedError, match="slimbrain prep"):
+        run_own_data(OwnData(source, "column:sex", "m"), tmp_path / "third", none)
 
 
 @pytest.mark.parametrize(
