@@ -29,6 +29,22 @@ class ContractError(SlimbrainError):
     """Two things that must share a lattice, mask, space, TR or window length do not."""
 
 
+class ReportedError(SlimbrainError):
+    """A command that another one ran has failed, and has printed its own sentence; nothing is left to say.
+
+    Parameters
+    ----------
+    message : str
+        Which command it was.
+    exit_code : int
+        Its exit code, which becomes that of the command around it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class TrainingOverlapWarning(UserWarning):
     """Embeddings are of participants that the model was trained on: predictions for them say little about others.
 

@@ -6,13 +6,16 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slimbrain.disk.atomic import write_json
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, ReportedError
+from slimbrain.evaluate.leaks import require_labels
 from slimbrain.models import shipped
+from slimbrain.prep.options import checked_options
+from slimbrain.prep.roster import LATER_COLUMNS, read_roster
 from slimbrain.store import Store
 from slimbrain.store.description import DESCRIPTION_FILE, read_object
 from slimbrain.store.manifest import MANIFEST_FILE
@@ -20,6 +23,8 @@ from slimbrain.store.participants import PARTICIPANTS_FILE
 
 _STEPS_FILE = "steps.json"
 _COLUMN = "column:"
+_SOME_RUNS_FAILED = 1
+"""Exit code of `slimbrain prep` that also stands for single runs which cannot be used: one bad run stops nothing."""
 _FRACTIONS = "0.5,0.5"
 """Of the participants, to pretrain on and to evaluate."""
 
@@ -41,18 +46,23 @@ class Steps:
         self._run_command, self._record = run_command, folder / _STEPS_FILE if folder else None
         self._done: dict[str, str] = _read(self._record) if self._record else {}
 
-    def run(self, *arguments: object) -> None:
+    def run(self, *arguments: object, tolerated: int = 0) -> None:
         """Run a command.
+
+        Parameters
+        ----------
+        tolerated : int
+            An exit code with which the steps go on.
 
         Raises
         ------
-        InputError
+        ReportedError
             If it fails; its own sentence has been printed.
         """
         words = [str(word) for word in arguments]
         print(f"\n$ slimbrain {shlex.join(words)}", flush=True)
-        if self._run_command(words):
-            raise InputError(f"slimbrain {words[0]}: ended with an error; see its message above.")
+        if (code := self._run_command(words)) not in (0, tolerated):
+            raise ReportedError(f"slimbrain {words[0]}: ended with an error; see its message above.", code)
 
     def once(self, out: Path, state: str, *arguments: object) -> None:
         """Run a command that writes `out`, unless the same one did, and what it reads is as it was.
@@ -90,8 +100,8 @@ class OwnData:
         To pretrain with.
     resolution : str
         Of the store.
-    prep : Sequence[str]
-        Further options of `slimbrain prep`.
+    prep : Mapping[str, object]
+        Further options of `slimbrain prep` by name, such as `tr`.
     seed : int
         Of the division and of pretraining.
     """
@@ -101,7 +111,7 @@ class OwnData:
     model: str = ""
     preset: str = "tiny"
     resolution: str = "8mm"
-    prep: Sequence[str] = ()
+    prep: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -116,7 +126,9 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
     Raises
     ------
     InputError
-        If a step fails, the task names a column that nobody has, or the results would lie among the recordings.
+        If the labels cannot be predicted (found before anything is prepared), or the results would lie among the recordings.
+    ReportedError
+        If a step fails.
     """
     if out.resolve().is_relative_to(asked.source.resolve()):
         raise InputError(f"{out}: is inside {asked.source}, which is only read; choose another --out.")
@@ -124,9 +136,15 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
     store = asked.source
     if not _is_store(asked.source):
         store = out / "store"
+        if not _is_store(store):
+            _require_labels_of_source(asked)
+        options = [word for name, value in asked.prep.items() for word in (f"--{name}", value)]
         # `prep` knows by itself what is done, and new recordings may have come.
-        steps.run("prep", asked.source, store, "participant", "--resolution", asked.resolution, *asked.prep)
-    _require_column(Store(store), asked.task)
+        prep = ("prep", asked.source, store, "participant", "--resolution", asked.resolution, *options)
+        steps.run(*prep, tolerated=_SOME_RUNS_FAILED)
+        if not _is_store(store):
+            raise ReportedError("slimbrain prep: made no store; see its message above.", _SOME_RUNS_FAILED)
+    require_labels(Store(store), asked.task)
     state = _hash_of(store)
     model = asked.model or _model_of_the_package()
     who: tuple[object, ...] = ()
@@ -161,13 +179,11 @@ def _is_store(path: Path) -> bool:
     return (path / DESCRIPTION_FILE).is_file() and "Slimbrain" in read_object(path / DESCRIPTION_FILE)
 
 
-def _require_column(store: Store, task: str) -> None:
-    """Refuse a column that is not there before hours of work and not after."""
-    name = task.removeprefix(_COLUMN)
-    if not task.startswith(_COLUMN) or any(name in row for row in store.participants.values()):
-        return
-    there = ", ".join(column for column in next(iter(store.participants.values()), {}) if column != "participant_id") or "none"
-    raise InputError(f"{store.root}: nobody has a value for {name}; put participants.tsv at the source's root, or choose one of: {there}.")
+def _require_labels_of_source(asked: OwnData) -> None:
+    """Refuse labels that cannot be predicted before hours of work and not after; measures of quality are not known yet."""
+    roster, column = read_roster(asked.source, checked_options(asked.prep)), asked.task.removeprefix(_COLUMN)
+    if column not in LATER_COLUMNS or any(column in row for row in roster.participants.values()):
+        require_labels(roster, asked.task)
 
 
 def _hash_of(store: Path) -> str:
@@ -177,8 +193,8 @@ def _hash_of(store: Path) -> str:
 
 
 def _model_of_the_package() -> str:
-    """The first model that comes with the package; empty if there is none."""
-    return next(iter(shipped.list_models()), "")
+    """The model that comes with the package and reads every store; empty if there is none."""
+    return shipped.TEMPORAL if shipped.TEMPORAL in shipped.list_models() else ""
 
 
 def _read(path: Path) -> dict[str, str]:

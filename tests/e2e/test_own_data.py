@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from slimbrain.cli import run_command
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, ReportedError
 from slimbrain.models import shipped
 from slimbrain.pipeline import OwnData, Steps, run_own_data
 from slimbrain.store import Channels, Store
@@ -68,6 +68,19 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
+def recordings(source: Path, sexes: Sequence[str]) -> Path:
+    """Names of images in fMRIPrep's layout, of a movie and of rest, and a table of participants with these cells; none without."""
+    for number in range(4):
+        for task in ("rest", "movie"):
+            image = source / f"sub-{number}/func/sub-{number}_task-{task}_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.touch()
+    rows = "".join(f"sub-{number}\t{sex}\n" for number, sex in enumerate(sexes))
+    if rows:
+        (source / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
+    return source
+
+
 def test_every_step_is_printed_as_its_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = Recorder()
     run_own_data(OwnData(store.root, "column:sex"), tmp_path / "out", line)
@@ -102,17 +115,51 @@ def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_
                 Path(words[2]).symlink_to(store.root)
             return super().__call__(words)
 
-    source = tmp_path / "fmriprep"
-    source.mkdir()
-    line = Preparing()
-    run_own_data(OwnData(source, "column:sex", "m", resolution="4mm", prep=("--tr", "2.0")), tmp_path / "out", line)
+    source, line = recordings(tmp_path / "fmriprep", "FMFM"), Preparing()
+    run_own_data(OwnData(source, "column:sex", "m", resolution="4mm", prep={"tr": 2.0}), tmp_path / "out", line)
     assert line.asked[0] == ["prep", str(source), str(tmp_path / "out" / "store"), "participant", "--resolution", "4mm", "--tr", "2.0"]
+    # Single runs that cannot be used stop nothing; where there are no others, there is no store.
+    some, none = Preparing(failing="prep"), Recorder(failing="prep")
+    run_own_data(OwnData(source, "column:sex", "m"), tmp_path / "other", some)
+    assert some.names == ["prep", "embed", "evaluate", "report"]
+    with pytest.raises(ReportedError, match="slimbrain prep"):
+        run_own_data(OwnData(source, "column:sex", "m"), tmp_path / "third", none)
+
+
+@pytest.mark.parametrize(
+    ("task", "sexes", "message"),
+    [
+        ("column:height", "FMFM", r"fmriprep/participants\.tsv: .*needs the column height"),
+        ("height", "FMFM", "height: no such task"),
+        ("sex", "FMFM", "did you mean column:sex"),
+        ("column:sex", "", r"fmriprep/participants\.tsv: is missing or empty"),
+        ("column:sex", ["F", "M", "n/a", "m"], r"fmriprep/participants\.tsv: .*one class in several ways"),
+        ("column:sex", ["F", "n/a", "", "n/a"], "1 subject with a value in sex"),
+        ("column:sex", "FFFF", "All labels are 'F'"),
+        ("column:sex", "FMMM", "Participants per class: F 1, M 3"),
+    ],
+)
+def test_labels_that_cannot_be_predicted_are_refused_before_anything_is_prepared(
+    tmp_path: Path, task: str, sexes: Sequence[str], message: str
+) -> None:
+    line, source = Recorder(), recordings(tmp_path / "fmriprep", sexes)
+    with pytest.raises(InputError, match=message):
+        run_own_data(OwnData(source, task, "m"), tmp_path / "out", line)
+    assert line.asked == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["column:sex", "column:task", "column:fd_mean", "column:cohort"])
+def test_a_label_that_the_source_or_preparation_can_give_lets_it_begin(tmp_path: Path, task: str) -> None:
+    line, source = Recorder(failing="prep"), recordings(tmp_path / "fmriprep", "FMFM")
+    with pytest.raises(ReportedError, match="slimbrain prep"):
+        run_own_data(OwnData(source, task, "m"), tmp_path / "out", line)
+    assert line.names == ["prep"]
 
 
 def test_what_failed_is_done_again_and_what_is_done_is_not(store: Store, tmp_path: Path) -> None:
     asked, out = OwnData(store.root, "column:sex", "m"), tmp_path / "out"
     first = Recorder(failing="evaluate")
-    with pytest.raises(InputError, match="slimbrain evaluate: ended with an error"):
+    with pytest.raises(ReportedError, match="slimbrain evaluate"):
         run_own_data(asked, out, first)
     assert first.names == ["embed", "evaluate"]
     again = Recorder()
@@ -129,6 +176,14 @@ def test_what_failed_is_done_again_and_what_is_done_is_not(store: Store, tmp_pat
     assert more.names == ["embed", "evaluate", "report"]
 
 
+def test_the_sentence_of_the_step_that_failed_is_the_last(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the real commands: `embed` refuses the model, and nothing is said after that."""
+    words = ["run", str(store.root), "--task", "column:sex", "--model", "./nowhere", "--out", str(tmp_path / "out")]
+    assert run_command(words) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("slimbrain: ./nowhere: ") and said.count("\n") == 1
+
+
 def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> None:
     asked, out = OwnData(store.root, "column:sex"), tmp_path / "out"
     run_own_data(asked, out, Recorder())
@@ -139,7 +194,7 @@ def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> N
 
 def test_a_column_that_nobody_has_is_refused_before_the_work(store: Store, tmp_path: Path) -> None:
     line = Recorder()
-    with pytest.raises(InputError, match=r"nobody has a value for height; .* choose one of: sex"):
+    with pytest.raises(InputError, match="needs the column height"):
         run_own_data(OwnData(store.root, "column:height"), tmp_path / "out", line)
     assert line.asked == []
 

@@ -64,5 +64,14 @@ def test_seeds_give_other_folds() -> None:
 
 
 def test_a_holdout_of_nine_is_refused() -> None:
-    with pytest.raises(InputError, match="70/10/20"):
+    with pytest.raises(InputError, match="Participants: 9, and a 70/10/20 split needs 10"):
         outer_splits(np.arange(9), np.arange(9.0), "regression", SplitPolicy("70/10/20"), 0)
+
+
+def test_classes_that_are_too_small_are_counted() -> None:
+    """By participant, of whom each has two sessions."""
+    sex = np.repeat(list("FMMMM"), 2)
+    with pytest.raises(InputError, match=r"^Participants per class: F 1, M 4, and at least 2 are needed.*leave that class out\.$"):
+        outer_splits(np.repeat(np.arange(5), 2), sex, "classification", QUICK, 0)
+    with pytest.raises(InputError, match=r"^Participants per class: F 4, M 6, and a 70/10/20 split needs 10"):
+        outer_splits(np.arange(10), np.array(list("FFFFMMMMMM")), "classification", SplitPolicy("70/10/20"), 0)

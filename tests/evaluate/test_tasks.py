@@ -98,10 +98,30 @@ def test_unusable_columns_are_refused(store: Store, task: Task, message: str) ->
         read_target(task, store)
 
 
-@pytest.mark.parametrize("name", ["hcp", "column:", ""])
+@pytest.mark.parametrize("name", ["height", "column:", ""])
 def test_unknown_tasks_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="column:sex"):
         get_task(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("sex", "column:sex"), ("Sex", "column:sex"), ("colum:sex", "column:sex"), ("abide-sx", "abide-sex"), ("identify", "identity")],
+)
+def test_a_task_that_was_probably_meant_is_named(store: Store, name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"^{name}: no such task; did you mean {meant}\?$"):
+        get_task(name, source=store)
+
+
+@pytest.mark.parametrize(("column", "meant"), [("sxe", "sex"), ("Age", "age"), ("tsk", "task")])
+def test_a_column_that_was_probably_meant_is_named(store: Store, column: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"needs the column {column}: did you mean column:{meant}\?$"):
+        read_target(get_task(f"column:{column}"), store)
+
+
+def test_a_group_that_was_probably_meant_is_named(store: Store) -> None:
+    with pytest.raises(InputError, match=r"needs the column sites: did you mean site\?$"):
+        read_target(get_task("column:sex", group="sites"), store)
 
 
 def test_sites_are_balanced_without_being_asked(store: Store) -> None:

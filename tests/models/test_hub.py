@@ -179,6 +179,15 @@ def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
     assert "check the name or the network" in refused("lab/model")
+    assert "slimbrain-temporal" in refused("lab/model")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "./nowhere", "far/away/nowhere"])
+def test_where_there_is_no_model_those_that_can_be_named_are_listed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    said = refused(name)
+    assert said.startswith(f"{name}: ") and "slimbrain-temporal" in said and "Errno" not in said
 
 
 def test_a_file_or_another_folder_is_refused(folder: Path) -> None:

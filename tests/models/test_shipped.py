@@ -16,6 +16,7 @@ from slimbrain.config import load_preset
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.embed.features import embed_store, read_embeddings, untrained
 from slimbrain.errors import InputError
+from slimbrain.governance.provenance import Match, Provenance
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.hub import is_sealed, model_folder, require_model
 from slimbrain.models.jepa import HieraJEPA
@@ -102,6 +103,19 @@ def test_commands_use_it_where_no_model_is_named_and_say_so(tmp_path: Path, caps
     assert run_command(["rank", store, "--method", "fast", "--out", windows]) == 0
     assert TEMPORAL in capsys.readouterr().err
     assert len(read_tsv(Path(windows))) == 3 * (90 // 8)
+
+
+def test_an_evaluation_without_a_model_asks_whom_it_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "store", 40, 0.72, sessions=4)
+    rows = "".join(f"sub-{number:02d}\t{'FM'[number % 2]}\n" for number in range(4))
+    (store.root / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
+    monkeypatch.setattr(Provenance, "matches", lambda self, people: [Match("sub-02")])
+    assert run_command(["evaluate", str(store.root), "--task", "column:sex", "--out", str(tmp_path / "sex.json")]) == 1
+    said = capsys.readouterr().err
+    assert f"no model is named: using {TEMPORAL}" in said and "terms" in said
+    assert f"slimbrain: {TEMPORAL}: was trained on 1 of the 4 participants to be evaluated: sub-02 by name" in said
 
 
 def test_it_has_no_revisions() -> None:

@@ -16,7 +16,7 @@ from slimbrain.prep.bids import Run
 from slimbrain.prep.denoise import Confounds
 from slimbrain.prep.frames import FrameRecord
 from slimbrain.prep.likeness import Likeness
-from slimbrain.prep.quality import _coverage_gap, _dvars_spikes, _framewise_displacement, _in_store, assess
+from slimbrain.prep.quality import MEASURES, _coverage_gap, _dvars_spikes, _framewise_displacement, _in_store, assess
 from slimbrain.prep.timing import TimeAxis
 from slimbrain.prep.volume import Prepared
 from slimbrain.simulate import CohortSpec, simulate_cohort
@@ -114,6 +114,7 @@ def test_likeness_is_recorded(grid8: Grid, tmp_path: Path) -> None:
     seen = Likeness(0.7123456789, {"up_down": 0.9}, ("up_down",))
     quality = assess(prepared, grid8, run, TimeAxis(6, 2.0), 0.0, seen)
     assert quality.scalars["template_overlap"] == 0.712346 and quality.record()["template_flips"] == {"up_down": 0.9}
+    assert set(quality.scalars) == set(MEASURES)
     assert any("upside down (overlap 0.90 against 0.71)" in warning for warning in quality.warnings)
 
 

@@ -142,6 +142,14 @@ def test_a_phone_does_not_scroll_sideways(browser: Any, page_path: Path) -> None
     page.context.close()
 
 
+@pytest.mark.parametrize("width", [1280, 1200])
+def test_the_table_of_an_evaluation_fits_a_desktop(browser: Any, page_path: Path, width: int) -> None:
+    page = open_page(browser, page_path, viewport={"width": width, "height": 900}).page
+    table = page.locator("#evaluation .scroll:has(table)").first
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
+    page.context.close()
+
+
 def test_paper_shows_no_controls_and_only_what_is_unfolded(browser: Any, page_path: Path) -> None:
     page = open_page(browser, page_path).page
     page.emulate_media(media="print")

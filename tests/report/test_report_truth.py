@@ -306,3 +306,9 @@ def test_columns_in_which_nothing_is_known_are_left_out() -> None:
     table.add(["b", "n/a", "n/a"])
     built = table.build()
     assert [column.name for column in built.columns] == ["name", "known"] and built.rows[1].cells == ("b", "n/a")
+
+
+@pytest.mark.parametrize(("sites", "title"), [(8, "site"), (20, "site, 7 largest of 20")])
+def test_a_panel_that_leaves_names_out_says_so(sites: int, title: str) -> None:
+    panel = small_plots.Panel.of_names("site", [f"s{number}" for number in range(sites) for _ in range(number + 1)])
+    assert panel.title == title and sum(count for _, count in panel.bars) == sites * (sites + 1) // 2

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from store_samples import make_store
 
 from slimbrain import progress
+from slimbrain.cli import run_command
 from slimbrain.config import SaliencyConfig, TemporalConfig, WindowConfig
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
+from slimbrain.models.hub import from_pretrained, save_pretrained
+from slimbrain.models.shipped import TEMPORAL
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.saliency import (
     WindowRow,
@@ -200,6 +203,19 @@ def test_a_long_ranking_says_how_to_make_it_shorter(
     rank_store(two_runs, model, SaliencyConfig(method=method))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "shorter" in line]
     assert line.startswith("rank will take about 12 min more; to make it shorter: ") and way in line
+
+
+def test_python_ranks_as_the_command_does(two_runs: Store, tmp_path: Path) -> None:
+    """By the scoring that the model was trained with, which is not the library's default."""
+    ranker = from_pretrained(TEMPORAL)
+    assert isinstance(ranker, TemporalExtractor) and ranker.provenance
+    own = SaliencyConfig(novelty_weight=0.7, explained_weight=0.0, order="score").model_dump()
+    ranker.provenance = replace(ranker.provenance, training={**ranker.provenance.training, "saliency": own})
+    folder = save_pretrained(ranker, tmp_path / "model")
+    assert run_command(["rank", str(two_runs.root), "--temporal", str(folder), "--out", str(tmp_path / "windows.tsv")]) == 0
+    rows = rank_store(two_runs, ranker)
+    assert [row for found in read_window_table(tmp_path / "windows.tsv").values() for row in found] == rows
+    assert rows != rank_store(two_runs, ranker, SaliencyConfig())
 
 
 def test_rank_store_orders_and_chooses_as_it_is_told(two_runs: Store, grid8: Grid, model: TemporalExtractor) -> None:

@@ -491,6 +491,9 @@ def test_region_of_interest_sessions(tmp_path: Path) -> None:
         one_sentence(refusal.value)
     with pytest.raises(InputError, match="4 channels"):
         write_roi_session(store, {"sub": "02"}, series[:, :3], channels, 1.0)
+    # Vectors of channels that are nowhere would be NaN.
+    with pytest.raises(InputError, match="places are not finite; give 0, 0, 0"):
+        write_roi_session(store, {"sub": "02"}, series, replace(channels, mm=np.full((4, 3), np.nan)), 1.0)
 
 
 def test_channels_of_a_voxel_session_are_its_cells(grid8: Grid, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from slimbrain.cli.outputs import WritingCommand
 from slimbrain.cli.results import evaluate, predict, report
 from slimbrain.cli.split import split
 from slimbrain.cli.store import commands as store_commands
-from slimbrain.errors import SlimbrainError, TransformWarning
+from slimbrain.errors import ReportedError, SlimbrainError, TransformWarning
 
 app = typer.Typer(
     name="slimbrain",
@@ -92,6 +92,8 @@ def run_command(arguments: Sequence[str]) -> int:
             more = " with --resume auto" if "pretrain" in arguments and "--resume" not in arguments else ""
             print(f"slimbrain: interrupted; run the same command again{more} to resume.", file=sys.stderr)
         return int(leaving.code or 0)
+    except ReportedError as error:
+        return error.exit_code
     except (SlimbrainError, OSError) as error:
         if "--debug" in arguments:
             raise

@@ -59,9 +59,9 @@ def run(
     from slimbrain.pipeline import OwnData, run_own_data
 
     set_threads(threads)
-    given = {"--layout": layout, "--tr": tr, "--channels": channels, "--atlas": atlas, "--denoise": denoise, "--nprocs": nprocs}
-    defaults: dict[str, object] = {"--layout": "auto", "--denoise": "none", "--nprocs": 1}
-    prep = [str(word) for name, value in given.items() if value is not None and value != defaults.get(name) for word in (name, value)]
+    given = {"layout": layout, "tr": tr, "channels": channels, "atlas": atlas, "denoise": denoise, "nprocs": nprocs}
+    defaults: dict[str, object] = {"layout": "auto", "denoise": "none", "nprocs": 1}
+    prep = {name: value for name, value in given.items() if value is not None and value != defaults.get(name)}
     print(f"\nOpen {run_own_data(OwnData(source, task, model, preset, resolution, prep, seed), out, run_command)}")
 
 

@@ -18,6 +18,7 @@ from slimbrain.cli.options import (
     WINDOWS,
     open_store,
     set_threads,
+    temporal_or_shipped,
     typed_command,
     typed_line,
 )
@@ -41,11 +42,17 @@ def _list_tasks(context: typer.Context, asked: bool) -> None:
 def evaluate(
     context: typer.Context,
     store: STORE,
-    model: Annotated[list[str], typer.Option(help="Model folder or hub id; the first is compared with the best baseline.")],
     task: Annotated[
         str, typer.Option(help="`column:NAME` of participants.tsv or sessions.tsv, `identity`, `events`, or a benchmark of `--list`.")
     ],
     out: OUT,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model folder or hub id; repeat for several: the first is compared with the best baseline. The stage 1 model that comes "
+            "with slimbrain if not given."
+        ),
+    ] = None,
     method: _METHOD = None,
     windows: WINDOWS = None,
     k: TOP = None,
@@ -121,7 +128,8 @@ def evaluate(
     design = Design(split, labelled, seeds, leave_out, transfer_to, frames)
     known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
-    result = evaluate_models(open_store(store, participants), task, model, options)
+    opened = open_store(store, participants)
+    result = evaluate_models(opened, task, model or [temporal_or_shipped(None)], options)
     made = [*(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
     result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
     write_result(out, result)

@@ -135,6 +135,8 @@ def read_embeddings(path: str | Path) -> Embeddings:
                 pooling=str(arrays["pooling"]),
                 command=str(arrays["command"]) if "command" in arrays else "",
             )
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file; make it with `slimbrain embed`.") from error
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InputError(f"{path}: does not hold what `slimbrain embed` writes now ({error}); embed again.") from error
 

@@ -68,7 +68,9 @@ def series_pooling(model: TemporalExtractor, pooling: str | None, store: Session
     if pooling is not None:
         raise InputError(f"pooling {pooling}: the channels of {lost} have no MNI places; prepare with --channels, or choose tokens.")
     print(
-        f"the channels of {lost} have no MNI places, so the vectors are of the network's tokens alone (--pooling tokens)", file=sys.stderr
+        f"the channels of {lost} have no MNI places, so the vectors are of the network's tokens alone (--pooling tokens); prepare with "
+        "--channels to have the connectome's too",
+        file=sys.stderr,
     )
     return TOKENS
 

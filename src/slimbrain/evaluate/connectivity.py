@@ -239,11 +239,12 @@ def _whitened_logs(matrices: _Real, near: _Near | None = None) -> tuple[Floats, 
         vectors = _log_vectors(matrices, np.eye(width))
         mean, last = eigenvalues_mapped(_mean_matrix(vectors, width), np.exp), None
     else:
-        mean, last, vectors = _moved(near[0], _MEAN_STEP * near[1]), near[1], None
+        mean, last = _moved(near[0], _MEAN_STEP * near[1]), near[1]
+        vectors = np.empty((len(matrices), len(_entry_scale(len(mean)))), dtype=matrices.dtype)
     step = _MEAN_STEP
     for _ in range(_MEAN_STEPS):
         whitening = eigenvalues_mapped(mean, lambda values: 1 / np.sqrt(values))
-        vectors = _log_vectors(matrices, whitening, out=vectors)
+        _log_vectors(matrices, whitening, out=vectors)
         gradient = _mean_matrix(vectors, len(mean))
         if np.linalg.norm(gradient) < _MEAN_TOLERANCE * np.sqrt(len(gradient)):
             break

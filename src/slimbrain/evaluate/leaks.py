@@ -11,8 +11,8 @@ import numpy as np
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import Scoring
 from slimbrain.evaluate.series import ChannelSeries
-from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits
-from slimbrain.evaluate.tasks import Target, Task, read_target
+from slimbrain.evaluate.splits import Split, SplitPolicy, outer_splits, pose
+from slimbrain.evaluate.tasks import LabelSource, Target, Task, get_task, read_target
 from slimbrain.governance.duplicates import Duplicate, bits_apart, find_duplicates
 from slimbrain.governance.provenance import Match, Provenance, people_in
 from slimbrain.store import Store
@@ -87,6 +87,25 @@ def screen(
     _require_no_duplicates(store, target, series)
     unknown = [name for name, provenance in models.items() if not (provenance and provenance.remembers)]
     return Screened(target, in_training, tuple(unknown))
+
+
+def require_labels(source: LabelSource, name: str) -> None:
+    """Refuse a task whose labels `screen` would refuse, before anything is prepared or embedded.
+
+    Parameters
+    ----------
+    source : LabelSource
+        A store, or the roster of a source.
+    name : str
+        As `slimbrain evaluate --task`.
+
+    Raises
+    ------
+    InputError
+        If there is no such task, or the participants cannot be labelled or divided.
+    """
+    task = get_task(name, source=source)
+    scoring_record(read_target(task, source), task.policy)
 
 
 def _require_no_overlap(
@@ -191,10 +210,11 @@ def scoring_record(target: Target, policy: SplitPolicy) -> Scoring:
     Raises
     ------
     InputError
-        If a subject is on two sides of a split, or is tested twice with one seed.
+        If all have one class, a subject is on two sides of a split, or is tested twice with one seed.
     """
     if target.kind == "identification":
         return Scoring(tests_per_seed=1, seeds=1, tuned_on="nothing", fitted_on="nothing")
+    pose(target.labels, target.subjects, target.kind)
     most = 0
     for seed in policy.seeds:
         splits = outer_splits(target.subjects, target.labels, target.kind, policy, seed, target.strata, target.groups, target.blocks)

@@ -148,7 +148,7 @@ def evaluate_models(
     """
     options = options or Options()
     design = options.design
-    wanted = design.task(get_task(task, phenotypes=options.phenotypes, group=options.group))
+    wanted = design.task(get_task(task, phenotypes=options.phenotypes, group=options.group, source=store))
     chosen = _choose_methods(options.methods, wanted)
     design.require_fitting(wanted, chosen)
     if options.baselines not in _BASELINES:

@@ -165,7 +165,8 @@ def outer_splits(
     if policy.kind == "70/10/20":
         tenth = _deal(row_subject, labels, kind, 10, seed, strata, groups)[row_subject]
         if tenth.max() < 9:
-            raise InputError("Too few subjects (of the smallest class) for a 70/10/20 split, which needs ten; use k-fold.")
+            apart = "" if groups is None else " of different groups"
+            raise InputError(f"{_counted(row_subject, labels, kind)}, and a 70/10/20 split needs 10{apart}; use `--split 5-fold`.")
         return [Split(rows[tenth > 2], rows[tenth == 2], rows[tenth < 2])]
     part = _deal(row_subject, labels, kind, policy.n_splits, seed, strata, groups)[row_subject]
     return [Split(rows[part != number], rows[:0], rows[part == number]) for number in range(part.max() + 1)]
@@ -273,7 +274,10 @@ def _deal(
         _, group, counts = np.unique(labels[first], return_inverse=True, return_counts=True)
         n_parts = min(n_parts, int(counts.min()))
     if n_parts < 2:
-        raise InputError("A class, or the whole cohort, has one subject, who cannot be both trained on and tested; leave that class out.")
+        raise InputError(
+            f"{_counted(row_subject, labels, kind)}, and at least 2 are needed, to train on one and test on the other; add participants"
+            f"{' or leave that class out' if kind == 'classification' and n_subjects > 1 else ''}."
+        )
     stratum = np.zeros(n_subjects) if strata is None else np.unique(np.asarray(strata)[first], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     if groups is not None and len(np.unique(groups)) < n_subjects:
@@ -283,6 +287,15 @@ def _deal(
     part = np.empty(n_subjects, dtype=np.int64)
     part[order] = (np.arange(n_subjects) + rng.integers(n_parts)) % n_parts
     return part
+
+
+def _counted(row_subject: Ints, labels: _Labels, kind: Kind) -> str:
+    """How many participants each class has, or all together where there are no classes of participants; begins a sentence."""
+    first, labels = np.unique(row_subject, return_index=True)[1], np.asarray(labels)
+    if kind == "regression" or not np.array_equal(labels[first][row_subject], labels):
+        return f"Participants: {len(first)}"
+    names, counts = np.unique(labels[first].astype(np.str_), return_counts=True)
+    return f"Participants per class: {', '.join(f'{name} {count}' for name, count in zip(names, counts, strict=True))}"
 
 
 def inner_parts(problem: PredictionProblem, rows: Ints, seed: int) -> Ints:

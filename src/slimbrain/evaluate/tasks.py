@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from slimbrain.evaluate.result import Grouping
 from slimbrain.evaluate.splits import DEFAULT_POLICY, SplitPolicy
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, IDENTIFICATION_METRICS, REGRESSION_METRICS
 from slimbrain.evaluate.window_store import WindowStore
-from slimbrain.store import SessionInfo, Store
+from slimbrain.store import SessionInfo
 from slimbrain.store.participants import PARTICIPANTS_FILE
 
 _COLUMN_PREFIX = "column:"
@@ -93,6 +94,22 @@ class Task:
     def identification(self) -> bool:
         """Whether subjects are to be told by their sessions, for which there is no column."""
         return self.kind == "identification"
+
+
+class LabelSource(Protocol):
+    """What labels are looked up in: a store, or what a source tells of its runs before they are prepared."""
+
+    @property
+    def root(self) -> Path:
+        """Folder of `participants.tsv`."""
+
+    @property
+    def sessions(self) -> Sequence[SessionInfo]:
+        """The sessions."""
+
+    @property
+    def participants(self) -> Mapping[str, Mapping[str, str]]:
+        """Columns by participant."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +192,13 @@ class Target:
         return dict(sorted(Counter(label for _, label in pairs).items()))
 
 
-def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[str | Path] = (), group: str = "") -> Task:
+def get_task(
+    name: str,
+    policy: SplitPolicy | None = None,
+    phenotypes: Sequence[str | Path] = (),
+    group: str = "",
+    source: LabelSource | None = None,
+) -> Task:
     """The task called `name`.
 
     Parameters
@@ -186,6 +209,8 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         Files of the benchmark's cohort.
     group : str, default ''
         Column of `participants.tsv` whose values bind participants together, family say; for tasks on a column.
+    source : LabelSource or None
+        Whose columns a message about a name that is no task may suggest.
 
     Raises
     ------
@@ -211,6 +236,10 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
         return Task(name, _TRIAL_TYPE, "classification", policy or DEFAULT_POLICY)
     column = name.removeprefix(_COLUMN_PREFIX)
     if column == name or not column:
+        columns = {word: f"{_COLUMN_PREFIX}{word}" for word in (_columns(source) if source else ())}
+        tasks = (*ENTRIES, IDENTITY, EVENTS, *columns.values())
+        if meant := _closest(name, {**dict(zip(tasks, tasks, strict=True)), **columns}):
+            raise InputError(f"{name}: no such task; did you mean {meant}?")
         raise InputError(
             f"{name}: no such task; name a column of participants.tsv, for example {_COLUMN_PREFIX}sex, ask for {IDENTITY} or {EVENTS}, "
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
@@ -218,11 +247,13 @@ def get_task(name: str, policy: SplitPolicy | None = None, phenotypes: Sequence[
     return Task(name, column, policy=policy or DEFAULT_POLICY, group=group)
 
 
-def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> Target:
+def read_target(task: Task, store: LabelSource, keys: Sequence[str] | None = None) -> Target:
     """Look up the label of every session, leaving out (and counting) those without one.
 
     Parameters
     ----------
+    store : LabelSource
+        A store, or the roster of a source (`slimbrain.prep.roster`).
     keys : Sequence[str] or None
         Sessions to consider, all by default.
 
@@ -231,7 +262,10 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
     InputError
         If the column does not exist, or fewer than two subjects have a label.
     """
-    sessions = store.sessions if keys is None else [store.session(key) for key in keys]
+    sessions: Sequence[SessionInfo] = store.sessions
+    if keys is not None:
+        named = {session.key: session for session in sessions}
+        sessions = [named[key] for key in keys]
     if task.kind == "identification":
         return _read_identities(task, store, sessions)
     if task.entry:
@@ -239,7 +273,7 @@ def read_target(task: Task, store: Store, keys: Sequence[str] | None = None) -> 
     return _read_column(task, store, sessions)
 
 
-def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
+def _read_column(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> Target:
     cells = _cells(task, store, sessions)
     unlisted = sum(cell is None for cell in cells)
     labelled = [(session, cell) for session, cell in zip(sessions, cells, strict=True) if cell is not None and not is_missing(cell)]
@@ -263,23 +297,37 @@ def _read_column(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> T
     )
 
 
-def _cells(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> list[str | None]:
+def _cells(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> list[str | None]:
     """What each session has in the task's column: its participant's cell, or that of the session's own row; None for who is not listed."""
     if task.name == EVENTS:
         if not isinstance(store, WindowStore):
             raise InputError(f"{task.name}: events are shorter than runs; say with --frames how long the windows are that are told apart.")
         return [store.event_of(session.key) for session in sessions]
-    columns = sorted({name for row in store.participants.values() for name in row} - {"participant_id"})
+    columns = _columns(store)
     further = {name for session in sessions for name in session.qc} | set(_RUN_COLUMNS)
     for column in filter(None, (task.column, task.group)):
         if column not in columns and (column == task.group or column not in further):
             there = f"has {', '.join(columns)}" if columns else "is missing or empty"
-            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}.")
+            meant = _closest(column, {name: name for name in (columns if column == task.group else {*columns, *further})})
+            hint = f": did you mean {meant if column == task.group else f'{_COLUMN_PREFIX}{meant}'}?" if meant else "."
+            raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}{hint}")
     if task.column in columns:
         return [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
     if task.column in _RUN_COLUMNS:
         return [str(getattr(session, task.column)) for session in sessions]
     return [session.qc.get(task.column, "") for session in sessions]
+
+
+def _columns(source: LabelSource) -> list[str]:
+    """What is known of participants."""
+    return sorted({name for row in source.participants.values() for name in row} - {_PARTICIPANT})
+
+
+def _closest(name: str, words: Mapping[str, str]) -> str:
+    """What was probably meant, by the words it may be typed as; empty if nothing is like it."""
+    lower = {word.lower(): meant for word, meant in words.items()}
+    close = get_close_matches(name.lower(), lower, n=1)
+    return lower[close[0]] if close else ""
 
 
 def _groups(subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: str) -> tuple[NDArray[np.str_] | None, Grouping | None]:
@@ -292,7 +340,7 @@ def _groups(subjects: NDArray[np.str_], marks: Mapping[str, Sequence[str]], by: 
     return groups, Grouping(by=by, count=len(np.unique(groups)))
 
 
-def _read_identities(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> Target:
+def _read_identities(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> Target:
     """Sessions (for a benchmark resting ones) of participants who have two or more; the participant is the label."""
     resting = [session for session in sessions if not task.entry or _RESTING in session.task.casefold() or not session.task]
     counts = Counter(session.subject for session in resting)
@@ -303,7 +351,7 @@ def _read_identities(task: Task, store: Store, sessions: Sequence[SessionInfo]) 
     return Target(keys, subjects, subjects, "identification", None, {reason: count for reason, count in excluded.items() if count})
 
 
-def _read_benchmark(task: Task, entry: Benchmark, store: Store, sessions: Sequence[SessionInfo]) -> Target:
+def _read_benchmark(task: Task, entry: Benchmark, store: LabelSource, sessions: Sequence[SessionInfo]) -> Target:
     assert entry.label is not None
     table = _phenotypes(task, entry, store)
     if sessions and not any(table.of(session.subject) for session in sessions):
@@ -349,7 +397,7 @@ def _marks(entry: Benchmark, rows: Sequence[Row]) -> list[str]:
     return [f"{column} {value}" for column in entry.cohort.relatives for row in rows if (value := cell(row, column))]
 
 
-def _phenotypes(task: Task, entry: Benchmark, store: Store) -> Phenotypes:
+def _phenotypes(task: Task, entry: Benchmark, store: LabelSource) -> Phenotypes:
     """The benchmark's files, or the store's participants.tsv where that has the columns."""
     cohort = entry.cohort
     if task.phenotypes:
@@ -379,7 +427,7 @@ def _known(entry: Benchmark, row: Row) -> dict[str, str]:
     return {name: text for name, text in told.items() if text}
 
 
-def _subjects(store: Store, sessions: Sequence[SessionInfo], having: str, told: str = "") -> NDArray[np.str_]:
+def _subjects(store: LabelSource, sessions: Sequence[SessionInfo], having: str, told: str = "") -> NDArray[np.str_]:
     subjects = np.array([session.subject for session in sessions], dtype=np.str_)
     if len(np.unique(subjects)) < 2:
         raise InputError(f"{store.root}: {len(np.unique(subjects))} subject with {having}; at least two are needed{told}.")
@@ -409,7 +457,7 @@ def _labels(task: Task, cells: Sequence[str]) -> tuple[TaskKind, NDArray[Any]]:
     return kind, numbers
 
 
-def _require_one_spelling(store: Store, task: Task, subjects: NDArray[np.str_], labels: NDArray[Any]) -> None:
+def _require_one_spelling(store: LabelSource, task: Task, subjects: NDArray[np.str_], labels: NDArray[Any]) -> None:
     """Refuse classes that differ only in case, blanks, or how a number is written: they would be predicted from each other.
 
     Raises
@@ -437,7 +485,7 @@ def _numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
     return numbers if np.isfinite(numbers).all() else None
 
 
-def _strata(task: Task, store: Store, sessions: Sequence[SessionInfo]) -> NDArray[np.str_] | None:
+def _strata(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> NDArray[np.str_] | None:
     """Unbalanced sites cost accuracy and add noise: sex by tangent connectivity of three sites, AUC 0.785 without and 0.804 with."""
     rows = [store.participants.get(session.subject, {}) for session in sessions]
     names = {name.lower(): name for row in rows for name in row}

@@ -161,7 +161,7 @@ def open_method(
         If there is no such method, it is not for this model, or it lacks a task.
     """
     _check(request, model, source, tuned)
-    target = read_target(get_task(request.task, phenotypes=request.phenotypes), store) if request.task else None
+    target = read_target(get_task(request.task, phenotypes=request.phenotypes, source=store), store) if request.task else None
     sessions = [store.session(key) for key in target.keys] if target else store.sessions
     assert model.provenance is not None
     model.provenance.require(store.contract, f"the model {source}", f"the store {store.root}")

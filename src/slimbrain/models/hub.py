@@ -24,7 +24,7 @@ from slimbrain.models.connectome import ConnectomeConfig
 from slimbrain.models.health import tells_apart
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
-from slimbrain.models.shipped import list_models, shipped_folder
+from slimbrain.models.shipped import model_sources, shipped_folder
 from slimbrain.models.size import jepa_parameters, temporal_parameters
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
@@ -260,11 +260,7 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
             raise InputError(f"{source}: comes with the package, in one version; leave revision={revision!r} out.")
         return shipped
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        names = ", ".join(list_models()) or "there is none"
-        raise InputError(
-            f"{source}: is not a model folder; give RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as "
-            "lab/model."
-        )
+        raise InputError(f"{source}: is not a model folder; give {model_sources()}.")
     fetched = fetch(str(source), revision, _MODEL_FILES)
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
@@ -283,9 +279,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if config["kind"] in ("temporal", "voxel"):
             return config
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError as error:
         if (folder / "model" / CONFIG_FILE).is_file():
             raise InputError(f"{folder}: is the folder of a run; give {folder / 'model'}.") from error
+        raise InputError(f"{folder}: holds no model; give {model_sources()}.") from error
+    except OSError as error:
+        raise InputError(
+            f"{folder / CONFIG_FILE}: cannot be read ({error.strerror}); make it readable, or give {model_sources()}."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / CONFIG_FILE}: is not a slimbrain model's configuration ({error}); give RUN/model of a pretraining run."
         ) from error

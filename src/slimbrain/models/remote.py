@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slimbrain.errors import InputError
+from slimbrain.models.shipped import model_sources
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 """Endings of files that run code when they are read."""
@@ -31,7 +32,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    with _one_sentence(name, "and the cache has no whole copy of it; check the name or the network, or give a folder"):
+    with _one_sentence(name, f"and the cache has no whole copy of it; check the name or the network, or give {model_sources()}"):
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
 
 
@@ -118,7 +119,8 @@ def _one_sentence(name: str, unreachable: str) -> Iterator[None]:
         raise InputError(f"{name}: has no such revision on the hub; give a branch, tag or commit that it has.") from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"{name}: is neither a folder here nor a model that the hub shows you; check the name, or log in with `hf auth login`."
+            f"{name}: is neither a folder here nor a model that the hub shows you; check the name, log in with `hf auth login`, or give "
+            f"{model_sources()}."
         ) from error
     except errors.LocalTokenNotFoundError as error:
         raise InputError(f"{name}: the hub does not know you; log in with `hf auth login`.") from error

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 TEMPORAL = "slimbrain-temporal"
-"""The stage 1 model that `rank`, `embed` and `group` use where none is named."""
+"""The stage 1 model that `rank`, `embed`, `group`, `connectome` and `evaluate` use where none is named."""
 
 
 def list_models() -> list[str]:
@@ -25,6 +25,12 @@ def list_models() -> list[str]:
 def shipped_folder(name: str) -> Path | None:
     """The folder of a model that comes with the package; None if there is none of this name."""
     return _root() / name if name in list_models() else None
+
+
+def model_sources() -> str:
+    """What a user may name as a model, for messages."""
+    names = ", ".join(list_models()) or "there is none"
+    return f"RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as lab/model"
 
 
 def _root() -> Path:

@@ -23,6 +23,24 @@ _FloatArray = npt.NDArray[Any]
 FD_THRESHOLD_MM = 0.5
 """Frames that moved more are marked (Power et al. 2012)."""
 
+MEASURES = (
+    "coverage",
+    "tsnr",
+    "dvars_mean",
+    "spikes",
+    "global_signal_mean",
+    "global_signal_std",
+    "fd_mean",
+    "fd_max",
+    "frozen_frames",
+    "repeated_frames",
+    "nonfinite_frames",
+    "flagged",
+    "flagged_share",
+    "template_overlap",
+)
+"""Names of all scalars that a run may have."""
+
 _BOXPLOT_REACH = 1.5
 """A DVARS spike lies over the third quartile by this many interquartile ranges, as in FSL's fsl_motion_outliers."""
 
@@ -47,10 +65,10 @@ class Quality:
     Attributes
     ----------
     scalars : dict
-        One number each: `coverage` (share of the mask), `_tsnr` (median over covered voxels of mean / std), `dvars_mean`, `spikes`,
-        `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is known, `frozen_frames`,
-        `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where there was something to
-        compare.
+        One number each, named as in `MEASURES`: `coverage` (share of the mask), `tsnr` (median over covered voxels of mean / std),
+        `dvars_mean`, `spikes`, `global_signal_mean`, `global_signal_std` (image units), `fd_mean`, `fd_max` in mm where the motion is
+        known, `frozen_frames`, `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where
+        there was something to compare.
     series : dict
         Lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where undefined. `flagged`
         lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or were left out

@@ -68,18 +68,18 @@ def _table(result: Result) -> Table:
     table = TableBuilder(
         f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {_words(metrics[0])}, "
         "permuted labels",
-        (Column("model"), *(Column(_words(metric), True) for metric in metrics), Column("p", True), Column("method"), Column("role")),
+        (Column("model"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True), Column("method")),
     )
     for predictor, rows in result.by_predictor.items():
         role, mark = _role(result, predictor)
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
-        table.add([predictor[0], *cells, number(primary.p if primary else None, 3), predictor[1], role], mark)
+        table.add([predictor[0], role, *cells, number(primary.p if primary else None, 3), predictor[1]], mark)
     for one in result.cannot:
-        table.add([one.model, *(MISSING for _ in metrics), MISSING, one.method, "cannot"])
+        table.add([one.model, "cannot", *(MISSING for _ in metrics), MISSING, one.method])
     if result.published:
         published = [number(result.published.get(metric), 3) for metric in metrics]
-        table.add(["published", *published, MISSING, "from the literature, other data", "published"])
+        table.add(["published", "published", *published, MISSING, "from the literature, other data"])
     return table.build()
 
 

@@ -50,6 +50,8 @@ class Panel:
         kept = counted if len(counted) <= _MOST_BARS else counted[: _MOST_BARS - 1]
         rest = sum(n for _, n in counted[len(kept) :])
         bars = (*kept, *([(f"{len(counted) - len(kept)} others", rest)] if rest else []))
+        if rest:
+            title = f"{title}, {len(kept)} largest of {len(counted)}"
         return cls(title, f"{title}: {', '.join(f'{name} {n}' for name, n in bars)}.", bars=bars)
 
 

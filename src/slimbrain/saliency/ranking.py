@@ -21,12 +21,19 @@ from slimbrain.store import SessionInfo, Store
 def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig | None = None, device: str = "cpu") -> list[WindowRow]:
     """Score all windows of all sessions of a store, session by session in manifest order, put them in order and apply budgets.
 
+    Parameters
+    ----------
+    saliency : SaliencyConfig or None
+        How; as `slimbrain rank`, the way of the preset that the model was trained with, if None.
+    device : str
+        Where to compute.
+
     Raises
     ------
     InputError
         If a session cannot be scored.
     """
-    saliency = saliency or SaliencyConfig()
+    saliency = saliency or trained_saliency(model)
     rows: list[WindowRow] = []
     shorter = "an estimate (--method fast)" if saliency.method == "exact" else "fewer sessions (slimbrain store subset)"
     for info in track(store.sessions, "rank", shorter=shorter):

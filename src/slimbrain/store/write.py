@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from slimbrain import __version__
@@ -146,7 +147,7 @@ def write_roi_session(
     ContractError
         If the TR is another.
     InputError
-        If series and channels do not fit each other.
+        If series and channels do not fit each other, or places are not finite.
     StoreError
         If something cannot be written, or the participant was withdrawn.
     """
@@ -160,6 +161,8 @@ def write_roi_session(
             f"{session_key(entities)}: series {series.shape} do not fit {len(channels.names)} channels "
             f"with places {channels.mm.shape}; give one name and (x, y, z) per column."
         )
+    if not np.isfinite(channels.mm).all():
+        raise InputError(f"{session_key(entities)}: has channels whose places are not finite; give 0, 0, 0 for all where they are unknown.")
     specs = {"coarse": TensorSpec("float32", series.shape), "coordinates": TensorSpec("float32", channels.mm.shape)}
     info = _new_row({**entities, "space": ROI}, len(series), tr, qc or {})
     told = {"RepetitionTime": tr, **(sidecar or {}), "Channels": list(channels.names)}
