@@ -80,7 +80,8 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
         pre, val = rotation(seed)
         rows, places = np.sort(np.concatenate((pre, val))), abide().coordinates
         readout = ConnectomeReadout.fit_population([abide().runs[at] for at in pre], places, len(places), **DESIGN)
-        runs = {key: [excerpts(seed, key)[at] for at in rows] for key in KEYS}
+        every = {key: excerpts(seed, key) for key in KEYS}
+        runs = {key: [own[at] for at in rows] for key, own in every.items()}
         read = reader(readout, places)
         series = {key: [run @ read for run in own] for key, own in runs.items()}
         is_pre = np.isin(rows, pre)
@@ -125,8 +126,8 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
         def read_by(name: str) -> dict[str, dict[int, Floats]]:
             """The features of one network, by kind and length."""
             model = (twin(seed) if name == TWIN else network(name)).eval()
-            read = {key: features(model, part, NETWORKS[name]) for key, part in series.items()}
-            made = {kind: {key: read[key].pop(kind) for key in KEYS} for kind in NETWORKS[name]}
+            by_length = {key: features(model, part, NETWORKS[name]) for key, part in series.items()}
+            made = {kind: {key: by_length[key].pop(kind) for key in KEYS} for kind in NETWORKS[name]}
             if "second order" in made:
                 mean = made["second order"][0][is_pre].mean(0)
                 root = inverse_root(mean).astype(np.float32)

@@ -16,8 +16,8 @@ from cohorts import Floats
 from torch import Tensor, nn
 
 N_MODES, PATCH, WIDTH, HEADS, DEPTH, N_OUT = 64, 4, 64, 4, 2, 128
-BATCH, STEPS = 20, 200
-FRAMES, PART_FRAMES, LENGTHS = 60, 40, (24, 40, 72, 104, 200)
+BATCH, STEPS = 16, 200
+FRAMES, PART_FRAMES, LENGTHS = 48, 32, (24, 40, 72, 104, 200)
 """Of an excerpt, of one that is compared with another part of the recording, and of an augmented one."""
 MASKED, N_MASKS = 0.75, 4
 """Share of entries hidden in JEPA and Fisher vectors, and masks that these are averaged over."""

@@ -91,6 +91,23 @@ def test_resampling_keeps_a_slow_wave_on_its_own_clock(objectives: ModuleType) -
         np.testing.assert_allclose(made, wave(np.arange(len(made)) / factor), atol=2e-3)
 
 
+def test_the_weight_of_features_beside_is_chosen_inside_the_labelled_people(objectives: ModuleType) -> None:
+    """Features that carry the trait alone are used, and noise does next to no harm."""
+    contests = __import__("contests")
+    rng = np.random.default_rng(0)
+    trait = rng.normal(size=160)
+    noise, signal = (own / 20**0.5 for own in (rng.normal(size=(160, 20)), trait[:, None] + rng.normal(size=(160, 20))))
+    target = contests.Target("age", trait, False)
+
+    def r2(*embedding: Floats) -> float:
+        kernel = contests.Embedding({0: embedding[0]}, beside={0: own for own in embedding[1:]}).kernel(0)
+        predicted = contests.fit_predict(kernel, target, np.arange(100), np.arange(100, 160), np.random.default_rng(1), 1)
+        return float(contests.score(target, trait[100:], predicted)[0])
+
+    assert r2(noise) < 0.2 < 0.8 < r2(noise, signal)
+    assert r2(signal, noise) > r2(signal) - 0.05
+
+
 @pytest.mark.parametrize("name", ["contrast", "alignment", "masked 0.5", "JEPA", "JEPA and rebuilt series"])
 def test_every_objective_learns(small: ModuleType, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The loss falls in people whom the network has not met."""
