@@ -100,7 +100,7 @@ def test_the_weight_of_features_beside_is_chosen_inside_the_labelled_people(obje
     target = contests.Target("age", trait, False)
 
     def r2(*embedding: Floats) -> float:
-        kernel = contests.Embedding({0: embedding[0]}, beside={0: own for own in embedding[1:]}).kernel(0)
+        kernel = contests.Embedding({0: embedding[0]}, beside=dict(enumerate(embedding[1:]))).kernel(0)
         predicted = contests.fit_predict(kernel, target, np.arange(100), np.arange(100, 160), np.random.default_rng(1), 1)
         return float(contests.score(target, trait[100:], predicted)[0])
 
