@@ -19,6 +19,7 @@ from connectome import Axes, inverse_root, tangent
 from contests import EXPERIMENTS, Embedding, Results, compete, excerpts, rotation
 from objectives import MASKED, N_MODES, Recordings, SeriesNetwork, fisher, pooled, train, twin
 from readout import DESIGN
+from safetensors.torch import load_file, save_file
 
 N_PEOPLE = 300
 KEYS = (0, 40)
@@ -104,7 +105,7 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
 
         @cache
         def network(name: str) -> SeriesNetwork:
-            kept = results.kept(f"leads_{seed}_{name.replace(' ', '_')}.pt")
+            kept = results.kept(f"leads_{seed}_{name.replace(' ', '_')}.safetensors")
             if not kept.exists():
                 order = np.random.default_rng((3, seed)).permutation(np.flatnonzero(is_pre))
                 own, held = ([series[0][at] for at in part] for part in (order[:N_PEOPLE], order[N_PEOPLE:]))
@@ -115,9 +116,9 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
                     rng = np.random.default_rng((8, seed))
                     readers = [read, *[random_reader(readout, rng) for _ in range(N_READERS)]]
                     sources = [Recordings([runs[0][at] for at in order[:N_PEOPLE]], readers=readers)]
-                torch.save(train(name, seed, sources, Recordings(held)).state_dict(), kept)
+                save_file(train(name, seed, sources, Recordings(held)).state_dict(), kept)
             model = twin(seed)
-            model.load_state_dict(torch.load(kept))
+            model.load_state_dict(load_file(kept))
             return model
 
         @cache
