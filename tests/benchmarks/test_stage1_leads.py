@@ -112,7 +112,7 @@ def test_the_weight_of_features_beside_is_chosen_inside_the_labelled_people(obje
 def test_every_objective_learns(small: ModuleType, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The loss falls in people whom the network has not met."""
     people, held = recordings(40, 72, 0.95, 0), recordings(40, 72, 0.95, 1)
-    model = small.train(name, 0, [small.Recordings(people)], small.Recordings(held), steps=60)
+    model = small.train(name, 0, [small.Recordings(people)], small.Recordings(held), steps=30)
     before, after = (float(part.split()[0].strip(",")) for part in capsys.readouterr().out.split("held-out loss ")[1].split(" to "))
     assert after < before
     if name == "masked 0.5":  # what the coupled mode shows of the hidden one
