@@ -18,6 +18,7 @@ from cohorts import Cohort, Floats, Ints, abide, division, excerpt, rpn
 COLUMNS = ("experiment", "variant", "seed", "contest", "n_labelled", "metric", "mean", "low", "high", "seconds")
 PENALTIES = np.logspace(-3, 3, 13)
 """Of the ridge, relative to the mean diagonal of the centred kernel."""
+BESIDE = (0.0, 0.1, 0.3, 1.0)
 INNER_FOLDS = 5
 DRAWS = 30
 RESAMPLES = 400
@@ -90,16 +91,19 @@ def _path(kernel: Floats, train: Ints, test: Ints, y: Floats) -> Floats:
 
 
 def fit_predict(kernel: Floats, target: Target, train: Ints, test: Ints, rng: np.random.Generator, repeats: int) -> Floats:
-    """Predictions for `test`, the penalty chosen inside `train` by the score that ranks (AUC, R2)."""
-    y, tuned = target.values, np.zeros(len(PENALTIES))
+    """Predictions for `test`; penalty, and kernel where there are several (W, N, N), chosen inside `train` by the score that ranks."""
+    kernels, y = kernel.reshape(-1, *kernel.shape[-2:]), target.values
+    tuned = np.zeros((len(kernels), len(PENALTIES)))
     for _ in range(repeats):
         order = np.lexsort((rng.random(len(train)), y[train] if target.is_class else np.zeros(len(train))))
-        held = np.empty((len(PENALTIES), len(train)))
+        held = np.empty((*tuned.shape, len(train)))
         for fold in range(INNER_FOLDS):
             out = order[fold::INNER_FOLDS]
-            held[:, out] = _path(kernel, np.delete(train, out), train[out], y)
-        tuned += [float(score(target, y[train], own)[0]) for own in held]
-    return _path(kernel, train, test, y)[int(np.argmax(tuned))]
+            for at, own in enumerate(kernels):
+                held[at][:, out] = _path(own, np.delete(train, out), train[out], y)
+        tuned += [[float(score(target, y[train], own)[0]) for own in of_kernel] for of_kernel in held]
+    best, penalty = np.unravel_index(np.argmax(tuned), tuned.shape)
+    return _path(kernels[best], train, test, y)[penalty]
 
 
 def linear_kernel(features: Floats) -> Floats:
@@ -109,11 +113,20 @@ def linear_kernel(features: Floats) -> Floats:
 
 @dataclass
 class Embedding:
-    """One variant's vectors, by excerpt length (0: whole run), rows as in ABIDE; and rpn122's."""
+    """One variant's vectors, by excerpt length (0: whole run), rows as in ABIDE; and rpn122's.
+
+    Features `beside` them are weighted by one of BESIDE, whichever is best inside the labelled people.
+    """
 
     abide: dict[int, Floats]
     rpn: Floats | None = None
     extra: dict[str, Floats] = field(default_factory=dict)
+    beside: dict[int, Floats] = field(default_factory=dict)
+
+    def kernel(self, frames: int) -> Floats:
+        """(N, N), or (W, N, N) where there are features beside."""
+        own = linear_kernel(self.abide[frames])
+        return own + np.square(BESIDE)[:, None, None] * linear_kernel(self.beside[frames]) if self.beside else own
 
 
 class Results:
@@ -220,7 +233,7 @@ def compete(
     targets = abide_targets(abide())
     rng = np.random.default_rng((99, seed))
     weights = rng.multinomial(len(people), np.full(len(people), 1 / len(people)), RESAMPLES).astype(float)
-    kernels = {frames: linear_kernel(features) for frames, features in embedding.abide.items()}
+    kernels = {frames: embedding.kernel(frames) for frames in embedding.abide}
 
     def add(contest: str, n: int, metric: str, mean: float, resampled: Floats) -> None:
         if not results.has(experiment, variant, seed, contest, n):
