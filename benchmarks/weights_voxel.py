@@ -1,10 +1,10 @@
-"""Makes the voxel weights that come with slimbrain: paints ABIDE into voxels of 8 mm, trains, fits the connectome, writes the model folder.
+"""Makes a voxel model: paints ABIDE into voxels of 8 mm, trains, fits the connectome, writes the model folder with its card.
 
     make weights-voxel                                     # about an hour on two cores, 6 GB in --out
     python benchmarks/weights_voxel.py --out weights-voxel-run
 
-Trained on the first half of every site; the other half is for reading (`stage2_learning/product_contest.py`, docs/stage2.md), whose rows go
-into the card, and for everybody's own evaluations. Restarts where it stopped. Data: `../shared/data` beside the checkout.
+It does not come with slimbrain: training adds too little (docs/stage2.md). Trained on the first half of every site; the other half is read
+(`stage2_learning/product_contest.py`), whose rows go into the card. Restarts where it stopped. Data: `../shared/data` beside the checkout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from weights import ROOT, WEIGHTS, run, write_model
+from weights import ROOT, run, write_model
 
 NAME = "slimbrain-voxel-8mm"
 STUDY = Path(__file__).resolve().parent / "stage2_learning"
@@ -101,7 +101,7 @@ def main() -> None:
     recipe = [word for setting in RECIPE for word in ("--set", f"train_voxel.{setting}")]
     run("pretrain", "voxel", store, "--preset", "tiny", "--out", trained.parent, *recipe, "--resume", "auto")
     run("connectome", store, "--model", trained, *READOUT, "--out", out / "model")
-    write_model(out / "model", WEIGHTS / NAME, contests(), MOST_BYTES)
+    write_model(out / "model", out / NAME, contests(), MOST_BYTES)
 
 
 if __name__ == "__main__":
