@@ -64,15 +64,15 @@ def write_participants(store: Path, path: Path) -> None:
     path.write_text("\n".join(["participant_id", *people]) + "\n", encoding="utf-8")
 
 
-def write_model(source: Path, folder: Path) -> None:
-    """The model folder as it ships: half precision but for the readout, a licence, and the contests in its card."""
+def write_model(source: Path, folder: Path, card: str, most_bytes: int = MOST_BYTES) -> None:
+    """The model folder as it ships: half precision but for the readout, a licence, and what was measured in its card."""
     import torch
 
     from slimbrain.models.card import LICENCE as LICENCE_FIELD
-    from slimbrain.models.hub import from_pretrained, require_model, save_pretrained, write_card
-    from slimbrain.models.temporal import TemporalExtractor
+    from slimbrain.models.card import Measured
+    from slimbrain.models.hub import from_pretrained, save_pretrained, write_card
 
-    model = require_model(from_pretrained(source), TemporalExtractor, source)
+    model = from_pretrained(source)
     assert model.provenance is not None
     provenance = replace(model.provenance, training={**model.provenance.training, LICENCE_FIELD: LICENCE})
     state = {
@@ -81,20 +81,17 @@ def write_model(source: Path, folder: Path) -> None:
     }
     shutil.rmtree(folder, ignore_errors=True)
     save_pretrained(model, folder, provenance, state)
-    shipped = require_model(from_pretrained(folder), TemporalExtractor, folder)
-    write_card(folder, shipped, measured())
+    write_card(folder, from_pretrained(folder), [Measured(card, "traits", "ABIDE", {})] if card else [])
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e6:.2f} MB", file=sys.stderr)
-    if size > MOST_BYTES:
-        raise SystemExit(f"{folder}: has {size} bytes, more than {MOST_BYTES}; choose a smaller network.")
+    if size > most_bytes:
+        raise SystemExit(f"{folder}: has {size} bytes, more than {most_bytes}; choose a smaller network.")
 
 
-def measured() -> list[object]:
+def contests() -> str:
     """The contests of the card, from results/stage1/shipped.csv."""
-    from slimbrain.models.card import Measured
-
     if not CONTESTS.is_file():
-        return []
+        return ""
     with CONTESTS.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["in_card"] == "yes"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -105,7 +102,7 @@ def measured() -> list[object]:
         cells = [found.get((contest, trait, method), "") for method in methods]
         lines.append(f"| {trait}: {contest} | {metric} | {' | '.join(cells)} |")
     lines += ["", _LEGEND, "", *_LIMITS]
-    return [Measured("\n".join(lines), "traits", "ABIDE", {})]
+    return "\n".join(lines)
 
 
 _LIMITS = (
@@ -141,7 +138,7 @@ def main() -> None:
     if options.network is None:
         run("pretrain", "temporal", store, "--preset", RECIPE, "--participants", people, "--out", network.parent, "--resume", "auto")
     run("connectome", store, "--model", network, "--participants", people, "--out", options.out / "model")
-    write_model(options.out / "model", WEIGHTS / "slimbrain-temporal")
+    write_model(options.out / "model", WEIGHTS / "slimbrain-temporal", contests())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LATTICE = Lattice(24, 8.0, 1)
 """Voxels and patches of 8 mm, cells of 16 mm, units of 32 mm: the published geometry at 1/64 of the bytes."""
 grids.LATTICES.setdefault("8mm-p1", LATTICE)
 TR_S = 0.72
+HALVES = ("first", "second")
 WINDOW = 8
 
 
@@ -93,7 +94,7 @@ class Cohort:
         return parts
 
     def halves(self, seed: int = 2026) -> tuple[list[Run], list[Run]]:
-        """Two halves of each site, for readings that the older splits have not seen: one to pretrain on, one to read."""
+        """Two halves of each site: one to pretrain on, the other to read."""
         parts: tuple[list[Run], list[Run]] = ([], [])
         random = np.random.default_rng(seed)
         for site in sorted({run.site for run in self.runs}):

@@ -1,6 +1,6 @@
 """The painted cohort as a slimbrain store with participants.tsv, for `slimbrain pretrain voxel`.
 
-`python benchmarks/stage2_learning/painted_store.py STORE --out stage2-run [--people 3] [--first-half]`; `painted.py` comes first.
+`python benchmarks/stage2_learning/painted_store.py STORE --out stage2-run [--people 3] [--half first]`; `painted.py` comes first.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from painted_cohort import TR_S, Cohort, parser
+from painted_cohort import HALVES, TR_S, Cohort, parser
 
 from slimbrain.store import Store
 from slimbrain.store.write import write_session
 
 
-def main(root: Path, out: Path, people: int | None, first_half: bool) -> None:
+def main(root: Path, out: Path, people: int | None, half: str | None) -> None:
     cohort = Cohort(out)
-    runs = cohort.halves()[0] if first_half else cohort.runs[:people]
+    runs = cohort.halves()[HALVES.index(half)] if half else cohort.runs[:people]
     wanted = {run.key for run in runs}
     store = Store.create(root, cohort.grid, TR_S)
     ones = np.ones(cohort.grid.voxel_mask.shape, np.float32)
@@ -40,6 +40,6 @@ if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("store", type=Path)
     options.add_argument("--people", type=int)
-    options.add_argument("--first-half", action="store_true", help="the half of each site that a fresh reading pretrains on")
+    options.add_argument("--half", choices=HALVES, help="of each site, to pretrain on and read the other")
     arguments = options.parse_args()
-    main(arguments.store, arguments.out, arguments.people, arguments.first_half)
+    main(arguments.store, arguments.out, arguments.people, arguments.half)

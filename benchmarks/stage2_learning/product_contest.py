@@ -1,29 +1,30 @@
-"""The product's model against its untrained twin and against the cells themselves, on people that no earlier choice has seen.
+"""The product's model against its untrained twin and against the cells themselves, on people whom it was not trained on.
 
-1. `painted.py`, then `painted_store.py STORE --first-half`;
+1. `painted.py`, then `painted_store.py STORE --half HALF`;
 2. `slimbrain pretrain voxel STORE --preset tiny --out RUN ...`;
-3. `product_contest.py --model RUN/model --store STORE`: tokens of 60 people trained on and of 200 of the other half, 80 frames each
-   (ten windows spread evenly over the run, two clips of five); `--untrained` in place of `--model` reads the twin, which is what the run
-   of seed 0 began with, and `--cells` the cells;
-4. `product_contest.py --readout MODEL`: the vectors that `slimbrain embed` gives, `MODEL` being what `slimbrain connectome STORE` made of
-   `RUN/model`, of the same people's first five windows and of all ten, whose cells are decoded and read as one series;
-5. `product_contest.py --paired`: differences with 95 % intervals over people.
+3. `product_contest.py trained --model RUN/model --half HALF`: tokens of people of the half trained on and of the other, 80 frames each (ten
+   windows spread evenly over the run, two clips of five); `untrained` reads the twin, which is what the run of `--seed` began with, and
+   `cells` the cells;
+4. `product_contest.py readout --model MODEL --half HALF`: the vectors that `slimbrain embed` gives, `MODEL` being what `slimbrain
+   connectome STORE` made of `RUN/model`, of the same people's first five windows and of all ten, whose cells are decoded and read as one
+   series;
+5. `product_contest.py paired`: differences with 95 % intervals over people, of each half, and of both: with a model for either half
+   everybody is read by one that has not seen them.
 
-`--reference 27 --read 0` gives the R2 of decoded cells alone, on the last third of the 27.
+`trained --reference 27 --read 0` gives the R2 of decoded cells alone, on the last third of the 27.
 
-The readout was fixed before: cells decoded from tokens by ridge, one map per place, fitted on the 60 without labels; their tangent at the
-mean of the 60, on all axes of the 60; ridge on the 200 alone, in five folds.
+The readout was fixed before: cells decoded from tokens by ridge, one map per place, fitted without labels on people trained on; their
+tangent at the mean of these, on all their axes; ridge on the people read alone, in five folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
-from painted_cohort import TR_S, Cohort, Run, append_row, interval, interval_of, labels, out_of_fold, parser, score
+from painted_cohort import HALVES, TR_S, Cohort, Run, append_row, interval_of, labels, out_of_fold, parser, score
 from readouts import place_decoders, probe, series, spread_windows, tangents, unit_means
 
 from slimbrain.config import load_preset
@@ -32,14 +33,16 @@ from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.signals import cell_signals
 from slimbrain.models.temporal import standardise
-from slimbrain.store import Store
 from slimbrain.train.connectome import Recordings, fit_readout
 
-NAMES = ("trained", "untrained", "cells", "readout")
+VARIANTS = ("trained", "untrained", "cells", "readout")
+PAIRS = (("trained", "untrained"), ("trained", "cells"))
 ANCHORS, NUGGET = 224, 0.4
 """Of the readout, chosen on people of the first half."""
 
 Pair = tuple[np.ndarray, np.ndarray]
+Predictions = dict[str, np.ndarray]
+"""Of people, by `READING/LABEL`."""
 
 
 def spread(runs: list[Run], count: int) -> list[Run]:
@@ -65,11 +68,11 @@ def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None) -> Pair:
     return (torch.cat(tokens).numpy() if tokens else np.empty(0)), torch.cat(signals).numpy()
 
 
-def contest(cohort: Cohort, name: str, model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
+def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
     """One row of `contest.jsonl`, and the predictions that it scores."""
     before, after = ([read_person(cohort, run, model) for run in runs] for runs in (reference, people))
     exists = cell_signals([_blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
-    row: dict[str, object] = {"variant": name, "reference": len(reference), "people": len(people)}
+    row = {**row, "reference": len(reference), "people": len(people)}
     if model is None:
         pre, val = ([series(signals, exists) for _, signals in group] for group in (before, after))
     else:
@@ -78,17 +81,30 @@ def contest(cohort: Cohort, name: str, model: HieraJEPA | None, reference: list[
     if not people:
         append_row(cohort.out / "contest.jsonl", row)
         return
-    keep: dict[str, np.ndarray] = {}
+    keep: Predictions = {}
     for kind in ("units", "cells"):
         pick = (lambda x: unit_means(x, exists)) if kind == "units" else (lambda x: x)
-        row |= probe(kind, *tangents([pick(x) for x in pre], [pick(x) for x in val]), people, keep)
-    read = connectome_scores(cohort, pre, val)
+        both: Predictions = {}
+        row |= probe(kind, *tangents([pick(x) for x in pre], [pick(x) for x in val]), people, both)
+        for name, (every, leading) in both.items():
+            keep |= {name: every, name.replace("/", "_axes/"): leading}
+    row |= probe_vectors("connectome", connectome_scores(cohort, pre, val), people, keep)
+    write(cohort, row, keep)
+
+
+def probe_vectors(name: str, vectors: np.ndarray, people: list[Run], keep: Predictions) -> dict[str, float]:
+    """Scores of ridge in five folds on (N, D) vectors."""
+    row = {}
     for label, y in labels(people).items():
-        found = out_of_fold(read, y, 4)
-        keep[f"connectome/{label}"] = np.stack((found, found))
-        row[f"connectome_{label}"] = round(score(label, y, found), 3)
-    (cohort.out / "predictions").mkdir(exist_ok=True)
-    np.savez(cohort.out / "predictions" / f"contest-{name}.npz", **keep)
+        keep[f"{name}/{label}"] = out_of_fold(vectors, y, 4)
+        row[f"{name}_{label}"] = round(score(label, y, keep[f"{name}/{label}"]), 3)
+    return row
+
+
+def write(cohort: Cohort, row: dict[str, object], predictions: Predictions) -> None:
+    folder = cohort.out / "predictions"
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / f"contest-{row['half']}-{row['variant']}-{row['seed']}.npz", **predictions)
     append_row(cohort.out / "contest.jsonl", row)
 
 
@@ -101,8 +117,8 @@ def connectome_scores(cohort: Cohort, before: list[np.ndarray], after: list[np.n
     return np.concatenate([readout([standardise(torch.from_numpy(series))], [mm]).numpy() for series in after])
 
 
-def read_out(cohort: Cohort, model: HieraJEPA, people: list[Run]) -> None:
-    """A row and predictions of the product's own readout: `units` of one clip of 40 frames, `cells` of both."""
+def read_out(cohort: Cohort, row: dict[str, object], model: HieraJEPA, people: list[Run]) -> None:
+    """A row and predictions of the product's own readout, of one clip of 40 frames and of both."""
     assert model.connectome is not None
     mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
     vectors: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -110,91 +126,86 @@ def read_out(cohort: Cohort, model: HieraJEPA, people: list[Run]) -> None:
         series = [model.decode(clip) for clip in clips(cohort, run)]
         for made, read in zip(vectors, (series[0], torch.cat(series)), strict=True):
             made.append(model.connectome([standardise(read)], [mm])[0].numpy())
-    row: dict[str, object] = {"variant": "readout", "people": len(people)}
-    keep: dict[str, np.ndarray] = {}
-    for kind, frames, made in zip(("units", "cells"), (40, 80), vectors, strict=True):
-        x = np.stack(made)
-        for label, y in labels(people).items():
-            found = out_of_fold(x, y, 4)
-            keep[f"{kind}/{label}"] = np.stack((found, found))
-            row[f"{frames}_frames_{label}"] = round(score(label, y, found), 3)
-    np.savez(cohort.out / "predictions" / "contest-readout.npz", **keep)
-    append_row(cohort.out / "contest.jsonl", row)
+    row, keep = {**row, "people": len(people)}, {}
+    for frames, made in zip((40, 80), vectors, strict=True):
+        row |= probe_vectors(f"{frames}_frames", np.stack(made), people, keep)
+    write(cohort, row, keep)
 
 
 def _blank(cohort: Cohort) -> Clip:
     return Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
 
 
-def paired(cohort: Cohort, people: list[Run]) -> None:
-    """Trained less untrained, and each less the cells, of whatever has been read."""
-    folder = cohort.out / "predictions"
-    names = [*NAMES, *(f"{name}-{seed}" for seed in (1, 2) for name in NAMES[:2])]
-    found = {name: np.load(path) for name in names if (path := folder / f"contest-{name}.npz").exists()}
-    for one, other in combinations(names, 2):
-        if one in found and other in found:
-            for kind in ("units", "cells", "connectome"):
-                for label, y in labels(people).items():
-                    if f"{kind}/{label}" not in found[one] or f"{kind}/{label}" not in found[other]:
-                        continue
-                    for place, way in enumerate(("", "_axes") if kind != "connectome" else ("",)):
-                        own, base = (found[name][f"{kind}/{label}"][place] for name in (one, other))
-                        difference = [round(value, 3) for value in interval(label, y, own, base, 2000)]
-                        append_row(cohort.out / "contest_paired.jsonl", {"kind": kind, "label": label + way, f"{one}-{other}": difference})
+def paired(cohort: Cohort, people: dict[str, list[Run]]) -> None:
+    """Scores of all variants and differences between them, each the mean of the seeds that were read, of either half and of both."""
+    for halves in (("first",), ("second",), HALVES):
+        runs = {half: people[half] for half in halves}
+        for one, other in (*((variant, None) for variant in VARIANTS), *PAIRS):
+            own = {half: predictions_of(cohort, one, half) for half in halves}
+            base = {half: predictions_of(cohort, other, half) for half in halves} if other else None
+            if not all(own.values()) or (base and not all(base.values())):
+                continue
+            row = {"halves": " and ".join(halves), "seeds": min(map(len, own.values())), "people": sum(map(len, runs.values()))}
+            for kind in next(iter(own.values()))[0]:
+                found = [round(each, 3) for each in compared(runs, kind, own, base)]
+                append_row(cohort.out / "contest_paired.jsonl", {**row, "kind": kind, "of": one, "less": other or "", "score": found})
 
 
-def over_seeds(cohort: Cohort, people: list[Run], seeds: tuple[str, ...] = ("", "-1", "-2")) -> None:
-    """Trained less untrained, the mean of all seeds that were read, with one interval."""
-    folder = cohort.out / "predictions"
-    read = [seed for seed in seeds if all((folder / f"contest-{name}{seed}.npz").exists() for name in NAMES[:2])]
-    pairs = [[np.load(folder / f"contest-{name}{seed}.npz") for name in NAMES[:2]] for seed in read]
-    for label, y in labels(people).items():
-        for place, way in enumerate(("", "_axes")):
-            sides = [[one[f"cells/{label}"][place] for one in pair] for pair in pairs]
+def predictions_of(cohort: Cohort, variant: str, half: str) -> list[Predictions]:
+    """Predictions of every seed of a variant, each by `READING/LABEL`."""
+    paths = sorted((cohort.out / "predictions").glob(f"contest-{half}-{variant}-*.npz"))
+    return [dict(np.load(path)) for path in paths]
 
-            def mean(rows: np.ndarray, y: np.ndarray = y, sides: list = sides, label: str = label) -> float:
-                return float(np.mean([score(label, y[rows], own[rows]) - score(label, y[rows], base[rows]) for own, base in sides]))
 
-            found = interval_of(mean, len(y))
-            row = {"kind": "cells", "label": label + way, "seeds": len(read), "trained-untrained": [round(value, 3) for value in found]}
-            append_row(cohort.out / "contest_seeds.jsonl", row)
+def compared(
+    runs: dict[str, list[Run]], kind: str, own: dict[str, list[Predictions]], base: dict[str, list[Predictions]] | None
+) -> tuple[float, float, float]:
+    """Mean over halves of the mean score of a variant's seeds, less that of another's, with its interval."""
+    label = kind.rpartition("/")[2]
+    truth = {half: labels(people)[label] for half, people in runs.items()}
+    ends = np.cumsum([0, *map(len, truth.values())])
+
+    def mean(rows: np.ndarray) -> float:
+        found = []
+        for half, start, end in zip(truth, ends, ends[1:], strict=False):
+            at = rows[(rows >= start) & (rows < end)] - start
+            for sign, side in ((1, own), (-1, base)):
+                if side:
+                    found.append(sign * np.mean([score(label, truth[half][at], seed[kind][at]) for seed in side[half]]))
+        return float(sum(found) / len(truth))
+
+    return interval_of(mean, int(ends[-1]))
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`")
-    options.add_argument("--store", type=Path, help="the store it was trained on")
-    options.add_argument("--untrained", action="store_true")
-    options.add_argument("--seed", type=int, default=0, help="of the untrained twin")
-    options.add_argument("--name", help="of a further row, such as trained-1")
-    options.add_argument("--cells", action="store_true")
-    options.add_argument("--readout", type=Path, help="folder that `slimbrain connectome` made")
-    options.add_argument("--paired", action="store_true")
+    options.add_argument("what", choices=(*VARIANTS, "paired"))
+    options.add_argument("--half", choices=HALVES, default="first", help="of each site that the model was trained on; the other is read")
+    options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`, or what `slimbrain connectome` made of it")
+    options.add_argument("--seed", type=int, default=0, help="of the run")
     options.add_argument("--reference", type=int, default=60, help="people trained on, whose mean and axes are used")
     options.add_argument("--read", type=int, default=200, help="people of the other half")
     arguments = options.parse_args()
     torch.set_num_threads(1)
     cohort = Cohort(arguments.out)
     first, second = cohort.halves()
-    people = spread(second, arguments.read)
-    if arguments.paired:
+    people = {"first": spread(second, arguments.read), "second": spread(first, arguments.read)}
+    if arguments.what == "paired":
         paired(cohort, people)
-        over_seeds(cohort, people)
         return
-    if arguments.readout:
-        read_out(cohort, from_pretrained(arguments.readout), people)  # type: ignore[arg-type]
+    row, read = {"variant": arguments.what, "half": arguments.half, "seed": arguments.seed}, people[arguments.half]
+    if arguments.what == "readout":
+        read_out(cohort, row, from_pretrained(arguments.model), read)  # type: ignore[arg-type]
         return
-    trained_on = {info.subject for info in Store(arguments.store).sessions}
-    model, name = None, "cells"
-    if arguments.untrained:
+    model = None
+    if arguments.what == "untrained":
         preset = load_preset("tiny")
         torch.manual_seed(arguments.seed)
-        model, name = HieraJEPA(preset.voxel, preset.jepa, cohort.grid.voxels_per_patch), "untrained"
-    elif not arguments.cells:
-        model, name = from_pretrained(arguments.model), "trained"
-    name = arguments.name or name
-    reference = spread([run for run in first if run.key in trained_on], arguments.reference)
-    contest(cohort, name, model, reference, people)  # type: ignore[arg-type]
+        model = HieraJEPA(preset.voxel, preset.jepa, cohort.grid.voxels_per_patch)
+    elif arguments.what == "trained":
+        model = from_pretrained(arguments.model)
+    reference = spread({"first": first, "second": second}[arguments.half], arguments.reference)
+    contest(cohort, row, model, reference, read)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: __import__(name) for name in ("painted", "painted_cohort", "ceilings")}
+    yield {name: __import__(name) for name in ("painted", "painted_cohort", "ceilings", "product_contest")}
     for name in MODULES:
         sys.modules.pop(name, None)
 
@@ -63,3 +63,23 @@ def test_the_best_constant_has_a_skill_of_zero(lab: dict[str, ModuleType]) -> No
     assert skill(np.broadcast_to(best, y.shape), y, best) == 0
     assert skill(y, y, best) == 1
     assert skill(np.zeros_like(y), y, best) < 0
+
+
+def test_halves_and_seeds_count_alike_however_many_people_they_have(lab: dict[str, ModuleType]) -> None:
+    """A variant that is right in one half and one that is right in the other differ by nothing; their seeds are averaged."""
+    random, compared = np.random.default_rng(4), lab["product_contest"].compared
+    runs = {
+        half: [lab["painted_cohort"].Run(f"sub-{number}", "A", 0, 100, 10.0 + number, bool(number % 2), False) for number in range(people)]
+        for half, people in (("first", 40), ("second", 60))
+    }
+    truth = {half: np.array([run.female for run in people], float) for half, people in runs.items()}
+    wrong = {half: random.permutation(y) for half, y in truth.items()}
+    right_first = {"first": [{"cells/sex": truth["first"]}], "second": [{"cells/sex": wrong["second"]}]}
+    right_second = {"first": [{"cells/sex": wrong["first"]}], "second": [{"cells/sex": truth["second"]}]}
+    areas = {half: lab["painted_cohort"].score("sex", truth[half], wrong[half]) for half in runs}
+    mean, low, high = compared(runs, "cells/sex", right_first, right_second)
+    assert mean == pytest.approx((areas["second"] - areas["first"]) / 2) and low < mean < high
+    alone = compared(runs, "cells/sex", right_first, None)[0]
+    assert alone == pytest.approx((1 + areas["second"]) / 2)
+    two_seeds = {half: [*right_first[half], *right_second[half]] for half in runs}
+    assert compared(runs, "cells/sex", two_seeds, None)[0] == pytest.approx((2 + sum(areas.values())) / 4)

@@ -26,6 +26,11 @@ _OUT_OF_SCOPE = (
 )
 
 
+_CONNECTOME = (
+    "how the recording's connectivity differs from the population, on axes learnt without labels, turned so that all columns vary alike: "
+    "standardise them or not"
+)
+
 LICENCE = "licence"
 """Field of a checkpoint's `training`: the SPDX id of the weights' own licence."""
 
@@ -97,34 +102,48 @@ def _reads(config: Mapping[str, Any]) -> list[str]:
     """Which data, and with a connectome what comes out."""
     contract, beside = config["contract"], config.get("connectome")
     windows = f"windows of {contract['window_frames']} frames"
-    if beside is None or config["kind"] == "voxel":
-        readout = (
-            []
-            if beside is None
-            else [
-                "",
-                f"`connectome` ({beside['axes']} numbers, the default of `slimbrain embed`) reads the cells that its tokens decode to.",
-            ]
-        )
-        return [
+    any_channels = config["kind"] == "temporal" and beside is not None
+    if any_channels:
+        what = f"Sessions prepared by `slimbrain prep`: any parcellation with MNI places, or images, at any TR; {windows} of the network."
+    else:
+        what = (
             f"Sessions prepared by `slimbrain prep` on lattice `{contract['lattice']}`, mask `{contract['mask'][:12]}`, "
-            f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, {windows}. Anything else is refused.",
-            *readout,
-        ]
+            f"space {contract['space']}, TR {contract['tr']:g} s, {contract['normalisation']}, {windows}. Anything else is refused."
+        )
+    if beside is None:
+        return [what]
+    lines = [what, "", "| pooling of `slimbrain embed` | numbers | what they are |", "|---|---|---|"]
+    rows = _pooled_series(config, beside) if any_channels else _pooled_cells(beside)
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return [*lines, "", "Channels without MNI places get `tokens` alone."] if any_channels else lines
+
+
+def _pooled_series(config: Mapping[str, Any], connectome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Poolings of stage 1: name, numbers, what they are."""
+    axes, tangent = _pooled_connectome(connectome)
     return [
-        f"Sessions prepared by `slimbrain prep`: any parcellation with MNI places, or images, at any TR; {windows} of the network.",
-        "",
-        "| pooling of `slimbrain embed` | numbers | what they are |",
-        "|---|---|---|",
-        f"| `both` (default) | {beside['axes'] + beside['token_axes']} | the two below; leading axes of the tokens only |",
-        f"| `connectome` | {beside['axes']} | how the recording's connectivity differs from the population, on axes learnt without labels, "
-        "turned so that all columns vary alike: standardise them or not |",
-        f"| `tokens` | {2 * config['model']['width']} | mean and standard deviation over windows of the network's features |",
-        f"| `axes` | {beside['axes']} | the connectome's before it is turned, ordered by variance; never standardise these |",
-        f"| `tangent` | {beside['anchors'] * (beside['anchors'] + 1) // 2} | the whole tangent vector; with many labels it tells more |",
-        "",
-        "Channels without MNI places get `tokens` alone.",
+        ("`both` (default)", str(connectome["axes"] + connectome["token_axes"]), "the two below; leading axes of the tokens only"),
+        ("`connectome`", str(connectome["axes"]), _CONNECTOME),
+        ("`tokens`", str(2 * config["model"]["width"]), "mean and standard deviation over windows of the network's features"),
+        axes,
+        tangent,
     ]
+
+
+def _pooled_cells(connectome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Poolings of stage 2 that read the cells which its tokens decode to."""
+    return [
+        ("`connectome` (default)", str(connectome["axes"]), f"of the cells that tokens decode to: {_CONNECTOME}"),
+        *_pooled_connectome(connectome),
+    ]
+
+
+def _pooled_connectome(connectome: Mapping[str, Any]) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    entries = connectome["anchors"] * (connectome["anchors"] + 1) // 2
+    return (
+        ("`axes`", str(connectome["axes"]), "the connectome's before it is turned, ordered by variance; never standardise these"),
+        ("`tangent`", str(entries), "the whole tangent vector; with many labels it tells more"),
+    )
 
 
 def _licence(training: Mapping[str, Any]) -> list[str]:
