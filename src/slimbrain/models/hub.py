@@ -282,7 +282,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         if (folder / "model" / CONFIG_FILE).is_file():
             raise InputError(f"{folder}: is the folder of a run; give {folder / 'model'}.") from error
-        raise InputError(f"{folder}: holds no model; give {model_sources()}.") from error
+        raise InputError(f"{folder}: holds no model, since {folder / CONFIG_FILE} is missing; give {model_sources()}.") from error
     except OSError as error:
         raise InputError(
             f"{folder / CONFIG_FILE}: cannot be read ({error.strerror}); make it readable, or give {model_sources()}."
