@@ -131,7 +131,7 @@ def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_
     [
         ("column:height", "FMFM", r"fmriprep/participants\.tsv: .*needs the column height"),
         ("height", "FMFM", "height: no such task"),
-        ("sex", "FMFM", "did you mean column:sex"),
+        ("sex", "FMFM", "column:sex was probably meant"),
         ("column:sex", "", r"fmriprep/participants\.tsv: is missing or empty"),
         ("column:sex", ["F", "M", "n/a", "m"], r"fmriprep/participants\.tsv: .*one class in several ways"),
         ("column:sex", ["F", "n/a", "", "n/a"], "1 subject with a value in sex"),

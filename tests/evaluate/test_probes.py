@@ -158,10 +158,10 @@ def test_few_subjects_of_a_class_mean_fewer_folds() -> None:
     ("x", "labels", "subjects", "message"),
     [
         (np.zeros((5, 2)), np.zeros(5), np.arange(5), "at least two classes"),
-        (np.zeros((5, 2)), np.array([0, 0, 0, 0, 1]), np.arange(5), "one subject"),
+        (np.zeros((5, 2)), np.array([0, 0, 0, 0, 1]), np.arange(5), "Participants per class: 0 4, 1 1, and at least 2"),
         (np.zeros((5, 2)), np.arange(4) % 2, np.arange(5), "4 labels"),
         (np.full((6, 2), np.nan), np.arange(6) % 2, np.arange(6), "NaN"),
-        (np.zeros((6, 2)), np.arange(6) % 2, np.zeros(6), "one subject"),
+        (np.zeros((6, 2)), np.arange(6) % 2, np.zeros(6), "Participants: 1, and at least 2"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(x: np.ndarray, labels: np.ndarray, subjects: np.ndarray, message: str) -> None:

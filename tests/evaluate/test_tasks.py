@@ -109,18 +109,18 @@ def test_unknown_tasks_are_refused(name: str) -> None:
     [("sex", "column:sex"), ("Sex", "column:sex"), ("colum:sex", "column:sex"), ("abide-sx", "abide-sex"), ("identify", "identity")],
 )
 def test_a_task_that_was_probably_meant_is_named(store: Store, name: str, meant: str) -> None:
-    with pytest.raises(InputError, match=rf"^{name}: no such task; did you mean {meant}\?$"):
+    with pytest.raises(InputError, match=rf"^{name}: no such task; {meant} was probably meant\.$"):
         get_task(name, source=store)
 
 
 @pytest.mark.parametrize(("column", "meant"), [("sxe", "sex"), ("Age", "age"), ("tsk", "task")])
 def test_a_column_that_was_probably_meant_is_named(store: Store, column: str, meant: str) -> None:
-    with pytest.raises(InputError, match=rf"needs the column {column}: did you mean column:{meant}\?$"):
+    with pytest.raises(InputError, match=rf"needs the column {column}; column:{meant} was probably meant\.$"):
         read_target(get_task(f"column:{column}"), store)
 
 
 def test_a_group_that_was_probably_meant_is_named(store: Store) -> None:
-    with pytest.raises(InputError, match=r"needs the column sites: did you mean site\?$"):
+    with pytest.raises(InputError, match=r"needs the column sites; site was probably meant\.$"):
         read_target(get_task("column:sex", group="sites"), store)
 
 

@@ -73,7 +73,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_then_without_a_network(folder: P
 def test_what_the_cache_lacks_is_one_sentence_without_a_network(hub: Hub, run: Run, tmp_path: Path) -> None:
     for endpoint, offline in ((NOWHERE, "0"), (hub.url, "1")):
         said = run("from_pretrained", "lab/model", endpoint=endpoint, home=tmp_path, environment={"HF_HUB_OFFLINE": offline})
-        assert said.startswith("InputError: lab/model: the hub cannot be reached") and said.endswith("or give a folder.")
+        assert said.startswith("InputError: lab/model: the hub cannot be reached") and said.endswith("or a hub id such as lab/model.")
     assert hub.asked == []
 
 

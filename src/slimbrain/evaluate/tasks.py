@@ -239,7 +239,7 @@ def get_task(
         columns = {word: f"{_COLUMN_PREFIX}{word}" for word in (_columns(source) if source else ())}
         tasks = (*ENTRIES, IDENTITY, EVENTS, *columns.values())
         if meant := _closest(name, {**dict(zip(tasks, tasks, strict=True)), **columns}):
-            raise InputError(f"{name}: no such task; did you mean {meant}?")
+            raise InputError(f"{name}: no such task; {meant} was probably meant.")
         raise InputError(
             f"{name}: no such task; name a column of participants.tsv, for example {_COLUMN_PREFIX}sex, ask for {IDENTITY} or {EVENTS}, "
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
@@ -309,7 +309,7 @@ def _cells(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> l
         if column not in columns and (column == task.group or column not in further):
             there = f"has {', '.join(columns)}" if columns else "is missing or empty"
             meant = _closest(column, {name: name for name in (columns if column == task.group else {*columns, *further})})
-            hint = f": did you mean {meant if column == task.group else f'{_COLUMN_PREFIX}{meant}'}?" if meant else "."
+            hint = f"; {meant if column == task.group else f'{_COLUMN_PREFIX}{meant}'} was probably meant." if meant else "."
             raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}{hint}")
     if task.column in columns:
         return [store.participants.get(session.subject, {}).get(task.column) for session in sessions]
