@@ -132,7 +132,7 @@ def test_channels_that_help_to_rebuild_are_those_that_others_follow() -> None:
     torch.manual_seed(0)
     model = TemporalExtractor(TemporalConfig(width=32, depth=1, heads=4, groups=8, window_frames=4))
     optimiser, generator = torch.optim.AdamW(model.parameters(), lr=4e-3), torch.Generator().manual_seed(0)
-    for step in range(120):
+    for step in range(400):
         loss, _ = temporal_loss(model, series[[(4 * step + part) % 8 for part in range(4)]], mm, EASY.tr, generator)
         optimiser.zero_grad()
         loss.backward()
