@@ -34,13 +34,14 @@ from slimbrain.embed.features import embed_store
 from slimbrain.evaluate.probes import FeatureSet, cross_validate
 from slimbrain.evaluate.splits import SplitPolicy
 from slimbrain.evaluate.stats import score
+from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.models.hub import from_pretrained
 from slimbrain.prep import PrepOptions, prepare
 from slimbrain.simulate import CohortSpec, simulate_cohort
 from slimbrain.store import SessionInfo, Store
 from slimbrain.store.manifest import _parse_once, manifest_text, session_key, session_path
 from slimbrain.store.merge import merge
-from slimbrain.train import MODEL_FOLDER, VoxelStage, pretrain, read_metrics
+from slimbrain.train import VoxelStage, pretrain, read_metrics
 from slimbrain.train.adapt import Adapter
 from slimbrain.train.loop import Loop
 

@@ -22,6 +22,7 @@ from case import Case
 from numpy.typing import NDArray
 
 from slimbrain.config import Preset, SaliencyConfig, load_preset
+from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.models.hub import from_pretrained, require_model
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.prep import PrepOptions, prepare
@@ -31,7 +32,7 @@ from slimbrain.simulate import CohortSpec, Truth, load_truth, simulate_cohort
 from slimbrain.simulate.cohort import RESPONSE_SECONDS
 from slimbrain.simulate.signals import event_map, response
 from slimbrain.store import Store
-from slimbrain.train import MODEL_FOLDER, pretrain
+from slimbrain.train import pretrain
 
 PUBLISHED = SaliencyConfig(novelty_weight=1.0, explained_weight=0, dvars_weight=0, order="score")
 

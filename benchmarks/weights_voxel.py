@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,13 @@ def prepare(out: Path, store: Path) -> None:
     """The painted cohort as a store whose ledger says whose data it holds."""
     if not (out / "painted" / "runs.tsv").is_file():
         study("painted.py", "--out", out)
-    if not (out / "governance.yaml").is_file():
-        study("painted_store.py", store, "--half", "first", "--out", out)
-        (out / "governance.yaml").write_text(TERMS, encoding="utf-8")
-        run("ledger", store, "--set", out / "governance.yaml")
+    if not store.is_dir():
+        begun, terms = out / "store.begun", out / "governance.yaml"
+        shutil.rmtree(begun, ignore_errors=True)
+        study("painted_store.py", begun, "--half", "first", "--out", out)
+        terms.write_text(TERMS, encoding="utf-8")
+        run("ledger", begun, "--set", terms)
+        begun.rename(store)
 
 
 def contests() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError, ReportedError
 from slimbrain.evaluate.leaks import require_labels
+from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.models import shipped
 from slimbrain.prep.options import checked_options
 from slimbrain.prep.roster import LATER_COLUMNS, read_roster
@@ -151,7 +152,7 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
     pieces: list[object] = ["--store", store]
     if not model:
         run = out / "temporal"
-        model, who = str(run / "model"), ("--participants", out / "evaluation.tsv")
+        model, who = str(run / MODEL_FOLDER), ("--participants", out / "evaluation.tsv")
         _pretrain(steps, asked, store, out, run)
         pieces += ["--run", run]
     vectors, result = out / "embeddings.npz", out / f"{asked.task.removeprefix(_COLUMN)}.json"

@@ -74,7 +74,7 @@ def test_subjects_of_pretraining_are_refused_or_counted(store: Store) -> None:
     with pytest.raises(InputError, match=f"^run/model: {said}"):
         _require_no_overlap(store, target, {"run/model": model}, allow=False)
     assert _require_no_overlap(store, target, {"run/model": model, "other": None}, allow=True) == 4
-    others = read_target(TASK, store, [info.key for info in store.sessions[4:]])
+    others = read_target(TASK, store, store.sessions[4:])
     assert _require_no_overlap(store, others, {"run/model": model}, allow=False) == 0
 
 
@@ -83,7 +83,7 @@ def test_another_session_of_a_subject_of_pretraining_is_refused(store: Store) ->
     add(store, "00", recording(100), session="2")
     add(store, "01", recording(101), session="2")
     store = Store(store.root)
-    later = read_target(TASK, store, [info.key for info in store.sessions if info.session == "ses-2"])
+    later = read_target(TASK, store, [info for info in store.sessions if info.session == "ses-2"])
     with pytest.raises(InputError, match="on 1 of the 2 participants to be evaluated: sub-00 by name;"):
         _require_no_overlap(store, later, {"m": model}, allow=False)
 

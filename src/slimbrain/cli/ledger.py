@@ -64,15 +64,15 @@ def open_ledger(source: str) -> Ledger:
     InputError, StoreError
         If it is none of these, or is damaged.
     """
-    from slimbrain.governance.provenance import CONFIG_FILE
+    from slimbrain.governance.provenance import CONFIG_FILE, MODEL_FOLDER
     from slimbrain.governance.query import model_ledger, store_ledger
     from slimbrain.store.description import DESCRIPTION_FILE
 
     path = Path(source)
     if (path / DESCRIPTION_FILE).is_file():
         return store_ledger(path)
-    if (path / "model" / CONFIG_FILE).is_file():
-        source = str(path / "model")
+    if (path / MODEL_FOLDER / CONFIG_FILE).is_file():
+        source = str(path / MODEL_FOLDER)
     elif not path.is_dir() and source.count("/") != 1:
         raise InputError(f"{source}: is neither a store nor a model; give one of `slimbrain prep`, RUN/model of a run, or a hub id.")
     # Brings torch, which asking a store does without.

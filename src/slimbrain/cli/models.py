@@ -64,8 +64,9 @@ def pretrain(
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
     from slimbrain.governance.duplicates import copies_note, without_duplicates
+    from slimbrain.governance.provenance import MODEL_FOLDER
     from slimbrain.saliency.choose import ranked_windows
-    from slimbrain.train import MODEL_FOLDER, RUN_FILE
+    from slimbrain.train import RUN_FILE
     from slimbrain.train import pretrain as run_pretraining
     from slimbrain.train.distributed import rank as process_number
 

@@ -72,7 +72,8 @@ def _store(path: Path) -> _Facts | None:
 
 
 def _run(path: Path) -> _Facts | None:
-    from slimbrain.train import MODEL_FOLDER, RUN_FILE, STATE_FOLDER, read_metrics
+    from slimbrain.governance.provenance import MODEL_FOLDER
+    from slimbrain.train import RUN_FILE, STATE_FOLDER, read_metrics
 
     if not (path / RUN_FILE).is_file():
         return None

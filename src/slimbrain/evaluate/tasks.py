@@ -247,25 +247,22 @@ def get_task(
     return Task(name, column, policy=policy or DEFAULT_POLICY, group=group)
 
 
-def read_target(task: Task, store: LabelSource, keys: Sequence[str] | None = None) -> Target:
+def read_target(task: Task, store: LabelSource, sessions: Sequence[SessionInfo] | None = None) -> Target:
     """Look up the label of every session, leaving out (and counting) those without one.
 
     Parameters
     ----------
     store : LabelSource
         A store, or the roster of a source (`slimbrain.prep.roster`).
-    keys : Sequence[str] or None
-        Sessions to consider, all by default.
+    sessions : Sequence[SessionInfo] or None
+        Which of them to consider, all by default.
 
     Raises
     ------
     InputError
         If the column does not exist, or fewer than two subjects have a label.
     """
-    sessions: Sequence[SessionInfo] = store.sessions
-    if keys is not None:
-        named = {session.key: session for session in sessions}
-        sessions = [named[key] for key in keys]
+    sessions = store.sessions if sessions is None else sessions
     if task.kind == "identification":
         return _read_identities(task, store, sessions)
     if task.entry:

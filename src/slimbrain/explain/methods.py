@@ -245,7 +245,7 @@ def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | N
     vectors = embed_store(store, model, windows, label="embed", pooling=pooling).by_session()
     kept = [key for key in target.keys if key in vectors]
     if len(kept) < len(target.keys):
-        target = read_target(get_task(request.task or "", phenotypes=request.phenotypes), store, kept)
+        target = read_target(get_task(request.task or "", phenotypes=request.phenotypes), store, [store.session(key) for key in kept])
     rows = [
         [key, data_hash(store, key), str(label), list((windows or {}).get(key, ()))]
         for key, label in zip(target.keys, target.labels, strict=True)

@@ -27,6 +27,9 @@ OLD_HASHES = "subject_hashes"
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
 
+MODEL_FOLDER = "model"
+"""Of a run: the model that came out."""
+
 CONFIG_FILE = "config.json"
 """Of a model folder: it holds what is said here, under `training`."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slimbrain.errors import InputError
+from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.launch.work import Words, Work, checksum, cut
 from slimbrain.prep import PrepOptions
 from slimbrain.store import Store
@@ -100,9 +101,6 @@ def embed_work(command: Words, open_store: Callable[[], Store], out: Path, shard
 
 def pretrain_work(command: Words, out: Path) -> Work:
     """One job on all nodes, which saves when it is told to and resumes from there."""
-
-    from slimbrain.train import MODEL_FOLDER
-
     model = out / MODEL_FOLDER
 
     def gather(done: bool) -> str:

@@ -17,7 +17,7 @@ from slimbrain.config import HieraConfig, JepaConfig, TemporalConfig, WindowConf
 from slimbrain.disk.atomic import write_atomic, write_json, write_text
 from slimbrain.disk.seal import SEAL_FILE, BrokenSealError, check_seal, sha256, write_seal
 from slimbrain.errors import ContractError, InputError
-from slimbrain.governance.provenance import CONFIG_FILE, Provenance
+from slimbrain.governance.provenance import CONFIG_FILE, MODEL_FOLDER, Provenance
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.models.card import Measured, model_card
 from slimbrain.models.connectome import ConnectomeConfig
@@ -280,8 +280,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if config["kind"] in ("temporal", "voxel"):
             return config
     except FileNotFoundError as error:
-        if (folder / "model" / CONFIG_FILE).is_file():
-            raise InputError(f"{folder}: is the folder of a run; give {folder / 'model'}.") from error
+        if (folder / MODEL_FOLDER / CONFIG_FILE).is_file():
+            raise InputError(f"{folder}: is the folder of a run; give {folder / MODEL_FOLDER}.") from error
         raise InputError(f"{folder}: holds no model, since {folder / CONFIG_FILE} is missing; give {model_sources()}.") from error
     except OSError as error:
         raise InputError(

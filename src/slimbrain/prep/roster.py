@@ -12,7 +12,7 @@ from slimbrain.prep.quality import MEASURES
 from slimbrain.prep.run import query_of
 from slimbrain.prep.runs import Run
 from slimbrain.store.manifest import LEDGER_COLUMNS, SessionInfo, session_key
-from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, read_people
+from slimbrain.store.participants import PARTICIPANT
 from slimbrain.store.subjects import with_prefix
 
 LATER_COLUMNS = frozenset({*MEASURES, "n_warnings", *LEDGER_COLUMNS})
@@ -49,12 +49,7 @@ def read_roster(source: str | Path, options: PrepOptions | None = None) -> Roste
     options = options or PrepOptions()
     layout = choose_layout(Path(source), options.layout)
     found = find_recordings(Path(source), layout, query_of(options))
-    table = found.root / PARTICIPANTS_FILE
-    people: Mapping[str, Mapping[str, str]] = {}
-    if found.participants is not None:
-        people = {with_prefix(row[PARTICIPANT]): row for row in found.participants}
-    elif table.is_file():
-        people = read_people(table)
+    people = {with_prefix(row[PARTICIPANT]): row for row in found.read_participants()}
     return Roster(found.root, tuple(map(_session, found.runs)), people)
 
 

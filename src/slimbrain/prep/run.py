@@ -31,7 +31,7 @@ from slimbrain.progress import track
 from slimbrain.store import Store
 from slimbrain.store.description import DESCRIPTION_FILE
 from slimbrain.store.manifest import session_key
-from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, merge_participants, read_people, unmatched
+from slimbrain.store.participants import PARTICIPANT, PARTICIPANTS_FILE, merge_participants, unmatched
 from slimbrain.store.parts import collect_parts, part_names
 from slimbrain.store.purge import finish_withdrawals
 from slimbrain.store.subjects import with_prefix
@@ -268,7 +268,7 @@ def _merge_participants(batch: _Batch) -> list[Failure]:
     # The runs tell the cohort: who was withdrawn is not added.
     gone, cohort = withdrawn(batch.out), next((job.terms.known_cohort for job in batch.jobs(batch.runs[:1])), "")
     try:
-        told = list(read_people(source).values()) if rows is None else rows
+        told = batch.found.read_participants()
     except InputError as error:
         return [Failure(PARTICIPANTS_FILE, str(error))]
     living = [row for row in told if not gone.find(with_prefix(row[PARTICIPANT]), cohort)]

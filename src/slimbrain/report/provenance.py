@@ -9,13 +9,13 @@ from importlib import metadata
 from pathlib import Path
 
 from slimbrain import __version__
+from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.report.blocks import MISSING, Block, Code, Column, Fold, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
 from slimbrain.saliency.table import recorded_command
 from slimbrain.store.description import recorded_commands
-from slimbrain.train import MODEL_FOLDER
 
 _TITLE = "How to reproduce this"
 

@@ -2,13 +2,12 @@
 
 from slimbrain.train.log import METRICS_FILE, read_metrics
 from slimbrain.train.loop import STATE_FOLDER, Loop
-from slimbrain.train.run import MODEL_FOLDER, RUN_FILE, pick_device, pretrain
+from slimbrain.train.run import RUN_FILE, pick_device, pretrain
 from slimbrain.train.schedule import learning_rate, weight_decay
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 
 __all__ = [
     "METRICS_FILE",
-    "MODEL_FOLDER",
     "RUN_FILE",
     "STATE_FOLDER",
     "Loop",

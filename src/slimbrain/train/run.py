@@ -18,7 +18,7 @@ from slimbrain.data.draws import ClipDraws, Draws
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.governance.ledger import LEDGER, TIMES, entries_of, times_by_person
-from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.governance.provenance import MODEL_FOLDER, REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.models.hub import save_pretrained
 from slimbrain.models.size import require_memory, temporal_step_bytes, voxel_step_bytes
 from slimbrain.store import ROI, Store
@@ -28,7 +28,7 @@ from slimbrain.train.lock import run_lock
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 
-MODEL_FOLDER, RUN_FILE = "model", "run.json"
+RUN_FILE = "run.json"
 
 
 def pretrain(

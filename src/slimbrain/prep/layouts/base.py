@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slimbrain.prep.runs import Failure, Filters, Run
+from slimbrain.store.participants import PARTICIPANTS_FILE, read_people
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,19 @@ class Recordings:
     runs: list[Run]
     failures: list[Failure] = field(default_factory=list)
     participants: list[Mapping[str, str]] | None = None
+
+    def read_participants(self) -> list[Mapping[str, str]]:
+        """Rows for `participants.tsv`; none if nothing tells any.
+
+        Raises
+        ------
+        InputError
+            If the source's own table cannot be used.
+        """
+        if self.participants is not None:
+            return self.participants
+        table = self.root / PARTICIPANTS_FILE
+        return list(read_people(table).values()) if table.is_file() else []
 
 
 def _described_already(root: Path, runs: Sequence[Run]) -> tuple[list[Run], list[Failure]]:
