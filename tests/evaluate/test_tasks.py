@@ -81,8 +81,8 @@ def test_a_target_counts_the_participants_of_its_classes(store: Store) -> None:
 
 
 def test_sessions_can_be_chosen(store: Store) -> None:
-    keys = [info.key for info in store.sessions if info.session == "ses-1"]
-    assert read_target(get_task("column:sex"), store, keys).keys == tuple(keys[:5])
+    chosen = [info for info in store.sessions if info.session == "ses-1"]
+    assert read_target(get_task("column:sex"), store, chosen).keys == tuple(info.key for info in chosen[:5])
 
 
 @pytest.mark.parametrize(
