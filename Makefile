@@ -55,7 +55,7 @@ demo: $(READY)
 	@echo "The report is at $(abspath $(DEMO_OUT))/report.html"
 
 # Whole files to each process: what a file's tests share is made once.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15 --durations-min=5
 
 test: $(READY)
 	$(PYTEST) -m "not slow" $(TESTS)

@@ -1,7 +1,7 @@
 """How much of what the product's objective hides can a linear model predict? The ceiling beside the skill of a trained model.
 
-`product_ceiling.py --store STORE --model RUN/model [--preset tiny] [--clips 48]`: skill on the same masked clips of held-out participants,
-which are those that `slimbrain pretrain voxel` holds out with seed 0. The linear model is the conditional expectation of a Gaussian with
+`product_ceiling.py --store STORE --model RUN/model [--seed 0] [--preset tiny] [--clips 48]`: skill on the same masked clips of held-out
+participants, which are those that `slimbrain pretrain voxel` holds out with that seed. The linear model is the conditional expectation of a Gaussian with
 the covariance of the trained-on participants' cells, in means of half a step: hidden cells from visible ones of the same half step.
 """
 
@@ -59,6 +59,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--store", type=Path, required=True)
     options.add_argument("--model", type=Path, required=True)
+    options.add_argument("--seed", type=int, default=0, help="of the run")
     options.add_argument("--preset", default="tiny")
     options.add_argument("--clips", type=int, default=48)
     arguments = options.parse_args()
@@ -66,11 +67,12 @@ def main() -> None:
     store, model = Store(arguments.store), from_pretrained(arguments.model)
     assert isinstance(model, HieraJEPA)
     preset = load_preset(arguments.preset)
-    stage = VoxelStage(store, preset, 0, None)
+    stage = VoxelStage(store, preset, arguments.seed, None)
     samples = (stage.draws[pick] for pick in stage.draws.scored(arguments.clips))
     known = covariance(stage, store, preset.voxel.unit_frames // 2)
     ceiling, ours = zip(*predictions(samples, model, known), strict=True)
     row = {
+        "seed": arguments.seed,
         "clips": arguments.clips,
         "held_out": len(stage.draws.held_out),
         "linear": skill(ceiling)["skill"],
