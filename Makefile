@@ -30,7 +30,7 @@ help:
 	@echo "make test-slow   run the slow tests: killed processes, Slurm, benchmarks, commands of the pages"
 	@echo "make test-oldest   the tests with the oldest versions that pyproject.toml takes, in .venv-oldest; test-newest: the newest there are"
 	@echo "make lint    ruff, mypy, import layers"
-	@echo "make bench   run the benchmarks, one JSON line a case (BENCH_ARGS=--quick for reduced sizes)"
+	@echo "make bench   run the benchmarks, one JSON line per case (BENCH_ARGS=--quick for reduced sizes)"
 	@echo "make weights train and write the model that comes with the package; needs ../shared/data, minutes"
 	@echo "make weights-voxel   a stage 2 model of ABIDE painted into voxels, which does not come with it: an hour, 6 GB"
 	@echo "make brainmarks  run the plugin's tests with the Brainmarks suite, in an environment of its own, $(SUITE)/"

@@ -20,7 +20,7 @@ from case import Case
 from dense_reference import DenseJepa
 from gpu_data import clip_store, loader_rates, signal_store
 from launches import launch_case
-from stage2 import FULL, Size, Trainee, brain, dense_context, make_clip, saved_mib
+from stage2 import FULL, Size, Trainee, brain, dense_context, make_clip, saved_mib, swift_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -202,14 +202,8 @@ def _others(machine: Machine) -> Iterator[Case]:
 def swift_step(machine: Machine) -> Callable[[], object]:
     """A supervised forward and backward pass of SwiFT: width 36, first window 4, the frames of our clip."""
     assert machine.swift is not None
-    sys.path.insert(0, str(machine.swift))
-    from project.module.models.swin4d_transformer_ver7 import SwinTransformer4D
-
     edge, frames = machine.size.edge, machine.size.frames
-    model = SwinTransformer4D(
-        img_size=(edge, edge, edge, frames), in_chans=1, embed_dim=36, window_size=(4, 4, 4, 4), first_window_size=(4, 4, 4, 4),
-        patch_size=(6, 6, 6, 1), depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), c_multiplier=2, last_layer_full_MSA=True,
-    ).to(machine.device)  # fmt: skip
+    model = swift_model(machine.size, machine.swift).to(machine.device)
     volumes = torch.randn(1, 1, edge, edge, edge, frames, device=machine.device)
     optimizer = _optimizer(model)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/prep.py [--quick]
 
-One JSON line a case, nothing else on standard output. `prep/resample_seconds` reads `faces` (../shared/data, or a simulated file of its
+One JSON line per case, nothing else on standard output. `prep/resample_seconds` reads `faces` (../shared/data, or a simulated file of its
 shape), `prep/resample_seconds_2mm` a simulated run on the 2 mm template, whose voxels coincide with the lattice's. Both sides start at
 the compressed file and end at (T, brain voxels) float32 on the lattice. `prep/peak_rss_mib` runs the whole of `slimbrain prep`.
 """

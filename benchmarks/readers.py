@@ -14,8 +14,8 @@ class Storage:
     Attributes
     ----------
     servers : that files are spread over, each of which serves one request after the other.
-    server_bytes_s : that each of them gives, in bytes a second.
-    node_bytes_s : that one machine can take in, in bytes a second.
+    server_bytes_s : that each of them gives, in bytes per second.
+    node_bytes_s : that one machine can take in, in bytes per second.
     latency_s : of a request, beside its transfer.
     """
 
@@ -60,7 +60,7 @@ class Seen:
 
     Attributes
     ----------
-    clips_s : clips a second that all devices got through.
+    clips_s : clips per second that all devices got through.
     devices_busy, servers_busy, nodes_busy, readers_busy : shares of the time that they worked.
     """
 

@@ -37,7 +37,7 @@ class Recipe:
 
     Attributes
     ----------
-    window_frames : frames a patch.
+    window_frames : frames per patch.
     channels : what is done to the channels, each of which is z-scored afterwards: nothing; their mean taken out of every frame; or
         every frame brought to one length, so that no frame counts more than another.
     contrast : weight of a term that tells parts of one run from parts of others by the session embedding (InfoNCE).

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--quick] [--table] [--utilisation 0.2] [--servers 8]
 
-One JSON line a case, nothing else on standard output: for three sets of devices the clips a second that come through a shared file
+One JSON line per case, nothing else on standard output: for three sets of devices the clips per second that come through a shared file
 system (benchmarks/readers.py) against what the devices alone would do; and, measured now, what it costs to list a session in a large
 manifest and to find a run. `--table` prints the tables of docs/scale.md instead. No device was at hand: what is not measured says where
 it is from.
@@ -40,7 +40,7 @@ PREP_FRAMES_S, PREP_CORES = 101.0, 2
 """Measured: benchmarks/prep.py, a 2 mm run with its TR kept, compressed file to written session, one process on two cores."""
 
 CLIPS_A_WORKER_S = 319 / 5 / 2
-"""Measured: benchmarks/store.py, `store/windows_per_second`, 5 windows a clip, 2 workers, files in the page cache."""
+"""Measured: benchmarks/store.py, `store/windows_per_second`, 5 windows per clip, 2 workers, files in the page cache."""
 
 READ_S = 0.0040
 """Measured: benchmarks/store.py, `store/window_ms`; the part of the above that is reading."""
@@ -69,7 +69,7 @@ class Devices:
     link_bytes_s : of one device to the others, one way.
     node_bytes_s : of a machine's network to the file system.
     cores : of a machine.
-    batch : clips a step, of all devices.
+    batch : clips per step, of all devices.
     """
 
     name: str
@@ -220,7 +220,7 @@ def _session(number: int) -> SessionInfo:
 def table(grid: Grid, assumed: Assumptions, steps: int) -> Iterator[str]:
     """Hours, disk and limits, a row a cohort and set of devices."""
     paces = {devices.name: pace(devices, grid, assumed, steps) for devices in SETS}
-    yield "| sessions | store | devices | preparing | limit | memory a device | clips a second | pretraining | limit | devices busy |"
+    yield "| sessions | store | devices | preparing | limit | memory per device | clips per second | pretraining | limit | devices busy |"
     yield "|---" * 10 + "|"
     for sessions in COHORTS:
         size = f"{sessions * session_bytes(grid) / 1e12:.1f} TB"
@@ -234,7 +234,7 @@ def table(grid: Grid, assumed: Assumptions, steps: int) -> Iterator[str]:
 
 def sensitivity(grid: Grid, assumed: Assumptions, steps: int) -> Iterator[str]:
     """What other assumptions would make of the pace."""
-    yield "| " + " | ".join(["utilisation", "file system", *(f"{devices.name}: clips a second (limit)" for devices in SETS)]) + " |"
+    yield "| " + " | ".join(["utilisation", "file system", *(f"{devices.name}: clips per second (limit)" for devices in SETS)]) + " |"
     yield "|---" * (2 + len(SETS)) + "|"
     for utilisation in (0.05, 0.2, 0.4):
         for servers in (1, 8, 64):

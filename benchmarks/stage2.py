@@ -1,9 +1,10 @@
 """Stage 2 at the published size, ours beside the published configuration: FLOPs, seconds, bytes.
 
-    python benchmarks/stage2.py [--quick]
+    python benchmarks/stage2.py [--quick] [--swift DIR]
 
-One JSON line a case, nothing else on standard output. Both do a whole pretraining step on one sample in float32: target forward,
-context forward and backward, predictor, optimiser, running mean. Signals are noise; no case depends on them.
+One JSON line per case, nothing else on standard output. Both do a whole pretraining step on one sample in float32: target forward,
+context forward and backward, predictor, optimiser, running mean. Signals are noise; no case depends on them. With a checkout of SwiFT
+(and monai and einops, which it imports) alone: our step beside a supervised one of SwiFT on a sample of the same size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ FULL, QUICK = Size(96, 40, False), Size(64, 8, True)
 class Trainee:
     """A model with `context`, `target`, `predictor` and `follow`, the loss of its sample, and its optimiser."""
 
-    model: HieraJEPA | DenseJepa
+    model: Any
     loss: Callable[[], Tensor]
     optimizer: torch.optim.Optimizer
 
@@ -109,6 +110,33 @@ def make_ours(size: Size, recompute: bool, *settings: str) -> Trainee:
     mask, _ = typical_mask(clip.grid, preset, len(clip.seconds))
     model = HieraJEPA(preset.voxel, preset.jepa, clip.grid.voxels_per_patch)
     return Trainee(model, lambda: model([clip], [mask]).loss, _optimizer(model))
+
+
+def swift_model(size: Size, checkout: Path) -> nn.Module:
+    """SwiFT from its checkout: width 36, first window 4, for a sample of our size."""
+    sys.path.insert(0, str(checkout))
+    from project.module.models.swin4d_transformer_ver7 import SwinTransformer4D
+
+    model: nn.Module = SwinTransformer4D(
+        img_size=(*(size.edge,) * 3, size.frames), in_chans=1, embed_dim=36, window_size=(4, 4, 4, 4), first_window_size=(4, 4, 4, 4),
+        patch_size=(6, 6, 6, 1), depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), c_multiplier=2, last_layer_full_MSA=True,
+    )  # fmt: skip
+    return model
+
+
+class Supervised(Trainee):
+    """A model without a target."""
+
+    def step(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss().backward()
+        self.optimizer.step()
+
+
+def make_swift(size: Size, checkout: Path) -> Supervised:
+    torch.manual_seed(0)
+    model, volumes = swift_model(size, checkout), torch.randn(1, 1, *(size.edge,) * 3, size.frames)
+    return Supervised(model, lambda: model(volumes).square().mean(), _optimizer(model))
 
 
 def make_dense(size: Size, recompute: bool) -> Trainee:
@@ -278,6 +306,29 @@ def saved_cases(size: Size) -> Iterator[Case]:
         yield Case(f"stage2/saved_mib_{name}", values[0], "MiB", AGAINST, values[1], facts(size))
 
 
+OURS = {"recompute": (True, ()), "plain": (False, ()), "half_in_view": (False, ("jepa.view_fraction=0.5",))}
+
+
+def swift_cases(size: Size, checkout: Path, repeats: int) -> Iterator[Case]:
+    """A step, and the bytes held for the backward pass, beside SwiFT's; steps take turns."""
+    makers: dict[str, Callable[[], Trainee]] = {
+        name: partial(make_ours, size, recompute, *settings) for name, (recompute, settings) in OURS.items()
+    }
+    makers["SwiFT"] = partial(make_swift, size, checkout)
+    saved = {name: saved_mib(make()) for name, make in makers.items()}
+    seconds = dict.fromkeys(makers, math.inf)
+    trainees = {name: make() for name, make in makers.items()}
+    for _ in range(repeats + 1):  # the fastest counts, and it is not the first
+        for name, trainee in trainees.items():
+            started = time.perf_counter()
+            trainee.step()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    detail = {**facts(size), "repeats": repeats + 1, "statistic": "fastest"}
+    for name in OURS:
+        yield Case(f"stage2/step_seconds_{name}", seconds[name], "s", "SwiFT", seconds["SwiFT"], detail)
+        yield Case(f"stage2/saved_mib_{name}", saved[name], "MiB", "SwiFT", saved["SwiFT"], detail)
+
+
 def peak_case(size: Size) -> Case:
     """Peak resident memory of two of our steps and one dense step, in processes of their own."""
     ours, plain, dense = (_peak_of(who, size) for who in ("ours", "plain", "dense"))
@@ -311,12 +362,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a box of 64 voxels in the middle, 8 frames")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="steps of ours, of which the fastest counts")
+    parser.add_argument("--swift", type=Path, help="a checkout of SwiFT: only compare with it")
     parser.add_argument("--peak-of", choices=("ours", "plain", "dense"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = QUICK if options.quick else FULL
     if options.peak_of:
         report_peak(options.peak_of, size)
+        return
+    if options.swift:
+        for case in swift_cases(size, options.swift, options.repeats):
+            case.print()
         return
     for case in flop_cases(size):
         case.print()

@@ -2,7 +2,7 @@
 
     python benchmarks/store.py [--quick]
 
-One JSON line a case, nothing else on standard output. The same z-scored noise is written in all four ways; every read opens its file
+One JSON line per case, nothing else on standard output. The same z-scored noise is written in all four ways; every read opens its file
 again, and the files lie in the page cache.
 """
 

@@ -31,7 +31,7 @@ SUBJECTS, PRETRAINING = 22, 6
 """Pretrained on the first participants, evaluated on the others: the score is of people the model never saw."""
 
 TINY = ("voxel.embed=8", "voxel.depths=[1,1,1,1]", "window.k=3", "train_voxel.batch=2")
-"""Smaller than the preset `tiny`, so that cross-validation, which embeds every image once a fold, does not take minutes."""
+"""Smaller than the preset `tiny`, so that cross-validation, which embeds every image once per fold, does not take minutes."""
 
 WINDOWS = 25
 """All windows of a session: how slowly a network fluctuates cannot be read from a few."""

@@ -1,8 +1,9 @@
 """How much of what the product's objective hides can a linear model predict? The ceiling beside the skill of a trained model.
 
 `product_ceiling.py --store STORE --model RUN/model [--seed 0] [--preset tiny] [--clips 48]`: skill on the same masked clips of held-out
-participants, which are those that `slimbrain pretrain voxel` holds out with that seed. The linear model is the conditional expectation of a Gaussian with
-the covariance of the trained-on participants' cells, in means of half a step: hidden cells from visible ones of the same half step.
+participants, which are those that `slimbrain pretrain voxel` holds out with that seed. The linear model is the conditional expectation of a
+Gaussian with the covariance of the trained-on participants' cells, in means of half a step: hidden cells from visible ones of the same half
+step.
 """
 
 from __future__ import annotations

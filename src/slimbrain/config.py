@@ -224,7 +224,7 @@ class JepaConfig(Config):
     """How stage 2 learns: what is visible, what is predicted, how fast the target follows.
 
     The defaults predict signals of hidden places, which cannot collapse (docs/stage2.md). The published objective (the preset `paper`: the
-    target encoder's tokens, position kept in them, joint attention) collapsed on the simulated cohort in 100 steps (docs/collapse.md).
+    target encoder's tokens, position kept in them, joint attention) collapsed on the simulated cohort in 140 steps (docs/collapse.md).
     """
 
     targets: Literal["signals", "latents"] = Field(

@@ -1,4 +1,4 @@
-"""Draws: the same for any number of workers, every session once an epoch, and just the store's frames and seconds."""
+"""Draws: the same for any number of workers, every session once per epoch, and just the store's frames and seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samplers: weights met in any stretch of draws, every session once an epoch of its cohort, and nothing to replay."""
+"""Samplers: weights met in any stretch of draws, every session once per epoch of its cohort, and nothing to replay."""
 
 from __future__ import annotations
 

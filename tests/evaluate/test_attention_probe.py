@@ -49,7 +49,7 @@ def test_a_value_in_the_tokens_is_found_in_its_own_unit() -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_shuffled_labels_are_not_found(kind: str) -> None:
-    """Two sessions a subject that look alike: a subject on both sides of a split, outer or inner, would show."""
+    """Two sessions per subject that look alike: a subject on both sides of a split, outer or inner, would show."""
     values = []
     for seed in range(6):
         rng = np.random.default_rng(seed)

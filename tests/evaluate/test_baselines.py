@@ -280,7 +280,7 @@ def test_z_scored_channels_have_no_rounding_for_statistics() -> None:
 
 
 def roi_store(root: Path, series: list[np.ndarray]) -> Store:
-    """One session a subject, with age and sex in participants.tsv."""
+    """One session per subject, with age and sex in participants.tsv."""
     store = Store.create(root, None, tr=0.72)
     channels = Channels(tuple(f"parcel-{number}" for number in range(series[0].shape[1])), np.zeros((series[0].shape[1], 3)))
     for number, values in enumerate(series):

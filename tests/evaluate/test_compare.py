@@ -35,7 +35,7 @@ def few_penalties() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Noise in five channels, two sessions a subject; labels that only an embedding can know."""
+    """Noise in five channels, two sessions per subject; labels that only an embedding can know."""
     root = tmp_path_factory.mktemp("cohort")
     store = Store.create(root, None, tr=0.72)
     rng = np.random.default_rng(0)

@@ -42,7 +42,7 @@ def small_grid() -> Grid:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, small_grid: Grid) -> Store:
-    """Two sessions a subject of four windows; in those of every second subject, one corner of the brain lies higher."""
+    """Two sessions per subject of four windows; in those of every second subject, one corner of the brain lies higher."""
     root = tmp_path_factory.mktemp("tuning")
     store, rng = Store.create(root, small_grid, 0.72), np.random.default_rng(0)
     shape = small_grid.voxel_mask.shape

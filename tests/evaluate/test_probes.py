@@ -59,7 +59,7 @@ def test_a_planted_signal_is_found(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_random_features_score_chance(kind: str) -> None:
-    """Nothing to find, many features, two sessions a subject that look alike: any leak between folds would score high."""
+    """Nothing to find, many features, two sessions per subject that look alike: any leak between folds would score high."""
     rng = np.random.default_rng(2)
     who = np.repeat(np.arange(60), 2)
     person = rng.normal(size=(60, 80))
@@ -170,7 +170,7 @@ def test_what_cannot_be_scored_is_refused(x: np.ndarray, labels: np.ndarray, sub
 
 
 def test_sessions_are_averaged_where_a_seed_tests_some_subjects_only() -> None:
-    """70/10/20 with two sessions a subject: classes that lie apart are found, and nothing is said of those that were not tested."""
+    """70/10/20 with two sessions per subject: classes that lie apart are found, and nothing is said of those that were not tested."""
     rng = np.random.default_rng(0)
     subjects = np.repeat([f"sub-{number:02d}" for number in range(40)], 2)
     labels = np.repeat(np.arange(40) % 2, 2)

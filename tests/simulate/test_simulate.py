@@ -100,7 +100,7 @@ def connectivity(cohort: Cohort) -> Any:
 
 
 def people(cohort: Cohort) -> pd.DataFrame:
-    """The participants table, one row a session."""
+    """The participants table, one row per session."""
     table = pd.read_csv(cohort.root / "participants.tsv", sep="\t").set_index("participant_id")
     return table.loc[[session.subject for session in cohort.truth.sessions]]
 

@@ -70,9 +70,9 @@ class Quality:
         known, `frozen_frames`, `repeated_frames`, `nonfinite_frames`, `flagged` (frames), `flagged_share`, and `template_overlap` where
         there was something to compare.
     series : dict
-        Lists of one value a recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where undefined. `flagged`
-        lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or were left out
-        by scrubbing; `flagged_stored` the frames of the store that come from them.
+        Lists of one value per recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where undefined.
+        `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or were
+        left out by scrubbing; `flagged_stored` the frames of the store that come from them.
     gap : str
         Where the image ends within the brain, empty if nowhere in particular.
     flips : dict
@@ -145,7 +145,7 @@ def assess(
 
 
 def _series(prepared: Prepared, times: TimeAxis, displacement: _FloatArray | None) -> dict[str, list[Any]]:
-    """One value a recorded frame; None where it is undefined."""
+    """One value per recorded frame; None where it is undefined."""
     series: dict[str, list[Any]] = {
         "time_s": [_rounded(frame * times.source_tr) for frame in range(times.n_source)],
         "dvars": [None, *map(_rounded, prepared.dvars.tolist())],
