@@ -71,8 +71,8 @@ class Quality:
         there was something to compare.
     series : dict
         Lists of one value per recorded frame: `time_s`, `dvars`, `global_signal` and, where known, `fd` (mm); None where undefined.
-        `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or were
-        left out by scrubbing; `flagged_stored` the frames of the store that come from them.
+        `flagged` lists the recorded frames that moved more than `FD_THRESHOLD_MM`, have a spike, are frozen or copies, were bridged, or
+        were left out by scrubbing; `flagged_stored` the frames of the store that come from them.
     gap : str
         Where the image ends within the brain, empty if nowhere in particular.
     flips : dict
