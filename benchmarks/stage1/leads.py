@@ -162,6 +162,11 @@ NETWORKS = {
     "contrast, augmented": ("second order",),
 }
 """What is pretrained, and how it is read."""
-CLOSEST = {TWIN: ("second order",), "contrast": ("second order",), "contrast, augmented": ("second order",)}
-"""What came closest in rotation 0, and so is run in the others."""
+CLOSEST = {
+    TWIN: ("second order",),
+    "contrast": ("second order",),
+    "contrast, augmented": ("second order",),
+    "alignment": ("second order", "head"),
+}
+"""What is run in the other rotations: what came closest in rotation 0, and what learnt too fast there."""
 EXPERIMENTS["leads"] = leads_experiment
