@@ -325,8 +325,8 @@ def swift_cases(size: Size, checkout: Path, repeats: int) -> Iterator[Case]:
             seconds[name] = min(seconds[name], time.perf_counter() - started)
     detail = {**facts(size), "repeats": repeats + 1, "statistic": "fastest"}
     for name in OURS:
-        yield Case(f"stage2/step_seconds_{name}", seconds[name], "s", "SwiFT", seconds["SwiFT"], detail)
-        yield Case(f"stage2/saved_mib_{name}", saved[name], "MiB", "SwiFT", saved["SwiFT"], detail)
+        yield Case(f"stage2/{name}_step_seconds", seconds[name], "s", "SwiFT", seconds["SwiFT"], detail)
+        yield Case(f"stage2/{name}_saved_mib", saved[name], "MiB", "SwiFT", saved["SwiFT"], detail)
 
 
 def peak_case(size: Size) -> Case:

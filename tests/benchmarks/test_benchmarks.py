@@ -138,6 +138,29 @@ def test_stage2_benchmark_prints_its_cases() -> None:
 
 
 @pytest.mark.slow
+def test_stage2_benchmark_compares_with_a_checkout_of_swift(tmp_path: Path) -> None:
+    """A stand-in that holds one number per frame, and whose step costs next to nothing."""
+    folder = tmp_path / "project" / "module" / "models"
+    folder.mkdir(parents=True)
+    (folder / "swin4d_transformer_ver7.py").write_text(
+        "from torch import nn\n"
+        "class SwinTransformer4D(nn.Module):\n"
+        "    def __init__(self, img_size, **_):\n"
+        "        super().__init__()\n"
+        "        self.frames, self.fc = img_size[-1], nn.Linear(img_size[-1], 1)\n"
+        "    def forward(self, volumes):\n"
+        "        return self.fc(volumes.mean((1, 2, 3, 4)))\n",
+        encoding="utf-8",
+    )
+    cases = run_quick("stage2.py", "--threads", "1", "--repeats", "1", "--swift", str(tmp_path))
+    ways = ("recompute", "plain", "half_in_view")
+    assert cases.keys() == {f"stage2/{way}_{what}" for way in ways for what in ("step_seconds", "saved_mib")}
+    assert all(case["against"] == "SwiFT" and case["ratio"] > 1 for case in cases.values())
+    saved = [cases[f"stage2/{way}_saved_mib"]["value"] for way in ways]
+    assert saved[0] < saved[1] > saved[2]
+
+
+@pytest.mark.slow
 def test_saliency_benchmark_prints_its_cases() -> None:
     cases = run_quick("saliency.py", "--threads", "1")
     assert cases.keys() == {"saliency/exact_seconds", "saliency/fast_seconds", "saliency/spearman"}
