@@ -162,7 +162,7 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
 def test_doctor_without_a_store_names_versions_and_times(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["torch"] == torch.__version__ and facts["cores"].endswith(f"of {os.cpu_count()}")
+    assert torch.__version__.startswith(facts["torch"]) and facts["cores"].endswith(f"of {os.cpu_count()}")
     assert facts["timed with"].startswith("preset tiny on ") and facts["windows_per_second"]["embed"] == 50
 
 

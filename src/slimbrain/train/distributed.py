@@ -9,6 +9,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
@@ -111,8 +112,12 @@ def parallelize(step: nn.Module, kind: _Parallel, shards: Sequence[nn.Module]) -
     if world_size() == 1:
         return step
     if kind == "ddp":
+        ddp = nn.parallel.DistributedDataParallel
+        # Before torch 2.14 the setting had another name.
+        broadcast = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
         # Buffers are kept equal by whoever changes them; broadcasting the first process's would lose the others' statistics.
-        return nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, gradient_as_bucket_view=True)
+        settings: dict[str, Any] = {broadcast: False}
+        return ddp(step, gradient_as_bucket_view=True, **settings)
     from torch.distributed.fsdp import fully_shard
 
     if not shards:
