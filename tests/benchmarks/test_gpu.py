@@ -26,7 +26,7 @@ def run_gpu(*options: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_section_runs_on_the_cpu(tmp_path: Path) -> None:
     code, lines = run_gpu("--only", "steps,memory,variants,loader,temporal,curves,launches", "--out", str(tmp_path / "gpu" / "lines.jsonl"))
     assert [line for line in lines if "failed" in line] == []
