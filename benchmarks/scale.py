@@ -218,7 +218,7 @@ def _session(number: int) -> SessionInfo:
 
 
 def table(grid: Grid, assumed: Assumptions, steps: int) -> Iterator[str]:
-    """Hours, disk and limits, a row a cohort and set of devices."""
+    """Hours, disk and limits, one row per cohort and set of devices."""
     paces = {devices.name: pace(devices, grid, assumed, steps) for devices in SETS}
     yield "| sessions | store | devices | preparing | limit | memory per device | clips per second | pretraining | limit | devices busy |"
     yield "|---" * 10 + "|"

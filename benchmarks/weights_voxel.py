@@ -22,6 +22,7 @@ NAME = "slimbrain-voxel-8mm"
 STUDY = Path(__file__).resolve().parent / "stage2_learning"
 CONTESTS = ROOT / "results" / "stage2" / "contest_paired.csv"
 SEED = "0"
+"""Of the run, and of the contests on the card."""
 MOST_BYTES = 6_000_000
 RECIPE = ("steps=2500", "batch=2", "lr=2e-3", "final_lr=2e-5", "warmup=100", "log_every=50", "save_every=500")
 """Of `train_voxel`, over the preset `tiny`."""
@@ -88,6 +89,7 @@ _LIMITS = (
     "- Its voxels were painted from 200 parcels of ABIDE, with noise like that of real voxels: it has learnt nothing finer than a parcel.",
     "- Its tokens keep what their cells tell, and tell no more. Whole runs read by `slimbrain-temporal` or by plain connectivity tell more "
     "than its 80 frames.",
+    "- With a second seed its counterparts gained age over their untrained twins again, diagnosis not (docs/stage2.md).",
     "- Rest alone, of people of 6 to 64 years, most of them male.",
 )
 

@@ -147,7 +147,7 @@ def test_stage2_benchmark_compares_with_a_checkout_of_swift(tmp_path: Path) -> N
         "class SwinTransformer4D(nn.Module):\n"
         "    def __init__(self, img_size, **_):\n"
         "        super().__init__()\n"
-        "        self.frames, self.fc = img_size[-1], nn.Linear(img_size[-1], 1)\n"
+        "        self.fc = nn.Linear(img_size[-1], 1)\n"
         "    def forward(self, volumes):\n"
         "        return self.fc(volumes.mean((1, 2, 3, 4)))\n",
         encoding="utf-8",
