@@ -31,8 +31,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask[8:16, 8:16, 8:12] = True
     grid = Grid(lattice, mask)
     make_store(root / "store", grid, SUBJECTS)
-    rows = [f"sub-{number:02d}\t{'ab'[number % 2]}" for number in range(1, SUBJECTS + 1)]
-    (root / "store" / "participants.tsv").write_text("\n".join(["participant_id\tgroup", *rows]) + "\n")
+    rows = [f"sub-{number:02d}\t{number * number % 11 + number / 10}" for number in range(1, SUBJECTS + 1)]
+    (root / "store" / "participants.tsv").write_text("\n".join(["participant_id\tscore", *rows]) + "\n")
     write_models(root, grid)
     assert run_command(["rank", str(root / "store"), "--temporal", str(root / "temporal"), "--out", str(root / "windows.tsv")]) == 0
     return root
@@ -45,7 +45,7 @@ def words(inputs: Path, command: str, out: Path) -> list[str]:
     if command == "embed":
         return ["embed", *common, "--out", str(out / "vectors.npz")]
     tuned = ["--method", "finetune", "--epochs", "1", "--device", "cpu"]
-    return ["evaluate", *common, "--task", "column:group", *tuned, "--out", str(out / "group.json")]
+    return ["evaluate", *common, "--task", "column:score", *tuned, "--out", str(out / "score.json")]
 
 
 def whole(files: dict[str, str]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def whole(files: dict[str, str]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    ("command", "made"), [("rank", {"windows.tsv"}), ("embed", {"vectors.npz"}), ("evaluate", {"group.json", "group.md"})]
+    ("command", "made"), [("rank", {"windows.tsv"}), ("embed", {"vectors.npz"}), ("evaluate", {"score.json", "score.md"})]
 )
 def test_killed_and_typed_again_it_leaves_the_same_bytes(command: str, made: set[str], inputs: Path, tmp_path: Path) -> None:
     out, log, draw = tmp_path / "out", tmp_path / "log", random.Random(20261130)
@@ -71,8 +71,8 @@ def test_killed_and_typed_again_it_leaves_the_same_bytes(command: str, made: set
     reference, results = told["reference"], told["results"]
     assert made <= reference.keys() and whole(reference) == reference
     if command == "evaluate":
-        # 3 seeds of 4 folds, since a class has four subjects; the model's weights are those of the untrained network, so folds are shared.
-        assert sum(name.endswith(".npz") for name in reference) == 12
+        # 3 seeds of 5 folds; the model's weights are those of the untrained network, so folds are shared.
+        assert sum(name.endswith(".npz") for name in reference) == 15
     assert [result["status"] for result in results] == [-signal.SIGKILL] * N_KILLS
     assert sum(result["left"] != reference for result in results) >= N_KILLS // 2
     for result in results:

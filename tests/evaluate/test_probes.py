@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import recall_score
+from sklearn.metrics import recall_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -221,3 +221,8 @@ def test_ranking_loss_prefers_what_ranks_to_what_is_calibrated() -> None:
     assert ranking_loss(ranks[:4], y[:4], "classification") == pytest.approx(summed_loss(ranks[:4], y[:4], "classification") / 4)
     values = np.array([[1.0], [2.0]])
     assert ranking_loss(values, np.array([1.0, 4.0]), "regression") == 2.0
+    # Many ties, three classes: scikit-learn's areas.
+    random = np.random.default_rng(0)
+    said, of = random.integers(1, 6, (50, 3)) / 10, random.integers(0, 3, 50)
+    areas = [1 - roc_auc_score(of == label, said[:, label]) for label in range(3)]
+    assert ranking_loss(said, of.astype(float), "classification") == pytest.approx(np.mean(areas), abs=1e-5)

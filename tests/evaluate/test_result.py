@@ -213,10 +213,11 @@ def test_less_is_better_for_an_error() -> None:
     assert " beats the best" in remarks(as_result("x", value))[0]
 
 
-def test_ours_are_the_first_row_and_every_other_trained_model() -> None:
+def test_ours_are_what_is_compared_with_the_best_baseline() -> None:
     value = before()
     more = {"model": "slimbrain temporal", "method": "attention probe", "metric": "auc", "mean": 0.5}
     value["rows"] += [more, {**more, "model": "untrained"}]
+    value["differences"].append({**value["differences"][0], "model": "slimbrain temporal", "method": "attention probe"})
     result: Result = as_result("x", value)
     assert result.ours == {"slimbrain voxel", "slimbrain temporal"} and result.metrics == ("auc", "accuracy")
     assert "| slimbrain temporal | attention probe | 0.500 | n/a | n/a |" in to_markdown(result)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, clone
-from sklearn.metrics import roc_auc_score
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.decision import NAMING_METRICS, tuned_cutoffs, untuned_cutoffs
@@ -321,8 +321,15 @@ def ranking_loss(said: Floats, y: Floats, kind: Kind) -> float:
     loss = summed_loss(said, y, kind) / len(y)
     if kind == "regression":
         return loss
-    areas = [roc_auc_score(y == label, said[:, label]) for label in range(said.shape[1]) if 0 < np.count_nonzero(y == label) < len(y)]
+    areas = [_auc(y == label, said[:, label]) for label in range(said.shape[1]) if 0 < np.count_nonzero(y == label) < len(y)]
     return 1 - float(np.mean(areas)) + _TIE * loss if areas else loss
+
+
+def _auc(of_class: NDArray[np.bool_], said: Floats) -> float:
+    """Mann-Whitney's; scikit-learn's checks of its arguments take fifty times as long, in cohorts of tens most of an evaluation."""
+    n_in = np.count_nonzero(of_class)
+    above = float(rankdata(said)[of_class].sum()) - n_in * (n_in + 1) / 2
+    return above / (n_in * (len(said) - n_in))
 
 
 def summed_loss(said: Floats, y: Floats, kind: Kind) -> float:

@@ -21,7 +21,6 @@ UNTRAINED = "untrained"
 PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
 """How a model is read."""
 
-_OUR_METHODS = frozenset({PROBE, ATTENTION, FINETUNE, IDENTIFY})
 _MARKS = frozenset({"task", "rows", "best_baseline", "difference", "split"})
 """Keys by which a JSON object is taken for a result."""
 
@@ -220,9 +219,8 @@ class Result(_Frozen):
 
     @property
     def ours(self) -> frozenset[str]:
-        """Names of the models under test: that of the first row, and of other trained ones."""
-        trained = {row.model for row in self.rows if row.method in _OUR_METHODS and row.model != UNTRAINED}
-        return frozenset({self.rows[0].model, *trained})
+        """Names of the models under test, which are what is compared with the best baseline, connectivity beside one of them included."""
+        return frozenset(gap.model for gap in self.differences)
 
     def row_of(self, estimate: Estimate) -> Row | None:
         """The row about the same predictor and metric."""
