@@ -36,7 +36,7 @@ def save_models(
     stage1 = TemporalExtractor(TEMPORAL)
     # Fresh, it rebuilds nothing, so that all windows would score the same.
     torch.nn.init.normal_(stage1.write.weight, std=0.1)
-    trained = replace(provenance, training={"subject_hashes": [subject_hash(subject) for subject in seen]})
+    trained = replace(provenance, training={"participants": {"unplaced": [subject_hash(subject) for subject in seen]}})
     return stage2, save_pretrained(stage1, folder / "temporal", trained)
 
 

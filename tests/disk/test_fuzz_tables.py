@@ -39,7 +39,6 @@ RESULT = {
     "seeds": [0, 1, 2],
     "rows": [ROW, {**BASELINE, "p": None}],
     "best_baseline": BASELINE,
-    "difference": {name: ROW[name] for name in ("metric", "mean", "low", "high")},
     "differences": [{name: ROW[name] for name in ("model", "method", "metric", "mean", "low", "high")}],
     "classes": {"F": 9, "M": 11},
     "schema_version": 1,

@@ -224,9 +224,9 @@ def test_doctor_and_inspect_look_at_the_seal_of_a_model(preset: Any, store: Stor
 
 def test_inspect_reads_an_evaluation(tmp_path: Path) -> None:
     rows = [{"model": name, "method": "linear probe", "metric": "auc", "mean": 0.7} for name in ("ours", "untrained")]
-    difference = {"metric": "auc", "mean": 0.0, "low": -0.1, "high": 0.1}
+    gap = {**rows[0], "mean": 0.0, "low": -0.1, "high": 0.1}
     value = {"task": "column:sex", "cohort": "x", "n_subjects": 9, "n_sessions": 9, "split": "5-fold", "rows": rows, "version": "0.1.0"}
-    value |= {"best_baseline": rows[1], "difference": difference}
+    value |= {"best_baseline": rows[1], "differences": [gap], "schema_version": 1}
     facts = inspect_path(write_json(tmp_path / "sex.json", value))
     assert (facts["kind"], facts["task"], facts["n_subjects"], facts["models"]) == ("evaluation", "column:sex", 9, "ours, untrained")
     facts = inspect_path(write_json(tmp_path / "sex.json", {**value, "rows": []}))

@@ -18,7 +18,7 @@ from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
 
 KEYS = {
-    "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "difference", "differences", "published",
+    "task", "cohort", "n_subjects", "n_sessions", "split", "seeds", "rows", "best_baseline", "differences", "published",
     "models", "groups", "seen_in_pretraining", "pretraining_unknown", "test_scored", "contract", "version", "schema_version", "excluded",
     "classes", "labelled", "held_out", "tested_on", "sources", "cannot", "commands",
 }  # fmt: skip
@@ -69,7 +69,7 @@ def test_the_result_holds_what_other_programs_read(classified: Result, store: St
     assert set(result) == KEYS
     assert (result["n_subjects"], result["n_sessions"], result["seeds"]) == (N_SUBJECTS, 2 * N_SUBJECTS, [4, 5])
     assert all(set(row) == {"model", "method", "metric", "mean", "low", "high", "p"} for row in result["rows"])
-    assert set(result["difference"]) == {"metric", "mean", "low", "high"}
+    assert set(result["differences"][0]) == {"model", "method", "metric", "mean", "low", "high"}
     assert result["contract"] == store.contract.to_dict() and result["seen_in_pretraining"] == 3
     assert result["classes"] == {"a": 12, "b": 12}
     assert "Classes, in subjects: a 12, b 12." in to_markdown(classified)

@@ -195,12 +195,6 @@ def test_the_file_and_the_table_have_the_curve(curve: Result) -> None:
         assert f"{point.labelled} labelled: ours (auc {mean:.3f}" in text
 
 
-def test_files_of_before_the_curve_are_read(curve: Result) -> None:
-    values = {key: value for key, value in curve.to_dict().items() if key not in ("labelled", "held_out", "tested_on", "cannot")}
-    old = as_result("old", {**values, "schema_version": 1})
-    assert old.labelled == () and old.rows == curve.rows
-
-
 # --- sites left out
 
 

@@ -40,11 +40,13 @@ def result(task: str = "column:sex", mean: float | None = 0.75, cohort: str = "H
             {"model": "connectivity", "method": "tangent", "metric": "auc", "mean": 0.72, **row},
         ],
         "best_baseline": {"model": "connectivity", "method": "tangent", "metric": "balanced_accuracy", "mean": 0.7},
-        "difference": {"metric": "balanced_accuracy", "mean": 0.05, "low": -0.02, "high": 0.1},
+        "differences": [
+            {"model": "slimbrain voxel", "method": "linear probe", "metric": "balanced_accuracy", "mean": 0.05, "low": -0.02, "high": 0.1}
+        ],
         "published": {},
         "seen_in_pretraining": seen,
-        "contract": {},
         "version": "0.1.0",
+        "schema_version": 1,
         "excluded": {},
     }
 

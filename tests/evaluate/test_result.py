@@ -27,7 +27,7 @@ from slimbrain.evaluate.result import (
 from slimbrain.evaluate.table import remarks, to_markdown
 from slimbrain.store import Contract
 
-WRITTEN_BEFORE = """{
+WRITTEN = """{
   "task": "column:group",
   "cohort": "cohort",
   "n_subjects": 12,
@@ -37,7 +37,7 @@ WRITTEN_BEFORE = """{
   "excluded": {"group missing": 2},
   "groups": {"by": "family", "count": 6},
   "test_scored": {
-    "times_a_seed": 1,
+    "tests_per_seed": 1,
     "seeds": 3,
     "tuned_on": "inner folds of the training subjects",
     "fitted_on": "the training subjects",
@@ -50,7 +50,6 @@ WRITTEN_BEFORE = """{
     {"model": "confounds", "method": "age, site", "metric": "accuracy", "mean": null, "low": null, "high": null, "p": null}
   ],
   "best_baseline": {"model": "confounds", "method": "age, site", "metric": "auc", "mean": 0.75, "low": 0.6, "high": 0.9},
-  "difference": {"metric": "auc", "mean": 0.125, "low": -0.69, "high": 0.167},
   "differences": [
     {"model": "slimbrain voxel", "method": "linear probe", "metric": "auc", "mean": 0.125, "low": -0.69, "high": 0.167}
   ],
@@ -59,19 +58,20 @@ WRITTEN_BEFORE = """{
   "pretraining_unknown": ["runs/voxel/model"],
   "models": [{"name": "slimbrain voxel", "weights_sha256": "889bd90474ba"}],
   "contract": {"lattice": "8mm", "mask": "0a1b2c", "space": "MNI152", "tr": 0.72},
-  "version": "0.1.0"
+  "version": "0.1.0",
+  "schema_version": 1
 }
 """
-"""As slimbrain wrote it before the schema had a number."""
+"""As slimbrain writes it, spelt out, so that a change of the format is seen."""
 
 
-def before() -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(WRITTEN_BEFORE)
+def written_result() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(WRITTEN)
     return value
 
 
-def test_a_file_of_before_the_schema_had_a_number_is_read(tmp_path: Path) -> None:
-    (tmp_path / "group.json").write_text(WRITTEN_BEFORE)
+def test_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "group.json").write_text(WRITTEN)
     result = read_result(tmp_path / "group.json")
     assert (result.task, result.n_subjects, result.n_sessions, result.seeds) == ("column:group", 12, 24, (0, 1, 2))
     assert (
@@ -89,27 +89,20 @@ def test_a_file_of_before_the_schema_had_a_number_is_read(tmp_path: Path) -> Non
     assert "confounds (age, site): +0.125 [-0.690, +0.167]" in text and "pretrained on 3 of these subjects" in text
 
 
-def test_the_oldest_files_have_one_difference_and_no_record_of_the_test() -> None:
-    value = {name: entry for name, entry in before().items() if name not in ("differences", "test_scored", "models", "groups")}
-    result = as_result("x", {**value, "contract": {}})
-    assert [(gap.predictor, gap.mean) for gap in result.differences] == [(("slimbrain voxel", "linear probe"), 0.125)]
-    assert result.contract is None and not any(line.startswith("Test:") for line in remarks(result))
-
-
 def test_what_is_written_reads_back_and_says_its_schema(tmp_path: Path) -> None:
-    result = as_result("x", before())
+    result = as_result("x", written_result())
     path = write_result(tmp_path / "again.json", result)
     written = json.loads(path.read_text())
     assert read_result(path) == result and written["schema_version"] == _SCHEMA_VERSION
-    assert written["difference"] == before()["difference"] and written["differences"] == before()["differences"]
+    assert written["differences"] == written_result()["differences"]
     assert {name: written[name] for name in ("rows", "best_baseline", "contract", "published", "excluded")} == {
-        name: before()[name] for name in ("rows", "best_baseline", "contract", "published", "excluded")
+        name: written_result()[name] for name in ("rows", "best_baseline", "contract", "published", "excluded")
     }
     assert write_result(path, read_result(path)).read_text() == json.dumps(written, indent=2, ensure_ascii=False) + "\n"
 
 
 def test_a_result_cannot_be_changed() -> None:
-    result = as_result("x", before())
+    result = as_result("x", written_result())
     with pytest.raises(ValidationError, match="frozen"):
         result.task = "column:age"  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
@@ -117,7 +110,7 @@ def test_a_result_cannot_be_changed() -> None:
 
 
 def changed(*path: str | int, value: Any = None, drop: bool = False) -> str:
-    top = before()
+    top = written_result()
     inner: Any = top
     for step in path[:-1]:
         inner = inner[step]
@@ -128,7 +121,7 @@ def changed(*path: str | int, value: Any = None, drop: bool = False) -> str:
     return json.dumps(top)
 
 
-NEEDED = ("task", "cohort", "n_subjects", "n_sessions", "split", "rows", "best_baseline", "difference")
+NEEDED = ("task", "cohort", "n_subjects", "n_sessions", "split", "rows", "best_baseline", "differences")
 DAMAGED = {
     "text": "{",
     "list": "[]",
@@ -152,6 +145,8 @@ DAMAGED = {
     "scored in words": changed("test_scored", value="once"),
     "a contract in words": changed("contract", value="8mm"),
     "a schema in words": changed("schema_version", value="one"),
+    "a schema that there is not": changed("schema_version", value=0),
+    "no schema": changed("schema_version", drop=True),
 }
 
 
@@ -176,22 +171,22 @@ def test_a_later_schema_is_refused(tmp_path: Path) -> None:
 
 def test_a_list_of_results(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.json"
-    path.write_text(f"[{WRITTEN_BEFORE}, {WRITTEN_BEFORE}]")
+    path.write_text(f"[{WRITTEN}, {WRITTEN}]")
     assert [result.task for result in read_results(path)] == ["column:group"] * 2
-    path.write_text(WRITTEN_BEFORE)
+    path.write_text(WRITTEN)
     with pytest.raises(InputError, match="is not a list of results"):
         read_results(path)
 
 
-@pytest.mark.parametrize("drop", [("task",), ("rows",), ("best_baseline",), ("difference",), ("split",)])
+@pytest.mark.parametrize("drop", [("task",), ("rows",), ("best_baseline",), ("differences",), ("split",)])
 def test_only_what_has_the_keys_of_a_result_looks_like_one(drop: tuple[str, ...]) -> None:
-    assert is_result(before()) and not is_result([before()]) and not is_result(None)
-    assert not is_result({name: value for name, value in before().items() if name not in drop})
+    assert is_result(written_result()) and not is_result([written_result()]) and not is_result(None)
+    assert not is_result({name: value for name, value in written_result().items() if name not in drop})
 
 
 def verdict(**estimate: Any) -> Callable[[], str]:
-    gap = {**before()["differences"][0], **estimate}
-    return lambda: remarks(as_result("x", {**before(), "differences": [gap]}))[0]
+    gap = {**written_result()["differences"][0], **estimate}
+    return lambda: remarks(as_result("x", {**written_result(), "differences": [gap]}))[0]
 
 
 @pytest.mark.parametrize(
@@ -208,13 +203,13 @@ def test_the_verdict_follows_the_interval(low: float, high: float, said: str) ->
 
 
 def test_less_is_better_for_an_error() -> None:
-    value = json.loads(WRITTEN_BEFORE.replace('"auc"', '"mae"'))
+    value = json.loads(WRITTEN.replace('"auc"', '"mae"'))
     value["differences"][0] |= {"mean": -1.0, "low": -2.0, "high": -0.5}
     assert " beats the best" in remarks(as_result("x", value))[0]
 
 
 def test_ours_are_what_is_compared_with_the_best_baseline() -> None:
-    value = before()
+    value = written_result()
     more = {"model": "slimbrain temporal", "method": "attention probe", "metric": "auc", "mean": 0.5}
     value["rows"] += [more, {**more, "model": "untrained"}]
     value["differences"].append({**value["differences"][0], "model": "slimbrain temporal", "method": "attention probe"})
@@ -225,7 +220,7 @@ def test_ours_are_what_is_compared_with_the_best_baseline() -> None:
 
 def test_chance_is_that_of_guessing() -> None:
     """Always naming the largest of three classes; a result without counted classes says nothing."""
-    result = as_result("x", before())
+    result = as_result("x", written_result())
     assert result.chance == {}
     counted = result.model_copy(update={"classes": {"a": 10, "b": 30, "c": 60}})
     assert counted.chance == {"auc": 0.5, "balanced_accuracy": pytest.approx(1 / 3), "accuracy": 0.6}

@@ -81,12 +81,9 @@ def test_entries_of_checkpoints_come_back(store: Store) -> None:
     }
 
 
-def test_checkpoints_of_before_are_read_as_far_as_they_say() -> None:
-    rows = [{"name": "a", "subjects": 2, "sessions": 3, "licence": "CC0-1.0"}, {"name": "b", "licence": "ask us"}]
-    first, second = entries_from({"cohorts": rows})
-    assert (first.governance, first.subjects, first.sessions) == (Governance(cohort="a", licence="CC0-1.0"), 2, 3)
-    assert second.governance == Governance(cohort="b") and second.sessions is None
-    assert [entry.governance for entry in entries_from({})] == [Governance()]
+def test_a_checkpoint_without_a_ledger_is_one_entry_of_unknowns() -> None:
+    (entry,) = entries_from({"subjects": 2})
+    assert (entry.governance, entry.subjects, entry.sessions) == (Governance(), 2, None)
 
 
 @pytest.mark.parametrize("ledger", ["x", [1], [{"licence": "my own"}], [{"odd": 1}]])
@@ -204,7 +201,7 @@ def test_nobody_can_tell_is_not_no(model: Path, tmp_path: Path, capsys: pytest.C
     config["training"] = {"stage": "voxel"}
     (model / "config.json").write_text(json.dumps(config))
     assert "config.json: was cut short, damaged or exchanged" in say(capsys, model, "--contains", "01")[2]
-    (model / "seal.json").unlink()  # a model of before there were seals, and of before participants were remembered
+    (model / "seal.json").unlink()  # a model of nobody knows whom
     assert say(capsys, model, "--contains", "01")[0] == 2
     code, out, error = say(capsys, tmp_path / "nowhere", "--contains", "01")
     assert (code, out) == (2, "") and "is neither a store nor a model" in error

@@ -1,4 +1,4 @@
-"""Whom a checkpoint remembers: the person of a cohort, the recording under any name, and what older checkpoints hold."""
+"""Whom a checkpoint remembers: the person of a cohort and the recording under any name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from slimbrain.config import WindowConfig
 from slimbrain.errors import InputError
 from slimbrain.governance.fingerprint import signature
-from slimbrain.governance.provenance import OLD_HASHES, REMEMBERED, Person, Provenance, people_in, remember
+from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Channels, Contract, Store
 from slimbrain.store.description import COHORT
-from slimbrain.store.subjects import subject_hash
 from slimbrain.store.write import write_roi_session
 
 
@@ -56,12 +55,8 @@ def test_a_recording_without_change_is_nobodys() -> None:
     assert trained_on(Person("sub-01", "a", ("",))).trained_on([Person("sub-02", "b", ("",))]) == []
 
 
-def test_older_checkpoints_are_read_by_label() -> None:
-    old = model_of(**{OLD_HASHES: [subject_hash("sub-01"), subject_hash("sub-02")]})
-    # What version 0.1.0 wrote for sub-01, before cohorts were known.
-    assert subject_hash("sub-01") == "fe5528b26b16d22f"
-    assert old.trained_on([Person("sub-01", "a", (heard(1),)), Person("sub-02"), Person("sub-03")]) == ["sub-01", "sub-02"]
-    assert old.remembers and not model_of(stage="voxel").remembers
+def test_a_model_that_names_nobody_remembers_nothing() -> None:
+    assert trained_on(Person("sub-01")).remembers and not model_of(stage="voxel").remembers
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import yaml
 from huggingface_hub import ModelCard
 from torch import nn
@@ -52,20 +51,18 @@ def test_evaluations_are_metadata_and_text() -> None:
 
 def test_cohorts_are_a_table() -> None:
     rows = [
-        {"name": "HCP|A", "subjects": 7, "sessions": 9, "licence": "CC0-1.0"},
-        {"name": "unknown", "subjects": 2, "sessions": 2, "licence": "unknown"},
+        {"cohort": "HCP|A", "subjects": 7, "sessions": 9, "licence": "CC0-1.0"},
+        {"cohort": "unknown", "subjects": 2, "sessions": 2, "licence": "unknown"},
     ]
-    text = card({"cohorts": rows})
+    text = card({"ledger": rows})
     rest = "| **unknown** | **unknown** |"
     assert f"| HCP/A | 7 | 9 {rest} CC0-1.0 | **unknown** |\n| **unknown** | 2 | 2 {rest} **unknown** | **unknown** |" in text
     assert "**The licence of training data is unknown.**" in text
-    assert "licence of training data is unknown" not in card({"cohorts": rows[:1]})
+    assert "licence of training data is unknown" not in card({"ledger": rows[:1]})
 
 
-@pytest.mark.parametrize("cohorts", [None, [], "HCP", [1]])
-def test_a_model_that_does_not_say_whom_it_saw_says_so_loudly(cohorts: object) -> None:
-    training = {"subjects": 5, "sessions": 6, "cohorts": cohorts}
-    text = card(training)
+def test_a_model_that_does_not_say_whom_it_saw_says_so_loudly() -> None:
+    text = card({"subjects": 5, "sessions": 6})
     assert f"| **unknown** | 5 | 6 {4 * '| **unknown** '}|" in text and "**The participants of its pretraining are unknown**" in text
 
 
@@ -87,7 +84,7 @@ def test_the_strictest_terms_of_all_cohorts_hold() -> None:
 
 
 def test_who_was_seen_is_counted_and_not_named() -> None:
-    text = card({"subject_hashes": ["0123456789abcdef", "fedcba9876543210"], "stage": "voxel", "seed": 1})
+    text = card({"participants": {"persons": ["0123456789abcdef", "fedcba9876543210"]}, "stage": "voxel", "seed": 1})
     assert "hashes of the 2 participants" in text and "--allow-overlap" in text and "0123456789abcdef" not in text
     assert "- stage: voxel\n- seed: 1" in text
 

@@ -290,7 +290,7 @@ def test_truncated_and_tampered_weights_are_one_sentence(tamper: Callable[[bytes
     )
     (folder / "seal.json").unlink()
     if not recorded:
-        # A folder that an earlier version wrote has no hash; safetensors' own checks find all but a changed number.
+        # A folder of other programs may have no hash; safetensors' own checks find all but a changed number.
         change_config(lambda config: config.pop("weights_sha256"))(folder)
         if tamper is flip_a_bit:
             from_pretrained(folder)

@@ -147,7 +147,7 @@ def make_result(path: Path, low: float = 0.02) -> Path:
 
 
 def result_json(low: float = 0.02) -> dict[str, Any]:
-    """What an earlier slimbrain wrote of one of ours, the same untrained, a baseline and one without a value."""
+    """One of ours, the same untrained, a baseline and one without a value."""
 
     def row(model: str, method: str, mean: float | None) -> dict[str, Any]:
         bounds = {"low": None, "high": None} if mean is None else {"low": mean - 0.0512, "high": mean + 0.0487}
@@ -167,11 +167,11 @@ def result_json(low: float = 0.02) -> dict[str, Any]:
             row("empty", "none", None),
         ],
         "best_baseline": {"model": EVIL, "method": "tangent", "metric": "auc", "mean": 0.7011, "low": 0.65, "high": 0.75},
-        "difference": {"metric": "auc", "mean": 0.1116, "low": low, "high": 0.2},
+        "differences": [{"model": "ours-1", "method": "linear probe", "metric": "auc", "mean": 0.1116, "low": low, "high": 0.2}],
         "published": {"auc": 0.911},
         "seen_in_pretraining": 0,
-        "contract": {},
         "version": "0.0.1",
+        "schema_version": 1,
         "excluded": {},
     }
 

@@ -211,7 +211,7 @@ def test_evaluation_table_and_verdict_equal_the_result(inputs: ReportInputs, pag
         assert numbers == pytest.approx(wanted, abs=0.00051)
     assert [row["role"] for row in rows.values()] == ["ours", "baseline", "best baseline", "baseline", "published"]
     assert float(rows["published"]["AUC"]) == 0.911
-    difference = result["difference"]
+    difference = result["differences"][0]
     ours = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**next(row for row in result["rows"] if row["model"] == "ours-1"))
     gap = f"difference +0.112 [+{difference['low']:.3f}, +0.200]"
     verdict = f"ours-1 (auc {ours}) beats the best baseline, {EVIL} (tangent): {gap}"

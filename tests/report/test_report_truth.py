@@ -60,8 +60,7 @@ def matplotlibs_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def labelled(n: int) -> dict[str, Any]:
     """A place of a curve over labelled people."""
     value = result_json()
-    gap = {"model": "ours-1", "method": "linear probe", **value["difference"]}
-    return {"labelled": n, "n_tested": 9, "rows": value["rows"], "best_baseline": value["best_baseline"], "differences": [gap]}
+    return {"labelled": n, "n_tested": 9, **{name: value[name] for name in ("rows", "best_baseline", "differences")}}
 
 
 def drawings(grid: Grid) -> Mapping[str, Any]:
@@ -138,7 +137,7 @@ def at(path: Path, mean: float, low: float, high: float, gap: tuple[float, float
     """A result whose first row is ours, with such a score, in 40 people."""
     value = json.loads(make_result(path).read_text())
     value["rows"][0] |= {"mean": mean, "low": low, "high": high}
-    value["difference"] |= {"low": gap[0], "high": gap[1]}
+    value["differences"][0] |= {"low": gap[0], "high": gap[1]}
     value |= {"n_subjects": 40, "classes": {"A": 20, "B": 20}}
     path.write_text(json.dumps(value))
     return path

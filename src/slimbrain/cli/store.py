@@ -38,7 +38,7 @@ def verify(
     for problem in verdict.problems:
         print(f"{problem.kind}: {problem.reason}")
     for key in verdict.unsealed:
-        print(f"no checksum: {key} was written by an earlier slimbrain; it could be read to its end, which is all that can be said.")
+        print(f"no checksum: {key} could be read to its end, which is all that can be said.")
     for key in verdict.busy:
         print(f"not checked: {key} is being written by another process.")
     for note in verdict.notes:

@@ -123,12 +123,12 @@ def _model(path: Path) -> _Facts | None:
     if not (path / "config.json").is_file():
         return None
     from slimbrain.governance.ledger import LEDGER, TIMES, entries_from, summary
-    from slimbrain.governance.provenance import OLD_HASHES, REMEMBERED
+    from slimbrain.governance.provenance import REMEMBERED
     from slimbrain.models.hub import from_pretrained, is_sealed
 
     model = from_pretrained(path)
     assert model.provenance is not None
-    training = {name: value for name, value in model.provenance.training.items() if name not in (OLD_HASHES, REMEMBERED, TIMES)}
+    training = {name: value for name, value in model.provenance.training.items() if name not in (REMEMBERED, TIMES)}
     training[LEDGER] = summary(entries_from(training))
     facts = {"kind": f"model ({type(model).__name__})", "parameters": sum(parameter.numel() for parameter in model.parameters())}
     unsealed = "none: changes of config.json cannot be detected"

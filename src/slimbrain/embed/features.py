@@ -115,7 +115,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
     Raises
     ------
     InputError
-        If it is nothing of the kind, or was written before embeddings named their weights.
+        If it is nothing of the kind, or does not name its weights.
     """
     if Path(path).is_dir():
         # That module writes and reads the class above.

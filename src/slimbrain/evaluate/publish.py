@@ -47,7 +47,7 @@ def add_evaluation(folder: str | Path, result: str | Path | Result) -> Path:
 
 
 def _require_same_weights(folder: Path, model: Model, name: str, result: Result) -> None:
-    """Results of before they named their weights are taken as they are."""
+    """A result that names no weights is taken as it is."""
     found = model.provenance.weights_sha256 if model.provenance else ""
     if result.models and result.models[0].weights_sha256 != found:
         raise InputError(f"{name}: is about other weights than those of {folder}; give the folder that was the first --model.")

@@ -14,17 +14,15 @@ from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
 from slimbrain.store import Contract
 
-_SCHEMA_VERSION = 2
-"""Of the JSON. Files of before there was a number count as 0; 2 brought `labelled`, `held_out`, `cannot` and `tested_on`."""
+_SCHEMA_VERSION = 1
+"""Of the JSON."""
 
 UNTRAINED = "untrained"
 PROBE, ATTENTION, FINETUNE, IDENTIFY = "linear probe", "attention probe", "fine-tuning", "identification"
 """How a model is read."""
 
-_MARKS = frozenset({"task", "rows", "best_baseline", "difference", "split"})
+_MARKS = frozenset({"task", "rows", "best_baseline", "differences", "split"})
 """Keys by which a JSON object is taken for a result."""
-
-_RENAMED_SCORING = {"times_a_seed": "tests_per_seed"}
 
 
 class _Frozen(BaseModel):
@@ -146,9 +144,9 @@ class Result(_Frozen):
     cannot : tuple[Cannot, ...]
         Predictors without rows.
     sources : Mapping[str, str]
-        Where baselines are from, by model and method; empty in files of before it was recorded.
+        Where baselines are from, by model and method.
     test_scored : Scoring or None
-        None in files of before it was recorded.
+        What was tuned, fitted and tested on; None where nobody recorded it.
     contract : Contract or None
         Of the store; None in a comparison that had none.
     commands : tuple[str, ...]
@@ -227,9 +225,8 @@ class Result(_Frozen):
         return self.by_predictor.get(estimate.predictor, {}).get(estimate.metric)
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written as JSON; `difference` repeats that of the first row."""
-        first = self.differences[0].model_dump(exclude={"model", "method"})
-        return {**self.model_dump(mode="json"), "difference": first}
+        """What is written as JSON."""
+        return self.model_dump(mode="json")
 
 
 def write_result(path: str | Path, result: Result) -> Path:
@@ -238,7 +235,7 @@ def write_result(path: str | Path, result: Result) -> Path:
 
 
 def read_result(path: str | Path) -> Result:
-    """Read what `write_result`, or an earlier slimbrain, wrote.
+    """Read what `write_result` wrote.
 
     Raises
     ------
@@ -283,20 +280,18 @@ def as_result(name: str, value: object) -> Result:
     lacking = sorted(_MARKS - value.keys()) if isinstance(value, Mapping) else ["everything"]
     if not isinstance(value, Mapping) or lacking:
         raise InputError(f"{name}: is no result of `slimbrain evaluate` (lacks {', '.join(lacking)}); give the JSON that it wrote.")
-    version = value.get("schema_version", 0)
-    if type(version) is not int:
+    version = value.get("schema_version")
+    if type(version) is not int or version < _SCHEMA_VERSION:
         raise _damaged(name, f"its schema is {version!r}")
     if version > _SCHEMA_VERSION:
         raise InputError(f"{name}: has schema {version} and this slimbrain reads up to {_SCHEMA_VERSION}; update slimbrain to read it.")
     try:
         # Through JSON, in which a list is a tuple's only form, so that everything else can be strict.
-        result = Result.model_validate_json(json.dumps(_upgraded(value)))
+        result = Result.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _damaged(name, f"{where}: {first['msg']}" if where else first["msg"]) from error
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(name, f"{type(error).__name__}: {error}") from error
     if strays := [gap for gap in result.differences if result.row_of(gap) is None]:
         raise _damaged(name, f"no row has {strays[0].model}, {strays[0].method}, {strays[0].metric}")
     return result
@@ -305,20 +300,6 @@ def as_result(name: str, value: object) -> Result:
 def _damaged(name: str, reason: str) -> InputError:
     said = " ".join(reason.split()).rstrip(".")
     return InputError(f"{name}: is no whole result of `slimbrain evaluate` ({said}); evaluate again, or give the JSON that it wrote.")
-
-
-def _upgraded(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of an earlier schema in today's words."""
-    new = {**value, "schema_version": _SCHEMA_VERSION}
-    if not new.get("differences") and new["rows"]:
-        # Before there were several methods.
-        first = new["rows"][0]
-        new["differences"] = [{**new["difference"], "model": first["model"], "method": first["method"]}]
-    if new.get("test_scored"):
-        new["test_scored"] = {_RENAMED_SCORING.get(name, name): entry for name, entry in new["test_scored"].items()}
-    # A comparison without a store had an empty one.
-    new["contract"] = new.get("contract") or None
-    return new
 
 
 def _read_json(path: Path) -> object:

@@ -107,7 +107,7 @@ def times_drawn(training: Mapping[str, Any], label: str, cohort: str) -> int | N
 
 
 def entries_from(training: Mapping[str, Any]) -> list[LedgerEntry]:
-    """What a checkpoint says of its data; of one that was written before there were ledgers, its cohorts, or one entry of unknowns.
+    """What a checkpoint says of its data; one entry of unknowns where it has no ledger.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def entries_from(training: Mapping[str, Any]) -> list[LedgerEntry]:
     """
     rows = training.get(LEDGER)
     if rows is None:
-        return _older(training)
+        return [LedgerEntry(Governance(), training.get("subjects"), training.get("sessions"))]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError("config.json: the ledger, by which the model answers for its data, is damaged; export the model again.")
     counts = ("subjects", "sessions", "seconds", TIMES)
@@ -127,23 +127,6 @@ def entries_from(training: Mapping[str, Any]) -> list[LedgerEntry]:
         )
         for row in rows
     ]
-
-
-def _older(training: Mapping[str, Any]) -> list[LedgerEntry]:
-    rows = training.get("cohorts")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        rows = [{name: training[name] for name in ("subjects", "sessions") if name in training}]
-    return [_older_entry(row) for row in rows]
-
-
-def _older_entry(row: Mapping[str, Any]) -> LedgerEntry:
-    cohort, licence = str(row.get("name", UNKNOWN)), str(row.get("licence", UNKNOWN))
-    counts = (row.get("subjects"), row.get("sessions"))
-    try:
-        return LedgerEntry(checked_governance({"cohort": cohort, "licence": licence}, "config.json: cohorts"), *counts)
-    except InputError:
-        # A licence in words of its own is none that can be looked up.
-        return LedgerEntry(Governance(cohort=cohort), *counts)
 
 
 def joint_terms(entries: Iterable[LedgerEntry]) -> Terms:

@@ -21,9 +21,6 @@ from slimbrain.store import Contract, SessionInfo, Store
 from slimbrain.store.description import read_object
 from slimbrain.store.subjects import HASH_DIGITS, is_hash, subject_hash
 
-OLD_HASHES = "subject_hashes"
-"""Field of older checkpoints: hashes of labels alone."""
-
 REMEMBERED = "participants"
 """Field of `training` that holds hashes and signatures."""
 
@@ -117,13 +114,13 @@ class Provenance:
     @property
     def remembers(self) -> bool:
         """Whether it is known whom the model was pretrained on; it is not of the published weights, fine-tuned or not."""
-        return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED) or self.training.get(OLD_HASHES))
+        return not self.training.get(PRETRAINING_UNKNOWN) and bool(self.training.get(REMEMBERED))
 
     def trained_on(self, people: Collection[Person]) -> list[str]:
         """Labels of these participants whom the model was pretrained or fine-tuned on, sorted.
 
         Cohort and label decide, or a recording of theirs that the model was trained on under whatever name. Where the cohort is not
-        known on one of the two sides, as in older checkpoints, equal labels count: better a false alarm than a leak.
+        known on one of the two sides, equal labels count: better a false alarm than a leak.
 
         Raises
         ------
@@ -149,7 +146,6 @@ def _matches_in(training: Mapping[str, Any], people: Collection[Person]) -> list
     """
     memory = _memory(training)
     full, unplaced, labels = (set(memory.get(name, ())) for name in ("persons", "unplaced", "labels"))
-    unplaced |= set(memory.get(OLD_HASHES, ()))
     found = _recognised(people, memory.get("recordings", []))
     for person in people:
         if subject_hash(person.label) in (unplaced if person.cohort else labels | unplaced) or (
@@ -211,7 +207,7 @@ def count_remembered(training: Mapping[str, Any]) -> int:
         If what the model remembers is damaged.
     """
     memory = _memory(training)
-    return len(memory.get("persons", ())) + len(memory.get("unplaced", ())) or len(memory.get(OLD_HASHES, ()))
+    return len(memory.get("persons", ())) + len(memory.get("unplaced", ()))
 
 
 def remembered_hashes(training: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
@@ -223,8 +219,7 @@ def remembered_hashes(training: Mapping[str, Any]) -> tuple[frozenset[str], froz
         If what the model remembers is damaged.
     """
     memory = _memory(training)
-    old = memory.get(OLD_HASHES, ())
-    return frozenset([*memory.get("persons", ()), *memory.get("unplaced", ()), *old]), frozenset([*memory.get("labels", ()), *old])
+    return frozenset([*memory.get("persons", ()), *memory.get("unplaced", ())]), frozenset(memory.get("labels", ()))
 
 
 def people_in(
@@ -247,9 +242,9 @@ def people_in(
 
 
 def _memory(training: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What a checkpoint says of its participants, old form and new, if it is lists of hex."""
+    """What a checkpoint says of its participants, if it is lists of hex."""
     kept = training.get(REMEMBERED) or {}
-    fields = {**(kept if isinstance(kept, dict) else {REMEMBERED: kept}), OLD_HASHES: training.get(OLD_HASHES, [])}
+    fields = kept if isinstance(kept, dict) else {REMEMBERED: kept}
     for name, values in fields.items():
         width = SIGNATURE_DIGITS if name == "recordings" else HASH_DIGITS
         if not isinstance(values, list) or not all(is_hash(value, width) for value in values):

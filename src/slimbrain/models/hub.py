@@ -96,7 +96,7 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
     """Read a model folder, one that comes with the package, or one of the Hugging Face hub, from the cache where it cannot be reached.
 
     Weights are read from safetensors alone; a pickle, which can run code, is never opened. A model that is sealed is compared with its
-    seal first; one from before there were seals is read as it is (`is_sealed`).
+    seal first; one without a seal is read as it is (`is_sealed`).
 
     Parameters
     ----------

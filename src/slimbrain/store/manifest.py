@@ -28,7 +28,7 @@ KEY, SUBJECT, _NEEDED = "session", "participant_id", ("session", "participant_id
 """The columns that name a session and its participant, and those that must be filled."""
 
 LEDGER_COLUMNS = ("cohort", "licence", "consent", "governance")
-"""Columns that say under what terms a session may be used (`slimbrain.store.records`), for filters; stores of before have none of them."""
+"""Columns that say under what terms a session may be used (`slimbrain.store.records`), for filters."""
 
 _KEY_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "space", "chunk")
 """BIDS entities that tell two recordings apart, in BIDS order."""

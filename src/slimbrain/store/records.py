@@ -180,7 +180,7 @@ def keep_records(root: Path, wanted: Iterable[Governance]) -> None:
 
 
 def record_of(root: Path, info: SessionInfo) -> Governance | None:
-    """The record that a session's row names; None for one that was written before there were any.
+    """The record that a session's row names; None if it names none.
 
     Raises
     ------

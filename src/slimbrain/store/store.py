@@ -236,7 +236,7 @@ class Store(Displayed):
         return info.cohort or str(self.sidecar(info.key).get(COHORT) or "")
 
     def governance(self, info: SessionInfo) -> Governance:
-        """Under what terms a session may be used; `unknown` for what an older store does not say.
+        """Under what terms a session may be used; `unknown` for what the store does not say.
 
         Raises
         ------

@@ -61,7 +61,7 @@ class Verification:
     n_sessions : int
         Rows of the manifest.
     unsealed : list of str
-        Sessions written before checksums were; they were read from end to end, no more can be said of them.
+        Sessions without a checksum; they were read from end to end, no more can be said of them.
     busy : list of str
         Sessions that another process was writing.
     problems : list of _StoreProblem
