@@ -89,7 +89,7 @@ _LIMITS = (
     "- Its voxels were painted from 200 parcels of ABIDE, with noise like that of real voxels: it has learnt nothing finer than a parcel.",
     "- Its tokens keep what their cells tell, and tell no more. Whole runs read by `slimbrain-temporal` or by plain connectivity tell more "
     "than its 80 frames.",
-    "- With a second seed its counterparts gained age over their untrained twins again, diagnosis not (docs/stage2.md).",
+    "- With two more seeds its counterparts gained age over their untrained twins again, diagnosis not (docs/stage2.md).",
     "- Rest alone, of people of 6 to 64 years, most of them male.",
 )
 
