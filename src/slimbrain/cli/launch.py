@@ -127,5 +127,7 @@ def _work(name: str, given: dict[str, Any], words: tuple[str, ...], shards: int)
         options = {option: given[_PARAMETERS.get(option, option)] for option in PrepOptions.model_fields if option != "warn_coverage"}
         return commands.prep_work(words, Path(given["source"]), out, checked_options(options), shards)
     if name == "embed":
-        return commands.embed_work(words, lambda: open_store(given["store"], given["participants"]), out, shards, given["shard"])
+        # Typer before 0.29 leaves them words.
+        store, participants = Path(given["store"]), given["participants"] and Path(given["participants"])
+        return commands.embed_work(words, lambda: open_store(store, participants), out, shards, given["shard"])
     return commands.pretrain_work(words, out) if name == "pretrain" else commands.evaluate_work(words, out)

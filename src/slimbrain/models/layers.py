@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 INIT_STD = 0.02
-"""Width of the truncated normal that transformer weights start from, as in ViT and Hiera."""
+"""Standard deviation that transformer weights start from, as in ViT and Hiera, which cut the distribution off at 100 of them."""
 
 
 class Mlp(nn.Module):
@@ -149,8 +149,8 @@ class FourierPosition(nn.Module):
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Give a linear layer truncated normal weights and zero bias; for `nn.Module.apply`."""
+    """Give a linear layer normal weights, the same from a seed with every version of torch, and zero bias; for `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        nn.init.normal_(module.weight, std=INIT_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -55,7 +55,7 @@ class JointPredictor(nn.Module):
         self.norm = nn.LayerNorm(inner)
         self.proj_out = nn.Linear(inner, out)
         self.apply(init_transformer)
-        nn.init.trunc_normal_(self.query, std=INIT_STD)
+        nn.init.normal_(self.query, std=INIT_STD)
 
     def forward(self, context: Tokens, everything: Tokens, hidden: Tensor) -> Tensor:
         """Predict the tokens marked `hidden` among `everything`.
@@ -213,7 +213,7 @@ class FactorisedPredictor(nn.Module):
         self.blocks = nn.ModuleList(FactorisedBlock(inner, config.predictor_heads) for _ in range(config.predictor_depth))
         self.norm, self.proj_out = nn.LayerNorm(inner), nn.Linear(inner, out)
         # The first answers are near the mean, so that skill starts at 0 and not far below.
-        nn.init.trunc_normal_(self.proj_out.weight, std=INIT_STD)
+        nn.init.normal_(self.proj_out.weight, std=INIT_STD)
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, context: Tokens, everything: Tokens, hidden: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ class TemporalExtractor(DisplayedModel, nn.Module):
         self.norm = nn.LayerNorm(width)
         self.write = nn.Linear(width, _SPATIAL_FILTERS * config.window_frames)
         self.apply(init_transformer)
-        nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
+        nn.init.normal_(self.mask_token, std=INIT_STD)
         nn.init.normal_(self.read.weight, std=(_SPATIAL_FILTERS * config.window_frames) ** -0.5)
         # After `apply`: the filters choose their own start.
         self.register_buffer("rotary_waves", wavelengths(*_ROTARY_WAVES_S, width // config.heads // 2), persistent=False)
