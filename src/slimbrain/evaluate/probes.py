@@ -326,7 +326,7 @@ def ranking_loss(said: Floats, y: Floats, kind: Kind) -> float:
 
 
 def _auc(of_class: NDArray[np.bool_], said: Floats) -> float:
-    """Mann-Whitney's; scikit-learn's checks of its arguments take fifty times as long, in cohorts of tens most of an evaluation."""
+    """Mann-Whitney's; scikit-learn's takes twenty times as long in checks, with tens of people most of an evaluation."""
     n_in = np.count_nonzero(of_class)
     above = float(rankdata(said)[of_class].sum()) - n_in * (n_in + 1) / 2
     return above / (n_in * (len(said) - n_in))

@@ -149,7 +149,7 @@ class FourierPosition(nn.Module):
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Give a linear layer normal weights, the same from a seed with every version of torch, and zero bias; for `nn.Module.apply`."""
+    """Give a linear layer normal weights, from a seed the same with torch 2.9 and 2.13, and zero bias; for `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=INIT_STD)
         if module.bias is not None:
