@@ -89,6 +89,11 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert "confounds (age, site): +0.125 [-0.690, +0.167]" in text and "pretrained on 3 of these subjects" in text
 
 
+def test_what_nobody_recorded_is_not_told() -> None:
+    result = as_result("x", {name: entry for name, entry in written_result().items() if name not in ("test_scored", "contract")})
+    assert result.contract is None and not any(line.startswith("Test:") for line in remarks(result))
+
+
 def test_what_is_written_reads_back_and_says_its_schema(tmp_path: Path) -> None:
     result = as_result("x", written_result())
     path = write_result(tmp_path / "again.json", result)

@@ -14,6 +14,7 @@ from slimbrain.governance.fingerprint import signature
 from slimbrain.governance.provenance import REMEMBERED, Person, Provenance, people_in, remember
 from slimbrain.store import Channels, Contract, Store
 from slimbrain.store.description import COHORT
+from slimbrain.store.subjects import subject_hash
 from slimbrain.store.write import write_roi_session
 
 
@@ -53,6 +54,11 @@ def test_a_recording_is_known_under_another_name() -> None:
 
 def test_a_recording_without_change_is_nobodys() -> None:
     assert trained_on(Person("sub-01", "a", ("",))).trained_on([Person("sub-02", "b", ("",))]) == []
+
+
+def test_a_hash_is_the_same_in_every_version() -> None:
+    """Models that were given away hold them."""
+    assert subject_hash("sub-01") == "fe5528b26b16d22f"
 
 
 def test_a_model_that_names_nobody_remembers_nothing() -> None:

@@ -383,14 +383,14 @@ def _auc(case: _Case) -> Floats:
     folds = case.by_fold()
     areas = []
     for label in labels:
-        parts = [_ordered_pairs(fold.truth == label, fold.scores[:, label], fold.weights) for fold in folds]
+        parts = [ordered_pairs(fold.truth == label, fold.scores[:, label], fold.weights) for fold in folds]
         right, pairs = (sum(column) for column in zip(*parts, strict=True))
         areas.append(right / pairs)
     mean: Floats = np.mean(areas, axis=0)
     return mean
 
 
-def _ordered_pairs(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def ordered_pairs(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """(R,) weight of the pairs in the right order (ties count half), and of all pairs."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)
