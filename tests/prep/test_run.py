@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from prep_samples import affine, brain_series, head_series, save
 
+import slimbrain
 from slimbrain.cli import run_command
 from slimbrain.errors import ContractError, InputError
 from slimbrain.grid import Grid
@@ -74,10 +75,10 @@ def test_the_first_image_is_read_three_calls_from_the_command(
     """The loop over runs (`progress`, `batch`) and Python's own frames do not count."""
     write_run()
     calls: list[list[str]] = []
-    read = open_source
+    read, package = open_source, Path(slimbrain.__file__).parent
 
     def watched(path: Path) -> Source:
-        frames = [frame for frame in inspect.stack() if "/slimbrain/" in frame.filename][::-1]
+        frames = [frame for frame in inspect.stack() if package in Path(frame.filename).parents][::-1]
         frames = [frame for frame in frames if Path(frame.filename).name not in ("progress.py", "batch.py")]
         start = next(number for number, frame in enumerate(frames) if frame.function == "prep")
         calls.append([frame.function for frame in frames[start + 1 :]])
