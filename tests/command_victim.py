@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prep_victim import forked, killed_at_event, store_files
+from prep_victim import distinct, event_of, forked, killed_at_event, store_files
 
 
 def main() -> None:
     """Take `argv` of a command, `modules` to import, the folder `out` that it writes into, `moments` and `log`.
 
-    A moment is a share of all events (`{"event": 0.5}`) or of the whole time (`{"time": 0.5}`).
+    A moment is a share of all events (`{"event": 0.5}`) or of the whole time (`{"time": 0.5}`). Nothing is killed twice before one event.
     """
     plan = json.load(sys.stdin)
     out, log = Path(plan["out"]), Path(plan["log"])
@@ -45,10 +45,10 @@ def main() -> None:
     assert run(lambda: killed_at_event(0, out, command, counted)) == 0, log.read_text()
     n_events, seconds = int(counted.read_text()), time.monotonic() - started
     reference, results = store_files(out), []
-    for moment in plan["moments"]:
+    for moment in distinct(plan["moments"], {"nothing": n_events}):
         fresh()
         if "event" in moment:
-            number = 1 + int(moment["event"] * n_events)
+            number = event_of(moment, n_events)
             status = run(lambda number=number: killed_at_event(number, out, command))  # type: ignore[misc]
         else:
             child = forked(command, log)

@@ -1,4 +1,4 @@
-"""A command killed thirty times at random moments: what its folder holds after the same command again."""
+"""A command killed up to thirty times at random moments: what its folder holds after the same command again."""
 
 from __future__ import annotations
 

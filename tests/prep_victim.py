@@ -64,10 +64,23 @@ def killed_at_event(number: int, out: Path, work: Callable[[], object], counted:
     return status
 
 
+def event_of(moment: dict[str, Any], n_events: int) -> int:
+    return 1 + int(moment["event"] * n_events)
+
+
+def distinct(moments: list[dict[str, Any]], n_events: dict[str, int]) -> list[dict[str, Any]]:
+    """The moments without those that fall on the same event as an earlier one, of what was there before."""
+    kept = {}
+    for place, moment in enumerate(moments):
+        before = moment.get("before", "nothing")
+        kept.setdefault((before, event_of(moment, n_events[before]) if "event" in moment else f"time {place}"), moment)
+    return list(kept.values())
+
+
 def main() -> None:
     """Take `argv` of a prep, its `out`, `before` (what the store holds at first, or null), `moments` and `log`.
 
-    A moment is a share of all events (`{"event": 0.5}`) or of the whole time (`{"time": 0.5}`).
+    A moment is a share of all events (`{"event": 0.5}`) or of the whole time (`{"time": 0.5}`). Nothing is killed twice before one event.
     """
     plan = json.load(sys.stdin)
     out, log = Path(plan["out"]), Path(plan["log"])
@@ -100,11 +113,11 @@ def main() -> None:
         totals[name] = int(counted.read_text()), time.monotonic() - started
     reference = store_files(out)
     results = []
-    for moment in plan["moments"]:
+    for moment in distinct(plan["moments"], {name: events for name, (events, _) in totals.items()}):
         fresh(plan["before"][moment["before"]])
         n_events, seconds = totals[moment["before"]]
         if "event" in moment:
-            number = 1 + int(moment["event"] * n_events)
+            number = event_of(moment, n_events)
             status = run(lambda number=number: killed_at_event(number, out, prep))  # type: ignore[misc]
         else:
             status, delay = 0, moment["time"] * seconds

@@ -3,8 +3,8 @@
 1. `painted.py`, then `painted_store.py STORE --half HALF`;
 2. `slimbrain pretrain voxel STORE --preset tiny --out RUN ...`;
 3. `product_contest.py trained --model RUN/model --half HALF`: tokens of people of the half trained on and of the other, 80 frames each (ten
-   windows spread evenly over the run, two clips of five); `untrained` reads the twin, which is what the run of `--seed` began with, and
-   `cells` the cells;
+   windows spread evenly over the run, two clips of five; more with `--clips`); `untrained` reads the twin, which is what the run of
+   `--seed` began with, and `cells` the cells;
 4. `product_contest.py readout --model MODEL --half HALF`: the vectors that `slimbrain embed` gives, `MODEL` being what `slimbrain
    connectome STORE` made of `RUN/model`, of the same people's first five windows and of all ten, whose cells are decoded and read as one
    series;
@@ -50,18 +50,18 @@ def spread(runs: list[Run], count: int) -> list[Run]:
     return [runs[place] for place in np.linspace(0, len(runs) - 1, count).round().astype(int)]
 
 
-def clips(cohort: Cohort, run: Run) -> Iterator[Clip]:
-    """Two of five windows each."""
-    for windows in spread_windows(run):
+def clips(cohort: Cohort, run: Run, count: int = 2) -> Iterator[Clip]:
+    """So many of five windows each."""
+    for windows in spread_windows(run, count):
         frames = (windows[:, None] * 8 + np.arange(8)).ravel()
         yield Clip(torch.from_numpy(cohort.clip(run, frames))[..., None], torch.from_numpy(frames * TR_S), cohort.grid)
 
 
 @torch.inference_mode()
-def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None) -> Pair:
-    """(20, U, D) tokens, none without a model, and (20, U, 16) the signals of their units."""
+def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int) -> Pair:
+    """(10 x clips, U, D) tokens, none without a model, and (10 x clips, U, 16) the signals of their units."""
     units, tokens, signals = len(cohort.grid.units), [], []
-    for clip in clips(cohort, run):
+    for clip in clips(cohort, run, count):
         signals.append(cell_signals([clip], 4)[0].view(10, units, 16))
         if model is not None:
             tokens.append(model.encoder([clip]).values.view(10, units, -1))
@@ -70,7 +70,7 @@ def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None) -> Pair:
 
 def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
     """One row of `contest.jsonl`, and the predictions that it scores."""
-    before, after = ([read_person(cohort, run, model) for run in runs] for runs in (reference, people))
+    before, after = ([read_person(cohort, run, model, row["clips"]) for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
     exists = cell_signals([_blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
     row = {**row, "reference": len(reference), "people": len(people)}
     if model is None:
@@ -104,7 +104,7 @@ def probe_vectors(name: str, vectors: np.ndarray, people: list[Run], keep: Predi
 def write(cohort: Cohort, row: dict[str, object], predictions: Predictions) -> None:
     folder = cohort.out / "predictions"
     folder.mkdir(exist_ok=True)
-    np.savez(folder / f"contest-{row['half']}-{row['variant']}-{row['seed']}.npz", **predictions)
+    np.savez(folder / f"contest-{row['clips']}-{row['half']}-{row['variant']}-{row['seed']}.npz", **predictions)
     append_row(cohort.out / "contest.jsonl", row)
 
 
@@ -136,24 +136,25 @@ def _blank(cohort: Cohort) -> Clip:
     return Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
 
 
-def paired(cohort: Cohort, people: dict[str, list[Run]]) -> None:
+def paired(cohort: Cohort, people: dict[str, list[Run]], clips: int) -> None:
     """Scores of all variants and differences between them, each the mean of the seeds that were read, of either half and of both."""
     for halves in (("first",), ("second",), HALVES):
         runs = {half: people[half] for half in halves}
         for one, other in (*((variant, None) for variant in VARIANTS), *PAIRS):
-            own = {half: predictions_of(cohort, one, half) for half in halves}
-            base = {half: predictions_of(cohort, other, half) for half in halves} if other else None
+            own = {half: predictions_of(cohort, one, half, clips) for half in halves}
+            base = {half: predictions_of(cohort, other, half, clips) for half in halves} if other else None
             if not all(own.values()) or (base and not all(base.values())):
                 continue
-            row = {"halves": " and ".join(halves), "seeds": min(map(len, own.values())), "people": sum(map(len, runs.values()))}
+            row = {"clips": clips, "halves": " and ".join(halves), "seeds": min(map(len, own.values()))}
+            row["people"] = sum(map(len, runs.values()))
             for kind in next(iter(own.values()))[0]:
                 found = [round(each, 3) for each in compared(runs, kind, own, base)]
                 append_row(cohort.out / "contest_paired.jsonl", {**row, "kind": kind, "of": one, "less": other or "", "score": found})
 
 
-def predictions_of(cohort: Cohort, variant: str, half: str) -> list[Predictions]:
+def predictions_of(cohort: Cohort, variant: str, half: str, clips: int) -> list[Predictions]:
     """Predictions of every seed of a variant, each by `READING/LABEL`."""
-    paths = sorted((cohort.out / "predictions").glob(f"contest-{half}-{variant}-*.npz"))
+    paths = sorted((cohort.out / "predictions").glob(f"contest-{clips}-{half}-{variant}-*.npz"))
     return [dict(np.load(path)) for path in paths]
 
 
@@ -185,15 +186,17 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0, help="of the run")
     options.add_argument("--reference", type=int, default=60, help="people trained on, whose mean and axes are used")
     options.add_argument("--read", type=int, default=200, help="people of the other half")
+    options.add_argument("--clips", type=int, default=2, help="of 40 frames each that are read of a person (`readout`: two)")
     arguments = options.parse_args()
     torch.set_num_threads(1)
     cohort = Cohort(arguments.out)
     first, second = cohort.halves()
     people = {"first": spread(second, arguments.read), "second": spread(first, arguments.read)}
     if arguments.what == "paired":
-        paired(cohort, people)
+        paired(cohort, people, arguments.clips)
         return
-    row, read = {"variant": arguments.what, "half": arguments.half, "seed": arguments.seed}, people[arguments.half]
+    row = {"variant": arguments.what, "half": arguments.half, "seed": arguments.seed, "clips": arguments.clips}
+    read = people[arguments.half]
     if arguments.what == "readout":
         read_out(cohort, row, from_pretrained(arguments.model), read)  # type: ignore[arg-type]
         return

@@ -77,10 +77,12 @@ def tangents(pre: list[np.ndarray], val: list[np.ndarray]) -> tuple[np.ndarray, 
     return np.stack([tangent(m) for m in a]), np.stack([tangent(m) for m in b])
 
 
-def spread_windows(run: Run) -> list[np.ndarray]:
-    """Ten windows spread evenly over the run, as two clips of five: 80 frames."""
-    windows = np.floor((np.arange(10) + 0.5) * (run.frames // 8) / 10).astype(int)
-    return [windows[0::2], windows[1::2]]
+def spread_windows(run: Run, clips: int = 2) -> list[np.ndarray]:
+    """Windows spread evenly over the run, as clips of five: 40 frames each, and no more of them than the run has."""
+    slots = run.frames // 8
+    clips = min(clips, slots // 5)
+    windows = np.floor((np.arange(5 * clips) + 0.5) * slots / (5 * clips)).astype(int)
+    return [windows[first::clips] for first in range(clips)]
 
 
 def spread_signals(cells: Cells, run: Run) -> np.ndarray:

@@ -3,8 +3,8 @@
 A page is covered by being listed in `COVERED`, with what it expects to find: things that the README's own commands made, or a tree in
 another layout. Blocks of a covered page (```sh, ```console after its prompt, ```python) run in order in one folder, and an error fails the
 test. A block that cannot run here stands after `<!-- not run: REASON -->`. So that all pages take a minute and not a day, commands of
-slimbrain get further options that make them smaller (`smaller`), and evaluations two folds; what is for Slurm prints its batch script and
-submits nothing (`--dry-run`). Nothing else is changed. `CHECKED` looks at what came out of some pages.
+slimbrain get further options that make them smaller (`smaller`), and evaluations two folds of one seed; what is for Slurm prints its batch
+script and submits nothing (`--dry-run`). Nothing else is changed. `CHECKED` looks at what came out of some pages.
 """
 
 from __future__ import annotations
@@ -269,6 +269,9 @@ def smaller(words: list[str]) -> list[str]:
         return ["launch", "--dry-run", *words[1:]]
     if "--nprocs" in words:
         place = words.index("--nprocs") + 1
+        words = [*words[:place], "1", *words[place + 1 :]]
+    if "--seeds" in words:
+        place = words.index("--seeds") + 1
         words = [*words[:place], "1", *words[place + 1 :]]
     if words[0] == "prep" and "--resolution" not in words:
         return [*words, "--resolution", "8mm"]
