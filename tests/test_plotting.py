@@ -69,9 +69,18 @@ def test_scores_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.5]
 
 
+def test_long_names_leave_room_for_the_scores() -> None:
+    method = "tangent towards the population, whole run, and linear probe"
+    rows = tuple(row.model_copy(update={"model": "connectivity + slimbrain voxel", "method": method}) for row in result().rows)
+    ax = plotting.plot_scores(result().model_copy(update={"rows": rows}))
+    ax.figure.canvas.draw()
+    assert ax.get_window_extent().width > 0.4 * ax.figure.bbox.width
+
+
 def test_another_metric_has_its_own_chance() -> None:
     ax = plotting.plot_scores(result(), "accuracy")
-    assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.75] and ax.get_xlabel() == "accuracy"
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.75]
+    assert ax.get_xlabel() == "accuracy (dashed: chance)"
     with pytest.raises(InputError, match="choose one of auc, accuracy"):
         plotting.plot_scores(result(), "r2")
 

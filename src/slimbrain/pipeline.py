@@ -13,8 +13,9 @@ from typing import Any
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError, ReportedError
 from slimbrain.evaluate.leaks import require_labels
-from slimbrain.governance.provenance import MODEL_FOLDER
+from slimbrain.governance.provenance import MODEL_FOLDER, people_in
 from slimbrain.models import shipped
+from slimbrain.models.hub import from_pretrained
 from slimbrain.prep.options import checked_options
 from slimbrain.prep.roster import LATER_COLUMNS, read_roster
 from slimbrain.store import Store
@@ -96,7 +97,8 @@ class OwnData:
     task : str
         As for `slimbrain evaluate`.
     model : str
-        Folder or hub id; one that comes with the package, or one pretrained here on half of the participants, if empty.
+        Folder or hub id. If empty, one that comes with the package, or, where that was trained on some of the participants, one pretrained
+        here on half of them.
     preset : str
         To pretrain with.
     resolution : str
@@ -147,10 +149,11 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
             raise ReportedError("slimbrain prep: made no store; see its message above.", _SOME_RUNS_FAILED)
     require_labels(Store(store), asked.task)
     state = _hash_of(store)
-    model = asked.model or _model_of_the_package()
+    model, reason = (asked.model, "") if asked.model else _model_of_the_package(Store(store))
     who: tuple[object, ...] = ()
     pieces: list[object] = ["--store", store]
     if not model:
+        print(f"\n{reason}: stage 1 is pretrained here on half of the participants.", flush=True)
         run = out / "temporal"
         model, who = str(run / MODEL_FOLDER), ("--participants", out / "evaluation.tsv")
         _pretrain(steps, asked, store, out, run)
@@ -165,7 +168,6 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
 
 
 def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -> None:
-    print("\nNo model was given and none comes with this package: stage 1 is pretrained on half of the participants.", flush=True)
     if not (out / "evaluation.tsv").exists():
         # Once only: people who join later must not move those who were pretrained on to the other side.
         columns = Store(store).participants.values()
@@ -193,9 +195,14 @@ def _hash_of(store: Path) -> str:
     return hashlib.sha256(b"\0".join(tables)).hexdigest()
 
 
-def _model_of_the_package() -> str:
-    """The model that comes with the package and reads every store; empty if there is none."""
-    return shipped.TEMPORAL if shipped.TEMPORAL in shipped.list_models() else ""
+def _model_of_the_package(store: Store) -> tuple[str, str]:
+    """The model that comes with the package and reads every store, if it may be tested on this one's participants; else empty, and why."""
+    if shipped.TEMPORAL not in shipped.list_models():
+        return "", "No model was given and none comes with this package"
+    provenance = from_pretrained(shipped.TEMPORAL).provenance
+    if known := provenance.trained_on(people_in(store)) if provenance else []:
+        return "", f"{shipped.TEMPORAL}, which comes with this package, was trained on {len(known)} of these participants"
+    return shipped.TEMPORAL, ""
 
 
 def _read(path: Path) -> dict[str, str]:

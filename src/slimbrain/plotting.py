@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _OURS, _BEST, _OTHER, _FAINT = "#0072b2", "#d55e00", "#555555", "#aaaaaa"
 """Blue for our models, orange for the best baseline (Okabe and Ito's colours), greys for the rest."""
 
-_ROW_IN, _WIDTH_IN = 0.28, 6.5
+_ROW_IN, _WIDTH_IN, _NAME_WIDTH = 0.28, 6.5, 42
+"""Of figures in inches; of a row's name in letters, after which it goes on in the next line."""
 
 
 def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes | None = None) -> Axes:
@@ -50,19 +52,21 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
     if metric not in result.metrics:
         raise InputError(f"{metric}: is no metric of this result; choose one of {', '.join(result.metrics)}.")
     rows = [(row, row.mean) for row in result.rows if row.metric == metric and row.mean is not None]
-    ax = _axes(ax, len(rows) * _ROW_IN + 1)
+    names = [textwrap.fill(_name(row), _NAME_WIDTH) for row, _ in rows]
+    ax = _axes(ax, sum(1 + name.count("\n") for name in names) * _ROW_IN + 1)
     best = result.best_baseline.predictor
     for place, (row, mean) in enumerate(rows):
         colour = _OURS if row.model in result.ours else _BEST if row.predictor == best else _OTHER
         if row.low is not None and row.high is not None:
             ax.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
         ax.plot([mean], [place], marker="o", color=colour)
-    if metric in result.chance:
+    known = metric in result.chance
+    if known:
         ax.axvline(result.chance[metric], color=_FAINT, linestyle="--", label="chance")
-        ax.legend(frameon=False)
-    ax.set_yticks(range(len(rows)), [_name(row) for row, _ in rows])
+    ax.set_yticks(range(len(rows)), names)
     ax.invert_yaxis()
-    ax.set_xlabel(metric.replace("_", " "))
+    # In the label: a legend would lie on some interval.
+    ax.set_xlabel(metric.replace("_", " ") + (" (dashed: chance)" if known else ""))
     ax.set_title(f"{result.task}, {result.n_subjects} participants")
     return ax
 

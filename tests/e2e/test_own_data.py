@@ -52,20 +52,24 @@ def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "list_models", list)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Regions of people of two sexes, whose two first regions go together in one of them."""
-    made = Store.create(tmp_path / "mine", None, 0.72)
-    for number in range(PEOPLE):
+def parcels(root: Path, first: int = 0) -> Store:
+    """Regions of people of two sexes, named from this number on, whose two first regions go together in one of them."""
+    made = Store.create(root, None, 0.72)
+    for number in range(first, first + PEOPLE):
         values = np.random.default_rng(number).standard_normal((90, CHANNELS))
         if number % 2:
             values[:, 1] = values[:, 0] + 0.3 * values[:, 1]
         mm = np.random.default_rng(99).uniform(-50, 50, (CHANNELS, 3))
         channels = Channels(tuple(f"r{place}" for place in range(CHANNELS)), mm)
         write_roi_session(made, {"sub": f"{number:02d}", "task": "rest", "space": "roi"}, values, channels, 0.72)
-    rows = "".join(f"sub-{number:02d}\t{'FM'[number % 2]}\n" for number in range(PEOPLE))
+    rows = "".join(f"sub-{number:02d}\t{'FM'[number % 2]}\n" for number in range(first, first + PEOPLE))
     (made.root / "participants.tsv").write_text(f"participant_id\tsex\n{rows}")
     return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return parcels(tmp_path / "mine")
 
 
 def recordings(source: Path, sexes: Sequence[str]) -> Path:
@@ -107,6 +111,17 @@ def test_a_model_of_the_package_comes_before_pretraining(store: Store, tmp_path:
     assert line.names == ["embed", "evaluate", "report"] and "slimbrain-temporal" in line.asked[0]
 
 
+def test_a_model_of_the_package_is_not_tested_on_people_that_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shipped, "list_models", lambda: ["slimbrain-temporal"])
+    abide = parcels(tmp_path / "abide", first=50100)
+    line = Recorder()
+    run_own_data(OwnData(abide.root, "column:sex"), tmp_path / "out", line)
+    assert line.names == ["split", "pretrain", "embed", "evaluate", "report"]
+    assert "slimbrain-temporal, which comes with this package, was trained on" in capsys.readouterr().out
+
+
 def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_path: Path) -> None:
     class Preparing(Recorder):
         def __call__(self, words: Sequence[str]) -> int:
@@ -132,7 +147,7 @@ def test_recordings_are_prepared_first_with_the_options_given(store: Store, tmp_
         ("column:height", "FMFM", r"fmriprep/participants\.tsv: .*needs the column height"),
         ("height", "FMFM", "height: no such task"),
         ("sex", "FMFM", "column:sex was probably meant"),
-        ("column:sex", "", r"fmriprep/participants\.tsv: is missing or empty"),
+        ("column:sex", "", r"fmriprep/participants\.tsv: is missing or tells nothing of anybody"),
         ("column:sex", ["F", "M", "n/a", "m"], r"fmriprep/participants\.tsv: .*one class in several ways"),
         ("column:sex", ["F", "n/a", "", "n/a"], "1 subject with a value in sex"),
         ("column:sex", "FFFF", "All labels are 'F'"),

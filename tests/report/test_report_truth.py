@@ -152,8 +152,8 @@ def test_a_score_whose_interval_holds_chance_is_called_so(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("mean", "low", "high", "gap", "said"),
     [
-        (0.56, 0.45, 0.66, (-0.4, -0.1), "is at chance (0.5), which its interval holds, and is beaten by the best baseline"),
-        (0.56, 0.45, 0.66, (-0.1, 0.1), "is at chance (0.5), which its interval holds; difference from"),
+        (0.56, 0.45, 0.66, (-0.4, -0.1), "is at chance (0.5), as far as 40 subjects can tell, and is beaten by the best baseline"),
+        (0.56, 0.45, 0.66, (-0.1, 0.1), "is at chance (0.5), as far as 40 subjects can tell; difference from"),
         (0.81, 0.70, 0.90, (-0.1, 0.1), "is not distinguishable from the best baseline"),
     ],
 )

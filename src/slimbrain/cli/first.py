@@ -36,7 +36,7 @@ def run(
     out: OUT,
     model: Annotated[
         str,
-        typer.Option(help="Folder or hub id; if not given, one that comes with the package, or stage 1 pretrained on half of the people."),
+        typer.Option(help="Folder or hub id; if not given, the package's, or one trained on half of the people where that knows some."),
     ] = "",
     preset: Annotated[str, PRESET] = "tiny",
     resolution: Annotated[str, typer.Option(help="Lattice of the store; stage 1 reads cells of 16 mm in any of them.")] = "8mm",

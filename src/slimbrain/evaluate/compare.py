@@ -33,6 +33,7 @@ from slimbrain.evaluate.stats import (
     bootstrap_difference,
     choose_inside,
     permutation_p,
+    permuted_truth,
     score,
 )
 from slimbrain.evaluate.tasks import Target, Task, primary_metric
@@ -341,10 +342,10 @@ def _goodness(predictions: OutOfFold, metric: str) -> float:
 def _rows(entry: _MethodScores, primary: str, n_resamples: int, everything: bool = True) -> list[Row]:
     """One row per metric, the primary one first, or alone."""
     metrics = sorted(entry.predictions.metrics, key=lambda name: name != primary) if everything else [primary]
-    rows = []
+    rows, permuted = [], permuted_truth(entry.predictions, n_resamples)
     for metric in metrics:
         estimate = _estimate(entry, metric, bootstrap(entry.predictions, metric, n_resamples))
-        p = permutation_p(entry.predictions, metric, n_resamples)
+        p = permutation_p(entry.predictions, metric, permuted=permuted)
         rows.append(Row(**estimate.model_dump(), p=_number(p)))
     return rows
 

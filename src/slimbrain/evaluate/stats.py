@@ -190,7 +190,9 @@ def bootstrap_difference(ours: OutOfFold, theirs: OutOfFold, metric: str, n_resa
     return _interval(point, _as_uncertain(ours, values[0] - values[1]), least - largest, largest - least)
 
 
-def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0) -> float:
+def permutation_p(
+    predictions: OutOfFold, metric: str, n_permutations: int = N_RESAMPLES, seed: int = 0, permuted: Floats | None = None
+) -> float:
     """Probability of a score at least as good under permuted labels: (1 + hits) / (1 + permutations), of those that have a score.
 
     Labels move between subjects, or between groups of as many subjects, whole, where relatives are bound together (Winkler et al. 2015,
@@ -203,12 +205,18 @@ def permutation_p(predictions: OutOfFold, metric: str, n_permutations: int = N_R
     since (a + b)^2 <= 2 (a^2 + b^2), whatever the folds. (Nadeau and Bengio 2003, Machine Learning 52, correct for the same by 1 + k
     n_test / n_train, 2.25 for five folds.) The permuted scores' distances from their mean are therefore stretched by sqrt(2). What is
     tuned or chosen inside, too, is part of the predictions; `benchmarks/null_choice.py` counts how often that p is small without a signal.
+
+    Parameters
+    ----------
+    permuted : array (R, N) of float64, optional
+        What `permuted_truth` gives for the same predictions, where several metrics share it.
     """
     observed = float(np.mean(score(predictions, metric)))
     if np.isnan(observed):
         return float("nan")
-    shuffled = _shuffled_truth(predictions, n_permutations, seed)
-    values = _mean_over_seeds(predictions, metric, shuffled, np.ones((1, shuffled.shape[1])))
+    if permuted is None:
+        permuted = permuted_truth(predictions, n_permutations, seed)
+    values = _mean_over_seeds(predictions, metric, permuted, np.ones((1, permuted.shape[1])))
     # Of few subjects, a permutation may leave no fold with both classes, and an area undefined.
     values = values[np.isfinite(values)]
     if not len(values):
@@ -254,7 +262,7 @@ def _resample_weights(predictions: OutOfFold, n_resamples: int, seed: int) -> Fl
     return draws[:, row_name].astype(np.float64)
 
 
-def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> Floats:
+def permuted_truth(predictions: OutOfFold, n_permutations: int = N_RESAMPLES, seed: int = 0) -> Floats:
     """(R, N) permuted labels: between rows or groups of them or, where subjects have several rows, within each subject."""
     rng = np.random.default_rng(seed)
     if predictions.gallery:
@@ -264,7 +272,7 @@ def _shuffled_truth(predictions: OutOfFold, n_permutations: int, seed: int) -> F
     if predictions.run is not None:
         _, first, row_run = np.unique(predictions.run, return_index=True, return_inverse=True)
         if len(first) < len(row_run) and np.array_equal(predictions.truth[first][row_run], predictions.truth):
-            return _shuffled_truth(replace(predictions.take(first), run=None), n_permutations, seed)[:, row_run]
+            return permuted_truth(replace(predictions.take(first), run=None), n_permutations, seed)[:, row_run]
     truth = np.tile(predictions.truth, (n_permutations, 1))
     names, row_subject = np.unique(predictions.subject, return_inverse=True)
     if len(names) == len(row_subject):

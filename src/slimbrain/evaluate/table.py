@@ -181,6 +181,7 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     chance = chance_of(result, gap.metric)
     if row is None or not is_at_chance(row.low, row.high, chance):
         return f"{score} {beats} the best baseline, {best}: difference {difference}."
+    unsure = f"{score} is at chance ({chance:.3g}), as far as {result.n_subjects} subjects can tell"
     if low <= 0 <= high:
-        return f"{score} is at chance ({chance:.3g}), which its interval holds; difference from the best baseline, {best}: {difference}."
-    return f"{score} is at chance ({chance:.3g}), which its interval holds, and {beats} the best baseline, {best}: difference {difference}."
+        return f"{unsure}; difference from the best baseline, {best}: {difference}."
+    return f"{unsure}, and {beats} the best baseline, {best}: difference {difference}."

@@ -304,7 +304,7 @@ def _cells(task: Task, store: LabelSource, sessions: Sequence[SessionInfo]) -> l
     further = {name for session in sessions for name in session.qc} | set(_RUN_COLUMNS)
     for column in filter(None, (task.column, task.group)):
         if column not in columns and (column == task.group or column not in further):
-            there = f"has {', '.join(columns)}" if columns else "is missing or empty"
+            there = f"has {', '.join(columns)}" if columns else "is missing or tells nothing of anybody"
             meant = _closest(column, {name: name for name in (columns if column == task.group else {*columns, *further})})
             hint = f"; {meant if column == task.group else f'{_COLUMN_PREFIX}{meant}'} was probably meant." if meant else "."
             raise InputError(f"{store.root / PARTICIPANTS_FILE}: {there}; task {task.name} needs the column {column}{hint}")

@@ -27,9 +27,12 @@ class DisplayedModel(Displayed):
         known = self.provenance
         if known is None:
             return {**facts, "provenance": "none; from_pretrained reads it"}
-        facts["reads"] = (
-            "series of regions" if known.grid is None else f"voxels on {known.contract.lattice}, {known.grid.n_voxels:,} in the mask"
-        )
+        if known.any_channels:
+            facts["reads"] = "series of regions of any parcellation, and voxel stores"
+        elif known.grid is None:
+            facts["reads"] = "series of regions"
+        else:
+            facts["reads"] = f"voxels on {known.contract.lattice}, {known.grid.n_voxels:,} in the mask"
         facts |= {"TR": f"{known.contract.tr:g} s", "windows": f"{known.window.k} of {known.window.frames} frames"}
         entries = entries_from(known.training)
         people = [entry.subjects for entry in entries if entry.subjects is not None]

@@ -274,7 +274,8 @@ def _prepare_regions(
     prepared = prepare_roi(source, times, job.options.flag_nonfinite)
     warnings = [*warnings, *prepared.warnings]
     if prepared.empty:
-        names = ", ".join(prepared.empty[:_MAX_NAMED]) + (", ..." if len(prepared.empty) > _MAX_NAMED else "")
+        more = len(prepared.empty) - _MAX_NAMED
+        names = ", ".join(prepared.empty[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
         warnings = [*warnings, f"{len(prepared.empty)} of {len(source.channels.names)} channels have no signal and are 0: {names}."]
     moments = {"ChannelMean": prepared.mean.tolist(), "ChannelStd": prepared.std.tolist()}
     described = {"TaskName": run.entities.get("task", ""), **run.record, "SourceShape": list(source.values.shape)}

@@ -80,6 +80,8 @@ def test_an_option_of_another_layout_is_refused(tmp_path: Path) -> None:
     write_hcp_run(tmp_path)
     with pytest.raises(InputError, match="--res 2"):
         find_recordings(tmp_path, LAYOUTS["hcp"], RecordingQuery(Filters(res="2")))
+    with pytest.raises(InputError, match="--atlas Tian: chooses among series of several atlases"):
+        find_recordings(tmp_path, LAYOUTS["hcp"], RecordingQuery(atlas="Tian"))
 
 
 def test_filters_hold_for_every_layout(tmp_path: Path) -> None:

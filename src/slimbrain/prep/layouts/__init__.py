@@ -67,6 +67,8 @@ def find_recordings(source: Path, layout: Layout, request: RecordingQuery) -> Re
     """
     if layout is not BIDS and request.filters.res:
         raise InputError(f"--res {request.filters.res}: chooses among images of a BIDS derivative; {layout.name} has one image per run.")
+    if layout is not PARCELLATED and request.atlas:
+        raise InputError(f"--atlas {request.atlas}: chooses among series of several atlases; {layout.name} has none, leave it out.")
     found = layout.find(source, request)
     if not layout.filters_itself:
         wanted = [run for run in found.runs if _passes(run, request.filters)]
