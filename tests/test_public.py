@@ -79,6 +79,7 @@ def test_models_say_what_they_read(grid8: Grid, tmp_path: Path) -> None:
         count = sum(parameter.numel() for parameter in model.parameters())
         assert repr(model).startswith(f"<{kind} parameters: {count:,}, reads: voxels on mni-8mm-24-p2")
         assert "windows: 3 of 8 frames, pretrained on: nobody known" in repr(model) and kind in model._repr_html_()
+    assert "reads: series of regions of any parcellation, and voxel stores" in repr(slimbrain.from_pretrained("slimbrain-temporal"))
     model.provenance = None
     assert "provenance: none; from_pretrained reads it" in repr(model)
 
