@@ -201,7 +201,7 @@ def _model_of_the_package(store: Store) -> tuple[str, str]:
         return "", "No model was given and none comes with this package"
     provenance = from_pretrained(shipped.TEMPORAL).provenance
     if known := provenance.trained_on(people_in(store)) if provenance else []:
-        return "", f"{shipped.TEMPORAL}, which comes with this package, was trained on {len(known)} of these participants"
+        return "", f"{shipped.TEMPORAL}, which comes with this package, was trained on {len(known)} of those in the store"
     return shipped.TEMPORAL, ""
 
 
