@@ -36,7 +36,7 @@ from slimbrain.models.temporal import standardise
 from slimbrain.train.connectome import Recordings, fit_readout
 
 VARIANTS = ("trained", "untrained", "cells", "readout")
-PAIRS = (("trained", "untrained"), ("trained", "cells"))
+PAIRS = (("trained", "untrained"), ("trained", "cells"), ("cells", "untrained"))
 ANCHORS, NUGGET = 224, 0.4
 """Of the readout, chosen on people of the first half."""
 
