@@ -25,6 +25,7 @@ class _Size:
     windows: int
     settings: tuple[str, ...] = ()
     models: tuple[str, ...] = ("voxel", "temporal")
+    divisions: tuple[str, ...] = ()
     nprocs: int = 2
 
 
@@ -39,6 +40,7 @@ _QUICK = _Size(
     windows=16,
     settings=("train_temporal.steps=40", "train_temporal.warmup=5", "train_voxel.steps=12", "train_voxel.warmup=3"),
     models=("voxel",),
+    divisions=("--seeds", "1"),
     nprocs=1,
 )
 """Enough to see every step and every part of the page, and far too little to learn anything. All windows are embedded, so that baselines
@@ -86,7 +88,7 @@ def run_demo(out: Path, seed: int, run_command: RunCommand, quick: bool = False)
         result = out / f"{task}.json"
         known_vectors = ("--embeddings", embeddings, "--participants", new)
         others = ("--model", temporal / "model") if "temporal" in size.models else ()
-        run("evaluate", store, "--task", f"column:{task}", *model, *others, *known_vectors, "--out", result)
+        run("evaluate", store, "--task", f"column:{task}", *model, *others, *known_vectors, *size.divisions, "--out", result)
         pieces += ["--evaluation", result]
     run("report", *pieces, "--truth", cohort / "truth.json", "--title", "slimbrain demo", "--out", report)
     print(f"Done in {time.monotonic() - started:.0f} s. Open {report}", flush=True)
