@@ -267,11 +267,8 @@ def smaller(words: list[str]) -> list[str]:
     """A command of slimbrain with options that make it small, and in one process of this machine."""
     if words[0] == "launch":
         return ["launch", "--dry-run", *words[1:]]
-    if "--nprocs" in words:
-        place = words.index("--nprocs") + 1
-        words = [*words[:place], "1", *words[place + 1 :]]
-    if "--seeds" in words:
-        place = words.index("--seeds") + 1
+    for option in {"--nprocs", "--seeds"} & set(words):
+        place = words.index(option) + 1
         words = [*words[:place], "1", *words[place + 1 :]]
     if words[0] == "prep" and "--resolution" not in words:
         return [*words, "--resolution", "8mm"]

@@ -199,7 +199,7 @@ def verdict(**estimate: Any) -> Callable[[], str]:
     [
         (0.01, 0.2, " beats the best"),
         (-0.2, -0.01, " is beaten by the best"),
-        (-0.1, 0.1, "subjects can tell; difference from the best"),
+        (-0.1, 0.1, "is at chance (0.5), as far as 12 subjects can tell; difference from the best"),
     ],
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, said: str) -> None:
