@@ -378,12 +378,16 @@ def test_inspect_lists_the_image_that_is_taken_for_each_run_and_why(tmp_path: Pa
 def test_other_layouts_say_why_too(tmp_path: Path) -> None:
     run = tmp_path / "hcp" / "100307" / "MNINonLinear" / "Results" / "rfMRI_REST1_LR"
     named(run, "rfMRI_REST1_LR.nii.gz", "rfMRI_REST1_LR_hp2000_clean.nii.gz")
-    (row,) = inspect_path(tmp_path / "hcp")["runs"]
+    facts = inspect_path(tmp_path / "hcp")
+    (row,) = facts["runs"]
     assert row["file"].endswith("hp2000_clean.nii.gz") and row["why"] == "the most cleaned of 2 images"
+    assert facts["read by"] == "slimbrain prep"
     assert row["space"].startswith("MNI152NLin6Asym (HCP pipelines")
     named(tmp_path / "adhd", "snwmrda0010001_session_1_rest_1.nii.gz", "sfnwmrda0010001_session_1_rest_1.nii.gz", tr=0.0)
-    (row,) = inspect_path(tmp_path / "adhd")["runs"]
-    assert row["file"].startswith("snwmrda") and row["why"] == "the one without band-pass filter" and row["tr"] == "not said: give --tr"
+    facts = inspect_path(tmp_path / "adhd")
+    (row,) = facts["runs"]
+    assert row["file"].startswith("snwmrda") and row["why"] == "the one without band-pass filter"
+    assert row["tr"] == "not said: give --tr" and facts["read by"] == "slimbrain prep --tr SECONDS"
 
 
 def test_the_terminal_shows_the_first_runs_and_json_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

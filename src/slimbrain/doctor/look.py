@@ -152,7 +152,7 @@ def _embeddings(path: Path) -> _Facts | None:
 
 def _recordings(path: Path, shown: int | None = None) -> _Facts | None:
     """A folder that `slimbrain prep` would take; it is listed, and of its images at most headers are read."""
-    from slimbrain.doctor.recordings import describe_taken
+    from slimbrain.doctor.recordings import SAYS_NOTHING, describe_taken
     from slimbrain.prep.layouts import LAYOUTS, find_recordings
     from slimbrain.prep.layouts.base import RecordingQuery
 
@@ -174,4 +174,6 @@ def _recordings(path: Path, shown: int | None = None) -> _Facts | None:
     facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(runs), "participants": len(people)}
     if refused:
         facts |= {"refused": len(refused), "first reason": refused[0].reason}
-    return {**facts, "read by": "slimbrain prep", RUNS: describe_taken(found.root, runs, refused, shown)}
+    rows = describe_taken(found.root, runs, refused, shown)
+    without_tr = any(row["tr"] == SAYS_NOTHING for row in rows)
+    return {**facts, "read by": "slimbrain prep --tr SECONDS" if without_tr else "slimbrain prep", RUNS: rows}

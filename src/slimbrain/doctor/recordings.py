@@ -10,9 +10,9 @@ from slimbrain.prep.runs import Failure, Run, file_of
 from slimbrain.prep.source import open_source
 
 COLUMNS = ("file", "space", "tr", "why")
+SAYS_NOTHING = "not said: give --tr"
 
 _IMAGES = (".nii", ".nii.gz")
-_SAYS_NOTHING = "not said: give --tr"
 
 
 def describe_taken(root: Path, runs: Sequence[Run], refused: Sequence[Failure], shown: int | None = None) -> list[dict[str, str]]:
@@ -47,7 +47,7 @@ def _tr(run: Run) -> str:
         header = open_source(run.image).header_tr
     except SlimbrainError as error:
         return f"cannot be opened: {error}"
-    return _SAYS_NOTHING if header is None else f"{header:g} s (header)"
+    return SAYS_NOTHING if header is None else f"{header:g} s (header)"
 
 
 def _why(run: Run) -> str:
