@@ -94,7 +94,7 @@ EXPERIMENTS["baselines"] = baselines
 
 
 def main() -> None:
-    for name in ("more", "readout", "mix", "networks", "series", "leads", "states", "opened", "shipping", "shipped", "remaining"):
+    for name in ("more", "readout", "mix", "networks", "series", "leads", "states", "opened", "shipping", "shipped", "remaining", "sums"):
         importlib.import_module(name)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, choices=EXPERIMENTS)

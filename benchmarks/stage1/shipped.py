@@ -3,7 +3,9 @@
     REPEATS=1 .venv/bin/python benchmarks/stage1/run.py --experiment shipped
 
 Four folds over all of ABIDE and HCP: three give population and axes, the fourth is tested. rpn122 is in no fold. Besides the contests of
-`compete`: `cv` (five folds within the tested people) and `sites` (five groups of sites, the same), `250` (labels of pretraining people).
+`compete`: `cv` (five folds within the tested people) and `sites` (five groups of sites, the same), `250` (labels of pretraining people),
+`rpncv` and `rpn60` (labels of rpn122's own people). `axes` is the connectome without its signed sums, `native` the logarithm of the
+parcels' own correlation.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from contests import (
     abide_targets,
     compete,
     excerpts,
+    few_labels,
     fit_predict,
     linear_kernel,
     score,
@@ -32,7 +35,7 @@ from contests import (
 from more import RIDGE, changed_runs
 from scipy.ndimage import zoom
 
-from slimbrain.models.connectome import ConnectomeReadout, turn
+from slimbrain.models.connectome import ConnectomeReadout, log_correlation, turn
 from slimbrain.train.connectome import Recordings, fit_readout
 
 FOLDS = 4
@@ -71,6 +74,7 @@ def fit(fold: int) -> ConnectomeReadout:
 
 @torch.inference_mode()
 def embed(readout: ConnectomeReadout, runs: Sequence[Floats], coordinates: Floats | None) -> Floats:
+    """(N, Q + S) scores on the axes and signed sums, turned."""
     mm, made = places(coordinates), []
     for at in range(0, len(runs), 64):
         block = [torch.from_numpy(run) for run in runs[at : at + 64]]
@@ -120,11 +124,40 @@ def within(results: Results, variant: str, fold: int, features: Floats, pre: Int
 
 
 def enter(
-    results: Results, variant: str, fold: int, contest: str, n: int, target: Target, truth: Floats, predicted: Floats, weights: Floats
+    results: Results,
+    variant: str,
+    fold: int,
+    contest: str,
+    n: int,
+    target: Target,
+    truth: Floats,
+    predicted: Floats,
+    weights: Floats,
+    experiment: str = "shipped",
 ) -> None:
-    if not results.has("shipped", variant, fold, contest, n):
+    if not results.has(experiment, variant, fold, contest, n):
         mean, resampled = float(score(target, truth, predicted)[0]), score(target, truth, predicted, weights)
-        results.add("shipped", variant, fold, contest, n, target.metric, mean, resampled, 0)
+        results.add(experiment, variant, fold, contest, n, target.metric, mean, resampled, 0)
+
+
+def elsewhere(results: Results, variant: str, fold: int, features: Floats, experiment: str = "shipped") -> None:
+    """Sex of rpn122's people from labels of their own."""
+    sex = rpn().table["sex"]
+    target, people = Target("sex", (sex == "F").astype(float), True), np.flatnonzero(sex != "n/a")
+    kernel, rng = linear_kernel(features), np.random.default_rng((96, fold))
+    weights = np.random.default_rng((98, fold)).multinomial(len(people), np.full(len(people), 1 / len(people)), RESAMPLES).astype(float)
+    predicted = np.empty(len(people))
+    part = np.argsort(np.lexsort((rng.random(len(people)), target.values[people]))) % 5
+    for number in range(5):
+        train, test = people[part != number], people[part == number]
+        predicted[part == number] = fit_predict(kernel, target, train, test, np.random.default_rng(number), 1)
+    enter(results, variant, fold, "rpncv/sex", len(people), target, target.values[people], predicted, weights, experiment)
+    if not results.has(experiment, variant, fold, "rpn60/sex", 60):
+        results.add(experiment, variant, fold, "rpn60/sex", 60, target.metric, *few_labels(kernel, target, people, 60, fold, weights), 0)
+
+
+def native(runs: Sequence[Floats]) -> Floats:
+    return torch.stack([log_correlation(torch.from_numpy(run)) for run in runs]).numpy()
 
 
 def shipped_experiment(results: Results, seeds: Sequence[int]) -> None:
@@ -138,18 +171,30 @@ def shipped_experiment(results: Results, seeds: Sequence[int]) -> None:
             within(results, variant, fold, made[0], pre, val)
 
         readout = fit(fold)
-        ours = {key: embed(readout, own, abide().coordinates) for key, own in runs.items()}
-        go("connectome", ours, embed(readout, rpn().runs, rpn().coordinates))
+        ours, other = (
+            {key: embed(readout, own, abide().coordinates) for key, own in runs.items()},
+            embed(readout, rpn().runs, rpn().coordinates),
+        )
+        go("connectome", ours, other)
+        elsewhere(results, "connectome", fold, other)
         go("connectome, standardised", {key: own / ours[0][pre].std(0) for key, own in ours.items()})
+        # The rotation is its own inverse.
+        ordered = [turn(torch.from_numpy(own)).numpy()[:, : readout.config.axes] for own in (*ours.values(), other)]
+        go("axes", dict(zip(ours, ordered, strict=False)), ordered[-1])
+        elsewhere(results, "axes", fold, ordered[-1])
+        go("native", {key: native(own) for key, own in runs.items()})
+        elsewhere(results, "native", fold, native(rpn().runs))
         stacks = {key: ledoit_wolf_stack(own) for key, own in runs.items()}
         whitening = inverse_root(geometric_mean(stacks[0][pre], 3)).astype(np.float32)
-        native = {key: tangent(own, whitening) for key, own in stacks.items()}
+        tangents = {key: tangent(own, whitening) for key, own in stacks.items()}
         del stacks
-        go("tangent", native)
+        go("tangent", tangents)
+        theirs = ledoit_wolf_stack(rpn().runs)
+        elsewhere(results, "tangent", fold, tangent(theirs, inverse_root(geometric_mean(theirs, 3)).astype(np.float32)))
         for n_axes in (50, 512):
-            axes = Axes.fit(native[0][pre], n_axes)
-            go(f"linear pretraining {n_axes}", {key: axes(own) for key, own in native.items()})
-        del native
+            axes = Axes.fit(tangents[0][pre], n_axes)
+            go(f"linear pretraining {n_axes}", {key: axes(own) for key, own in tangents.items()})
+        del tangents
         if fold == 0:
             gaussian_rpn(results, fold, pre, val)
 

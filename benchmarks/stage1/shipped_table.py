@@ -19,7 +19,10 @@ from contests import TARGETS
 from numpy.typing import NDArray
 
 OURS = "connectome"
-METHODS = (OURS, "connectome, standardised", "tangent", "linear pretraining 50", "linear pretraining 512", "gaussian 150 of 7 mm, tangent")
+METHODS = (
+    *(OURS, "connectome, standardised", "axes", "native", "tangent", "linear pretraining 50", "linear pretraining 512"),
+    "gaussian 150 of 7 mm, tangent",
+)
 CONTESTS = {
     **{("few", n): f"{n} labels, whole runs" for n in (30, 60, 120)},
     ("few40", 60): "60 labels, 40 frames",
@@ -34,8 +37,10 @@ CONTESTS = {
     ("3min", 0): "3 minutes, learnt on whole runs",
     ("whole-to-40", 0): "40 frames, learnt on whole runs",
     ("rpn", 0): "another atlas: rpn122's 122 parcels, learnt on ABIDE's 200",
+    ("rpn60", 60): "another cohort: rpn122, 60 labels of its own",
+    ("rpncv", 0): "another cohort: rpn122, five folds of its own",
 }
-TAUGHT_BY_TESTED = {"few", "few40", "cv", "sites"}
+TAUGHT_BY_TESTED = {"few", "few40", "cv", "sites", "rpn60", "rpncv"}
 IN_CARD = {
     ("few", 30),
     ("few", 60),
@@ -47,6 +52,8 @@ IN_CARD = {
     ("missing30", 0),
     ("3min", 0),
     ("rpn", 0),
+    ("rpn60", 60),
+    ("rpncv", 0),
 }
 CARD_METHODS = (OURS, "tangent", "linear pretraining 50", "gaussian 150 of 7 mm, tangent")
 COLUMNS = (
@@ -83,9 +90,9 @@ def rows(folders: Sequence[Path]) -> list[dict[str, str]]:
                     continue
                 own, ours = (np.mean([by[fold] for fold in folds], 0) for by in (by_fold, scores[OURS]))
                 stretch = 2**0.5 if contest in TAUGHT_BY_TESTED else 1.0
-                if contest == "rpn":
+                if contest.startswith("rpn"):
                     # Every fold tests the same people, whom it resampled by itself.
-                    stretch = len(folds) ** 0.5
+                    stretch *= len(folds) ** 0.5
                 values = (own[0], *bounds(own[1:], stretch), ours[0] - own[0], *bounds((ours - own)[1:], stretch))
                 name = (title, trait, method, "R2" if trait == "age" else "AUC", " ".join(map(str, folds)))
                 shown = "yes" if (contest, n) in IN_CARD and method in CARD_METHODS else "no"

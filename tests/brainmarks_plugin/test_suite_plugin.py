@@ -229,7 +229,7 @@ def test_without_any_argument_the_shipped_model_reads_cells(
     batch = {name: default_collate([one[name] for one in made]) for name in ("bold", "frames")}
     with torch.no_grad():
         cls, registers, patch = wrapper(batch)
-    assert cls.shape == (2, 1, 516) and registers is None and patch.shape == (2, 8, 64)
+    assert cls.shape == (2, 1, 4100) and registers is None and patch.shape == (2, 8, 64)
     assert torch.isfinite(cls).all() and torch.isfinite(patch).all()
     sessions = [transform.session(one) for one in samples]
     model = from_pretrained("slimbrain-temporal")

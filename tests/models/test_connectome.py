@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from slimbrain.config import TemporalConfig, WindowConfig
+from slimbrain.embed.encoder import SlimBrainEncoder
 from slimbrain.embed.features import embed_store
 from slimbrain.errors import InputError
 from slimbrain.governance.provenance import Provenance
-from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, hadamard, pack_axes, unpack_axes
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, pack_axes, turn, unpack_axes
 from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.store import ROI, Channels, Store
@@ -99,11 +101,14 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, 
 
     packed = kept["packed_axes"].astype(int)
     axes = np.stack((packed % 16, packed // 16), -1).reshape(len(packed), -1) - 8
-    scores = (vector - kept["centre"]) @ axes * kept["axis_scales"]
-    turn = np.ones((1, 1))
-    while len(turn) < len(scores):
-        turn = np.block([[turn, turn], [turn, -turn]])
-    return scores, scores @ turn / np.sqrt(len(scores)), vector - kept["centre"]
+    vector = vector - kept["centre"]
+    scores = vector @ axes * kept["axis_scales"]
+    signed, sums = vector * kept["signs"] / (vector @ vector), said["sums"]
+    both = np.concatenate((scores, [signed[first::sums].sum() for first in range(sums)]))
+    rotation = np.ones((1, 1))
+    while len(rotation) < len(both):
+        rotation = np.block([[rotation, rotation], [rotation, -rotation]])
+    return scores, both @ rotation / np.sqrt(len(both)), vector
 
 
 @pytest.mark.parametrize("changed", ["as fitted", "channels missing", "another parcellation", "short"])
@@ -118,7 +123,7 @@ def test_numpy_rebuilds_it_from_the_file_of_weights(folder: Path, tmp_path: Path
         series = [values[:9] for values in series]
     other, model = store_of(tmp_path / "store", [values.astype(np.float32) for values in series], mm), from_pretrained(folder)
     ordered, both, tangent = (embed_store(other, model, pooling=pooling).values for pooling in ("axes", "both", "tangent"))
-    wide = ordered.shape[1]
+    wide = 8 * ordered.shape[1]
     for row, mixed, whole, values in zip(ordered, both, tangent, series, strict=True):
         expected, turned, vector = in_numpy(folder, values, mm)
         size = np.abs(expected).max()
@@ -135,17 +140,21 @@ def test_axes_are_ordered_and_the_default_has_columns_alike(folder: Path, store:
     # Rounding to 4 bits bends axes a little.
     assert (variance[:-1] > 0.97 * variance[1:]).all() and variance[0] > 3 * variance[-1]
     np.testing.assert_allclose(variance.mean(), 1, rtol=1e-3)
-    # But for rounding, scores are uncorrelated in these people, and every turned column weighs all of them alike.
-    np.testing.assert_allclose(both.values.var(0), 1, rtol=0.25)
+    # Every turned column weighs all scores and sums alike, which are correlated by chance alone.
+    turned = both.values[:, : 8 * 16]
+    tangent = torch.from_numpy(embed_store(store, model, pooling="tangent").values)
+    sums = model.connectome.signed_sums(tangent).numpy()
+    np.testing.assert_allclose(turned.var(0).sum(), 16 + sums.var(0).sum(), rtol=1e-3)
+    assert turned.var(0).max() < 3 * turned.var(0).mean() and both.values.shape == (PEOPLE, 8 * 16 + 4)
     np.testing.assert_allclose(both.values.mean(0), 0, atol=0.1)
 
 
 def test_inner_products_of_the_default_are_those_of_both_parts(folder: Path, store: Store) -> None:
     model = from_pretrained(folder)
-    ordered, turned, both = (embed_store(store, model, pooling=pooling).values for pooling in ("axes", "connectome", "both"))
-    own = both[:, ordered.shape[1] :]
-    np.testing.assert_allclose(turned, both[:, : ordered.shape[1]], atol=1e-5)
-    np.testing.assert_allclose(both @ both.T, ordered @ ordered.T + own @ own.T, rtol=1e-4, atol=1e-3)
+    turned, both = (embed_store(store, model, pooling=pooling).values for pooling in ("connectome", "both"))
+    own = both[:, turned.shape[1] :]
+    np.testing.assert_allclose(turned, both[:, : turned.shape[1]], atol=1e-5)
+    np.testing.assert_allclose(both @ both.T, turned @ turned.T + own @ own.T, rtol=1e-4, atol=1e-3)
     tokens = embed_store(store, model, pooling="tokens").values
     assert tokens.shape == (PEOPLE, 32) and own.shape == (PEOPLE, 4)
     # The tokens' part has their leading axes: distances along these, scaled, are as near as the variance that is left out allows.
@@ -163,9 +172,21 @@ def test_a_batch_gives_what_each_session_gives_alone(folder: Path, store: Store)
 
 
 def test_channels_of_unknown_place(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, nowhere = from_pretrained(folder), store_of(tmp_path / "store", recordings()[:2], np.zeros((K, 3)))
-    assert embed_store(nowhere, model).pooling == "tokens"
-    assert "no MNI places" in capsys.readouterr().err
+    series = [values * (np.arange(K) != 4) for values in recordings()[:2]]
+    model, nowhere = from_pretrained(folder), store_of(tmp_path / "store", series, np.zeros((K, 3)))
+    made = embed_store(nowhere, model)
+    assert made.pooling == "native" and "no MNI places" in capsys.readouterr().err
+    # The logarithm of half the correlation and half the identity, twice; an empty channel goes with none.
+    for vector, values in zip(made.values, series, strict=True):
+        present = np.delete(np.arange(K), 4)
+        matrix = np.eye(K)
+        matrix[np.ix_(present, present)] = np.corrcoef(values[:, present].T)
+        expected = 2 * scipy.linalg.logm((matrix + np.eye(K)) / 2).real
+        rows, columns = np.tril_indices(K)
+        np.testing.assert_allclose(vector, expected[rows, columns] * np.where(rows == columns, 1, np.sqrt(2)), atol=1e-4)
+    encoder = SlimBrainEncoder(folder).fit()
+    assert encoder.transform(nowhere).shape == (2, K * (K + 1) // 2) == (2, len(encoder.get_feature_names_out()))
+    assert SlimBrainEncoder(folder, pooling="native").fit().set_output(transform="pandas").transform(nowhere).columns[-1] == "native_77"
     with pytest.raises(InputError, match="no MNI places"):
         embed_store(nowhere, model, pooling="connectome")
     with pytest.raises(InputError, match="no MNI places"):
@@ -179,6 +200,34 @@ def test_a_model_without_a_connectome_has_tokens(store: Store) -> None:
     assert made.pooling == "tokens" and made.values.shape == (PEOPLE, 32)
     with pytest.raises(InputError, match="no connectome"):
         embed_store(store, network, pooling="both")
+    assert embed_store(store, network, pooling="native").values.shape == (PEOPLE, K * (K + 1) // 2)
+
+
+def test_native_vectors_are_of_the_same_channels(folder: Path, tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", recordings()[:1], places())
+    channels = Channels(tuple(f"q{n}" for n in range(K)), places())
+    write_roi_session(store, {"sub": "99", "task": "rest", "space": ROI}, recordings()[1], channels, TR_S)
+    store.refresh()
+    with pytest.raises(InputError, match="sub-00_task-rest_space-roi and sub-99_task-rest_space-roi have different channels"):
+        embed_store(store, from_pretrained(folder), pooling="native")
+
+
+def test_sums_hold_what_the_axes_leave_out() -> None:
+    """Inner products of the sums are those of the vectors, over the squares of their lengths, up to chance."""
+    entries, sums = 820, 4088
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=40, axes=8, sums=sums), 0)
+    rng = np.random.default_rng(0)
+    readout.fill(signs=torch.from_numpy(3.0 * rng.choice([-1, 1], entries)).float())
+    common, own = rng.normal(size=(2, entries)), rng.normal(size=(30, entries))
+    vectors = np.where(np.arange(30)[:, None] < 15, *common) + own
+    made = readout.signed_sums(torch.from_numpy(vectors).float()).double().numpy()
+    scaled = 3 * vectors / np.square(vectors).sum(1, keepdims=True)
+    # More sums than entries: nothing is added up, and all is kept.
+    np.testing.assert_allclose(made @ made.T, scaled @ scaled.T, rtol=1e-5, atol=1e-9)
+    few = ConnectomeReadout(ConnectomeConfig(anchors=40, axes=8, sums=120), 0)
+    few.fill(signs=readout.signs)
+    made = few.signed_sums(torch.from_numpy(vectors).float()).double().numpy()
+    assert made.shape == (30, 120) and np.corrcoef((made @ made.T).ravel(), (scaled @ scaled.T).ravel())[0, 1] > 0.9
 
 
 def test_what_no_channel_observes_stays_at_the_population() -> None:
@@ -211,12 +260,12 @@ def test_axes_survive_four_bits() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 64])
-def test_the_rotation_is_one(n: int) -> None:
-    turn = hadamard(n).double()
-    assert torch.allclose(turn @ turn.T, torch.eye(n).double(), atol=1e-6)
-    assert torch.allclose(turn.abs(), torch.full((n, n), n**-0.5).double())
+def test_the_rotation_is_sylvesters(n: int) -> None:
+    np.testing.assert_allclose(turn(torch.eye(n).double()).numpy(), scipy.linalg.hadamard(n) / np.sqrt(n), atol=1e-12)
 
 
 def test_axes_are_a_power_of_two() -> None:
     with pytest.raises(InputError, match="power of two; choose 256"):
         ConnectomeReadout(ConnectomeConfig(anchors=4, axes=300), 0)
+    with pytest.raises(InputError, match="axes \\+ sums 20 is not a power of two; choose 16"):
+        ConnectomeReadout(ConnectomeConfig(anchors=4, axes=16, sums=4), 0)

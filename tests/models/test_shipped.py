@@ -72,7 +72,7 @@ def test_it_reads_any_parcellation_at_any_tr(model: TemporalExtractor, tmp_path:
     made = embed_store(make_store(tmp_path / "store", channels, tr), model)
     assert model.connectome is not None
     config = model.connectome.config
-    assert made.pooling == "both" and made.values.shape == (3, config.axes + config.token_axes)
+    assert made.pooling == "both" and made.values.shape == (3, config.axes + config.sums + config.token_axes)
     assert np.isfinite(made.values).all() and not made.all_alike()
 
 

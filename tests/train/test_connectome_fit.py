@@ -59,7 +59,7 @@ def test_a_planted_axis_is_found_in_others(dropped: int) -> None:
     mm = torch.tensor(places()[dropped:], dtype=torch.float32)
     scores = readout([torch.from_numpy(run[:, dropped:]) for run in others], [mm] * len(others)).numpy()
     found = [correlation(scores[:, axis], amounts) for axis in range(8)]
-    assert scores.shape == (30, 8) and found[0] > 0.85 and max(found[1:]) < found[0] - 0.15
+    assert scores.shape == (30, 8 + 56) and found[0] > 0.85 and max(found[1:]) < found[0] - 0.15
 
 
 def test_another_parcellation_has_a_part_in_the_axes_by_its_own_mean() -> None:
@@ -79,7 +79,7 @@ def test_people_may_outnumber_the_entries_of_a_tangent_vector() -> None:
     runs = [run[:, :3] for run in planted(12)[0]]
     readout = fit_readout([recordings(runs, places(3))], np.zeros((12, 0)), axes=8)
     scores = readout([torch.from_numpy(run) for run in runs], [readout.anchors] * 12)
-    assert scores.shape == (12, 4) and bool(scores.isfinite().all())
+    assert scores.shape == (12, 4 + 28) and bool(scores.isfinite().all())
 
 
 def test_many_channels_are_read_at_anchors_among_them() -> None:
@@ -89,6 +89,28 @@ def test_many_channels_are_read_at_anchors_among_them() -> None:
     readout = fit_readout([recordings(runs, mm)], np.zeros((6, 0)))
     assert readout.config.anchors == 256 and readout.config.axes == 4
     assert bool(torch.isfinite(readout([torch.from_numpy(runs[0])], [torch.tensor(mm, dtype=torch.float32)])).all())
+
+
+def test_sums_tell_what_the_pretraining_people_share() -> None:
+    """One pattern of coupling is the same in all whom the axes are learnt from, and tells others apart."""
+    readout = fit_readout([recordings(planted(60)[0], places())], np.zeros((60, 0)), axes=2)
+    _, modes = np.linalg.eigh(readout.mean.numpy())
+    rng = np.random.default_rng(5)
+    amounts = rng.normal(size=40)
+    # Two of the population's modes go together, more or less.
+    turned = [np.eye(K) + 0.6 * np.tanh(amount) * (np.eye(K)[[7, 3]].T @ np.eye(K)[[3, 7]]) for amount in amounts]
+    root = scipy.linalg.sqrtm(readout.mean.numpy()).real
+    runs = [rng.normal(size=(FRAMES, K)) @ scipy.linalg.sqrtm(modes @ own @ modes.T).real @ root for own in turned]
+    scores = readout([standardise(torch.from_numpy(run)).float() for run in runs], [readout.anchors] * 40).double().numpy()
+    assert scores.shape == (40, 2 + 14)
+
+    def told(features: Floats) -> float:
+        """Correlation of the amounts with those predicted by ridge regression from the other people."""
+        kernel = (features - features.mean(0)) @ (features - features.mean(0)).T
+        inverse = np.linalg.inv(kernel + 0.1 * np.trace(kernel) / len(kernel) * np.eye(len(kernel)))
+        return float(np.corrcoef(amounts - inverse @ amounts / np.diag(inverse), amounts)[0, 1])
+
+    assert told(scores[:, :2]) < 0.3 < 0.6 < told(scores)
 
 
 def test_too_few_people() -> None:
@@ -120,7 +142,7 @@ def test_the_command_keeps_the_network_and_remembers_the_people(tmp_path: Path, 
     assert isinstance(made, TemporalExtractor) and made.provenance is not None
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in network.state_dict().items())
     assert made.provenance.trained_on([Person("sub-03"), Person("sub-77")]) == ["sub-03"]
-    assert embed_store(store, made).values.shape == (10, 8 + 4)
+    assert embed_store(store, made).values.shape == (10, 8 + 56 + 4)
 
 
 def test_a_connectome_is_fitted_anew_on_fewer_people(tmp_path: Path) -> None:

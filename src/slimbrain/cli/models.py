@@ -210,8 +210,8 @@ def embed(
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="Stage 1: both, connectome, tokens, axes, or tangent. Stage 2: moments, mean, or units; of a model with a connectome also "
-            "connectome, then its default, axes, or tangent. The first is the default."
+            help="Stage 1: both, connectome, tokens, axes, tangent, or native. Stage 2: moments, mean, or units; of a model with a "
+            "connectome also connectome, then its default, axes, or tangent. The first is the default."
         ),
     ] = None,
     participants: PARTICIPANTS = None,
@@ -246,7 +246,8 @@ def embed(
     if as_npz:
         embeddings.save(out, model)
     else:
-        write_derivative(out, embeddings, model, feature_names(loaded, pooling), opened)
+        made = embeddings.pooling, embeddings.values.shape[1]
+        write_derivative(out, embeddings, model, feature_names(loaded, *made), opened)
     print(f"{len(embeddings.keys)} sessions, {embeddings.values.shape[1]} dimensions, in {out}")
 
 

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from slimbrain.data.clip import Sessions
-from slimbrain.embed.features import Embeddings, FloatArray, embed_store, feature_names
+from slimbrain.embed.features import Embeddings, FloatArray, chosen_pooling, embed_store, feature_names
 from slimbrain.errors import InputError, TrainingOverlapWarning
 from slimbrain.governance.provenance import Person, Provenance, people_in
 from slimbrain.grid import Grid
@@ -51,8 +51,8 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         Which windows of a session stage 2 sees: `uniform` for evenly spread ones, `still` for the one that moves least in each of k
         equal stretches, a window table of `slimbrain rank`, or the folder or hub id of a stage 1 model, which then scores them on the fly.
     pooling : str or None
-        Stage 1: `both`, `connectome`, `tokens`, `axes` or `tangent` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or `units`
-        (`slimbrain.embed.pooling`), and with a connectome `connectome`, `axes` or `tangent`. The model's default if None.
+        Stage 1: `both`, `connectome`, `tokens`, `axes`, `tangent` or `native` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or
+        `units` (`slimbrain.embed.pooling`), and with a connectome `connectome`, `axes` or `tangent`. The model's default if None.
     k : int or None
         Windows of a session to see; as many as in training if None.
     store : Store or str or Path or None
@@ -65,6 +65,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     model_ : the model, with its `provenance`.
     windows_ : the table, the stage 1 model, `still`, or None.
     weights_ : hash of the weights; a copy that finds others refuses to go on.
+    embedded_ : pooling and numbers of the last vectors, by which they are named.
 
     Examples
     --------
@@ -102,7 +103,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         if self.k is not None and self.k < 1:
             raise InputError(f"k={self.k}: is no number of windows; give 1 or more, or None for as many as in training.")
         self._load()
-        feature_names(self.model_, self.pooling)
+        chosen_pooling(self.model_, self.pooling)
         self.weights_ = _weights(self.model_, self.windows_)
         return self
 
@@ -139,16 +140,18 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         self._reload()
         sessions, keys = self._sessions(X)
         embedded = embed_store(sessions, self.model_, self.windows_, self.k, pooling=self.pooling)
+        self.embedded_ = (embedded.pooling, embedded.values.shape[1])
         _warn_of_overlap(embedded, sessions, self.model_.provenance)
         rows = embedded.by_session()
         values = embedded.values if keys is None else np.stack([rows[key] for key in keys])
         return self._by_session(values, embedded.keys if keys is None else keys, X)
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
-        """(D,) names: what was pooled, or which unit, and the number of the feature."""
+        """(D,) names, of what was embedded last: what was pooled, or which unit, and the number of the feature."""
         check_is_fitted(self)
         self._reload()
-        return np.array(feature_names(self.model_, self.pooling), dtype=object)
+        pooling, numbers = getattr(self, "embedded_", (self.pooling, None))
+        return np.array(feature_names(self.model_, pooling, numbers), dtype=object)
 
     def _by_session(self, values: FloatArray, keys: Sequence[str], X: object) -> Any:
         """The vectors as they are, or with the sessions as index where pandas is asked for; scikit-learn then adds the columns' names."""

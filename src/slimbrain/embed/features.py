@@ -174,7 +174,7 @@ def embed_store(
         Windows to see; as many as in training if None. More of them make the vector less noisy.
     pooling : str or None
         How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS` or `OF_CELLS`; the model's default if
-        None: of stage 1 `both` (`tokens` without a connectome), of stage 2 `connectome` (`moments` without one).
+        None: of stage 1 `both` (`tokens` without a connectome, `native` without places), of stage 2 `connectome` (`moments` without one).
 
     Raises
     ------
@@ -193,12 +193,11 @@ def embed_store(
         signatures[info.key] = signature(series.numpy())
 
     look = remember if model.provenance.remembers else None
+    chosen = chosen_pooling(model, pooling, store)
     if isinstance(model, TemporalExtractor):
-        chosen = series_pooling(model, pooling, store)
         values = embed_series(store, model, chosen, label, look).cpu().numpy()
         used = {info.key: np.arange(info.n_frames) for info in sessions}
     else:
-        chosen = clip_pooling(model, pooling)
         values, used = _embed_clips(store, model, windows, k, label, chosen, look)
     return Embeddings(
         tuple(info.key for info in sessions),
@@ -212,9 +211,15 @@ def embed_store(
     )
 
 
-def default_pooling(model: Model) -> str:
-    """The pooling of `embed_store` where none is asked for."""
-    return series_pooling(model, None) if isinstance(model, TemporalExtractor) else clip_pooling(model, None)
+def chosen_pooling(model: Model, pooling: str | None, store: Sessions | None = None) -> str:
+    """The pooling asked for, or the default of `embed_store`.
+
+    Raises
+    ------
+    InputError
+        If there is no such pooling, or the model or the store lacks what it needs.
+    """
+    return series_pooling(model, pooling, store) if isinstance(model, TemporalExtractor) else clip_pooling(model, pooling)
 
 
 def clip_pooling(model: HieraJEPA, pooling: str | None) -> str:
@@ -232,10 +237,10 @@ def clip_pooling(model: HieraJEPA, pooling: str | None) -> str:
     return pooling if pooling in OF_CELLS else require_pooling(pooling)
 
 
-def feature_names(model: Model, pooling: str | None = None) -> list[str]:
-    """A name for each number of an embedding, in its order."""
+def feature_names(model: Model, pooling: str | None = None, numbers: int | None = None) -> list[str]:
+    """A name for each number of an embedding, in its order; of stage 1's pooling `native` it has to be said how many there are."""
     if isinstance(model, TemporalExtractor):
-        return series_names(model, series_pooling(model, pooling))
+        return series_names(model, series_pooling(model, pooling), numbers)
     if model.provenance is None or model.provenance.grid is None:
         raise InputError("the model does not say which brain it reads; read it with slimbrain.from_pretrained.")
     chosen = clip_pooling(model, pooling)

@@ -12,20 +12,22 @@ from torch import Tensor
 
 from slimbrain.data.clip import Sessions
 from slimbrain.errors import InputError
-from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, turn
+from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, log_correlation, turn
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.store import SessionInfo
 
-BOTH, CONNECTOME, TOKENS, AXES, TANGENT = "both", "connectome", "tokens", "axes", "tangent"
-SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES, TANGENT)
+BOTH, CONNECTOME, TOKENS, AXES, TANGENT, NATIVE = "both", "connectome", "tokens", "axes", "tangent", "native"
+SERIES_POOLINGS = (BOTH, CONNECTOME, TOKENS, AXES, TANGENT, NATIVE)
 """How a stage 1 model makes a vector.
 
 `axes`: Q scores on learnt axes, ordered by their variance in the pretraining participants, which says how much they matter: never
-standardise them. `connectome`: the same, turned by a fixed rotation (`models.connectome.turn`) so that all columns vary alike; inner
-products and distances stay, and standardising changes next to nothing. `tokens`: mean and standard deviation over windows of the network's
-features, twice its width. `both`, the default where the model has a connectome: that, and the leading axes of the tokens beside it.
-`tangent`: the whole tangent vector that the axes are of, a number for each pair of anchors; with many labels it tells more, with few less.
+standardise them. `connectome`: these, and signed sums of the whole tangent vector, turned by a fixed rotation (`models.connectome.turn`) so
+that all columns vary alike; inner products and distances stay, and standardising changes next to nothing. `tokens`: mean and standard
+deviation over windows of the network's features, twice its width. `both`, the default where the model has a connectome: that, and the
+leading axes of the tokens beside it. `tangent`: the whole tangent vector, a number for each pair of anchors; with many labels it tells
+more, with few less. `native`, the default without places: the logarithm of the channels' own correlation, in which no model has a part
+(`models.connectome.log_correlation`).
 """
 
 _BLOCK = 32
@@ -50,7 +52,7 @@ class _Series:
 def series_pooling(model: TemporalExtractor, pooling: str | None, store: Sessions | None = None) -> str:
     """The pooling asked for, or the model's default.
 
-    Where the store's channels have no places, the default is `tokens`, and a line says so.
+    Where the store's channels have no places, the default is `native`, and a line says so.
 
     Raises
     ------
@@ -59,20 +61,26 @@ def series_pooling(model: TemporalExtractor, pooling: str | None, store: Session
     """
     if pooling is not None and pooling not in SERIES_POOLINGS:
         raise InputError(f"pooling {pooling!r}: is not known to a stage 1 model; choose one of {', '.join(SERIES_POOLINGS)}.")
+    if pooling == NATIVE:
+        return NATIVE
     if model.connectome is None:
         if pooling not in (None, TOKENS):
-            raise InputError(f"pooling {pooling}: the model has no connectome; choose tokens, or add one with `slimbrain connectome`.")
+            raise InputError(
+                f"pooling {pooling}: the model has no connectome; choose tokens or native, or add one with `slimbrain connectome`."
+            )
         return TOKENS
     if pooling == TOKENS or store is None or not (lost := _without_places(store)):
         return pooling or BOTH
     if pooling is not None:
-        raise InputError(f"pooling {pooling}: the channels of {lost} have no MNI places; prepare with --channels, or choose tokens.")
+        raise InputError(
+            f"pooling {pooling}: the channels of {lost} have no MNI places; prepare with --channels, or choose native or tokens."
+        )
     print(
-        f"the channels of {lost} have no MNI places, so the vectors are of the network's tokens alone (--pooling tokens); prepare with "
-        "--channels to have the connectome's too",
+        f"the channels of {lost} have no MNI places, so the vectors are the logarithms of their own correlations (--pooling native), to be "
+        "compared among the same channels alone; prepare with --channels to have the model's",
         file=sys.stderr,
     )
-    return TOKENS
+    return NATIVE
 
 
 def _without_places(store: Sessions) -> str:
@@ -80,8 +88,18 @@ def _without_places(store: Sessions) -> str:
     return next((info.key for info in store.sessions if not has_places(torch.tensor(store.channels(info.key).mm))), "")
 
 
-def series_names(model: TemporalExtractor, pooling: str) -> list[str]:
-    """A name for each number of a vector, in its order."""
+def series_names(model: TemporalExtractor, pooling: str, numbers: int | None = None) -> list[str]:
+    """A name for each number of a vector, in its order; of `native`, how many there are depends on the channels.
+
+    Raises
+    ------
+    InputError
+        If that is needed and not given.
+    """
+    if pooling == NATIVE:
+        if numbers is None:
+            raise InputError("pooling native: how many numbers there are depends on the channels; embed something first.")
+        return [f"native_{number}" for number in range(numbers)]
     if pooling == TOKENS or model.connectome is None:
         return [f"{part}_{number}" for part in ("mean", "deviation") for number in range(model.config.width)]
     names = connectome_names(model.connectome.config, pooling)
@@ -92,7 +110,9 @@ def connectome_names(config: ConnectomeConfig, pooling: str) -> list[str]:
     """A name for each number of `connectome_vectors`, in its order."""
     if pooling == TANGENT:
         return [f"tangent_{number}" for number in range(config.entries)]
-    return [f"{'axis' if pooling == AXES else 'connectome'}_{number}" for number in range(config.axes)]
+    if pooling == AXES:
+        return [f"axis_{number}" for number in range(config.axes)]
+    return [f"connectome_{number}" for number in range(config.axes + config.sums)]
 
 
 @torch.inference_mode()
@@ -107,7 +127,14 @@ def embed_series(
         From `series_pooling`.
     look : callable or None
         Is given each session and its series (T, C) as stored, once.
+
+    Raises
+    ------
+    InputError
+        If sessions have different channels, and the pooling is `native`.
     """
+    if pooling == NATIVE:
+        _require_same_channels(store)
     rows: dict[int, Tensor] = {}
     for block in _blocks(store, label, look):
         made = _vectors(model, block, pooling)
@@ -147,8 +174,17 @@ def _blocks(store: Sessions, label: str, look: Callable[[SessionInfo, Tensor], N
         yield block
 
 
+def _require_same_channels(store: Sessions) -> None:
+    first, *others = store.sessions
+    names = store.channels(first.key).names
+    if other := next((info.key for info in others if store.channels(info.key).names != names), ""):
+        raise InputError(f"pooling native: {first.key} and {other} have different channels; embed them apart, or choose tokens.")
+
+
 def _vectors(model: TemporalExtractor, block: Sequence[_Series], pooling: str) -> Tensor:
     """(B, F) of a block."""
+    if pooling == NATIVE:
+        return torch.stack([log_correlation(series.values) for series in block])
     if pooling == TOKENS or model.connectome is None:
         return _features(model, block)
     made = connectome_vectors(model.connectome, [series.values for series in block], [series.mm for series in block], pooling)
@@ -160,7 +196,7 @@ def connectome_vectors(readout: ConnectomeReadout, series: Sequence[Tensor], pla
     if pooling == TANGENT:
         return torch.stack([readout.tangent(own, mm) for own, mm in zip(series, places, strict=True)]) - readout.centre
     scores = readout(series, places)
-    return scores if pooling == AXES else turn(scores)
+    return scores[:, : readout.config.axes] if pooling == AXES else turn(scores)
 
 
 def _features(model: TemporalExtractor, block: Sequence[_Series]) -> Tensor:

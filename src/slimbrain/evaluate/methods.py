@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimbrain.data.clip import read_clip
-from slimbrain.embed.features import Model, default_pooling, embed_store, read_embeddings, untrained
+from slimbrain.embed.features import Model, chosen_pooling, embed_store, read_embeddings, untrained
 from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
@@ -294,7 +294,7 @@ def _with_embeddings(store: Store, trained: Sequence[_Contender], paths: Sequenc
         made.contract.require(store.contract, f"the embeddings {path}", f"the store {store.root}")
         frames = _frames_used(store, entry)
         other = [key for key in frames if key not in made.frames_used or not np.array_equal(made.frames_used[key], frames[key])]
-        pooling = entry.pooling or default_pooling(entry.model)
+        pooling = chosen_pooling(entry.model, entry.pooling, store)
         if other or made.pooling != pooling:
             frames_differ = f"has no vector of {other[0]}, or of other frames" if other else ""
             what = frames_differ or f"is pooled by {made.pooling}, and a probe reads {pooling}"

@@ -27,9 +27,10 @@ _OUT_OF_SCOPE = (
 
 
 _CONNECTOME = (
-    "how the recording's connectivity differs from the population, on axes learnt without labels, turned so that all columns vary alike: "
-    "standardise them or not"
+    "how the recording's connectivity differs from the population: scores on axes learnt without labels{}, turned so that all columns vary "
+    "alike: standardise them or not"
 )
+_SUMS = " and signed sums of the whole tangent vector"
 
 LICENCE = "licence"
 """Field of a checkpoint's `training`: the SPDX id of the weights' own licence."""
@@ -114,26 +115,31 @@ def _reads(config: Mapping[str, Any]) -> list[str]:
         return [what]
     lines = [what, "", "| pooling of `slimbrain embed` | numbers | what they are |", "|---|---|---|"]
     rows = _pooled_series(config, beside) if any_channels else _pooled_cells(beside)
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return [*lines, "", "Channels without MNI places get `tokens` alone."] if any_channels else lines
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _pooled_series(config: Mapping[str, Any], connectome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Poolings of stage 1: name, numbers, what they are."""
     axes, tangent = _pooled_connectome(connectome)
+    turned = connectome["axes"] + connectome["sums"]
     return [
-        ("`both` (default)", str(connectome["axes"] + connectome["token_axes"]), "the two below; leading axes of the tokens only"),
-        ("`connectome`", str(connectome["axes"]), _CONNECTOME),
+        ("`both` (default)", str(turned + connectome["token_axes"]), "the two below; leading axes of the tokens only"),
+        ("`connectome`", str(turned), _CONNECTOME.format(_SUMS if connectome["sums"] else "")),
         ("`tokens`", str(2 * config["model"]["width"]), "mean and standard deviation over windows of the network's features"),
         axes,
         tangent,
+        (
+            "`native`",
+            "by the channels",
+            "the logarithm of their own correlation, without the model; the default where they have no MNI places",
+        ),
     ]
 
 
 def _pooled_cells(connectome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Poolings of stage 2 that read the cells which its tokens decode to."""
     return [
-        ("`connectome` (default)", str(connectome["axes"]), f"of the cells that tokens decode to: {_CONNECTOME}"),
+        ("`connectome` (default)", str(connectome["axes"]), f"of the cells that tokens decode to: {_CONNECTOME.format('')}"),
         *_pooled_connectome(connectome),
     ]
 

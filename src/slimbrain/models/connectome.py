@@ -33,6 +33,9 @@ class ConnectomeConfig(Config):
 
     anchors: int = Field(ge=2, le=1024, description="places, in MNI space, at which the population is known")
     axes: int = Field(ge=2, le=4096, description="principal axes of the pretraining participants' tangent vectors; a power of two")
+    sums: int = Field(
+        0, ge=0, le=65536, description="signed sums of the whole tangent vector beside the axes; together a power of two, or 0"
+    )
     token_axes: int = Field(0, ge=0, le=4096, description="principal axes of the network's features beside them; 0 or a power of two")
     width_mm: float = Field(6.5, gt=0, le=100, description="of the Gaussian by which a channel is an average of anchors")
     nugget: Share = Field(0.1, description="least share of a channel's variance that is its own")
@@ -59,7 +62,7 @@ class ConnectomeReadout(nn.Module):
     Parameters
     ----------
     config : ConnectomeConfig
-        K anchors, Q axes, J axes of the network's features.
+        K anchors, Q axes, S sums, J axes of the network's features.
     token_features : int
         W, how many features the network has.
 
@@ -67,13 +70,13 @@ class ConnectomeReadout(nn.Module):
     -----
     Buffers, which `fill` and a checkpoint set and no training changes: `anchors` (K, 3) in MNI mm; `mean` (K, K), M; `modes` (K, K), P, in
     descending order of variance; `centre` (D,), the mean tangent vector; `packed_axes` (D, Q / 2) uint8, two axes in a byte, the even one
-    in the low half, each stored plus 8; `axis_scales` (Q,) that undo the rounding and set each axis' share; `token_mean` (W,) and
-    `token_axes` (W, J).
+    in the low half, each stored plus 8; `axis_scales` (Q,) that undo the rounding and set each axis' share; `signs` (D,), of one size, or
+    (0,) without sums; `token_mean` (W,) and `token_axes` (W, J).
 
     Raises
     ------
     InputError
-        If the number of axes is not a power of two, as `turn` needs.
+        If the number of axes, or of axes and sums, is not a power of two, as `turn` needs.
     """
 
     anchors: Tensor
@@ -82,18 +85,20 @@ class ConnectomeReadout(nn.Module):
     centre: Tensor
     packed_axes: Tensor
     axis_scales: Tensor
+    signs: Tensor
     token_mean: Tensor
     token_axes: Tensor
 
     def __init__(self, config: ConnectomeConfig, token_features: int) -> None:
         super().__init__()
-        for name, count in (("axes", config.axes), ("token_axes", config.token_axes)):
+        for name, count in (("axes", config.axes), ("axes + sums", config.axes + config.sums), ("token_axes", config.token_axes)):
             if count & (count - 1):
                 raise InputError(f"connectome.{name} {count} is not a power of two; choose {1 << (count.bit_length() - 1)}.")
         self.config = config
         k = config.anchors
         shapes = {"anchors": (k, 3), "mean": (k, k), "modes": (k, k), "centre": (config.entries,)}
-        shapes |= {"axis_scales": (config.axes,), "token_mean": (token_features,), "token_axes": (token_features, config.token_axes)}
+        shapes |= {"axis_scales": (config.axes,), "signs": (config.entries if config.sums else 0,)}
+        shapes |= {"token_mean": (token_features,), "token_axes": (token_features, config.token_axes)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("packed_axes", torch.zeros((config.entries, config.axes // 2), dtype=torch.uint8))
@@ -101,7 +106,7 @@ class ConnectomeReadout(nn.Module):
         self._axes: Tensor | None = None
 
     def forward(self, series: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-        """Ordered scores (N, Q) of N recordings.
+        """Scores of N recordings: (N, Q) on the axes, ordered, and the sums (N, S).
 
         Parameters
         ----------
@@ -115,19 +120,28 @@ class ConnectomeReadout(nn.Module):
         InputError
             If channels lie at one place, as those of unknown place do, or none has a signal.
         """
-        vectors = torch.stack([self.tangent(one, mm) for one, mm in zip(series, places, strict=True)])
-        return ((vectors - self.centre) @ self.unpacked_axes()) * self.axis_scales
+        vectors = torch.stack([self.tangent(one, mm) for one, mm in zip(series, places, strict=True)]) - self.centre
+        return torch.cat(((vectors @ self.unpacked_axes()) * self.axis_scales, self.signed_sums(vectors)), 1)
+
+    def signed_sums(self, vectors: Tensor) -> Tensor:
+        """Sums (N, S) of centred tangent vectors (N, D): every S-th entry, with its sign, over the square of the vector's length.
+
+        Axes of hundreds of participants hold a tenth of what sets new people apart. The sums hold all of it, roughly: their inner products
+        are those of the vectors, up to chance (feature hashing: Weinberger et al. 2009). The longer a vector, the more of it is noise, and
+        the less it counts.
+        """
+        if not self.config.sums:
+            return vectors[:, :0]
+        weighted = vectors * self.signs / vectors.square().sum(1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+        padded = nn.functional.pad(weighted, (0, -weighted.shape[1] % self.config.sums))
+        return padded.unflatten(1, (-1, self.config.sums)).sum(1)
 
     def tangent(self, series: Tensor, places: Tensor) -> Tensor:
         """Tangent vector (D,) of a recording (T, C), entries off the diagonal times the root of 2; arguments as of `forward`."""
         present = series.ne(0).any(0)
         gain, expected = self._gain(places, present)
         latent = series[:, present].to(gain.dtype) @ gain.T
-        keep = 1 - self.config.shrinkage
-        deviation = latent.T @ latent / len(series) - expected
-        values, vectors = torch.linalg.eigh(keep * deviation + torch.eye(len(deviation), dtype=gain.dtype, device=gain.device))
-        logarithm = (vectors * (values.clamp_min(_EIGENVALUE_FLOOR).log() / keep)) @ vectors.T
-        return flatten_symmetric(logarithm)
+        return _shrunk_logarithm(latent.T @ latent / len(series) - expected, self.config.shrinkage)
 
     def token_scores(self, features: Tensor) -> Tensor:
         """The network's features (N, W) on their own axes, turned: (N, J), each column with a variance of about 1."""
@@ -187,6 +201,24 @@ class ConnectomeReadout(nn.Module):
         return torch.linalg.solve(expected, cross.T @ self.modes.double()).T, expected
 
 
+def log_correlation(series: Tensor, shrinkage: float = ConnectomeConfig.model_fields["shrinkage"].default) -> Tensor:
+    """(C (C + 1) / 2,) logarithm of the correlation of standardised channels (T, C), shrunk towards none, flattened as a tangent vector.
+
+    What `ConnectomeReadout.tangent` is with the channels as anchors and a population without correlation. It needs no fit and no places,
+    and compares recordings of the same channels alone. A channel that is 0 throughout counts as missing.
+    """
+    missing = (~series.ne(0).any(0)).to(series.dtype)
+    deviation = series.T @ series / len(series) + torch.diag(missing) - torch.eye(series.shape[1], dtype=series.dtype, device=series.device)
+    return _shrunk_logarithm(deviation, shrinkage)
+
+
+def _shrunk_logarithm(deviation: Tensor, shrinkage: float) -> Tensor:
+    """Logarithm of 1 + deviation (K, K), shrunk by the weight of the 1, and flattened; in size as without the shrinkage."""
+    keep = 1 - shrinkage
+    values, vectors = torch.linalg.eigh(keep * deviation + torch.eye(len(deviation), dtype=deviation.dtype, device=deviation.device))
+    return flatten_symmetric((vectors * (values.clamp_min(_EIGENVALUE_FLOOR).log() / keep)) @ vectors.T)
+
+
 def _known_places(places: Tensor) -> Tensor:
     if not has_places(places):
         raise InputError(
@@ -229,20 +261,17 @@ def flatten_symmetric(matrices: Tensor) -> Tensor:
 
 
 def turn(scores: Tensor) -> Tensor:
-    """Scores (N, Q) on ordered axes, turned by a fixed rotation after which all columns vary alike.
+    """Scores (N, Q) turned by Sylvester's rotation of entries +-1 / sqrt(Q), Q a power of two: all columns then vary alike.
 
     How much axes vary says how much they matter, and standardising their columns would lose that: age from 60 labels falls from an R2 of
     0.54 to 0.15. Of the turned columns it changes next to nothing, and inner products and distances are the same.
     """
-    return scores @ hadamard(scores.shape[1]).to(scores)
-
-
-def hadamard(n: int) -> Tensor:
-    """(n, n) Sylvester's rotation of entries +-1 / sqrt(n), n a power of two: every column then weighs all axes alike."""
-    turned = torch.ones(1, 1)
-    while len(turned) < n:
-        turned = torch.cat((torch.cat((turned, turned), 1), torch.cat((turned, -turned), 1)))
-    return turned / n**0.5
+    turned, half = scores, 1
+    while half < scores.shape[1]:
+        first, second = turned.unflatten(1, (-1, 2, half)).unbind(2)
+        turned = torch.stack((first + second, first - second), 2).flatten(1)
+        half *= 2
+    return turned / scores.shape[1] ** 0.5
 
 
 def pack_axes(axes: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,12 @@ from slimbrain.store import SessionInfo, Store
 Floats = NDArray[Any]
 
 MOST_AXES = 512
+_SUMS_PER_AXIS = 7
+"""Signed sums beside the axes: 3,584 beside 512. Half as many lose some of what other cohorts gain (docs/stage1.md)."""
+
+_SUMS_WEIGHT = 0.2
+"""Of a tangent vector of median length, in units of the last axis; 0.3 costs age from 60 labels 0.02 to 0.04 (docs/stage1.md)."""
+
 _TOKEN_AXES = 4
 """Of the network's features beside the connectome's. Each weighs as much as one column of these, and they carry no trait that these lack:
 with 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 and sex by 0.03 (docs/stage1.md); 4 was not contested."""
@@ -109,7 +115,8 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
         made: Model = TemporalExtractor(model.config, fitted.config)
     else:
         cells = _decoded(store, model)
-        fitted = fit_readout([cells], np.zeros((cells.n_participants, 0)), axes, seed, anchors, _CELL_NUGGET)
+        # Sums beside the axes were not tried on decoded cells.
+        fitted = fit_readout([cells], np.zeros((cells.n_participants, 0)), axes, seed, anchors, _CELL_NUGGET, sums_per_axis=0)
         made = HieraJEPA(model.config, model.jepa, model.voxels_per_patch, fitted.config)
     network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
     made.load_state_dict({**made.state_dict(), **network})
@@ -127,6 +134,7 @@ def fit_readout(
     seed: int = 0,
     anchors: int = MOST_ANCHORS,
     nugget: float = ConnectomeConfig.model_fields["nugget"].default,
+    sums_per_axis: int = _SUMS_PER_AXIS,
 ) -> ConnectomeReadout:
     """A readout from sessions of one or several parcellations.
 
@@ -139,6 +147,8 @@ def fit_readout(
         The one with most participants first.
     features : ndarray
         (N, W) of the network, a row per participant; W may be 0.
+    sums_per_axis : int
+        0, or a power of two less one.
 
     Raises
     ------
@@ -152,10 +162,13 @@ def fit_readout(
         raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
     directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1, readout.config.entries)))
     packed, step = pack_axes(torch.from_numpy(directions))
-    scales = _scales(((vectors @ unpack_axes(packed).numpy().astype(vectors.dtype)) * step.numpy()).var(0))
+    rounded = unpack_axes(packed).numpy().astype(vectors.dtype)
+    scales = step.double().numpy() * _scales(((vectors @ rounded) * step.numpy()).var(0))
+    sums = sums_per_axis * directions.shape[1]
+    signs = _signs(vectors, seed) * np.linalg.norm(rounded[:, -1]) * scales[-1] if sums else np.zeros(0)
     token_mean, token_axes = _token_axes(features)
-    config = readout.config.model_copy(update={"axes": directions.shape[1], "token_axes": token_axes.shape[1]})
-    values = {"centre": centre, "axis_scales": step.double().numpy() * scales, "token_mean": token_mean, "token_axes": token_axes}
+    config = readout.config.model_copy(update={"axes": directions.shape[1], "sums": sums, "token_axes": token_axes.shape[1]})
+    values = {"centre": centre, "axis_scales": scales, "signs": signs, "token_mean": token_mean, "token_axes": token_axes}
     kept = {name: getattr(readout, name) for name in ("anchors", "mean", "modes")}
     made = ConnectomeReadout(config, features.shape[1])
     return made.fill(packed_axes=packed, **kept, **{name: torch.from_numpy(value).float() for name, value in values.items()})
@@ -262,6 +275,12 @@ def _scales(variances: Floats) -> Floats:
     """(Q,) factors of scores of these variances (Q,), after which variances have the mean 1."""
     scales = variances ** (_AXIS_POWER / 2)
     return scales / np.sqrt((scales**2 * variances).mean())
+
+
+def _signs(vectors: Floats, seed: int) -> Floats:
+    """(D,) random signs, of a size by which a vector as long as the median of these (N, D) has the weight of the sums."""
+    signs = 2 * np.random.default_rng(seed).integers(0, 2, vectors.shape[1]) - 1
+    return signs * (_SUMS_WEIGHT * np.median(np.square(vectors).sum(1)))
 
 
 def _token_axes(features: Floats) -> tuple[Floats, Floats]:
