@@ -22,7 +22,7 @@ from slimbrain.models.connectome import ConnectomeReadout
 WEIGHTS = {0: (0.15, 0.2, 0.3), 1: (0.15, 0.2, 0.3), 2: (0.1, 0.15, 0.2, 0.3)}
 """By the power of the length that a vector is divided by."""
 SUMS = (512, 1536, 3584)
-SUMS_WEIGHT = 0.2
+SUMS_WEIGHT = 0.15
 LEADING = ((60, 0.5), (90, 0.3))
 """Modes, among which the entries are, and weights."""
 KEYS = (0, 40, "rpn")

@@ -65,7 +65,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     model_ : the model, with its `provenance`.
     windows_ : the table, the stage 1 model, `still`, or None.
     weights_ : hash of the weights; a copy that finds others refuses to go on.
-    embedded_ : pooling and numbers of the last vectors, by which they are named.
+    embedded_ : pooling and number of columns of the last vectors, by which they are named.
 
     Examples
     --------
@@ -104,6 +104,8 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
             raise InputError(f"k={self.k}: is no number of windows; give 1 or more, or None for as many as in training.")
         self._load()
         chosen_pooling(self.model_, self.pooling)
+        # Filled by `transform`, which may add no attribute: with the pooling `native`, names depend on the channels.
+        self.embedded_: dict[str, Any] = {"pooling": self.pooling}
         self.weights_ = _weights(self.model_, self.windows_)
         return self
 
@@ -140,7 +142,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         self._reload()
         sessions, keys = self._sessions(X)
         embedded = embed_store(sessions, self.model_, self.windows_, self.k, pooling=self.pooling)
-        self.embedded_ = (embedded.pooling, embedded.values.shape[1])
+        self.embedded_.update(pooling=embedded.pooling, numbers=embedded.values.shape[1])
         _warn_of_overlap(embedded, sessions, self.model_.provenance)
         rows = embedded.by_session()
         values = embedded.values if keys is None else np.stack([rows[key] for key in keys])
@@ -150,8 +152,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         """(D,) names, of what was embedded last: what was pooled, or which unit, and the number of the feature."""
         check_is_fitted(self)
         self._reload()
-        pooling, numbers = getattr(self, "embedded_", (self.pooling, None))
-        return np.array(feature_names(self.model_, pooling, numbers), dtype=object)
+        return np.array(feature_names(self.model_, **self.embedded_), dtype=object)
 
     def _by_session(self, values: FloatArray, keys: Sequence[str], X: object) -> Any:
         """The vectors as they are, or with the sessions as index where pandas is asked for; scikit-learn then adds the columns' names."""

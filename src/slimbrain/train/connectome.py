@@ -31,8 +31,8 @@ MOST_AXES = 512
 _SUMS_PER_AXIS = 7
 """Signed sums beside the axes: 3,584 beside 512. Half as many lose some of what other cohorts gain (docs/stage1.md)."""
 
-_SUMS_WEIGHT = 0.2
-"""Of a tangent vector of median length, in units of the last axis; 0.3 costs age from 60 labels 0.02 to 0.04 (docs/stage1.md)."""
+_SUMS_WEIGHT = 0.15
+"""Of a tangent vector of median length, in units of the last axis; more of it costs age from few labels (docs/stage1.md)."""
 
 _TOKEN_AXES = 4
 """Of the network's features beside the connectome's. Each weighs as much as one column of these, and they carry no trait that these lack:
