@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from slimbrain.embed.pooling import pool_tokens, pooled_names, require_pooling
 from slimbrain.embed.series import (
     AXES,
     CONNECTOME,
+    NATIVE,
     TANGENT,
     connectome_names,
     connectome_vectors,
@@ -195,6 +197,12 @@ def embed_store(
     look = remember if model.provenance.remembers else None
     chosen = chosen_pooling(model, pooling, store)
     if isinstance(model, TemporalExtractor):
+        if chosen != pooling and chosen == NATIVE:
+            print(
+                "channels have no MNI places, so the vectors are the logarithms of the channels' own correlations (--pooling native), to be "
+                "compared among the same channels alone; prepare with --channels to have the model's",
+                file=sys.stderr,
+            )
         values = embed_series(store, model, chosen, label, look).cpu().numpy()
         used = {info.key: np.arange(info.n_frames) for info in sessions}
     else:

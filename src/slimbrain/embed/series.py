@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -52,7 +51,7 @@ class _Series:
 def series_pooling(model: TemporalExtractor, pooling: str | None, store: Sessions | None = None) -> str:
     """The pooling asked for, or the model's default.
 
-    Where the store's channels have no places, the default is `native`, and a line says so.
+    Where the store's channels have no places, the default is `native`.
 
     Raises
     ------
@@ -75,11 +74,6 @@ def series_pooling(model: TemporalExtractor, pooling: str | None, store: Session
         raise InputError(
             f"pooling {pooling}: the channels of {lost} have no MNI places; prepare with --channels, or choose native or tokens."
         )
-    print(
-        f"the channels of {lost} have no MNI places, so the vectors are the logarithms of their own correlations (--pooling native), to be "
-        "compared among the same channels alone; prepare with --channels to have the model's",
-        file=sys.stderr,
-    )
     return NATIVE
 
 

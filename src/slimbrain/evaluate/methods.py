@@ -14,6 +14,7 @@ from torch import Tensor
 
 from slimbrain.data.clip import read_clip
 from slimbrain.embed.features import Model, chosen_pooling, embed_store, read_embeddings, untrained
+from slimbrain.embed.series import NATIVE
 from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
 from slimbrain.evaluate.compare import evaluate
@@ -87,7 +88,7 @@ class Options:
     pretraining_people : Path or None
         As for `linear_pretraining`.
     pooling : str or None
-        As for `embed_store`, of trained models; the untrained one is read in its default way.
+        As for `embed_store`, of trained models; the untrained one is read in its default way, or as `native` where they are.
     """
 
     windows: str | Path | None = None
@@ -234,7 +235,9 @@ def _contenders(store: Store, loaded: Sequence[Model], sources: Sequence[str | P
         _Contender(name, model, _views(store, model, options), pooling=options.pooling) for name, model in zip(names, loaded, strict=True)
     ]
     trained = _with_embeddings(store, trained, options.embeddings)
-    return [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views)]
+    # Without places there is nothing of a model in the default, and so it is the same untrained.
+    native = chosen_pooling(loaded[0], options.pooling, store) == NATIVE
+    return [*trained, _Contender(UNTRAINED, untrained(loaded[0]), trained[0].views, pooling=NATIVE if native else None)]
 
 
 def _save(store: Store, task: Task, target: Target, entry: _Contender, tuning: Tuning, folder: Path) -> None:
