@@ -21,6 +21,8 @@ CONTESTS = (
     *((f"few40/{trait}", 60) for trait in TRAITS),
     *((f"{name}/{trait}", 0) for name in ("all", "cut14", "cut40", "cut80", "missing30", "tr2", "whole-to-40") for trait in TRAITS),
     ("rpn/sex", 0),
+    ("rpn60/sex", 60),
+    ("rpncv/sex", 0),
 )
 """Names, and labelled people where a contest is run with several numbers of them (0: all)."""
 

@@ -42,6 +42,13 @@ def summed(vectors: Floats, n_sums: int) -> Floats:
     return padded.reshape(len(vectors), -1, n_sums).sum(1)
 
 
+def print_shares(axes: Floats, groups: dict[str, Floats]) -> None:
+    """How much of the squared length of people's vectors lies in the span of the axes (D, Q)."""
+    directions = np.linalg.qr(axes)[0]
+    shares = {name: np.square(own @ directions).sum() / np.square(own).sum() for name, own in groups.items()}
+    print("share on the axes:", ", ".join(f"{name} {share:.3f}" for name, share in shares.items()), flush=True)
+
+
 def sums_experiment(results: Results, seeds: Sequence[int]) -> None:
     for fold in seeds:
         val = folds()[fold]
@@ -50,6 +57,7 @@ def sums_experiment(results: Results, seeds: Sequence[int]) -> None:
         axes = readout.unpacked_axes().numpy() * readout.axis_scales.numpy()
         vectors = {frames: tangents(readout, excerpts(fold, frames), abide()) for frames in (0, 40)}
         vectors["rpn"] = tangents(readout, rpn().runs, rpn())
+        print_shares(axes, {"pretraining": vectors[0][pre], "others": vectors[0][val], "rpn122": vectors["rpn"] - vectors["rpn"].mean(0)})
         median = np.median(np.linalg.norm(vectors[0][pre], axis=1))
 
         def scaled(key: int | str, power: int) -> Floats:
