@@ -199,8 +199,8 @@ def embed_store(
     if isinstance(model, TemporalExtractor):
         if chosen != pooling and chosen == NATIVE:
             print(
-                "channels have no MNI places, so the vectors are the logarithms of the channels' own correlations (--pooling native), to be "
-                "compared among the same channels alone; prepare with --channels to have the model's",
+                "channels have no MNI places, so the vectors are the logarithms of the channels' own correlations (--pooling native), "
+                "to be compared among the same channels alone; prepare with --channels to have the model's",
                 file=sys.stderr,
             )
         values = embed_series(store, model, chosen, label, look).cpu().numpy()
