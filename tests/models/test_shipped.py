@@ -14,6 +14,7 @@ import slimbrain
 from slimbrain.cli import run_command
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.embed.features import embed_store, read_embeddings
+from slimbrain.embed.series import SERIES_POOLINGS
 from slimbrain.errors import InputError
 from slimbrain.governance.provenance import Match, Provenance
 from slimbrain.grid import Grid
@@ -92,6 +93,15 @@ def test_commands_use_it_where_no_model_is_named_and_say_so(tmp_path: Path, caps
     assert run_command(["rank", store, "--method", "fast", "--out", windows]) == 0
     assert TEMPORAL in capsys.readouterr().err
     assert len(read_tsv(Path(windows))) == 3 * (90 // 8)
+
+
+@pytest.mark.parametrize("pooling", SERIES_POOLINGS)
+def test_every_pooling_can_be_a_derivative(pooling: str, tmp_path: Path) -> None:
+    make_store(tmp_path / "store", 40, 0.72)
+    store, folder, vectors = (str(tmp_path / name) for name in ("store", "bids", "vectors.npz"))
+    for out in (folder, vectors):
+        assert run_command(["embed", store, "--pooling", pooling, "--out", out]) == 0
+    np.testing.assert_array_equal(read_embeddings(folder).values, read_embeddings(vectors).values)
 
 
 def test_an_evaluation_without_a_model_asks_whom_it_was_trained_on(

@@ -27,6 +27,11 @@ _COLUMNS = {
     "deviation": "standard deviation of feature N over time",
     "persistence": "correlation of feature N with itself one step later",
     "unit": "mean over time of feature N in the 32 mm unit whose centre is at X, Y, Z (MNI, mm)",
+    "connectome": "column N of the connectome: scores on axes and sums of the tangent vector, turned so that all columns vary alike",
+    "token": "column N of the network's features on their leading axes, turned",
+    "axis": "score on axis N of the connectome; axes are ordered, and their columns are not to be standardised",
+    "tangent": "entry N of the tangent vector between anchors, lower triangle row by row",
+    "native": "entry N of the logarithm of the channels' own correlation, lower triangle row by row",
 }
 
 
