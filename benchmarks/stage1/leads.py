@@ -139,11 +139,11 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
             return Embedding({key: np.hstack((part, SHARE * read_by(name, kind)[key])) for key, part in connectome().items()})
 
         enter("no network", lambda: Embedding(connectome()))
-        for name, kinds in (NETWORKS if seed == 0 else CLOSEST | LONG).items():
+        for name, kinds in (NETWORKS if seed == 0 else CLOSEST).items():
             for kind in kinds:
                 enter(f"{name}, {kind}", lambda: Embedding(read_by(name, kind)))
                 enter(f"{name}, {kind} beside", lambda: beside(name, kind))
-                if kind in (CLOSEST | LONG).get(name, ()):
+                if kind in CLOSEST.get(name, ()):
                     enter(f"{name}, {kind} beside, tuned", lambda: Embedding(connectome(), beside=read_by(name, kind)))
                 read_by.cache_clear()
 
@@ -169,6 +169,4 @@ CLOSEST = {
     "alignment": ("second order", "head"),
 }
 """What is run in the other rotations: what came closest in rotation 0, and what learnt too fast there."""
-LONG = {"contrast, long": ("second order",), "masked 0.75, long": ("second order",), "alignment, long": ("second order", "head")}
-"""Ten times the steps, in the other rotations."""
 EXPERIMENTS["leads"] = leads_experiment

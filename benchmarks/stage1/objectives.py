@@ -16,7 +16,7 @@ from cohorts import Floats
 from torch import Tensor, nn
 
 N_MODES, PATCH, WIDTH, HEADS, DEPTH, N_OUT = 64, 4, 64, 4, 2, 128
-BATCH, STEPS, LONG_STEPS = 16, 200, 2000
+BATCH, STEPS = 16, 200
 FRAMES, PART_FRAMES, LENGTHS = 48, 32, (24, 40, 72, 104, 200)
 """Of an excerpt, of one that is compared with another part of the recording, and of an augmented one."""
 RATE, ALIGNMENT_RATE = 2e-3, 2e-4
@@ -191,7 +191,7 @@ def resampled(series: Floats, factor: float) -> Floats:
 
 
 def loss_of(name: str, model: SeriesNetwork, teacher: SeriesNetwork, data: Recordings, rng: np.random.Generator) -> Tensor:
-    """On one batch. `name` begins with the objective; a number behind it is the share of hidden entries."""
+    """On one batch. `name` begins with the objective; the number in it is the share of hidden entries."""
     parts, others = data.draw(rng, two=name.startswith(("contrast", "alignment")))
     series = stacked(parts)
     if name.startswith("contrast"):
@@ -200,14 +200,14 @@ def loss_of(name: str, model: SeriesNetwork, teacher: SeriesNetwork, data: Recor
         tangents = torch.cat([log_moments(stacked([other])) for other in others])
         return 1 - alignment(model.head(pooled(model(model.patches(series)))), tangents.flatten(1))
     if name.startswith("masked"):
-        return masked_loss(model, series, float(name.split()[1].rstrip(",")))
+        return masked_loss(model, series, float(name.split()[1].strip(",")))
     loss = jepa_loss(model, teacher, series, MASKED)
     return loss + masked_loss(model, series, MASKED) if "rebuilt" in name else loss
 
 
-def train(name: str, seed: int, sources: Sequence[Recordings], held: Recordings, steps: int | None = None) -> SeriesNetwork:
-    """From the weights of the untrained twin; several sources take turns. With "long" in its name it takes LONG_STEPS."""
-    model, steps = twin(seed), steps or (LONG_STEPS if "long" in name else STEPS)
+def train(name: str, seed: int, sources: Sequence[Recordings], held: Recordings, steps: int = STEPS) -> SeriesNetwork:
+    """From the weights of the untrained twin; several sources take turns."""
+    model = twin(seed)
     teacher, rng, began = copy.deepcopy(model), np.random.default_rng((7, seed)), time.time()
 
     @torch.no_grad()
