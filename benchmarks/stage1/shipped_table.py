@@ -55,7 +55,7 @@ IN_CARD = {
     ("rpn60", 60),
     ("rpncv", 0),
 }
-CARD_METHODS = (OURS, "tangent", "linear pretraining 50", "gaussian 150 of 7 mm, tangent")
+CARD_METHODS = (OURS, "tangent", "linear pretraining 50", "native", "gaussian 150 of 7 mm, tangent")
 COLUMNS = (
     *("contest", "trait", "method", "metric", "folds", "mean", "low", "high"),
     *("difference", "difference_low", "difference_high", "in_card"),
