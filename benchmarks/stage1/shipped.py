@@ -171,10 +171,8 @@ def shipped_experiment(results: Results, seeds: Sequence[int]) -> None:
             within(results, variant, fold, made[0], pre, val)
 
         readout = fit(fold)
-        ours, other = (
-            {key: embed(readout, own, abide().coordinates) for key, own in runs.items()},
-            embed(readout, rpn().runs, rpn().coordinates),
-        )
+        ours = {key: embed(readout, own, abide().coordinates) for key, own in runs.items()}
+        other = embed(readout, rpn().runs, rpn().coordinates)
         go("connectome", ours, other)
         elsewhere(results, "connectome", fold, other)
         go("connectome, standardised", {key: own / ours[0][pre].std(0) for key, own in ours.items()})
