@@ -17,6 +17,7 @@ from cohorts import Cohort, Floats, abide, rpn
 from contests import EXPERIMENTS, Embedding, Results, compete, excerpts
 from shipped import elsewhere, fit, folds, places
 
+from slimbrain.embed.series import TANGENT, connectome_vectors
 from slimbrain.models.connectome import ConnectomeReadout
 
 WEIGHTS = {0: (0.15, 0.2, 0.3), 1: (0.15, 0.2, 0.3), 2: (0.1, 0.15, 0.2, 0.3)}
@@ -31,8 +32,8 @@ KEYS = (0, 40, "rpn")
 @torch.inference_mode()
 def tangents(readout: ConnectomeReadout, runs: Sequence[Floats], cohort: Cohort) -> Floats:
     """(N, D), centred on the pretraining people's mean."""
-    mm = places(cohort.coordinates)
-    return (torch.stack([readout.tangent(torch.from_numpy(run), mm) for run in runs]) - readout.centre).numpy()
+    series = [torch.from_numpy(run) for run in runs]
+    return connectome_vectors(readout, series, [places(cohort.coordinates)] * len(series), TANGENT).numpy()
 
 
 def summed(vectors: Floats, n_sums: int) -> Floats:

@@ -140,21 +140,22 @@ def test_axes_are_ordered_and_the_default_has_columns_alike(folder: Path, store:
     # Rounding to 4 bits bends axes a little.
     assert (variance[:-1] > 0.97 * variance[1:]).all() and variance[0] > 3 * variance[-1]
     np.testing.assert_allclose(variance.mean(), 1, rtol=1e-3)
-    # Every turned column weighs all scores and sums alike, which are correlated by chance alone.
+    # But for rounding, scores are uncorrelated in these people, and every turned column weighs all of them alike.
+    np.testing.assert_allclose(turn(torch.from_numpy(ordered.values)).numpy().var(0), 1, rtol=0.25)
+    # So with the sums beside them, which are correlated by chance alone.
     turned = both.values[:, : 8 * 16]
-    tangent = torch.from_numpy(embed_store(store, model, pooling="tangent").values)
-    sums = model.connectome.signed_sums(tangent).numpy()
-    np.testing.assert_allclose(turned.var(0).sum(), 16 + sums.var(0).sum(), rtol=1e-3)
     assert turned.var(0).max() < 3 * turned.var(0).mean() and both.values.shape == (PEOPLE, 8 * 16 + 4)
     np.testing.assert_allclose(both.values.mean(0), 0, atol=0.1)
 
 
-def test_inner_products_of_the_default_are_those_of_both_parts(folder: Path, store: Store) -> None:
+def test_inner_products_of_the_default_are_those_of_its_parts(folder: Path, store: Store) -> None:
     model = from_pretrained(folder)
-    turned, both = (embed_store(store, model, pooling=pooling).values for pooling in ("connectome", "both"))
-    own = both[:, turned.shape[1] :]
+    ordered, tangent, turned, both = (
+        embed_store(store, model, pooling=pooling).values for pooling in ("axes", "tangent", "connectome", "both")
+    )
+    sums, own = model.connectome.signed_sums(torch.from_numpy(tangent)).numpy(), both[:, turned.shape[1] :]
     np.testing.assert_allclose(turned, both[:, : turned.shape[1]], atol=1e-5)
-    np.testing.assert_allclose(both @ both.T, turned @ turned.T + own @ own.T, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(both @ both.T, ordered @ ordered.T + sums @ sums.T + own @ own.T, rtol=1e-4, atol=1e-3)
     tokens = embed_store(store, model, pooling="tokens").values
     assert tokens.shape == (PEOPLE, 32) and own.shape == (PEOPLE, 4)
     # The tokens' part has their leading axes: distances along these, scaled, are as near as the variance that is left out allows.

@@ -197,7 +197,7 @@ def embed_store(
     look = remember if model.provenance.remembers else None
     chosen = chosen_pooling(model, pooling, store)
     if isinstance(model, TemporalExtractor):
-        if chosen != pooling and chosen == NATIVE:
+        if pooling is None and chosen == NATIVE:
             print(
                 "channels have no MNI places, so the vectors are the logarithms of the channels' own correlations (--pooling native), "
                 "to be compared among the same channels alone; prepare with --channels to have the model's",
