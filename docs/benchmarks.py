@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from slimbrain.evaluate.registry import ENTRIES
-from slimbrain.evaluate.stats import LOWER_IS_BETTER
+from slimbrain.evaluate.stats import LOWER_IS_BETTER, metric_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "results"
@@ -89,7 +89,7 @@ def _summary(groups: Mapping[tuple[str, str], Sequence[Line]]) -> str:
         for table in _tables(lines).values():
             rows = _by_method(table)
             alone = [gap for gap in table if gap["method"].startswith(DIFFERENCE) and not gap["method"].startswith(DIFFERENCE + BOTH)]
-            text += [f"| {task}, {cohort} | {_who(gap)} | {gap['metric']} | {_verdict(gap, rows)} |" for gap in alone]
+            text += [f"| {task}, {cohort} | {_who(gap)} | {metric_words(gap['metric'])} | {_verdict(gap, rows)} |" for gap in alone]
     return "\n".join([*text, "", ""])
 
 
@@ -122,7 +122,7 @@ def _section(task: str, cohort: str, lines: Sequence[Line]) -> str:
     text = [f"## {task}, {cohort}", ""]
     entry = ENTRIES.get(task)
     if entry and entry.published:
-        said = "; ".join(f"{metric} {value:g}" for metric, value in entry.published.items())
+        said = "; ".join(f"{metric_words(metric)} {value:g}" for metric, value in entry.published.items())
         text += [f"The paper: {said}. Label: {entry.made}. What the paper does not say: {entry.unsaid}", ""]
     elif entry:
         text += [f"Label: {entry.made}. {entry.unsaid}", ""]
@@ -135,10 +135,10 @@ def _table(n: str, split: str, lines: Sequence[Line]) -> list[str]:
     """One split: the primary metric of every method, by number of labelled participants where there is a curve."""
     rows, metric = _by_method(lines), next(line["metric"] for line in lines if line["method"].startswith(DIFFERENCE))
     numbers = list(dict.fromkeys(line["labelled"] for line in lines if line["mean"] != CANNOT))
-    heads = [f"{number} labelled" if number else metric for number in numbers]
+    heads = [f"{number} labelled" if number else metric_words(metric) for number in numbers]
     first = lines[0]
     return [
-        f"### {_capital(split)}: {metric}, n = {n}",
+        f"### {_capital(split)}: {metric_words(metric)}, n = {n}",
         "",
         f"| method | {' | '.join(heads)} |",
         "|" + "---|" * (len(heads) + 1),

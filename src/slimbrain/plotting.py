@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from slimbrain.colours import stops
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import Estimate, Result, Row, read_result
+from slimbrain.evaluate.stats import metric_words
 from slimbrain.saliency import WindowRow, read_window_table
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
     ax.set_yticks(range(len(rows)), names)
     ax.invert_yaxis()
     # In the label: a legend would lie on some interval.
-    ax.set_xlabel(metric.replace("_", " ") + (" (dashed: chance)" if known else ""))
+    ax.set_xlabel(metric_words(metric) + (" (dashed: chance)" if known else ""))
     ax.set_title(f"{result.task}, {result.n_subjects} participants")
     return ax
 

@@ -87,7 +87,7 @@ def test_a_planted_class_is_found_and_beats_every_baseline(classified: Result) -
     assert best.mean == max(others) and best.model != "ours"
     gap, _ = classified.differences
     assert gap.low > 0 and gap.mean == pytest.approx(ours.mean - best.mean)
-    assert f"ours (auc {ours.mean:.3f} [{ours.low:.3f}, {ours.high:.3f}]) beats the best baseline" in to_markdown(classified)
+    assert f"ours (AUC {ours.mean:.3f} [{ours.low:.3f}, {ours.high:.3f}]) beats the best baseline" in to_markdown(classified)
     assert "pretrained on 3 of these subjects (--allow-overlap)" in to_markdown(classified)
 
 
@@ -110,7 +110,7 @@ def test_regression_goes_the_same_way(store: Store) -> None:
 def test_the_table_has_one_line_a_predictor_with_all_its_metrics(classified: Result) -> None:
     lines = to_markdown(classified).splitlines()
     head = next(line for line in lines if line.startswith("| model"))
-    assert head == "| model | method | auc | balanced_accuracy | accuracy | macro_f1 | p (auc) |"
+    assert head == "| model | method | AUC | balanced accuracy | accuracy | macro F1 | p (AUC) |"
     body = [line for line in lines if line.startswith("| ") and line != head]
     assert len(body) == len(classified.by_predictor)
     assert all(line.count("|") == head.count("|") for line in body)

@@ -192,7 +192,7 @@ def test_the_file_and_the_table_have_the_curve(curve: Result) -> None:
     assert "resampled subjects and draws" in text
     for point in curve.labelled:
         mean = next(row for row in point.rows if row.model == "ours").mean
-        assert f"{point.labelled} labelled: ours (auc {mean:.3f}" in text
+        assert f"{point.labelled} labelled: ours (AUC {mean:.3f}" in text
 
 
 # --- sites left out

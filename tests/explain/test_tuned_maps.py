@@ -115,7 +115,7 @@ def test_decisions_are_those_of_predict_and_the_known_are_marked(root: Path, tmp
     auc = np.mean([(one > other) + 0.5 * (one == other) for one in low for other in high])
     assert record["decided_by"]["kind"] == "fine-tuned head" and record["decided_by"]["unseen"] == NEW
     assert record["decided_by"]["mean"] == pytest.approx(auc)
-    assert f"trained on {KNOWN} of {KNOWN + NEW} participants" in average.note and "held-out auc" in average.note
+    assert f"trained on {KNOWN} of {KNOWN + NEW} participants" in average.note and "held-out AUC" in average.note
 
 
 def test_without_labels_the_contrast_is_the_slope_on_the_decision(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

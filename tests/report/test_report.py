@@ -214,14 +214,14 @@ def test_evaluation_table_and_verdict_equal_the_result(inputs: ReportInputs, pag
     difference = result["differences"][0]
     ours = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**next(row for row in result["rows"] if row["model"] == "ours-1"))
     gap = f"difference +0.112 [+{difference['low']:.3f}, +0.200]"
-    verdict = f"ours-1 (auc {ours}) beats the best baseline, {EVIL} (tangent): {gap}"
+    verdict = f"ours-1 (AUC {ours}) beats the best baseline, {EVIL} (tangent): {gap}"
     assert page.words.count(verdict) == 2
 
 
 def test_verdict_follows_the_interval(tmp_path: Path) -> None:
     result = make_result(tmp_path / "group.json", low=-0.02)
     words = Page(write_report(tmp_path / "page.html", ReportInputs(evaluations=(result,))).read_text()).words
-    assert re.search(r"ours-1 \(auc [^)]*\) is not distinguishable from the best baseline", words) and "beats" not in words
+    assert re.search(r"ours-1 \(AUC [^)]*\) is not distinguishable from the best baseline", words) and "beats" not in words
 
 
 def test_recall_of_planted_events_equals_a_count_by_hand(page: Page) -> None:
@@ -269,7 +269,7 @@ def test_versions_hashes_seeds_and_commands_are_there(inputs: ReportInputs, text
 def test_summary_has_at_most_five_sentences(text: str) -> None:
     summary = text[text.index('<section id="summary"') : text.index('<section id="evaluation"')]
     verdict, *paragraphs = re.findall(r"<p(?: class=\"verdict\")?>(.*?)</p>", summary, flags=re.DOTALL)
-    assert len(paragraphs) == 4 and verdict.startswith("On column:group, ours-1 (auc 0.813")
+    assert len(paragraphs) == 4 and verdict.startswith("On column:group, ours-1 (AUC 0.813")
     assert (
         paragraphs[0]
         == "3 sessions of 3 participants went in, 2 minutes in all; 1 run was excluded by a quality threshold and 1 run was refused."

@@ -199,7 +199,7 @@ def test_averages_of_explain_are_shown_with_unit_trust_and_their_strongest_quart
     maps = {one["name"]: one for one in from_page(text, "viewer-maps")}
     contrast, surprise = maps["Gradient x input: B less others"], maps["JEPA surprise"]
     assert contrast["peak"] == {"mm": list(EXPLAINED_MM), "value": EXPLAINED} and contrast["unit"] == "log-odds of B"
-    assert "Held-out auc 0.75 [0.60, 0.90]; trained on 1 of 3 participants." in contrast["about"]
+    assert "Held-out AUC 0.75 [0.60, 0.90]; trained on 1 of 3 participants." in contrast["about"]
     assert "Red speaks for it, blue against it." in contrast["about"] and "Red" not in surprise["about"]
     image = nibabel.load(inputs.explained[0] / "group_desc-gradientContrast_map.nii.gz").get_fdata()
     size = np.abs(image[image != 0])

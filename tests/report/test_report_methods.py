@@ -40,7 +40,7 @@ def test_the_paragraph_says_what_the_inputs_hold(inputs: ReportInputs) -> None:
         "1 run could not be used",
         "18 windows of 5.76 s of 3 sessions were scored by mutual masked reconstruction and ranked; where windows were chosen, the 2 best",
         "(3 sessions; 41 steps; preset tiny; seed 7)",
-        "Group was predicted by linear probe from ours-1 in 3 participants (3-fold by subject; metric auc) beside 3 baselines.",
+        "Group was predicted by linear probe from ours-1 in 3 participants (3-fold by subject; metric AUC) beside 3 baselines.",
         "Contributions to the decision on group were mapped by the gradient times the input (Shrikumar et al., 2016) in 3 sessions.",
         "The encoder's prediction errors at hidden places were mapped in 3 sessions.",
     ):

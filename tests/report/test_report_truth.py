@@ -145,7 +145,7 @@ def at(path: Path, mean: float, low: float, high: float, gap: tuple[float, float
 
 def test_a_score_whose_interval_holds_chance_is_called_so(tmp_path: Path) -> None:
     verdict, below, *_ = remarks(read_result(at(tmp_path / "x.json", 0.314, 0.13, 0.53)))
-    assert "ours-1 (auc 0.314 [0.130, 0.530]) is at chance (0.5)" in verdict and "not distinguishable" not in verdict
+    assert "ours-1 (AUC 0.314 [0.130, 0.530]) is at chance (0.5)" in verdict and "not distinguishable" not in verdict
     assert below.startswith("A score below chance is what cross-validation of few participants gives")
 
 
@@ -205,9 +205,9 @@ def explained(tmp_path: Path, grid: Grid, low: float) -> tuple[Path, Path]:
 def test_one_model_has_one_score_on_the_page(tmp_path: Path, grid8: Grid) -> None:
     folder, result = explained(tmp_path, grid8, 0.13)
     words = Page(write_report(tmp_path / "a.html", ReportInputs(evaluations=(result,), explained=(folder,))).read_text()).words
-    assert "0.26" not in words and "Held-out auc 0.314 [0.130, 0.530], as in the evaluation" in words
+    assert "0.26" not in words and "Held-out AUC 0.314 [0.130, 0.530], as in the evaluation" in words
     alone = Page(write_report(tmp_path / "b.html", ReportInputs(explained=(folder,))).read_text()).words
-    assert "Held-out auc 0.26 [0.10, 0.45]" in alone
+    assert "Held-out AUC 0.26 [0.10, 0.45]" in alone
 
 
 @pytest.mark.parametrize(("low", "noise"), [(0.13, True), (0.51, False)])

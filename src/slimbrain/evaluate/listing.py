@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from slimbrain.evaluate.registry import ENTRIES, Benchmark
+from slimbrain.evaluate.stats import metric_words
 
 _WIDTH = 118
 _HEADINGS = ("task", "published", "ranked by")
@@ -103,7 +104,7 @@ def _relatives_of(entry: Benchmark) -> str:
 
 def _published_values(entry: Benchmark) -> str:
     """What the paper reports."""
-    return "; ".join(f"{metric} {value:g}" for metric, value in entry.published.items()) or "none"
+    return "; ".join(f"{metric_words(metric)} {value:g}" for metric, value in entry.published.items()) or "none"
 
 
 def _line(name: str, text: str) -> list[str]:

@@ -28,10 +28,26 @@ REGRESSION_METRICS = ("r2", "r", "mae", "mse", "mse_z")
 IDENTIFICATION_METRICS = ("top1", "mrr")
 LOWER_IS_BETTER = frozenset({"mae", "mse", "mse_z"})
 
+_WORDS = {
+    "auc": "AUC",
+    "r2": "R²",
+    "mae": "MAE",
+    "mse": "MSE",
+    "mse_z": "MSE (z)",
+    "macro_f1": "macro F1",
+    "top1": "top-1",
+    "mrr": "MRR",
+}
+
 N_RESAMPLES = 1000
 _CONFIDENCE = 0.95
 _BOUNDS: dict[str, tuple[float, float]] = {"r2": (-np.inf, 1), "r": (-1, 1), "mae": (0, np.inf), "mse": (0, np.inf), "mse_z": (0, np.inf)}
 """Least and largest value of a metric; of those that are not named, 0 and 1."""
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name as people write it."""
+    return _WORDS.get(metric, metric.replace("_", " "))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimbrain.evaluate.result import Estimate, Grouping, LabelledPoint, Result, Scoring
-from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, LOWER_IS_BETTER
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, LOWER_IS_BETTER, metric_words
 
 _SHOWN_DIGITS = 12
 """Of a SHA-256, in the table; the result file has all of it."""
@@ -28,7 +28,7 @@ def to_markdown(result: Result) -> str:
         f"{result.n_subjects} subjects, {result.n_sessions} sessions; {result.split}; "
         f"95 % intervals over resampled {resampling_unit(result)}; p: permuted labels.",
         "",
-        "| model | method | " + " | ".join(metrics) + f" | p ({metrics[0]}) |",
+        "| model | method | " + " | ".join(map(metric_words, metrics)) + f" | p ({metric_words(metrics[0])}) |",
         "|" + "---|" * (len(metrics) + 3),
     ]
     for (model, method), rows in result.by_predictor.items():
@@ -49,7 +49,7 @@ def _curve_table(result: Result) -> list[str]:
     found = [{row.predictor: row for row in point.rows} for point in points]
     lines = [
         "",
-        f"### {result.metrics[0]} by number of labelled subjects",
+        f"### {metric_words(result.metrics[0])} by number of labelled subjects",
         "",
         "| model | method | " + " | ".join(f"{point.labelled} labelled" for point in points) + " |",
         "|" + "---|" * (len(points) + 2),
@@ -68,7 +68,7 @@ def _held_out_table(result: Result) -> list[str]:
     shown = [*dict.fromkeys(gap.predictor for gap in result.differences), result.best_baseline.predictor]
     lines = [
         "",
-        f"### {result.metrics[0]} of each part left out",
+        f"### {metric_words(result.metrics[0])} of each part left out",
         "",
         "| left out | subjects | " + " | ".join(f"{model} ({method})" for model, method in shown) + " |",
         "|" + "---|" * (len(shown) + 2),
@@ -102,9 +102,9 @@ def remarks(result: Result) -> list[str]:
         who = "subjects" if sum(result.classes.values()) <= result.n_subjects else "windows"
         lines.append(f"Classes, in {who}: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
     if chance := {metric: value for metric, value in result.chance.items() if metric in result.metrics}:
-        lines.append("Chance: " + ", ".join(f"{metric} {value:.3f}" for metric, value in chance.items()) + ".")
+        lines.append("Chance: " + ", ".join(f"{metric_words(metric)} {value:.3f}" for metric, value in chance.items()) + ".")
     if result.published:
-        lines.append("Published: " + ", ".join(f"{metric} {value:g}" for metric, value in result.published.items()) + ".")
+        lines.append("Published: " + ", ".join(f"{metric_words(metric)} {value:g}" for metric, value in result.published.items()) + ".")
     if result.excluded:
         lines.append("Sessions left out: " + ", ".join(f"{count} ({reason})" for reason, count in result.excluded.items()) + ".")
     for one in result.cannot:
@@ -169,13 +169,13 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     several = sum(other.model == gap.model for other in result.differences) > 1
     mine = f"{gap.model}, {gap.method}" if several else gap.model
     if gap.mean is None or gap.low is None or gap.high is None:
-        return f"{mine} and the best baseline, {best}, cannot be compared: {gap.metric} is not defined for both."
+        return f"{mine} and the best baseline, {best}, cannot be compared: {metric_words(gap.metric)} is not defined for both."
     row = result.row_of(gap) if point is None else next((row for row in point.rows if row.predictor == gap.predictor), None)
     sign = -1 if gap.metric in LOWER_IS_BETTER else 1
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
     score, difference = (
-        f"{mine} ({gap.metric} {_cell(row)})",
+        f"{mine} ({metric_words(gap.metric)} {_cell(row)})",
         f"{_signed(gap.mean)} [{_signed(gap.low)}, {_signed(gap.high)}] (paired bootstrap)",
     )
     chance = chance_of(result, gap.metric)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from slimbrain.disk.atomic import write_atomic, write_json, write_text
 from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
+from slimbrain.evaluate.stats import metric_words
 from slimbrain.explain.regions import COLUMNS
 from slimbrain.grid import Grid
 
@@ -110,7 +111,7 @@ def trust(record: Mapping[str, Any]) -> str:
 
 def _held_out(decided: Mapping[str, Any]) -> str:
     if "mean" in decided:
-        return f"held-out {decided['metric']} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]"
+        return f"held-out {metric_words(decided['metric'])} {decided['mean']:.2f} [{decided['low']:.2f}, {decided['high']:.2f}]"
     return "its held-out score is not known" if decided else ""
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from slimbrain.evaluate.result import Result, Row
+from slimbrain.evaluate.stats import LOWER_IS_BETTER, metric_words
 from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
     Block,
     Column,
     Figure,
+    Fold,
     Heading,
     Mark,
     Prose,
@@ -25,16 +30,8 @@ from slimbrain.report.label_curve import label_curve
 
 _TITLE = "Evaluation"
 
-_METRIC_WORDS = {
-    "auc": "AUC",
-    "r2": "R²",
-    "mae": "MAE",
-    "mse": "MSE",
-    "mse_z": "MSE (z)",
-    "macro_f1": "macro F1",
-    "top1": "top-1",
-    "mrr": "MRR",
-}
+_FOLDED = 4
+"""Fewer further baselines are not worth a fold."""
 
 
 def build(material: Material) -> Section:
@@ -52,29 +49,51 @@ def _task(result: Result, place: int) -> list[Block]:
     named = f"{result.cohort} to {result.tested_on}" if result.tested_on else result.cohort
     cohort = f" ({named})" if named else ""
     setting = f"{count(result.n_subjects, 'subject')}, {count(result.n_sessions, 'session')}; {result.split}."
+    shown, further = _leading(result)
     return [
         Heading(f"{result.task}{cohort}"),
         VerdictBlock(verdict),
-        _table(result),
-        _forest(result, place),
+        _table(result, shown),
+        *([Fold(f"{len(further)} further baselines", (_table(result, further, further=True),))] if further else []),
+        _forest(result, shown, place),
         *_curve(result, place),
         *_held_out(result),
         Prose(" ".join([setting, *others])),
     ]
 
 
-def _table(result: Result) -> Table:
+def _leading(result: Result) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Predictors to show, in order: ours, and the best of each kind of baseline; and all others, if they are many."""
+    metric = result.metrics[0]
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+
+    def score(predictor: tuple[str, str]) -> float:
+        row = result.by_predictor[predictor].get(metric)
+        return -math.inf if row is None or row.mean is None else sign * row.mean
+
+    predictors = list(result.by_predictor)
+    best: dict[str, tuple[str, str]] = {result.best_baseline.model: result.best_baseline.predictor}
+    for predictor in sorted(predictors, key=score, reverse=True):
+        best.setdefault(predictor[0], predictor)
+    further = [one for one in predictors if one[0] not in result.ours and one != best[one[0]]]
+    return ([one for one in predictors if one not in further], further) if len(further) >= _FOLDED else (predictors, [])
+
+
+def _table(result: Result, predictors: Sequence[tuple[str, str]], *, further: bool = False) -> Table:
     metrics = result.metrics
     table = TableBuilder(
-        f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {_words(metrics[0])}, "
+        f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {metric_words(metrics[0])}, "
         "permuted labels",
-        (Column("model"), Column("role"), *(Column(_words(metric), True) for metric in metrics), Column("p", True), Column("method")),
+        (Column("model"), Column("role"), *(Column(metric_words(metric), True) for metric in metrics), Column("p", True), Column("method")),
     )
-    for predictor, rows in result.by_predictor.items():
+    for predictor in predictors:
+        rows = result.by_predictor[predictor]
         role, mark = _role(result, predictor)
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
         table.add([predictor[0], role, *cells, number(primary.p if primary else None, 3), predictor[1]], mark)
+    if further:
+        return table.build()
     for one in result.cannot:
         table.add([one.model, "cannot", *(MISSING for _ in metrics), MISSING, one.method])
     if result.published:
@@ -87,7 +106,7 @@ def _curve(result: Result, place: int) -> list[Block]:
     """The curve over the number of labelled participants, and the numbers that it is drawn from."""
     if not result.labelled:
         return []
-    metric = _words(result.metrics[0])
+    metric = metric_words(result.metrics[0])
     table = TableBuilder(
         f"{result.task}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them and 95 % interval",
         (Column("model"), Column("method"), *(Column(f"{point.labelled} labelled", True) for point in result.labelled)),
@@ -111,7 +130,7 @@ def _held_out(result: Result) -> list[Block]:
         return []
     shown = [*dict.fromkeys(gap.predictor for gap in result.differences), result.best_baseline.predictor]
     table = TableBuilder(
-        f"{result.task}: {_words(result.metrics[0])} of each part that was left out, mean and 95 % interval",
+        f"{result.task}: {metric_words(result.metrics[0])} of each part that was left out, mean and 95 % interval",
         (Column("left out"), Column("subjects", True), *(Column(": ".join(predictor), True) for predictor in shown)),
     )
     for part in result.held_out:
@@ -133,19 +152,15 @@ def _interval(row: Row | None) -> str:
     return number(row.mean) + ("" if row.low is None else f" [{number(row.low)},\N{NO-BREAK SPACE}{number(row.high)}]")
 
 
-def _forest(result: Result, place: int) -> Figure:
+def _forest(result: Result, predictors: Sequence[tuple[str, str]], place: int) -> Figure:
     metric = result.metrics[0]
-    rows = [row for row in result.rows if row.metric == metric and row.mean is not None]
+    rows = [row for row in result.rows if row.metric == metric and row.mean is not None and row.predictor in predictors]
     listed = "; ".join(f"{row.model}, {row.method}: {_interval(row)}" for row in rows)
-    alt = f"Forest plot of {_words(metric)} for {result.task}. {listed}."
+    alt = f"Forest plot of {metric_words(metric)} for {result.task}. {listed}."
     best = result.best_baseline.predictor
     chance = chance_of(result, metric)
-    svg = forest(rows, result.ours, best, result.published.get(metric), chance, _words(metric), f"forest-{place}", alt)
+    svg = forest(rows, result.ours, best, result.published.get(metric), chance, metric_words(metric), f"forest-{place}", alt)
     keys = "Blue square: ours; orange diamond: best baseline; grey: other baselines."
     keys += "" if chance is None else f" Dotted: chance, {chance:.3g}."
-    caption = f"{_words(metric)} of every model with its 95 % interval. {keys}"
+    caption = f"{metric_words(metric)} of the models in the table above with its 95 % interval. {keys}"
     return Figure(svg, caption, alt)
-
-
-def _words(metric: str) -> str:
-    return _METRIC_WORDS.get(metric, metric.replace("_", " "))

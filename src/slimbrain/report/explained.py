@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from slimbrain.evaluate.result import PROBE, Result
+from slimbrain.evaluate.stats import metric_words
 from slimbrain.evaluate.table import chance_of, is_at_chance
 from slimbrain.explain import TITLES, MapEntry
 from slimbrain.explain.averages import MAGNITUDE, NAMES
@@ -59,7 +60,7 @@ def _score(entry: MapEntry, evaluations: Sequence[Result]) -> _Score:
             for row in result.rows:
                 if row.model in names and row.method == PROBE and row.metric == metric and row.mean is not None:
                     interval = "" if row.low is None else f" [{row.low:.3f}, {row.high:.3f}]"
-                    words = f"held-out {metric} {row.mean:.3f}{interval}, as in the evaluation"
+                    words = f"held-out {metric_words(metric)} {row.mean:.3f}{interval}, as in the evaluation"
                     return _Score(words, is_at_chance(row.low, row.high, chance_of(result, metric)))
     known = entry.decided_by
     return _Score(entry.held_out, is_at_chance(known.get("low"), known.get("high"), _CHANCE.get(str(known.get("metric")))))

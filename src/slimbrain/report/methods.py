@@ -8,7 +8,7 @@ import numpy as np
 
 from slimbrain import __version__
 from slimbrain.evaluate.result import IDENTIFY, Result
-from slimbrain.evaluate.stats import REGRESSION_METRICS
+from slimbrain.evaluate.stats import REGRESSION_METRICS, metric_words
 from slimbrain.evaluate.table import resampling_unit
 from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
@@ -166,7 +166,7 @@ def _evaluations(material: Material) -> _Part:
         return "", ()
     words = []
     for result in material.evaluations:
-        metric = result.metrics[0].replace("_", " ")
+        metric = metric_words(result.metrics[0])
         what = f"{result.task.removeprefix('column:')} was predicted by {result.rows[0].method} from {result.rows[0].model}"
         setting = f"{count(result.n_subjects, 'participant')} ({result.split}; metric {metric})"
         words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
