@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from slimbrain.cli import run_command
 from slimbrain.demo import run_demo
 from slimbrain.errors import InputError
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STEPS = ["simulate", "prep", "pretrain", "rank", "pretrain", "embed", "evaluate", "report"]
 
 
@@ -46,8 +50,32 @@ def test_a_folder_holds_a_demo_of_one_size(tmp_path: Path) -> None:
         run_demo(tmp_path, 0, lambda words: 0, quick=False)
 
 
+@pytest.fixture(scope="module")
+def quick_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    assert run_command(["demo", "--quick", "--out", str(out)]) == 0
+    return out
+
+
 @pytest.mark.slow
-def test_the_quick_demo_ends_with_a_page(tmp_path: Path) -> None:
-    assert run_command(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
-    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
-    assert "column:group" in page and (tmp_path / "demo" / "group.json").is_file()
+def test_the_quick_demo_ends_with_a_page(quick_demo: Path) -> None:
+    page = (quick_demo / "report.html").read_text(encoding="utf-8")
+    assert "column:group" in page and (quick_demo / "group.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package of that name")
+def test_the_page_prints_on_fewer_than_eight_sheets(quick_demo: Path, tmp_path: Path) -> None:
+    """Once its script has run: the slice viewer takes paper as well."""
+    sheets = tmp_path / "page.pdf"
+    page = (quick_demo / "report.html").resolve().as_uri()
+    asked = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=15000",
+        "--no-pdf-header-footer",
+        f"--print-to-pdf={sheets}",
+    )
+    subprocess.run([str(CHROMIUM), *asked, page], check=True, capture_output=True, timeout=120)
+    assert 3 < len(re.findall(rb"/Type /Page\b", sheets.read_bytes())) < 8

@@ -21,10 +21,10 @@ from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
 from slimbrain.store import ROI, Store
 
-MAX_DETAILED = 20
+MAX_DETAILED = 10
 """More sessions than this are summarised, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
 
-N_WORST = 10
+N_WORST = 6
 
 
 @dataclass(frozen=True)
