@@ -69,13 +69,6 @@ def test_the_page_prints_on_fewer_than_eight_sheets(quick_demo: Path, tmp_path: 
     """Once its script has run: the slice viewer takes paper as well."""
     sheets = tmp_path / "page.pdf"
     page = (quick_demo / "report.html").resolve().as_uri()
-    asked = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=15000",
-        "--no-pdf-header-footer",
-        f"--print-to-pdf={sheets}",
-    )
+    asked = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=15000", f"--print-to-pdf={sheets}"]
     subprocess.run([str(CHROMIUM), *asked, page], check=True, capture_output=True, timeout=120)
     assert 3 < len(re.findall(rb"/Type /Page\b", sheets.read_bytes())) < 8
