@@ -115,6 +115,8 @@ def test_an_image_has_the_source_s_values_and_places(store: Store, grid8: Grid, 
 
 def test_frames_of_an_image(store: Store) -> None:
     whole = store.image(KEY).get_fdata()
+    with pytest.raises(StoreError, match="neither one frame nor a stretch"):
+        store.image(KEY, "3")  # type: ignore[arg-type]
     np.testing.assert_array_equal(store.image(KEY, 3).get_fdata(), whole[..., 3])
     np.testing.assert_array_equal(store.image(KEY, -1).get_fdata(), whole[..., 27])
     np.testing.assert_array_equal(store.image(KEY, slice(4, 9)).get_fdata(), whole[..., 4:9])

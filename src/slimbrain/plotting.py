@@ -6,6 +6,7 @@ import csv
 import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from slimbrain.saliency import WindowRow, read_window_table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from nibabel.spatialimages import SpatialImage
+
+__all__ = ["plot_label_curve", "plot_map", "plot_scores", "plot_windows"]
 
 _OURS, _BEST, _OTHER, _FAINT = "#0072b2", "#d55e00", "#555555", "#aaaaaa"
 """Blue for our models, orange for the best baseline (Okabe and Ito's colours), greys for the rest."""
@@ -54,9 +57,12 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
         raise InputError(f"{metric}: is no metric of this result; choose one of {', '.join(result.metrics)}.")
     rows = [(row, row.mean) for row in result.rows if row.metric == metric and row.mean is not None]
     names = [textwrap.fill(_name(row), _NAME_WIDTH) for row, _ in rows]
-    ax = _axes(ax, sum(1 + name.count("\n") for name in names) * _ROW_IN + 1)
+    lines = [1 + name.count("\n") for name in names]
+    # A row lies in the middle of its name's lines, which do not run into the next one's.
+    places = [end - count / 2 for end, count in zip(accumulate(lines), lines, strict=True)]
+    ax = _axes(ax, sum(lines) * _ROW_IN + 1)
     best = result.best_baseline.predictor
-    for place, (row, mean) in enumerate(rows):
+    for place, (row, mean) in zip(places, rows, strict=True):
         colour = _OURS if row.model in result.ours else _BEST if row.predictor == best else _OTHER
         if row.low is not None and row.high is not None:
             ax.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
@@ -64,7 +70,7 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
     known = metric in result.chance
     if known:
         ax.axvline(result.chance[metric], color=_FAINT, linestyle="--", label="chance")
-    ax.set_yticks(range(len(rows)), names)
+    ax.set_yticks(places, names)
     ax.invert_yaxis()
     # In the label: a legend would lie on some interval.
     ax.set_xlabel(metric_words(metric) + (" (dashed: chance)" if known else ""))

@@ -272,7 +272,7 @@ def test_summary_has_at_most_five_sentences(text: str) -> None:
     assert len(paragraphs) == 4 and verdict.startswith("On column:group, ours-1 (AUC 0.813")
     assert (
         paragraphs[0]
-        == "3 sessions of 3 participants went in, 2 minutes in all; 1 run was excluded by a quality threshold and 1 run was refused."
+        == "3 sessions of 3 participants went in, 2 minutes of recording; 1 run was excluded by a quality threshold and 1 run was refused."
     )
     assert "at least 97.0 % of the brain mask" in paragraphs[1] and "1 session carries a warning" in paragraphs[1]
 

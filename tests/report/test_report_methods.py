@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from report_samples import Page, make_result
 
 import slimbrain
+from slimbrain.models.hub import weights_sha256
 from slimbrain.report import ReportInputs, methods, references
 from slimbrain.report.blocks import Block, Code, Fold
 from slimbrain.report.inputs import read_material
@@ -79,6 +81,16 @@ def test_what_fitted_the_models_is_told_as_it_is(tmp_path: Path, metrics: list[s
     written = "\n".join(paragraph(ReportInputs(evaluations=results)))
     assert [words for words in told if words not in written] == []
     assert [words for words in not_told if words in written] == []
+
+
+def test_the_model_that_comes_with_the_package_is_told_with_its_data_and_licence(tmp_path: Path) -> None:
+    """Known by its weights."""
+    path = result_with(tmp_path, "auc")
+    value, shipped = json.loads(path.read_text()), weights_sha256("slimbrain-temporal")
+    for sha, told in ((shipped, True), ("f00d", False)):
+        path.write_text(json.dumps(value | {"models": [{"name": "slimbrain temporal", "weights_sha256": sha}]}))
+        words, _ = paragraph(ReportInputs(evaluations=(path,)))
+        assert ("pretrained on ABIDE and HCP; the licence of its weights is CC-BY-NC-4.0." in words) is told
 
 
 def test_no_linear_model_and_no_fold_is_scikit_learns() -> None:

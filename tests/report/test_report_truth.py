@@ -130,6 +130,18 @@ def test_each_stage_has_its_own_healthy_range(tmp_path: Path, stages: list[str],
     assert ("a rank of 1 to 5 is usual" in training) == (stages == ["temporal"])
 
 
+@pytest.mark.parametrize(
+    ("held_out", "whom"), [(2, "of participants held out; 0 is"), (0, "of participants trained on, too few"), (None, "(0 is")]
+)
+def test_skill_is_said_to_be_of_whom_it_is_of(tmp_path: Path, held_out: int | None, whom: str) -> None:
+    run = make_run(tmp_path / "voxel", "voxel")
+    settings, log = run / "run.json", run / "metrics.jsonl"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"held_out_sessions": held_out}))
+    log.write_text("".join(json.dumps(json.loads(line) | {"skill": 0.2}) + "\n" for line in log.read_text().splitlines()))
+    words = Page(write_report(tmp_path / "page.html", ReportInputs(runs=(run,))).read_text(encoding="utf-8")).words
+    assert "a skill of 0.2 (" in words and whom in words
+
+
 # --- chance
 
 
@@ -141,6 +153,16 @@ def at(path: Path, mean: float, low: float, high: float, gap: tuple[float, float
     value |= {"n_subjects": 40, "classes": {"A": 20, "B": 20}}
     path.write_text(json.dumps(value))
     return path
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.089, "cannot be told from chance (p 0.089, permuted labels); difference"), (0.04, "is not distinguishable")]
+)
+def test_permuted_labels_have_a_say_where_the_interval_is_too_narrow(tmp_path: Path, p: float, said: str) -> None:
+    value = json.loads(at(tmp_path / "x.json", 0.95, 0.6, 1.0).read_text())
+    value["rows"][0]["p"] = p
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    assert f"ours-1 (AUC 0.950 [0.600, 1.000]) {said}" in remarks(read_result(tmp_path / "x.json"))[0]
 
 
 def test_a_score_whose_interval_holds_chance_is_called_so(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ _SHOWN_DIGITS = 12
 _GUESSED = {"auc": 0.5, "r2": 0.0, "mse_z": 1.0}
 """What guessing scores whatever the classes are: a coin, or the mean of the training participants."""
 
+_UNLIKELY = 0.05
+"""Largest p at which permuted labels are said not to reach a score; intervals of few subjects are too narrow to say it."""
+
 _BELOW_CHANCE = (
     "A score below chance is what cross-validation of few participants gives where there is no signal: those who are held out shift what "
     "the others teach away from themselves. Read it as no score, not as a reversed one."
@@ -179,9 +182,13 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
         f"{_signed(gap.mean)} [{_signed(gap.low)}, {_signed(gap.high)}] (paired bootstrap)",
     )
     chance = chance_of(result, gap.metric)
-    if row is None or not is_at_chance(row.low, row.high, chance):
+    p = None if row is None else row.p
+    if row is not None and is_at_chance(row.low, row.high, chance):
+        unsure = f"{score} is at chance ({chance:.3g}), as far as {result.n_subjects} subjects can tell"
+    elif p is not None and p > _UNLIKELY:
+        unsure = f"{score} cannot be told from chance (p {p:.3f}, permuted labels)"
+    else:
         return f"{score} {beats} the best baseline, {best}: difference {difference}."
-    unsure = f"{score} is at chance ({chance:.3g}), as far as {result.n_subjects} subjects can tell"
     if low <= 0 <= high:
         return f"{unsure}; difference from the best baseline, {best}: {difference}."
     return f"{unsure}, and {beats} the best baseline, {best}: difference {difference}."

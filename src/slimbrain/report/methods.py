@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from slimbrain import __version__
 from slimbrain.evaluate.result import IDENTIFY, Result
 from slimbrain.evaluate.stats import REGRESSION_METRICS, metric_words
 from slimbrain.evaluate.table import resampling_unit
+from slimbrain.models.shipped import TEMPORAL, shipped_folder
 from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
@@ -175,8 +177,18 @@ def _evaluations(material: Material) -> _Part:
     covariance = f"Functional connectivity was estimated with Ledoit-Wolf shrinkage ({LEDOIT.cite}), in scikit-learn ({SKLEARN.cite})."
     units = sorted({resampling_unit(result) for result in material.evaluations}, reverse=True)
     intervals = f"Intervals are 95 % bootstrap intervals over {' or '.join(units)}."
-    parts = (_fitting(material), (covariance, (LEDOIT, SKLEARN)) if connectivity else ("", ()), (intervals, ()))
+    parts = ((_shipped(material), ()), _fitting(material), (covariance, (LEDOIT, SKLEARN)) if connectivity else ("", ()), (intervals, ()))
     return " ".join(filter(None, (text, *(words for words, _ in parts)))), tuple(work for _, works in parts for work in works)
+
+
+def _shipped(material: Material) -> str:
+    """Where the model that comes with the package, if it was evaluated, is from."""
+    folder = shipped_folder(TEMPORAL)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+    if not any(model.weights_sha256 == config.get("weights_sha256") for result in material.evaluations for model in result.models):
+        return ""
+    cohorts = _listed({str(entry["cohort"]) for entry in config["training"]["ledger"]})
+    return f"{TEMPORAL} comes with slimbrain, pretrained on {cohorts}; the licence of its weights is {config['training']['licence']}."
 
 
 def _fitting(material: Material) -> _Part:

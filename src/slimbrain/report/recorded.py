@@ -56,6 +56,7 @@ class _RunSettings(_Recorded):
 
     stage: str = "unknown"
     sessions: int | None = None
+    held_out_sessions: int | None = None
     seed: int | None = None
     threads: int | None = None
     command: str = ""

@@ -35,7 +35,7 @@ def _went_in(material: Material) -> str:
     subjects = {session.info.subject for session in material.sessions}
     minutes = sum(session.info.n_frames * session.info.tr for session in material.sessions) / 60
     who = f"{count(len(material.sessions), 'session')} of {count(len(subjects), 'participant')}"
-    went = f"{who} went in, {count(round(minutes), 'minute')} in all"
+    went = f"{who} went in, {count(round(minutes), 'minute')} of recording"
     return f"{went}; {refused}." if refused else f"{went}."
 
 

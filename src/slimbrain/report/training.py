@@ -35,7 +35,7 @@ _HEALTHY = {
     "temporal": "Stage 1. The loss is the mean absolute error at hidden samples of standardised series: 0.80 is what a constant scores on "
     "Gaussian ones. Std and effective rank (Roy and Vetterli, 2007) are over the windows of one session and say how much these differ: "
     "a rank of 1 to 5 is usual and no sign of collapse.",
-    "voxel": "Stage 2. Skill is 1 - error / error of the best constant on participants who are not trained on: 0 is a constant answer, "
+    "voxel": "Stage 2. Skill is 1 - error / error of the best constant: 0 is a constant answer, "
     "1 is perfect. Std is the mean over dimensions of the standard deviation over tokens, effective rank the number of directions in "
     "which they vary (Roy and Vetterli, 2007): near 1, and more than 2, in a healthy run. When the encoder collapses, the first falls "
     "towards 0, the second towards 1; content std also falls towards 0 when it encodes only the places of tokens.",
@@ -69,12 +69,19 @@ def sentence(run: RunRecord) -> str:
         return f"{name} has logged nothing yet."
     skills = run.series("skill")[1]
     if skills:
-        learnt = f"it predicts hidden places with a skill of {short(skills[-1])} (0 is a constant, 1 is perfect)"
+        learnt = f"it predicts hidden places with a skill of {short(skills[-1])} ({_of_whom(run)}0 is a constant, 1 is perfect)"
     else:
         learnt = f"the loss {_trend(losses)}"
     ranks = run.series("effective_rank")[1]
     rank = f"; its embeddings end with an effective rank of {short(ranks[-1])}" if ranks else ""
     return f"{name}: after {count(int(steps[-1]) + 1, 'step')} {learnt}{rank}."
+
+
+def _of_whom(run: RunRecord) -> str:
+    """On whom skill is measured, as far as that is recorded."""
+    if run.settings.held_out_sessions is None:
+        return ""
+    return "of participants held out; " if run.settings.held_out_sessions else "of participants trained on, too few to hold one out; "
 
 
 def _trend(losses: list[float]) -> str:

@@ -381,7 +381,9 @@ def _stretch(frames: int | slice | None, one: bool) -> slice:
     """Frames asked for as a slice; -1 is the last."""
     if one:
         return slice(frames, frames + 1 or None)  # type: ignore[operator]
-    return frames if isinstance(frames, slice) else slice(None)
+    if frames is None or isinstance(frames, slice):
+        return frames or slice(None)
+    raise StoreError(f"frames {frames!r}: is neither one frame nor a stretch; give a number, a slice, or nothing for all of the session.")
 
 
 def _make(root: Path, grid: Grid | None, contract: Contract, sources: Sequence[str]) -> None:

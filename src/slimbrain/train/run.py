@@ -90,6 +90,7 @@ def _train(
         "seed": seed,
         "store": store.contract.to_dict(),
         "sessions": len(stage.draws.sessions),
+        "held_out_sessions": len(stage.draws.held_out),
         "training_set": _training_set(stage.draws),
     }
     settings["mixture"] = _described(stage.draws)
