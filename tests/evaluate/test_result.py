@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from slimbrain.cli import run_command
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import (
     _SCHEMA_VERSION,
@@ -231,3 +232,13 @@ def test_chance_is_that_of_guessing() -> None:
     assert counted.chance == {"auc": 0.5, "balanced_accuracy": pytest.approx(1 / 3), "accuracy": 0.6}
     (line,) = [line for line in remarks(counted) if line.startswith("Chance")]
     assert line == "Chance: AUC 0.500, accuracy 0.600."
+
+
+@pytest.mark.parametrize(("held", "said"), [(WRITTEN, "holds the result of column:group"), ("{}", "is not a result of slimbrain evaluate")])
+def test_evaluate_keeps_what_is_not_of_its_task(held: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r.json"
+    out.write_text(held)
+    assert run_command(["evaluate", str(tmp_path), "--task", "column:age", "--out", str(out)]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"{out}: " in told and said in told and told.endswith("choose another --out, or delete it.")
+    assert out.read_text() == held

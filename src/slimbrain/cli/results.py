@@ -122,6 +122,7 @@ def evaluate(
     from slimbrain.evaluate.table import to_markdown
     from slimbrain.governance.provenance import FOLDS_SUFFIX
 
+    _require_own(out, task)
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
@@ -135,6 +136,20 @@ def evaluate(
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))
+
+
+def _require_own(out: Path, task: str) -> None:
+    """Refuse to write over another task's result, or over what is none."""
+    from slimbrain.evaluate.result import read_result
+
+    if not out.is_file():
+        return
+    try:
+        held = read_result(out).task
+    except InputError as error:
+        raise InputError(f"{out}: exists and is not a result of slimbrain evaluate; choose another --out, or delete it.") from error
+    if held != task:
+        raise InputError(f"{out}: holds the result of {held}; choose another --out, or delete it.")
 
 
 def predict(
