@@ -162,5 +162,5 @@ def _forest(result: Result, predictors: Sequence[tuple[str, str]], place: int) -
     svg = forest(rows, result.ours, best, result.published.get(metric), chance, metric_words(metric), f"forest-{place}", alt)
     keys = "Blue square: ours; orange diamond: best baseline; grey: other baselines."
     keys += "" if chance is None else f" Dotted: chance, {chance:.3g}."
-    caption = f"{metric_words(metric)} of the models in the table above with its 95 % interval. {keys}"
+    caption = f"{metric_words(metric)} of the models in the table above, with 95 % intervals. {keys}"
     return Figure(svg, caption, alt)
