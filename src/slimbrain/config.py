@@ -353,7 +353,7 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
         if first["type"] == "extra_forbidden":
             raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
         raise InputError(
-            f"{source}: {place}: {_one_line(first['msg'])}; see `slimbrain pretrain --help` or the preset files for what is accepted."
+            f"{source}: {place}: {_one_line(first['msg'])}; see the page on presets for what is accepted."
         ) from error
 
 

@@ -77,6 +77,11 @@ def test_a_table_that_would_lose_cells_is_refused(text: str, words: str, tmp_pat
         read_tsv(tmp_path / "x.tsv")
 
 
+def test_a_table_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"nothing.tsv: is not there; correct the name"):
+        read_tsv(tmp_path / "nothing.tsv")
+
+
 def test_cells_of_several_lines_are_read_where_they_may_be_meant(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text(format_tsv(["file", "reason"], [{"file": "a\nb.nii", "reason": "c\td"}]))
     assert read_tsv(tmp_path / "x.tsv") == [{"file": "a\nb.nii", "reason": "c\td"}]

@@ -48,6 +48,8 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
     StoreError
         If the file is missing or not UTF-8, has a column twice, cells beyond its columns, or a quote that is not closed.
     """
+    if not path.exists():
+        raise StoreError(f"{path}: is not there; correct the name, or restore it from where it came.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
         header, columns = _cut(text) or _parse(text, one_line)
