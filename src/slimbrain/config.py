@@ -352,9 +352,7 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
         place = _one_line(".".join(str(part) for part in first["loc"])) or "preset"
         if first["type"] == "extra_forbidden":
             raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
-        raise InputError(
-            f"{source}: {place}: {_one_line(first['msg'])}; see the page on presets for what is accepted."
-        ) from error
+        raise InputError(f"{source}: {place}: {_one_line(first['msg'])}; see the page on presets for what is accepted.") from error
 
 
 def _one_line(text: str) -> str:

@@ -24,7 +24,7 @@ _TITLE = "Data and quality"
 _N_OPEN = 1
 """Carpets shown at once; the rest can be unfolded."""
 
-_N_ROWS_OPEN = 8
+_N_ROWS_OPEN = 5
 """Longer tables are folded."""
 
 _MEASURES = (
