@@ -186,8 +186,8 @@ def test_the_page_says_what_the_lines_say(page: ModuleType) -> None:
         {**fixed, "method": "difference: ours: probe minus connectivity: tangent", "mean": "-0.2", "low": "-0.3", "high": "-0.1"},
     ]
     text = page.page(lines)
-    assert "| mse_z | 0.500 | connectivity: tangent 0.700 | -0.200 [-0.300, -0.100] | **better** |" in text
-    assert "The paper: mse_z 0.2175." in text and "| ours: probe | 0.500 [0.400, 0.600] |" in text
+    assert "| MSE (z) | 0.500 | connectivity: tangent 0.700 | -0.200 [-0.300, -0.100] | **better** |" in text
+    assert "The paper: MSE (z) 0.2175." in text and "| ours: probe | 0.500 [0.400, 0.600] |" in text
     worse = [*lines[:2], {**lines[2], "mean": "0.2", "low": "0.1", "high": "0.3"}]
     assert "+0.200 [+0.100, +0.300] | **worse** |" in page.page(worse)
     unclear = [*lines[:2], {**lines[2], "low": "-0.5", "high": "0.1"}]
