@@ -122,7 +122,7 @@ def test_every_baseline_stands_beside_ours(tmp_path: Path) -> None:
     assert {("channels", "mean and std, whole run"), ("channels", "mean and std, frames used")} <= there
     # Age is of the subject: whoever knows it finds everybody, and no embedding of noise beats that.
     assert result.best_baseline.mean == 1 and result.differences[0].high < 0
-    assert "ours (top1" in to_markdown(result) and "is beaten by the best baseline" in to_markdown(result)
+    assert "ours (top-1" in to_markdown(result) and "is beaten by the best baseline" in to_markdown(result)
     assert (result.n_subjects, result.n_sessions, result.seeds) == (8, 16, ())
 
 

@@ -46,8 +46,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {"r2": (-np.inf, 1), "r": (-1, 1), "ma
 
 
 def metric_words(metric: str) -> str:
-    """A metric's name as people write it."""
-    return _WORDS.get(metric, metric.replace("_", " "))
+    """A metric's name as people write it; what stands after a comma (`macro_f1, frozen`) stays."""
+    name, comma, setting = metric.partition(",")
+    return _WORDS.get(name, name.replace("_", " ")) + comma + setting
 
 
 @dataclass(frozen=True)
