@@ -4,7 +4,8 @@ One linear layer over a unit's cells (16 mm, two frames) stands for the first tw
 targets, probes and people are those of `stage2_lab.py`. What wins here is then tried with the real encoder.
 
 `python benchmarks/stage2_learning/surrogate_lab.py --experiment q-latents --out stage2-run`; `painted.py` comes first. Rows that stand in
-`surrogate.jsonl` are not run again. Run so far: the three quick tables (`q-`), and two variants of `targets`. `align` needs `baselines.py` first.
+`surrogate.jsonl` are not run again. Run so far: the three quick tables (`q-`), and two variants of `targets`. `align` needs
+`baselines.py` first.
 """
 
 from __future__ import annotations
