@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from slimbrain.evaluate.registry import ENTRIES
-from slimbrain.evaluate.stats import LOWER_IS_BETTER, metric_words
+from slimbrain.evaluate.stats import better_sign, metric_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "results"
@@ -160,7 +160,7 @@ def _verdict(gap: Line, rows: Mapping[str, Mapping[str, Line]]) -> str:
     shown = f"{float(values[0]):.3f} | {best} {float(values[1]):.3f}"
     if not (gap["mean"] and gap["low"] and gap["high"]):
         return f"{shown} | cannot be compared |"
-    sign = -1 if gap["metric"] in LOWER_IS_BETTER else 1
+    sign = better_sign(gap["metric"])
     low, high = sorted((sign * float(gap["low"]), sign * float(gap["high"])))
     said = "**better**" if low > 0 else "**worse**" if high < 0 else ""
     return f"{shown} | {float(gap['mean']):+.3f} [{float(gap['low']):+.3f}, {float(gap['high']):+.3f}] | {said}"

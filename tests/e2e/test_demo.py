@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, needs_chromium
 
 from slimbrain.cli import run_command
 from slimbrain.demo import run_demo
 from slimbrain.errors import InputError
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STEPS = ["simulate", "prep", "pretrain", "rank", "pretrain", "embed", "evaluate", "report"]
 
 
@@ -64,7 +63,7 @@ def test_the_quick_demo_ends_with_a_page(quick_demo: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package of that name")
+@needs_chromium
 def test_the_page_prints_on_fewer_than_eight_sheets(quick_demo: Path, tmp_path: Path) -> None:
     """Once its script has run: the slice viewer takes paper as well."""
     sheets = tmp_path / "page.pdf"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, needs_chromium
 from matplotlib.colors import LinearSegmentedColormap
 from report_samples import EVIL, EXPLAINED_MM, PEAK, PEAK_MM, SECTIONS, TROUGH, TROUGH_MM, WINDOW_S, K
 
@@ -24,8 +24,7 @@ from slimbrain.report import ReportInputs
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: install the extra `dev`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python: install the extra `dev`")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package of that name")
+pytestmark = needs_chromium
 
 QUIET = (
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),

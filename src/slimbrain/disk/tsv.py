@@ -48,8 +48,6 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
     StoreError
         If the file is missing or not UTF-8, has a column twice, cells beyond its columns, or a quote that is not closed.
     """
-    if not path.exists():
-        raise StoreError(f"{path}: is not there; correct the name, or restore it from where it came.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
         header, columns = _cut(text) or _parse(text, one_line)
@@ -57,6 +55,8 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
         if twice:
             raise csv.Error(f"the column {twice[0]} is there twice")
         return header, columns
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: is not there; correct the name, or restore it from where it came.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).replace("unexpected end of data", "a quote is not closed")
         raise StoreError(

@@ -51,6 +51,11 @@ def metric_words(metric: str) -> str:
     return _WORDS.get(name, name.replace("_", " ")) + comma + setting
 
 
+def better_sign(metric: str) -> float:
+    """1 where more is better, -1 where less is."""
+    return -1.0 if metric in LOWER_IS_BETTER else 1.0
+
+
 @dataclass(frozen=True)
 class OutOfFold:
     """Predictions of models that never saw the subject they predict.
@@ -240,7 +245,7 @@ def permutation_p(
         return float("nan")
     if predictions.taught_each_other:
         values = _stretched(values)
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = better_sign(metric)
     rounding = 1e-12 * max(1.0, abs(observed))
     hits = int(np.count_nonzero(sign * values >= sign * observed - rounding))
     return (1 + hits) / (1 + len(values))

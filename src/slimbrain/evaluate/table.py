@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimbrain.evaluate.result import Estimate, Grouping, LabelledPoint, Result, Scoring
-from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, LOWER_IS_BETTER, metric_words
+from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, better_sign, metric_words
 
 _SHOWN_DIGITS = 12
 """Of a SHA-256, in the table; the result file has all of it."""
@@ -174,7 +174,7 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     if gap.mean is None or gap.low is None or gap.high is None:
         return f"{mine} and the best baseline, {best}, cannot be compared: {metric_words(gap.metric)} is not defined for both."
     row = result.row_of(gap) if point is None else next((row for row in point.rows if row.predictor == gap.predictor), None)
-    sign = -1 if gap.metric in LOWER_IS_BETTER else 1
+    sign = better_sign(gap.metric)
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
     score, difference = (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from slimbrain.evaluate.result import Result, Row
-from slimbrain.evaluate.stats import LOWER_IS_BETTER, metric_words
+from slimbrain.evaluate.stats import better_sign, metric_words
 from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
@@ -54,7 +54,7 @@ def _task(result: Result, place: int) -> list[Block]:
         Heading(f"{result.task}{cohort}"),
         VerdictBlock(verdict),
         _table(result, shown),
-        *([Fold(f"{len(further)} further baselines", (_table(result, further, further=True),))] if further else []),
+        *([Fold(f"{len(further)} further baselines", (_scores(result, further).build(),))] if further else []),
         _forest(result, shown, place),
         *_curve(result, place),
         *_held_out(result),
@@ -65,11 +65,10 @@ def _task(result: Result, place: int) -> list[Block]:
 def _leading(result: Result) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Predictors to show, in order: ours, and the best of each kind of baseline; and all others, if they are many."""
     metric = result.metrics[0]
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
 
     def score(predictor: tuple[str, str]) -> float:
         row = result.by_predictor[predictor].get(metric)
-        return -math.inf if row is None or row.mean is None else sign * row.mean
+        return -math.inf if row is None or row.mean is None else better_sign(metric) * row.mean
 
     predictors = list(result.by_predictor)
     best: dict[str, tuple[str, str]] = {result.best_baseline.model: result.best_baseline.predictor}
@@ -79,7 +78,19 @@ def _leading(result: Result) -> tuple[list[tuple[str, str]], list[tuple[str, str
     return ([one for one in predictors if one not in further], further) if len(further) >= _FOLDED else (predictors, [])
 
 
-def _table(result: Result, predictors: Sequence[tuple[str, str]], *, further: bool = False) -> Table:
+def _table(result: Result, predictors: Sequence[tuple[str, str]]) -> Table:
+    """Scores, what cannot be compared, and the literature's."""
+    table, metrics = _scores(result, predictors), result.metrics
+    for one in result.cannot:
+        table.add([one.model, "cannot", *(MISSING for _ in metrics), MISSING, one.method])
+    if result.published:
+        published = [number(result.published.get(metric), 3) for metric in metrics]
+        table.add(["published", "published", *published, MISSING, "from the literature, other data"])
+    return table.build()
+
+
+def _scores(result: Result, predictors: Sequence[tuple[str, str]]) -> TableBuilder:
+    """A row of all metrics for each predictor."""
     metrics = result.metrics
     table = TableBuilder(
         f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {metric_words(metrics[0])}, "
@@ -92,14 +103,7 @@ def _table(result: Result, predictors: Sequence[tuple[str, str]], *, further: bo
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
         table.add([predictor[0], role, *cells, number(primary.p if primary else None, 3), predictor[1]], mark)
-    if further:
-        return table.build()
-    for one in result.cannot:
-        table.add([one.model, "cannot", *(MISSING for _ in metrics), MISSING, one.method])
-    if result.published:
-        published = [number(result.published.get(metric), 3) for metric in metrics]
-        table.add(["published", "published", *published, MISSING, "from the literature, other data"])
-    return table.build()
+    return table
 
 
 def _curve(result: Result, place: int) -> list[Block]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -11,7 +10,10 @@ from slimbrain import __version__
 from slimbrain.evaluate.result import IDENTIFY, Result
 from slimbrain.evaluate.stats import REGRESSION_METRICS, metric_words
 from slimbrain.evaluate.table import resampling_unit
-from slimbrain.models.shipped import TEMPORAL, shipped_folder
+from slimbrain.governance.ledger import LEDGER
+from slimbrain.models.card import LICENCE
+from slimbrain.models.hub import read_training, weights_sha256
+from slimbrain.models.shipped import TEMPORAL, list_models
 from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
@@ -183,12 +185,12 @@ def _evaluations(material: Material) -> _Part:
 
 def _shipped(material: Material) -> str:
     """Where the model that comes with the package, if it was evaluated, is from."""
-    folder = shipped_folder(TEMPORAL)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
-    if not any(model.weights_sha256 == config.get("weights_sha256") for result in material.evaluations for model in result.models):
+    evaluated = {model.weights_sha256 for result in material.evaluations for model in result.models}
+    if TEMPORAL not in list_models() or weights_sha256(TEMPORAL) not in evaluated:
         return ""
-    cohorts = _listed({str(entry["cohort"]) for entry in config["training"]["ledger"]})
-    return f"{TEMPORAL} comes with slimbrain, pretrained on {cohorts}; the licence of its weights is {config['training']['licence']}."
+    training = read_training(TEMPORAL)
+    cohorts = _listed({str(entry["cohort"]) for entry in training[LEDGER]})
+    return f"{TEMPORAL} comes with slimbrain, pretrained on {cohorts}; the licence of its weights is {training[LICENCE]}."
 
 
 def _fitting(material: Material) -> _Part:

@@ -381,8 +381,10 @@ def _stretch(frames: int | slice | None, one: bool) -> slice:
     """Frames asked for as a slice; -1 is the last."""
     if one:
         return slice(frames, frames + 1 or None)  # type: ignore[operator]
-    if frames is None or isinstance(frames, slice):
-        return frames or slice(None)
+    if frames is None:
+        return slice(None)
+    if isinstance(frames, slice):
+        return frames
     raise StoreError(f"frames {frames!r}: is neither one frame nor a stretch; give a number, a slice, or nothing for all of the session.")
 
 
