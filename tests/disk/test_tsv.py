@@ -78,7 +78,7 @@ def test_a_table_that_would_lose_cells_is_refused(text: str, words: str, tmp_pat
 
 
 def test_a_table_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"nothing.tsv: is not there; correct the name"):
+    with pytest.raises(StoreError, match=r"nothing.tsv: cannot be read, it is not there; correct the name"):
         read_tsv(tmp_path / "nothing.tsv")
 
 

@@ -56,7 +56,7 @@ def read_columns(path: Path, one_line: bool = False) -> tuple[list[str], list[li
             raise csv.Error(f"the column {twice[0]} is there twice")
         return header, columns
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: is not there; correct the name, or restore it from where it came.") from error
+        raise StoreError(f"{path}: cannot be read, it is not there; correct the name, or restore it from where it came.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).replace("unexpected end of data", "a quote is not closed")
         raise StoreError(
