@@ -13,7 +13,7 @@ from slimbrain.evaluate.table import resampling_unit
 from slimbrain.governance.ledger import LEDGER
 from slimbrain.models.card import LICENCE
 from slimbrain.models.hub import read_training, weights_sha256
-from slimbrain.models.shipped import TEMPORAL, list_models
+from slimbrain.models.shipped import TEMPORAL, shipped_folder
 from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
@@ -186,9 +186,10 @@ def _evaluations(material: Material) -> _Part:
 def _shipped(material: Material) -> str:
     """Where the model that comes with the package, if it was evaluated, is from."""
     evaluated = {model.weights_sha256 for result in material.evaluations for model in result.models}
-    if TEMPORAL not in list_models() or weights_sha256(TEMPORAL) not in evaluated:
+    folder = shipped_folder(TEMPORAL)
+    if folder is None or weights_sha256(folder) not in evaluated:
         return ""
-    training = read_training(TEMPORAL)
+    training = read_training(folder)
     cohorts = _listed({str(entry["cohort"]) for entry in training[LEDGER]})
     return f"{TEMPORAL} comes with slimbrain, pretrained on {cohorts}; the licence of its weights is {training[LICENCE]}."
 
