@@ -134,7 +134,7 @@ def test_a_curve_is_the_same_from_a_table_a_file_and_a_result(tmp_path: Path) ->
         ax = plotting.plot_label_curve(source)
         drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines}
         assert drawn == {"ours, linear probe": ([30, 120], [0.55, 0.7]), "tangent, logistic": ([30, 120], [0.6, 0.65])}
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["30", "120"] and ax.get_ylabel() == "auc"
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["30", "120"] and ax.get_ylabel() == "AUC"
     one = plotting.plot_label_curve(table.dropna(), methods=["tangent, logistic"])
     assert len(one.lines) == 1
 

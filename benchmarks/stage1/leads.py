@@ -9,7 +9,7 @@ features with 0.3 of their standard deviation; `beside, tuned`: weighted inside 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from checkpoint import ConnectomeReadout
 from cohorts import Floats, abide, hcp, standardise
 from connectome import Axes, inverse_root, tangent
 from contests import EXPERIMENTS, Embedding, Results, compete, excerpts, rotation
-from objectives import MASKED, N_MODES, Recordings, SeriesNetwork, fisher, pooled, train, twin
+from objectives import MASKED, N_MODES, STEPS, Recordings, SeriesNetwork, fisher, pooled, second_order, train, twin
 from readout import DESIGN
 from safetensors.torch import load_file, save_file
 
@@ -66,14 +66,13 @@ def features(model: SeriesNetwork, runs: Sequence[Floats], kind: str) -> Floats:
             continue
         tokens = model(model.patches(series))
         if kind == "second order":
-            centred = tokens - tokens.mean(1, keepdim=True)
-            made.append(torch.einsum("blrd,blsd->brs", centred, centred) / (tokens.shape[1] * tokens.shape[3]))
+            made.append(second_order(tokens))
         else:
             made.append(model.head(pooled(tokens)) if kind == "head" else pooled(tokens))
     return torch.cat(made).numpy()
 
 
-def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
+def leads_experiment(results: Results, seeds: Sequence[int], longer: bool = False) -> None:
     torch.set_num_threads(1)
     for seed in seeds:
         pre, val = rotation(seed)
@@ -116,7 +115,8 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
                     rng = np.random.default_rng((8, seed))
                     readers = [read, *[random_reader(readout, rng) for _ in range(N_READERS)]]
                     sources = [Recordings([runs[0][at] for at in order[:N_PEOPLE]], readers=readers)]
-                save_file(train(name, seed, sources, Recordings(held)).state_dict(), kept)
+                steps = int(name.split()[-2]) if name.endswith(" steps") else STEPS
+                save_file(train(name, seed, sources, Recordings(held), steps).state_dict(), kept)
             model = twin(seed)
             model.load_state_dict(load_file(kept))
             return model
@@ -133,17 +133,17 @@ def leads_experiment(results: Results, seeds: Sequence[int]) -> None:
             return scaled(made, "axes" if kind == "second order" else "z")
 
         def enter(variant: str, embed: Callable[[], Embedding]) -> None:
-            compete(results, "leads", variant, seed, pre, val, embed)
+            compete(results, "longer" if longer else "leads", variant, seed, pre, val, embed)
 
         def beside(name: str, kind: str) -> Embedding:
             return Embedding({key: np.hstack((part, SHARE * read_by(name, kind)[key])) for key, part in connectome().items()})
 
         enter("no network", lambda: Embedding(connectome()))
-        for name, kinds in (NETWORKS if seed == 0 else CLOSEST).items():
+        for name, kinds in (LONGER if longer else NETWORKS if seed == 0 else CLOSEST).items():
             for kind in kinds:
                 enter(f"{name}, {kind}", lambda: Embedding(read_by(name, kind)))
                 enter(f"{name}, {kind} beside", lambda: beside(name, kind))
-                if kind in CLOSEST.get(name, ()):
+                if longer or kind in CLOSEST.get(name, ()):
                     enter(f"{name}, {kind} beside, tuned", lambda: Embedding(connectome(), beside=read_by(name, kind)))
                 read_by.cache_clear()
 
@@ -169,4 +169,12 @@ CLOSEST = {
     "alignment": ("second order", "head"),
 }
 """What is run in the other rotations: what came closest in rotation 0, and what learnt too fast there."""
+LONGER = {
+    TWIN: ("second order",),
+    "contrast of second moments, 300 steps": ("second order",),
+    "contrast of second moments, 3000 steps": ("second order",),
+    "contrast, 3000 steps": ("second order",),
+}
+"""Fifteen times the steps, and a contrast of what is read afterwards."""
 EXPERIMENTS["leads"] = leads_experiment
+EXPERIMENTS["longer"] = partial(leads_experiment, longer=True)

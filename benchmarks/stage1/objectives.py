@@ -62,6 +62,8 @@ class SeriesNetwork(nn.Module):
         self.predict = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.head = nn.Sequential(nn.BatchNorm1d(2 * n_modes * width, affine=False), nn.Linear(2 * n_modes * width, N_OUT))
         self.log_temperature = nn.Parameter(torch.tensor(-1.5))
+        n_moments = n_modes * (n_modes - 1) // 2
+        self.moments_head = nn.Sequential(nn.BatchNorm1d(n_moments, affine=False), nn.Linear(n_moments, N_OUT))
 
     def patches(self, series: Tensor) -> Tensor:
         """(B, T, R) to (B, L, R, P); frames that fill no patch are left out."""
@@ -107,9 +109,28 @@ def jepa_loss(model: SeriesNetwork, teacher: SeriesNetwork, series: Tensor, shar
     return nn.functional.smooth_l1_loss(model.predict(model(patches, hidden)[hidden]), targets)
 
 
-def contrast_loss(model: SeriesNetwork, first: Tensor, second: Tensor) -> Tensor:
-    """InfoNCE, both ways: which excerpt of the others' is from the same person?"""
-    a, b = (nn.functional.normalize(model.head(pooled(model(model.patches(side)))), dim=1) for side in (first, second))
+def second_order(tokens: Tensor) -> Tensor:
+    """(B, L, R, D) to (B, R, R): second moments of tokens among modes."""
+    centred = tokens - tokens.mean(1, keepdim=True)
+    return torch.einsum("blrd,blsd->brs", centred, centred) / (tokens.shape[1] * tokens.shape[3])
+
+
+def token_correlations(tokens: Tensor) -> Tensor:
+    """(B, L, R, D) to (B, R (R - 1) / 2): correlations of tokens among modes. (Logarithms have no gradient where eigenvalues meet.)"""
+    moments = second_order(tokens)
+    scale = (moments.diagonal(dim1=1, dim2=2) + 1e-6).rsqrt()
+    rows, columns = torch.tril_indices(moments.shape[1], moments.shape[1], -1)
+    return (moments * scale[:, :, None] * scale[:, None])[:, rows, columns]
+
+
+def contrast_loss(model: SeriesNetwork, first: Tensor, second: Tensor, of_moments: bool = False) -> Tensor:
+    """InfoNCE, both ways: which excerpt of the others' is from the same person? By tokens pooled, or by their second moments."""
+
+    def vectors(series: Tensor) -> Tensor:
+        tokens = model(model.patches(series))
+        return nn.functional.normalize(model.moments_head(token_correlations(tokens)) if of_moments else model.head(pooled(tokens)), dim=1)
+
+    a, b = vectors(first), vectors(second)
     logits, same = a @ b.T / model.log_temperature.exp(), torch.arange(len(a))
     return (nn.functional.cross_entropy(logits, same) + nn.functional.cross_entropy(logits.T, same)) / 2
 
@@ -195,7 +216,7 @@ def loss_of(name: str, model: SeriesNetwork, teacher: SeriesNetwork, data: Recor
     parts, others = data.draw(rng, two=name.startswith(("contrast", "alignment")))
     series = stacked(parts)
     if name.startswith("contrast"):
-        return contrast_loss(model, series, stacked([cut(other, series.shape[1], rng)[0] for other in others]))
+        return contrast_loss(model, series, stacked([cut(other, series.shape[1], rng)[0] for other in others]), "second" in name)
     if name.startswith("alignment"):
         tangents = torch.cat([log_moments(stacked([other])) for other in others])
         return 1 - alignment(model.head(pooled(model(model.patches(series)))), tangents.flatten(1))

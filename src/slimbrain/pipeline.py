@@ -19,7 +19,7 @@ from slimbrain.models.hub import from_pretrained
 from slimbrain.prep.options import checked_options
 from slimbrain.prep.roster import LATER_COLUMNS, read_roster
 from slimbrain.store import Store
-from slimbrain.store.description import DESCRIPTION_FILE, read_object
+from slimbrain.store.description import is_store
 from slimbrain.store.manifest import MANIFEST_FILE
 from slimbrain.store.participants import PARTICIPANTS_FILE
 
@@ -137,15 +137,15 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
         raise InputError(f"{out}: is inside {asked.source}, which is only read; choose another --out.")
     steps = Steps(run_command, out)
     store = asked.source
-    if not _is_store(asked.source):
+    if not is_store(asked.source):
         store = out / "store"
-        if not _is_store(store):
+        if not is_store(store):
             _require_labels_of_source(asked)
         options = [word for name, value in asked.prep.items() for word in (f"--{name}", value)]
         # `prep` knows by itself what is done, and new recordings may have come.
         prep = ("prep", asked.source, store, "participant", "--resolution", asked.resolution, *options)
         steps.run(*prep, tolerated=_SOME_RUNS_FAILED)
-        if not _is_store(store):
+        if not is_store(store):
             raise ReportedError("slimbrain prep: made no store; see its message above.", _SOME_RUNS_FAILED)
     require_labels(Store(store), asked.task)
     state = _hash_of(store)
@@ -176,10 +176,6 @@ def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -
         steps.run("split", store, "--fractions", _FRACTIONS, *options, "--seed", asked.seed, "--out", out)
     known = ("--participants", out / "pretraining.tsv", "--resume", "auto", "--seed", asked.seed)
     steps.run("pretrain", "temporal", store, "--preset", asked.preset, "--out", run, *known)
-
-
-def _is_store(path: Path) -> bool:
-    return (path / DESCRIPTION_FILE).is_file() and "Slimbrain" in read_object(path / DESCRIPTION_FILE)
 
 
 def _require_labels_of_source(asked: OwnData) -> None:

@@ -193,7 +193,7 @@ def plot_label_curve(
     ax.set_xticks(everywhere, [f"{size:g}" for size in everywhere])
     ax.minorticks_off()
     ax.set_xlabel("labelled participants")
-    ax.set_ylabel(str(points[0]["metric"]).replace("_", " "))
+    ax.set_ylabel(metric_words(str(points[0]["metric"])))
     ax.legend(frameon=False)
     return ax
 

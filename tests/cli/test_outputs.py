@@ -99,3 +99,20 @@ def test_a_store_may_have_other_files_beside_its_own(store: Path, capsys: pytest
     for name in ("windows.tsv", "results/windows.tsv"):
         assert run_command(["rank", str(store), "--temporal", "nowhere", "--out", str(store / name)]) == 1
         assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "name"), [("rank", "notes.tsv"), ("embed", "notes.npz"), ("report", "notes.html")])
+def test_what_the_command_does_not_write_is_kept(
+    command: str, name: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / name
+    out.write_text("a\tb\n1\t2\n")
+    assert run_command([*(str(store) if word == "STORE" else word for word in COMMANDS[command]), "--out", str(out)]) == 1
+    said = f"slimbrain: {out}: exists and is not what slimbrain {command} writes; choose another --out, or delete it."
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert out.read_text() == "a\tb\n1\t2\n"
+
+
+def test_a_page_may_be_written_again(store: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_command(["report", "--store", str(store), "--out", str(tmp_path / "page.html")]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -373,6 +374,25 @@ def test_inspect_lists_the_image_that_is_taken_for_each_run_and_why(tmp_path: Pa
     # What it says is taken is what prep takes.
     taken, _ = list_runs(tmp_path)
     assert [run.image.relative_to(tmp_path).as_posix() for run in taken] == [row["file"] for row in rows[:4]]
+
+
+def test_inspect_of_an_image_finds_that_it_ends_early_and_reads_its_sidecar(tmp_path: Path) -> None:
+    path = tmp_path / "rest.nii.gz"
+    values = np.random.default_rng(0).integers(0, 1000, (6, 7, 8, 9)).astype(np.int16)
+    nibabel.Nifti1Image(values, np.diag([3, 3, 3, 1])).to_filename(path)
+    facts = inspect_path(path)
+    assert facts["shape"] == (6, 7, 8, 9) and "gives it" in facts["note"]
+    (tmp_path / "rest.json").write_text('{"RepetitionTime": 2.5}')
+    facts = inspect_path(path)
+    assert facts["TR of its JSON sidecar (s)"] == 2.5 and "note" not in facts
+    whole = path.read_bytes()
+    # In two parts, as bgzip writes, the last bytes count the last part only.
+    unpacked = gzip.decompress(whole)
+    path.write_bytes(gzip.compress(unpacked[:999]) + gzip.compress(unpacked[999:]))
+    assert inspect_path(path)["shape"] == (6, 7, 8, 9)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"rest\.nii\.gz"):
+        inspect_path(path)
 
 
 def test_other_layouts_say_why_too(tmp_path: Path) -> None:

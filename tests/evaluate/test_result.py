@@ -234,7 +234,7 @@ def test_chance_is_that_of_guessing() -> None:
     assert line == "Chance: AUC 0.500, accuracy 0.600."
 
 
-@pytest.mark.parametrize(("held", "said"), [(WRITTEN, "holds the result of column:group"), ("{}", "is not a result of slimbrain evaluate")])
+@pytest.mark.parametrize(("held", "said"), [(WRITTEN, "holds the result of column:group"), ("{}", "is not what slimbrain evaluate writes")])
 def test_evaluate_keeps_what_is_not_of_its_task(held: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "r.json"
     out.write_text(held)

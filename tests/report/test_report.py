@@ -289,6 +289,8 @@ def test_what_is_missing_leaves_a_sentence(inputs: ReportInputs, tmp_path: Path,
     told = text_of_sections(path)
     # What says only that it was not given comes last; otherwise the order is that of the whole page.
     assert ids == sorted(SECTIONS, key=lambda name: told[name])
+    linked = [link["href"] for link in page.named("a") if link.get("class") != "skip"]
+    assert [f"#{name}" for name in ids if not told[name]] == [href for href in linked if href in {f"#{name}" for name in ids}]
     absent = [attributes for attributes in page.named("p") if attributes.get("class") == "absent"]
     # Without a script, the viewer says that it needs one.
     assert len(absent) == n_absent + (kept == "store")

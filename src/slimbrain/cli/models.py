@@ -27,6 +27,7 @@ from slimbrain.cli.options import (
     typed_command,
     whole_command,
 )
+from slimbrain.cli.outputs import require_own_output
 from slimbrain.errors import InputError
 
 
@@ -181,8 +182,9 @@ def rank(
     from slimbrain.config import SaliencyConfig, checked
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
-    from slimbrain.saliency import rank_store, trained_saliency, write_window_table
+    from slimbrain.saliency import rank_store, read_window_table, trained_saliency, write_window_table
 
+    require_own_output(out, read_window_table, "rank")
     set_threads(threads)
     opened, temporal = open_store(store, None), temporal_or_shipped(temporal)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
@@ -226,7 +228,7 @@ def embed(
 
     from slimbrain.disk.shards import Shard
     from slimbrain.embed.derivative import write_derivative
-    from slimbrain.embed.features import embed_store, feature_names
+    from slimbrain.embed.features import embed_store, feature_names, read_embeddings
     from slimbrain.embed.joining import is_npz, part_path, sessions_of
     from slimbrain.models.hub import from_pretrained
 
@@ -237,6 +239,7 @@ def embed(
         part = Shard.parse(shard)
         # Shards of a derivative share its folder.
         opened, out = sessions_of(opened, part), part_path(out, part) if as_npz else out
+    require_own_output(out, read_embeddings, "embed")
     model = temporal_or_shipped(model)
     loaded = from_pretrained(model, opened.contract)
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)

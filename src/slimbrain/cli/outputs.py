@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
-from slimbrain.errors import InputError, StoreError
+from slimbrain.errors import InputError, SlimbrainError
 
 _OUTPUTS = ("out", "save", "launch_folder")
 """Parameters of commands that say where to write."""
@@ -46,6 +46,22 @@ def require_free_outputs(parameters: Mapping[str, Any]) -> None:
                 raise InputError(f"--{name.replace('_', '-')} {out}: is a file that this command reads; choose another name.")
 
 
+def require_own_output(out: Path, read: Callable[[Path], object], command: str) -> None:
+    """Refuse to write over a file that `read` does not take for what the command writes.
+
+    Raises
+    ------
+    InputError
+        Then.
+    """
+    if not out.is_file():
+        return
+    try:
+        read(out)
+    except SlimbrainError as error:
+        raise InputError(f"{out}: exists and is not what slimbrain {command} writes; choose another --out, or delete it.") from error
+
+
 def _paths(value: object) -> list[Path]:
     """The paths that a parameter's value names; text may be the name of a model on the hub and then is no file."""
     if isinstance(value, (list, tuple)):
@@ -54,25 +70,16 @@ def _paths(value: object) -> list[Path]:
 
 
 def _require_outside_stores(name: str, out: Path) -> None:
+    from slimbrain.store.description import is_store
+
     # Both where the name lies and what it may link to.
     for place in (Path(os.path.realpath(out)), Path(os.path.realpath(out.parent), out.name)):
         for root in (place, *place.parents):
-            if _is_store(root) and _belongs_to_store(place.relative_to(root).parts):
+            if is_store(root) and _belongs_to_store(place.relative_to(root).parts):
                 raise InputError(
                     f"--{name.replace('_', '-')} {out}: belongs to the store {root}, whose files only slimbrain prep and slimbrain store "
                     "write; choose a place beside it."
                 )
-
-
-def _is_store(folder: Path) -> bool:
-    from slimbrain.store.description import DESCRIPTION_FILE, read_object
-
-    if not (folder / DESCRIPTION_FILE).is_file():
-        return False
-    try:
-        return "Slimbrain" in read_object(folder / DESCRIPTION_FILE)
-    except StoreError:
-        return False
 
 
 def _belongs_to_store(parts: tuple[str, ...]) -> bool:

@@ -22,6 +22,7 @@ from slimbrain.cli.options import (
     typed_command,
     typed_line,
 )
+from slimbrain.cli.outputs import require_own_output
 from slimbrain.errors import InputError
 
 _METHOD = Annotated[
@@ -113,6 +114,9 @@ def evaluate(
 
     Example: `slimbrain evaluate store/ --task column:sex --model runs/voxel/model --windows windows.tsv --out sex.json`
     """
+    _require_own(out, task)
+    opened = open_store(store, participants)
+    # Only now, since it loads torch: a store with a typo would wait for that.
     from slimbrain.disk.atomic import write_text
     from slimbrain.embed.features import read_embeddings
     from slimbrain.evaluate.designs import Design
@@ -122,14 +126,12 @@ def evaluate(
     from slimbrain.evaluate.table import to_markdown
     from slimbrain.governance.provenance import FOLDS_SUFFIX
 
-    _require_own(out, task)
     set_threads(threads)
     config = FinetuneConfig() if epochs is None else FinetuneConfig(epochs=epochs)
     tuning = Tuning(config, device, out.with_suffix(FOLDS_SUFFIX), save)
     design = Design(split, labelled, seeds, leave_out, transfer_to, frames)
     known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
-    opened = open_store(store, participants)
     result = evaluate_models(opened, task, model or [temporal_or_shipped(None)], options)
     made = [*(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
     result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
@@ -142,13 +144,8 @@ def _require_own(out: Path, task: str) -> None:
     """Refuse to write over another task's result, or over what is none."""
     from slimbrain.evaluate.result import read_result
 
-    if not out.is_file():
-        return
-    try:
-        held = read_result(out).task
-    except InputError as error:
-        raise InputError(f"{out}: exists and is not a result of slimbrain evaluate; choose another --out, or delete it.") from error
-    if held != task:
+    require_own_output(out, read_result, "evaluate")
+    if out.is_file() and (held := read_result(out).task) != task:
         raise InputError(f"{out}: holds the result of {held}; choose another --out, or delete it.")
 
 
@@ -203,7 +200,7 @@ def report(
     from slimbrain.prep.run import FAILURES_FILE
     from slimbrain.report.discover import all_of, discover, only
     from slimbrain.report.inputs import ReportInputs
-    from slimbrain.report.page import write_report
+    from slimbrain.report.page import require_page, write_report
     from slimbrain.store import Store
 
     sources = found_in or []
@@ -230,7 +227,9 @@ def report(
             "report: there is nothing to report on; name a folder that slimbrain wrote, or give --store, --run, --windows, --evaluation, "
             "--explained or --map."
         )
-    print(write_report(out or _beside(sources), inputs))
+    page = out or _beside(sources)
+    require_own_output(page, require_page, "report")
+    print(write_report(page, inputs))
 
 
 def _beside(sources: Sequence[Path]) -> Path:

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import as_result, is_result
+from slimbrain.prep.source import IMAGE_SUFFIXES
 
 _Facts = dict[str, Any]
 
@@ -24,7 +25,7 @@ def describe_file(path: Path) -> _Facts:
     InputError
         If it is of no kind that slimbrain reads or writes, or damaged.
     """
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.endswith(IMAGE_SUFFIXES):
         return _image(path)
     if path.suffix in _READERS:
         return _READERS[path.suffix](path)
@@ -41,8 +42,9 @@ def describe_file(path: Path) -> _Facts:
 def _image(path: Path) -> _Facts:
     import nibabel
 
-    from slimbrain.prep.runs import MNI152, parse_entities
-    from slimbrain.prep.source import open_source
+    from slimbrain.prep.bids import describe_image
+    from slimbrain.prep.runs import MNI152
+    from slimbrain.prep.source import open_source, require_whole
 
     try:
         image: Any = nibabel.load(path)
@@ -52,14 +54,17 @@ def _image(path: Path) -> _Facts:
         flat = False
     if flat:
         return _flat_image(path)
-    source = open_source(path)
-    space = parse_entities(path.name).get("space", "")
+    require_whole(path)
+    source, run = open_source(path), describe_image(path)
+    space, stated = run.entities.get("space", ""), run.sidecar.get("RepetitionTime")
     facts = {"kind": "NIfTI", "shape": source.shape, "voxel mm": source.voxel_mm.round(3).tolist(), "orientation": source.orientation}
-    facts |= {"header TR (s)": source.header_tr, "space by its name": space or "not said"}
+    facts |= {"header TR (s)": source.header_tr, "TR of its JSON sidecar (s)": stated, "space by its name": space or "not said"}
     if source.notes:
         facts["transform"] = " ".join(source.notes)
-    if source.header_tr is None:
-        facts["note"] = "no TR in the header: a JSON sidecar or --tr has to say it"
+    if source.header_tr is None and stated is None:
+        facts["note"] = (
+            "no TR in the header or a JSON sidecar: `slimbrain prep --tr`, or the column tr of a table, gives it"
+        )
     if space and not MNI152.fullmatch(space):
         facts["note"] = f"{space} is no MNI152 space: `slimbrain prep` refuses it"
     return {**facts, "read by": "slimbrain prep (in a folder, or listed in a table), SlimBrainEncoder"}

@@ -51,9 +51,9 @@ def inspect_path(path: Path, shown: int | None = None) -> _Facts:
 def _store(path: Path) -> _Facts | None:
     from slimbrain.governance.ledger import entries_of, summary
     from slimbrain.store import Store
-    from slimbrain.store.description import DESCRIPTION_FILE
+    from slimbrain.store.description import is_store
 
-    if not (path / DESCRIPTION_FILE).is_file() or "Slimbrain" not in (path / DESCRIPTION_FILE).read_text(encoding="utf-8"):
+    if not is_store(path):
         return None
     store = Store(path)
     sessions = store.sessions

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from slimbrain.errors import SlimbrainError
 from slimbrain.prep.runs import Failure, Run, file_of
-from slimbrain.prep.source import open_source
+from slimbrain.prep.source import IMAGE_SUFFIXES, open_source
 
 COLUMNS = ("file", "space", "tr", "why")
 SAYS_NOTHING = "not said: give --tr"
-
-_IMAGES = (".nii", ".nii.gz")
 
 
 def describe_taken(root: Path, runs: Sequence[Run], refused: Sequence[Failure], shown: int | None = None) -> list[dict[str, str]]:
@@ -41,7 +39,7 @@ def _tr(run: Run) -> str:
     stated = run.sidecar.get("RepetitionTime")
     if isinstance(stated, int | float):
         return f"{stated:g} s ({run.tr_from})"
-    if not run.image.name.endswith(_IMAGES):
+    if not run.image.name.endswith(IMAGE_SUFFIXES):
         return "the file's own, or --tr"
     try:
         header = open_source(run.image).header_tr

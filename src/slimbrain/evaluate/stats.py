@@ -11,7 +11,7 @@ With a single test set they are the usual AUC and Pearson correlation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,15 @@ _WORDS = {
     "mrr": "MRR",
 }
 
+_MEANINGS = {
+    "auc": "AUC: share of pairs with one subject of each class, both of the same test fold, that are in the right order",
+    "balanced_accuracy": "balanced accuracy: share predicted right, averaged over classes and not over subjects",
+    "macro_f1": "macro F1: mean of the classes' F1",
+    "mse_z": "MSE (z): in squared standard deviations of the training subjects",
+    "top1": "top-1: share of sessions whose best match is their own subject",
+    "mrr": "MRR: mean of 1 / rank of the own subject",
+}
+
 N_RESAMPLES = 1000
 _CONFIDENCE = 0.95
 _BOUNDS: dict[str, tuple[float, float]] = {"r2": (-np.inf, 1), "r": (-1, 1), "mae": (0, np.inf), "mse": (0, np.inf), "mse_z": (0, np.inf)}
@@ -49,6 +58,12 @@ def metric_words(metric: str) -> str:
     """A metric's name as people write it; what stands after a comma (`macro_f1, frozen`) stays."""
     name, comma, setting = metric.partition(",")
     return _WORDS.get(name, name.replace("_", " ")) + comma + setting
+
+
+def metric_meanings(metrics: Iterable[str]) -> str:
+    """What metrics are, in a sentence; empty if their names say it."""
+    said = "; ".join(_MEANINGS[metric] for metric in metrics if metric in _MEANINGS)
+    return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 
 def better_sign(metric: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ MAX_FRAMES = 100_000
 
 MAX_DEFLATE_RATIO = 1100
 """Deflate cannot compress more than 1032 to 1, so a header that promises more than this is wrong."""
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz")
 
 _PLACEHOLDER_ZOOM = 1.0
 """What software leaves in the header's fourth zoom when no TR was set."""
@@ -306,6 +309,31 @@ def _header_tr(header: Any) -> float | None:
         return None
     # The header holds float32: 0.72 arrives as 0.7200000286.
     return round(seconds, 6)
+
+
+def require_whole(path: Path) -> None:
+    """Refuse an image that ends early.
+
+    A file that is not compressed is known by its size (`open_source`). A compressed one ends with the number of its bytes; only where this
+    is not what the header claims, as where gzip had parts, it is read to its end.
+
+    Raises
+    ------
+    InputError
+        If it ends early, or is no image that `open_source` reads.
+    """
+    source = open_source(path)
+    claimed = source.offset + source.n_frames * source.n_voxels * source.dtype.itemsize
+    if not _is_gzip(path) or int.from_bytes(_last_bytes(path, 4), "little") == claimed % 2**32:
+        return
+    for _ in source.raw_blocks():
+        pass
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    with _reading(path), open(path, "rb") as file:
+        file.seek(-count, os.SEEK_END)
+        return file.read()
 
 
 def frame_blocks(source: Source) -> Iterator[_FloatArray]:

@@ -174,6 +174,11 @@ class Section:
     blocks: tuple[Block, ...] = ()
     absent: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says only why there is no content."""
+        return bool(self.absent and not self.blocks)
+
 
 @dataclass(frozen=True)
 class Field:

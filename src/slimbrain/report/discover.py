@@ -15,7 +15,7 @@ from slimbrain.report.blocks import count
 from slimbrain.report.nifti import MAP_SUFFIXES
 from slimbrain.report.recorded import read_run
 from slimbrain.saliency.table import COLUMNS
-from slimbrain.store.description import DESCRIPTION_FILE
+from slimbrain.store.description import is_store
 from slimbrain.train import RUN_FILE
 
 _TRUTH_FILE = "truth.json"
@@ -123,7 +123,7 @@ def _kind(path: Path) -> str:
             return "run"
         if holds_maps(path):
             return _EXPLAINED
-        return "store" if "Slimbrain" in _json_object(path / DESCRIPTION_FILE) else ""
+        return "store" if is_store(path) else ""
     if path.name == _TRUTH_FILE:
         return "truth"
     if path.name.endswith(MAP_SUFFIXES):

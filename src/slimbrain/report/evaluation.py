@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from slimbrain.evaluate.result import Result, Row
-from slimbrain.evaluate.stats import better_sign, metric_words
+from slimbrain.evaluate.stats import better_sign, metric_meanings, metric_words
 from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
 from slimbrain.report.blocks import (
     MISSING,
@@ -58,7 +58,7 @@ def _task(result: Result, place: int) -> list[Block]:
         _forest(result, shown, place),
         *_curve(result, place),
         *_held_out(result),
-        Prose(" ".join([setting, *others])),
+        Prose(" ".join(filter(None, [setting, *others, metric_meanings(result.metrics)]))),
     ]
 
 

@@ -18,7 +18,7 @@ DESCRIPTION_FILE = "dataset_description.json"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of a sidecar: size and SHA-256 of the data file as it was written."""
 
-_GENERATED_BY, _COMMANDS = "GeneratedBy", "CommandLines"
+_GENERATED_BY, _COMMANDS, _CONTRACT = "GeneratedBy", "CommandLines", "Slimbrain"
 
 COHORT = "Cohort"
 """Field of a sidecar: the study of the participant. `sub-01` of another study is another person."""
@@ -32,7 +32,7 @@ def describe(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
         "DatasetType": "derivative",
         _GENERATED_BY: [{"Name": "slimbrain", "Version": __version__}],
         "SourceDatasets": [{"URL": source} for source in sources],
-        "Slimbrain": contract.to_dict(),
+        _CONTRACT: contract.to_dict(),
     }
 
 
@@ -53,6 +53,14 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path}: does not hold a JSON object; point at the output of `slimbrain prep`.")
     return value
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store, by its description; False where this cannot be read."""
+    try:
+        return _CONTRACT in read_object(folder / DESCRIPTION_FILE)
+    except StoreError:
+        return False
 
 
 def recorded_commands(description: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from layout_samples import write_hcp_run, write_image
 
 from slimbrain.cli import app, run_command
 from slimbrain.errors import InputError
+from slimbrain.grid import Grid
 from slimbrain.prep.layouts import LAYOUTS, choose_layout, find_recordings
 from slimbrain.prep.layouts.base import RecordingQuery
 from slimbrain.prep.runs import Filters
@@ -64,6 +65,15 @@ def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:
         assert all(layout.looks_for in str(refusal.value) for layout in LAYOUTS.values())
     with pytest.raises(InputError, match="does not exist"):
         choose_layout(tmp_path / "nowhere")
+
+
+def test_an_image_a_participant_and_a_store_are_called_what_they_are(tmp_path: Path, grid8: Grid) -> None:
+    (tmp_path / "sub-01").mkdir()
+    (tmp_path / "rest.nii.gz").touch()
+    store = Store.create(tmp_path / "store", grid8, 0.72).root
+    for source, what in (("rest.nii.gz", "is an image"), ("sub-01", "is the folder of one participant"), (store.name, "is a store")):
+        with pytest.raises(InputError, match=f"{source}: {what}"):
+            choose_layout(tmp_path / source)
 
 
 def test_two_layouts_are_not_chosen_between(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from slimbrain.prep.layouts.parcellated import PARCELLATED
 from slimbrain.prep.layouts.roi import REGIONS
 from slimbrain.prep.layouts.table import TABLE
 from slimbrain.prep.runs import Failure, Filters, Run, file_of, is_wanted, is_wanted_version
+from slimbrain.prep.source import IMAGE_SUFFIXES
+from slimbrain.store.description import is_store
 from slimbrain.store.manifest import session_key
 from slimbrain.store.write import require_name
 
@@ -43,11 +45,12 @@ def choose_layout(source: Path, name: str = AUTO) -> Layout:
     if name != AUTO:
         return LAYOUTS[name]
     matching = [layout for layout in LAYOUTS.values() if layout.matches(source)]
-    if not matching and source.name.startswith("sub-"):
-        what = "an image" if source.is_file() else "the folder of one participant"
+    if not matching and (what := _single(source)):
         raise InputError(
             f"{source}: is {what}; name the folder that holds sub-*, and choose with --participant-label, or list images in a table."
         )
+    if not matching and is_store(source):
+        raise InputError(f"{source}: is a store, which is prepared already; name the recordings that more sessions are to be made from.")
     if not matching:
         looked = "; ".join(f"{layout.name}: {layout.looks_for}" for layout in LAYOUTS.values())
         raise InputError(f"{source}: holds nothing that is known. Looked for {looked}. Name another folder, or list the images in a table.")
@@ -55,6 +58,13 @@ def choose_layout(source: Path, name: str = AUTO) -> Layout:
         seen = "; ".join(f"{layout.name}: {layout.looks_for}" for layout in matching)
         raise InputError(f"{source}: has more than one layout ({seen}); choose one with --layout, or name the folder of one.")
     return matching[0]
+
+
+def _single(source: Path) -> str:
+    """What a part of a source is called; empty for anything else."""
+    if source.is_file():
+        return "an image" if source.name.endswith(IMAGE_SUFFIXES) else ""
+    return "the folder of one participant" if source.name.startswith("sub-") else ""
 
 
 def find_recordings(source: Path, layout: Layout, request: RecordingQuery) -> Recordings:

@@ -11,12 +11,12 @@ from slimbrain.errors import InputError
 from slimbrain.prep.bids import read_json, read_table
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings
 from slimbrain.prep.runs import Failure, Run, as_label, require_mni152
+from slimbrain.prep.source import IMAGE_SUFFIXES
 from slimbrain.prep.timing import TR_TOLERANCE_S
 
 _NEEDED = ("path", "participant_id", "space")
 _OPTIONAL = ("session_id", "task", "run", "tr", "confounds", "events")
 _ENTITY_COLUMNS = {"sub": "participant_id", "ses": "session_id", "task": "task", "run": "run"}
-_IMAGES = (".nii", ".nii.gz")
 
 
 def _matches(source: Path) -> bool:
@@ -60,7 +60,7 @@ def _run(source: Path, row: Mapping[str, str]) -> Run:
     if not row["path"] or not as_label(row["participant_id"].removeprefix("sub-")):
         raise InputError("has no path or no participant_id; fill it in, or delete the line.")
     image = source.parent / row["path"]
-    if not image.name.endswith(_IMAGES):
+    if not image.name.endswith(IMAGE_SUFFIXES):
         raise InputError(f"{image} is not NIfTI; convert it to .nii.gz.")
     entities = {entity: as_label(row.get(column, "").removeprefix(f"{entity}-")) for entity, column in _ENTITY_COLUMNS.items()}
     entities["space"] = require_mni152(row["space"], str(image))
