@@ -94,7 +94,21 @@ EXPERIMENTS["baselines"] = baselines
 
 
 def main() -> None:
-    for name in ("more", "readout", "mix", "networks", "series", "leads", "states", "opened", "shipping", "shipped", "remaining", "sums"):
+    for name in (
+        "more",
+        "readout",
+        "mix",
+        "networks",
+        "series",
+        "leads",
+        "states",
+        "opened",
+        "shipping",
+        "shipped",
+        "remaining",
+        "sums",
+        "metric",
+    ):
         importlib.import_module(name)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, choices=EXPERIMENTS)

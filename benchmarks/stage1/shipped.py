@@ -10,7 +10,7 @@ parcels' own correlation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -62,14 +62,14 @@ def places(coordinates: Floats | None) -> torch.Tensor:
     return torch.tensor(coordinates, dtype=torch.float32)
 
 
-def fit(fold: int) -> ConnectomeReadout:
+def fit(fold: int, settings: Mapping[str, float] | None = None) -> ConnectomeReadout:
     """The package's readout without the people of a fold."""
     pre, (others, _) = np.setdiff1d(np.arange(len(abide().runs)), folds()[fold]), hcp_people(fold)
     groups = [
         Recordings(places(cohort.coordinates), tuple(cohort.person[rows]), lambda n, c=cohort, r=rows: torch.from_numpy(c.runs[r[n]]))
         for cohort, rows in ((abide(), pre), (hcp(), others))
     ]
-    return fit_readout(groups, np.zeros((len(pre), 0)))
+    return fit_readout(groups, np.zeros((len(pre), 0)), settings=settings)
 
 
 @torch.inference_mode()

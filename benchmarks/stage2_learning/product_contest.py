@@ -33,11 +33,11 @@ from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.signals import cell_signals
 from slimbrain.models.temporal import standardise
-from slimbrain.train.connectome import Recordings, fit_readout
+from slimbrain.train.connectome import CELL_READOUT, Recordings, fit_readout
 
 VARIANTS = ("trained", "untrained", "cells", "readout")
 PAIRS = (("trained", "untrained"), ("trained", "cells"), ("cells", "untrained"))
-ANCHORS, NUGGET = 224, 0.4
+ANCHORS = 224
 """Of the readout, chosen on people of the first half."""
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -71,7 +71,7 @@ def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int) -
 def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
     """One row of `contest.jsonl`, and the predictions that it scores."""
     before, after = ([read_person(cohort, run, model, row["clips"]) for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
-    exists = cell_signals([_blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
+    exists = cell_signals([blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
     row = {**row, "reference": len(reference), "people": len(people)}
     if model is None:
         pre, val = ([series(signals, exists) for _, signals in group] for group in (before, after))
@@ -113,7 +113,7 @@ def connectome_scores(cohort: Cohort, before: list[np.ndarray], after: list[np.n
     """Scores on axes of the product's readout, fitted to series of cells (T, C) of some people, of others."""
     mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
     fitted = Recordings(mm, tuple(map(str, range(len(before)))), lambda number: standardise(torch.from_numpy(before[number])))
-    readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, nugget=NUGGET)
+    readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, settings=CELL_READOUT)
     return np.concatenate([readout([standardise(torch.from_numpy(series))], [mm]).numpy() for series in after])
 
 
@@ -132,7 +132,7 @@ def read_out(cohort: Cohort, row: dict[str, object], model: HieraJEPA, people: l
     write(cohort, row, keep)
 
 
-def _blank(cohort: Cohort) -> Clip:
+def blank(cohort: Cohort) -> Clip:
     return Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
 
 

@@ -108,7 +108,7 @@ def test_the_weight_of_features_beside_is_chosen_inside_the_labelled_people(obje
     assert r2(signal, noise) > r2(signal) - 0.05
 
 
-@pytest.mark.parametrize("name", ["contrast", "alignment", "masked 0.5", "JEPA", "JEPA and rebuilt series"])
+@pytest.mark.parametrize("name", ["contrast", "contrast of second moments", "alignment", "masked 0.5", "JEPA", "JEPA and rebuilt series"])
 def test_every_objective_learns(small: ModuleType, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The loss falls in people whom the network has not met."""
     people, held = recordings(40, 72, 0.95, 0), recordings(40, 72, 0.95, 1)

@@ -27,6 +27,8 @@ from slimbrain.train.connectome import fit_connectome
 
 Floats = NDArray[np.floating]
 K, PEOPLE, FRAMES, TR_S = 12, 20, 120, 0.72
+AXES, WIDE = 18, 128
+"""Fewer axes than people, evenly many; with the sums a power of two, at most eight times as many."""
 
 
 def places(n: int = K, spacing: float = 20.0) -> Floats:
@@ -94,7 +96,10 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, 
     difference = gain @ (z.T @ z / len(z) - expected) @ gain.T
 
     keep = 1 - said["shrinkage"]
-    values, vectors = np.linalg.eigh(np.eye(len(difference)) + keep * difference)
+    # At the reference, a power of the population, modes vary by their own variance to the rest of the power.
+    root = np.sqrt((1 / (modes**2).sum(0)) ** (1 - said["reference"]))
+    moments = np.outer(root, root) * (np.eye(len(difference)) + difference)
+    values, vectors = np.linalg.eigh(keep * moments + said["shrinkage"] * np.eye(len(difference)))
     tangent = (vectors * np.log(np.maximum(values, 1e-3)) / keep) @ vectors.T
     rows, columns = np.tril_indices(len(tangent))
     vector = tangent[rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
@@ -123,12 +128,11 @@ def test_numpy_rebuilds_it_from_the_file_of_weights(folder: Path, tmp_path: Path
         series = [values[:9] for values in series]
     other, model = store_of(tmp_path / "store", [values.astype(np.float32) for values in series], mm), from_pretrained(folder)
     ordered, both, tangent = (embed_store(other, model, pooling=pooling).values for pooling in ("axes", "both", "tangent"))
-    wide = 8 * ordered.shape[1]
     for row, mixed, whole, values in zip(ordered, both, tangent, series, strict=True):
         expected, turned, vector = in_numpy(folder, values, mm)
         size = np.abs(expected).max()
         np.testing.assert_allclose(row, expected, atol=2e-4 * size)
-        np.testing.assert_allclose(mixed[:wide], turned, atol=2e-4 * size)
+        np.testing.assert_allclose(mixed[:WIDE], turned, atol=2e-4 * size)
         np.testing.assert_allclose(whole, vector, atol=2e-4 * np.abs(vector).max())
 
 
@@ -136,15 +140,16 @@ def test_axes_are_ordered_and_the_default_has_columns_alike(folder: Path, store:
     model = from_pretrained(folder)
     ordered, both = embed_store(store, model, pooling="axes"), embed_store(store, model)
     variance = ordered.values.var(0)
-    assert both.pooling == "both" and ordered.values.shape == (PEOPLE, 16)
+    assert both.pooling == "both" and ordered.values.shape == (PEOPLE, AXES)
     # Rounding to 4 bits bends axes a little.
     assert (variance[:-1] > 0.97 * variance[1:]).all() and variance[0] > 3 * variance[-1]
     np.testing.assert_allclose(variance.mean(), 1, rtol=1e-3)
     # But for rounding, scores are uncorrelated in these people, and every turned column weighs all of them alike.
-    np.testing.assert_allclose(turn(torch.from_numpy(ordered.values)).numpy().var(0), 1, rtol=0.25)
+    leading = turn(torch.from_numpy(ordered.values[:, :16])).numpy().var(0)
+    np.testing.assert_allclose(leading, leading.mean(), rtol=0.25)
     # So with the sums beside them, which are correlated by chance alone.
-    turned = both.values[:, : 8 * 16]
-    assert turned.var(0).max() < 3 * turned.var(0).mean() and both.values.shape == (PEOPLE, 8 * 16 + 4)
+    turned = both.values[:, :WIDE]
+    assert turned.var(0).max() < 3 * turned.var(0).mean() and both.values.shape == (PEOPLE, WIDE + 4)
     np.testing.assert_allclose(both.values.mean(0), 0, atol=0.1)
 
 
@@ -237,7 +242,7 @@ def test_what_no_channel_observes_stays_at_the_population() -> None:
     block = np.full((half, half), 0.3) + 0.7 * np.eye(half)
     mean = np.block([[block, np.zeros((half, half))], [np.zeros((half, half)), block]])
     values, vectors = np.linalg.eigh(mean)
-    readout = ConnectomeReadout(ConnectomeConfig(anchors=2 * half, axes=2, restore=0), 0)
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=2 * half, axes=2, restore=0, reference=1), 0)
     anchors = torch.tensor(places(2 * half, 40.0), dtype=torch.float32)
     readout.fill(anchors=anchors, mean=torch.from_numpy(mean).float(), modes=torch.from_numpy(vectors / np.sqrt(values)).float())
     series = standardise(torch.randn(80, half, generator=torch.Generator().manual_seed(0)))
@@ -265,8 +270,32 @@ def test_the_rotation_is_sylvesters(n: int) -> None:
     np.testing.assert_allclose(turn(torch.eye(n).double()).numpy(), scipy.linalg.hadamard(n) / np.sqrt(n), atol=1e-12)
 
 
-def test_axes_are_a_power_of_two() -> None:
+def test_axes_are_even_and_with_the_sums_a_power_of_two() -> None:
     with pytest.raises(InputError, match="power of two; choose 256"):
         ConnectomeReadout(ConnectomeConfig(anchors=4, axes=300), 0)
     with pytest.raises(InputError, match="axes \\+ sums 20 is not a power of two; choose 16"):
         ConnectomeReadout(ConnectomeConfig(anchors=4, axes=16, sums=4), 0)
+    with pytest.raises(InputError, match="axes 7 is odd, and two share a byte; choose 6"):
+        ConnectomeReadout(ConnectomeConfig(anchors=4, axes=7, sums=9), 0)
+
+
+@pytest.mark.parametrize("reference", [0.0, 0.5, 1.0])
+def test_the_tangent_is_taken_between_no_correlation_and_the_population(reference: float) -> None:
+    """Channels at the anchors, hardly averaged: the logarithm of their correlation, whitened by a power of the population's."""
+    own = np.eye(K) + 0.4 * np.diag(np.ones(K - 1), 1)
+    mean = own @ own.T
+    mean /= np.sqrt(np.outer(np.diag(mean), np.diag(mean)))
+    values, vectors = np.linalg.eigh(mean)
+    config = ConnectomeConfig(anchors=K, axes=2, width_mm=0.5, nugget=1e-9, reference=reference, shrinkage=0)
+    anchors = torch.tensor(places(), dtype=torch.float32)
+    readout = ConnectomeReadout(config, 0)
+    readout.fill(anchors=anchors, mean=torch.from_numpy(mean).float(), modes=torch.from_numpy(vectors / np.sqrt(values)).float())
+    series = standardise(torch.from_numpy(np.random.default_rng(0).normal(size=(400, K)) @ own.T)).float()
+    tangent = readout.tangent(series, anchors).double().numpy()
+    whitening = scipy.linalg.fractional_matrix_power(mean, -reference / 2).real
+    correlation = np.corrcoef(series.numpy().T)
+    expected = scipy.linalg.logm(whitening @ correlation @ whitening).real
+    rows, columns = np.tril_indices(K)
+    matrix = np.zeros((K, K))
+    matrix[rows, columns] = matrix[columns, rows] = tangent / np.where(rows == columns, 1, np.sqrt(2))
+    np.testing.assert_allclose(vectors @ matrix @ vectors.T, expected, atol=1e-3)

@@ -75,11 +75,11 @@ def test_another_parcellation_has_a_part_in_the_axes_by_its_own_mean() -> None:
 
 
 def test_people_may_outnumber_the_entries_of_a_tangent_vector() -> None:
-    """Three channels have six entries, so that twelve people's vectors span no more than six axes, and a power of two is four."""
+    """Three channels have six entries, so that twelve people's vectors span no more than six axes."""
     runs = [run[:, :3] for run in planted(12)[0]]
     readout = fit_readout([recordings(runs, places(3))], np.zeros((12, 0)), axes=8)
     scores = readout([torch.from_numpy(run) for run in runs], [readout.anchors] * 12)
-    assert scores.shape == (12, 4 + 28) and bool(scores.isfinite().all())
+    assert scores.shape == (12, 6 + 26) and readout.config.axes == 6 and bool(scores.isfinite().all())
 
 
 def test_many_channels_are_read_at_anchors_among_them() -> None:
@@ -110,7 +110,7 @@ def test_sums_tell_what_the_pretraining_people_share() -> None:
         inverse = np.linalg.inv(kernel + 0.1 * np.trace(kernel) / len(kernel) * np.eye(len(kernel)))
         return float(np.corrcoef(amounts - inverse @ amounts / np.diag(inverse), amounts)[0, 1])
 
-    assert told(scores[:, :2]) < 0.3 < 0.6 < told(scores)
+    assert told(scores) > max(0.6, told(scores[:, :2]) + 0.2)
 
 
 def test_too_few_people() -> None:

@@ -21,7 +21,7 @@ from slimbrain.models.connectome import turn
 from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.store import Store
-from slimbrain.train.connectome import Recordings, fit_readout
+from slimbrain.train.connectome import CELL_READOUT, Recordings, fit_readout
 
 WINDOW = WindowConfig(frames=8, k=2)
 
@@ -70,7 +70,7 @@ def test_vectors_are_a_readout_of_decoded_cells(store: Store, folder: Path) -> N
     windows = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], WINDOW.k)]
     series, mm = decoded(store, model, windows), torch.tensor(store.grid.cells.mm, dtype=torch.float32)
     people = tuple(info.subject for info in store.sessions)
-    readout = fit_readout([Recordings(mm, people, series.__getitem__)], np.zeros((6, 0)), nugget=0.4, sums_per_axis=0)
+    readout = fit_readout([Recordings(mm, people, series.__getitem__)], np.zeros((6, 0)), settings=CELL_READOUT, numbers_per_axis=1)
     with torch.inference_mode():
         expected = turn(readout(series, [mm] * 6)).numpy()
     assert made.pooling == "connectome" and made.values.shape == (6, 4) == (6, len(feature_names(model)))

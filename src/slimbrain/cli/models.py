@@ -284,7 +284,7 @@ def connectome(
     store: STORE,
     out: OUT,
     model: Annotated[str | None, typer.Option(help="Of either stage, folder or hub id; the one that comes with slimbrain if none.")] = None,
-    axes: Annotated[int, typer.Option(min=2, help="Most axes; a power of two, and fewer than participants.")] = 512,
+    axes: Annotated[int, typer.Option(min=2, help="Most axes; fewer than participants.")] = 688,
     anchors: Annotated[
         int, typer.Option(min=2, max=1024, help="Most places at which the population is known; size grows with the square.")
     ] = 256,

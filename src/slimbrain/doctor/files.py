@@ -62,9 +62,7 @@ def _image(path: Path) -> _Facts:
     if source.notes:
         facts["transform"] = " ".join(source.notes)
     if source.header_tr is None and stated is None:
-        facts["note"] = (
-            "no TR in the header or a JSON sidecar: `slimbrain prep --tr`, or the column tr of a table, gives it"
-        )
+        facts["note"] = "no TR in the header or a JSON sidecar: `slimbrain prep --tr`, or the column tr of a table, gives it"
     if space and not MNI152.fullmatch(space):
         facts["note"] = f"{space} is no MNI152 space: `slimbrain prep` refuses it"
     return {**facts, "read by": "slimbrain prep (in a folder, or listed in a table), SlimBrainEncoder"}

@@ -32,14 +32,20 @@ class ConnectomeConfig(Config):
     """Sizes and constants of a connectome readout; docs/stage1.md says how they were chosen."""
 
     anchors: int = Field(ge=2, le=1024, description="places, in MNI space, at which the population is known")
-    axes: int = Field(ge=2, le=4096, description="principal axes of the pretraining participants' tangent vectors; a power of two")
+    axes: int = Field(ge=2, le=4096, description="principal axes of the pretraining participants' tangent vectors; even")
     sums: int = Field(
         0, ge=0, le=65536, description="signed sums of the whole tangent vector beside the axes; together a power of two, or 0"
     )
     token_axes: int = Field(0, ge=0, le=4096, description="principal axes of the network's features beside them; 0 or a power of two")
     width_mm: float = Field(6.5, gt=0, le=100, description="of the Gaussian by which a channel is an average of anchors")
     nugget: Share = Field(0.1, description="least share of a channel's variance that is its own")
-    shrinkage: Share = Field(0.5, description="weight of the population in a recording's second moments")
+    reference: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="power of the population's correlation that a recording is compared with: 1 the population, 0 no correlation",
+    )
+    shrinkage: Share = Field(0.1, description="weight of this reference in a recording's second moments")
     restore: float = Field(
         0.5, ge=0, le=1, description="power of the amplification of modes that a session with missing channels reads poorly"
     )
@@ -56,8 +62,9 @@ class ConnectomeReadout(nn.Module):
     Anchors have a population correlation M (K, K), and modes P that whiten it (P' M P = 1). A channel is a Gaussian average B of the
     anchors near it, and noise of its own. Given the second moments S of the channels there are, the modes have, in expectation,
     1 + G (S - E) G' with E = B M B' + noise and G = P' M B' E^-1: one EM step from the population, which stays where nothing is observed,
-    so that channels may be missing and a new parcellation needs no fit. The logarithm of that, shrunk towards the population, is the
-    tangent vector (PoSCE: Rahim et al. 2019), of which the scores are projections.
+    so that channels may be missing and a new parcellation needs no fit. The tangent vector, of which the scores are projections, is taken
+    at R, a power of M between no correlation and the population: log(R^-1/2 S R^-1/2), with S shrunk towards R (towards the population:
+    PoSCE, Rahim et al. 2019).
 
     Parameters
     ----------
@@ -76,7 +83,7 @@ class ConnectomeReadout(nn.Module):
     Raises
     ------
     InputError
-        If the number of axes, or of axes and sums, is not a power of two, as `turn` needs.
+        If the number of axes and sums is not a power of two, as `turn` needs, or that of axes is odd.
     """
 
     anchors: Tensor
@@ -91,9 +98,11 @@ class ConnectomeReadout(nn.Module):
 
     def __init__(self, config: ConnectomeConfig, token_features: int) -> None:
         super().__init__()
-        for name, count in (("axes", config.axes), ("axes + sums", config.axes + config.sums), ("token_axes", config.token_axes)):
+        for name, count in (("axes + sums", config.axes + config.sums), ("token_axes", config.token_axes)):
             if count & (count - 1):
                 raise InputError(f"connectome.{name} {count} is not a power of two; choose {1 << (count.bit_length() - 1)}.")
+        if config.axes % 2:
+            raise InputError(f"connectome.axes {config.axes} is odd, and two share a byte; choose {config.axes - 1}.")
         self.config = config
         k = config.anchors
         shapes = {"anchors": (k, 3), "mean": (k, k), "modes": (k, k), "centre": (config.entries,)}
@@ -141,7 +150,11 @@ class ConnectomeReadout(nn.Module):
         present = series.ne(0).any(0)
         gain, expected = self._gain(places, present)
         latent = series[:, present].to(gain.dtype) @ gain.T
-        return _shrunk_logarithm(latent.T @ latent / len(series) - expected, self.config.shrinkage)
+        # Modes have a variance of 1 in the population; compared with R, a power of what they have at the anchors.
+        scale = self.modes.square().sum(0) ** ((self.config.reference - 1) / 2)
+        one = torch.eye(len(scale), dtype=scale.dtype, device=scale.device)
+        moments = (latent.T @ latent / len(series) - expected + one) * scale[:, None] * scale
+        return _shrunk_logarithm(moments - one, self.config.shrinkage)
 
     def token_scores(self, features: Tensor) -> Tensor:
         """The network's features (N, W) on their own axes, turned: (N, J), each column with a variance of about 1."""
@@ -201,11 +214,11 @@ class ConnectomeReadout(nn.Module):
         return torch.linalg.solve(expected, cross.T @ self.modes.double()).T, expected
 
 
-def log_correlation(series: Tensor, shrinkage: float = ConnectomeConfig.model_fields["shrinkage"].default) -> Tensor:
+def log_correlation(series: Tensor, shrinkage: float = 0.5) -> Tensor:
     """(C (C + 1) / 2,) logarithm of the correlation of standardised channels (T, C), shrunk towards none, flattened as a tangent vector.
 
-    What `ConnectomeReadout.tangent` is with the channels as anchors and a population without correlation. It needs no fit and no places,
-    and compares recordings of the same channels alone. A channel that is 0 throughout counts as missing.
+    What `ConnectomeReadout.tangent` is with the channels as anchors and no correlation as reference. It needs no fit and no places, and
+    compares recordings of the same channels alone. A channel that is 0 throughout counts as missing.
     """
     missing = (~series.ne(0).any(0)).to(series.dtype)
     deviation = series.T @ series / len(series) + torch.diag(missing) - torch.eye(series.shape[1], dtype=series.dtype, device=series.device)

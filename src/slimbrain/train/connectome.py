@@ -27,11 +27,13 @@ from slimbrain.store import SessionInfo, Store
 
 Floats = NDArray[Any]
 
-MOST_AXES = 512
-_SUMS_PER_AXIS = 7
-"""Signed sums beside the axes: 3,584 beside 512. Half as many lose some of what other cohorts gain (docs/stage1.md)."""
+MOST_AXES = 688
+"""What 8 MB hold at 200 anchors. 512 lose some of what all labels of pretraining people tell (docs/stage1.md)."""
 
-_SUMS_WEIGHT = 0.15
+_NUMBERS_PER_AXIS = 8
+"""Axes and signed sums together: 4,096, the largest power of two below. With half as many sums, other cohorts lose (docs/stage1.md)."""
+
+_SUMS_WEIGHT = 0.25
 """Of a tangent vector of median length, in units of the last axis; more of it costs age from few labels (docs/stage1.md)."""
 
 _TOKEN_AXES = 4
@@ -40,9 +42,10 @@ with 8 `both` is what `connectome` is, with 32 age from 60 labels falls by 0.03 
 MOST_ANCHORS = 256
 """A parcellation of more channels is read at as many anchors spread among them: entries of a tangent grow with the square."""
 
-_CELL_NUGGET = 0.4
-"""Least share of a decoded cell's variance that is its own. Cells of 40 frames are noisier than channels of a whole run: of 143 painted
-people, on axes of 287 others, age is told with an R2 of 0.24, 0.31, 0.32 with 0.1, 0.4, 0.8, and sex with an AUC of 0.57, 0.59, 0.49."""
+CELL_READOUT = {"nugget": 0.4, "reference": 1.0, "shrinkage": 0.5}
+"""Of decoded cells, by the names of `ConnectomeConfig`. Cells of 40 frames are noisier than channels of a whole run: of 143 painted people,
+on axes of 287 others, age is told with an R2 of 0.24, 0.31, 0.32 with nuggets of 0.1, 0.4, 0.8, and sex with an AUC of 0.57, 0.59, 0.49.
+Reference and shrinkage are those of the contests in docs/stage2.md; what serves stage 1 was not tried."""
 
 _MOST_PARTICIPANTS = 4000
 """Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
@@ -90,7 +93,7 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
     Parameters
     ----------
     axes : int
-        Most axes; a power of two. There are fewer where participants are fewer.
+        Most axes. There are fewer where participants are fewer; of a stage 2 model, a power of two.
     seed : int
         Of the participants that are taken, where there are more than memory holds, and of the anchors.
     anchors : int
@@ -116,7 +119,7 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
     else:
         cells = _decoded(store, model)
         # Sums beside the axes were not tried on decoded cells.
-        fitted = fit_readout([cells], np.zeros((cells.n_participants, 0)), axes, seed, anchors, _CELL_NUGGET, sums_per_axis=0)
+        fitted = fit_readout([cells], np.zeros((cells.n_participants, 0)), axes, seed, anchors, CELL_READOUT, numbers_per_axis=1)
         made = HieraJEPA(model.config, model.jepa, model.voxels_per_patch, fitted.config)
     network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
     made.load_state_dict({**made.state_dict(), **network})
@@ -133,8 +136,8 @@ def fit_readout(
     axes: int = MOST_AXES,
     seed: int = 0,
     anchors: int = MOST_ANCHORS,
-    nugget: float = ConnectomeConfig.model_fields["nugget"].default,
-    sums_per_axis: int = _SUMS_PER_AXIS,
+    settings: Mapping[str, float] | None = None,
+    numbers_per_axis: int = _NUMBERS_PER_AXIS,
 ) -> ConnectomeReadout:
     """A readout from sessions of one or several parcellations.
 
@@ -147,8 +150,10 @@ def fit_readout(
         The one with most participants first.
     features : ndarray
         (N, W) of the network, a row per participant; W may be 0.
-    sums_per_axis : int
-        0, or a power of two less one.
+    settings : mapping
+        Constants of `ConnectomeConfig` that are not its defaults.
+    numbers_per_axis : int
+        Axes and sums are at most so many for each axis; 1: no sums.
 
     Raises
     ------
@@ -156,15 +161,17 @@ def fit_readout(
         If there are too few participants.
     """
     main = parcellations[0]
-    readout = _unfinished(*_population(main, seed, anchors), nugget)
+    readout = _unfinished(*_population(main, seed, anchors), settings or {})
     vectors, centre = _participants(readout, parcellations)
     if len(vectors) < _FEWEST_PARTICIPANTS:
         raise InputError(f"{len(vectors)} participants are too few to learn axes from; give at least {_FEWEST_PARTICIPANTS}.")
-    directions = _principal_axes(vectors, _power_of_two(min(axes, len(vectors) - 1, readout.config.entries)))
+    most = min(axes, len(vectors) - 1, readout.config.entries)
+    together = _power_of_two(numbers_per_axis * most)
+    directions = _principal_axes(vectors, min(together, most // 2 * 2))
     packed, step = pack_axes(torch.from_numpy(directions))
     rounded = unpack_axes(packed).numpy().astype(vectors.dtype)
     scales = step.double().numpy() * _scales(((vectors @ rounded) * step.numpy()).var(0))
-    sums = sums_per_axis * directions.shape[1]
+    sums = together - directions.shape[1]
     signs = _signs(vectors, seed) * np.linalg.norm(rounded[:, -1]) * scales[-1] if sums else np.zeros(0)
     token_mean, token_axes = _token_axes(features)
     config = readout.config.model_copy(update={"axes": directions.shape[1], "sums": sums, "token_axes": token_axes.shape[1]})
@@ -234,11 +241,11 @@ def _population(main: Recordings, seed: int, most: int) -> tuple[Floats, Tensor]
     return (vectors * np.maximum(values, _RIDGE / 2)) @ vectors.T, anchors
 
 
-def _unfinished(population: Floats, anchors: Tensor, nugget: float) -> ConnectomeReadout:
+def _unfinished(population: Floats, anchors: Tensor, settings: Mapping[str, float]) -> ConnectomeReadout:
     """Population and modes; axes are yet to come."""
     values, vectors = np.linalg.eigh(population)
     modes = (vectors / np.sqrt(values))[:, ::-1].copy()
-    readout = ConnectomeReadout(ConnectomeConfig(anchors=len(anchors), axes=2, nugget=nugget), 0)
+    readout = ConnectomeReadout(ConnectomeConfig.model_validate({"anchors": len(anchors), "axes": 2, **settings}), 0)
     return readout.fill(anchors=anchors, mean=torch.from_numpy(population).float(), modes=torch.from_numpy(modes).float())
 
 
