@@ -47,7 +47,7 @@ class ConnectomeConfig(Config):
     )
     shrinkage: Share = Field(0.1, description="weight of this reference in a recording's second moments")
     restore: float = Field(
-        0.5, ge=0, le=1, description="power of the amplification of modes that a session with missing channels reads poorly"
+        0.3, ge=0, le=1, description="power of the amplification of modes that a session with missing channels reads poorly"
     )
 
     @property
