@@ -114,11 +114,12 @@ SOURCES: Mapping[str, Callable[[Work], Iterable[tuple[Path, list[str]]]]] = {
 def fitted_copy(work: Work, store: Store, subjects: Iterable[str], name: str) -> Path:
     """The model with its connectome fitted anew on these participants alone; a folder, made once."""
     from slimbrain import from_pretrained
-    from slimbrain.models.hub import save_pretrained
+    from slimbrain.models.hub import save_pretrained, weights_sha256
     from slimbrain.train.connectome import fit_connectome
 
     people = sorted(set(subjects))
-    digest = hashlib.sha256(" ".join([work.model, *people]).encode()).hexdigest()[:12]
+    # By the weights, too: a copy of an earlier recipe must not stand for today's.
+    digest = hashlib.sha256(" ".join([work.model, weights_sha256(work.model), *people]).encode()).hexdigest()[:12]
     folder = work.folder / "copies" / f"{name}-{digest}"
     if not (folder / "config.json").exists():
         model = from_pretrained(work.model)

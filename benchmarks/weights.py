@@ -108,8 +108,7 @@ def contests() -> str:
 _LIMITS = (
     "## Limits",
     "",
-    "- With all labels of pretraining people tangent connectivity is better: axes fit the people they were learnt from better than others. "
-    "The poolings `tangent` and `native` are then as good.",
+    "- With 250 labels and more `native`, in which no weights have a part, tells age better.",
     "- The network's features alone predict no trait; in `both` they are 4 columns of 4,100. It is for ranking windows.",
     "- People are found again over days less often than by the tangent.",
     "- Rest alone was pretrained on, of people of 6 to 64 years, most of them male; states of task were not tested.",
