@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from cohorts import abide
 from contests import EXPERIMENTS, Embedding, Results, compete, excerpts
-from shipped import fit, folds, places
+from shipped import EARLIER, EARLIER_AXES, fit, folds, places
 
 from slimbrain.models.connectome import ConnectomeReadout
 
@@ -36,7 +36,7 @@ def remaining_experiment(results: Results, seeds: Sequence[int]) -> None:
     for fold in seeds:
         val = folds()[fold]
         pre = np.setdiff1d(np.arange(len(abide().runs)), val)
-        readout = fit(fold)
+        readout = fit(fold, EARLIER, EARLIER_AXES)
         made = {frames: parts(readout, fold, frames) for frames in (0, 40)}
         variants = {"axes": {frames: scores for frames, (scores, _, _) in made.items()}}
         for weight in WEIGHTS:

@@ -36,7 +36,7 @@ from more import RIDGE, changed_runs
 from scipy.ndimage import zoom
 
 from slimbrain.models.connectome import ConnectomeReadout, log_correlation, turn
-from slimbrain.train.connectome import Recordings, fit_readout
+from slimbrain.train.connectome import MOST_AXES, Recordings, fit_readout
 
 FOLDS = 4
 MINUTES_3 = 180.0
@@ -62,14 +62,19 @@ def places(coordinates: Floats | None) -> torch.Tensor:
     return torch.tensor(coordinates, dtype=torch.float32)
 
 
-def fit(fold: int, settings: Mapping[str, float] | None = None) -> ConnectomeReadout:
+EARLIER = {"reference": 1.0, "shrinkage": 0.5, "restore": 0.5}
+"""Constants of the readout, and how many axes it had, when `sums` and `remaining` were run."""
+EARLIER_AXES = 512
+
+
+def fit(fold: int, settings: Mapping[str, float] | None = None, axes: int = MOST_AXES) -> ConnectomeReadout:
     """The package's readout without the people of a fold."""
     pre, (others, _) = np.setdiff1d(np.arange(len(abide().runs)), folds()[fold]), hcp_people(fold)
     groups = [
         Recordings(places(cohort.coordinates), tuple(cohort.person[rows]), lambda n, c=cohort, r=rows: torch.from_numpy(c.runs[r[n]]))
         for cohort, rows in ((abide(), pre), (hcp(), others))
     ]
-    return fit_readout(groups, np.zeros((len(pre), 0)), settings=settings)
+    return fit_readout(groups, np.zeros((len(pre), 0)), axes, settings=settings)
 
 
 @torch.inference_mode()

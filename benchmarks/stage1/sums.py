@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from cohorts import Cohort, Floats, abide, rpn
 from contests import EXPERIMENTS, Embedding, Results, compete, excerpts
-from shipped import elsewhere, fit, folds, places
+from shipped import EARLIER, EARLIER_AXES, elsewhere, fit, folds, places
 
 from slimbrain.embed.series import TANGENT, connectome_vectors
 from slimbrain.models.connectome import ConnectomeReadout
@@ -54,7 +54,7 @@ def sums_experiment(results: Results, seeds: Sequence[int]) -> None:
     for fold in seeds:
         val = folds()[fold]
         pre = np.setdiff1d(np.arange(len(abide().runs)), val)
-        readout = fit(fold)
+        readout = fit(fold, EARLIER, EARLIER_AXES)
         axes = readout.unpacked_axes().numpy() * readout.axis_scales.numpy()
         vectors = {frames: tangents(readout, excerpts(fold, frames), abide()) for frames in (0, 40)}
         vectors["rpn"] = tangents(readout, rpn().runs, rpn())

@@ -24,7 +24,7 @@ from slimbrain.config import load_preset
 from slimbrain.disk.tsv import format_tsv
 from slimbrain.doctor import checkup, examine, inspect_path, machine
 from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
-from slimbrain.errors import InputError
+from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.prep.bids import list_runs
 from slimbrain.store import Store
@@ -393,6 +393,14 @@ def test_inspect_of_an_image_finds_that_it_ends_early_and_reads_its_sidecar(tmp_
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"rest\.nii\.gz"):
         inspect_path(path)
+
+
+def test_inspect_of_a_damaged_store_says_what_is_wrong_with_it(store: Store, tmp_path: Path) -> None:
+    description = tmp_path / "store" / "dataset_description.json"
+    description.parent.mkdir()
+    description.write_bytes((store.root / description.name).read_bytes()[:-3])
+    with pytest.raises(StoreError, match=r"dataset_description\.json: cannot be read"):
+        inspect_path(description.parent)
 
 
 def test_other_layouts_say_why_too(tmp_path: Path) -> None:

@@ -131,25 +131,25 @@ def test_numpy_rebuilds_it_from_the_file_of_weights(folder: Path, tmp_path: Path
     for row, mixed, whole, values in zip(ordered, both, tangent, series, strict=True):
         expected, turned, vector = in_numpy(folder, values, mm)
         size = np.abs(expected).max()
+        assert row.shape == (AXES,) and mixed.shape == (WIDE + 4,)
         np.testing.assert_allclose(row, expected, atol=2e-4 * size)
         np.testing.assert_allclose(mixed[:WIDE], turned, atol=2e-4 * size)
         np.testing.assert_allclose(whole, vector, atol=2e-4 * np.abs(vector).max())
 
 
 def test_axes_are_ordered_and_the_default_has_columns_alike(folder: Path, store: Store) -> None:
-    model = from_pretrained(folder)
+    model = fit_connectome(store, from_pretrained(folder), axes=16)
     ordered, both = embed_store(store, model, pooling="axes"), embed_store(store, model)
     variance = ordered.values.var(0)
-    assert both.pooling == "both" and ordered.values.shape == (PEOPLE, AXES)
+    assert both.pooling == "both" and ordered.values.shape == (PEOPLE, 16)
     # Rounding to 4 bits bends axes a little.
     assert (variance[:-1] > 0.97 * variance[1:]).all() and variance[0] > 3 * variance[-1]
     np.testing.assert_allclose(variance.mean(), 1, rtol=1e-3)
     # But for rounding, scores are uncorrelated in these people, and every turned column weighs all of them alike.
-    leading = turn(torch.from_numpy(ordered.values[:, :16])).numpy().var(0)
-    np.testing.assert_allclose(leading, leading.mean(), rtol=0.25)
+    np.testing.assert_allclose(turn(torch.from_numpy(ordered.values)).numpy().var(0), 1, rtol=0.25)
     # So with the sums beside them, which are correlated by chance alone.
-    turned = both.values[:, :WIDE]
-    assert turned.var(0).max() < 3 * turned.var(0).mean() and both.values.shape == (PEOPLE, WIDE + 4)
+    turned = both.values[:, : 8 * 16]
+    assert turned.var(0).max() < 3 * turned.var(0).mean() and both.values.shape == (PEOPLE, 8 * 16 + 4)
     np.testing.assert_allclose(both.values.mean(0), 0, atol=0.1)
 
 
@@ -236,13 +236,14 @@ def test_sums_hold_what_the_axes_leave_out() -> None:
     assert made.shape == (30, 120) and np.corrcoef((made @ made.T).ravel(), (scaled @ scaled.T).ravel())[0, 1] > 0.9
 
 
-def test_what_no_channel_observes_stays_at_the_population() -> None:
+@pytest.mark.parametrize("reference", [0.5, 1.0])
+def test_what_no_channel_observes_stays_at_the_population(reference: float) -> None:
     """Two groups of anchors that have nothing to do with each other, and channels in one of them only."""
     half = 6
     block = np.full((half, half), 0.3) + 0.7 * np.eye(half)
     mean = np.block([[block, np.zeros((half, half))], [np.zeros((half, half)), block]])
     values, vectors = np.linalg.eigh(mean)
-    readout = ConnectomeReadout(ConnectomeConfig(anchors=2 * half, axes=2, restore=0, reference=1), 0)
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=2 * half, axes=2, restore=0, reference=reference), 0)
     anchors = torch.tensor(places(2 * half, 40.0), dtype=torch.float32)
     readout.fill(anchors=anchors, mean=torch.from_numpy(mean).float(), modes=torch.from_numpy(vectors / np.sqrt(values)).float())
     series = standardise(torch.randn(80, half, generator=torch.Generator().manual_seed(0)))
@@ -250,6 +251,9 @@ def test_what_no_channel_observes_stays_at_the_population() -> None:
     rows, columns = np.tril_indices(2 * half)
     matrix = np.zeros((2 * half, 2 * half))
     matrix[rows, columns] = matrix[columns, rows] = tangent.numpy() / np.where(rows == columns, 1, np.sqrt(2))
+    # Less the population's own, which is 0 where it is the reference.
+    shrinkage = readout.config.shrinkage
+    matrix -= np.diag(np.log((1 - shrinkage) * values ** (1 - reference) + shrinkage)) / (1 - shrinkage)
     # Back from modes to anchors: the unobserved block of the deviation is 0.
     back = (vectors * np.sqrt(values)) @ matrix @ (vectors * np.sqrt(values)).T
     assert np.abs(back[:half, :half]).max() > 0.05

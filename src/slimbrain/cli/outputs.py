@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from slimbrain.errors import InputError, SlimbrainError
+
+_Read = TypeVar("_Read")
 
 _OUTPUTS = ("out", "save", "launch_folder")
 """Parameters of commands that say where to write."""
@@ -46,8 +48,8 @@ def require_free_outputs(parameters: Mapping[str, Any]) -> None:
                 raise InputError(f"--{name.replace('_', '-')} {out}: is a file that this command reads; choose another name.")
 
 
-def require_own_output(out: Path, read: Callable[[Path], object], command: str) -> None:
-    """Refuse to write over a file that `read` does not take for what the command writes.
+def require_own_output(out: Path, read: Callable[[Path], _Read], command: str) -> _Read | None:
+    """Refuse to write over a file that `read` does not take for what the command writes; what it read, or None where no file is.
 
     Raises
     ------
@@ -55,9 +57,9 @@ def require_own_output(out: Path, read: Callable[[Path], object], command: str) 
         Then.
     """
     if not out.is_file():
-        return
+        return None
     try:
-        read(out)
+        return read(out)
     except SlimbrainError as error:
         raise InputError(f"{out}: exists and is not what slimbrain {command} writes; choose another --out, or delete it.") from error
 

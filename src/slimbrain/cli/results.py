@@ -144,9 +144,9 @@ def _require_own(out: Path, task: str) -> None:
     """Refuse to write over another task's result, or over what is none."""
     from slimbrain.evaluate.result import read_result
 
-    require_own_output(out, read_result, "evaluate")
-    if out.is_file() and (held := read_result(out).task) != task:
-        raise InputError(f"{out}: holds the result of {held}; choose another --out, or delete it.")
+    held = require_own_output(out, read_result, "evaluate")
+    if held is not None and held.task != task:
+        raise InputError(f"{out}: holds the result of {held.task}; choose another --out, or delete it.")
 
 
 def predict(

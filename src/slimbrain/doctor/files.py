@@ -54,8 +54,8 @@ def _image(path: Path) -> _Facts:
         flat = False
     if flat:
         return _flat_image(path)
-    require_whole(path)
     source, run = open_source(path), describe_image(path)
+    require_whole(source)
     space, stated = run.entities.get("space", ""), run.sidecar.get("RepetitionTime")
     facts = {"kind": "NIfTI", "shape": source.shape, "voxel mm": source.voxel_mm.round(3).tolist(), "orientation": source.orientation}
     facts |= {"header TR (s)": source.header_tr, "TR of its JSON sidecar (s)": stated, "space by its name": space or "not said"}

@@ -40,12 +40,12 @@ _WORDS = {
 }
 
 _MEANINGS = {
-    "auc": "AUC: share of pairs with one subject of each class, both of the same test fold, that are in the right order",
-    "balanced_accuracy": "balanced accuracy: share predicted right, averaged over classes and not over subjects",
-    "macro_f1": "macro F1: mean of the classes' F1",
-    "mse_z": "MSE (z): in squared standard deviations of the training subjects",
-    "top1": "top-1: share of sessions whose best match is their own subject",
-    "mrr": "MRR: mean of 1 / rank of the own subject",
+    "auc": "share of pairs with one subject of each class, both of the same test fold, that are in the right order",
+    "balanced_accuracy": "share predicted right, averaged over classes and not over subjects",
+    "macro_f1": "mean of the classes' F1",
+    "mse_z": "in squared standard deviations of the training subjects",
+    "top1": "share of sessions whose best match is their own subject",
+    "mrr": "mean of 1 / rank of the own subject",
 }
 
 N_RESAMPLES = 1000
@@ -62,7 +62,7 @@ def metric_words(metric: str) -> str:
 
 def metric_meanings(metrics: Iterable[str]) -> str:
     """What metrics are, in a sentence; empty if their names say it."""
-    said = "; ".join(_MEANINGS[metric] for metric in metrics if metric in _MEANINGS)
+    said = "; ".join(f"{metric_words(metric)}: {_MEANINGS[metric]}" for metric in metrics if metric in _MEANINGS)
     return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from slimbrain.errors import InputError
 from slimbrain.prep.runs import IMAGE_ENTITIES, MNI152, Failure, Filters, Run, is_wanted, is_wanted_version, parse_entities
+from slimbrain.prep.source import IMAGE_SUFFIXES
 
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 """Best first; another template of the MNI152 family comes after these."""
 
-SUFFIXES = (".nii.gz", ".nii")
 _ECHO = "echo"
 
 _Version = tuple[Path, dict[str, str]]
@@ -114,7 +114,7 @@ def _bold_images(bids_dir: Path) -> list[Path]:
     from nilearn.interfaces.bids import get_bids_files
 
     found = get_bids_files(glob.escape(str(bids_dir)), file_tag="bold", file_type="nii*", modality_folder="func")
-    return sorted(path for path in map(Path, found) if path.name.endswith(SUFFIXES))
+    return sorted(path for path in map(Path, found) if path.name.endswith(IMAGE_SUFFIXES))
 
 
 def _choose(candidates: Sequence[_Version], filters: Filters) -> _Version:

@@ -51,7 +51,7 @@ MAX_FRAMES = 100_000
 MAX_DEFLATE_RATIO = 1100
 """Deflate cannot compress more than 1032 to 1, so a header that promises more than this is wrong."""
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz")
+IMAGE_SUFFIXES = (".nii.gz", ".nii")
 
 _PLACEHOLDER_ZOOM = 1.0
 """What software leaves in the header's fourth zoom when no TR was set."""
@@ -311,7 +311,7 @@ def _header_tr(header: Any) -> float | None:
     return round(seconds, 6)
 
 
-def require_whole(path: Path) -> None:
+def require_whole(source: _NiftiSource) -> None:
     """Refuse an image that ends early.
 
     A file that is not compressed is known by its size (`open_source`). A compressed one ends with the number of its bytes; only where this
@@ -320,11 +320,10 @@ def require_whole(path: Path) -> None:
     Raises
     ------
     InputError
-        If it ends early, or is no image that `open_source` reads.
+        If it does.
     """
-    source = open_source(path)
     claimed = source.offset + source.n_frames * source.n_voxels * source.dtype.itemsize
-    if not _is_gzip(path) or int.from_bytes(_last_bytes(path, 4), "little") == claimed % 2**32:
+    if not _is_gzip(source.path) or int.from_bytes(_last_bytes(source.path, 4), "little") == claimed % 2**32:
         return
     for _ in source.raw_blocks():
         pass

@@ -18,7 +18,10 @@ DESCRIPTION_FILE = "dataset_description.json"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of a sidecar: size and SHA-256 of the data file as it was written."""
 
-_GENERATED_BY, _COMMANDS, _CONTRACT = "GeneratedBy", "CommandLines", "Slimbrain"
+_GENERATED_BY, _COMMANDS = "GeneratedBy", "CommandLines"
+
+CONTRACT = "Slimbrain"
+"""Field of the description: the store's contract. No other folder has one."""
 
 COHORT = "Cohort"
 """Field of a sidecar: the study of the participant. `sub-01` of another study is another person."""
@@ -32,7 +35,7 @@ def describe(contract: Contract, sources: Sequence[str]) -> dict[str, Any]:
         "DatasetType": "derivative",
         _GENERATED_BY: [{"Name": "slimbrain", "Version": __version__}],
         "SourceDatasets": [{"URL": source} for source in sources],
-        _CONTRACT: contract.to_dict(),
+        CONTRACT: contract.to_dict(),
     }
 
 
@@ -56,10 +59,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder is a store, by its description; False where this cannot be read."""
+    """Whether a folder has the description of a store; one that is damaged counts, so that who opens it says what is wrong with it."""
     try:
-        return _CONTRACT in read_object(folder / DESCRIPTION_FILE)
-    except StoreError:
+        return f'"{CONTRACT}"' in (folder / DESCRIPTION_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return False
 
 

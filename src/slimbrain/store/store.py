@@ -24,7 +24,7 @@ from slimbrain.errors import ContractError, InputError, StoreError
 from slimbrain.grid import MASK_FILE, Grid
 from slimbrain.store.channels import Channels, cell_channels
 from slimbrain.store.contract import ROI, Contract
-from slimbrain.store.description import COHORT, DATA_BYTES, DESCRIPTION_FILE, cohort_from_sidecar, describe, read_object
+from slimbrain.store.description import COHORT, CONTRACT, DATA_BYTES, DESCRIPTION_FILE, cohort_from_sidecar, describe, read_object
 from slimbrain.store.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
@@ -94,10 +94,10 @@ class Store(Displayed):
             what = f"has no {DESCRIPTION_FILE}" if self.root.is_dir() else "is no folder"
             raise StoreError(f"{self.root}: is not a store, it {what}; point at the output of `slimbrain prep`.")
         description = read_object(self.root / DESCRIPTION_FILE)
-        if "Slimbrain" not in description:
+        if CONTRACT not in description:
             raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
         self.description = description
-        self.contract = Contract.from_dict(description["Slimbrain"])
+        self.contract = Contract.from_dict(description[CONTRACT])
 
     @classmethod
     def create(cls, root: str | Path, grid: Grid | None, tr: float, sources: Sequence[str] = ()) -> Store:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimbrain.prep.bids import SUFFIXES, describe_runs, list_runs
+from slimbrain.prep.bids import describe_runs, list_runs
 from slimbrain.prep.layouts.base import Layout, RecordingQuery, Recordings, files_matching
+from slimbrain.prep.source import IMAGE_SUFFIXES
 
-_PATTERNS = tuple(f"{folder}/func/*_bold{suffix}" for folder in ("sub-*", "sub-*/ses-*") for suffix in SUFFIXES)
+_PATTERNS = tuple(f"{folder}/func/*_bold{suffix}" for folder in ("sub-*", "sub-*/ses-*") for suffix in IMAGE_SUFFIXES)
 
 
 def _matches(source: Path) -> bool:
