@@ -26,6 +26,7 @@ from slimbrain.cli import run_command
 from slimbrain.disk.atomic import TEMPORARY_PREFIX, write_text
 from slimbrain.disk.locks import claim
 from slimbrain.prep import PrepOptions, prepare
+from slimbrain.prep import run as run_module
 from slimbrain.prep import session as session_module
 from slimbrain.store import Store
 from slimbrain.store import write as placing
@@ -164,8 +165,10 @@ def prepared_by(*arguments: Any, **options: Any) -> tuple[threading.Thread, list
 
 
 def test_a_run_in_other_hands_comes_last_and_is_waited_for(
-    batch: Path, mask8: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    batch: Path, mask8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(run_module, "_say", said.append)
     out = tmp_path / "store"
     out.mkdir()
     key = "sub-0_task-rest_space-MNI152NLin6Asym"
@@ -173,9 +176,7 @@ def test_a_run_in_other_hands_comes_last_and_is_waited_for(
         assert mine
         thread, told = prepared_by(batch, out, mask=mask8, resolution="8mm")
         eventually(lambda: (out / "dataset_description.json").exists() and len(Store(out).sessions) == 2)
-        said = ""
-        while "another process prepares 1 of these runs" not in said:
-            said += capfd.readouterr().err
+        eventually(lambda: any("another process prepares 1 of these runs" in line for line in said))
         assert thread.is_alive() and key not in [info.key for info in Store(out).sessions]
     thread.join()
     assert told[0].prepared[0].key == key and len(told[0].prepared) == 3 and len(told[0].failures) == 1
