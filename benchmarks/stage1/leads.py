@@ -173,8 +173,7 @@ LONGER = {
     TWIN: ("second order",),
     "contrast of second moments, 300 steps": ("second order",),
     "contrast of second moments, 3000 steps": ("second order",),
-    "contrast, 3000 steps": ("second order",),
 }
-"""Fifteen times the steps, and a contrast of what is read afterwards."""
+"""Fifteen times the steps, of a contrast of what is read afterwards."""
 EXPERIMENTS["leads"] = leads_experiment
 EXPERIMENTS["longer"] = partial(leads_experiment, longer=True)

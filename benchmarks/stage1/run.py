@@ -108,6 +108,7 @@ def main() -> None:
         "remaining",
         "sums",
         "metric",
+        "missing",
     ):
         importlib.import_module(name)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -62,7 +62,7 @@ def places(coordinates: Floats | None) -> torch.Tensor:
     return torch.tensor(coordinates, dtype=torch.float32)
 
 
-EARLIER = {"reference": 1.0, "shrinkage": 0.5, "restore": 0.5}
+EARLIER = {"reference": 1.0, "shrinkage": 0.5}
 """Constants of the readout, and how many axes it had, when `sums` and `remaining` were run."""
 EARLIER_AXES = 512
 

@@ -23,7 +23,7 @@ from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.store import ROI, Channels, Store
 from slimbrain.store.write import write_roi_session
-from slimbrain.train.connectome import fit_connectome
+from slimbrain.train.connectome import Recordings, fit_connectome, fit_readout
 
 Floats = NDArray[np.floating]
 K, PEOPLE, FRAMES, TR_S = 12, 20, 120, 0.72
@@ -80,7 +80,7 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, 
     z = (z / np.where(live, deviation, 1))[:, live].astype(np.float64)
     mean, modes = kept["mean"].astype(float), kept["modes"].astype(float)
 
-    def read(mm: Floats) -> tuple[Floats, Floats, Floats]:
+    def read(mm: Floats) -> tuple[Floats, Floats]:
         squared = ((mm[:, None].astype(np.float32) - kept["anchors"].astype(float)) ** 2).sum(-1)
         weights = np.exp(-(squared - squared.min(1, keepdims=True)) / (2 * said["width_mm"] ** 2))
         weights /= weights.sum(1, keepdims=True)
@@ -89,10 +89,9 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, 
         signal = weights @ mean @ weights.T
         expected = signal + np.diag(np.maximum(1 - np.diag(signal), said["nugget"]))
         gain = modes.T @ mean @ weights.T @ np.linalg.inv(expected)
-        return gain, expected, np.diag(gain @ expected @ gain.T)
+        return gain, expected
 
-    gain, expected, share = read(mm[live])
-    gain = gain * (np.clip(read(mm)[2] / share, 1, 3) ** said["restore"])[:, None]
+    gain, expected = read(mm[live])
     difference = gain @ (z.T @ z / len(z) - expected) @ gain.T
 
     keep = 1 - said["shrinkage"]
@@ -107,6 +106,19 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, 
     packed = kept["packed_axes"].astype(int)
     axes = np.stack((packed % 16, packed // 16), -1).reshape(len(packed), -1) - 8
     vector = vector - kept["centre"]
+    if not live.all():
+        whole, of_all = read(mm)
+        across = gain @ of_all[live] @ whole.T @ np.linalg.pinv(whole @ of_all @ whole.T)
+        across = root[:, None] * across / root
+        leading = axes[:, :64] / np.linalg.norm(axes[:, :64], axis=0)
+        matrices = np.zeros((leading.shape[1], *across.shape))
+        matrices[:, rows, columns] = matrices[:, columns, rows] = leading.T / np.where(rows == columns, 1, np.sqrt(2))
+        seen = (across @ matrices @ across.T)[:, rows, columns].T * np.where(rows == columns, 1, np.sqrt(2))[:, None]
+        centre = np.zeros(across.shape)
+        centre[rows, columns] = centre[columns, rows] = kept["centre"] / np.where(rows == columns, 1, np.sqrt(2))
+        centre -= np.diag(np.log(keep * root**2 + said["shrinkage"]) / keep)
+        vector = vector + (centre - across @ centre @ across.T)[rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
+        vector = vector + (leading - seen) @ np.linalg.solve(seen.T @ seen + 0.1 * np.eye(seen.shape[1]), seen.T @ vector)
     scores = vector @ axes * kept["axis_scales"]
     signed, sums = vector * kept["signs"] / (vector @ vector), said["sums"]
     both = np.concatenate((scores, [signed[first::sums].sum() for first in range(sums)]))
@@ -236,6 +248,27 @@ def test_sums_hold_what_the_axes_leave_out() -> None:
     assert made.shape == (30, 120) and np.corrcoef((made @ made.T).ravel(), (scaled @ scaled.T).ravel())[0, 1] > 0.9
 
 
+def test_what_missing_channels_would_have_told_is_made_up_for() -> None:
+    """Of new people whose coupling along one direction is their own, as it is of those whom the axes were learnt from."""
+    count, rng = 24, np.random.default_rng(1)
+    common, direction = 0.3 * rng.normal(size=(count, count)) + np.eye(count), rng.normal(size=count)
+    mm = torch.tensor(places(count), dtype=torch.float32)
+
+    def people(n: int) -> list[torch.Tensor]:
+        mixings = [common + 0.1 * strength * np.outer(direction, direction) for strength in rng.normal(size=n)]
+        return [standardise(torch.from_numpy(rng.normal(size=(300, count)) @ mixing).float()) for mixing in mixings]
+
+    learnt_from, new = people(60), people(40)
+    group = Recordings(mm, tuple(map(str, range(60))), learnt_from.__getitem__)
+    readout = fit_readout([group], np.zeros((60, 0)), axes=16)
+    fewer = [series * (torch.arange(count) % 3 != number % 3) for number, series in enumerate(new)]
+    whole, as_read, made_up = (
+        readout.scores(torch.stack([read(series, mm) for series in runs]) - readout.centre)[:, :16]
+        for runs, read in ((new, readout.tangent), (fewer, readout.as_read), (fewer, readout.tangent))
+    )
+    assert float((made_up - whole).square().sum()) < 0.5 * float((as_read - whole).square().sum())
+
+
 @pytest.mark.parametrize("reference", [0.5, 1.0])
 def test_what_no_channel_observes_stays_at_the_population(reference: float) -> None:
     """Two groups of anchors that have nothing to do with each other, and channels in one of them only."""
@@ -243,7 +276,7 @@ def test_what_no_channel_observes_stays_at_the_population(reference: float) -> N
     block = np.full((half, half), 0.3) + 0.7 * np.eye(half)
     mean = np.block([[block, np.zeros((half, half))], [np.zeros((half, half)), block]])
     values, vectors = np.linalg.eigh(mean)
-    readout = ConnectomeReadout(ConnectomeConfig(anchors=2 * half, axes=2, restore=0, reference=reference), 0)
+    readout = ConnectomeReadout(ConnectomeConfig(anchors=2 * half, axes=2, reference=reference), 0)
     anchors = torch.tensor(places(2 * half, 40.0), dtype=torch.float32)
     readout.fill(anchors=anchors, mean=torch.from_numpy(mean).float(), modes=torch.from_numpy(vectors / np.sqrt(values)).float())
     series = standardise(torch.randn(80, half, generator=torch.Generator().manual_seed(0)))

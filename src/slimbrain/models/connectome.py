@@ -6,6 +6,7 @@ tests/models/test_connectome.py rebuilds an embedding from the file of weights i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,11 +19,14 @@ from slimbrain.errors import InputError
 _EIGENVALUE_FLOOR = 1e-3
 """Of the shrunk second moments; those of a whole run are above 0.5."""
 
-_MOST_RESTORED = 3.0
-"""Largest ratio by which a mode that missing channels leave poorly read is amplified, before the power `restore`."""
-
 _PARCELLATIONS = 64
 """Gains that are kept: one for each parcellation and set of channels with a signal."""
+
+_FILLED_AXES, _FILL_RIDGE = 64, 0.1
+"""Leading axes on which a recording with missing channels is fitted, and the ridge penalty of that (docs/stage1.md)."""
+
+_GAPS = 4
+"""Fits of missing channels that are kept, 10 MB each at 200 anchors: the same are often missing in a whole cohort."""
 
 _LEVELS = 7
 """Axes are stored as whole numbers from -7 to 7, which 4 bits hold."""
@@ -46,9 +50,6 @@ class ConnectomeConfig(Config):
         description="power of the population's correlation that a recording is compared with: 1 the population, 0 no correlation",
     )
     shrinkage: Share = Field(0.1, description="weight of this reference in a recording's second moments")
-    restore: float = Field(
-        0.3, ge=0, le=1, description="power of the amplification of modes that a session with missing channels reads poorly"
-    )
 
     @property
     def entries(self) -> int:
@@ -62,9 +63,9 @@ class ConnectomeReadout(nn.Module):
     Anchors have a population correlation M (K, K), and modes P that whiten it (P' M P = 1). A channel is a Gaussian average B of the
     anchors near it, and noise of its own. Given the second moments S of the channels there are, the modes have, in expectation,
     1 + G (S - E) G' with E = B M B' + noise and G = P' M B' E^-1: one EM step from the population, which stays where nothing is observed,
-    so that channels may be missing and a new parcellation needs no fit. The tangent vector, of which the scores are projections, is taken
-    at R, a power of M between no correlation and the population: log(R^-1/2 S R^-1/2), with S shrunk towards R (towards the population:
-    PoSCE, Rahim et al. 2019).
+    so that a new parcellation needs no fit. The tangent vector, of which the scores are projections, is taken at R, a power of M between no
+    correlation and the population: log(R^-1/2 S R^-1/2), with S shrunk towards R (towards the population: PoSCE, Rahim et al. 2019). Where
+    channels of a parcellation are missing, the leading axes are fitted to what the others tell, and tell what these leave out.
 
     Parameters
     ----------
@@ -112,6 +113,7 @@ class ConnectomeReadout(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("packed_axes", torch.zeros((config.entries, config.axes // 2), dtype=torch.uint8))
         self._gains: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self._gaps: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}
         self._axes: Tensor | None = None
 
     def forward(self, series: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
@@ -129,7 +131,10 @@ class ConnectomeReadout(nn.Module):
         InputError
             If channels lie at one place, as those of unknown place do, or none has a signal.
         """
-        vectors = torch.stack([self.tangent(one, mm) for one, mm in zip(series, places, strict=True)]) - self.centre
+        return self.scores(torch.stack([self.tangent(one, mm) for one, mm in zip(series, places, strict=True)]) - self.centre)
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Of centred tangent vectors (N, D): (N, Q) on the axes, ordered, and the sums (N, S)."""
         return torch.cat(((vectors @ self.unpacked_axes()) * self.axis_scales, self.signed_sums(vectors)), 1)
 
     def signed_sums(self, vectors: Tensor) -> Tensor:
@@ -147,23 +152,23 @@ class ConnectomeReadout(nn.Module):
 
     def tangent(self, series: Tensor, places: Tensor) -> Tensor:
         """Tangent vector (D,) of a recording (T, C), entries off the diagonal times the root of 2; arguments as of `forward`."""
+        vector, present = self.as_read(series, places), series.ne(0).any(0)
+        if present.all():
+            return vector
+        fit, rest, lost = self.gap(places, present)
+        vector = vector + lost
+        return vector + rest @ (fit @ (vector - self.centre))
+
+    def as_read(self, series: Tensor, places: Tensor) -> Tensor:
+        """Tangent vector (D,) as the channels that are there tell it: what others would have told is as in the population."""
         present = series.ne(0).any(0)
         gain, expected = self._gain(places, present)
         latent = series[:, present].to(gain.dtype) @ gain.T
-        # Modes have a variance of 1 in the population; compared with R, a power of what they have at the anchors.
-        scale = self.modes.square().sum(0) ** ((self.config.reference - 1) / 2)
-        one = torch.eye(len(scale), dtype=scale.dtype, device=scale.device)
-        moments = (latent.T @ latent / len(series) - expected + one) * scale[:, None] * scale
-        return _shrunk_logarithm(moments - one, self.config.shrinkage)
+        return self._logarithm(latent.T @ latent / len(series) - expected)
 
     def token_scores(self, features: Tensor) -> Tensor:
         """The network's features (N, W) on their own axes, turned: (N, J), each column with a variance of about 1."""
         return turn((features.to(self.token_mean) - self.token_mean) @ self.token_axes)
-
-    def observed(self, places: Tensor) -> Tensor:
-        """(K,) share of each mode's variance that channels at these places (C, 3) read."""
-        gain, expected = self._read(places)
-        return (gain @ expected @ gain.T).diagonal().to(self.mean)
 
     def unpacked_axes(self) -> Tensor:
         """(D, Q) whole numbers from -7 to 7, as floats; unpacked once."""
@@ -186,11 +191,53 @@ class ConnectomeReadout(nn.Module):
     def _load_from_state_dict(self, *args: object, **options: object) -> None:
         super()._load_from_state_dict(*args, **options)
         self._gains.clear()
+        self._gaps.clear()
         self._axes = None
+
+    @property
+    def _scale(self) -> Tensor:
+        """(K,) from modes, whose variance is 1 in the population, to modes compared with R: a power of their variance at the anchors."""
+        return self.modes.square().sum(0) ** ((self.config.reference - 1) / 2)
+
+    def _logarithm(self, deviation: Tensor) -> Tensor:
+        """Tangent vector (D,) of modes whose second moments differ from the population's by (K, K)."""
+        scale = self._scale
+        one = torch.eye(len(scale), dtype=scale.dtype, device=scale.device)
+        return _shrunk_logarithm((deviation + one) * scale[:, None] * scale - one, self.config.shrinkage)
+
+    def gap(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What to add to a vector for channels (C, 3) of which not all are present (C,), kept for the last sets of these.
+
+        (Q, D) from a centred vector to its scores on leading axes, (D, Q) what it lacks for each of these, and (D,) what all lack: modes
+        read without the missing channels are, in expectation, a linear map of modes read with them. It turns leading axes A into B, on
+        which a vector is explained by ridge regression: it lacks A - B times its scores. The mean vector, less that of a recording like the
+        population, which fewer channels read as well, is lessened as axes are.
+        """
+        key = _key(places, present)
+        if key not in self._gaps:
+            if len(self._gaps) >= _GAPS:
+                self._gaps.clear()
+            self._gaps[key] = self._fit_gap(places, present)
+        return self._gaps[key]
+
+    def _fit_gap(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gain, expected = self._read(places)
+        fewer, _ = self._read(places[present])
+        across = fewer @ expected[present] @ gain.T @ torch.linalg.pinv(gain @ expected @ gain.T, hermitian=True)
+        scale = self._scale
+        across = (scale[:, None] * across / scale).to(self.mean)
+
+        def read(vectors: Tensor) -> Tensor:
+            return flatten_symmetric(across @ unflatten_symmetric(vectors) @ across.T)
+
+        axes = nn.functional.normalize(self.unpacked_axes()[:, :_FILLED_AXES].T)
+        seen, mean = read(axes), self.centre - self._logarithm(torch.zeros_like(self.mean))
+        penalty = _FILL_RIDGE * torch.eye(len(seen)).to(seen)
+        return torch.linalg.solve(seen @ seen.T + penalty, seen), (axes - seen).T, mean - read(mean)
 
     def _gain(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(K, C) G of the channels that are present, and (K, K) G E G'."""
-        key = places.cpu().numpy().tobytes() + present.cpu().numpy().tobytes()
+        key = _key(places, present)
         if key not in self._gains:
             if len(self._gains) >= _PARCELLATIONS:
                 self._gains.clear()
@@ -201,12 +248,7 @@ class ConnectomeReadout(nn.Module):
         if not present.any():
             raise InputError("no channel of the series changes over time; leave the session out.")
         gain, expected = self._read(places[present])
-        read = gain @ expected @ gain.T
-        if self.config.restore and not present.all():
-            share = self.observed(places).double() / read.diagonal()
-            factor = share.clamp(1, _MOST_RESTORED) ** self.config.restore
-            gain, read = gain * factor[:, None], read * factor[:, None] * factor
-        return gain.to(self.mean), read.to(self.mean)
+        return gain.to(self.mean), (gain @ expected @ gain.T).to(self.mean)
 
     def _read(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """(K, C) P' M B' E^-1 and (C, C) E, in double precision."""
@@ -230,6 +272,10 @@ def _shrunk_logarithm(deviation: Tensor, shrinkage: float) -> Tensor:
     keep = 1 - shrinkage
     values, vectors = torch.linalg.eigh(keep * deviation + torch.eye(len(deviation), dtype=deviation.dtype, device=deviation.device))
     return flatten_symmetric((vectors * (values.clamp_min(_EIGENVALUE_FLOOR).log() / keep)) @ vectors.T)
+
+
+def _key(places: Tensor, present: Tensor) -> bytes:
+    return places.cpu().numpy().tobytes() + present.cpu().numpy().tobytes()
 
 
 def _known_places(places: Tensor) -> Tensor:
@@ -271,6 +317,16 @@ def flatten_symmetric(matrices: Tensor) -> Tensor:
     """(..., K, K) to (..., K (K + 1) / 2): the lower triangle row by row, off the diagonal times the root of 2, which keeps distances."""
     rows, columns = torch.tril_indices(*matrices.shape[-2:], device=matrices.device)
     return matrices[..., rows, columns] * torch.where(rows == columns, 1.0, 2**0.5).to(matrices)
+
+
+def unflatten_symmetric(vectors: Tensor) -> Tensor:
+    """(..., K (K + 1) / 2) to (..., K, K): the inverse of `flatten_symmetric`."""
+    size = math.isqrt(2 * vectors.shape[-1])
+    rows, columns = torch.tril_indices(size, size, device=vectors.device)
+    entries = vectors / torch.where(rows == columns, 1.0, 2**0.5).to(vectors)
+    matrices = vectors.new_zeros((*vectors.shape[:-1], size, size))
+    matrices[..., rows, columns] = matrices[..., columns, rows] = entries
+    return matrices
 
 
 def turn(scores: Tensor) -> Tensor:

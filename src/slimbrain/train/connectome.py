@@ -255,7 +255,7 @@ def _participants(readout: ConnectomeReadout, parcellations: Sequence[Recordings
     for group in parcellations:
         made, sessions = dict[str, Floats](), Counter(group.subjects)
         for number, subject in enumerate(track(group.subjects, f"connectomes of {len(group.mm)} channels")):
-            made[subject] = made.get(subject, 0) + readout.tangent(group.read(number), group.mm).numpy() / sessions[subject]
+            made[subject] = made.get(subject, 0) + readout.as_read(group.read(number), group.mm).numpy() / sessions[subject]
         vectors = np.stack(list(made.values()))
         means.append(vectors.mean(0))
         if len(vectors) > 1:
