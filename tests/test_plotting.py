@@ -115,6 +115,42 @@ def test_a_map_is_drawn_on_the_axes_given() -> None:
         plotting.plot_map(nibabel.Nifti1Image(values[..., None].repeat(2, -1), affine))
 
 
+def drawn_of_map(image: nibabel.Nifti1Image, **options: object) -> list[np.ndarray]:
+    """(N,) values that each slice paints over the template."""
+    figure = plotting.plot_map(image, **options).figure
+    shown = [one for ax in figure.axes for one in ax.images if one.get_cmap().name.startswith("slimbrain-map")]
+    return [np.ma.masked_invalid(one.get_array()).compressed() for one in shown]
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": None}, {"threshold": 0}], ids=str)
+@pytest.mark.parametrize("scale", [1.0, -1.0, 1e-9])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_zero_shows_the_template_and_small_values_are_drawn(options: dict[str, object], scale: float, oblique: bool) -> None:
+    values = np.zeros((12, 12, 12), np.float32)
+    values[:2] = [[[np.nan]], [[np.inf]]]
+    values[3:7, 4:8, 4:8] = 3 * scale
+    values[6, 6, 6] = 1e-3 * scale
+    affine = np.diag([12.0, 12, 12, 1])
+    if oblique:
+        affine[:3, :3] = affine[:3, :3] @ [[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]]
+    affine[:3, 3] = (-66, -90, -60)
+    cuts = tuple(float(place) for place in (affine @ [6, 6, 6, 1])[:3])
+    slices = drawn_of_map(nibabel.Nifti1Image(values, affine), cut_coords=cuts, **options)
+    assert len(slices) == 3
+    for painted in slices:
+        assert np.isin(painted, np.float32([3 * scale, 1e-3 * scale])).all()
+        assert painted.size > 0 and (oblique or painted.size == 16), "the template is seen around the values"
+
+
+def test_a_map_of_zeros_shows_the_template_alone() -> None:
+    affine = np.diag([12.0, 12, 12, 1])
+    affine[:3, 3] = (-66, -90, -60)
+    figure = plotting.plot_map(nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), affine)).figure
+    assert not any(drawn.size for drawn in drawn_of_map(nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), affine)))
+    template = [one.get_array() for ax in figure.axes for one in ax.images if not one.get_cmap().name.startswith("slimbrain-map")]
+    assert sum(np.ma.masked_invalid(one).count() > 1000 for one in template) == 3
+
+
 def test_a_curve_is_the_same_from_a_table_a_file_and_a_result(tmp_path: Path) -> None:
     table = pd.DataFrame(
         [
