@@ -24,6 +24,8 @@ from slimbrain.report.inputs import MAX_DETAILED, N_WORST, _session_labels
 from slimbrain.report.maps import _VIEWER_BYTES
 from slimbrain.report.page import _content_hash, _page_script
 from slimbrain.report.recall import chance, pooled, session_recall
+from slimbrain.report.recorded import read_run
+from slimbrain.report.training import _panels
 from slimbrain.report.volumes import encode_values, scale_of, template
 from slimbrain.report.window_maps import _MAPS_BYTES, _STEPS
 from slimbrain.simulate import Event, SessionTruth
@@ -200,6 +202,17 @@ def test_training_table_equals_the_logs(page: Page) -> None:
     assert (row["first loss"], row["last loss"], row["steps"], row["last content std"]) == ("0.8", "0.4", "41", "0.25")
     assert float(row["last effective rank"]) == 43.5
     assert page.rows("first loss")["temporal"]["windows per second"] == "n/a"
+
+
+def test_of_two_equal_curves_one_is_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "voxel", "voxel")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for place, line in enumerate(lines):
+        line |= {"skill": 0.1 * place, "skill_cross_location": 0.1 * place, "skill_cross_time": 0.2 * place}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    panels = _panels(read_run(folder))
+    assert list(panels["skill"]) == ["all", "cross time"], "the second of two equal curves would hide the first"
+    assert list(panels["loss"]) == ["total", "cross time", "double cross"], "curves that differ stay"
 
 
 def test_evaluation_table_and_verdict_equal_the_result(inputs: ReportInputs, page: Page) -> None:
