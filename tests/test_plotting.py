@@ -181,3 +181,26 @@ def test_what_has_no_curve_says_so() -> None:
     rows = [{"labelled": 30, "method": "a", "metric": "auc", "mean": 0.5, "low": 0.4, "high": 0.6}]
     with pytest.raises(InputError, match="b: is no method of this curve; choose among a"):
         plotting.plot_label_curve(rows, methods=["b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("away.json", None, "away.json: cannot be read as a curve (No such file or directory); give the JSON of slimbrain evaluate"),
+        ("away.csv", None, "away.csv: cannot be read as a curve (No such file or directory)"),
+        ("table.tsv", "a\tb\n", "table.tsv: cannot be read as a curve (Expecting value"),
+        ("list.json", "[1]", "list.json: cannot be read as a curve ("),
+        ("rows.csv", "labelled,metric,mean\n30,auc,0.5\n", "the table has no column method; give one with labelled, method"),
+    ],
+)
+def test_a_file_that_holds_no_curve_is_refused_in_a_sentence(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as refused:
+        plotting.plot_label_curve(tmp_path / name)
+    assert said in str(refused.value) and str(refused.value).endswith(".")
+
+
+def test_a_map_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"away\.nii\.gz: is not there; name a NIfTI map"):
+        plotting.plot_map(tmp_path / "away.nii.gz")

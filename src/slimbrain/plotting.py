@@ -149,6 +149,8 @@ def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: st
     from nilearn.image import load_img
     from nilearn.plotting import plot_stat_map
 
+    if isinstance(image, (str, Path)) and not Path(image).expanduser().is_file():
+        raise InputError(f"{image}: is not there; name a NIfTI map, such as one that slimbrain explain wrote.")
     loaded = load_img(str(image) if isinstance(image, Path) else image)
     if len(loaded.shape) != 3:
         raise InputError(f"the image has the shape {loaded.shape}; give a map with three axes, such as store.image(key, 0).")
@@ -212,14 +214,30 @@ def plot_label_curve(
 
 
 def _points(curve: Result | str | Path | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    if isinstance(curve, (str, Path)) and Path(curve).suffix == ".csv":
-        with open(curve, encoding="utf-8", newline="") as handle:
-            return _points(list(csv.DictReader(handle)))
     if isinstance(curve, (str, Path)):
-        return _from_json(json.loads(Path(curve).read_text(encoding="utf-8")))
+        try:
+            return _points_of_file(Path(curve))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{curve}: cannot be read as a curve ({reason}); give the JSON of slimbrain evaluate --labelled, or a CSV."
+            ) from error
     if isinstance(curve, Result):
         return _from_json(curve.to_dict())
-    rows = curve.to_dict("records") if hasattr(curve, "to_dict") else curve
+    return _from_rows(curve.to_dict("records") if hasattr(curve, "to_dict") else curve)
+
+
+def _points_of_file(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8", newline="") as handle:
+            return _from_rows(csv.DictReader(handle))
+    return _from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _from_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = list(rows)
+    if rows and (lost := [name for name in ("labelled", "method", "mean") if name not in rows[0]]):
+        raise InputError(f"the table has no column {lost[0]}; give one with labelled, method, metric, mean, low and high.")
     return [_point(row, str(row["method"]), row.get("labelled")) for row in rows]
 
 
