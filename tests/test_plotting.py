@@ -115,6 +115,42 @@ def test_a_map_is_drawn_on_the_axes_given() -> None:
         plotting.plot_map(nibabel.Nifti1Image(values[..., None].repeat(2, -1), affine))
 
 
+def drawn_of_map(image: nibabel.Nifti1Image, **options: object) -> list[np.ndarray]:
+    """(N,) values that each slice paints over the template."""
+    figure = plotting.plot_map(image, **options).figure
+    shown = [one for ax in figure.axes for one in ax.images if one.get_cmap().name.startswith("slimbrain-map")]
+    return [np.ma.masked_invalid(one.get_array()).compressed() for one in shown]
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": None}, {"threshold": 0}], ids=str)
+@pytest.mark.parametrize("scale", [1.0, -1.0, 1e-9])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_zero_shows_the_template_and_small_values_are_drawn(options: dict[str, object], scale: float, oblique: bool) -> None:
+    values = np.zeros((12, 12, 12), np.float32)
+    values[:2] = [[[np.nan]], [[np.inf]]]
+    values[3:7, 4:8, 4:8] = 3 * scale
+    values[6, 6, 6] = 1e-3 * scale
+    affine = np.diag([12.0, 12, 12, 1])
+    if oblique:
+        affine[:3, :3] = affine[:3, :3] @ [[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]]
+    affine[:3, 3] = (-66, -90, -60)
+    cuts = tuple(float(place) for place in (affine @ [6, 6, 6, 1])[:3])
+    slices = drawn_of_map(nibabel.Nifti1Image(values, affine), cut_coords=cuts, **options)
+    assert len(slices) == 3
+    for painted in slices:
+        assert np.isin(painted, np.float32([3 * scale, 1e-3 * scale])).all()
+        assert painted.size > 0 and (oblique or painted.size == 16), "the template is seen around the values"
+
+
+def test_a_map_of_zeros_shows_the_template_alone() -> None:
+    affine = np.diag([12.0, 12, 12, 1])
+    affine[:3, 3] = (-66, -90, -60)
+    figure = plotting.plot_map(nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), affine)).figure
+    assert not any(drawn.size for drawn in drawn_of_map(nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), affine)))
+    template = [one.get_array() for ax in figure.axes for one in ax.images if not one.get_cmap().name.startswith("slimbrain-map")]
+    assert sum(np.ma.masked_invalid(one).count() > 1000 for one in template) == 3
+
+
 def test_a_curve_is_the_same_from_a_table_a_file_and_a_result(tmp_path: Path) -> None:
     table = pd.DataFrame(
         [
@@ -145,3 +181,26 @@ def test_what_has_no_curve_says_so() -> None:
     rows = [{"labelled": 30, "method": "a", "metric": "auc", "mean": 0.5, "low": 0.4, "high": 0.6}]
     with pytest.raises(InputError, match="b: is no method of this curve; choose among a"):
         plotting.plot_label_curve(rows, methods=["b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("away.json", None, "away.json: cannot be read as a curve (No such file or directory); give the JSON of slimbrain evaluate"),
+        ("away.csv", None, "away.csv: cannot be read as a curve (No such file or directory)"),
+        ("table.tsv", "a\tb\n", "table.tsv: cannot be read as a curve (Expecting value"),
+        ("list.json", "[1]", "list.json: cannot be read as a curve ("),
+        ("rows.csv", "labelled,metric,mean\n30,auc,0.5\n", "the table has no column method; give one with labelled, method"),
+    ],
+)
+def test_a_file_that_holds_no_curve_is_refused_in_a_sentence(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as refused:
+        plotting.plot_label_curve(tmp_path / name)
+    assert said in str(refused.value) and str(refused.value).endswith(".")
+
+
+def test_a_map_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"away\.nii\.gz: is not there; name a NIfTI map"):
+        plotting.plot_map(tmp_path / "away.nii.gz")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -79,7 +80,13 @@ def test_models_say_what_they_read(grid8: Grid, tmp_path: Path) -> None:
         count = sum(parameter.numel() for parameter in model.parameters())
         assert repr(model).startswith(f"<{kind} parameters: {count:,}, reads: voxels on mni-8mm-24-p2")
         assert "windows: 3 of 8 frames, pretrained on: nobody known" in repr(model) and kind in model._repr_html_()
-    assert "reads: series of regions of any parcellation, and voxel stores" in repr(slimbrain.from_pretrained("slimbrain-temporal"))
+        assert "TR: 0.7 to 0.8 s, to which prep resamples all others (pretrained on series of 0.72 s)" in repr(model)
+        contract = replace(model.provenance.contract, tr=2.0)
+        model.provenance = replace(model.provenance, contract=contract)
+        assert "TR: 2 s alone (pretrained on series of 2 s)" in repr(model), "its contract refuses all others"
+    shipped = repr(slimbrain.from_pretrained("slimbrain-temporal"))
+    assert "reads: series of regions of any parcellation, and voxel stores" in shipped
+    assert "TR: any (pretrained on series of 0.72 s)" in shipped
     model.provenance = None
     assert "provenance: none; from_pretrained reads it" in repr(model)
 
@@ -117,7 +124,8 @@ def test_frames_of_an_image(store: Store) -> None:
     whole = store.image(KEY).get_fdata()
     with pytest.raises(StoreError, match="neither one frame nor a stretch"):
         store.image(KEY, "3")  # type: ignore[arg-type]
-    np.testing.assert_array_equal(store.image(KEY, 3).get_fdata(), whole[..., 3])
+    for third in (3, np.int64(3), np.uint8(3)):
+        np.testing.assert_array_equal(store.image(KEY, third).get_fdata(), whole[..., 3])
     np.testing.assert_array_equal(store.image(KEY, -1).get_fdata(), whole[..., 27])
     np.testing.assert_array_equal(store.image(KEY, slice(4, 9)).get_fdata(), whole[..., 4:9])
     for wrong in (28, -29, slice(5, 5), slice(0, 10, 2)):

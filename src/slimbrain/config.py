@@ -33,6 +33,9 @@ _Rate = Annotated[float, Field(ge=0, le=10)]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+RUN_FILE = "run.json"
+"""Of a run's folder: the preset that it was started with, its store and its command; who has one is a pretraining run."""
+
 
 class Config(BaseModel):
     """A value: unknown names and numbers that are not finite are refused, fields cannot be changed afterwards."""

@@ -25,6 +25,9 @@ __all__ = ["plot_label_curve", "plot_map", "plot_scores", "plot_windows"]
 _OURS, _BEST, _OTHER, _FAINT = "#0072b2", "#d55e00", "#555555", "#aaaaaa"
 """Blue for our models, orange for the best baseline (Okabe and Ito's colours), greys for the rest."""
 
+_NOTHING = 1e-6
+"""Of a map's largest magnitude: what is smaller is not drawn."""
+
 _ROW_IN, _WIDTH_IN, _NAME_WIDTH = 0.28, 6.5, 42
 """Of figures in inches; of a row's name in letters, after which it goes on in the next line."""
 
@@ -128,6 +131,8 @@ def plot_windows(
 def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: str = "", **options: Any) -> Axes:
     """A 3D map on the MNI152 template, by nilearn, in the colours of the report and of the pictures of `slimbrain explain`.
 
+    Voxels of zero, or without a value, show the template, however small the others are and whatever `threshold` is.
+
     Parameters
     ----------
     image : image or path
@@ -144,13 +149,23 @@ def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: st
     from nilearn.image import load_img
     from nilearn.plotting import plot_stat_map
 
+    if isinstance(image, (str, Path)) and not Path(image).expanduser().is_file():
+        raise InputError(f"{image}: is not there; name a NIfTI map, such as one that slimbrain explain wrote.")
     loaded = load_img(str(image) if isinstance(image, Path) else image)
     if len(loaded.shape) != 3:
         raise InputError(f"the image has the shape {loaded.shape}; give a map with three axes, such as store.image(key, 0).")
-    signed = bool((np.asarray(loaded.dataobj) < 0).any())
+    values = np.nan_to_num(np.asarray(loaded.dataobj, dtype=np.float64), posinf=0, neginf=0)
+    signed, largest = bool((values < 0).any()), float(np.abs(values).max())
     ax = _axes(ax, 2.6)
     colours = {"cmap": LinearSegmentedColormap.from_list("slimbrain-map", stops(signed)), "symmetric_cbar": signed}
-    plot_stat_map(loaded, axes=ax, **{**colours, **options})
+    # Of a spline, zeros beside values would come out as something.
+    drawn = {**colours, "resampling_interpolation": "nearest", "threshold": None, **options}
+    if drawn["threshold"] is None:
+        # nilearn would paint zero with None, and with its own 1e-6 leave out all of a map of small values.
+        drawn["threshold"] = _NOTHING * largest
+    if not largest and not {"cut_coords", "display_mode"} & set(options):
+        drawn["cut_coords"] = (0, 0, 0)
+    plot_stat_map(loaded, axes=ax, **drawn)
     # nilearn's own title is a black box over the first slices.
     ax.set_title(title)
     return ax
@@ -199,14 +214,30 @@ def plot_label_curve(
 
 
 def _points(curve: Result | str | Path | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    if isinstance(curve, (str, Path)) and Path(curve).suffix == ".csv":
-        with open(curve, encoding="utf-8", newline="") as handle:
-            return _points(list(csv.DictReader(handle)))
     if isinstance(curve, (str, Path)):
-        return _from_json(json.loads(Path(curve).read_text(encoding="utf-8")))
+        try:
+            return _points_of_file(Path(curve))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{curve}: cannot be read as a curve ({reason}); give the JSON of slimbrain evaluate --labelled, or a CSV."
+            ) from error
     if isinstance(curve, Result):
         return _from_json(curve.to_dict())
-    rows = curve.to_dict("records") if hasattr(curve, "to_dict") else curve
+    return _from_rows(curve.to_dict("records") if hasattr(curve, "to_dict") else curve)
+
+
+def _points_of_file(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8", newline="") as handle:
+            return _from_rows(csv.DictReader(handle))
+    return _from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _from_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = list(rows)
+    if rows and (lost := [name for name in ("labelled", "method", "mean") if name not in rows[0]]):
+        raise InputError(f"the table has no column {lost[0]}; give one with labelled, method, metric, mean, low and high.")
     return [_point(row, str(row["method"]), row.get("labelled")) for row in rows]
 
 

@@ -24,6 +24,8 @@ from slimbrain.report.inputs import MAX_DETAILED, N_WORST, _session_labels
 from slimbrain.report.maps import _VIEWER_BYTES
 from slimbrain.report.page import _content_hash, _page_script
 from slimbrain.report.recall import chance, pooled, session_recall
+from slimbrain.report.recorded import read_run
+from slimbrain.report.training import _panels
 from slimbrain.report.volumes import encode_values, scale_of, template
 from slimbrain.report.window_maps import _MAPS_BYTES, _STEPS
 from slimbrain.simulate import Event, SessionTruth
@@ -202,6 +204,17 @@ def test_training_table_equals_the_logs(page: Page) -> None:
     assert page.rows("first loss")["temporal"]["windows per second"] == "n/a"
 
 
+def test_of_two_equal_curves_one_is_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "voxel", "voxel")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for place, line in enumerate(lines):
+        line |= {"skill": 0.1 * place, "skill_cross_location": 0.1 * place, "skill_cross_time": 0.2 * place}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    panels = _panels(read_run(folder))
+    assert list(panels["skill"]) == ["all", "cross time"], "the second of two equal curves would hide the first"
+    assert list(panels["loss"]) == ["total", "cross time", "double cross"], "curves that differ stay"
+
+
 def test_evaluation_table_and_verdict_equal_the_result(inputs: ReportInputs, page: Page) -> None:
     result = json.loads(inputs.evaluations[0].read_text())
     rows = page.rows("AUC")
@@ -215,7 +228,26 @@ def test_evaluation_table_and_verdict_equal_the_result(inputs: ReportInputs, pag
     ours = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**next(row for row in result["rows"] if row["model"] == "ours-1"))
     gap = f"difference +0.112 [+{difference['low']:.3f}, +0.200]"
     verdict = f"ours-1 (AUC {ours}) beats the best baseline, {EVIL} (tangent): {gap}"
-    assert page.words.count(verdict) == 2
+    assert page.words.count(verdict) == 1, "the summary says it, and the evaluation says the rest"
+
+
+def test_what_the_summary_says_the_evaluation_does_not_repeat(tmp_path: Path) -> None:
+    first = make_result(tmp_path / "group.json")
+    value = json.loads(first.read_text())
+    other = {**value["differences"][0], "model": "ours-2"}
+    first.write_text(
+        json.dumps(
+            {**value, "differences": [*value["differences"], other], "rows": [*value["rows"], {**value["rows"][0], "model": "ours-2"}]}
+        )
+    )
+    second = tmp_path / "score.json"
+    second.write_text(json.dumps({**value, "task": "column:score"}))
+    text = write_report(tmp_path / "page.html", ReportInputs(evaluations=(first, second))).read_text()
+    said = re.findall(r"<p class=\"verdict\">(.*?)</p>", text, flags=re.DOTALL)
+    assert [line.split(" (AUC")[0] for line in said] == ["On column:group, ours-1", "ours-1"]
+    assert said[0].endswith("; 1 further task below.") and text.index("column:score (") < text.index(said[1], text.index(said[0]) + 1)
+    words = Page(text).words
+    assert words.count("ours-2 (AUC") == 1 and words.count("ours-1 (AUC") == 2, "once in the summary, once for the second task"
 
 
 def test_verdict_follows_the_interval(tmp_path: Path) -> None:

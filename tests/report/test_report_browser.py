@@ -160,6 +160,9 @@ def test_paper_shows_no_controls_and_only_what_is_unfolded(browser: Any, page_pa
     unfold(page)
     assert page.locator("details table").first.is_visible()
     assert page.locator(".viewer canvas").first.is_visible() and page.locator(".cuts canvas").first.is_visible()
+    assert page.locator(".viewer .map-choice").is_visible(), "which map it is"
+    assert all(page.locator(f"{part} .scale").first.is_visible() for part in (".viewer", ".explorer")), "what its colours mean"
+    assert not any(button.is_visible() for button in page.locator("main button:not(th button), main input").all())
     page.context.close()
 
 

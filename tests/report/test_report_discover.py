@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,37 @@ def test_without_anything_to_show_there_is_no_page(
 def test_a_page_of_files_alone_needs_a_place(inputs: ReportInputs, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["report", str(inputs.evaluations[0])]) == 1
     assert "does not know where to write" in capsys.readouterr().err
+
+
+def test_what_cannot_be_reported_on_is_refused_before_torch_is_loaded(inputs: ReportInputs, tmp_path: Path) -> None:
+    assert inputs.store is not None
+    mine, empty, table, away = tmp_path / "mine.html", tmp_path / "empty", tmp_path / "table.tsv", str(tmp_path / "away")
+    mine.write_text("<p>not of slimbrain</p>")
+    empty.mkdir()
+    table.write_text("subject\nsub-001\n")
+    store, page = str(inputs.store.root), ["--out", str(tmp_path / "page.html")]
+    commands = {
+        "away: does not exist; name a folder": [store, away],
+        "is not a store": ["--store", str(empty), *page],
+        "cannot be read as a pretraining run": ["--run", str(empty), *page],
+        "is no result of": ["--evaluation", str(inputs.truth), *page],
+        "away: does not exist; correct --windows.": ["--windows", away, *page],
+        "away: does not exist; correct --truth.": [store, "--truth", away],
+        "away: does not exist; correct --map.": ["--map", away, *page],
+        "away: does not exist; correct --explained.": ["--explained", away, *page],
+        "holds no store, run": [str(empty)],
+        "has no column participant_id": [store, "--participants", str(table), *page],
+        "mine.html: exists and is not what slimbrain report writes": [store, "--out", str(mine)],
+        "does not know where to write": [str(inputs.truth)],
+        "there is nothing to report on": [],
+    }
+    code = (
+        "import json, sys\nfrom slimbrain.cli import run_command\n"
+        "for words in json.loads(sys.argv[1]):\n    assert run_command(['report', *words]) == 1\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(list(commands.values()))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("slimbrain: ")]
+    assert len(said) == len(commands) and all(words in line for words, line in zip(commands, said, strict=True)), done.stderr
+    assert mine.read_text() == "<p>not of slimbrain</p>" and not (tmp_path / "page.html").exists()

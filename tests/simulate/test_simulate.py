@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,6 +254,34 @@ def test_refuses_more_than_fits(tmp_path: Path, change: dict[str, int], cause: s
     with pytest.raises(InputError, match=cause):
         simulate_cohort(tmp_path / "out", SMALL.model_copy(update=change))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "spec", [CohortSpec(), CohortSpec(tr=2.0), CohortSpec(tr=0.1), CohortSpec(events_per_session=2, spikes_per_session=9)]
+)
+def test_the_number_of_frames_that_is_named_is_enough(spec: CohortSpec) -> None:
+    short = spec.model_copy(update={"subjects": 200, "frames": 8})
+    with pytest.raises(
+        InputError, match=r"^\d+ events, 16 s apart, do not fit into 8 frames of .* s; --frames \d+ is enough\.$"
+    ) as refused:
+        draw_truth(short)
+    enough = int(re.findall(r"--frames (\d+)", str(refused.value))[0])
+    truth = draw_truth(short.model_copy(update={"frames": enough}))
+    assert {len(session.events) for session in truth.sessions} == {spec.events_per_session}
+    assert all(spec.spikes_per_session <= len(session.spikes) <= 2 * spec.spikes_per_session for session in truth.sessions)
+
+
+def test_the_command_refuses_a_number_of_frames_before_it_loads_anything(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom slimbrain.cli import run_command\nout = sys.argv[1]\n"
+        "assert [run_command(['simulate', out, '--frames', frames]) for frames in ('127', '20001')] == [1, 1]\n"
+        "assert not {'scipy', 'nibabel'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0 and not (tmp_path / "out").exists(), done.stderr
+    short, long = done.stderr.splitlines()
+    assert short == "slimbrain: 6 events, 16 s apart, do not fit into 127 frames of 0.72 s; --frames 164 is enough."
+    assert long == "slimbrain: frames: Input should be less than or equal to 20000; see `slimbrain simulate --help`."
 
 
 def test_refuses_a_damaged_truth_and_a_useless_mask(tmp_path: Path) -> None:

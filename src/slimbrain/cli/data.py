@@ -15,7 +15,7 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write the BIDS derivative to.", show_default=False)],
     subjects: Annotated[int, typer.Option(min=1, help="Participants.")] = 24,
     sessions: Annotated[int, typer.Option(min=1, help="Sessions per participant.")] = 2,
-    frames: Annotated[int, typer.Option(min=8, help="Frames per session.")] = 200,
+    frames: Annotated[int, typer.Option(min=8, help="Frames per session; its six events need 128 at a TR of 0.72 s.")] = 200,
     tr: Annotated[float, typer.Option(help="Seconds per frame.")] = 0.72,
     voxel_mm: Annotated[float, typer.Option(help="Voxel size in mm.")] = 8.0,
     orientation: Annotated[str, typer.Option(help="RAS or LAS.")] = "RAS",
@@ -28,7 +28,7 @@ def simulate(
     """
     from pydantic import ValidationError
 
-    from slimbrain.simulate import CohortSpec, simulate_cohort
+    from slimbrain.simulate import CohortSpec, require_frames
 
     values = {
         "subjects": subjects,
@@ -44,6 +44,10 @@ def simulate(
         spec = CohortSpec.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}; see `slimbrain simulate --help`.") from error
+    require_frames(spec)
+    # Only now, since it loads scipy: a number that cannot work would wait for that.
+    from slimbrain.simulate import simulate_cohort
+
     simulate_cohort(out, spec)
     print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
 

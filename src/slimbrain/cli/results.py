@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +29,10 @@ _METHOD = Annotated[
     list[str] | None,
     typer.Option(help="`probe` (linear, frozen), `attention` (over frozen tokens), `finetune`, or `identify`; repeat for several rows."),
 ]
+_NOTHING_TO_REPORT = (
+    "report: there is nothing to report on; name a folder that slimbrain wrote, or give --store, --run, --windows, --evaluation, "
+    "--explained or --map."
+)
 _EPOCHS = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs of fine-tuning; 30 if not given.")]
 
 
@@ -196,47 +200,64 @@ def report(
 
     Example: `slimbrain report demo-run/`, or `slimbrain report --store store/ --run runs/voxel --evaluation sex.json --out report.html`
     """
-    from slimbrain.prep.exclusion import EXCLUDED_FILE
-    from slimbrain.prep.run import FAILURES_FILE
-    from slimbrain.report.discover import all_of, discover, only
-    from slimbrain.report.inputs import ReportInputs
-    from slimbrain.report.page import require_page, write_report
+    from slimbrain.report.discover import all_of, discover, only, require_there
+    from slimbrain.report.place import require_page
     from slimbrain.store import Store
 
-    sources = found_in or []
+    sources, given = found_in or [], {"--windows": [windows], "--truth": [truth], "--map": maps, "--explained": explained}
+    if not (sources or store or windows or run or evaluation or maps or explained):
+        raise InputError(_NOTHING_TO_REPORT)
+    require_there(sources, {option: list(filter(None, paths or ())) for option, paths in given.items()})
+    page = out or _beside(sources)
+    if page:
+        require_own_output(page, require_page, "report")
+    _require_readable(run or (), evaluation or ())
     found = discover(sources)
     for line in found.lines():
         typer.echo(line, err=True)
-    store = store or only(found.stores, "stores", "--store")
-    failures, excluded = (store / name if store and (store / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
+    if page is None:
+        raise InputError("report: does not know where to write; give --out, or name a folder to report on.")
+    root = store or only(found.stores, "stores", "--store")
+    opened = None if root is None else open_store(root, participants) if participants else Store(root)
+    windows = windows or only(found.windows, "window tables", "--windows")
+    truth = truth or only(found.truths, "truths", "--truth")
+    # Only now, since they load torch: a path with a typo would wait for that.
+    from slimbrain.prep.exclusion import EXCLUDED_FILE
+    from slimbrain.prep.run import FAILURES_FILE
+    from slimbrain.report import ReportInputs, write_report
+
+    failures, excluded = (root / name if root and (root / name).exists() else None for name in (FAILURES_FILE, EXCLUDED_FILE))
     inputs = ReportInputs(
-        store=None if store is None else open_store(store, participants) if participants else Store(store),
-        windows=windows or only(found.windows, "window tables", "--windows"),
+        store=opened,
+        windows=windows,
         runs=all_of(run, found.runs),
         evaluations=all_of(evaluation, found.evaluations),
         failures=failures,
         excluded=excluded,
-        truth=truth or only(found.truths, "truths", "--truth"),
+        truth=truth,
         maps=all_of(maps, found.maps),
         explained=all_of(explained, found.explained),
         commands=(typed_command(context),),
         title=title,
     )
     if inputs.shows_nothing:
-        raise InputError(
-            "report: there is nothing to report on; name a folder that slimbrain wrote, or give --store, --run, --windows, --evaluation, "
-            "--explained or --map."
-        )
-    page = out or _beside(sources)
-    require_own_output(page, require_page, "report")
+        raise InputError(_NOTHING_TO_REPORT)
     print(write_report(page, inputs))
 
 
-def _beside(sources: Sequence[Path]) -> Path:
-    """report.html in the first folder that was named."""
-    from slimbrain.report.data_page import REPORT_FILE
+def _require_readable(runs: Iterable[Path], evaluations: Iterable[Path]) -> None:
+    """Refuse what options name and is no run or no result."""
+    from slimbrain.evaluate.result import read_result
+    from slimbrain.report.recorded import read_settings
 
-    folder = next((path for path in sources if path.is_dir()), None)
-    if folder is None:
-        raise InputError("report: does not know where to write; give --out, or name a folder to report on.")
-    return folder / REPORT_FILE
+    for folder in runs:
+        read_settings(folder)
+    for path in evaluations:
+        read_result(path)
+
+
+def _beside(sources: Sequence[Path]) -> Path | None:
+    """report.html in the first folder that was named."""
+    from slimbrain.report.place import REPORT_FILE
+
+    return next((path / REPORT_FILE for path in sources if path.is_dir()), None)

@@ -52,6 +52,7 @@ def draw_mosaic(image: SpatialImage, values: NDArray[Any], title: str, note: str
     from matplotlib import pyplot
 
     scale = _scale(values)
+    image = _within(image, scale)
     figure = pyplot.figure(figsize=(11, 7), facecolor="white")
     try:
         for row, axis in enumerate(_CUTS_MM):
@@ -90,6 +91,14 @@ def _scale(values: NDArray[Any]) -> _Scale:
         return _Scale(-high, high, min(float(np.quantile(size, 1 - SHOWN_SHARE)), 0.999 * high), True)
     # Zero is what lies outside the brain.
     return _Scale(min(float(np.percentile(size, 100 - _BRIGHTEST)), 0.999 * high), high, float(np.finfo(np.float32).tiny), False)
+
+
+def _within(image: SpatialImage, scale: _Scale) -> SpatialImage:
+    """The map with what lies under an unsigned scale brought to its end, in its darkest colour: nilearn would leave holes there."""
+    if scale.signed:
+        return image
+    values = np.asarray(image.dataobj)
+    return type(image)(np.where(values > 0, np.maximum(values, scale.low), values), image.affine, image.header)
 
 
 def _draw_row(image: SpatialImage, figure: Any, place: Any, axis: str, scale: _Scale) -> None:

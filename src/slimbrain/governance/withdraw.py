@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from slimbrain.config import RUN_FILE
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.governance.ledger import FINE_TUNED, times_drawn
@@ -24,7 +25,6 @@ from slimbrain.store.subjects import with_prefix
 from slimbrain.store.verify import sweep
 from slimbrain.store.withdrawn import WithdrawalRecord, new_record, record_withdrawals, withdrawn
 
-_RUN_FILE = "run.json"
 _NPZ_COLUMNS = ("subject", "session", "subjects", "sessions", "keys")
 """Arrays of an npz that name participants or sessions."""
 
@@ -200,7 +200,7 @@ def _trace(path: Path, person: Person, keys: set[str]) -> _Trace | None:
     if path.name == CONFIG_FILE:
         training = _json(path).get("training")
         return _model(path.parent, training if isinstance(training, dict) else {}, person, "model")
-    if path.name == _RUN_FILE:
+    if path.name == RUN_FILE:
         return _model(path.parent, _json(path), person, "run")
     if path.name == PEOPLE_FILE:
         return _Trace(str(path.parent), "folds", "were tuned or scored on them") if trained_on(_json(path), [person]) else None

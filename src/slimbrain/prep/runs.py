@@ -87,6 +87,8 @@ class Run:
         Opens it; sent to worker processes, so a function or a frozen dataclass.
     tr_from : str
         Where `RepetitionTime` comes from.
+    tr_column : str
+        Where the layout lets the user state it, beside the files; empty if nowhere.
     notes : tuple of str
         What the user should know before anything is read.
     record : mapping
@@ -106,6 +108,7 @@ class Run:
     place: str = ""
     reader: Callable[[Run], Source | RoiSeries] = _open_image
     tr_from: str = "sidecar"
+    tr_column: str = ""
     notes: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     chosen_because: str = ""

@@ -209,7 +209,7 @@ def _stored(store: Store, job: Job, fingerprint: dict[str, Any]) -> SessionInfo 
 
 
 def _store_run(job: Job, store: Store, source: Source | RoiSeries, fingerprint: dict[str, Any]) -> PreparedRun | ExcludedRun:
-    tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from)
+    tr, origin = repetition_time(source, job.run.sidecar, job.options.tr, job.run.tr_from, column=job.run.tr_column)
     terms = job.declared.for_new(store, job.key, job.terms)
     keep_records(store.root, [terms])
     said = {"SourceRepetitionTime": tr, "SourceRepetitionTimeFrom": origin, COHORT: terms.known_cohort}

@@ -45,7 +45,7 @@ class Timed(Protocol):
 
 
 def repetition_time(
-    source: Timed, sidecar: Mapping[str, Any], given: float | None, said_by: str = "sidecar", option: str = "--tr"
+    source: Timed, sidecar: Mapping[str, Any], given: float | None, said_by: str = "sidecar", option: str = "--tr", column: str = ""
 ) -> tuple[float, str]:
     """The TR, and who says so: the sidecar, else the header, else the user.
 
@@ -61,6 +61,8 @@ def repetition_time(
         Where the metadata come from.
     option : str
         What the user gives it with.
+    column : str
+        Where else the user may state it; empty if nowhere.
 
     Returns
     -------
@@ -77,7 +79,8 @@ def repetition_time(
         raise InputError(f"{path}: its {said_by} gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the {said_by}.")
     tr, origin = (float(stated), said_by) if stated is not None else (source.header_tr, "header")
     if tr is None and given is None:
-        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with {option}.")
+        ways = f"{option}, or in {column}" if column else option
+        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with {ways}.")
     if tr is None:
         return cast(float, given), option
     if given is not None and abs(given - tr) > TR_TOLERANCE_S:

@@ -10,9 +10,8 @@ from slimbrain.prep.exclusion import EXCLUDED_FILE
 from slimbrain.prep.run import FAILURES_FILE
 from slimbrain.report.inputs import ReportInputs
 from slimbrain.report.page import write_report
+from slimbrain.report.place import REPORT_FILE
 from slimbrain.store import Store
-
-REPORT_FILE = "report.html"
 
 
 def write_data_page(out: Path, command: str) -> Path:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimbrain.config import RUN_FILE
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import is_result
-from slimbrain.explain import holds_maps
 from slimbrain.report.blocks import count
 from slimbrain.report.nifti import MAP_SUFFIXES
-from slimbrain.report.recorded import read_run
-from slimbrain.saliency.table import COLUMNS
+from slimbrain.report.recorded import read_settings
 from slimbrain.store.description import is_store
-from slimbrain.train import RUN_FILE
 
 _TRUTH_FILE = "truth.json"
 _EXPLAINED = "explained"
@@ -55,6 +53,23 @@ class _ReportSources:
         return [f"found {count(len(paths), one, several)}: {', '.join(map(str, paths))}" for paths, one, several in named if paths]
 
 
+def require_there(paths: Iterable[Path], options: Mapping[str, Iterable[Path]]) -> None:
+    """Refuse paths, and paths by the option that names them, that do not exist.
+
+    Raises
+    ------
+    InputError
+        Then.
+    """
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: does not exist; name a folder that holds a store, runs or results.")
+    for option, named in options.items():
+        for path in named:
+            if not path.exists():
+                raise InputError(f"{path}: does not exist; correct {option}.")
+
+
 def discover(paths: Sequence[Path]) -> _ReportSources:
     """Sort named files, stores, runs and folders of maps, and what lies in other named folders and in the folders within them.
 
@@ -64,9 +79,8 @@ def discover(paths: Sequence[Path]) -> _ReportSources:
         If a path does not exist, or holds nothing to report on.
     """
     found: list[tuple[str, Path]] = []
+    require_there(paths, {})
     for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: does not exist; name a folder that holds a store, runs or results.")
         here = list(_look(path))
         if not here:
             raise InputError(f"{path}: holds no store, run, window table, result or map; name a folder that slimbrain wrote.")
@@ -121,16 +135,34 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if (path / RUN_FILE).is_file():
             return "run"
-        if holds_maps(path):
-            return _EXPLAINED
-        return "store" if is_store(path) else ""
+        if is_store(path):
+            return "store"
+        return _EXPLAINED if _holds_maps(path) else ""
     if path.name == _TRUTH_FILE:
         return "truth"
     if path.name.endswith(MAP_SUFFIXES):
         return "map"
     if path.suffix == ".tsv":
-        return "windows" if set(COLUMNS) <= set(_first_line(path).split("\t")) else ""
+        return "windows" if _are_of_windows(_first_line(path).split("\t")) else ""
     return "evaluation" if path.suffix == ".json" and is_result(_json_object(path)) else ""
+
+
+def _holds_maps(folder: Path) -> bool:
+    """Whether it is a folder of `slimbrain explain`, whose code loads torch and is asked only where there are JSON files to ask about."""
+    if not any(any(place.glob("*.json")) for place in (folder, folder / "sessions")):
+        return False
+    from slimbrain.explain import holds_maps
+
+    return holds_maps(folder)
+
+
+def _are_of_windows(columns: Sequence[str]) -> bool:
+    """Whether a table's columns are those of `slimbrain rank`, whose code loads torch and is asked only of tables of sessions."""
+    if "session" not in columns:
+        return False
+    from slimbrain.saliency.table import COLUMNS
+
+    return set(COLUMNS) <= set(columns)
 
 
 def _first_line(path: Path) -> str:
@@ -150,7 +182,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _stage_and_name(run: Path) -> tuple[int, str]:
-    stage = read_run(run).stage
+    stage = read_settings(run).stage
     return _STAGES.index(stage) if stage in _STAGES else len(_STAGES), str(run)
 
 

@@ -35,7 +35,7 @@ _FOLDED = 4
 
 
 def build(material: Material) -> Section:
-    """Verdict, table and forest plot of every task."""
+    """Table and forest plot of every task, and the verdict of all but the first, whose verdict is the summary's."""
     if not material.evaluations:
         return Section("evaluation", _TITLE, absent="No evaluation was given, so the page does not compare embeddings with baselines.")
     blocks: list[Block] = []
@@ -45,20 +45,24 @@ def build(material: Material) -> Section:
 
 
 def _task(result: Result, place: int) -> list[Block]:
-    verdict, *others = remarks(result)
+    said, n_verdicts = remarks(result), len(result.differences)
+    verdict, others, notes = said[0], said[1:n_verdicts], said[n_verdicts:]
     named = f"{result.cohort} to {result.tested_on}" if result.tested_on else result.cohort
     cohort = f" ({named})" if named else ""
     setting = f"{count(result.n_subjects, 'subject')}, {count(result.n_sessions, 'session')}; {result.split}."
     shown, further = _leading(result)
+    meanings = metric_meanings(result.metrics)
     return [
         Heading(f"{result.task}{cohort}"),
-        VerdictBlock(verdict),
+        *([VerdictBlock(verdict)] if place else []),
         _table(result, shown),
         *([Fold(f"{len(further)} further baselines", (_scores(result, further).build(),))] if further else []),
         _forest(result, shown, place),
         *_curve(result, place),
         *_held_out(result),
-        Prose(" ".join(filter(None, [setting, *others, metric_meanings(result.metrics)]))),
+        *([Prose(" ".join(others))] if others else []),
+        Prose(" ".join([setting, *notes])),
+        *([Prose(meanings)] if meanings else []),
     ]
 
 

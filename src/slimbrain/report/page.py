@@ -16,11 +16,12 @@ from markupsafe import Markup
 from slimbrain import __version__
 from slimbrain.colours import page_colours
 from slimbrain.disk.atomic import write_text
-from slimbrain.errors import InputError, StoreError
+from slimbrain.errors import StoreError
 from slimbrain.report import evaluation, maps, methods, provenance, quality, summary, training, windows
 from slimbrain.report.blocks import Section
 from slimbrain.report.ink import theme_css
 from slimbrain.report.inputs import Material, ReportInputs, read_material
+from slimbrain.report.place import GENERATOR
 
 _Builder = Callable[[Material], Section]
 
@@ -40,9 +41,6 @@ _BRIEF = {"windows": "Windows", "training": "Training", "data": "Data", "methods
 """Names in the table of contents, where titles are too long for it."""
 
 _TEMPLATE = "page.html.jinja"
-
-_GENERATOR = '<meta name="generator" content="slimbrain">'
-_HEAD_BYTES = 2**14
 
 _SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "contents", "start")
 """Files of `templates/script/`, in the order in which they need each other."""
@@ -70,19 +68,6 @@ def write_report(out: Path, inputs: ReportInputs) -> Path:
         raise StoreError(f"{out}: cannot be written ({error.strerror}); choose a folder you may write to.") from error
 
 
-def require_page(path: Path) -> None:
-    """Refuse a file that is not a page of `write_report`.
-
-    Raises
-    ------
-    InputError
-        Then.
-    """
-    with open(path, "rb") as file:
-        if _GENERATOR.encode() not in file.read(_HEAD_BYTES):
-            raise InputError(f"{path}: is no page of slimbrain report; name one.")
-
-
 def _render(material: Material) -> str:
     """The page as HTML text; everything but the drawings and the script is escaped."""
     loader = PackageLoader("slimbrain.report")
@@ -94,7 +79,7 @@ def _render(material: Material) -> str:
         # What was not given comes last: it says only that.
         sections=sorted((build(material) for build in _BUILDERS), key=lambda section: section.is_empty),
         brief=_BRIEF,
-        generator=Markup(_GENERATOR),
+        generator=Markup(GENERATOR),
         light=theme_css(0),
         dark=theme_css(1),
         script=script,

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from slimbrain.config import RUN_FILE
 from slimbrain.errors import InputError
 from slimbrain.store import SessionInfo, Store
-from slimbrain.train import METRICS_FILE, RUN_FILE, read_metrics
 
 _Floats = npt.NDArray[np.float64]
 
@@ -96,13 +96,10 @@ def read_run(folder: Path) -> RunRecord:
     InputError
         If one of them is missing or damaged.
     """
-    path = folder / RUN_FILE
-    recorded = _read_object(path, _RUN_WANTED)
-    try:
-        settings = _RunSettings.model_validate(recorded)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"{path}: its {where} is not what `slimbrain pretrain` writes; restore the file, or leave the run out.") from error
+    settings = read_settings(folder)
+    # Only now, since it loads torch: a folder that is no run is refused before.
+    from slimbrain.train import METRICS_FILE, read_metrics
+
     try:
         metrics = tuple(_numbers(line) for line in read_metrics(folder))
         if not all("step" in line for line in metrics):
@@ -110,6 +107,23 @@ def read_run(folder: Path) -> RunRecord:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{folder / METRICS_FILE}: is damaged ({error}); restore it, or leave the run out.") from error
     return RunRecord(folder, settings, metrics)
+
+
+def read_settings(folder: Path) -> _RunSettings:
+    """A run folder's run.json.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    path = folder / RUN_FILE
+    recorded = _read_object(path, _RUN_WANTED)
+    try:
+        return _RunSettings.model_validate(recorded)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(f"{path}: its {where} is not what `slimbrain pretrain` writes; restore the file, or leave the run out.") from error
 
 
 def _read_object(path: Path, wanted: str) -> dict[str, Any]:

@@ -150,5 +150,14 @@ def _panels(run: RunRecord) -> dict[str, Mapping[str, Curve]]:
         labelled = {_CURVE_NAMES.get(name, _bare(name).replace("_", " ")): run.series(name) for name in names}
         labelled = {label: curve for label, curve in labelled.items() if curve[0]}
         if labelled:
-            panels[title] = labelled
+            panels[title] = _without_copies(labelled)
     return panels
+
+
+def _without_copies(labelled: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves, each once: of two that are equal, as skill is where one objective is all there is, the second would hide the first."""
+    kept: dict[str, Curve] = {}
+    for label, curve in labelled.items():
+        if curve not in kept.values():
+            kept[label] = curve
+    return kept

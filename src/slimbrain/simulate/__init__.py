@@ -29,7 +29,33 @@ and not to the seed, so cohorts of different seeds are different people of one k
 
 from __future__ import annotations
 
-from slimbrain.simulate.cohort import CohortSpec, Event, Place, SessionTruth, SubjectTruth, Truth, draw_truth
-from slimbrain.simulate.write import load_truth, simulate_cohort
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CohortSpec", "Event", "Place", "SessionTruth", "SubjectTruth", "Truth", "draw_truth", "load_truth", "simulate_cohort"]
+from slimbrain.simulate.cohort import MOST_FRAMES, CohortSpec, Event, Place, SessionTruth, SubjectTruth, Truth, draw_truth, require_frames
+
+if TYPE_CHECKING:
+    from slimbrain.simulate.write import load_truth, simulate_cohort
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import what writes and reads files on first use: `slimbrain simulate` refuses numbers that cannot work before scipy is loaded."""
+        if name not in ("load_truth", "simulate_cohort"):
+            raise AttributeError(f"module 'slimbrain.simulate' has no attribute {name!r}")
+        from slimbrain.simulate import write
+
+        return getattr(write, name)
+
+
+__all__ = [
+    "MOST_FRAMES",
+    "CohortSpec",
+    "Event",
+    "Place",
+    "SessionTruth",
+    "SubjectTruth",
+    "Truth",
+    "draw_truth",
+    "load_truth",
+    "require_frames",
+    "simulate_cohort",
+]

@@ -25,6 +25,9 @@ RESPONSE_SECONDS = 12.0
 _EVENT_GAP_SECONDS = 16.0
 _SPIKE_GAP_FRAMES = 6
 
+MOST_FRAMES = 20_000
+"""Four hours at 0.72 s; a session is held in memory as a whole."""
+
 GROUP_NETWORKS = ("default", "control")
 SCORE_NETWORKS = ("salience", "limbic")
 _PLANTED_COUPLING = 0.35
@@ -46,7 +49,7 @@ class CohortSpec(Config):
     subjects: int = Field(default=24, ge=1, le=999)
     first: int = Field(default=1, ge=1, le=9000, description="number of the first participant, so that cohorts can be merged")
     sessions: int = Field(default=2, ge=1, le=99)
-    frames: int = Field(default=200, ge=8)
+    frames: int = Field(default=200, ge=8, le=MOST_FRAMES)
     tr: float = Field(default=0.72, gt=0, description="seconds")
     voxel_mm: float = Field(default=8.0, ge=1.0, le=16.0)
     networks: int = Field(default=7, ge=6, le=10)
@@ -188,9 +191,38 @@ def draw_truth(spec: CohortSpec) -> Truth:
     InputError
         If the events or spikes asked for do not fit into a session.
     """
+    require_frames(spec)
     subjects = tuple(_draw_subject(spec, number) for number in range(spec.subjects))
     sessions = tuple(_draw_session(spec, number, visit) for number in range(spec.subjects) for visit in range(spec.sessions))
     return Truth(spec=spec, networks=_NETWORKS[: spec.networks], event_places=_EVENT_PLACES, subjects=subjects, sessions=sessions)
+
+
+def require_frames(spec: CohortSpec) -> None:
+    """Refuse sessions too short for the events that are to be planted in each.
+
+    Raises
+    ------
+    InputError
+        Then, with the number of frames in which events and spikes always find room.
+    """
+    if spec.events_per_session and _event_slack_s(spec) <= 0:
+        raise InputError(
+            f"{spec.events_per_session} events, {_EVENT_GAP_SECONDS:g} s apart, do not fit into {spec.frames} frames of {spec.tr:g} s; "
+            f"--frames {_ample_frames(spec)} is enough."
+        )
+
+
+def _event_slack_s(spec: CohortSpec) -> float:
+    """Seconds by which the onsets of all events can be moved."""
+    return spec.frames * spec.tr - RESPONSE_SECONDS - _EVENT_GAP_SECONDS * (spec.events_per_session - 1)
+
+
+def _ample_frames(spec: CohortSpec) -> int:
+    """Frames in which all events fit, and all spikes beside them wherever they fall."""
+    for_events = (RESPONSE_SECONDS + _EVENT_GAP_SECONDS * (spec.events_per_session - 1)) / spec.tr
+    taken_by_events = spec.events_per_session * (math.ceil(RESPONSE_SECONDS / spec.tr) + 3)
+    taken_by_spikes = 2 * _SPIKE_GAP_FRAMES * spec.spikes_per_session
+    return max(math.floor(for_events) + 1, taken_by_events + taken_by_spikes + _SPIKE_GAP_FRAMES + 2)
 
 
 def _draw_subject(spec: CohortSpec, number: int) -> SubjectTruth:
@@ -229,25 +261,18 @@ def _draw_session(spec: CohortSpec, number: int, visit: int) -> SessionTruth:
     if spec.sessions > 1:
         entities["ses"] = str(visit + 1)
     key = session_key(entities)
-    events = _draw_events(spec, rng, key)
+    events = _draw_events(spec, rng)
     spikes = _draw_spikes(spec, events, rng, key)
     session = f"ses-{visit + 1}" if spec.sessions > 1 else ""
     return SessionTruth(key=key, subject=f"sub-{number + spec.first:03d}", session=session, events=events, spikes=spikes)
 
 
-def _draw_events(spec: CohortSpec, rng: np.random.Generator, key: str) -> tuple[Event, ...]:
+def _draw_events(spec: CohortSpec, rng: np.random.Generator) -> tuple[Event, ...]:
     """Onsets at least 16 s apart, early enough for the whole response; a uniform draw among all such schedules."""
     count = spec.events_per_session
     if count == 0:
         return ()
-    slack = spec.frames * spec.tr - RESPONSE_SECONDS - _EVENT_GAP_SECONDS * (count - 1)
-    if slack <= 0:
-        needed = math.floor(spec.frames - slack / spec.tr) + 1
-        raise InputError(
-            f"{key}: {count} events, {_EVENT_GAP_SECONDS:g} s apart, do not fit into {spec.frames} frames of {spec.tr:g} s; "
-            f"ask for at least {needed} frames (--frames {needed})."
-        )
-    onsets = np.sort(rng.uniform(0, slack, count)) + _EVENT_GAP_SECONDS * np.arange(count)
+    onsets = np.sort(rng.uniform(0, _event_slack_s(spec), count)) + _EVENT_GAP_SECONDS * np.arange(count)
     times = np.arange(0, RESPONSE_SECONDS, 0.01)
     peak = float(times[np.argmax(response(times))])
     return tuple(
@@ -274,7 +299,7 @@ def _draw_spikes(spec: CohortSpec, events: tuple[Event, ...], rng: np.random.Gen
         if not free.any():
             raise InputError(
                 f"{key}: {spec.spikes_per_session} motion spikes find no room beside {len(events)} events in {spec.frames} frames; "
-                "ask for fewer of either or for more frames."
+                f"--frames {_ample_frames(spec)} is enough."
             )
         first = int(rng.choice(np.flatnonzero(free)))
         spoilt.extend(range(first, first + int(rng.integers(1, 3))))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -322,6 +323,8 @@ class Store(Displayed):
         import nibabel
 
         info = self._voxel_session(key)
+        # What numpy counts with, such as the place of a maximum, is a number as well.
+        frames = int(frames) if isinstance(frames, Integral) else frames
         one = isinstance(frames, int)
         start, stop, step = _stretch(frames, one).indices(info.n_frames)
         if step != 1 or stop <= start:

@@ -1,8 +1,9 @@
 """Pretraining of both stages: what a stage is, the loop, its log, and how it runs on many devices."""
 
+from slimbrain.config import RUN_FILE
 from slimbrain.train.log import METRICS_FILE, read_metrics
 from slimbrain.train.loop import STATE_FOLDER, Loop
-from slimbrain.train.run import RUN_FILE, pick_device, pretrain
+from slimbrain.train.run import pick_device, pretrain
 from slimbrain.train.schedule import learning_rate, weight_decay
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
 

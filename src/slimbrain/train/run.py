@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from slimbrain import __version__
-from slimbrain.config import Preset
+from slimbrain.config import RUN_FILE, Preset
 from slimbrain.data.draws import ClipDraws, Draws
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError
@@ -27,8 +27,6 @@ from slimbrain.train.distributed import barrier, broadcast, local_device, proces
 from slimbrain.train.lock import run_lock
 from slimbrain.train.loop import Loop
 from slimbrain.train.stages import Stage, TemporalStage, VoxelStage
-
-RUN_FILE = "run.json"
 
 
 def pretrain(

@@ -100,6 +100,20 @@ def test_an_image_that_is_not_there_is_a_failure(tmp_path: Path, prep: Prep) -> 
     assert "a.nii.gz: cannot be opened" in summary.failures[0].reason
 
 
+@pytest.mark.parametrize("header_tr", [0.0, 1.0])
+@pytest.mark.parametrize("columns", [{}, {"tr": "n/a"}])
+def test_an_image_without_a_tr_is_refused_with_the_column_that_states_it(
+    tmp_path: Path, prep: Prep, header_tr: float, columns: dict[str, str]
+) -> None:
+    write_image(tmp_path / "a.nii.gz", tr=header_tr)
+    (failure,) = prep(write_table(tmp_path / "images.tsv", {**ROW, **columns})).failures
+    assert failure.reason.endswith(
+        "has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with --tr, or in the column tr of images.tsv."
+    )
+    summary = prep(write_table(tmp_path / "images.tsv", {**ROW, "tr": "2"}))
+    assert len(summary.prepared) == 1, "the way out works"
+
+
 def test_the_sidecar_beside_an_image_is_read_and_must_agree(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"RepetitionTime": 1.5, "Manufacturer": "X"}))
     (run,), _ = found(write_table(tmp_path / "t.tsv", ROW))

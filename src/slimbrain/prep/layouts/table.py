@@ -73,6 +73,7 @@ def _run(source: Path, row: Mapping[str, str]) -> Run:
         confounds=_named(source, row, "confounds"),
         events=_named(source, row, "events"),
         tr_from="table" if row.get("tr") else "sidecar",
+        tr_column=f"the column tr of {source.name}",
         record={"Layout": TABLE.name},
     )
 
