@@ -104,7 +104,7 @@ def in_numpy(folder: Path, series: Floats, mm: Floats) -> tuple[Floats, Floats, 
     vector = tangent[rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
 
     packed = kept["packed_axes"].astype(int)
-    axes = np.stack((packed % 16, packed // 16), -1).reshape(len(packed), -1) - 8
+    axes = (np.stack((packed % 16, packed // 16), -1).reshape(len(packed), -1) - 8) * kept["entry_scales"][:, None]
     vector = vector - kept["centre"]
     if not live.all():
         whole, of_all = read(mm)
@@ -300,6 +300,24 @@ def test_axes_survive_four_bits() -> None:
     error = (unpack_axes(packed) * step - axes).abs()
     assert bool((error <= step / 2 + (axes.abs() - 7.5 * step).clamp_min(0) + 1e-6).all())
     assert float(error.square().mean() / axes.square().mean()) < 0.03
+
+
+def test_entries_are_scaled_before_axes_are_rounded() -> None:
+    """Leading axes come closer to numpy's than when they are rounded as they are."""
+    count, rng = 24, np.random.default_rng(1)
+    common, direction = 0.3 * rng.normal(size=(count, count)) + np.eye(count), np.repeat([3.0, 0.0], (2, count - 2))
+    mixings = [common + 0.3 * strength * np.outer(direction, direction) for strength in rng.normal(size=60)]
+    people = [standardise(torch.from_numpy(rng.normal(size=(300, count)) @ mixing).float()) for mixing in mixings]
+    mm = torch.tensor(places(count), dtype=torch.float32)
+    readout = fit_readout([Recordings(mm, tuple(map(str, range(60))), people.__getitem__)], np.zeros((60, 0)), axes=16)
+    vectors = torch.stack([readout.as_read(series, mm) for series in people]) - readout.centre
+    exact = np.linalg.svd(vectors.numpy(), full_matrices=False)[2][:8]
+    packed, step = pack_axes(torch.from_numpy(exact.T.copy()))
+
+    def angles(axes: torch.Tensor) -> float:
+        return float((1 - (torch.from_numpy(exact).T * torch.nn.functional.normalize(axes, dim=0)).sum(0).abs()).mean())
+
+    assert angles(readout.unpacked_axes()[:, :8]) < 0.8 * angles(unpack_axes(packed) * step)
 
 
 @pytest.mark.parametrize("n", [1, 2, 64])

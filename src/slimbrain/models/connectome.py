@@ -78,7 +78,8 @@ class ConnectomeReadout(nn.Module):
     -----
     Buffers, which `fill` and a checkpoint set and no training changes: `anchors` (K, 3) in MNI mm; `mean` (K, K), M; `modes` (K, K), P, in
     descending order of variance; `centre` (D,), the mean tangent vector; `packed_axes` (D, Q / 2) uint8, two axes in a byte, the even one
-    in the low half, each stored plus 8; `axis_scales` (Q,) that undo the rounding and set each axis' share; `signs` (D,), of one size, or
+    in the low half, each stored plus 8; `entry_scales` (D,) and `axis_scales` (Q,) that undo the rounding, of which the latter set each
+    axis' share; `signs` (D,), of one size, or
     (0,) without sums; `token_mean` (W,) and `token_axes` (W, J).
 
     Raises
@@ -92,6 +93,7 @@ class ConnectomeReadout(nn.Module):
     modes: Tensor
     centre: Tensor
     packed_axes: Tensor
+    entry_scales: Tensor
     axis_scales: Tensor
     signs: Tensor
     token_mean: Tensor
@@ -107,7 +109,7 @@ class ConnectomeReadout(nn.Module):
         self.config = config
         k = config.anchors
         shapes = {"anchors": (k, 3), "mean": (k, k), "modes": (k, k), "centre": (config.entries,)}
-        shapes |= {"axis_scales": (config.axes,), "signs": (config.entries if config.sums else 0,)}
+        shapes |= {"entry_scales": (config.entries,), "axis_scales": (config.axes,), "signs": (config.entries if config.sums else 0,)}
         shapes |= {"token_mean": (token_features,), "token_axes": (token_features, config.token_axes)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
@@ -171,9 +173,9 @@ class ConnectomeReadout(nn.Module):
         return turn((features.to(self.token_mean) - self.token_mean) @ self.token_axes)
 
     def unpacked_axes(self) -> Tensor:
-        """(D, Q) whole numbers from -7 to 7, as floats; unpacked once."""
+        """(D, Q) axes, less the scale of each; unpacked once."""
         if self._axes is None or self._axes.device != self.packed_axes.device:
-            self._axes = unpack_axes(self.packed_axes).to(self.centre.dtype)
+            self._axes = unpack_axes(self.packed_axes).to(self.centre.dtype) * self.entry_scales[:, None]
         return self._axes
 
     @torch.no_grad()

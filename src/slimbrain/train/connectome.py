@@ -58,6 +58,9 @@ _RIDGE = 1e-3
 _AXIS_POWER = 0.25
 """Scores on an axis are multiplied by its variance to half this power. More of it serves age, less of it sex (docs/stage1.md)."""
 
+_LEADING = 64
+"""Axes by which entries of the tangent are scaled before they are rounded (docs/stage1.md)."""
+
 _SAME_PLACE_MM = 0.05
 
 
@@ -168,14 +171,17 @@ def fit_readout(
     most = min(axes, len(vectors) - 1, readout.config.entries)
     together = _power_of_two(numbers_per_axis * most)
     directions = _principal_axes(vectors, min(together, most // 2 * 2))
-    packed, step = pack_axes(torch.from_numpy(directions))
-    rounded = unpack_axes(packed).numpy().astype(vectors.dtype)
+    # Entries of the axes differ: rounded to one step for all, the largest would be clipped, which costs age from few labels.
+    entries = np.sqrt(np.square(directions[:, :_LEADING]).mean(1, keepdims=True)) + np.finfo(np.float32).tiny
+    packed, step = pack_axes(torch.from_numpy(directions / entries))
+    rounded = unpack_axes(packed).numpy() * entries
     scales = step.double().numpy() * _scales(((vectors @ rounded) * step.numpy()).var(0))
     sums = together - directions.shape[1]
     signs = _signs(vectors, seed) * np.linalg.norm(rounded[:, -1]) * scales[-1] if sums else np.zeros(0)
     token_mean, token_axes = _token_axes(features)
     config = readout.config.model_copy(update={"axes": directions.shape[1], "sums": sums, "token_axes": token_axes.shape[1]})
-    values = {"centre": centre, "axis_scales": scales, "signs": signs, "token_mean": token_mean, "token_axes": token_axes}
+    values = {"centre": centre, "entry_scales": entries[:, 0], "axis_scales": scales, "signs": signs}
+    values |= {"token_mean": token_mean, "token_axes": token_axes}
     kept = {name: getattr(readout, name) for name in ("anchors", "mean", "modes")}
     made = ConnectomeReadout(config, features.shape[1])
     return made.fill(packed_axes=packed, **kept, **{name: torch.from_numpy(value).float() for name, value in values.items()})
