@@ -33,7 +33,7 @@ MOST_AXES = 688
 _NUMBERS_PER_AXIS = 8
 """Axes and signed sums together: 4,096, the largest power of two below. With half as many sums, other cohorts lose (docs/stage1.md)."""
 
-_SUMS_WEIGHT = 0.25
+_SUMS_WEIGHT = 0.35
 """Of a tangent vector of median length, in units of the last axis; more of it costs age from few labels (docs/stage1.md)."""
 
 _TOKEN_AXES = 4
