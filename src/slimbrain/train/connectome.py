@@ -61,6 +61,9 @@ _AXIS_POWER = 0.25
 _LEADING = 64
 """Axes by which entries of the tangent are scaled before they are rounded (docs/stage1.md)."""
 
+_LEAST_ENTRY = 0.1
+"""Of their scales, in units of their root mean square: below are entries that hardly vary, of which rounding errors would be scaled up."""
+
 _SAME_PLACE_MM = 0.05
 
 
@@ -172,7 +175,8 @@ def fit_readout(
     together = _power_of_two(numbers_per_axis * most)
     directions = _principal_axes(vectors, min(together, most // 2 * 2))
     # Entries of the axes differ: rounded to one step for all, the largest would be clipped, which costs age from few labels.
-    entries = np.sqrt(np.square(directions[:, :_LEADING]).mean(1, keepdims=True)) + np.finfo(np.float32).tiny
+    entries = np.sqrt(np.square(directions[:, :_LEADING]).mean(1, keepdims=True))
+    entries = np.maximum(entries, _LEAST_ENTRY * np.sqrt(np.square(entries).mean()))
     packed, step = pack_axes(torch.from_numpy(directions / entries))
     rounded = unpack_axes(packed).numpy() * entries
     scales = step.double().numpy() * _scales(((vectors @ rounded) * step.numpy()).var(0))
