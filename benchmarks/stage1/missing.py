@@ -8,15 +8,15 @@ lowest fifth of all, as where the field of view ends. `all`: learnt from pretrai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import shipped
 import torch
 from cohorts import Floats, abide
 from contests import EXPERIMENTS, Embedding, Results, compete
 from more import with_missing
 from shipped import fit, folds, places
-from torch import Tensor
 
 from slimbrain.models.connectome import ConnectomeReadout, turn
 
@@ -29,32 +29,20 @@ def without_lowest(runs: Sequence[Floats]) -> list[Floats]:
     return [run * (height >= np.quantile(height, LOWEST)).astype(np.float32) for run in runs]
 
 
-def as_in_population(readout: ConnectomeReadout, run: Tensor, mm: Tensor) -> Tensor:
-    return readout.as_read(run, mm)
-
-
-def mean_made_up(readout: ConnectomeReadout, run: Tensor, mm: Tensor) -> Tensor:
-    return readout.as_read(run, mm) + readout.gap(mm, run.ne(0).any(0))[2]
-
-
-def axes_made_up(readout: ConnectomeReadout, run: Tensor, mm: Tensor) -> Tensor:
-    vector, (fit_, rest, _) = readout.as_read(run, mm), readout.gap(mm, run.ne(0).any(0))
-    return vector + rest @ (fit_ @ (vector - readout.centre))
-
-
-def both_made_up(readout: ConnectomeReadout, run: Tensor, mm: Tensor) -> Tensor:
-    return readout.tangent(run, mm)
-
-
-WAYS: tuple[Callable[[ConnectomeReadout, Tensor, Tensor], Tensor], ...] = (as_in_population, mean_made_up, axes_made_up, both_made_up)
+WAYS = {"as in population": (False, False), "mean made up": (True, False), "axes made up": (False, True), "both made up": (True, True)}
+"""Whether the mean, and whether the leading axes, are made up for; both is what the package does."""
 
 
 @torch.inference_mode()
-def embed(readout: ConnectomeReadout, way: Callable[[ConnectomeReadout, Tensor, Tensor], Tensor], runs: Sequence[Floats]) -> Floats:
-    """(N, Q + S) scores on the axes and signed sums, turned."""
-    mm = places(abide().coordinates)
-    vectors = torch.stack([way(readout, torch.from_numpy(run), mm) for run in runs]) - readout.centre
-    return turn(readout.scores(vectors)).numpy()
+def embed(readout: ConnectomeReadout, runs: Sequence[Floats]) -> dict[str, Floats]:
+    """(N, Q + S) scores on the axes and signed sums, turned, by the name of the way."""
+    mm, vectors = places(abide().coordinates), {name: [] for name in WAYS}
+    for run in map(torch.from_numpy, runs):
+        read, (fitted, rest, lost) = readout.as_read(run, mm) - readout.centre, readout.gap(mm, run.ne(0).any(0))
+        for name, (mean, axes) in WAYS.items():
+            vector = read + mean * lost
+            vectors[name].append(vector + axes * (rest @ (fitted @ vector)))
+    return {name: turn(readout.scores(torch.stack(own))).numpy() for name, own in vectors.items()}
 
 
 def missing_experiment(results: Results, seeds: Sequence[int]) -> None:
@@ -62,7 +50,7 @@ def missing_experiment(results: Results, seeds: Sequence[int]) -> None:
         val = folds()[fold]
         pre = np.setdiff1d(np.arange(len(abide().runs)), val)
         readout = fit(fold)
-        complete = embed(readout, both_made_up, abide().runs)
+        complete = shipped.embed(readout, abide().runs, abide().coordinates)
 
         def enter(name: str, rows: Floats) -> None:
             made = complete.copy()
@@ -71,8 +59,8 @@ def missing_experiment(results: Results, seeds: Sequence[int]) -> None:
 
         enter("none missing", complete[val])
         for kind, runs in (("30 %", with_missing(abide().runs)), ("lowest fifth", without_lowest(abide().runs))):
-            for way in WAYS:
-                enter(f"{kind} missing, {way.__name__.replace('_', ' ')}", embed(readout, way, [runs[at] for at in val]))
+            for name, rows in embed(readout, [runs[at] for at in val]).items():
+                enter(f"{kind} missing, {name}", rows)
 
 
 EXPERIMENTS["missing"] = missing_experiment

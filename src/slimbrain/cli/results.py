@@ -207,7 +207,7 @@ def report(
     sources, given = found_in or [], {"--windows": [windows], "--truth": [truth], "--map": maps, "--explained": explained}
     if not (sources or store or windows or run or evaluation or maps or explained):
         raise InputError(_NOTHING_TO_REPORT)
-    require_there(sources, {option: list(filter(None, paths or ())) for option, paths in given.items()})
+    require_there({option: list(filter(None, paths or ())) for option, paths in given.items()})
     page = out or _beside(sources)
     if page:
         require_own_output(page, require_page, "report")

@@ -79,8 +79,7 @@ class ConnectomeReadout(nn.Module):
     Buffers, which `fill` and a checkpoint set and no training changes: `anchors` (K, 3) in MNI mm; `mean` (K, K), M; `modes` (K, K), P, in
     descending order of variance; `centre` (D,), the mean tangent vector; `packed_axes` (D, Q / 2) uint8, two axes in a byte, the even one
     in the low half, each stored plus 8; `entry_scales` (D,) and `axis_scales` (Q,) that undo the rounding, of which the latter set each
-    axis' share; `signs` (D,), of one size, or
-    (0,) without sums; `token_mean` (W,) and `token_axes` (W, J).
+    axis' share; `signs` (D,), of one size, or (0,) without sums; `token_mean` (W,) and `token_axes` (W, J).
 
     Raises
     ------

@@ -53,17 +53,14 @@ class _ReportSources:
         return [f"found {count(len(paths), one, several)}: {', '.join(map(str, paths))}" for paths, one, several in named if paths]
 
 
-def require_there(paths: Iterable[Path], options: Mapping[str, Iterable[Path]]) -> None:
-    """Refuse paths, and paths by the option that names them, that do not exist.
+def require_there(options: Mapping[str, Iterable[Path]]) -> None:
+    """Refuse paths, by the option that names them, that do not exist.
 
     Raises
     ------
     InputError
         Then.
     """
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: does not exist; name a folder that holds a store, runs or results.")
     for option, named in options.items():
         for path in named:
             if not path.exists():
@@ -79,8 +76,9 @@ def discover(paths: Sequence[Path]) -> _ReportSources:
         If a path does not exist, or holds nothing to report on.
     """
     found: list[tuple[str, Path]] = []
-    require_there(paths, {})
     for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: does not exist; name a folder that holds a store, runs or results.")
         here = list(_look(path))
         if not here:
             raise InputError(f"{path}: holds no store, run, window table, result or map; name a folder that slimbrain wrote.")
