@@ -7,7 +7,8 @@ tests/models/test_connectome.py rebuilds an embedding from the file of weights i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from pydantic import Field
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from slimbrain.config import Config, Share
 from slimbrain.errors import InputError
+
+_T = TypeVar("_T")
 
 _EIGENVALUE_FLOOR = 1e-3
 """Of the shrunk second moments; those of a whole run are above 0.5."""
@@ -214,12 +217,7 @@ class ConnectomeReadout(nn.Module):
         which a vector is explained by ridge regression: it lacks A - B times its scores. The mean vector, less that of a recording like the
         population, which fewer channels read as well, is lessened as axes are.
         """
-        key = _key(places, present)
-        if key not in self._gaps:
-            if len(self._gaps) >= _GAPS:
-                self._gaps.clear()
-            self._gaps[key] = self._fit_gap(places, present)
-        return self._gaps[key]
+        return _kept(self._gaps, _GAPS, self._fit_gap, places, present)
 
     def _fit_gap(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gain, expected = self._read(places)
@@ -238,14 +236,10 @@ class ConnectomeReadout(nn.Module):
 
     def _gain(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(K, C) G of the channels that are present, and (K, K) G E G'."""
-        key = _key(places, present)
-        if key not in self._gains:
-            if len(self._gains) >= _PARCELLATIONS:
-                self._gains.clear()
-            self._gains[key] = self._solve(_known_places(places), present)
-        return self._gains[key]
+        return _kept(self._gains, _PARCELLATIONS, self._solve, places, present)
 
     def _solve(self, places: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        places = _known_places(places)
         if not present.any():
             raise InputError("no channel of the series changes over time; leave the session out.")
         gain, expected = self._read(places[present])
@@ -275,8 +269,14 @@ def _shrunk_logarithm(deviation: Tensor, shrinkage: float) -> Tensor:
     return flatten_symmetric((vectors * (values.clamp_min(_EIGENVALUE_FLOOR).log() / keep)) @ vectors.T)
 
 
-def _key(places: Tensor, present: Tensor) -> bytes:
-    return places.cpu().numpy().tobytes() + present.cpu().numpy().tobytes()
+def _kept(kept: dict[bytes, _T], most: int, make: Callable[[Tensor, Tensor], _T], places: Tensor, present: Tensor) -> _T:
+    """What `make` gives for these channels, of which so many sets are kept."""
+    key = places.cpu().numpy().tobytes() + present.cpu().numpy().tobytes()
+    if key not in kept:
+        if len(kept) >= most:
+            kept.clear()
+        kept[key] = make(places, present)
+    return kept[key]
 
 
 def _known_places(places: Tensor) -> Tensor:
