@@ -18,10 +18,11 @@ Mark = Literal["", "ours", "best", "total"]
 
 @dataclass(frozen=True)
 class Prose:
-    """One paragraph."""
+    """One paragraph, left out on paper if it says how to work the page."""
 
     kind: ClassVar[str] = "prose"
     text: str
+    on_screen: bool = False
 
 
 @dataclass(frozen=True)

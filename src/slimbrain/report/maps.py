@@ -39,6 +39,15 @@ _MOST_SESSIONS = 40
 _READ_BYTES = 512 * 2**20
 """Bytes of voxels of chosen windows to read at most: the page must not take minutes."""
 
+_HOW_TO_MOVE = (
+    "Click or drag in a slice to move the crosshair, or use the sliders. With a slice in focus, the arrow keys move the crosshair, "
+    "Page Up and Page Down change the slice, Home returns to the largest value."
+)
+_WHAT_IS_SHOWN = (
+    "Left is left, coordinates are MNI millimetres, and the grey image is the MNI152 template. Values are kept to 1 part in 254 of the "
+    "scale."
+)
+
 
 def build(material: Material) -> Section:
     """One viewer for all maps."""
@@ -49,14 +58,10 @@ def build(material: Material) -> Section:
             return Section("maps", _TITLE, tuple(tables))
         return Section("maps", _TITLE, absent="No map and no store with images was given, so there is nothing to show in the brain.")
     share = _VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
-    intro = (
-        "Click or drag in a slice to move the crosshair, or use the sliders. With a slice in focus, the arrow keys move the crosshair, "
-        "Page Up and Page Down change the slice, Home returns to the largest value. Left is left, coordinates are MNI millimetres, "
-        "and the grey image is the MNI152 template. Values are kept to 1 part in 254 of the scale."
-    )
     blocks: list[Block] = [
         *banners(material.explained, material.evaluations),
-        Prose(intro),
+        Prose(_HOW_TO_MOVE, on_screen=True),
+        Prose(_WHAT_IS_SHOWN),
         *_underlay(),
         Data(f"{_VIEWER}-maps", [_fitted(one, share) for one in maps]),
         Viewer(_VIEWER),

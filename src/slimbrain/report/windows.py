@@ -157,7 +157,7 @@ def _score_blocks(material: Material) -> list[Block]:
     explorers = [_explorer(material, key, place, maps.get(key)) for place, key in enumerate(track(keys, "report: scores of windows"))]
     folded = explorers[_N_OPEN:]
     more = [Fold(f"Scores of {count(len(folded), 'more session')}", tuple(folded))] if folded else []
-    return [Prose(intro), Prose(_HOW_TO_MOVE), *blocks, *explorers[:_N_OPEN], *more]
+    return [Prose(intro), Prose(_HOW_TO_MOVE, on_screen=True), *blocks, *explorers[:_N_OPEN], *more]
 
 
 def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[str, dict[str, Any]]]:
