@@ -3,7 +3,7 @@
 python benchmarks/results.py [--model NAME-OR-DIR] [--work DIR] [--out DIR] [--only WORD ...] [--quick]
 
 Prepares stores, runs every job, and writes one CSV per cohort: task, cohort, n, split, labelled, method, metric, mean, low, high, seconds,
-version, commit. A finished job is kept in the work folder and not run again while model, job and version stay the same, so that the
+version, commit. A finished job is kept in the work folder and not run again while weights, job and version stay the same, so that the
 program may be stopped at any time; `--fresh` starts over. Thirty minutes on two cores.
 
 Beside the published 70/10/20, ABIDE is divided into five folds that all its tasks share (a column of participants.tsv), so that five copies
@@ -42,6 +42,7 @@ from slimbrain.evaluate.probes import FeatureSet
 from slimbrain.evaluate.result import Result
 from slimbrain.evaluate.series import ChannelSeries
 from slimbrain.evaluate.tasks import Target, Task, get_task
+from slimbrain.models.hub import weights_sha256
 from slimbrain.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,7 +168,7 @@ def _cross_fitted(work: Work, name: str, design: Design, store: Store, shared: B
 def finished(work: Work, job: Job, shared: Baselines, commit: str) -> dict[str, Any]:
     """A job's result with what the CSV says beside it, from the work folder if it was run before."""
     path = work.folder / "jobs" / f"{job.name}.json"
-    asked = {"job": repr(job), "model": work.model, "version": __version__, "quick": work.quick}
+    asked = {"job": repr(job), "model": work.model, "weights": weights_sha256(work.model), "version": __version__, "quick": work.quick}
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["asked"] == asked:
