@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +95,22 @@ def test_jobs_have_names_of_their_own_and_the_papers_tasks_come_first(results: M
     assert all(job.design.split == "70/10/20" for job in jobs[:4]) and {job.cohort for job in jobs} == set(
         sys.modules["results_stores"].SOURCES
     )
+
+
+def test_a_job_finished_with_other_weights_is_run_again(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's name stays when its weights are fitted again."""
+    ran: list[str] = []
+
+    def run_job(work: object, job: object, shared: object) -> SimpleNamespace:
+        ran.append(results.weights_sha256("name"))
+        return SimpleNamespace(to_dict=dict)
+
+    monkeypatch.setattr(results, "run_job", run_job)
+    work, job = SimpleNamespace(folder=tmp_path, model="name", quick=True), results.jobs()[0]
+    for weights in ("old", "old", "new"):
+        monkeypatch.setattr(results, "weights_sha256", lambda source, weights=weights: weights)
+        results.finished(work, job, results.Baselines(), "commit")
+    assert ran == ["old", "new"]
 
 
 @pytest.mark.slow
