@@ -1,4 +1,4 @@
-"""The verdict, and up to four plain sentences more, each computed from the inputs."""
+"""The verdict, and up to four short paragraphs, each computed from the inputs."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def _quality(material: Material) -> str:
 
 
 def _learnt(material: Material) -> str:
-    """One sentence for all runs: full stops within become semicolons."""
-    return "; ".join(sentence(run).removesuffix(".").replace("; ", ", ") for run in material.runs) + "." if material.runs else ""
+    return " ".join(sentence(run) for run in material.runs)
 
 
 def _chosen(material: Material) -> str:
