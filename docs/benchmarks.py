@@ -49,7 +49,6 @@ took, version and commit. How to read the rows: [evaluation](evaluation.md).
 - **Who is tested.** All participants of ABIDE and HCP are in the shipped model's pretraining. "Cross-fitted", and every curve on ABIDE, is
   a copy of its connectome readout that was fitted without those who are tested, and the network is left out; HCP is read by a copy fitted
   on ABIDE. Nobody of rpn122 or song25 is in the pretraining.
-- **Which weights.** Those before axes were rounded [entry by entry](stage1.md#what-ships), which tells age better from few labels.
 - **Splits.** 70/10/20 by participant, three seeds, as published, though not the published participants; and, on ABIDE, five folds that all
   its tasks share ("each fold left out in turn"), dealt out in the order of site, sex, diagnosis and age.
 - **Fingerprints** say little of function: registration and anatomy tell people apart. They are reported since the paper does.
