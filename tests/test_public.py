@@ -79,7 +79,7 @@ def test_models_say_what_they_read(grid8: Grid, tmp_path: Path) -> None:
         model = slimbrain.from_pretrained(str(tmp_path / name))
         count = sum(parameter.numel() for parameter in model.parameters())
         assert repr(model).startswith(f"<{kind} parameters: {count:,}, reads: voxels on mni-8mm-24-p2")
-        assert "windows: 3 of 8 frames, pretrained on: nobody known" in repr(model) and kind in model._repr_html_()
+        assert "windows: 3, of 8 frames each, pretrained on: nobody known" in repr(model) and kind in model._repr_html_()
         assert "TR: 0.7 to 0.8 s, to which prep resamples all others (pretrained on series of 0.72 s)" in repr(model)
         contract = replace(model.provenance.contract, tr=2.0)
         model.provenance = replace(model.provenance, contract=contract)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,8 @@ _STEPS_FILE = "steps.json"
 _COLUMN = "column:"
 _SOME_RUNS_FAILED = 1
 """Exit code of `slimbrain prep` that also stands for single runs which cannot be used: one bad run stops nothing."""
+_STOPPED = 128 + signal.SIGTERM
+"""Exit code of a shell's for what this signal ends; `slimbrain pretrain` saves its state and returns 0."""
 _FRACTIONS = "0.5,0.5"
 """Of the participants, to pretrain on and to evaluate."""
 
@@ -176,6 +180,9 @@ def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -
         steps.run("split", store, "--fractions", _FRACTIONS, *options, "--seed", asked.seed, "--out", out)
     known = ("--participants", out / "pretraining.tsv", "--resume", "auto", "--seed", asked.seed)
     steps.run("pretrain", "temporal", store, "--preset", asked.preset, "--out", run, *known)
+    if not (run / MODEL_FOLDER).is_dir():
+        print("slimbrain: stopped; run the same command again to resume.", file=sys.stderr)
+        raise ReportedError("slimbrain pretrain: was stopped by a signal; see its message above.", _STOPPED)
 
 
 def _require_labels_of_source(asked: OwnData) -> None:

@@ -275,3 +275,7 @@ def _axes(ax: Axes | None, height_in: float) -> Axes:
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(_WIDTH_IN, height_in), layout="constrained")[1]
+
+
+def __dir__() -> list[str]:
+    return __all__

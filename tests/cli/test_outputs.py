@@ -94,6 +94,26 @@ def test_a_file_that_the_command_reads_is_not_written_over(store: Path, tmp_path
     assert table.read_text() == "participant_id\nsub-01\n"
 
 
+def test_what_cannot_be_written_is_refused_before_the_work(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of the folder, if it is there, or of the nearest one above; root may write everywhere, so that the system's answer is given."""
+    locked, own = tmp_path / "locked", tmp_path / "locked" / "own"
+    own.mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    permitted = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: permitted(path, mode) and Path(path) != locked)
+    for out, why in (
+        (locked / "new" / "a.npz", f"{locked} cannot be written to"),
+        (tmp_path / "file" / "a.npz", "is a file, not a folder"),
+    ):
+        assert run_command(["embed", str(store), "--model", "nowhere", "--out", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"slimbrain: --out {out}: ") and why in said
+    assert run_command(["embed", str(store), "--model", "./nowhere", "--out", str(own)]) == 1
+    assert capsys.readouterr().err.startswith("slimbrain: ./nowhere: ")
+
+
 def test_a_store_may_have_other_files_beside_its_own(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What lies in its folder under another name is nothing that the store reads: here the model is what is missing."""
     for name in ("windows.tsv", "results/windows.tsv"):

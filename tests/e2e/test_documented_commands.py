@@ -35,7 +35,7 @@ from slimbrain.store import Store
 ROOT = Path(__file__).resolve().parents[2]
 PARTICIPANTS, KNOWN = 18, 4
 FRAMES = 64
-MADE = ("fmriprep", "store", "runs", "windows.tsv", "pretraining.tsv", "others.tsv", "embeddings.npz", "sex.json", "maps")
+MADE = ("fmriprep", "store", "runs", "windows.tsv", "pretraining.tsv", "evaluation.tsv", "embeddings.npz", "sex.json", "maps")
 """What the README's commands leave; pages that go on from there get copies."""
 
 LANGUAGES = ("sh", "console", "python")
@@ -197,7 +197,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/embedding.md": (),
     "docs/evaluation.md": (only(),),
     "docs/faq.md": (),
-    "docs/finetuning.md": (only("store", "runs", "windows.tsv", "others.tsv"),),
+    "docs/finetuning.md": (only("store", "runs", "windows.tsv", "evaluation.tsv"),),
     "docs/glossary.md": (),
     "docs/gpu.md": (),
     "docs/hub.md": (),
@@ -219,7 +219,7 @@ COVERED: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/saliency.md": (only("store", "runs"),),
     "docs/scale.md": (),
     "docs/scikit_learn.md": (),
-    "docs/slurm.md": (only("fmriprep", "store", "runs", "windows.tsv", "others.tsv"),),
+    "docs/slurm.md": (only("fmriprep", "store", "runs", "windows.tsv", "evaluation.tsv"),),
     "docs/stage1.md": (),
     "docs/stage2.md": (),
     "docs/store_format.md": (),
@@ -341,7 +341,7 @@ def readme(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Path:
     simulate_cohort(folder / "fmriprep", spec)
     _two_digits(folder / "fmriprep")
     people = [f"sub-{number:02d}" for number in range(1, PARTICIPANTS + 1)]
-    for table, listed in {"pretraining.tsv": people[:KNOWN], "others.tsv": people[KNOWN:]}.items():
+    for table, listed in {"pretraining.tsv": people[:KNOWN], "evaluation.tsv": people[KNOWN:]}.items():
         (folder / table).write_text("\n".join(["participant_id", *listed]) + "\n", encoding="utf-8")
     run_page("README.md", folder, programs)
     return folder

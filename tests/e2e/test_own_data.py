@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -205,6 +206,26 @@ def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> N
     again = Recorder()
     run_own_data(asked, out, again)
     assert again.names == ["pretrain", "report"] and "auto" in again.asked[0]
+
+
+def test_pretraining_that_a_signal_stops_stops_the_rest(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It saves its state and returns 0, without a model."""
+
+    class Stopped(Recorder):
+        def __call__(self, words: Sequence[str]) -> int:
+            code = super().__call__(words)
+            if words[0] == "pretrain":
+                shutil.rmtree(tmp_path / "out" / "temporal" / "model")
+            return code
+
+    line, asked = Stopped(), OwnData(store.root, "column:sex")
+    with pytest.raises(ReportedError) as stopped:
+        run_own_data(asked, tmp_path / "out", line)
+    assert stopped.value.exit_code == 143 and line.names == ["split", "pretrain"]
+    assert capsys.readouterr().err == "slimbrain: stopped; run the same command again to resume.\n"
+    again = Recorder()
+    run_own_data(asked, tmp_path / "out", again)
+    assert again.names == ["pretrain", "embed", "evaluate", "report"]
 
 
 def test_a_column_that_nobody_has_is_refused_before_the_work(store: Store, tmp_path: Path) -> None:

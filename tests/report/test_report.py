@@ -262,7 +262,7 @@ def test_recall_of_planted_events_equals_a_count_by_hand(page: Page) -> None:
     assert [rows[name]["found"] for name in ("sub-001", "sub-002", "sub-003", "all sessions")] == ["3", "0", "2", "5"]
     assert rows["all sessions"]["recall (%)"] == "55.6"
     assert {row["random (%)"] for row in rows.values()} == {"33.3"}
-    assert "hold 5 of 9 planted events (55.6%); as many random windows hold 33.3% on average" in page.words
+    assert "hold 5 of 9 planted events (55.6 %); as many random windows hold 33.3 % on average" in page.words
 
 
 def test_chance_equals_an_enumeration_of_all_choices() -> None:

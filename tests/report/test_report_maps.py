@@ -24,6 +24,7 @@ from slimbrain.report import ReportInputs, maps, window_maps, write_report
 from slimbrain.report.nifti import read_map
 from slimbrain.report.volumes import Volume, encode, scale_of, template
 from slimbrain.report.window_maps import Blocks, _window_means, choose_blocks, encode_windows
+from slimbrain.saliency import write_window_table
 
 ONES = np.ones(3)
 
@@ -180,9 +181,15 @@ def test_many_windows_are_shown_on_coarser_blocks_and_then_not_at_all(grid8: Gri
     assert choose_blocks(store, windows).level == "cell"
 
 
-def test_a_window_table_of_another_store_gets_no_maps(grid8: Grid, tmp_path: Path) -> None:
-    info = make_store(tmp_path / "store", grid8, n=1).sessions[0]
-    assert window_maps.fits(window_rows(info.key, [0.0] * 6), info) and not window_maps.fits(window_rows(info.key, [0.0] * 7), info)
+def test_a_window_table_of_another_store_is_refused(grid8: Grid, tmp_path: Path) -> None:
+    """Its sessions may have the same names: sub-001 is in both."""
+    store = make_store(tmp_path / "store", grid8, n=1)
+    table = write_window_table(tmp_path / "windows.tsv", window_rows(store.sessions[0].key, [0.0] * 7))
+    with pytest.raises(InputError, match=r"windows\.tsv: has 7 windows of .*, which has 6; give the table that was ranked on this store"):
+        write_report(tmp_path / "page.html", ReportInputs(store=store, windows=table))
+
+
+def test_a_window_begins_at_a_frame() -> None:
     assert window_maps.frames_of(window_rows("a", [0.0, 0.0])[1], TR) == (8, 16) and pytest.approx(8 * TR) == WINDOW_S
 
 

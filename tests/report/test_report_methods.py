@@ -35,12 +35,12 @@ def test_the_paragraph_says_what_the_inputs_hold(inputs: ReportInputs) -> None:
     for words in (
         "3 functional MRI sessions of 3 participants (task rest)",
         "Images normalised to MNI152NLin6Asym",
-        "a lattice of 24 voxels of 8 mm per side",
+        "a lattice of 24 x 24 x 24 voxels of 8 mm",
         # 0.1234, 0.1334 and 0.1434 mm.
         "was 0.13 mm (SD 0.01)",
         "1 run was excluded by a threshold on fd mean",
         "1 run could not be used",
-        "18 windows of 5.76 s of 3 sessions were scored by mutual masked reconstruction and ranked; where windows were chosen, the 2 best",
+        "18 windows of 5.76 s of 3 sessions were scored by mutual masked reconstruction and ranked; the 2 best of each session were used",
         "(3 sessions; 41 steps; preset tiny; seed 7)",
         "Group was predicted by linear probe from ours-1 in 3 participants (3-fold by subject; metric AUC) beside 3 baselines.",
         "Contributions to the decision on group were mapped by the gradient times the input (Shrikumar et al., 2016) in 3 sessions.",

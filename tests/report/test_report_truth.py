@@ -193,7 +193,7 @@ def test_commands_are_read_from_the_files_that_they_made(tmp_path: Path, grid8: 
     store = make_store(tmp_path / "store", grid8, n=1)
     for _ in range(2):
         record_command(store.root, "slimbrain prep in store participant")
-    windows = write_window_table(tmp_path / "windows.tsv", window_rows(store.sessions[0].key, [1.0, 2]), "slimbrain rank store")
+    windows = write_window_table(tmp_path / "windows.tsv", window_rows(store.sessions[0].key, [1.0, 2, 3, 4, 5, 6]), "slimbrain rank store")
     result = make_result(tmp_path / "group.json")
     value = json.loads(result.read_text()) | {"commands": ["slimbrain embed store", "slimbrain evaluate store"]}
     result.write_text(json.dumps(value))
@@ -319,6 +319,9 @@ def test_a_store_of_regions_says_who_is_in_it_and_how_it_was_recorded(tmp_path: 
     assert rows["mean FD (mm)"]["sessions"] == "2"
     assert page.rows("also stands as")["sub-01"]["also stands as"] == "sub-02"
     assert all(len(table) > 1 for table in page.tables)
+    assert "had a repetition time of 1.5 to 2 s. " in words
+    # Nobody spikes more than the other two; who moved most is known of two.
+    assert next(iter(page.rows("spikes (%)"))) == "sub-02"
 
 
 def test_columns_in_which_nothing_is_known_are_left_out() -> None:

@@ -28,7 +28,7 @@ class WritingCommand(TyperCommand):
 
 
 def require_free_outputs(parameters: Mapping[str, Any]) -> None:
-    """Refuse outputs that would replace a store, one of its files, or a file that the same command reads.
+    """Refuse outputs that would replace a store, one of its files, or a file that the same command reads, or that cannot be written.
 
     Parameters
     ----------
@@ -44,8 +44,19 @@ def require_free_outputs(parameters: Mapping[str, Any]) -> None:
     for name in _OUTPUTS:
         for out in _paths(parameters.get(name)):
             _require_outside_stores(name, out)
+            _require_writable(name, out)
             if out.is_file() and any(path.is_file() and os.path.samefile(path, out) for path in inputs):
                 raise InputError(f"--{name.replace('_', '-')} {out}: is a file that this command reads; choose another name.")
+
+
+def _require_writable(name: str, out: Path) -> None:
+    """Before the work, not after it; a disk may still fill up meanwhile."""
+    place = out.absolute()
+    folder = place if place.is_dir() else next(path for path in place.parents if path.exists())
+    if not folder.is_dir():
+        raise InputError(f"--{name.replace('_', '-')} {out}: {folder} is a file, not a folder; choose another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--{name.replace('_', '-')} {out}: {folder} cannot be written to; choose a folder of your own.")
 
 
 def require_own_output(out: Path, read: Callable[[Path], _Read], command: str) -> _Read | None:

@@ -132,9 +132,12 @@ def _require_no_overlap(
     for name, matches in found.items():
         if matches and not allow:
             evidence = _listed([_evidence(match, store, target, series) for match in matches])
+            way = "evaluate on others (--participants), leave copies out (--drop-duplicates)"
+            if len(matches) == target.n_subjects:
+                way = "let `slimbrain run` pretrain a model on half of them and evaluate it on the others"
             raise InputError(
-                f"{name}: was trained on {len(matches)} of the {target.n_subjects} participants to be evaluated: {evidence}; evaluate on "
-                "others (--participants), leave copies out (--drop-duplicates), or add --allow-overlap, which the table then states."
+                f"{name}: was trained on {len(matches)} of the {target.n_subjects} participants to be evaluated: {evidence}; {way}, or add "
+                "--allow-overlap, which the table then states."
             )
     return max((len(matches) for matches in found.values()), default=0)
 

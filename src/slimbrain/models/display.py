@@ -34,7 +34,7 @@ class DisplayedModel(Displayed):
             facts["reads"] = "series of regions"
         else:
             facts["reads"] = f"voxels on {known.contract.lattice}, {known.grid.n_voxels:,} in the mask"
-        facts |= {"TR": _trs(known), "windows": f"{known.window.k} of {known.window.frames} frames"}
+        facts |= {"TR": _trs(known), "windows": f"{known.window.k}, of {known.window.frames} frames each"}
         entries = entries_from(known.training)
         people = [entry.subjects for entry in entries if entry.subjects is not None]
         cohorts = sorted({entry.governance.cohort for entry in entries})

@@ -80,7 +80,7 @@ def repetition_time(
     tr, origin = (float(stated), said_by) if stated is not None else (source.header_tr, "header")
     if tr is None and given is None:
         ways = f"{option}, or in {column}" if column else option
-        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with {ways}.")
+        raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 counts as none); give it in seconds with {ways}.")
     if tr is None:
         return cast(float, given), option
     if given is not None and abs(given - tr) > TR_TOLERANCE_S:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from slimbrain.disk.tsv import MISSING as NOT_THERE
 from slimbrain.governance.duplicates import find_duplicates
@@ -17,7 +18,7 @@ from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import Marks, carpet
 from slimbrain.report.inputs import Material
-from slimbrain.report.recorded import SessionFacts
+from slimbrain.report.recorded import SessionFacts, as_recorded
 from slimbrain.report.small_plots import Panel, small_plots
 from slimbrain.store import Store
 
@@ -76,7 +77,7 @@ def _measure(store: Store, facts: SessionFacts, person: Mapping[str, str]) -> _M
     live = series.std(axis=0) > 0
     steps = np.sqrt((np.diff(series[:, live], axis=0).astype(np.float64) ** 2).mean(axis=1)) if live.any() else np.zeros(1)
     lower, upper = np.percentile(steps, (25, 75))
-    tr, frames = _recorded(store, facts)
+    tr, frames = as_recorded(store, facts)
     fd = next((value for name in _FD_COLUMNS if (value := _number(person.get(name, ""))) is not None), None)
     return _Measured(
         facts,
@@ -88,15 +89,6 @@ def _measure(store: Store, facts: SessionFacts, person: Mapping[str, str]) -> _M
         fd,
         signature(series) if live.any() else "",
     )
-
-
-def _recorded(store: Store, facts: SessionFacts) -> tuple[float, int]:
-    """TR and frames as they were recorded, where the sidecar tells; stored series are resampled."""
-    sidecar = store.sidecar(facts.info.key)
-    shape, tr = sidecar.get("SourceShape"), sidecar.get("SourceRepetitionTime")
-    if isinstance(shape, list) and shape and isinstance(tr, (int, float)):
-        return float(tr), int(shape[0])
-    return facts.info.tr, facts.info.n_frames
 
 
 def _number(text: str) -> float | None:
@@ -114,10 +106,12 @@ def _told(material: Material, measured: Sequence[_Measured]) -> str:
     trs = sorted({one.tr for one in measured})
     recorded = f"TR {trs[0]:g} s" if len(trs) == 1 else f"{len(trs)} TRs from {trs[0]:g} to {trs[-1]:g} s"
     silent = sum(one.silent > 0 for one in measured)
+    least, most = (f"{value:.1f}" for value in (min(minutes), max(minutes)))
+    long = f"{least} minutes each" if least == most else f"{least} to {most} minutes (median {np.median(minutes):.1f})"
     quiet = f"; {count(silent, 'session has', 'sessions have')} channels without a signal" if silent else ""
     return (
-        f"{count(len(measured), 'session')} of {count(len(subjects), 'participant')}, {channels[0]} channels each in the first; recorded "
-        f"with {recorded}, {min(minutes):.1f} to {max(minutes):.1f} minutes (median {np.median(minutes):.1f}){quiet}."
+        f"{count(len(measured), 'session')} of {count(len(subjects), 'participant')}, {channels[0]} channels in the first; recorded "
+        f"with {recorded}, {long}{quiet}."
     )
 
 
@@ -184,7 +178,7 @@ def _copies(store: Store, measured: Sequence[_Measured]) -> list[Block]:
     by_key = {one.facts.info.key: one for one in measured}
     found = find_duplicates(store, list(by_key), lambda key: by_key[key].signature)
     if not found:
-        return [Prose("No recording stands in the store twice, by data file or by content.")]
+        return [Prose("No recording is in the store twice, neither as the same file nor with the same content.")]
     columns = (Column("recording"), Column("also stands as"), Column("evidence"))
     table = TableBuilder(f"{count(len(found), 'likely copy', 'likely copies')}: one recording under two names", columns)
     for pair in found[:_N_PAIRS]:
@@ -195,8 +189,10 @@ def _copies(store: Store, measured: Sequence[_Measured]) -> list[Block]:
 
 
 def _least_steady(store: Store, material: Material, measured: Sequence[_Measured]) -> list[Block]:
-    """The sessions with most spikes, and the carpets of the first of them."""
-    worst = sorted(measured, key=lambda one: (-len(one.facts.warnings), -one.spikes, one.facts.info.key))[:_N_LISTED]
+    """The sessions with warnings, most spikes or most motion, and the carpets of the first of them."""
+    by_spikes, by_motion = rankdata([-one.spikes for one in measured]), rankdata([-(one.fd or 0.0) for one in measured])
+    rank = dict(zip((one.facts.info.key for one in measured), np.minimum(by_spikes, by_motion), strict=True))
+    worst = sorted(measured, key=lambda one: (-len(one.facts.warnings), rank[one.facts.info.key], one.facts.info.key))[:_N_LISTED]
     blocks: list[Block] = [_listed(worst)]
     figures = []
     for place, one in enumerate(worst[:_N_CARPETS]):
@@ -204,7 +200,7 @@ def _least_steady(store: Store, material: Material, measured: Sequence[_Measured
         series, heights = store.coarse(info.key), store.channels(info.key).mm[:, 2]
         alt = f"Carpet plot of {one.facts.label}: {series.shape[1]} channels over {len(series) * info.tr:.0f} s."
         figures.append(Figure(carpet(series, heights, info.tr, {}, _chosen(material, info.key), f"carpet-{place}", alt), alt, alt))
-    return [*blocks, Fold(f"Carpet plots of {count(len(figures), 'session')} with most spikes", tuple(figures))]
+    return [*blocks, Fold(f"Carpet plots of {count(len(figures), 'session')} of these", tuple(figures))]
 
 
 def _chosen(material: Material, key: str) -> Marks:
@@ -215,7 +211,7 @@ def _chosen(material: Material, key: str) -> Marks:
 def _listed(worst: Sequence[_Measured]) -> Fold:
     heads = ("minutes", "TR (s)", "DVARS (SD)", "spikes (%)", "silent channels", "mean FD (mm)", "warnings")
     table = TableBuilder(
-        f"The {len(worst)} sessions with warnings or most spikes", (Column("session"), *(Column(head, True) for head in heads))
+        f"The {len(worst)} sessions with warnings, most spikes or most motion", (Column("session"), *(Column(head, True) for head in heads))
     )
     for one in worst:
         cells = [number(one.minutes, 1), f"{one.tr:g}", number(one.dvars, 2), number(100 * one.spikes, 1), str(one.silent)]

@@ -19,7 +19,7 @@ from slimbrain.prep.exclusion import COLUMNS as EXCLUDED_COLUMNS
 from slimbrain.report.recorded import RunRecord, SessionFacts, read_run, session_facts
 from slimbrain.saliency import WindowRow, read_window_table
 from slimbrain.simulate import SessionTruth, Truth, load_truth
-from slimbrain.store import ROI, Store
+from slimbrain.store import ROI, SessionInfo, Store
 
 MAX_DETAILED = 10
 """More sessions than this are summarised, with the worst `N_WORST` in detail: the page must stay small enough to mail."""
@@ -137,11 +137,15 @@ def read_material(inputs: ReportInputs) -> Material:
         If one of the files is missing or is not what it should be.
     """
     infos = inputs.store.sessions if inputs.store else []
+    windows = read_window_table(inputs.windows) if inputs.windows else {}
+    for info in infos:
+        if rows := windows.get(info.key):
+            _require_own_windows(inputs.windows, rows, info)
     labels = _session_labels([info.key for info in infos])
     return Material(
         inputs=inputs,
         sessions=tuple(session_facts(inputs.store, info, labels[info.key]) for info in infos) if inputs.store else (),
-        windows=read_window_table(inputs.windows) if inputs.windows else {},
+        windows=windows,
         runs=tuple(read_run(folder) for folder in inputs.runs),
         evaluations=tuple(read_result(path) for path in inputs.evaluations),
         failures=_read_failures(inputs.failures) if inputs.failures else (),
@@ -149,6 +153,13 @@ def read_material(inputs: ReportInputs) -> Material:
         truth=load_truth(inputs.truth) if inputs.truth else None,
         explained=tuple((folder, list_maps(folder)) for folder in inputs.explained),
     )
+
+
+def _require_own_windows(path: Path | None, rows: Sequence[WindowRow], info: SessionInfo) -> None:
+    """Refuse a table of another store, in which sessions may have the same names: windows of others would be drawn over these."""
+    count = info.n_windows(max(1, round(rows[0].duration_s / info.tr)))
+    if len(rows) != count:
+        raise InputError(f"{path}: has {len(rows)} windows of {info.key}, which has {count}; give the table that was ranked on this store.")
 
 
 def _session_labels(keys: Iterable[str]) -> dict[str, str]:

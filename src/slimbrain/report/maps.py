@@ -18,7 +18,7 @@ from slimbrain.report.explained import blocks as explained_blocks
 from slimbrain.report.inputs import Material, has_voxels
 from slimbrain.report.nifti import map_name, read_map
 from slimbrain.report.volumes import NamedMap, Volume, template
-from slimbrain.report.window_maps import fits, frames_of
+from slimbrain.report.window_maps import frames_of
 from slimbrain.store import ROI, Store
 
 _FloatArray = npt.NDArray[Any]
@@ -56,7 +56,7 @@ def build(material: Material) -> Section:
     if not maps:
         if tables:
             return Section("maps", _TITLE, tuple(tables))
-        return Section("maps", _TITLE, absent="No map and no store with images was given, so there is nothing to show in the brain.")
+        return Section("maps", _TITLE, absent="No map was given, nor a store with images, so there is nothing to show in the brain.")
     share = _VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
     blocks: list[Block] = [
         *banners(material.explained, material.evaluations),
@@ -135,7 +135,7 @@ def _chosen(store: Store, material: Material) -> Iterator[NamedMap]:
     for session in track(material.in_detail, "report: mean of chosen windows"):
         key, info = session.info.key, session.info
         rows = material.windows.get(key, ())
-        chosen = [frames_of(row, info.tr) for row in rows if row.among(material.k) and fits(rows, info)]
+        chosen = [frames_of(row, info.tr) for row in rows if row.among(material.k)]
         room -= sum(stop - start for start, stop in chosen) * frame_bytes
         if not chosen or info.space == ROI:
             continue

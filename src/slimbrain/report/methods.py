@@ -17,7 +17,7 @@ from slimbrain.models.shipped import TEMPORAL, shipped_folder
 from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
-from slimbrain.report.recorded import RunRecord
+from slimbrain.report.recorded import RunRecord, as_recorded
 from slimbrain.report.references import (
     FD,
     FINGERPRINT,
@@ -73,7 +73,9 @@ def _data(material: Material) -> _Part:
     words[0] += f"an independent implementation of SLIM-Brain ({PAPER.cite})."
     cited: list[Reference] = []
     if store.contract.lattice == ROI:
-        words.append(f"Series of regions of interest were taken at a repetition time of {store.contract.tr:g} s.")
+        recorded = sorted({as_recorded(store, session)[0] for session in material.sessions})
+        span = f"{recorded[0]:g} s" if len(recorded) == 1 else f"{recorded[0]:g} to {recorded[-1]:g} s"
+        words.append(f"Series of regions of interest had a repetition time of {span}.")
     else:
         words.append(_space(material))
         cited.append(TEMPLATE)
@@ -96,8 +98,9 @@ def _space(material: Material) -> str:
     grid, templates = material.store.grid, _listed({session.info.space for session in material.sessions} - {ROI})
     lattice = grid.lattice
     return (
-        f"Images normalised to {templates} ({TEMPLATE.cite}) were resampled to a lattice of {lattice.edge} voxels "
-        f"of {lattice.voxel_mm:g} mm per side, of which {grid.n_voxels:,} lie within the brain mask."
+        f"Images normalised to {templates} ({TEMPLATE.cite}) were resampled to a lattice of "
+        f"{lattice.edge} x {lattice.edge} x {lattice.edge} voxels of {lattice.voxel_mm:g} mm, of which {grid.n_voxels:,} lie within the "
+        "brain mask."
     )
 
 
@@ -160,7 +163,7 @@ def _windows(material: Material) -> _Part:
     n_windows = sum(map(len, material.windows.values()))
     words = (
         f"{count(n_windows, 'window')} of {seconds} s of {count(len(material.windows), 'session')} were scored by mutual masked "
-        f"reconstruction and ranked; where windows were chosen, the {material.k} best of each session were."
+        f"reconstruction and ranked; the {material.k} best of each session were used where windows were chosen."
     )
     return words, ()
 

@@ -233,3 +233,12 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
         except (TypeError, ValueError):
             continue
     return numbers
+
+
+def as_recorded(store: Store, facts: SessionFacts) -> tuple[float, int]:
+    """TR and frames as they were recorded, where the sidecar tells; stored series are resampled."""
+    sidecar = store.sidecar(facts.info.key)
+    shape, tr = sidecar.get("SourceShape"), sidecar.get("SourceRepetitionTime")
+    if isinstance(shape, list) and shape and isinstance(tr, (int, float)):
+        return float(tr), int(shape[0])
+    return facts.info.tr, facts.info.n_frames

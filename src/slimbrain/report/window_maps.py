@@ -12,7 +12,7 @@ import numpy.typing as npt
 from slimbrain.grid import BOX_CORNER_MM, BOX_MM, Grid
 from slimbrain.report.volumes import encode_values, rounded, scale_of
 from slimbrain.saliency import WindowRow
-from slimbrain.store import SessionInfo, Store
+from slimbrain.store import Store
 
 _FloatArray = npt.NDArray[Any]
 
@@ -101,11 +101,6 @@ def _block_means(store: Store, voxels: _FloatArray, blocks: Blocks) -> _FloatArr
     """(B,) of (T, P, V)."""
     mean, mask = voxels.mean(axis=0, dtype=np.float32), store.grid.voxel_mask
     return mean[mask] if blocks.level == "voxel" else mean.sum(axis=1) / mask.sum(axis=1)
-
-
-def fits(rows: Sequence[WindowRow], info: SessionInfo) -> bool:
-    """Whether a session has the frames of all these windows: the table may be from another store."""
-    return all(frames_of(row, info.tr)[1] <= info.n_frames for row in rows)
 
 
 def frames_of(row: WindowRow, tr: float) -> tuple[int, int]:

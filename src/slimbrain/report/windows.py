@@ -29,7 +29,7 @@ from slimbrain.report.figures import window_scores
 from slimbrain.report.inputs import MAX_DETAILED, N_WORST, Material, has_voxels
 from slimbrain.report.recall import Recall, pooled, session_recall
 from slimbrain.report.recorded import SessionSeries, session_series
-from slimbrain.report.window_maps import choose_blocks, encode_windows, fits
+from slimbrain.report.window_maps import choose_blocks, encode_windows
 from slimbrain.simulate import SessionTruth
 from slimbrain.store import ROI
 
@@ -88,8 +88,8 @@ def recalls(material: Material) -> dict[str, Recall]:
 def recall_sentence(total: Recall) -> str:
     """Events in the chosen windows, against chance."""
     return (
-        f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({total.recall:.1%}); "
-        f"as many random windows hold {total.expected:.1%} on average, and at least as many with probability {probability(total.p)}."
+        f"The chosen windows hold {total.found} of {count(total.events, 'planted event')} ({100 * total.recall:.1f} %); as "
+        f"many random windows hold {100 * total.expected:.1f} % on average, and at least as many with probability {probability(total.p)}."
     )
 
 
@@ -163,7 +163,7 @@ def _score_blocks(material: Material) -> list[Block]:
 def _maps(material: Material, keys: Sequence[str]) -> tuple[list[Block], dict[str, dict[str, Any]]]:
     """Mean maps of the windows of sessions with images, and the words and data that go with them."""
     store, known = material.store, {session.info.key: session.info for session in material.sessions}
-    windows = {key: rows for key in keys if key in known and known[key].space != ROI and fits(rows := material.windows[key], known[key])}
+    windows = {key: material.windows[key] for key in keys if key in known and known[key].space != ROI}
     if store is None or not windows or not has_voxels(store):
         return [], {}
     blocks = choose_blocks(store, windows)
@@ -184,7 +184,7 @@ def _explorer(material: Material, key: str, place: int, maps: Mapping[str, Any] 
     chosen = ", ".join(f"{row.onset_s:.0f}" for row in rows if row.among(material.k))
     marks = "; ".join(f"{len(seconds)} {name}" for name, seconds in ticks.items() if len(seconds))
     alt = f"Scores of {len(rows)} windows of {label}; chosen windows begin at {chosen} s{'; ticks: ' + marks if marks else ''}."
-    caption = f"{label}: {len(rows)} windows of {rows[0].duration_s:.2f} s, chosen those that begin at {chosen} s."
+    caption = f"{label}: {len(rows)} windows of {rows[0].duration_s:.2f} s, of which those that begin at {chosen} s were chosen."
     motion = (happened.times, happened.fd) if len(happened.fd) else None
     figure = Figure(window_scores(rows, material.k, ticks, f"scores-{place}", alt, motion), caption, alt)
     value = describe(label, rows, material.k, happened)

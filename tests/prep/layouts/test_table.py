@@ -108,7 +108,8 @@ def test_an_image_without_a_tr_is_refused_with_the_column_that_states_it(
     write_image(tmp_path / "a.nii.gz", tr=header_tr)
     (failure,) = prep(write_table(tmp_path / "images.tsv", {**ROW, **columns})).failures
     assert failure.reason.endswith(
-        "has no TR in a JSON sidecar or the header (0 or 1 there is none); give it in seconds with --tr, or in the column tr of images.tsv."
+        "has no TR in a JSON sidecar or the header (0 or 1 counts as none); give it in seconds with --tr, or in the column tr of "
+        "images.tsv."
     )
     summary = prep(write_table(tmp_path / "images.tsv", {**ROW, "tr": "2"}))
     assert len(summary.prepared) == 1, "the way out works"
