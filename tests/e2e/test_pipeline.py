@@ -116,7 +116,7 @@ def test_subjects_of_pretraining_are_not_evaluated_on_unasked(outputs: Path, tmp
     words = ("evaluate", outputs / "store", "--model", outputs / "voxel" / "model", "--task", "column:group", "--out", tmp_path / "x.json")
     assert run(*words) == 1
     named = "sub-001 by name, sub-002 by name, sub-003 by name, and 7 more"
-    assert f"was trained on 10 of the 10 participants to be evaluated: {named}; evaluate on others" in capsys.readouterr().err
+    assert f"was trained on 10 of the 10 participants to be evaluated: {named}; let `slimbrain run` pretrain" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
 
 
