@@ -21,7 +21,7 @@ from slimbrain.config import load_preset
 from slimbrain.data.draws import MaskedClip
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA, Prediction
-from slimbrain.models.signals import cell_series, cell_signals, cell_slots
+from slimbrain.models.signals import signal_series, signal_slots, token_signals
 from slimbrain.models.skill import skill
 from slimbrain.store import Store
 from slimbrain.train.stages import VoxelStage
@@ -44,13 +44,13 @@ def predictions(samples: Iterable[MaskedClip], model: HieraJEPA, known: np.ndarr
     for sample in samples:
         asked = model.predict([sample.clip], [sample.mask])
         grid = sample.clip.grid
-        values, _ = cell_signals([sample.clip], model.config.unit_frames)
-        series = cell_series(values, grid).double().numpy()
+        values, _ = token_signals([sample.clip], model.config.unit_frames)
+        series = signal_series(values, grid).double().numpy()
         cells = np.flatnonzero(sample.mask.places[grid.cell_unit])
         weights = conditional_weights(known[np.ix_(cells, cells)], known[cells], PLACE_RIDGE)
         predicted = torch.from_numpy(series[:, cells] @ weights)
         table = torch.zeros(len(predicted), grid.n_units * 8, dtype=torch.float64)
-        table[:, cell_slots(grid)] = predicted
+        table[:, signal_slots(grid)] = predicted
         rows = table.unflatten(0, (-1, 2)).unflatten(2, (-1, 8)).permute(0, 2, 3, 1).reshape(-1, 16)
         hidden = torch.from_numpy(sample.mask.viewed & ~sample.mask.context).ravel()
         yield replace(asked, predicted=rows[hidden].to(asked.wanted)), asked

@@ -13,25 +13,27 @@
 
 `trained --reference 27 --read 0` gives the R2 of decoded cells alone, on the last third of the 27.
 
-The readout was fixed before: cells decoded from tokens by ridge, one map per place, fitted without labels on people trained on; their
-tangent at the mean of these, on all their axes; ridge on the people read alone, in five folds.
+Read are patches decoded from tokens by ridge, one map per place, fitted without labels on people trained on; the tangent of their means
+over units, cells or parcels learnt from the same people, at the mean of these, on all their axes; and the product's readout of cells and
+parcels; each by ridge on the people read alone, in five folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from painted_cohort import HALVES, TR_S, Cohort, Run, append_row, interval_of, labels, out_of_fold, parser, score
-from readouts import place_decoders, probe, series, spread_windows, tangents, unit_means
+from learnt_parcels import learn_parcels, parcel_centres, parcel_means
+from painted_cohort import HALVES, TR_S, Cohort, Run, append_row, interval_of, labels, out_of_fold, parser, score, segment_means, skill
+from readouts import probe, spread_windows, tangents
 
-from slimbrain.config import load_preset
+from slimbrain.config import SignalDetail, load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.signals import cell_signals
+from slimbrain.models.signals import signal_series, token_signals
 from slimbrain.models.temporal import standardise
 from slimbrain.train.connectome import CELL_READOUT, Recordings, fit_readout
 
@@ -40,6 +42,11 @@ PAIRS = (("trained", "untrained"), ("trained", "cells"), ("cells", "untrained"))
 ANCHORS = 224
 """Of the readout, chosen on people of the first half."""
 
+PARCELS = 200
+"""Learnt from the patches of the people trained on, as many as ABIDE's own."""
+PARCEL_READOUT = {"nugget": 0.4, "reference": 0.5, "shrinkage": 0.1}
+
+Decode = Callable[[np.ndarray], np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
 Predictions = dict[str, np.ndarray]
 """Of people, by `READING/LABEL`."""
@@ -58,11 +65,11 @@ def clips(cohort: Cohort, run: Run, count: int = 2) -> Iterator[Clip]:
 
 
 @torch.inference_mode()
-def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int) -> Pair:
-    """(10 x clips, U, D) tokens, none without a model, and (10 x clips, U, 16) the signals of their units."""
+def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int, detail: SignalDetail = "cells") -> Pair:
+    """(10 x clips, U, D) tokens, none without a model, and (10 x clips, U, K) signals of their units, of cells or patches."""
     units, tokens, signals = len(cohort.grid.units), [], []
     for clip in clips(cohort, run, count):
-        signals.append(cell_signals([clip], 4)[0].view(10, units, 16))
+        signals.append(token_signals([clip], 4, detail)[0].view(10, units, -1))
         if model is not None:
             tokens.append(model.encoder([clip]).values.view(10, units, -1))
     return (torch.cat(tokens).numpy() if tokens else np.empty(0)), torch.cat(signals).numpy()
@@ -70,26 +77,36 @@ def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int) -
 
 def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
     """One row of `contest.jsonl`, and the predictions that it scores."""
-    before, after = ([read_person(cohort, run, model, row["clips"]) for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
-    exists = cell_signals([blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
+    before, after = ([read_person(cohort, run, model, row["clips"], "patches") for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
+    pre, val = ([patch_series(cohort, signals) for _, signals in group] for group in (before, after))
+    parcel = learn_parcels(cohort.grid, pre, PARCELS)
+    kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "units": lambda x: segment_means(x, cohort.grid.units.offsets),
+        "cells": lambda x: segment_means(x, cohort.grid.cells.offsets),
+        "parcels": lambda x: parcel_means(x, parcel),
+    }
     row = {**row, "reference": len(reference), "people": len(people)}
-    if model is None:
-        pre, val = ([series(signals, exists) for _, signals in group] for group in (before, after))
-    else:
-        decode, row["decoded_r2"] = place_decoders([tokens for tokens, _ in before], [signals for _, signals in before], exists)
-        pre, val = ([decode(tokens) for tokens, _ in group] for group in (before, after))
-    if not people:
-        append_row(cohort.out / "contest.jsonl", row)
-        return
+    if model is not None:
+        decode = place_decoders([tokens for tokens, _ in before], [signals for _, signals in before])
+        wanted, (pre, val) = val, ([patch_series(cohort, decode(tokens)) for tokens, _ in group] for group in (before, after))
+        for kind, mean in kinds.items():
+            row[f"{kind}_r2"] = round(skill(*(np.concatenate([mean(x) for x in side]) for side in (val, wanted))), 3)
     keep: Predictions = {}
-    for kind in ("units", "cells"):
-        pick = (lambda x: unit_means(x, exists)) if kind == "units" else (lambda x: x)
+    for kind, mean in kinds.items():
         both: Predictions = {}
-        row |= probe(kind, *tangents([pick(x) for x in pre], [pick(x) for x in val]), people, both)
+        row |= probe(kind, *tangents(*([mean(x) for x in side] for side in (pre, val))), people, both)
         for name, (every, leading) in both.items():
             keep |= {name: every, name.replace("/", "_axes/"): leading}
-    row |= probe_vectors("connectome", connectome_scores(cohort, pre, val), people, keep)
+    places = {"cells": cohort.grid.cells.mm, "parcels": parcel_centres(cohort.grid, parcel)}
+    for kind, settings in (("cells", CELL_READOUT), ("parcels", PARCEL_READOUT)):
+        scores = connectome_scores(places[kind], *([kinds[kind](x) for x in side] for side in (pre, val)), settings)
+        row |= probe_vectors(f"{kind}_readout", scores, people, keep)
     write(cohort, row, keep)
+
+
+def patch_series(cohort: Cohort, signals: np.ndarray) -> np.ndarray:
+    """(S, U, 128) signals of units -> (2 S, P) series of their patches."""
+    return signal_series(torch.from_numpy(signals).flatten(0, 1), cohort.grid, "patches").numpy()
 
 
 def probe_vectors(name: str, vectors: np.ndarray, people: list[Run], keep: Predictions) -> dict[str, float]:
@@ -109,11 +126,11 @@ def write(cohort: Cohort, row: dict[str, object], predictions: Predictions) -> N
 
 
 @torch.inference_mode()
-def connectome_scores(cohort: Cohort, before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarray:
-    """Scores on axes of the product's readout, fitted to series of cells (T, C) of some people, of others."""
-    mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
+def connectome_scores(places: np.ndarray, before: list[np.ndarray], after: list[np.ndarray], settings: Mapping[str, float]) -> np.ndarray:
+    """Scores on axes of the product's readout, fitted to series (T, C) of channels at places (C, 3) of some people, of others."""
+    mm = torch.tensor(places, dtype=torch.float32)
     fitted = Recordings(mm, tuple(map(str, range(len(before)))), lambda number: standardise(torch.from_numpy(before[number])))
-    readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, settings=CELL_READOUT)
+    readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, settings=settings)
     return np.concatenate([readout([standardise(torch.from_numpy(series))], [mm]).numpy() for series in after])
 
 
@@ -132,8 +149,14 @@ def read_out(cohort: Cohort, row: dict[str, object], model: HieraJEPA, people: l
     write(cohort, row, keep)
 
 
-def blank(cohort: Cohort) -> Clip:
-    return Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
+def place_decoders(tokens: list[np.ndarray], signals: list[np.ndarray]) -> Decode:
+    """Ridge from a place's tokens (S, U, D) to its own signals (S, U, K), one for each place."""
+    mean = np.concatenate(tokens).mean(0)
+    x, y = np.concatenate(tokens) - mean, np.concatenate(signals)
+    gram, cross = np.einsum("sud,sue->ude", x, x, optimize=True), np.einsum("sud,suk->udk", x, y, optimize=True)
+    penalty = 1e-3 * np.trace(gram, axis1=1, axis2=2)[:, None, None] / gram.shape[1] * np.eye(gram.shape[1])
+    weights = np.linalg.solve(gram + penalty, cross).astype(np.float32)
+    return lambda t: np.einsum("sud,udk->suk", t - mean, weights, optimize=True)
 
 
 def paired(cohort: Cohort, people: dict[str, list[Run]], clips: int) -> None:

@@ -223,6 +223,9 @@ class HieraConfig(Config):
         return self
 
 
+SignalDetail = Literal["cells", "patches"]
+
+
 class JepaConfig(Config):
     """How stage 2 learns: what is visible, what is predicted, how fast the target follows.
 
@@ -240,6 +243,7 @@ class JepaConfig(Config):
         "places", description="what is hidden from the context; of rest, a linear model predicts 60 % across places and 1 to 9 % over time"
     )
     visible_weight: float = Field(1.0, ge=0, le=1e6, description="weight of visible tokens' own signals, decoded from them; signals only")
+    visible: SignalDetail = Field("cells", description="what these are means of")
     view_fraction: float = Field(1.0, gt=0, le=1, description="share of the mask units that a step deals with at all, drawn at random")
     predictor_width: _Width = 192
     predictor_depth: _Depth = 3

@@ -18,7 +18,7 @@ from slimbrain.explain import surprise, token_surprise
 from slimbrain.explain.surprise import by_window, paint_units
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.signals import cell_signals
+from slimbrain.models.signals import token_signals
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[JepaMask]:
@@ -59,7 +59,7 @@ def test_errors_are_those_that_each_mask_gives_averaged_over_masks(monkeypatch: 
 def test_errors_of_signals_are_squared_and_zero_is_the_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sample, masks = jepa(targets="signals", predictor="factorised", hide="places"), clip(slab()), recorded(monkeypatch)
     found, guessing = token_surprise(model, sample, windows=2, seed=0)
-    values, exists = (part.numpy() for part in cell_signals([sample], 4))
+    values, exists = (part.numpy() for part in token_signals([sample], 4))
     errors: list[list[float]] = [[] for _ in range(found.size)]
     with torch.no_grad():
         for mask in masks:

@@ -16,7 +16,7 @@ from slimbrain.grid import Grid
 from slimbrain.models.health import standard_deviations, token_health
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.signals import SIGNALS, cell_signals
+from slimbrain.models.signals import token_signals
 
 ENCODER = HieraConfig(embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, recompute=False)
 PUBLISHED_ENCODER = ENCODER.model_copy(update={"pooling": "max", "signal_std": None})
@@ -79,7 +79,7 @@ def test_signal_loss_is_the_squared_error_of_existing_cells_and_of_visible_units
     clips = [make_clip(grid8, seed) for seed in range(2)]
     masks = [draw_mask(grid8.units.mm, 3, 2, model.jepa, np.random.default_rng(seed)) for seed in range(2)]
     output = model(clips, masks)
-    values, exists = (part.numpy() for part in cell_signals(clips, 4))
+    values, exists = (part.numpy() for part in token_signals(clips, 4))
     kinds = [sum(rank * mask.targets(kind) for rank, kind in enumerate(TARGET_KINDS, 1)) - ~mask.viewed for mask in masks]
     kind = np.concatenate([table.ravel() for table in kinds])
     with torch.no_grad():
@@ -94,6 +94,24 @@ def test_signal_loss_is_the_squared_error_of_existing_cells_and_of_visible_units
     expected = np.mean(parts) + 0.5 * error[kind == 0].mean()
     assert (kind == -1).any() == (view_fraction < 1)
     assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("view_fraction", [1.0, 0.6])
+def test_visible_units_own_signals_may_be_of_patches(grid8: Grid, view_fraction: float) -> None:
+    """What is decoded, and how it counts; what is predicted of hidden units stays what it is with cells."""
+    model = make_model(grid8, visible="patches", view_fraction=view_fraction)
+    clips = [make_clip(grid8, seed) for seed in range(2)]
+    masks = [draw_mask(grid8.units.mm, 3, 2, model.jepa, np.random.default_rng(seed)) for seed in range(2)]
+    values, exists = (part.numpy() for part in token_signals(clips, 4, "patches"))
+    visible = np.concatenate([mask.context.ravel() for mask in masks])
+    with torch.no_grad():
+        found = model.predict(clips, masks)
+        decoded = model.decoder(model.context(clips, [mask.context for mask in masks]).values).numpy()
+        series = model.decode(clips[0])
+    error = [np.square(a - b)[there].mean() for a, b, there in zip(decoded, values[visible], exists[visible], strict=True)]
+    assert float(found.own) == pytest.approx(np.mean(error), rel=1e-4)
+    assert found.predicted.shape[1] == found.wanted.shape[1] == 16
+    assert series.shape == (12, grid8.n_patches)
 
 
 def test_a_view_leaves_the_rest_of_the_clip_alone(grid8: Grid) -> None:
@@ -123,7 +141,7 @@ def test_learns_signals_of_hidden_places_that_others_share(grid8: Grid) -> None:
         optimizer.step()
     with torch.no_grad():
         found = model.predict(*batch(range(1000, 1004)))
-    assert 1 - float(found.errors().sum() / found.errors(torch.zeros(SIGNALS)).sum()) > 0.3
+    assert 1 - float(found.errors().sum() / found.errors(torch.zeros(16)).sum()) > 0.3
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -142,7 +160,7 @@ def test_predictions_do_not_depend_on_hidden_voxels(grid8: Grid) -> None:
         for voxels in (clip.voxels, other):
             predictions.append(model.predictor(model.context([Clip(voxels, clip.seconds, grid8)], [mask.context]), where, kind))
     assert torch.equal(*predictions)
-    assert predictions[0].shape == (int(kind.sum()), SIGNALS)
+    assert predictions[0].shape == (int(kind.sum()), 16)
 
 
 def test_each_clip_counts_alike_however_long(grid8: Grid) -> None:

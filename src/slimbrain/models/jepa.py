@@ -22,7 +22,7 @@ from slimbrain.models.display import DisplayedModel
 from slimbrain.models.hiera import Hiera, HieraBlock, Tokens
 from slimbrain.models.position import PositionBaseline, take_out_position
 from slimbrain.models.predictor import FactorisedPredictor, JointPredictor
-from slimbrain.models.signals import SIGNALS, cell_series, cell_signals
+from slimbrain.models.signals import signal_series, signals_per_token, token_signals
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def _spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return shortfall, (covariance.square().sum() - variance.square().sum()) / len(variance)
 
 
+def _shares(exists: Tensor) -> Tensor:
+    """(L, K) weight of each value in its token's error."""
+    return exists / exists.sum(-1, keepdim=True)
+
+
 _GRAPHS = 64
 """More than `compile_blocks` needs: 5 widths, pooled or not, with gradients or without, one clip or several."""
 
@@ -137,13 +142,13 @@ class HieraJEPA(DisplayedModel, nn.Module):
         self.context = Hiera(config, voxels_per_patch)
         self.target = deepcopy(self.context).requires_grad_(False)
         width, signals = self.context.width, jepa.targets == "signals"
-        out = SIGNALS if signals else width
+        out = signals_per_token("cells") if signals else width
         self.predictor: nn.Module = (
             FactorisedPredictor(jepa, width, out)
             if jepa.predictor == "factorised"
             else JointPredictor(jepa, width, out, not config.recompute)
         )
-        self.decoder = nn.Linear(width, SIGNALS) if signals and jepa.visible_weight else None
+        self.decoder = nn.Linear(width, signals_per_token(jepa.visible)) if signals and jepa.visible_weight else None
         self.connectome = None if connectome is None else ConnectomeReadout(connectome, 0)
         self.baseline = PositionBaseline(width) if jepa.remove_position and not signals else None
 
@@ -195,23 +200,28 @@ class HieraJEPA(DisplayedModel, nn.Module):
         device = context.values.device
         viewed = torch.from_numpy(np.concatenate([self._per_token(clip, mask.viewed) for clip, mask in zip(clips, masks, strict=True)]))
         everything = self.context.layout(clips)
-        values, exists = (part.to(device) for part in cell_signals(clips, self.context.token_frames))
+        values, exists = (part.to(device) for part in token_signals(clips, self.context.token_frames))
         if not bool(viewed.all()):
             chosen = torch.nonzero(viewed)[:, 0].to(device)
             lengths = tuple(int(part.sum()) for part in viewed.split(everything.lengths))
             everything, values, exists = everything.take(chosen, lengths), values[chosen], exists[chosen]
-        weight = exists / exists.sum(-1, keepdim=True)
-        asked, visible = (torch.nonzero(which)[:, 0].to(device) for which in (kind > 0, kind == 0))
-        predicted = self.predictor(context, everything, kind > 0).float()
-        own = None
-        if self.decoder is not None:
-            decoded = self.decoder(context.values).float()
-            own = ((decoded - values[visible]).square() * weight[visible]).sum(-1).mean()
-        return Prediction(context, everything, predicted, values[asked], weight[asked], kind, own, True)
+        asked = torch.nonzero(kind > 0)[:, 0].to(device)
+        predicted, weight = self.predictor(context, everything, kind > 0).float(), _shares(exists[asked])
+        return Prediction(context, everything, predicted, values[asked], weight, kind, self._own_error(clips, masks, context), True)
+
+    def _own_error(self, clips: Sequence[Clip], masks: Sequence[JepaMask], context: Tokens) -> Tensor | None:
+        """Mean squared error of visible tokens' own signals, decoded from them."""
+        if self.decoder is None:
+            return None
+        values, exists = (part.to(context.values.device) for part in token_signals(clips, self.context.token_frames, self.jepa.visible))
+        shown = torch.from_numpy(np.concatenate([self._per_token(clip, mask.context) for clip, mask in zip(clips, masks, strict=True)]))
+        visible = torch.nonzero(shown)[:, 0].to(values.device)
+        error = (self.decoder(context.values).float() - values[visible]).square()
+        return (error * _shares(exists[visible])).sum(-1).mean()
 
     @torch.no_grad()
     def decode(self, clip: Clip) -> Tensor:
-        """Series (2 S, C) of the cells of a clip's grid, decoded from the tokens of its S steps, nothing hidden.
+        """Series (2 S, N) of the cells or patches (`JepaConfig.visible`) of a clip's grid, decoded from tokens of S steps, nothing hidden.
 
         Raises
         ------
@@ -220,7 +230,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
         """
         if self.decoder is None:
             raise InputError("the model does not decode its tokens; pretrain with jepa.targets=signals and a jepa.visible_weight above 0.")
-        return cell_series(self.decoder(self.encoder([clip]).values).float(), clip.grid)
+        return signal_series(self.decoder(self.encoder([clip]).values).float(), clip.grid, self.jepa.visible)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:
