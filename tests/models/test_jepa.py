@@ -16,7 +16,7 @@ from slimbrain.grid import Grid
 from slimbrain.models.health import standard_deviations, token_health
 from slimbrain.models.hiera import Tokens
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.signals import token_signals
+from slimbrain.models.signals import signal_series, token_signals
 
 ENCODER = HieraConfig(embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), mlp_ratio=2, recompute=False)
 PUBLISHED_ENCODER = ENCODER.model_copy(update={"pooling": "max", "signal_std": None})
@@ -107,11 +107,14 @@ def test_visible_units_own_signals_may_be_of_patches(grid8: Grid, view_fraction:
     with torch.no_grad():
         found = model.predict(clips, masks)
         decoded = model.decoder(model.context(clips, [mask.context for mask in masks]).values).numpy()
-        series = model.decode(clips[0])
+        series, own = model.decode(clips[0]), model.decoder(model.encoder([clips[0]]).values)
     error = [np.square(a - b)[there].mean() for a, b, there in zip(decoded, values[visible], exists[visible], strict=True)]
     assert float(found.own) == pytest.approx(np.mean(error), rel=1e-4)
     assert found.predicted.shape[1] == found.wanted.shape[1] == 16
-    assert series.shape == (12, grid8.n_patches)
+    patches, voxels = signal_series(own, grid8, "patches").numpy(), grid8.voxel_mask.sum(1)
+    for cell in range(grid8.n_cells):
+        inside = grid8.patch_cell == cell
+        np.testing.assert_allclose(series[:, cell], np.average(patches[:, inside], axis=1, weights=voxels[inside]), rtol=1e-3, atol=1e-5)
 
 
 def test_a_view_leaves_the_rest_of_the_clip_alone(grid8: Grid) -> None:

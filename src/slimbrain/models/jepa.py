@@ -22,7 +22,7 @@ from slimbrain.models.display import DisplayedModel
 from slimbrain.models.hiera import Hiera, HieraBlock, Tokens
 from slimbrain.models.position import PositionBaseline, take_out_position
 from slimbrain.models.predictor import FactorisedPredictor, JointPredictor
-from slimbrain.models.signals import signal_series, signals_per_token, token_signals
+from slimbrain.models.signals import cell_means, signal_series, signals_per_token, token_signals
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
 
     @torch.no_grad()
     def decode(self, clip: Clip) -> Tensor:
-        """Series (2 S, N) of the cells or patches (`JepaConfig.visible`) of a clip's grid, decoded from tokens of S steps, nothing hidden.
+        """Series (2 S, C) of the cells of a clip's grid, decoded from the tokens of its S steps, nothing hidden.
 
         Raises
         ------
@@ -230,7 +230,8 @@ class HieraJEPA(DisplayedModel, nn.Module):
         """
         if self.decoder is None:
             raise InputError("the model does not decode its tokens; pretrain with jepa.targets=signals and a jepa.visible_weight above 0.")
-        return signal_series(self.decoder(self.encoder([clip]).values).float(), clip.grid, self.jepa.visible)
+        decoded = signal_series(self.decoder(self.encoder([clip]).values).float(), clip.grid, self.jepa.visible)
+        return decoded if self.jepa.visible == "cells" else cell_means(decoded, clip.grid)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:

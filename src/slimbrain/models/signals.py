@@ -63,6 +63,14 @@ def signal_series(values: Tensor, grid: Grid, detail: SignalDetail = "cells") ->
     return table.reshape(-1, grid.n_units * _PARTS[detail])[:, signal_slots(grid, detail).to(values.device)]
 
 
+def cell_means(patches: Tensor, grid: Grid) -> Tensor:
+    """Series of cells (T, C), each the mean over its voxels, from means over those of each patch (T, P)."""
+    voxels = torch.tensor(grid.voxel_mask.sum(1), device=patches.device)
+    cells = torch.tensor(grid.patch_cell, device=patches.device)
+    sums = patches.new_zeros(len(patches), grid.n_cells).index_add_(1, cells, patches * voxels)
+    return sums / torch.tensor(grid.cell_voxels, device=patches.device)
+
+
 def _signals(clip: Clip, token_frames: int, detail: SignalDetail) -> tuple[Tensor, Tensor]:
     grid, device, slots = clip.grid, clip.voxels.device, signal_slots(clip.grid, detail).to(clip.voxels.device)
     means = clip.voxels.sum(-1, dtype=torch.float32).unflatten(0, (-1, token_frames // _HALVES)).mean(1)
