@@ -13,7 +13,7 @@ class SlimbrainError(Exception):
     ...     Store("nowhere")
     ... except SlimbrainError as error:
     ...     print(error)
-    nowhere: is not a store, it is no folder; point at the output of `slimbrain prep`.
+    nowhere: is not a store: there is no such folder; point at the output of `slimbrain prep`.
     """
 
 

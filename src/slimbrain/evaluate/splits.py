@@ -44,7 +44,7 @@ class SplitPolicy:
         if self.kind == "leave-out":
             return f"each {self.column} left out in turn"
         how = {"k-fold": f"{self.n_splits}-fold by subject", "labelled": f"{self.labelled} labelled subjects, tested on all others"}
-        draws = "draws" if self.kind == "labelled" else "seeds"
+        draws = f"{'draw' if self.kind == 'labelled' else 'seed'}{'s' if len(self.seeds) != 1 else ''}"
         return f"{how.get(self.kind, f'{self.kind} by subject')}, {len(self.seeds)} {draws}"
 
 

@@ -92,8 +92,8 @@ class Store(Displayed):
     def __init__(self, root: str | Path, part: str = "") -> None:
         self.root, self.part = Path(root), part
         if not (self.root / DESCRIPTION_FILE).is_file():
-            what = f"has no {DESCRIPTION_FILE}" if self.root.is_dir() else "is no folder"
-            raise StoreError(f"{self.root}: is not a store, it {what}; point at the output of `slimbrain prep`.")
+            what = f"it has no {DESCRIPTION_FILE}" if self.root.is_dir() else "there is no such folder"
+            raise StoreError(f"{self.root}: is not a store: {what}; point at the output of `slimbrain prep`.")
         description = read_object(self.root / DESCRIPTION_FILE)
         if CONTRACT not in description:
             raise StoreError(f"{self.root}: its {DESCRIPTION_FILE} was not written by slimbrain; point at the output of `slimbrain prep`.")
