@@ -244,7 +244,7 @@ def test_what_the_summary_says_the_evaluation_does_not_repeat(tmp_path: Path) ->
     second.write_text(json.dumps({**value, "task": "column:score"}))
     text = write_report(tmp_path / "page.html", ReportInputs(evaluations=(first, second))).read_text()
     said = re.findall(r"<p class=\"verdict\">(.*?)</p>", text, flags=re.DOTALL)
-    assert [line.split(" (AUC")[0] for line in said] == ["On column:group, ours-1", "ours-1"]
+    assert [line.split(" (AUC")[0] for line in said] == ["On group, ours-1", "ours-1"]
     assert said[0].endswith("; 1 further task below.") and text.index("column:score (") < text.index(said[1], text.index(said[0]) + 1)
     words = Page(text).words
     assert words.count("ours-2 (AUC") == 1 and words.count("ours-1 (AUC") == 2, "once in the summary, once for the second task"
@@ -301,7 +301,7 @@ def test_versions_hashes_seeds_and_commands_are_there(inputs: ReportInputs, text
 def test_summary_has_at_most_five_sentences(text: str) -> None:
     summary = text[text.index('<section id="summary"') : text.index('<section id="evaluation"')]
     verdict, *paragraphs = re.findall(r"<p(?: class=\"verdict\")?>(.*?)</p>", summary, flags=re.DOTALL)
-    assert len(paragraphs) == 4 and verdict.startswith("On column:group, ours-1 (AUC 0.813")
+    assert len(paragraphs) == 4 and verdict.startswith("On group, ours-1 (AUC 0.813")
     assert (
         paragraphs[0]
         == "3 sessions of 3 participants went in, 2 minutes of recording; 1 run was excluded by a quality threshold and 1 run was refused."

@@ -77,4 +77,4 @@ def _compares(material: Material) -> str:
     more = len(material.evaluations) - 1
     verdict = remarks(first)[0]
     rest = f"{verdict.removesuffix('.')}; {count(more, 'further task')} below." if more else verdict
-    return f"On {first.task}, {rest}"
+    return f"On {first.task.removeprefix('column:')}, {rest}"
