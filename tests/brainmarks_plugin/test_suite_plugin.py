@@ -173,7 +173,7 @@ def test_a_wrong_checkpoint_is_refused_in_one_sentence(
 ) -> None:
     monkeypatch.delenv("SLIMBRAIN_CHECKPOINT", raising=False)
     monkeypatch.delenv("SLIMBRAIN_TEMPORAL", raising=False)
-    with pytest.raises(InputError, match="is a model of the other stage"):
+    with pytest.raises(InputError, match="is a HieraJEPA, a TemporalExtractor is needed"):
         plugin.slimbrain(str(models[0]), str(models[0]), mask_path=str(mask_source))
     wide, _ = save_models(tmp_path, small_grid, VOXEL.model_copy(update={"unit_frames": 8}), WindowConfig(frames=4, k=4))
     with pytest.raises(InputError, match=r"k=1: 1 windows of 4 frames.* give a multiple of 2"):

@@ -177,7 +177,7 @@ def require_model(model: nn.Module, kind: type[_Kind], source: str | Path) -> _K
     """The model, or an InputError if it is one of the other stage."""
     if not isinstance(model, kind):
         raise InputError(
-            f"{source}: is a model of the other stage ({type(model).__name__}); give RUN/model of a run that made a {kind.__name__}."
+            f"{source}: is a {type(model).__name__}, a {kind.__name__} is needed here; give the folder of the other stage's run."
         )
     return model
 
