@@ -20,16 +20,14 @@ import numpy as np
 import torch
 from painted import nearest_parcel as nearest
 from painted import noise, paint, resample
-from painted_cohort import DATA, TR_S, Cohort, Run, append_row, interval, out_of_fold, parser, score
-from product_contest import read_person, spread
+from painted_cohort import DATA, Cohort, Run, append_row, interval, out_of_fold, parser, score
+from product_contest import existing_cells, read_person, spread
 from readouts import place_decoders, probe, series, tangents
 
 from slimbrain.config import load_preset
-from slimbrain.data.clip import Clip
 from slimbrain.grid import Grid
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.signals import token_signals
 
 SOURCE = DATA / "roi" / "rpn122"
 TR_SOURCE_S = 2.0
@@ -71,7 +69,7 @@ def contest(cohort: Cohort, variant: str, seed: int, model: HieraJEPA | None) ->
     read = Painted(cohort.grid, np.load(cohort.out / "painted" / "grid.npz")["gain"])
     before = [read_person(cohort, run, model, CLIPS) for run in spread(cohort.halves()[0], REFERENCE)]
     after = [read_person(read, run, model, CLIPS) for run in read.runs]  # type: ignore[arg-type]
-    exists = token_signals([blank(cohort)], 4)[1].view(-1, 16).numpy()[: len(cohort.grid.units), ::2]
+    exists = existing_cells(cohort)
     row: dict[str, object] = {"cohort": "rpn122", "variant": variant, "seed": seed, "people": len(read.runs), "clips": CLIPS}
     if model is None:
         pre, val = ([series(signals, exists) for _, signals in group] for group in (before, after))
@@ -100,10 +98,6 @@ def paired(cohort: Cohort) -> None:
                     value = interval("sex", found[one]["sex"], found[one][reading], found[other][reading])
                     row = {"of": one, "less": other, "reading": reading, "auc": [round(each, 3) for each in value]}
                     append_row(cohort.out / "another_cohort_paired.jsonl", row)
-
-
-def blank(cohort: Cohort) -> Clip:
-    return Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
 
 
 def main() -> None:

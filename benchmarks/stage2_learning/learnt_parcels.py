@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
+from scipy.sparse import csr_matrix
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.feature_extraction.image import grid_to_graph
 
 from slimbrain.grid import Grid, Level
+from slimbrain.models.temporal import standardise
 
 Floats = NDArray[Any]
 
@@ -36,9 +40,7 @@ def learn_parcels(grid: Grid, series: Iterable[Floats], count: int) -> NDArray[n
     Ward clusters of many people's voxels agree with each other better than those of other methods do (Thirion et al. 2014,
     doi:10.3389/fnins.2014.00167).
     """
-    from sklearn.cluster import AgglomerativeClustering
-
-    together = np.concatenate([_standardised(one) for one in series]).T
+    together = torch.cat([standardise(torch.from_numpy(one)) for one in series]).T.float().numpy()
     ward = AgglomerativeClustering(min(count, len(together)), connectivity=_neighbours(grid.patches), linkage="ward")
     return np.asarray(ward.fit(together).labels_, np.int64)
 
@@ -54,18 +56,10 @@ def parcel_centres(grid: Grid, parcel: NDArray[np.int64]) -> Floats:
     return parcel_means(grid.patches.mm.T, parcel).T
 
 
-def _standardised(series: Floats) -> Floats:
-    centred = series - series.mean(0)
-    return np.asarray(centred / np.maximum(centred.std(0), 1e-3), np.float32)
-
-
-def _neighbours(level: Level) -> coo_matrix:
+def _neighbours(level: Level) -> csr_matrix:
     """(N, N) which elements share a face."""
-    place = np.full(tuple(level.index.max(0) + 2), -1)
-    place[tuple(level.index.T)] = np.arange(len(level))
-    pairs = []
-    for step in np.eye(3, dtype=int):
-        other = place[tuple((level.index + step).T)]
-        pairs.append(np.stack((np.flatnonzero(other >= 0), other[other >= 0])))
-    one, two = np.concatenate(pairs, axis=1)
-    return coo_matrix((np.ones(2 * len(one)), (np.r_[one, two], np.r_[two, one])), shape=(len(level),) * 2)
+    present = np.zeros(level.index.max(0) + 1, bool)
+    present[tuple(level.index.T)] = True
+    # The library counts elements along the axes, a grid unit by unit.
+    order = np.cumsum(present.ravel())[np.ravel_multi_index(tuple(level.index.T), present.shape)] - 1
+    return grid_to_graph(*present.shape, mask=present).tocsr()[order][:, order]

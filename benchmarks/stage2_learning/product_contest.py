@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from learnt_parcels import learn_parcels, parcel_centres, parcel_means
 from painted_cohort import HALVES, TR_S, Cohort, Run, append_row, interval_of, labels, out_of_fold, parser, score, segment_means, skill
-from readouts import probe, spread_windows, tangents
+from readouts import place_decoders, place_weights, probe, spread_windows, tangents
 
 from slimbrain.config import SignalDetail, load_preset
 from slimbrain.data.clip import Clip
@@ -77,6 +77,11 @@ def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int, d
 
 def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
     """One row of `contest.jsonl`, and the predictions that it scores."""
+    if not people:
+        pairs = [read_person(cohort, run, model, row["clips"]) for run in reference]  # type: ignore[arg-type]
+        found = place_decoders([tokens for tokens, _ in pairs], [signals for _, signals in pairs], existing_cells(cohort))[1]
+        append_row(cohort.out / "contest.jsonl", {**row, "reference": len(reference), "people": 0, "decoded_r2": found})
+        return
     before, after = ([read_person(cohort, run, model, row["clips"], "patches") for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
     pre, val = ([patch_series(cohort, signals) for _, signals in group] for group in (before, after))
     parcel = learn_parcels(cohort.grid, pre, PARCELS)
@@ -87,7 +92,7 @@ def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, ref
     }
     row = {**row, "reference": len(reference), "people": len(people)}
     if model is not None:
-        decode = place_decoders([tokens for tokens, _ in before], [signals for _, signals in before])
+        decode = patch_decoder([tokens for tokens, _ in before], [signals for _, signals in before])
         wanted, (pre, val) = val, ([patch_series(cohort, decode(tokens)) for tokens, _ in group] for group in (before, after))
         for kind, mean in kinds.items():
             row[f"{kind}_r2"] = round(skill(*(np.concatenate([mean(x) for x in side]) for side in (val, wanted))), 3)
@@ -149,14 +154,17 @@ def read_out(cohort: Cohort, row: dict[str, object], model: HieraJEPA, people: l
     write(cohort, row, keep)
 
 
-def place_decoders(tokens: list[np.ndarray], signals: list[np.ndarray]) -> Decode:
-    """Ridge from a place's tokens (S, U, D) to its own signals (S, U, K), one for each place."""
+def patch_decoder(tokens: list[np.ndarray], signals: list[np.ndarray]) -> Decode:
+    """From tokens (S, U, D) to the signals of their own patches (S, U, 128), learnt from people's."""
     mean = np.concatenate(tokens).mean(0)
-    x, y = np.concatenate(tokens) - mean, np.concatenate(signals)
-    gram, cross = np.einsum("sud,sue->ude", x, x, optimize=True), np.einsum("sud,suk->udk", x, y, optimize=True)
-    penalty = 1e-3 * np.trace(gram, axis1=1, axis2=2)[:, None, None] / gram.shape[1] * np.eye(gram.shape[1])
-    weights = np.linalg.solve(gram + penalty, cross).astype(np.float32)
+    weights = place_weights(np.concatenate(tokens) - mean, np.concatenate(signals)).astype(np.float32)
     return lambda t: np.einsum("sud,udk->suk", t - mean, weights, optimize=True)
+
+
+def existing_cells(cohort: Cohort) -> np.ndarray:
+    """(U, 8) where a unit has cells."""
+    blank = Clip(torch.zeros(4, cohort.grid.n_patches, 1), torch.arange(4) * TR_S, cohort.grid)
+    return token_signals([blank], 4)[1].numpy()[:, ::2]
 
 
 def paired(cohort: Cohort, people: dict[str, list[Run]], clips: int) -> None:

@@ -102,18 +102,23 @@ def series(x: np.ndarray, exists: np.ndarray) -> np.ndarray:
     return x.reshape(s, u, 8, 2).transpose(0, 3, 1, 2).reshape(2 * s, u, 8)[:, exists]
 
 
+def place_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(U, D, K) ridge from a place's centred tokens (S, U, D) to its own signals (S, U, K), one for each place."""
+    weights = []
+    for u in range(x.shape[1]):
+        gram = x[:, u].T @ x[:, u]
+        weights.append(np.linalg.solve(gram + 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram)), x[:, u].T @ y[:, u]))
+    return np.stack(weights)
+
+
 def place_decoders(tokens: list[np.ndarray], signals: list[np.ndarray], exists: np.ndarray) -> tuple[Decode, float]:
     """Ridge from a place's tokens to its own cells, one for each place; and R2 on the last third of the people."""
     mean = np.concatenate(tokens).mean(0)
     x, y = np.concatenate(tokens) - mean, np.concatenate(signals)
-    cut, weights, error, total = len(x) * 2 // 3, [], 0.0, 0.0
-    for u in range(x.shape[1]):
-        gram = x[:cut, u].T @ x[:cut, u]
-        w = np.linalg.solve(gram + 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram)), x[:cut, u].T @ y[:cut, u])
-        error += float(np.square(y[cut:, u] - x[cut:, u] @ w).sum())
-        total += float(np.square(y[cut:, u]).sum())
-        weights.append(w)
-    weights = np.stack(weights)
+    cut = len(x) * 2 // 3
+    weights = place_weights(x[:cut], y[:cut])
+    error = sum(float(np.square(y[cut:, u] - x[cut:, u] @ w).sum()) for u, w in enumerate(weights))
+    total = float(np.square(y[cut:]).sum())
     return (lambda t: series(np.einsum("sud,udk->suk", t - mean, weights, optimize=True).astype(np.float32), exists)), round(
         1 - error / total, 3
     )

@@ -305,9 +305,14 @@ class Grid:
         return self.patch_unit[self.cells.offsets[:-1]]
 
     @cached_property
+    def patch_voxels(self) -> _IntArray:
+        """(P,) brain voxels in each patch; at least one."""
+        return self.voxel_mask.sum(axis=1)
+
+    @cached_property
     def cell_voxels(self) -> _IntArray:
         """(C,) brain voxels in each cell; at least one."""
-        return np.add.reduceat(self.voxel_mask.sum(axis=1), self.cells.offsets[:-1])
+        return np.add.reduceat(self.patch_voxels, self.cells.offsets[:-1])
 
     def pack(self, dense: npt.ArrayLike) -> _FloatArray:
         """Take the brain patches out of dense volumes.

@@ -107,7 +107,7 @@ def test_each_place_has_a_ridge_of_its_own(lab: dict[str, ModuleType]) -> None:
     random = np.random.default_rng(6)
     tokens = [random.standard_normal((20, 2, 5)) + 3 for _ in range(4)]
     signals = [token @ random.standard_normal((5, 3)) for token in tokens]
-    decoded, mean = lab["product_contest"].place_decoders(tokens, signals)(tokens[0]), np.concatenate(tokens).mean(0)
+    decoded, mean = lab["product_contest"].patch_decoder(tokens, signals)(tokens[0]), np.concatenate(tokens).mean(0)
     x, y = np.concatenate(tokens) - mean, np.concatenate(signals)
     for place in range(2):
         penalty = 1e-3 * np.square(x[:, place]).sum() / 5

@@ -103,9 +103,10 @@ def _spread_penalties(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return shortfall, (covariance.square().sum() - variance.square().sum()) / len(variance)
 
 
-def _shares(exists: Tensor) -> Tensor:
-    """(L, K) weight of each value in its token's error."""
-    return exists / exists.sum(-1, keepdim=True)
+def _at(tokens: Tensor, values: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    """Signals (H, K) of some tokens, and the weight of each in its token's error."""
+    there = exists.to(tokens.device)[tokens]
+    return values.to(tokens.device)[tokens], there / there.sum(-1, keepdim=True)
 
 
 _GRAPHS = 64
@@ -200,24 +201,17 @@ class HieraJEPA(DisplayedModel, nn.Module):
         device = context.values.device
         viewed = torch.from_numpy(np.concatenate([self._per_token(clip, mask.viewed) for clip, mask in zip(clips, masks, strict=True)]))
         everything = self.context.layout(clips)
-        values, exists = (part.to(device) for part in token_signals(clips, self.context.token_frames))
+        chosen = torch.nonzero(viewed)[:, 0].to(device)
         if not bool(viewed.all()):
-            chosen = torch.nonzero(viewed)[:, 0].to(device)
-            lengths = tuple(int(part.sum()) for part in viewed.split(everything.lengths))
-            everything, values, exists = everything.take(chosen, lengths), values[chosen], exists[chosen]
-        asked = torch.nonzero(kind > 0)[:, 0].to(device)
-        predicted, weight = self.predictor(context, everything, kind > 0).float(), _shares(exists[asked])
-        return Prediction(context, everything, predicted, values[asked], weight, kind, self._own_error(clips, masks, context), True)
-
-    def _own_error(self, clips: Sequence[Clip], masks: Sequence[JepaMask], context: Tokens) -> Tensor | None:
-        """Mean squared error of visible tokens' own signals, decoded from them."""
-        if self.decoder is None:
-            return None
-        values, exists = (part.to(context.values.device) for part in token_signals(clips, self.context.token_frames, self.jepa.visible))
-        shown = torch.from_numpy(np.concatenate([self._per_token(clip, mask.context) for clip, mask in zip(clips, masks, strict=True)]))
-        visible = torch.nonzero(shown)[:, 0].to(values.device)
-        error = (self.decoder(context.values).float() - values[visible]).square()
-        return (error * _shares(exists[visible])).sum(-1).mean()
+            everything = everything.take(chosen, tuple(int(part.sum()) for part in viewed.split(everything.lengths)))
+        asked, visible = (chosen[torch.nonzero(which)[:, 0].to(device)] for which in (kind > 0, kind == 0))
+        wanted = {detail: token_signals(clips, self.context.token_frames, detail) for detail in {"cells", self.jepa.visible}}
+        values, weight = _at(asked, *wanted["cells"])
+        predicted, own = self.predictor(context, everything, kind > 0).float(), None
+        if self.decoder is not None:
+            own_values, share = _at(visible, *wanted[self.jepa.visible])
+            own = ((self.decoder(context.values).float() - own_values).square() * share).sum(-1).mean()
+        return Prediction(context, everything, predicted, values, weight, kind, own, True)
 
     @torch.no_grad()
     def decode(self, clip: Clip) -> Tensor:

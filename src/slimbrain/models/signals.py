@@ -65,20 +65,19 @@ def signal_series(values: Tensor, grid: Grid, detail: SignalDetail = "cells") ->
 
 def cell_means(patches: Tensor, grid: Grid) -> Tensor:
     """Series of cells (T, C), each the mean over its voxels, from means over those of each patch (T, P)."""
-    voxels = torch.tensor(grid.voxel_mask.sum(1), device=patches.device)
-    cells = torch.tensor(grid.patch_cell, device=patches.device)
-    sums = patches.new_zeros(len(patches), grid.n_cells).index_add_(1, cells, patches * voxels)
+    return _means_of_sums(patches * torch.tensor(grid.patch_voxels, device=patches.device), grid)
+
+
+def _means_of_sums(patches: Tensor, grid: Grid) -> Tensor:
+    """(T, C) from sums over the voxels of each patch (T, P)."""
+    sums = patches.new_zeros(len(patches), grid.n_cells).index_add_(1, torch.tensor(grid.patch_cell, device=patches.device), patches)
     return sums / torch.tensor(grid.cell_voxels, device=patches.device)
 
 
 def _signals(clip: Clip, token_frames: int, detail: SignalDetail) -> tuple[Tensor, Tensor]:
     grid, device, slots = clip.grid, clip.voxels.device, signal_slots(clip.grid, detail).to(clip.voxels.device)
-    means = clip.voxels.sum(-1, dtype=torch.float32).unflatten(0, (-1, token_frames // _HALVES)).mean(1)
-    if detail == "cells":
-        means = means.new_zeros(len(means), grid.n_cells).index_add_(1, torch.tensor(grid.patch_cell, device=device), means)
-        means /= torch.tensor(grid.cell_voxels, device=device)
-    else:
-        means /= torch.tensor(grid.voxel_mask.sum(1), device=device)
+    sums = clip.voxels.sum(-1, dtype=torch.float32).unflatten(0, (-1, token_frames // _HALVES)).mean(1)
+    means = _means_of_sums(sums, grid) if detail == "cells" else sums / torch.tensor(grid.patch_voxels, device=device)
     slot_count = grid.n_units * _PARTS[detail]
     table = means.new_zeros(len(means), slot_count).index_copy_(1, slots, means)
     exists = torch.zeros(slot_count, dtype=torch.bool, device=device).index_fill_(0, slots, True)

@@ -321,7 +321,7 @@ def _standardise(
     shape, size, lost = grid.voxel_mask.shape, grid.voxels_per_patch, frames.lost_elsewhere if bridged.any() else frames.lost
     mean, std, covered = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
     level, change = np.zeros(times.n_source), np.zeros(times.n_source - 1)
-    first = np.concatenate(([0], np.cumsum(grid.voxel_mask.sum(axis=1))))
+    first = np.concatenate(([0], np.cumsum(grid.patch_voxels)))
 
     def work(patches: slice) -> tuple[_FloatArray, _FloatArray]:
         columns, inside = slice(first[patches.start], first[patches.stop]), grid.voxel_mask[patches]

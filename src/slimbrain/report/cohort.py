@@ -18,7 +18,7 @@ from slimbrain.progress import track
 from slimbrain.report.blocks import Block, Column, Figure, Fold, Heading, Prose, Section, Table, TableBuilder, count, number
 from slimbrain.report.figures import Marks, carpet
 from slimbrain.report.inputs import Material
-from slimbrain.report.recorded import SessionFacts, as_recorded
+from slimbrain.report.recorded import SessionFacts
 from slimbrain.report.small_plots import Panel, small_plots
 from slimbrain.store import Store
 
@@ -77,12 +77,11 @@ def _measure(store: Store, facts: SessionFacts, person: Mapping[str, str]) -> _M
     live = series.std(axis=0) > 0
     steps = np.sqrt((np.diff(series[:, live], axis=0).astype(np.float64) ** 2).mean(axis=1)) if live.any() else np.zeros(1)
     lower, upper = np.percentile(steps, (25, 75))
-    tr, frames = as_recorded(store, facts)
     fd = next((value for name in _FD_COLUMNS if (value := _number(person.get(name, ""))) is not None), None)
     return _Measured(
         facts,
-        tr,
-        frames,
+        facts.source_tr,
+        facts.source_frames,
         float(steps.mean()),
         float((steps > upper + _BOXES * (upper - lower)).mean()),
         int((~live).sum()),

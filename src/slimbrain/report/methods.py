@@ -17,7 +17,7 @@ from slimbrain.models.shipped import TEMPORAL, shipped_folder
 from slimbrain.report.blocks import Block, Code, Fold, Prose, Section, count
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
-from slimbrain.report.recorded import RunRecord, as_recorded
+from slimbrain.report.recorded import RunRecord
 from slimbrain.report.references import (
     FD,
     FINGERPRINT,
@@ -73,7 +73,7 @@ def _data(material: Material) -> _Part:
     words[0] += f"an independent implementation of SLIM-Brain ({PAPER.cite})."
     cited: list[Reference] = []
     if store.contract.lattice == ROI:
-        recorded = sorted({as_recorded(store, session)[0] for session in material.sessions})
+        recorded = sorted({session.source_tr for session in material.sessions})
         span = f"{recorded[0]:g} s" if len(recorded) == 1 else f"{recorded[0]:g} to {recorded[-1]:g} s"
         words.append(f"Series of regions of interest had a repetition time of {span}.")
     else:

@@ -153,6 +153,8 @@ class SessionFacts:
         Strategy of nuisance regression, and how the series was brought to the store's TR; empty where not recorded.
     gap : str
         Where in the brain data are missing; empty if nowhere.
+    recorded : tuple of float and int, or None
+        TR and frames as they were recorded, where the sidecar tells; stored series are resampled.
     """
 
     info: SessionInfo
@@ -162,6 +164,17 @@ class SessionFacts:
     denoise: str = ""
     resampling: str = ""
     gap: str = ""
+    recorded: tuple[float, int] | None = None
+
+    @property
+    def source_tr(self) -> float:
+        """Seconds per frame as recorded, or as stored where that is not known."""
+        return self.recorded[0] if self.recorded else self.info.tr
+
+    @property
+    def source_frames(self) -> int:
+        """Frames as recorded, or as stored."""
+        return self.recorded[1] if self.recorded else self.info.n_frames
 
 
 def session_facts(store: Store, info: SessionInfo, label: str) -> SessionFacts:
@@ -176,6 +189,7 @@ def session_facts(store: Store, info: SessionInfo, label: str) -> SessionFacts:
         denoise=str(_mapping(sidecar.get("Denoise")).get("Strategy", "")),
         resampling=str(sidecar.get("TimeResampling", "")),
         gap=str(measured.get("gap", "")),
+        recorded=_as_recorded(sidecar),
     )
 
 
@@ -235,10 +249,8 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def as_recorded(store: Store, facts: SessionFacts) -> tuple[float, int]:
-    """TR and frames as they were recorded, where the sidecar tells; stored series are resampled."""
-    sidecar = store.sidecar(facts.info.key)
+def _as_recorded(sidecar: Mapping[str, Any]) -> tuple[float, int] | None:
     shape, tr = sidecar.get("SourceShape"), sidecar.get("SourceRepetitionTime")
     if isinstance(shape, list) and shape and isinstance(tr, (int, float)):
         return float(tr), int(shape[0])
-    return facts.info.tr, facts.info.n_frames
+    return None
