@@ -52,7 +52,8 @@ class StopSignals:
             self._written.setblocking(False)
             self._fd_before = signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
             self._before = {number: signal.signal(number, self._note) for number in _STOP_SIGNALS}
-            threading.Thread(target=self._watch, name="stop signals", daemon=True).start()
+            self._watcher = threading.Thread(target=self._watch, name="stop signals", daemon=True)
+            self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,6 +64,8 @@ class StopSignals:
             signal.set_wakeup_fd(self._fd_before)
             # The thread reads the end of it, and closes its own side.
             self._written.close()
+            # One that still runs when the interpreter ends makes it abort.
+            self._watcher.join()
 
     def _note(self, *_: object) -> None:
         self._came = True
