@@ -6,8 +6,7 @@
    windows spread evenly over the run, two clips of five; more with `--clips`); `untrained` reads the twin, which is what the run of
    `--seed` began with, and `cells` the cells;
 4. `product_contest.py readout --model MODEL --half HALF`: the vectors that `slimbrain embed` gives, `MODEL` being what `slimbrain
-   connectome STORE` made of `RUN/model`, of the same people's first five windows and of all ten, whose cells are decoded and read as one
-   series;
+   connectome STORE` made of `RUN/model`, of the same people's first five windows and of all ten, which are decoded and read as one series;
 5. `product_contest.py paired`: differences with 95 % intervals over people, of each half, and of both: with a model for either half
    everybody is read by one that has not seen them.
 
@@ -25,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from learnt_parcels import learn_parcels, parcel_centres, parcel_means
 from painted_cohort import HALVES, TR_S, Cohort, Run, append_row, interval_of, labels, out_of_fold, parser, score, segment_means, skill
 from readouts import place_decoders, place_weights, probe, spread_windows, tangents
 
@@ -33,18 +31,15 @@ from slimbrain.config import SignalDetail, load_preset
 from slimbrain.data.clip import Clip
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.parcels import channels_of, learn_parcels
 from slimbrain.models.signals import signal_series, token_signals
 from slimbrain.models.temporal import standardise
-from slimbrain.train.connectome import CELL_READOUT, Recordings, fit_readout
+from slimbrain.train.connectome import CELL_READOUT, PARCEL_READOUT, PARCELS, Recordings, fit_readout
 
 VARIANTS = ("trained", "untrained", "cells", "readout")
 PAIRS = (("trained", "untrained"), ("trained", "cells"), ("cells", "untrained"))
 ANCHORS = 224
 """Of the readout, chosen on people of the first half."""
-
-PARCELS = 200
-"""Learnt from the patches of the people trained on, as many as ABIDE's own."""
-PARCEL_READOUT = {"nugget": 0.4, "reference": 0.5, "shrinkage": 0.1}
 
 Decode = Callable[[np.ndarray], np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -84,11 +79,11 @@ def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, ref
         return
     before, after = ([read_person(cohort, run, model, row["clips"], "patches") for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
     pre, val = ([patch_series(cohort, signals) for _, signals in group] for group in (before, after))
-    parcel = learn_parcels(cohort.grid, pre, PARCELS)
+    parcels = learn_parcels(cohort.grid, map(torch.from_numpy, pre), PARCELS)
     kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "units": lambda x: segment_means(x, cohort.grid.units.offsets),
         "cells": lambda x: segment_means(x, cohort.grid.cells.offsets),
-        "parcels": lambda x: parcel_means(x, parcel),
+        "parcels": lambda x: parcels.means(torch.from_numpy(x), cohort.grid).numpy(),
     }
     row = {**row, "reference": len(reference), "people": len(people)}
     if model is not None:
@@ -102,7 +97,7 @@ def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, ref
         row |= probe(kind, *tangents(*([mean(x) for x in side] for side in (pre, val))), people, both)
         for name, (every, leading) in both.items():
             keep |= {name: every, name.replace("/", "_axes/"): leading}
-    places = {"cells": cohort.grid.cells.mm, "parcels": parcel_centres(cohort.grid, parcel)}
+    places = {"cells": cohort.grid.cells.mm, "parcels": parcels.centres(cohort.grid).numpy()}
     for kind, settings in (("cells", CELL_READOUT), ("parcels", PARCEL_READOUT)):
         scores = connectome_scores(places[kind], *([kinds[kind](x) for x in side] for side in (pre, val)), settings)
         row |= probe_vectors(f"{kind}_readout", scores, people, keep)
@@ -142,12 +137,12 @@ def connectome_scores(places: np.ndarray, before: list[np.ndarray], after: list[
 def read_out(cohort: Cohort, row: dict[str, object], model: HieraJEPA, people: list[Run]) -> None:
     """A row and predictions of the product's own readout, of one clip of 40 frames and of both."""
     assert model.connectome is not None
-    mm = torch.tensor(cohort.grid.cells.mm, dtype=torch.float32)
     vectors: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for run in people:
         series = [model.decode(clip) for clip in clips(cohort, run)]
         for made, read in zip(vectors, (series[0], torch.cat(series)), strict=True):
-            made.append(model.connectome([standardise(read)], [mm])[0].numpy())
+            channels, mm = channels_of(read, cohort.grid, model.parcels)
+            made.append(model.connectome([channels], [mm])[0].numpy())
     row, keep = {**row, "people": len(people)}, {}
     for frames, made in zip((40, 80), vectors, strict=True):
         row |= probe_vectors(f"{frames}_frames", np.stack(made), people, keep)

@@ -23,7 +23,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: __import__(name) for name in ("painted", "painted_cohort", "ceilings", "learnt_parcels", "product_contest")}
+    yield {name: __import__(name) for name in ("painted", "painted_cohort", "ceilings", "product_contest")}
     for name in MODULES:
         sys.modules.pop(name, None)
 
@@ -83,22 +83,6 @@ def test_halves_and_seeds_count_alike_however_many_people_they_have(lab: dict[st
     assert alone == pytest.approx((1 + areas["second"]) / 2)
     two_seeds = {half: [*right_first[half], *right_second[half]] for half in runs}
     assert compared(runs, "cells/sex", two_seeds, None)[0] == pytest.approx((2 + sum(areas.values())) / 4)
-
-
-def test_parcels_that_were_planted_are_learnt(lab: dict[str, ModuleType]) -> None:
-    """Eight octants of the brain with a series each, in noise: found as they are, with their means and centres."""
-    from slimbrain.grid import Grid
-
-    grid, random, parcels = Grid.mni152("8mm"), np.random.default_rng(5), lab["learnt_parcels"]
-    octant = (grid.patches.mm > np.median(grid.patches.mm, 0)) @ [4, 2, 1]
-    series = [random.standard_normal((40, 8))[:, octant] + 0.5 * random.standard_normal((40, grid.n_patches)) for _ in range(3)]
-    found = parcels.learn_parcels(grid, series, 8)
-    pairs = set(zip(found.tolist(), octant.tolist(), strict=True))
-    assert len(pairs) == 8
-    means, centres = parcels.parcel_means(series[0], found), parcels.parcel_centres(grid, found)
-    for parcel, planted in pairs:
-        np.testing.assert_allclose(means[:, parcel], series[0][:, octant == planted].mean(1), atol=1e-5)
-        np.testing.assert_allclose(centres[parcel], grid.patches.mm[octant == planted].mean(0), atol=1e-3)
 
 
 def test_each_place_has_a_ridge_of_its_own(lab: dict[str, ModuleType]) -> None:

@@ -1,4 +1,4 @@
-"""The connectome of a stage 2 model: of the cells that its tokens decode to, and of nothing else."""
+"""The connectome of a stage 2 model: of the cells that its tokens decode to, or of parcels of the patches, and of nothing else."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from slimbrain.grid import Grid
 from slimbrain.models.connectome import turn
 from slimbrain.models.hub import from_pretrained, save_pretrained
 from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.parcels import learn_parcels
+from slimbrain.models.signals import signal_series
 from slimbrain.store import Store
-from slimbrain.train.connectome import CELL_READOUT, Recordings, fit_readout
+from slimbrain.train.connectome import CELL_READOUT, PARCEL_READOUT, Recordings, fit_readout
 
 WINDOW = WindowConfig(frames=8, k=2)
 
@@ -82,6 +84,35 @@ def test_the_network_stays_and_people_are_remembered(store: Store, folder: Path)
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in before.state_dict().items())
     assert made.provenance is not None and made.provenance.trained_on([Person("sub-03"), Person("sub-77")]) == ["sub-03"]
     assert not made.provenance.any_channels
+
+
+def test_tokens_that_decode_patches_are_read_by_parcels(store: Store, tmp_path: Path) -> None:
+    """Learnt from the same windows' voxels, kept with the model, and averaged over the decoder's own patches."""
+    save_pretrained(network(store, visible="patches"), tmp_path / "network")
+    out = ["--out", str(tmp_path / "model"), "--anchors", "40"]
+    assert run_command(["connectome", str(store.root), "--model", str(tmp_path / "network"), *out]) == 0
+    model, grid = from_pretrained(tmp_path / "model"), store.grid
+    assert isinstance(model, HieraJEPA) and model.parcels is not None and model.decoder is not None
+    made = embed_store(store, model)
+    windows = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], WINDOW.k)]
+    clips = [read_clip(store, info, windows, WINDOW.frames) for info in store.sessions]
+    halves = [clip.voxels.float().sum(-1).view(-1, 2, grid.n_patches).mean(1) / torch.from_numpy(grid.patch_voxels) for clip in clips]
+    learnt = learn_parcels(grid, halves, 40)
+    groups = {frozenset(np.flatnonzero(parcels.of_patch == number)) for parcels in (model.parcels, learnt) for number in range(40)}
+    assert len(groups) == 40
+    member = np.eye(40)[model.parcels.of_patch] * grid.patch_voxels[:, None]
+    member /= member.sum(0)
+    series, mm = [], torch.tensor(member.T @ grid.patches.mm, dtype=torch.float32)
+    with torch.inference_mode():
+        for clip in clips:
+            values = model.decoder(model.encoder([clip]).values)
+            read = signal_series(values, grid, "patches") @ torch.tensor(member, dtype=torch.float32)
+            series.append((read - read.mean(0)) / read.std(0, correction=0))
+        people = tuple(info.subject for info in store.sessions)
+        readout = fit_readout([Recordings(mm, people, series.__getitem__)], np.zeros((6, 0)), settings=PARCEL_READOUT, numbers_per_axis=1)
+        expected = turn(readout(series, [mm] * 6)).numpy()
+    np.testing.assert_allclose(made.values, expected, atol=1e-3 * np.abs(expected).max())
+    assert "learnt parcels of the patches" in (tmp_path / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("pooling", "width"), [("axes", 4), ("tangent", 87 * 88 // 2), ("moments", 3 * 64)])

@@ -295,7 +295,8 @@ def connectome(
 ) -> None:
     """Fit the connectome readout of a model to a store, without labels; minutes, and no training.
 
-    Of stage 1 it reads the channels, of stage 2 the cells that tokens decode to.
+    Of stage 1 it reads the channels; of stage 2 the cells that tokens decode to, or parcels learnt from the store, where they decode to
+    patches (jepa.visible).
     Example: `slimbrain connectome store/ --model runs/voxel/model --out model`
     """
     from slimbrain.governance.duplicates import without_duplicates

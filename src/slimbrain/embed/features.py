@@ -32,7 +32,7 @@ from slimbrain.embed.series import (
 from slimbrain.errors import InputError
 from slimbrain.governance.fingerprint import signature
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.temporal import TemporalExtractor, standardise
+from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
 from slimbrain.saliency.choose import Windows, window_choice
 from slimbrain.store import Contract, SessionInfo, Store
@@ -43,8 +43,8 @@ Model = HieraJEPA | TemporalExtractor
 _Look = Callable[[SessionInfo, Tensor], None]
 
 
-OF_CELLS = (CONNECTOME, AXES, TANGENT)
-"""Poolings of stage 2 beside `POOLINGS`, where the model has a connectome: it reads the cells that tokens decode to."""
+DECODED_POOLINGS = (CONNECTOME, AXES, TANGENT)
+"""Poolings of stage 2 beside `POOLINGS`, where the model has a connectome: it reads the cells or parcels that tokens decode to."""
 
 _ROUNDING = 1e-6
 """Difference, relative to the largest number, up to which vectors are the same."""
@@ -175,8 +175,9 @@ def embed_store(
     k : int or None
         Windows to see; as many as in training if None. More of them make the vector less noisy.
     pooling : str or None
-        How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS` or `OF_CELLS`; the model's default if
-        None: of stage 1 `both` (`tokens` without a connectome, `native` without places), of stage 2 `connectome` (`moments` without one).
+        How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS` or `DECODED_POOLINGS`; the model's
+        default if None: of stage 1 `both` (`tokens` without a connectome, `native` without places), of stage 2 `connectome` (`moments`
+        without one).
 
     Raises
     ------
@@ -240,9 +241,9 @@ def clip_pooling(model: HieraJEPA, pooling: str | None) -> str:
     """
     if model.connectome is not None:
         pooling = pooling or CONNECTOME
-    elif pooling in OF_CELLS:
+    elif pooling in DECODED_POOLINGS:
         raise InputError(f"pooling {pooling}: the model has no connectome; choose another, or add one with `slimbrain connectome`.")
-    return pooling if pooling in OF_CELLS else require_pooling(pooling)
+    return pooling if pooling in DECODED_POOLINGS else require_pooling(pooling)
 
 
 def feature_names(model: Model, pooling: str | None = None, numbers: int | None = None) -> list[str]:
@@ -252,7 +253,7 @@ def feature_names(model: Model, pooling: str | None = None, numbers: int | None 
     if model.provenance is None or model.provenance.grid is None:
         raise InputError("the model does not say which brain it reads; read it with slimbrain.from_pretrained.")
     chosen = clip_pooling(model, pooling)
-    if chosen in OF_CELLS and model.connectome is not None:
+    if chosen in DECODED_POOLINGS and model.connectome is not None:
         return connectome_names(model.connectome.config, chosen)
     return pooled_names(chosen, model.encoder.width, model.provenance.grid.units.mm.tolist())
 
@@ -290,10 +291,10 @@ def _embed_clips(
 @torch.inference_mode()
 def _embed_clip(store: Sessions, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int, pooling: str) -> FloatArray:
     clip = read_clip(store, info, windows, frames)
-    if pooling in OF_CELLS:
+    if pooling in DECODED_POOLINGS:
         assert model.connectome is not None
-        cells = standardise(model.decode(clip))
-        made = connectome_vectors(model.connectome, [cells], [torch.tensor(clip.grid.cells.mm, dtype=torch.float32)], pooling)
+        series, places = model.connectome_series(clip)
+        made = connectome_vectors(model.connectome, [series], [places], pooling)
     else:
         made = pool_tokens(model.encoder([clip]), pooling)
     return made[0].float().cpu().numpy()

@@ -114,7 +114,7 @@ def _reads(config: Mapping[str, Any]) -> list[str]:
     if beside is None:
         return [what]
     lines = [what, "", "| pooling of `slimbrain embed` | numbers | what they are |", "|---|---|---|"]
-    rows = _pooled_series(config, beside) if any_channels else _pooled_cells(beside)
+    rows = _pooled_series(config, beside) if any_channels else _pooled_clips(beside)
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
@@ -136,10 +136,11 @@ def _pooled_series(config: Mapping[str, Any], connectome: Mapping[str, Any]) -> 
     ]
 
 
-def _pooled_cells(connectome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Poolings of stage 2 that read the cells which its tokens decode to."""
+def _pooled_clips(connectome: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Poolings of stage 2 that read what its tokens decode to."""
+    what = "learnt parcels of the patches" if connectome["patches"] else "the cells"
     return [
-        ("`connectome` (default)", str(connectome["axes"]), f"of the cells that tokens decode to: {_CONNECTOME.format('')}"),
+        ("`connectome` (default)", str(connectome["axes"]), f"of {what} that tokens decode to: {_CONNECTOME.format('')}"),
         *_pooled_connectome(connectome),
     ]
 

@@ -53,6 +53,7 @@ class ConnectomeConfig(Config):
         description="power of the population's correlation that a recording is compared with: 1 the population, 0 no correlation",
     )
     shrinkage: Share = Field(0.1, description="weight of this reference in a recording's second moments")
+    patches: int = Field(0, ge=0, le=1 << 18, description="of stage 2's brain, where it reads parcels of them; 0: it reads cells")
 
     @property
     def entries(self) -> int:

@@ -20,9 +20,10 @@ from slimbrain.errors import InputError
 from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout
 from slimbrain.models.display import DisplayedModel
 from slimbrain.models.hiera import Hiera, HieraBlock, Tokens
+from slimbrain.models.parcels import Parcels, channels_of
 from slimbrain.models.position import PositionBaseline, take_out_position
 from slimbrain.models.predictor import FactorisedPredictor, JointPredictor
-from slimbrain.models.signals import cell_means, signal_series, signals_per_token, token_signals
+from slimbrain.models.signals import signal_series, signals_per_token, token_signals
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
     voxels_per_patch : int
         V of the grid's lattice.
     connectome : ConnectomeConfig or None
-        Of the connectome readout beside the network, of the cells that its tokens decode to; none if None.
+        Of the connectome readout beside the network, of the cells that its tokens decode to, or of parcels of its patches; none if None.
 
     Examples
     --------
@@ -136,6 +137,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
     """
 
     connectome: ConnectomeReadout | None
+    parcels: Parcels | None
 
     def __init__(self, config: HieraConfig, jepa: JepaConfig, voxels_per_patch: int, connectome: ConnectomeConfig | None = None) -> None:
         super().__init__()
@@ -151,6 +153,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
         )
         self.decoder = nn.Linear(width, signals_per_token(jepa.visible)) if signals and jepa.visible_weight else None
         self.connectome = None if connectome is None else ConnectomeReadout(connectome, 0)
+        self.parcels = None if connectome is None or not connectome.patches else Parcels(connectome.patches)
         self.baseline = PositionBaseline(width) if jepa.remove_position and not signals else None
 
     @property
@@ -215,7 +218,7 @@ class HieraJEPA(DisplayedModel, nn.Module):
 
     @torch.no_grad()
     def decode(self, clip: Clip) -> Tensor:
-        """Series (2 S, C) of the cells of a clip's grid, decoded from the tokens of its S steps, nothing hidden.
+        """Series (2 S, N) of the cells of a clip's grid, or patches by `jepa.visible`, decoded from tokens of S steps, nothing hidden.
 
         Raises
         ------
@@ -224,8 +227,11 @@ class HieraJEPA(DisplayedModel, nn.Module):
         """
         if self.decoder is None:
             raise InputError("the model does not decode its tokens; pretrain with jepa.targets=signals and a jepa.visible_weight above 0.")
-        decoded = signal_series(self.decoder(self.encoder([clip]).values).float(), clip.grid, self.jepa.visible)
-        return decoded if self.jepa.visible == "cells" else cell_means(decoded, clip.grid)
+        return signal_series(self.decoder(self.encoder([clip]).values).float(), clip.grid, self.jepa.visible)
+
+    def connectome_series(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """What the connectome reads of a clip: standardised series (2 S, C) of cells or parcels, decoded, and their MNI places (C, 3)."""
+        return channels_of(self.decode(clip), clip.grid, self.parcels)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:

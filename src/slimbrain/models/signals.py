@@ -63,11 +63,6 @@ def signal_series(values: Tensor, grid: Grid, detail: SignalDetail = "cells") ->
     return table.reshape(-1, grid.n_units * _PARTS[detail])[:, signal_slots(grid, detail).to(values.device)]
 
 
-def cell_means(patches: Tensor, grid: Grid) -> Tensor:
-    """Series of cells (T, C), each the mean over its voxels, from means over those of each patch (T, P)."""
-    return _means_of_sums(patches * torch.tensor(grid.patch_voxels, device=patches.device), grid)
-
-
 def _means_of_sums(patches: Tensor, grid: Grid) -> Tensor:
     """(T, C) from sums over the voxels of each patch (T, P)."""
     sums = patches.new_zeros(len(patches), grid.n_cells).index_add_(1, torch.tensor(grid.patch_cell, device=patches.device), patches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimbrain.data.clip import read_clip
+from slimbrain.data.clip import Clip, read_clip
 from slimbrain.embed.features import Model
 from slimbrain.embed.series import TOKENS, embed_series
 from slimbrain.errors import InputError
@@ -20,6 +20,8 @@ from slimbrain.governance.ledger import LEDGER, LedgerEntry, entries_from, entri
 from slimbrain.governance.provenance import REMEMBERED, people_in, remember_also
 from slimbrain.models.connectome import ConnectomeConfig, ConnectomeReadout, has_places, pack_axes, unpack_axes
 from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.parcels import Parcels, channels_of, learn_parcels
+from slimbrain.models.signals import signal_series, token_signals
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.progress import track
 from slimbrain.saliency.choose import UNIFORM, window_choice
@@ -46,6 +48,14 @@ CELL_READOUT = {"nugget": 0.4, "reference": 1.0, "shrinkage": 0.5}
 """Of decoded cells, by the names of `ConnectomeConfig`. Cells of 40 frames are noisier than channels of a whole run: of 143 painted people,
 on axes of 287 others, age is told with an R2 of 0.24, 0.31, 0.32 with nuggets of 0.1, 0.4, 0.8, and sex with an AUC of 0.57, 0.59, 0.49.
 Reference and shrinkage are those of the contests in docs/stage2.md; what serves stage 1 was not tried."""
+
+PARCELS = 200
+"""Learnt from patches, as many as ABIDE's own."""
+PARCEL_READOUT = {"nugget": 0.4, "reference": 0.5, "shrinkage": 0.1}
+"""Of decoded parcels; reference and shrinkage are stage 1's (docs/stage2.md, "Finer than cells")."""
+
+_PARCEL_PARTICIPANTS = 120
+"""From whom parcels are learnt; 0.7 MB of each for 80 frames at 2 mm."""
 
 _MOST_PARTICIPANTS = 4000
 """Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
@@ -93,8 +103,8 @@ class Recordings:
 def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int = 0, anchors: int = MOST_ANCHORS) -> Model:
     """The same network with a connectome readout, in place of any it has, fitted to all sessions of a store, without labels.
 
-    Of a stage 1 model it reads the channels as they are stored; of a stage 2 model the cells that its tokens decode to, in windows spread
-    evenly over each session, as many as in training.
+    Of a stage 1 model it reads the channels as they are stored; of a stage 2 model what its tokens decode to, in windows spread evenly over
+    each session, as many as in training: cells or, where they decode to patches, parcels learnt from the voxels of the same windows.
 
     Parameters
     ----------
@@ -103,7 +113,7 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
     seed : int
         Of the participants that are taken, where there are more than memory holds, and of the anchors.
     anchors : int
-        Most anchors: of more channels, as many centres among them.
+        Most anchors: of more channels, as many centres among them; and most parcels.
 
     Returns
     -------
@@ -123,11 +133,14 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
         fitted = fit_readout(_parcellations(store), by_participant, axes, seed, anchors)
         made: Model = TemporalExtractor(model.config, fitted.config)
     else:
-        cells = _decoded(store, model)
-        # Sums beside the axes were not tried on decoded cells.
-        fitted = fit_readout([cells], np.zeros((cells.n_participants, 0)), axes, seed, anchors, CELL_READOUT, numbers_per_axis=1)
+        parcels = learn_parcels(store.grid, _voxels(store, model, seed), min(anchors, PARCELS)) if model.jepa.visible == "patches" else None
+        settings = CELL_READOUT if parcels is None else {**PARCEL_READOUT, "patches": store.grid.n_patches}
+        decoded = _decoded(store, model, parcels)
+        # Sums beside the axes were not tried on what is decoded.
+        fitted = fit_readout([decoded], np.zeros((decoded.n_participants, 0)), axes, seed, anchors, settings, numbers_per_axis=1)
         made = HieraJEPA(model.config, model.jepa, model.voxels_per_patch, fitted.config)
-    network = {name: value for name, value in model.state_dict().items() if not name.startswith("connectome.")}
+        made.parcels = parcels
+    network = {name: value for name, value in model.state_dict().items() if not name.startswith(("connectome.", "parcels."))}
     made.load_state_dict({**made.state_dict(), **network})
     assert made.connectome is not None
     made.connectome.fill(**fitted.state_dict())
@@ -214,15 +227,27 @@ def _parcellations(store: Store) -> list[Recordings]:
     return sorted(groups, key=lambda group: -group.n_participants)
 
 
-def _decoded(store: Store, model: HieraJEPA) -> Recordings:
-    """Cells that a stage 2 model's tokens decode to, decoded once for all that read them."""
+def _voxels(store: Store, model: HieraJEPA, seed: int) -> Iterator[Tensor]:
+    """Patches of some participants' sessions (2 S, P), of the windows that are decoded; nothing of a network."""
+    people = np.random.default_rng(seed).permutation(sorted(store.sessions.subjects))[:_PARCEL_PARTICIPANTS]
+    some = store.select(people.tolist())
+    for clip in track(_clips(some, model), "parcels", total=len(some.sessions)):
+        yield signal_series(token_signals([clip], model.context.token_frames, "patches")[0], clip.grid, "patches")
+
+
+def _decoded(store: Store, model: HieraJEPA, parcels: Parcels | None) -> Recordings:
+    """What a stage 2 model's tokens decode to, decoded once for all that read it."""
+    clips = track(_clips(store, model), "decode", total=len(store.sessions))
+    read = [channels_of(model.decode(clip), clip.grid, parcels) for clip in clips]
+    return Recordings(read[0][1], tuple(info.subject for info in store.sessions), lambda number: read[number][0])
+
+
+def _clips(store: Store, model: HieraJEPA) -> Iterator[Clip]:
+    """Of each session, windows spread evenly, as many as in training."""
     assert model.provenance is not None
     cut = model.provenance.window
     choose = window_choice(UNIFORM, store, model.config.unit_frames, cut)
-    clips = (read_clip(store, info, choose(info), cut.frames) for info in track(store.sessions, "decode"))
-    series = [standardise(model.decode(clip)) for clip in clips]
-    mm = torch.tensor(store.grid.cells.mm, dtype=torch.float32)
-    return Recordings(mm, tuple(info.subject for info in store.sessions), series.__getitem__)
+    return (read_clip(store, info, choose(info), cut.frames) for info in store.sessions)
 
 
 def _population(main: Recordings, seed: int, most: int) -> tuple[Floats, Tensor]:
