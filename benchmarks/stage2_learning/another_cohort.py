@@ -6,9 +6,10 @@
     another_cohort.py paired
 
 People of rpn122 are painted as `painted.py` paints ABIDE's, from 122 parcels instead of 200, and nobody of them is trained on. Read are
-240 frames of each (six clips of five windows, spread evenly): cells decoded from tokens by ridge, one map per place, fitted on 120 of the
-people trained on, and their tangent at these people's mean. Sex by ridge in five folds of the people read, from the whole tangent, and
-from its axes in the people trained on. Both readings were fixed before.
+240 frames of each (six clips of five windows, spread evenly): patches decoded from tokens by ridge, one map per place, fitted on 120 of the
+people trained on, and the tangent of their means over cells, or over parcels learnt from these people, at these people's mean. Sex by ridge
+in five folds of the people read, from the whole tangent, from its axes in the people trained on, and from the product's readout. All
+readings were fixed before.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import numpy as np
 import torch
 from painted import nearest_parcel as nearest
 from painted import noise, paint, resample
-from painted_cohort import DATA, Cohort, Run, append_row, interval, out_of_fold, parser, score
-from product_contest import existing_cells, read_person, spread
-from readouts import place_decoders, probe, series, tangents
+from painted_cohort import DATA, Cohort, Run, append_row, interval_of, out_of_fold, parser, score
+from product_contest import PAIRS, READOUTS, connectome_tangents, decoded_patches, kinds_of_means, patch_series, read_person, spread
+from readouts import probe, tangents
 
 from slimbrain.config import load_preset
 from slimbrain.grid import Grid
@@ -35,7 +36,7 @@ TR_SOURCE_S = 2.0
 COPY = "sub-essen005"
 """sub-essen004's recording."""
 REFERENCE, CLIPS = 120, 6
-TANGENT, AXES = "tangent", "axes"
+VARIANTS = ("trained", "untrained", "cells")
 
 
 class Painted:
@@ -67,42 +68,57 @@ class Painted:
 def contest(cohort: Cohort, variant: str, seed: int, model: HieraJEPA | None) -> None:
     """A row, and the predictions that it scores."""
     read = Painted(cohort.grid, np.load(cohort.out / "painted" / "grid.npz")["gain"])
-    before = [read_person(cohort, run, model, CLIPS) for run in spread(cohort.halves()[0], REFERENCE)]
-    after = [read_person(read, run, model, CLIPS) for run in read.runs]  # type: ignore[arg-type]
-    exists = existing_cells(cohort)
+    before = [read_person(cohort, run, model, CLIPS, "patches") for run in spread(cohort.halves()[0], REFERENCE)]
+    after = [read_person(read, run, model, CLIPS, "patches") for run in read.runs]  # type: ignore[arg-type]
+    pre, val = ([patch_series(cohort, signals) for _, signals in group] for group in (before, after))
+    kinds, places = kinds_of_means(cohort, pre)
     row: dict[str, object] = {"cohort": "rpn122", "variant": variant, "seed": seed, "people": len(read.runs), "clips": CLIPS}
-    if model is None:
-        pre, val = ([series(signals, exists) for _, signals in group] for group in (before, after))
-    else:
-        decode, row["decoded_r2"] = place_decoders([tokens for tokens, _ in before], [signals for _, signals in before], exists)
-        pre, val = ([decode(tokens) for tokens, _ in group] for group in (before, after))
+    if model is not None:
+        pre, val = decoded_patches(cohort, before, after)
     sex = np.array([run.female for run in read.runs], float)
-    vectors = tangents(pre, val)
     keep: dict[str, np.ndarray] = {}
-    probe("cells", *vectors, read.runs, keep)
-    predicted = {TANGENT: out_of_fold(vectors[1], sex, 4), AXES: keep["cells/sex"][0]}
-    row |= {name: round(score("sex", sex, own), 3) for name, own in predicted.items()}
+    for kind, settings in READOUTS.items():
+        sides = [[kinds[kind](x) for x in side] for side in (pre, val)]
+        vectors, found = tangents(*sides), {}
+        probe(kind, *vectors, read.runs, found)
+        keep[f"{kind}, whole"] = out_of_fold(vectors[1], sex, 4)
+        keep[f"{kind}, axes"] = found[f"{kind}/sex"][0]
+        fitted, read_vectors = connectome_tangents(places[kind], *sides, settings)
+        keep[f"{kind}, readout"] = out_of_fold(fitted.scores(read_vectors[1]).numpy(), sex, 4)
+    row |= {name: round(score("sex", sex, own), 3) for name, own in keep.items()}
     folder = cohort.out / "predictions"
     folder.mkdir(exist_ok=True)
-    np.savez(folder / f"rpn122-{variant}-{seed}.npz", sex=sex, **predicted)
+    np.savez(folder / f"rpn122-{variant}-{seed}.npz", sex=sex, **keep)
     append_row(cohort.out / "another_cohort.jsonl", row)
 
 
 def paired(cohort: Cohort) -> None:
-    """Differences of every trained model and of the cells from every untrained twin."""
-    found = {path.stem.removeprefix("rpn122-"): dict(np.load(path)) for path in sorted((cohort.out / "predictions").glob("rpn122-*.npz"))}
-    for one in found:
-        for other in found:
-            if not one.startswith("untrained") and other.startswith("untrained"):
-                for reading in (TANGENT, AXES):
-                    value = interval("sex", found[one]["sex"], found[one][reading], found[other][reading])
-                    row = {"of": one, "less": other, "reading": reading, "auc": [round(each, 3) for each in value]}
-                    append_row(cohort.out / "another_cohort_paired.jsonl", row)
+    """Differences between variants, each the mean of its seeds."""
+    variants = {variant: [dict(np.load(path)) for path in paths] for variant in VARIANTS if (paths := files(cohort, variant))}
+    for one, other in PAIRS:
+        if one in variants and other in variants:
+            for reading in sorted(variants[one][0].keys() - {"sex"}):
+                append_row(cohort.out / "another_cohort_paired.jsonl", compared(one, other, reading, variants))
+
+
+def files(cohort: Cohort, variant: str) -> list[Path]:
+    return sorted((cohort.out / "predictions").glob(f"rpn122-{variant}-*.npz"))
+
+
+def compared(one: str, other: str, reading: str, variants: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, object]:
+    sex = variants[one][0]["sex"]
+
+    def mean(variant: str, rows: np.ndarray) -> float:
+        return float(np.mean([score("sex", sex[rows], seed[reading][rows]) for seed in variants[variant]]))
+
+    found = interval_of(lambda rows: mean(one, rows) - mean(other, rows), len(sex))
+    seeds = {name: len(variants[name]) for name in (one, other)}
+    return {"of": one, "less": other, "reading": reading, "seeds": seeds, "auc": [round(each, 3) for each in found]}
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("what", choices=("trained", "untrained", "cells", "paired"))
+    options.add_argument("what", choices=(*VARIANTS, "paired"))
     options.add_argument("--model", type=Path, help="RUN/model of `slimbrain pretrain voxel`")
     options.add_argument("--seed", type=int, default=0)
     arguments = options.parse_args()

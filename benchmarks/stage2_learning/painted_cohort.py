@@ -213,17 +213,21 @@ def score(name: str, y: np.ndarray, predicted: np.ndarray) -> float:
     return float((rank[positive].sum() - n * (n + 1) / 2) / (n * (len(y) - n)))
 
 
-def out_of_fold(x: np.ndarray, y: np.ndarray, repeats: int = 6, folds: int = 5) -> np.ndarray:
-    """(n,) out-of-fold ridge predictions, averaged over repeats."""
-    gram = x.astype(np.float64) @ x.T.astype(np.float64)
-    predicted = np.zeros(len(y))
+def out_of_fold(
+    x: np.ndarray, y: np.ndarray, repeats: int = 6, folds: int = 5, others: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
+    """(n,) out-of-fold ridge predictions, averaged over repeats; other people's features and labels teach in every fold."""
+    n = len(y)
+    features, known = (x, y) if others is None else (np.concatenate(pair) for pair in zip((x, y), others, strict=True))
+    gram = features.astype(np.float64) @ features.T.astype(np.float64)
+    predicted = np.zeros(n)
     for repeat in range(repeats):
-        place = np.random.default_rng(repeat).permutation(len(y))
+        place = np.random.default_rng(repeat).permutation(n)
         place = place[np.argsort(y[place] > np.median(y), kind="stable")]
         for fold in range(folds):
             test = np.sort(place[fold::folds])
-            train = np.setdiff1d(np.arange(len(y)), test)
-            predicted[test] += ridge_scores(gram, y, train, test, float(y.mean())) / repeats
+            train = np.setdiff1d(np.arange(len(known)), test)
+            predicted[test] += ridge_scores(gram, known, train, test, float(y.mean())) / repeats
     return predicted
 
 

@@ -13,14 +13,15 @@
 `trained --reference 27 --read 0` gives the R2 of decoded cells alone, on the last third of the 27.
 
 Read are patches decoded from tokens by ridge, one map per place, fitted without labels on people trained on; the tangent of their means
-over units, cells or parcels learnt from the same people, at the mean of these, on all their axes; and the product's readout of cells and
-parcels; each by ridge on the people read alone, in five folds.
+over units, cells or parcels learnt from 120 of the same people, at the mean of these, on all their axes; and the product's readout of cells
+and parcels; each by ridge on the people read alone, in five folds. `all_labels`: whole tangents, and people trained on teach in every fold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,26 +30,30 @@ from readouts import place_decoders, place_weights, probe, spread_windows, tange
 
 from slimbrain.config import SignalDetail, load_preset
 from slimbrain.data.clip import Clip
+from slimbrain.models.connectome import ConnectomeReadout
 from slimbrain.models.hub import from_pretrained
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.parcels import channels_of, learn_parcels
 from slimbrain.models.signals import signal_series, token_signals
 from slimbrain.models.temporal import standardise
-from slimbrain.train.connectome import CELL_READOUT, PARCEL_READOUT, PARCELS, Recordings, fit_readout
+from slimbrain.train.connectome import CELL_READOUT, PARCEL_PARTICIPANTS, PARCEL_READOUT, PARCELS, Recordings, fit_readout
 
 VARIANTS = ("trained", "untrained", "cells", "readout")
 PAIRS = (("trained", "untrained"), ("trained", "cells"), ("cells", "untrained"))
 ANCHORS = 224
 """Of the readout, chosen on people of the first half."""
 
-Decode = Callable[[np.ndarray], np.ndarray]
+READOUTS = {"cells": CELL_READOUT, "parcels": PARCEL_READOUT}
+
+Decode = Mean = Callable[[np.ndarray], np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
+T = TypeVar("T")
 Predictions = dict[str, np.ndarray]
 """Of people, by `READING/LABEL`."""
 
 
-def spread(runs: list[Run], count: int) -> list[Run]:
-    """So many of the runs, evenly spread over their order, which is by site."""
+def spread(runs: list[T], count: int) -> list[T]:
+    """So many of the runs, or of what is theirs, evenly spread over their order, which is by site."""
     return [runs[place] for place in np.linspace(0, len(runs) - 1, count).round().astype(int)]
 
 
@@ -79,29 +84,44 @@ def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, ref
         return
     before, after = ([read_person(cohort, run, model, row["clips"], "patches") for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
     pre, val = ([patch_series(cohort, signals) for _, signals in group] for group in (before, after))
-    parcels = learn_parcels(cohort.grid, map(torch.from_numpy, pre), PARCELS)
-    kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "units": lambda x: segment_means(x, cohort.grid.units.offsets),
-        "cells": lambda x: segment_means(x, cohort.grid.cells.offsets),
-        "parcels": lambda x: parcels.means(torch.from_numpy(x), cohort.grid).numpy(),
-    }
+    kinds, places = kinds_of_means(cohort, pre)
     row = {**row, "reference": len(reference), "people": len(people)}
     if model is not None:
-        decode = patch_decoder([tokens for tokens, _ in before], [signals for _, signals in before])
-        wanted, (pre, val) = val, ([patch_series(cohort, decode(tokens)) for tokens, _ in group] for group in (before, after))
+        wanted, (pre, val) = val, decoded_patches(cohort, before, after)
         for kind, mean in kinds.items():
             row[f"{kind}_r2"] = round(skill(*(np.concatenate([mean(x) for x in side]) for side in (val, wanted))), 3)
     keep: Predictions = {}
     for kind, mean in kinds.items():
         both: Predictions = {}
-        row |= probe(kind, *tangents(*([mean(x) for x in side] for side in (pre, val))), people, both)
+        sides = tangents(*([mean(x) for x in side] for side in (pre, val)))
+        row |= probe(kind, *sides, people, both)
         for name, (every, leading) in both.items():
             keep |= {name: every, name.replace("/", "_axes/"): leading}
-    places = {"cells": cohort.grid.cells.mm, "parcels": parcels.centres(cohort.grid).numpy()}
-    for kind, settings in (("cells", CELL_READOUT), ("parcels", PARCEL_READOUT)):
-        scores = connectome_scores(places[kind], *([kinds[kind](x) for x in side] for side in (pre, val)), settings)
-        row |= probe_vectors(f"{kind}_readout", scores, people, keep)
+        row |= probe_vectors(f"{kind}_all_labels", sides[1], people, keep, (sides[0], reference))
+    for kind, settings in READOUTS.items():
+        fitted, read = connectome_tangents(places[kind], *([kinds[kind](x) for x in side] for side in (pre, val)), settings)
+        row |= probe_vectors(f"{kind}_readout", fitted.scores(read[1]).numpy(), people, keep)
+        row |= probe_vectors(f"{kind}_readout_all_labels", read[1].numpy(), people, keep, (read[0].numpy(), reference))
     write(cohort, row, keep)
+
+
+def kinds_of_means(cohort: Cohort, patches: list[np.ndarray]) -> tuple[dict[str, Mean], dict[str, np.ndarray]]:
+    """Of patches (T, P), by kind: means, over parcels learnt from these series among others; and the places of those that are read out."""
+    grid = cohort.grid
+    parcels = learn_parcels(grid, map(torch.from_numpy, spread(patches, min(PARCEL_PARTICIPANTS, len(patches)))), PARCELS)
+    kinds: dict[str, Mean] = {
+        "units": lambda x: segment_means(x, grid.units.offsets),
+        "cells": lambda x: segment_means(x, grid.cells.offsets),
+        "parcels": lambda x: parcels.means(torch.from_numpy(x), grid).numpy(),
+    }
+    return kinds, {"cells": grid.cells.mm, "parcels": parcels.centres(grid).numpy()}
+
+
+def decoded_patches(cohort: Cohort, before: list[Pair], after: list[Pair]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Series of patches that tokens of two groups decode to, as learnt from the first."""
+    decode = patch_decoder([tokens for tokens, _ in before], [signals for _, signals in before])
+    made = ([patch_series(cohort, decode(tokens)) for tokens, _ in group] for group in (before, after))
+    return next(made), next(made)
 
 
 def patch_series(cohort: Cohort, signals: np.ndarray) -> np.ndarray:
@@ -109,11 +129,13 @@ def patch_series(cohort: Cohort, signals: np.ndarray) -> np.ndarray:
     return signal_series(torch.from_numpy(signals).flatten(0, 1), cohort.grid, "patches").numpy()
 
 
-def probe_vectors(name: str, vectors: np.ndarray, people: list[Run], keep: Predictions) -> dict[str, float]:
-    """Scores of ridge in five folds on (N, D) vectors."""
+def probe_vectors(
+    name: str, vectors: np.ndarray, people: list[Run], keep: Predictions, others: tuple[np.ndarray, list[Run]] | None = None
+) -> dict[str, float]:
+    """Scores of ridge in five folds on (N, D) vectors; other people's vectors teach in every fold."""
     row = {}
     for label, y in labels(people).items():
-        keep[f"{name}/{label}"] = out_of_fold(vectors, y, 4)
+        keep[f"{name}/{label}"] = out_of_fold(vectors, y, 4, others=(others[0], labels(others[1])[label]) if others else None)
         row[f"{name}_{label}"] = round(score(label, y, keep[f"{name}/{label}"]), 3)
     return row
 
@@ -126,12 +148,15 @@ def write(cohort: Cohort, row: dict[str, object], predictions: Predictions) -> N
 
 
 @torch.inference_mode()
-def connectome_scores(places: np.ndarray, before: list[np.ndarray], after: list[np.ndarray], settings: Mapping[str, float]) -> np.ndarray:
-    """Scores on axes of the product's readout, fitted to series (T, C) of channels at places (C, 3) of some people, of others."""
+def connectome_tangents(
+    places: np.ndarray, before: list[np.ndarray], after: list[np.ndarray], settings: Mapping[str, float]
+) -> tuple[ConnectomeReadout, list[torch.Tensor]]:
+    """The product's readout, fitted to series (T, C) of channels at places (C, 3) of some people; centred tangent vectors of all."""
     mm = torch.tensor(places, dtype=torch.float32)
-    fitted = Recordings(mm, tuple(map(str, range(len(before)))), lambda number: standardise(torch.from_numpy(before[number])))
+    before, after = ([standardise(torch.from_numpy(series)) for series in side] for side in (before, after))
+    fitted = Recordings(mm, tuple(map(str, range(len(before)))), before.__getitem__)
     readout = fit_readout([fitted], np.zeros((len(before), 0)), anchors=ANCHORS, settings=settings)
-    return np.concatenate([readout([standardise(torch.from_numpy(series))], [mm]).numpy() for series in after])
+    return readout, [torch.stack([readout.tangent(series, mm) for series in side]) - readout.centre for side in (before, after)]
 
 
 def read_out(cohort: Cohort, row: dict[str, object], model: HieraJEPA, people: list[Run]) -> None:

@@ -97,3 +97,15 @@ def test_each_place_has_a_ridge_of_its_own(lab: dict[str, ModuleType]) -> None:
         penalty = 1e-3 * np.square(x[:, place]).sum() / 5
         ridge = Ridge(alpha=penalty, fit_intercept=False).fit(x[:, place], y[:, place])
         np.testing.assert_allclose(decoded[:, place], ridge.predict(tokens[0][:, place] - mean[place]), rtol=1e-4, atol=1e-4)
+
+
+def test_other_people_teach_in_every_fold(lab: dict[str, ModuleType]) -> None:
+    """A label that tested people alone are too few to learn is learnt with others beside them; and nobody teaches of himself."""
+    random, out_of_fold = np.random.default_rng(7), lab["painted_cohort"].out_of_fold
+    weights = random.standard_normal(40)
+    own, others = random.standard_normal((20, 40)), random.standard_normal((400, 40))
+    alone = out_of_fold(own, own @ weights, 2)
+    taught = out_of_fold(own, own @ weights, 2, others=(others, others @ weights))
+    assert np.corrcoef(alone, own @ weights)[0, 1] < 0.9 < 0.99 < np.corrcoef(taught, own @ weights)[0, 1]
+    noise = random.standard_normal(20)
+    assert abs(np.corrcoef(out_of_fold(own, noise, 2, others=(others, random.standard_normal(400))), noise)[0, 1]) < 0.5

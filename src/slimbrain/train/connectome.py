@@ -54,7 +54,7 @@ PARCELS = 200
 PARCEL_READOUT = {"nugget": 0.4, "reference": 0.5, "shrinkage": 0.1}
 """Of decoded parcels; reference and shrinkage are stage 1's (docs/stage2.md, "Finer than cells")."""
 
-_PARCEL_PARTICIPANTS = 120
+PARCEL_PARTICIPANTS = 120
 """From whom parcels are learnt; 0.7 MB of each for 80 frames at 2 mm."""
 
 _MOST_PARTICIPANTS = 4000
@@ -229,7 +229,7 @@ def _parcellations(store: Store) -> list[Recordings]:
 
 def _voxels(store: Store, model: HieraJEPA, seed: int) -> Iterator[Tensor]:
     """Patches of some participants' sessions (2 S, P), of the windows that are decoded; nothing of a network."""
-    people = np.random.default_rng(seed).permutation(sorted(store.sessions.subjects))[:_PARCEL_PARTICIPANTS]
+    people = np.random.default_rng(seed).permutation(sorted(store.sessions.subjects))[:PARCEL_PARTICIPANTS]
     some = store.select(people.tolist())
     for clip in track(_clips(some, model), "parcels", total=len(some.sessions)):
         yield signal_series(token_signals([clip], model.context.token_frames, "patches")[0], clip.grid, "patches")
