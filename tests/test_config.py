@@ -65,7 +65,7 @@ def test_cohorts_are_set_from_the_command_line() -> None:
     ("override", "words"),
     [
         ("sampling.weights={a: 1}", "weights need `by`"),
-        ("sampling={by: site, weights: {a: -1}}", "greater than or equal to 0"),
+        ("sampling={by: site, weights: {a: -1}}", ": must be at least 0, not -1"),
         ("sampling={by: site, weights: {a: .inf}}", "finite"),
         ("sampling={by: site, weights: {no: 1}}", "quotes"),
         ("sampling.windows=best", "uniform"),

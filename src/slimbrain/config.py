@@ -33,6 +33,24 @@ _Rate = Annotated[float, Field(ge=0, le=10)]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+_BOUNDS = {
+    "greater_than_equal": "must be at least {ge:.15g}",
+    "greater_than": "must be more than {gt:.15g}",
+    "less_than_equal": "must be at most {le:.15g}",
+    "less_than": "must be less than {lt:.15g}",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "model_type": "must hold names and values",
+    "missing": "is missing",
+}
+"""What a value must be, by pydantic's name of the error; other errors keep pydantic's words."""
+
 RUN_FILE = "run.json"
 """Of a run's folder: the preset that it was started with, its store and its command; who has one is a pretraining run."""
 
@@ -359,7 +377,19 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
         place = _one_line(".".join(str(part) for part in first["loc"])) or "preset"
         if first["type"] == "extra_forbidden":
             raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
-        raise InputError(f"{source}: {place}: {_one_line(first['msg'])}; see the page on presets for what is accepted.") from error
+        raise InputError(f"{source}: {place}: {refusal(error)}; see the page on presets for what is accepted.") from error
+
+
+def refusal(error: ValidationError) -> str:
+    """Why the first value that pydantic refused was refused, and the value where it is short: `must be at least 8, not 7`."""
+    first = error.errors()[0]
+    said, value = first["msg"], first["input"]
+    known = _BOUNDS.get(first["type"])
+    reason = known.format_map(first.get("ctx", {})) if known else said.removeprefix("Value error, ").replace("Input should be", "must be")
+    shown = said.startswith("Input should be") and (value is None or isinstance(value, (str, int, float)))
+    # An option's number may be the text that was typed.
+    quoted = value if "_than" in first["type"] else repr(value)
+    return _one_line(f"{reason}, not {quoted}" if shown else reason)
 
 
 def _one_line(text: str) -> str:

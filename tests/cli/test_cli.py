@@ -218,14 +218,34 @@ def test_the_program_prints_no_traceback_but_with_debug() -> None:
         ["prep"],
         ["inspect"],
         ["inspect", ".", "--no-such-option"],
-        ["simulate", "x", "--subjects", "many"],
-        ["simulate", "x", "--subjects", "0"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(words) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "--help" in captured.err and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "value"),
+    [
+        (["simulate", "x", "--frames", "7"], "--frames", "7"),
+        (["simulate", "x", "--subjects", "many"], "--subjects", "'many'"),
+        (["simulate", "x", "--subjects", "0"], "--subjects", "0"),
+        (["plan", "--frames", "0"], "--frames", "0"),
+        (["prep", "in", "x", "--window-frames", "7.5"], "--window-frames", "'7.5'"),
+        (["embed", "store", "--k", "0", "--out", "x"], "--k", "0"),
+        (["rank", "store", "--per-run", "0", "--out", "x"], "--per-run", "0"),
+    ],
+)
+def test_a_value_that_an_option_cannot_take_is_one_sentence(
+    words: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What, value, way out; and the exit code of wrong usage."""
+    assert run_command(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"slimbrain: {option}: ") and value in said and said.count("\n") == 1
+    assert said.endswith(f"; see `slimbrain {words[0]} --help`.\n") and "Input" not in said and "parse" not in said
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +340,7 @@ def test_thresholds_leave_runs_out_and_are_no_failure(tmp_path: Path, capsys: py
     assert run_command(words) == 0
     assert "2 prepared, 0 already there, 0 excluded, 0 refused" in capsys.readouterr().out
     assert run_command([*words, "--min-template-overlap", "2"]) == 1
-    assert "--min-template-overlap: Input should be less than or equal to 1" in capsys.readouterr().err
+    assert "--min-template-overlap: must be at most 1, not 2.0; see" in capsys.readouterr().err
     table = tmp_path / "one.tsv"
     table.write_text("participant_id\nsub-002\n")
     assert run_command(["report", "--store", str(store), "--participants", str(table), "--out", str(tmp_path / "one.html")]) == 0

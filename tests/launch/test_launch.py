@@ -345,7 +345,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path: Path, capsys: 
     [
         (["launch", "--nodes", "2", "evaluate", "in", "--task", "x", "--model", "m", "--out", "out"], "is for pretraining"),
         (["launch", "prep", "nowhere", "out"], "nowhere: does not exist"),
-        (["launch", "prep", ".", "out", "--layout", "bids", "--min-coverage", "7"], "--min-coverage: Input should be"),
+        (["launch", "prep", ".", "out", "--layout", "bids", "--min-coverage", "7"], "--min-coverage: must be at most 1, not 7"),
         (["launch", "prep", "in", "out", "--readmit", "01"], "happens once"),
         (["launch", "--local", "--nodes", "2", "pretrain", "voxel", "in", "--out", "out"], "--local has one machine"),
         (["launch", "prep", "in", "out", "--shard", "1/2"], "leave it out"),

@@ -281,7 +281,7 @@ def test_the_command_refuses_a_number_of_frames_before_it_loads_anything(tmp_pat
     assert done.returncode == 0 and not (tmp_path / "out").exists(), done.stderr
     short, long = done.stderr.splitlines()
     assert short == "slimbrain: 6 events, 16 s apart, do not fit into 127 frames of 0.72 s; --frames 164 is enough."
-    assert long == "slimbrain: frames: Input should be less than or equal to 20000; see `slimbrain simulate --help`."
+    assert long == "slimbrain: --frames: must be at most 20000, not 20001; see `slimbrain simulate --help`."
 
 
 def test_refuses_a_damaged_truth_and_a_useless_mask(tmp_path: Path) -> None:

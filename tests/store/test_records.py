@@ -69,7 +69,7 @@ def test_the_strictest_of_several_records_is_as_strict_as_all_together(order: li
         ("licnse: MIT\n", r"licnse: is no entry; there are cohort, source, licence, consent, not_for\.$"),
         ("license: my own\n", r"licence: 'my own' is no licence of the SPDX list"),
         ("consent: [non-commercial]\n", r"consent: 'non-commercial' looks like no-commercial, misspelt"),
-        ("cohort: 7\n", "cohort: Input should be a valid string"),
+        ("cohort: 7\n", "cohort: must be text, not 7"),
         ("license: MIT\nlicence: CC0-1.0\n", "license: is no entry"),
         ("- a\n", "the file as a whole"),
         ("", "the file as a whole"),

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from slimbrain import __version__
 from slimbrain.cli.data import prep, simulate
@@ -26,8 +27,39 @@ from slimbrain.cli.split import split
 from slimbrain.cli.store import commands as store_commands
 from slimbrain.errors import ReportedError, SlimbrainError, TransformWarning
 
+_WRONG_USAGE = 2
+"""Exit code of a command line that cannot be understood, as click has it."""
+
+
+class _Commands(TyperGroup):
+    """All commands; a value that an option cannot take is answered in one sentence, as are the errors of the commands themselves."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Parse the rest of the words and run the command they name."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if not error.message or not error.param or not error.ctx:
+                # An argument or option that is missing: typer shows how the command is used.
+                raise
+            print(f"slimbrain: {_bad_value(error)}; see `{error.ctx.command_path} --help`.", file=sys.stderr)
+            raise typer.Exit(_WRONG_USAGE) from error
+
+
+def _bad_value(error: typer.BadParameter) -> str:
+    """The option, or argument, and what is wrong with its value."""
+    from pydantic import ValidationError
+
+    from slimbrain.config import refusal
+
+    assert error.param is not None
+    name = max(error.param.opts, key=len)
+    return f"{name}: {refusal(error.__cause__) if isinstance(error.__cause__, ValidationError) else error.message.rstrip('.')}"
+
+
 app = typer.Typer(
     name="slimbrain",
+    cls=_Commands,
     help="fMRI sessions into representations, from voxels, on modest hardware. Start with `slimbrain demo`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -60,9 +92,6 @@ for command in (
 # What follows the command to launch belongs to that command.
 app.command(cls=WritingCommand, context_settings={"allow_interspersed_args": False})(launch)
 app.add_typer(store_commands, name="store")
-
-_WRONG_USAGE = 2
-"""Exit code of a command line that cannot be understood, as click has it."""
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""

@@ -28,6 +28,7 @@ def simulate(
     """
     from pydantic import ValidationError
 
+    from slimbrain.config import refusal
     from slimbrain.simulate import CohortSpec, require_frames
 
     values = {
@@ -43,7 +44,8 @@ def simulate(
     try:
         spec = CohortSpec.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}; see `slimbrain simulate --help`.") from error
+        option = str(error.errors()[0]["loc"][0]).replace("_", "-")
+        raise InputError(f"--{option}: {refusal(error)}; see `slimbrain simulate --help`.") from error
     require_frames(spec)
     # Only now, since it loads scipy: a number that cannot work would wait for that.
     from slimbrain.simulate import simulate_cohort

@@ -169,8 +169,10 @@ def rank(
     diversity: Annotated[
         float | None, typer.Option(help="Weight of the similarity to windows already chosen, with --order diverse.")
     ] = None,
-    per_run: Annotated[int | None, typer.Option(help="Maximum number of windows per run.")] = None,
-    per_session: Annotated[int | None, typer.Option(help="Maximum number of windows per scanning session, over all its runs.")] = None,
+    per_run: Annotated[int | None, typer.Option(min=1, help="Maximum number of windows per run.")] = None,
+    per_session: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of windows per scanning session, over all its runs.")
+    ] = None,
     threads: THREADS = None,
 ) -> None:
     """Score every window of every session with stage 1, and rank them.

@@ -125,7 +125,7 @@ class Screening:
 
     def of(self, store: Store) -> tuple[Store, ChannelSeries, Screened]:
         """The store, or its windows, the series of either, and the labels of those who are fit for it."""
-        windows = WindowStore(store, self.design.frames) if self.design.frames else None
+        windows = WindowStore(store, self.design.frames) if self.design.frames is not None else None
         target = read_target(self.task, windows) if windows else None
         runs = whole_runs(target, windows) if windows and target else None
         series, known_out = ChannelSeries(store), self.design.leaves_known_out

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from slimbrain.config import refusal
 from slimbrain.errors import InputError
 from slimbrain.prep.denoise import Strategy
 from slimbrain.prep.exclusion import Limits
@@ -63,5 +64,5 @@ def checked_options(values: Mapping[str, Any]) -> PrepOptions:
     try:
         return PrepOptions.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}; see `slimbrain prep --help`.") from error
+        option = str(error.errors()[0]["loc"][0]).replace("_", "-")
+        raise InputError(f"--{option}: {refusal(error)}; see `slimbrain prep --help`.") from error

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from slimbrain.config import Config
+from slimbrain.config import Config, refusal
 from slimbrain.disk.atomic import FileVersion, file_version, write_json
 from slimbrain.disk.locks import claim
 from slimbrain.disk.tsv import MISSING
@@ -117,7 +117,7 @@ def checked_governance(values: object, said_by: str) -> Governance:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = refusal(error)
         if first["type"] == "extra_forbidden":
             reason = f"is no entry; there are {', '.join(Governance.model_fields)}"
         raise InputError(f"{said_by}: {place}: {reason}.") from error
