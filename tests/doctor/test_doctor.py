@@ -269,7 +269,8 @@ def test_inspect_knows_a_mask_from_a_recording(tmp_path: Path) -> None:
     assert "T1w is no MNI152 space" in inspect_path(native)["note"]
 
 
-def test_inspect_lists_recordings_without_opening_them(tmp_path: Path) -> None:
+def test_inspect_lists_recordings_whose_sidecars_say_the_tr_without_opening_them(tmp_path: Path) -> None:
+    (tmp_path / "task-rest_bold.json").write_text('{"RepetitionTime": 2.0}')
     for name in ("sub-01", "sub-02"):
         (tmp_path / name / "func").mkdir(parents=True)
         (tmp_path / name / "func" / f"{name}_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz").write_bytes(b"not an image")
@@ -277,6 +278,9 @@ def test_inspect_lists_recordings_without_opening_them(tmp_path: Path) -> None:
     facts = inspect_path(tmp_path)
     assert (facts["layout"], facts["usable runs"], facts["participants"], facts["refused"]) == ("bids", 2, 2, 1)
     assert "sub-02_task-face" in facts["first reason"]
+    (tmp_path / "task-rest_bold.json").unlink()
+    facts = inspect_path(tmp_path)
+    assert (facts["usable runs"], facts["participants"], facts["refused"]) == (0, 2, 3)
 
 
 def test_inspect_opens_no_pickle(tmp_path: Path) -> None:
@@ -414,8 +418,31 @@ def test_other_layouts_say_why_too(tmp_path: Path) -> None:
     named(tmp_path / "adhd", "snwmrda0010001_session_1_rest_1.nii.gz", "sfnwmrda0010001_session_1_rest_1.nii.gz", tr=0.0)
     facts = inspect_path(tmp_path / "adhd")
     (row,) = facts["runs"]
-    assert row["file"].startswith("snwmrda") and row["why"] == "the one without band-pass filter"
+    assert row["file"].startswith("snwmrda") and row["why"] == "refused without --tr; the one without band-pass filter"
     assert row["tr"] == "not said: give --tr" and facts["read by"] == "slimbrain prep --tr SECONDS"
+
+
+def test_runs_without_a_tr_are_not_counted_as_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many as `prep` refuses without --tr, also those beyond the rows that a terminal shows."""
+    place = "sub-{0:02d}/func/sub-{0:02d}_task-rest_space-MNI152NLin6Asym_bold.nii"
+    named(tmp_path / "bids", *(place.format(n) for n in range(21)))
+    named(tmp_path / "bids", *(place.format(n) for n in range(21, 24)), tr=0.0)
+    facts = inspect_path(tmp_path / "bids", 20)
+    assert (facts["usable runs"], facts["refused without --tr"], facts["participants"]) == (21, 3, 24)
+    assert facts["read by"] == "slimbrain prep --tr SECONDS" and "refused" not in facts
+    assert run_command(["inspect", str(tmp_path / "bids")]) == 0
+    assert capsys.readouterr().out.endswith("... and 4 more; --json lists all\n")
+    rows = inspect_path(tmp_path / "bids")["runs"]
+    assert [row["why"].startswith("refused without --tr; ") for row in rows] == [False] * 21 + [True] * 3
+
+
+@pytest.mark.parametrize("sidecar", [{}, {"RepetitionTime": 2.0}])
+def test_series_of_regions_say_their_tr_in_sidecars_alone(sidecar: dict[str, float], tmp_path: Path) -> None:
+    (tmp_path / "channels.tsv").write_text("name\tx\ty\tz\na\t0\t0\t0\nb\t8\t0\t0\n")
+    (tmp_path / "sub-01_timeseries.tsv").write_text("a\tb\n1\t2\n")
+    (tmp_path / "sub-01_timeseries.json").write_text(json.dumps(sidecar))
+    facts = inspect_path(tmp_path)
+    assert (facts["usable runs"], facts.get("refused without --tr")) == ((1, None) if sidecar else (0, 1))
 
 
 def test_the_terminal_shows_the_first_runs_and_json_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

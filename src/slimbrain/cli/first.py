@@ -77,7 +77,7 @@ def inspect(
     """
     from slimbrain.disk.tsv import format_tsv
     from slimbrain.doctor import inspect_path
-    from slimbrain.doctor.look import RUNS
+    from slimbrain.doctor.look import RUNS, WITHOUT_TR
     from slimbrain.doctor.recordings import COLUMNS
 
     facts = inspect_path(path, None if as_json else _SHOWN_RUNS)
@@ -85,7 +85,7 @@ def inspect(
     print_facts(facts, as_json)
     if runs:
         print(f"\n{format_tsv(COLUMNS, runs)}", end="")
-        left = facts["usable runs"] + facts.get("refused", 0) - len(runs)
+        left = sum(facts.get(name, 0) for name in ("usable runs", WITHOUT_TR, "refused")) - len(runs)
         print(f"... and {left} more; --json lists all" if left else "", end="\n" if left else "")
 
 

@@ -14,6 +14,9 @@ _Facts = dict[str, Any]
 RUNS = "runs"
 """The fact that is a table: the image that would be taken for each run."""
 
+WITHOUT_TR = "refused without --tr"
+"""The fact that counts runs whose files do not say their TR."""
+
 
 def inspect_path(path: Path, shown: int | None = None) -> _Facts:
     """Name, kind and contents of anything that slimbrain reads or writes.
@@ -152,7 +155,7 @@ def _embeddings(path: Path) -> _Facts | None:
 
 def _recordings(path: Path, shown: int | None = None) -> _Facts | None:
     """A folder that `slimbrain prep` would take; it is listed, and of its images at most headers are read."""
-    from slimbrain.doctor.recordings import SAYS_NOTHING, describe_taken
+    from slimbrain.doctor.recordings import REFUSED, SAYS_NOTHING, describe_taken
     from slimbrain.prep.layouts import LAYOUTS, find_recordings
     from slimbrain.prep.layouts.base import RecordingQuery
 
@@ -170,10 +173,11 @@ def _recordings(path: Path, shown: int | None = None) -> _Facts | None:
         runs, damaged = layouts[0].describe(found.root, found.runs)
     except SlimbrainError as error:
         return {"kind": "recordings", "layout": layouts[0].name, "usable runs": 0, "first reason": str(error)}
-    people, refused = {run.entities["sub"] for run in runs}, [*found.failures, *damaged]
-    facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(runs), "participants": len(people)}
-    if refused:
-        facts |= {"refused": len(refused), "first reason": refused[0].reason}
-    rows = describe_taken(found.root, runs, refused, shown)
-    without_tr = any(row["tr"] == SAYS_NOTHING for row in rows)
-    return {**facts, "read by": "slimbrain prep --tr SECONDS" if without_tr else "slimbrain prep", RUNS: rows}
+    rows = describe_taken(found.root, runs, [*found.failures, *damaged])
+    refused = [row["why"].removeprefix(REFUSED) for row in rows if row["why"].startswith(REFUSED)]
+    without_tr = sum(row["tr"] == SAYS_NOTHING for row in rows)
+    facts = {"kind": "recordings", "layout": layouts[0].name, "usable runs": len(rows) - len(refused) - without_tr}
+    facts |= {WITHOUT_TR: without_tr} if without_tr else {}
+    facts |= {"participants": len({run.entities["sub"] for run in runs})}
+    facts |= {"refused": len(refused), "first reason": refused[0]} if refused else {}
+    return {**facts, "read by": "slimbrain prep --tr SECONDS" if without_tr else "slimbrain prep", RUNS: rows[:shown]}

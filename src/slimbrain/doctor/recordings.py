@@ -7,25 +7,35 @@ from pathlib import Path
 
 from slimbrain.errors import SlimbrainError
 from slimbrain.prep.runs import Failure, Run, file_of
-from slimbrain.prep.source import IMAGE_SUFFIXES, open_source
+from slimbrain.prep.source import IMAGE_SUFFIXES
+from slimbrain.store import ROI
 
 COLUMNS = ("file", "space", "tr", "why")
 SAYS_NOTHING = "not said: give --tr"
 
 
-def describe_taken(root: Path, runs: Sequence[Run], refused: Sequence[Failure], shown: int | None = None) -> list[dict[str, str]]:
-    """One row per run, the usable ones first; of images without metadata the header is read, and nothing else.
+REFUSED = "refused: "
+"""How `why` begins for a file that `prep` refuses."""
+
+
+def describe_taken(root: Path, runs: Sequence[Run], refused: Sequence[Failure]) -> list[dict[str, str]]:
+    """One row per run, then one per file that is refused; of files without a TR in their metadata the header is read.
 
     Parameters
     ----------
     root : Path
         Folder that names are given relative to.
-    shown : int, optional
-        Stop after so many rows.
     """
-    rows = [{"file": file_of(root, run), "space": _space(run), "tr": _tr(run), "why": _why(run)} for run in runs[:shown]]
-    left = None if shown is None else shown - len(rows)
-    return rows + [{"file": each.file, "space": "n/a", "tr": "n/a", "why": f"refused: {each.reason}"} for each in refused[:left]]
+    rows, failures = [], list(refused)
+    for run in runs:
+        try:
+            tr = _tr(run)
+        except SlimbrainError as error:
+            failures.append(Failure(file_of(root, run), str(error)))
+            continue
+        why = f"refused without --tr; {_why(run)}" if tr == SAYS_NOTHING else _why(run)
+        rows.append({"file": file_of(root, run), "space": _space(run), "tr": tr, "why": why})
+    return rows + [{"file": each.file, "space": "n/a", "tr": "n/a", "why": f"{REFUSED}{each.reason}"} for each in failures]
 
 
 def _space(run: Run) -> str:
@@ -39,12 +49,10 @@ def _tr(run: Run) -> str:
     stated = run.sidecar.get("RepetitionTime")
     if isinstance(stated, int | float):
         return f"{stated:g} s ({run.tr_from})"
-    if not run.image.name.endswith(IMAGE_SUFFIXES):
-        return "the file's own, or --tr"
-    try:
-        header = open_source(run.image).header_tr
-    except SlimbrainError as error:
-        return f"cannot be opened: {error}"
+    # Tables and arrays of series, and rows of Brainmarks, have no header that could say it.
+    if run.image.suffix == ".arrow" or (run.entities.get("space") == ROI and not run.image.name.endswith(IMAGE_SUFFIXES)):
+        return SAYS_NOTHING
+    header = run.reader(run).header_tr
     return SAYS_NOTHING if header is None else f"{header:g} s (header)"
 
 
