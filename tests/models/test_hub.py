@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,35 @@ def test_where_there_is_no_model_those_that_can_be_named_are_listed(name: str, t
     Path("empty").mkdir()
     said = refused(name)
     assert said.startswith(f"{name}: ") and "slimbrain-temporal" in said and "Errno" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("slimbrain-temporl", "slimbrain-temporal"),
+        ("Slimbrain_Temporal", "slimbrain-temporal"),
+        ("runs/voxl/model", "runs/voxel/model"),
+        ("./run/voxel/modle", "runs/voxel/model"),
+        ("./runs/voxl", "runs/voxel/model"),
+        ("runs/voxl", "runs/voxel/model"),
+        ("lab/slimbrain-temporal", "slimbrain-temporal"),
+    ],
+)
+def test_a_name_like_that_of_a_model_is_answered_with_the_nearest(
+    name: str, meant: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name with one slash may be of the hub, which is asked first."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def no_network(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / "runs" / "voxel" / "model")
+    (tmp_path / "runs" / "notes").mkdir()
+    assert refused(name).endswith(f"give {meant}, which is the nearest name.")
+    assert "nearest" not in refused("./runs/note/model") and "nearest" not in refused("./nowhere")
 
 
 def test_a_file_or_another_folder_is_refused(folder: Path) -> None:

@@ -260,7 +260,7 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
             raise InputError(f"{source}: comes with the package, in one version; leave revision={revision!r} out.")
         return shipped
     if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise InputError(f"{source}: is not a model folder; give {model_sources()}.")
+        raise InputError(f"{source}: is not a model folder; give {model_sources(str(source))}.")
     fetched = fetch(str(source), revision, _MODEL_FILES)
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))

@@ -32,7 +32,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str]) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    with _one_sentence(name, f"and the cache has no whole copy of it; check the name or the network, or give {model_sources()}"):
+    with _one_sentence(name, f"and the cache has no whole copy of it; check the name or the network, or give {model_sources(name)}"):
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
 
 
@@ -120,7 +120,7 @@ def _one_sentence(name: str, unreachable: str) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise InputError(
             f"{name}: is neither a folder here nor a model that the hub shows you; check the name, log in with `hf auth login`, or give "
-            f"{model_sources()}."
+            f"{model_sources(name)}."
         ) from error
     except errors.LocalTokenNotFoundError as error:
         raise InputError(f"{name}: the hub does not know you; log in with `hf auth login`.") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
+
+from slimbrain.governance.provenance import CONFIG_FILE, MODEL_FOLDER
 
 TEMPORAL = "slimbrain-temporal"
 """The stage 1 model that `rank`, `embed`, `group`, `connectome` and `evaluate` use where none is named."""
@@ -27,10 +30,32 @@ def shipped_folder(name: str) -> Path | None:
     return _root() / name if name in list_models() else None
 
 
-def model_sources() -> str:
-    """What a user may name as a model, for messages."""
+def model_sources(named: str = "") -> str:
+    """What a user may name as a model, for messages; where a name that was typed is like that of a model, this one alone."""
+    if near := _nearest(named):
+        return f"{near}, which is the nearest name"
     names = ", ".join(list_models()) or "there is none"
     return f"RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as lab/model"
+
+
+def _nearest(named: str) -> str:
+    """The model of the package, or the folder of one, whose name is most like what was typed; empty if there is none."""
+    if close := get_close_matches(named.lower(), list_models(), n=1):
+        return close[0]
+    found = Path()
+    try:
+        for part in Path(named).parts:
+            folder = found / part
+            if not folder.is_dir():
+                close = get_close_matches(part, [path.name for path in found.iterdir() if path.is_dir()], n=1)
+                if not close:
+                    return ""
+                folder = found / close[0]
+            found = folder
+    except OSError:
+        # A folder that may not be read has nothing to offer.
+        return ""
+    return next((str(folder) for folder in (found, found / MODEL_FOLDER) if (folder / CONFIG_FILE).is_file()), "")
 
 
 def _root() -> Path:
