@@ -37,8 +37,8 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
 
     Parameters
     ----------
-    result : Result or path
-        What `slimbrain evaluate --out` wrote.
+    result : Result, str or Path
+        What `slimbrain evaluate --out` wrote, or its path.
     metric : str, optional
         The task's primary metric if not given.
     ax : Axes, optional
@@ -52,7 +52,15 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
     Raises
     ------
     InputError
-        If the result has no such metric.
+        If the result cannot be read, or has no such metric.
+
+    Examples
+    --------
+    >>> from slimbrain import plotting
+    >>> ax = plotting.plot_scores("sex.json")
+    >>> ax.get_title()
+    'column:sex, 40 participants'
+    >>> ax.figure.savefig("scores.pdf")
     """
     result = result if isinstance(result, Result) else read_result(result)
     metric = metric or result.metrics[0]
@@ -88,19 +96,31 @@ def plot_windows(
 
     Parameters
     ----------
-    windows : path or sequence of WindowRow
+    windows : str, Path or sequence of WindowRow
         A table of `slimbrain rank`, or its rows.
     session : str, optional
-        Which session; needed where there are several.
+        Key of the session; needed where there are several.
     k : int, optional
         How many windows to fill; a third of them if not given.
     ax : Axes, optional
         Where to draw; a new figure if not given.
 
+    Returns
+    -------
+    Axes
+        One bar per window: its score over its onset, in s.
+
     Raises
     ------
     InputError
-        If the session is not there, or must be named.
+        If the table cannot be read, or the session is not there or must be named.
+
+    Examples
+    --------
+    >>> from slimbrain import plotting
+    >>> ax = plotting.plot_windows("windows.tsv", session="sub-01", k=2)
+    >>> len(ax.patches), ax.get_xlabel()
+    (4, 'time (s)')
     """
     rows = list(windows) if isinstance(windows, Sequence) and not isinstance(windows, str) else []
     table = read_window_table(windows) if isinstance(windows, (str, Path)) else _by_session(rows)
@@ -135,14 +155,32 @@ def plot_map(image: SpatialImage | str | Path, ax: Axes | None = None, title: st
 
     Parameters
     ----------
-    image : image or path
-        3D, in MNI space: a map of `slimbrain explain`, or `store.image(key, frame)`.
+    image : image, str or Path
+        3D NIfTI image in MNI space: a map of `slimbrain explain`, or `store.image(key, frame)`.
     ax : Axes, optional
         Where to draw; a new figure if not given.
-    title : str
+    title : str, optional
         Above the map.
     **options
         Of nilearn's `plot_stat_map`, such as `threshold` and `cut_coords`.
+
+    Returns
+    -------
+    Axes
+        Those that hold nilearn's slices.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or the image does not have three axes.
+
+    Examples
+    --------
+    >>> from slimbrain import Store, plotting
+    >>> store = Store("store")
+    >>> ax = plotting.plot_map(store.image(store.sessions[0].key, 0, zscored=True), title="first frame", cut_coords=(0, 0, 0))
+    >>> ax.get_title()
+    'first frame'
     """
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
@@ -178,7 +216,7 @@ def plot_label_curve(
 
     Parameters
     ----------
-    curve : Result, path or rows
+    curve : Result, str, Path or iterable of mapping
         A result of `slimbrain evaluate --labelled`, its JSON file, or rows (a CSV file of results/) with the columns labelled, method,
         metric, mean, low and high.
     methods : sequence of str, optional
@@ -186,10 +224,26 @@ def plot_label_curve(
     ax : Axes, optional
         Where to draw; a new figure if not given.
 
+    Returns
+    -------
+    Axes
+        The number of labelled participants, on a logarithmic scale, against the metric.
+
     Raises
     ------
     InputError
-        If there is no curve in it, or no such method.
+        If it cannot be read, or there is no curve in it, or no such method.
+
+    Examples
+    --------
+    >>> from slimbrain import plotting
+    >>> rows = [
+    ...     {"labelled": 30, "method": "ours", "metric": "auc", "mean": 0.60, "low": 0.52, "high": 0.68},
+    ...     {"labelled": 120, "method": "ours", "metric": "auc", "mean": 0.71, "low": 0.66, "high": 0.76},
+    ... ]
+    >>> ax = plotting.plot_label_curve(rows)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('labelled participants', 'AUC')
     """
     points = [point for point in _points(curve) if point["labelled"] > 0]
     if not points:

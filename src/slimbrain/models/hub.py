@@ -59,15 +59,32 @@ def save_pretrained(
 
     Parameters
     ----------
+    model : HieraJEPA or TemporalExtractor
+        From `from_pretrained`, or trained.
+    folder : str or Path
+        Made if it is not there; files of a model in it are replaced.
     provenance : Provenance or None
         What the weights cannot say; the model's own if None.
     weights : mapping of str to Tensor or None
         The state dict, where the model holds only a part of it.
 
+    Returns
+    -------
+    Path
+        The folder.
+
     Raises
     ------
     InputError
         If there is no provenance.
+
+    Examples
+    --------
+    >>> import slimbrain
+    >>> model = slimbrain.from_pretrained("runs/voxel/model")
+    >>> folder = slimbrain.save_pretrained(model, "copy")
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'config.json', 'desc-brain_mask.nii.gz', 'model.safetensors', 'seal.json']
     """
     folder, provenance = Path(folder), provenance or model.provenance
     if provenance is None:
@@ -192,8 +209,13 @@ def push_to_hub(
 ) -> str:
     """Put a model folder on the Hugging Face hub, once it has been read and found whole; its own files and no others.
 
+    `slimbrain.push_to_hub("runs/voxel/model", "lab/model")`, after `hf auth login`, makes a private model; then
+    `slimbrain.from_pretrained("lab/model")` reads it, logged in as somebody who may see it.
+
     Parameters
     ----------
+    folder : str or Path
+        RUN/model of a pretraining run, or what `save_pretrained` wrote.
     name : str
         Hub id such as `lab/model`; made if it is not there.
     private : bool
@@ -202,10 +224,13 @@ def push_to_hub(
         Branch to put it on; the default branch if None.
     token : str or None
         The one of `hf auth login` if None.
+    message : str
+        Of the commit.
 
     Returns
     -------
-    The address of the commit.
+    str
+        The address of the commit.
 
     Raises
     ------
