@@ -114,6 +114,11 @@ def test_what_cannot_be_reported_on_is_refused_before_torch_is_loaded(inputs: Re
     mine.write_text("<p>not of slimbrain</p>")
     empty.mkdir()
     table.write_text("subject\nsub-001\n")
+    others = tmp_path / "others"
+    (others / "func" / "sessions").mkdir(parents=True)
+    for name in ("notes.json", "func/sub-001_desc-preproc_bold.json", "func/sessions/sub-001_desc-brain_mask.json"):
+        (others / name).write_text("{}")
+    (others / "groups.tsv").write_text("session\tgroup\nsub-001\tgroup-1\n")
     store, page = str(inputs.store.root), ["--out", str(tmp_path / "page.html")]
     commands = {
         "away: does not exist; name a folder": [store, away],
@@ -124,7 +129,8 @@ def test_what_cannot_be_reported_on_is_refused_before_torch_is_loaded(inputs: Re
         "away: does not exist; correct --truth.": [store, "--truth", away],
         "away: does not exist; correct --map.": ["--map", away, *page],
         "away: does not exist; correct --explained.": ["--explained", away, *page],
-        "holds no store, run": [str(empty)],
+        "empty: holds no store, run": [str(empty)],
+        "others: holds no store, run": [str(others)],
         "has no column participant_id": [store, "--participants", str(table), *page],
         "mine.html: exists and is not what slimbrain report writes": [store, "--out", str(mine)],
         "does not know where to write": [str(inputs.truth)],

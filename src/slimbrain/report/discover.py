@@ -146,8 +146,8 @@ def _kind(path: Path) -> str:
 
 
 def _holds_maps(folder: Path) -> bool:
-    """Whether it is a folder of `slimbrain explain`, whose code loads torch and is asked only where there are JSON files to ask about."""
-    if not any(any(place.glob("*.json")) for place in (folder, folder / "sessions")):
+    """Whether it is a folder of `slimbrain explain`, whose code loads torch and is asked only where files are named like its records."""
+    if not any(any(place.glob("*_map.json")) for place in (folder, folder / "sessions")):
         return False
     from slimbrain.explain import holds_maps
 
@@ -155,8 +155,8 @@ def _holds_maps(folder: Path) -> bool:
 
 
 def _are_of_windows(columns: Sequence[str]) -> bool:
-    """Whether a table's columns are those of `slimbrain rank`, whose code loads torch and is asked only of tables of sessions."""
-    if "session" not in columns:
+    """Whether a table's columns are those of `slimbrain rank`, whose code loads torch and is asked only of tables of windows."""
+    if not {"session", "window"} <= set(columns):
         return False
     from slimbrain.saliency.table import COLUMNS
 
