@@ -70,6 +70,11 @@ def test_windows_that_cannot_be_are_refused(store: Store, frames: int, message: 
         WindowStore(store, frames)
 
 
+def test_no_frames_are_not_taken_for_no_answer(store: Store) -> None:
+    with pytest.raises(InputError, match="--frames 0: is too short a window"):
+        Screening(get_task("column:task"), {}, Design(frames=0)).of(store)
+
+
 def test_states_are_read_from_windows_of_people_left_out(store: Store) -> None:
     task = get_task("column:task", SplitPolicy(n_splits=3, seeds=(0,)))
     windows, series, screened = Screening(task, {}, Design(frames=20)).of(store)

@@ -60,7 +60,7 @@ def _bad_value(error: typer.BadParameter) -> str:
 app = typer.Typer(
     name="slimbrain",
     cls=_Commands,
-    help="fMRI sessions into representations, from voxels, on modest hardware. Start with `slimbrain demo`.",
+    help="Turn fMRI sessions into representations, from voxels, on modest hardware. Start with `slimbrain demo`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -74,7 +74,7 @@ def prep(
     task_id: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
     space: Annotated[str | None, typer.Option(help="Only images in this template, e.g. MNI152NLin6Asym.")] = None,
     res: Annotated[str | None, typer.Option(help="Only images with this res- in their BIDS name, e.g. 2.")] = None,
-    bids_filter_file: Annotated[Path | None, typer.Option(help="fMRIPrep's JSON filter, e.g. {'bold': {'run': 1}}.")] = None,
+    bids_filter_file: Annotated[Path | None, typer.Option(help='fMRIPrep\'s JSON filter, e.g. {"bold": {"run": 1}}.')] = None,
     mask_source: Annotated[Path | None, typer.Option(help="Mask whose voxels a Brainmarks file lists.")] = None,
     channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
     atlas: Annotated[str | None, typer.Option(help="Atlas to take, where XCP-D or giga_connectome wrote series of several.")] = None,

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="A cohort of the list; all in short if not given.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A cohort of the list; all of them, in brief, if not given.", show_default=False)
+    ] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download it, where no account is needed; resumes.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Where to keep it; nilearn's data folder if not given.")] = None,
-    n_subjects: Annotated[int | None, typer.Option(min=1, help="Only the first so many participants.")] = None,
+    n_subjects: Annotated[int | None, typer.Option(min=1, help="Only this many participants, from the first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List public cohorts, with terms, size and the prep command that follows; or download one.

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import OUT, PRESET, SEED, THREADS, one_of, print_facts, set_threads
+from slimbrain.cli.options import PRESET, SEED, THREADS, one_of, print_facts, set_threads
 
 _SHOWN_RUNS = 20
 """Runs of a source that `inspect` lists on a terminal."""
 
 
 def demo(
-    out: OUT = Path("demo-run"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for all that is made.")] = Path("demo-run"),
     quick: Annotated[bool, typer.Option("--quick", help="A small cohort and hardly any training: every step, in under a minute.")] = False,
     seed: SEED = 0,
     threads: THREADS = None,
@@ -33,13 +33,18 @@ def demo(
 def run(
     source: Annotated[Path, typer.Argument(help="Recordings that `slimbrain prep` reads, or a store.", show_default=False)],
     task: Annotated[str, typer.Option(help="`column:NAME` of participants.tsv, or another task of `slimbrain evaluate`.")],
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the store, the results and report.html.")],
     model: Annotated[
         str,
-        typer.Option(help="Folder or hub id; if not given, the package's, or one trained on half of the people where that knows some."),
+        typer.Option(
+            help="Model folder or hub id. If not given: the one that comes with slimbrain or, if it was trained on some of these "
+            "participants, one pretrained on half of them."
+        ),
     ] = "",
     preset: Annotated[str, PRESET] = "tiny",
-    resolution: Annotated[str, typer.Option(help="Lattice of the store; stage 1 reads cells of 16 mm in any of them.")] = "8mm",
+    resolution: Annotated[
+        str, typer.Option(help="Lattice of the store: 2mm, 4mm, 8mm or 8mm-p1; stage 1 reads 16 mm cells of any of them.")
+    ] = "8mm",
     layout: Annotated[str, typer.Option(help="As for `slimbrain prep`.")] = "auto",
     tr: Annotated[float | None, typer.Option(help="Seconds per frame, where the files do not say.")] = None,
     channels: Annotated[str | None, typer.Option(help="TSV of region names and places (name, x, y, z), or none.")] = None,
@@ -49,9 +54,9 @@ def run(
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
-    """Recordings to a page with a result, with defaults: prep, embed, evaluate, report; every step is printed as its command.
+    """Go from recordings to a page with a result: prep, embed, evaluate and report with defaults; each command is printed.
 
-    Run again, it resumes: what is done, and reads what it read, is not done again.
+    Run again, it resumes: steps that are done are not repeated while their inputs are the same.
 
     Example: `slimbrain run fmriprep/ --task column:sex --out results/`
     """
@@ -67,11 +72,12 @@ def run(
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="Store, run, model, training state, image, or a file that slimbrain wrote.", show_default=False)
+        Path,
+        typer.Argument(help="Recordings, store, run, model, training state, image, or a file that slimbrain wrote.", show_default=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a file or folder is, what it holds, and which command reads it; of recordings, the image taken for each run, and why.
+    """Say what a file or folder is, what it holds, and which command reads it; for recordings, the image taken for each run, and why.
 
     Example: `slimbrain inspect store/`
     """

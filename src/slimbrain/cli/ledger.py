@@ -27,9 +27,9 @@ def ledger(
         str | None, typer.Option(help="May derived models or data be shared under this licence? Exit code 0 yes, 1 no.")
     ] = None,
     diff: Annotated[str | None, typer.Option(help="Another store or model to compare with. Exit code 0 same, 1 different.")] = None,
-    set_file: Annotated[Path | None, typer.Option("--set", help="governance.yaml to put sessions of a store under.")] = None,
+    set_file: Annotated[Path | None, typer.Option("--set", help="governance.yaml whose terms the sessions of a store get.")] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="With --set: only sessions that pass a filter such as \"sex == 'F'\". Repeatable.")
+        list[str] | None, typer.Option(help="With --set: only sessions that pass a filter such as \"sex == 'F'\". Repeat: all must hold.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -123,7 +123,7 @@ def withdraw(
 ) -> None:
     """Delete all data of a participant from a store, keep an anonymous record of the withdrawal, and list what else holds data of them.
 
-    Interrupted, the same command resumes. Checkpoints and files elsewhere are listed, not changed, also those behind symbolic links.
+    If interrupted, the same command resumes. Checkpoints and files elsewhere are listed, not changed, also those behind symbolic links.
 
     Example: `slimbrain withdraw store/ sub-03 --reason moved --checkpoints runs/`
     """

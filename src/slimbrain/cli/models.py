@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from slimbrain.cli.options import (
-    OUT,
     PARTICIPANTS,
     PRESET,
     SEED,
@@ -38,12 +37,14 @@ def pretrain(
         typer.Argument(help="`temporal` (stage 1) or `voxel` (stage 2).", show_default=False, autocompletion=one_of("temporal", "voxel")),
     ],
     store: STORE,
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run (RUN below).")],
     preset: Annotated[str, PRESET] = "small",
-    windows: Annotated[Path | None, typer.Option(help="Stage 2: window table; all windows count as equal if not given.")] = None,
+    windows: Annotated[
+        Path | None, typer.Option(help="Stage 2: window table from `slimbrain rank`; windows are drawn at random if not given.")
+    ] = None,
     mixture: Annotated[Path | None, typer.Option(help="mixture.yaml: parts of the store and how often each is drawn.")] = None,
     resume: Annotated[
-        str, typer.Option(help="`auto` resumes the run in --out; `never` refuses to.", autocompletion=one_of("auto", "never"))
+        str, typer.Option(help="`auto` resumes the run in --out, `never` refuses if there is one.", autocompletion=one_of("auto", "never"))
     ] = "never",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting, e.g. train_voxel.steps=500.")] = None,
     participants: PARTICIPANTS = None,
@@ -93,11 +94,11 @@ def pretrain(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The .pth file that SLIM-Brain's authors published.", show_default=False)],
     store: Annotated[Path, typer.Option(help="Store that the model is to read; 2 mm lattice.")],
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
 ) -> None:
     """Turn the published SLIM-Brain weights into a model folder for a store.
 
-    Background is deleted then, which those weights were not trained for; docs/published_weights.md says how to run them as they were.
+    The model then reads the brain alone, although its weights were trained with background (docs/published_weights.md).
 
     Example: `slimbrain convert slim_brain.pth --store store/ --out published/model`
     """
@@ -125,7 +126,7 @@ def plan(
         bool | None, typer.Option(help="Recompute levels 1-2 in the backward pass; as the preset says if not given.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; it need not be there.")
+        str, typer.Option(help="`cpu`, or `cuda` with a table of the largest batches that fit; this machine needs no such device.")
     ] = "cuda",
     mask: Annotated[Path | None, typer.Option(help="Brain mask in MNI space; nilearn's MNI152 mask if not given.")] = None,
     resolution: Annotated[str, typer.Option(help="2mm, 4mm, 8mm or 8mm-p1.")] = "2mm",
@@ -152,15 +153,20 @@ def plan(
 def rank(
     context: typer.Context,
     store: STORE,
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="Window table to write (TSV).")],
     temporal: TEMPORAL_MODEL = None,
     novelty_weight: Annotated[
-        float | None, typer.Option(help="Score = z(informativeness) + this * z(novelty) + the explained weight * z(explained) - ...")
+        float | None,
+        typer.Option(
+            help="Weight of novelty: score = z(informativeness) + weight * z(novelty) + weight * z(explained) - weight * z(DVARS)."
+        ),
     ] = None,
-    explained_weight: Annotated[float | None, typer.Option(help="... of the energy that other windows rebuild.")] = None,
-    dvars_weight: Annotated[float | None, typer.Option(help="... of the largest change between frames, which is subtracted.")] = None,
+    explained_weight: Annotated[float | None, typer.Option(help="Weight of the energy that other windows rebuild (explained).")] = None,
+    dvars_weight: Annotated[
+        float | None, typer.Option(help="Weight of the largest change between frames (DVARS), which is subtracted.")
+    ] = None,
     method: Annotated[
-        str | None, typer.Option(help="exact: 2 N + 1 passes for N windows. fast: an estimate in a constant number of passes.")
+        str | None, typer.Option(help="exact: 2 N + 1 passes for N windows; fast: an estimate in a constant number of passes.")
     ] = None,
     order: Annotated[
         str | None, typer.Option(help="How to choose windows: by score, apart (in time), or diverse (unlike each other).")
@@ -207,15 +213,16 @@ def embed(
     store: STORE,
     out: Annotated[Path, typer.Option("--out", help="One file, NAME.npz, or a folder for a BIDS derivative: a table per session.")],
     model: Annotated[
-        str | None, typer.Option(help="Model folder of a run, or a hub id; the stage 1 model that comes with slimbrain if not given.")
+        str | None,
+        typer.Option(help="RUN/model of a pretraining run, or a hub id; the stage 1 model that comes with slimbrain if not given."),
     ] = None,
     windows: WINDOWS = None,
     k: TOP = None,
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="Stage 1: both, connectome, tokens, axes, tangent, or native. Stage 2: moments, mean, or units; of a model with a "
-            "connectome also connectome, then its default, axes, or tangent. The first is the default."
+            help="Stage 1: both (default), connectome, tokens, axes, tangent or native. Stage 2: moments (default), mean or units; with a "
+            "connectome also connectome (then the default), axes or tangent."
         ),
     ] = None,
     participants: PARTICIPANTS = None,
@@ -258,7 +265,7 @@ def embed(
 
 def group(
     store: STORE,
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="Table of groups to write (TSV).")],
     temporal: TEMPORAL_MODEL = None,
     k: Annotated[int, typer.Option("--k", min=2, help="Number of clusters.")] = 8,
     participants: PARTICIPANTS = None,
@@ -284,21 +291,27 @@ def group(
 
 def connectome(
     store: STORE,
-    out: OUT,
-    model: Annotated[str | None, typer.Option(help="Of either stage, folder or hub id; the one that comes with slimbrain if none.")] = None,
-    axes: Annotated[int, typer.Option(min=2, help="Most axes; fewer than participants.")] = 688,
+    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id, of either stage; the stage 1 model that comes with slimbrain if not given.")
+    ] = None,
+    axes: Annotated[int, typer.Option(min=2, help="Maximum number of axes; there are fewer than participants.")] = 688,
     anchors: Annotated[
-        int, typer.Option(min=2, max=1024, help="Most places at which the population is known; size grows with the square.")
+        int,
+        typer.Option(
+            min=2, max=1024, help="Maximum number of places at which the population is known; the file's size grows with its square."
+        ),
     ] = 256,
     participants: PARTICIPANTS = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
-    """Fit the connectome readout of a model to a store, without labels; minutes, and no training.
+    """Fit the connectome readout of a model to a store, without labels and without training, in minutes.
 
     Of stage 1 it reads the channels; of stage 2 the cells that tokens decode to, or parcels learnt from the store, where they decode to
     patches (jepa.visible).
+
     Example: `slimbrain connectome store/ --model runs/voxel/model --out model`
     """
     from slimbrain.governance.duplicates import without_duplicates

@@ -35,14 +35,14 @@ def _preset_names(incomplete: str) -> list[str]:
 
 
 PRESET = typer.Option(help="tiny, small, base, paper, or a YAML file.", autocompletion=_preset_names)
-OUT = Annotated[Path, typer.Option("--out", help="Output file or folder.")]
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
 SEED = Annotated[int, typer.Option(help="Random seed; the same seed, store and machine give the same numbers.")]
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; torch's default if not given.")]
 TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows per session; as many as in training if not given.")]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 TEMPORAL_MODEL = Annotated[
-    str | None, typer.Option(help="Stage 1 model: folder of a run, or hub id; the one that comes with slimbrain if not given.")
+    str | None,
+    typer.Option(help="Stage 1 model: RUN/model of a pretraining run, or hub id; the one that comes with slimbrain if not given."),
 ]
 WINDOWS = Annotated[
     str | None,

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from slimbrain.cli.options import (
-    OUT,
     PARTICIPANTS,
     STORE,
     THREADS,
@@ -50,7 +49,7 @@ def evaluate(
     task: Annotated[
         str, typer.Option(help="`column:NAME` of participants.tsv or sessions.tsv, `identity`, `events`, or a benchmark of `--list`.")
     ],
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write; a table in markdown lies beside it.")],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,20 +83,20 @@ def evaluate(
     ] = False,
     split: Annotated[str, typer.Option(help="`5-fold`, another number of folds, or `70/10/20`; the task's own if not given.")] = "",
     labelled: Annotated[
-        str, typer.Option(help="Numbers of labelled participants, `30,60,120`: a curve, each point tested on all other participants.")
+        str, typer.Option(help="Numbers of labelled participants, e.g. `30,60,120`, for a curve; each point is tested on all others.")
     ] = "",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Times that participants are divided: 3, or with --labelled 5 draws, if not given.")
+        int | None, typer.Option(min=1, help="How often participants are divided at random: 3 times, or 5 with --labelled, if not given.")
     ] = None,
     leave_out: Annotated[
-        str, typer.Option(help="Column of participants.tsv, such as `site`: each of its values is tested by models of all others.")
+        str, typer.Option(help="Column of participants.tsv, such as `site`: each of its values is tested by models trained on all others.")
     ] = "",
     transfer_to: Annotated[
-        Path | None, typer.Option(help="Another store, which is tested; this one is trained on. Their participants must be others.")
+        Path | None, typer.Option(help="Another store, which is tested; this one is trained on. They may not share participants.")
     ] = None,
     frames: Annotated[
         int | None,
-        typer.Option(help="Windows of so many frames are the samples, and not whole runs; for states (`column:task`, `events`)."),
+        typer.Option(help="Frames per window, if windows, not whole runs, are the samples: for states (`column:task`, `events`)."),
     ] = None,
     baselines: Annotated[
         str, typer.Option(help="`default`, or `all`: PoSCE, matrix power, co-skewness and connectivity less confounds as well.")
@@ -156,7 +155,7 @@ def _require_own(out: Path, task: str) -> None:
 def predict(
     store: STORE,
     model: Annotated[str, typer.Option(help="Folder of `slimbrain evaluate --method finetune --save`, or a hub id.")],
-    out: OUT,
+    out: Annotated[Path, typer.Option("--out", help="TSV file to write.")],
     windows: WINDOWS = None,
     k: TOP = None,
     participants: PARTICIPANTS = None,

@@ -16,8 +16,10 @@ _TWO = ("pretraining", "evaluation")
 def split(
     store: STORE,
     fractions: Annotated[str, typer.Option(help="Share of each part, e.g. 0.5,0.5 or 0.7,0.1,0.2.")] = "0.5,0.5",
-    stratify: Annotated[str, typer.Option(help="Columns of participants.tsv in which parts are to be alike, e.g. sex,site.")] = "",
-    group: Annotated[str, typer.Option(help="Column of which participants who share a value (a family) stay in one part.")] = "",
+    stratify: Annotated[str, typer.Option(help="Columns of participants.tsv in which the parts should be alike, e.g. sex,site.")] = "",
+    group: Annotated[
+        str, typer.Option(help="Column of participants.tsv; participants who share a value (a family) stay in one part.")
+    ] = "",
     names: Annotated[str, typer.Option(help="Names of the tables; pretraining,evaluation for two parts if not given.")] = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables.")] = Path(),
     seed: SEED = 0,

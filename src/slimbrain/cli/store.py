@@ -52,7 +52,7 @@ def duplicates(
     store: Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List recordings that stand in a store twice, by content, under whatever names: a TSV; exit code 1 if there are any.
+    """List recordings that a store holds twice, whatever their names, as a TSV; exit code 1 if there are any.
 
     Example: `slimbrain store duplicates store/`
     """
