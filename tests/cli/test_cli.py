@@ -22,6 +22,7 @@ from slimbrain import __version__
 from slimbrain.cli import _spread_lists, app, run_command
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
+from slimbrain.store.description import commands_in
 
 COMMANDS = (
     "demo",
@@ -341,6 +342,7 @@ def test_thresholds_leave_runs_out_and_are_no_failure(tmp_path: Path, capsys: py
     assert "2 runs excluded from the store by a quality threshold" in page and "fd_mean" in page
     assert run_command(words) == 0
     assert "2 prepared, 0 already there, 0 excluded, 0 refused" in capsys.readouterr().out
+    assert [line.split()[1] for line in commands_in(store)] == ["simulate", "prep", "prep"]
     assert run_command([*words, "--min-template-overlap", "2"]) == 1
     assert "--min-template-overlap: must be at most 1, not 2.0; see" in capsys.readouterr().err
     table = tmp_path / "one.tsv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -198,6 +199,26 @@ def test_the_sentence_of_the_step_that_failed_is_the_last(store: Store, tmp_path
     assert run_command(words) == 1
     said = capsys.readouterr().err
     assert said.startswith("slimbrain: ./nowhere: ") and said.count("\n") == 1
+
+
+def test_the_page_lists_how_participants_were_divided(store: Store, tmp_path: Path) -> None:
+    """By the real commands: with the run, and where only the result is shown."""
+    root, run, result = str(store.root), str(tmp_path / "run"), str(tmp_path / "sex.json")
+    tables = [str(tmp_path / f"{name}.tsv") for name in ("pretraining", "evaluation")]
+    short = [word for name in ("steps=2", "batch=2", "warmup=1") for word in ("--set", f"train_temporal.{name}")]
+    for words in (
+        ["split", root, "--stratify", "sex", "--out", str(tmp_path)],
+        ["pretrain", "temporal", root, "--preset", "tiny", *short, "--participants", tables[0], "--out", run],
+        ["evaluate", root, "--model", f"{run}/model", "--task", "column:sex", "--seeds", "1", "--participants", tables[1], "--out", result],
+    ):
+        assert run_command(words) == 0
+    for pieces, names in (
+        (["--run", run, "--evaluation", result], ["split", "pretrain", "evaluate", "report"]),
+        (["--evaluation", result], ["split", "evaluate", "report"]),
+    ):
+        assert run_command(["report", *pieces, "--out", str(tmp_path / "page.html")]) == 0
+        listed = (tmp_path / "page.html").read_text(encoding="utf-8").split("Command lines, in order</figcaption>")[1].split("</pre>")[0]
+        assert re.findall(r"^(?:.*<code>)?slimbrain (\w+)", listed, flags=re.MULTILINE) == names
 
 
 def test_people_of_the_pretraining_stay_there(store: Store, tmp_path: Path) -> None:

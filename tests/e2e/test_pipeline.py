@@ -129,8 +129,8 @@ def test_report_stands_alone(outputs: Path) -> None:
 
 def test_every_file_knows_the_command_that_made_it(outputs: Path) -> None:
     listed = (outputs / "report.html").read_text(encoding="utf-8").split("Command lines, in order</figcaption>")[1].split("</pre>")[0]
-    names = re.findall(r"^(?:.*<code>)?slimbrain (prep|pretrain \w+|rank|evaluate|report) ", listed, flags=re.MULTILINE)
-    assert names == ["prep", "pretrain temporal", "rank", "pretrain voxel", "evaluate", "report"]
+    names = re.findall(r"^(?:.*<code>)?slimbrain (simulate|prep|pretrain \w+|rank|evaluate|report) ", listed, flags=re.MULTILINE)
+    assert names == ["simulate", "prep", "pretrain temporal", "rank", "pretrain voxel", "evaluate", "report"]
     assert read_embeddings(outputs / "vectors.npz").command.startswith(f"slimbrain embed {outputs / 'store'} --model")
 
 

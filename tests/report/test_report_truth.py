@@ -31,7 +31,7 @@ from slimbrain.report.recorded import read_run
 from slimbrain.report.training import sentence
 from slimbrain.saliency import write_window_table
 from slimbrain.store import Channels, Store
-from slimbrain.store.description import record_command
+from slimbrain.store.description import record_commands
 from slimbrain.store.write import write_roi_session
 
 # --- drawings
@@ -192,17 +192,20 @@ def test_chance_and_the_best_baseline_are_two_questions(
 def test_commands_are_read_from_the_files_that_they_made(tmp_path: Path, grid8: Grid) -> None:
     store = make_store(tmp_path / "store", grid8, n=1)
     for _ in range(2):
-        record_command(store.root, "slimbrain prep in store participant")
+        record_commands(store.root, "slimbrain prep in store participant")
     windows = write_window_table(tmp_path / "windows.tsv", window_rows(store.sessions[0].key, [1.0, 2, 3, 4, 5, 6]), "slimbrain rank store")
     result = make_result(tmp_path / "group.json")
     value = json.loads(result.read_text()) | {"commands": ["slimbrain embed store", "slimbrain evaluate store"]}
     result.write_text(json.dumps(value))
     runs = tuple(make_run(tmp_path / stage, stage) for stage in ("temporal", "voxel"))
+    settings = json.loads((runs[0] / "run.json").read_text())
+    (runs[0] / "run.json").write_text(json.dumps({**settings, "participants_command": "slimbrain split store"}))
     inputs = ReportInputs(Store(store.root), windows, runs, (result,), commands=("slimbrain report",))
     text = write_report(tmp_path / "page.html", inputs).read_text(encoding="utf-8")
     listed = re.search(r"Command lines, in order</figcaption>\s*<pre[^>]*><code>(.*?)</code>", text, re.DOTALL)
     assert listed is not None
-    words = ["prep in store participant", "pretrain temporal", "rank store", "pretrain voxel", "embed store", "evaluate store", "report"]
+    words = ["prep in store participant", "split store", "pretrain temporal", "rank store", "pretrain voxel"]
+    words += ["embed store", "evaluate store", "report"]
     assert html.unescape(listed[1]).split("\n") == [f"slimbrain {each}" for each in words]
 
 

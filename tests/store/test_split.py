@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimbrain.cli import run_command
+from slimbrain.disk.made_by import recorded_maker
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.errors import InputError
 from slimbrain.store import Channels, Store
@@ -118,6 +120,9 @@ def test_the_command_writes_tables_that_others_read(store: Store, tmp_path: Path
     assert "sex, pretraining: F 2, M 2" in shown and "4 participants in" in shown
     first, second = (read_tsv(tmp_path / "tables" / f"{name}.tsv") for name in ("pretraining", "evaluation"))
     assert {row["participant_id"] for row in (*first, *second)} == store.sessions.subjects and {row["sex"] for row in first} == {"F", "M"}
+    assert {recorded_maker(tmp_path / "tables" / f"{name}.tsv", "split") for name in ("pretraining", "evaluation")} == {
+        shlex.join(["slimbrain", *words])
+    }
     # The same again changes nothing; other people under the same name are refused.
     assert run_command(words) == 0
     assert run_command([*words, "--fractions", "0.75,0.25"]) == 1

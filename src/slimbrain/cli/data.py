@@ -12,6 +12,7 @@ from slimbrain.errors import InputError
 
 
 def simulate(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(help="Folder to write the BIDS derivative to.", show_default=False)],
     subjects: Annotated[int, typer.Option(min=1, help="Participants.")] = 24,
     sessions: Annotated[int, typer.Option(min=1, help="Sessions per participant.")] = 2,
@@ -50,7 +51,7 @@ def simulate(
     # Only now, since it loads scipy: a number that cannot work would wait for that.
     from slimbrain.simulate import simulate_cohort
 
-    simulate_cohort(out, spec)
+    simulate_cohort(out, spec, command=typed_command(context))
     print(f"{subjects} participants, {subjects * sessions} sessions, truth in {out / 'truth.json'}")
 
 
@@ -120,7 +121,7 @@ def prep(
     """
     from slimbrain.prep.options import checked_options
     from slimbrain.prep.run import prepare
-    from slimbrain.store.description import record_command
+    from slimbrain.store.description import commands_in, record_commands
 
     if level != "participant":
         raise InputError(f"{level}: slimbrain prep has no such level; write `participant` after the two folders.")
@@ -148,7 +149,7 @@ def prep(
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label, "session_id": session_id, "task_id": task_id}
     summary = prepare(source, out, checked_options(values))
-    record_command(out, whole_command(context))
+    record_commands(out, *commands_in(source), whole_command(context))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""
     if shard is None:

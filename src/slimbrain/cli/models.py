@@ -65,6 +65,7 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
+    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.governance.duplicates import copies_note, without_duplicates
     from slimbrain.governance.provenance import MODEL_FOLDER
     from slimbrain.saliency.choose import ranked_windows
@@ -84,7 +85,8 @@ def pretrain(
     elif process_number() == 0 and not (out / RUN_FILE).exists() and (note := copies_note(opened)):
         typer.echo(note, err=True)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
-    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, typed_command(context))
+    commands = typed_command(context), recorded_maker(participants, "split")
+    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, *commands)
     if process_number() == 0:
         health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
         skill = f"skill {last['skill']:.3f}, " if "skill" in last else ""

@@ -121,6 +121,7 @@ def evaluate(
     opened = open_store(store, participants)
     # Only now, since it loads torch: a store with a typo would wait for that.
     from slimbrain.disk.atomic import write_text
+    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.embed.features import read_embeddings
     from slimbrain.evaluate.designs import Design
     from slimbrain.evaluate.finetune import FinetuneConfig
@@ -136,7 +137,7 @@ def evaluate(
     known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
     result = evaluate_models(opened, task, model or [temporal_or_shipped(None)], options)
-    made = [*(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
+    made = [recorded_maker(participants, "split"), *(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
     result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import SEED, STORE, open_store
+from slimbrain.cli.options import SEED, STORE, open_store, typed_command
 from slimbrain.errors import InputError
 
 _TWO = ("pretraining", "evaluation")
 
 
 def split(
+    context: typer.Context,
     store: STORE,
     fractions: Annotated[str, typer.Option(help="Share of each part, e.g. 0.5,0.5 or 0.7,0.1,0.2.")] = "0.5,0.5",
     stratify: Annotated[str, typer.Option(help="Columns of participants.tsv in which the parts should be alike, e.g. sex,site.")] = "",
@@ -29,6 +30,7 @@ def split(
     Example: `slimbrain split store/ --fractions 0.5,0.5 --stratify sex,site --out tables/`
     """
     from slimbrain.disk.atomic import write_text
+    from slimbrain.disk.made_by import record_maker
     from slimbrain.disk.tsv import format_tsv
     from slimbrain.store.split import Division, balance, rows_of, split_participants
 
@@ -52,7 +54,10 @@ def split(
             # Whoever was pretrained on is known by this table.
             raise InputError(f"{path}: lists other participants; choose another --out or --names, or delete it.")
     for (title, text), part in zip(tables.items(), parts, strict=True):
-        print(f"{len(part)} participants in {write_text(out / f'{title}.tsv', text)}")
+        path = out / f"{title}.tsv"
+        # First: where there is a table, it is known how it was made.
+        record_maker(path, "split", typed_command(context))
+        print(f"{len(part)} participants in {write_text(path, text)}")
     for column in columns:
         for title, counts in zip(titles, balance(opened, parts, column), strict=True):
             print(f"{column}, {title}: {', '.join(f'{name} {count}' for name, count in counts.items())}")

@@ -9,12 +9,12 @@ from importlib import metadata
 from pathlib import Path
 
 from slimbrain import __version__
+from slimbrain.disk.made_by import recorded_maker
 from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.report.blocks import MISSING, Block, Code, Column, Fold, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
 from slimbrain.report.inputs import Material
 from slimbrain.report.recorded import RunRecord
-from slimbrain.saliency.table import recorded_command
 from slimbrain.store.description import recorded_commands
 
 _TITLE = "How to reproduce this"
@@ -45,10 +45,9 @@ def _recorded(material: Material) -> Iterator[str]:
     """Command lines as the files have them, in the order in which one needs the other."""
     if material.store is not None:
         yield from recorded_commands(material.store.description)
-    yield from (run.settings.command for run in material.runs if run.stage == "temporal")
-    if material.inputs.windows is not None:
-        yield recorded_command(material.inputs.windows)
-    yield from (run.settings.command for run in material.runs)
+    yield from (line for run in material.runs if run.stage == "temporal" for line in run.settings.commands)
+    yield recorded_maker(material.inputs.windows, "rank")
+    yield from (line for run in material.runs for line in run.settings.commands)
     for result in material.evaluations:
         yield from result.commands
     yield from (entry.command for _, entries in material.explained for entry in averages(entries))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +9,8 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from slimbrain import __version__
-from slimbrain.disk.atomic import write_json, write_text
+from slimbrain.disk.atomic import write_text
+from slimbrain.disk.made_by import record_maker
 from slimbrain.disk.tsv import format_tsv, read_tsv
 from slimbrain.errors import InputError
 from slimbrain.saliency.scores import WindowScores
@@ -50,8 +49,6 @@ class WindowRow:
 
 
 COLUMNS = tuple(field.name for field in fields(WindowRow))
-
-_RECORD_SUFFIX = ".rank.json"
 
 _SAME_TIME = 0.01
 """Of a window's duration: times that differ by less are equal but for rounding."""
@@ -103,21 +100,12 @@ def _take(runs: list[deque[WindowRow]], count: int | None) -> Iterator[WindowRow
 def write_window_table(path: str | Path, rows: Sequence[WindowRow], command: str = "") -> Path:
     """Write rows as TSV, atomically; numbers are written so that they read back to the bit.
 
-    The command line that made them goes into a file beside it, NAME.rank.json: a table has no room for it.
+    The command line that made them goes into a file beside it, NAME.rank.json.
     """
     path = write_text(path, format_tsv(COLUMNS, [{**asdict(row), "chosen": int(row.chosen)} for row in rows]))
     if command:
-        write_json(path.with_suffix(_RECORD_SUFFIX), {"Name": "slimbrain", "Version": __version__, "CommandLine": command})
+        record_maker(path, "rank", command)
     return path
-
-
-def recorded_command(path: Path) -> str:
-    """The command line that made a window table; empty where none was recorded."""
-    try:
-        record = json.loads(path.with_suffix(_RECORD_SUFFIX).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return ""
-    return str(record.get("CommandLine", "")) if isinstance(record, dict) else ""
 
 
 def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:

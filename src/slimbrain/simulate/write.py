@@ -19,6 +19,7 @@ from slimbrain.errors import InputError
 from slimbrain.progress import track
 from slimbrain.simulate.cohort import SPACE, TASK, CohortSpec, SessionTruth, Truth, draw_truth
 from slimbrain.simulate.signals import Brain, SimulatedPerson, compose, draw_person, frames, load_brain
+from slimbrain.store.description import COMMANDS
 from slimbrain.store.records import GOVERNANCE_FILE
 
 _FloatArray = npt.NDArray[Any]
@@ -60,7 +61,7 @@ effects, all listed in truth.json; the signal model is documented in `slimbrain.
 """
 
 
-def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str | PathLike[str] | None = None) -> Truth:
+def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str | PathLike[str] | None = None, command: str = "") -> Truth:
     """Write a cohort with known truth as a BIDS derivative; a stopped run resumes where it stopped.
 
     Parameters
@@ -71,6 +72,8 @@ def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str |
         What to simulate; the default is 24 people of two sessions at 8 mm.
     mask : str or PathLike or None
         Brain mask in MNI152 space (NIfTI); default is the one that nilearn carries.
+    command : str
+        Command line to record in the cohort's description, if any.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str |
     out, spec = Path(out), spec or CohortSpec()
     _require_own_folder(out, spec)
     truth, brain = draw_truth(spec), load_brain(spec, mask)
-    _write_description(out, truth)
+    _write_description(out, truth, command)
     places = [(number, visit) for number in range(spec.subjects) for visit in range(spec.sessions)]
     person, drawn = None, -1
     for (number, visit), session in track(list(zip(places, truth.sessions, strict=True)), "simulate"):
@@ -135,7 +138,7 @@ def _require_own_folder(out: Path, spec: CohortSpec) -> None:
         raise InputError(f"{out}: holds a dataset that was not simulated; name a new folder.")
 
 
-def _write_description(out: Path, truth: Truth) -> None:
+def _write_description(out: Path, truth: Truth, command: str) -> None:
     """The files at the root. The truth goes first: it marks the folder as a simulated cohort."""
     write_json(out / _TRUTH_FILE, truth.model_dump(mode="json"))
     write_json(
@@ -146,7 +149,7 @@ def _write_description(out: Path, truth: Truth) -> None:
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "License": "CC0",
-            "GeneratedBy": [{"Name": "slimbrain simulate", "Version": __version__}],
+            "GeneratedBy": [{"Name": "slimbrain simulate", "Version": __version__, **({COMMANDS: [command]} if command else {})}],
         },
     )
     write_text(out / GOVERNANCE_FILE, _GOVERNANCE.format(seed=truth.spec.seed))

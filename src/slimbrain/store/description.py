@@ -18,7 +18,10 @@ DESCRIPTION_FILE = "dataset_description.json"
 DATA_BYTES, DATA_SHA256 = "DataBytes", "DataSha256"
 """Fields of a sidecar: size and SHA-256 of the data file as it was written."""
 
-_GENERATED_BY, _COMMANDS = "GeneratedBy", "CommandLines"
+_GENERATED_BY = "GeneratedBy"
+
+COMMANDS = "CommandLines"
+"""Field of what generated a folder: command lines that wrote into it, or into what it was made from, in order."""
 
 CONTRACT = "Slimbrain"
 """Field of the description: the store's contract. No other folder has one."""
@@ -67,20 +70,29 @@ def is_store(folder: Path) -> bool:
 
 
 def recorded_commands(description: Mapping[str, Any]) -> tuple[str, ...]:
-    """Command lines that wrote into a store, in order, from its description."""
+    """Command lines that made a store, in order, from its description."""
     writers = description.get(_GENERATED_BY)
-    lines = writers[0].get(_COMMANDS) if isinstance(writers, list) and writers and isinstance(writers[0], dict) else None
+    lines = writers[0].get(COMMANDS) if isinstance(writers, list) and writers and isinstance(writers[0], dict) else None
     return tuple(map(str, lines)) if isinstance(lines, list) else ()
 
 
-def record_command(root: Path, command: str) -> None:
-    """Add a command line to those that wrote into a store, once, however often and by how many processes it is run."""
+def commands_in(folder: Path) -> tuple[str, ...]:
+    """Command lines that made a folder; none where it has no description that can be read."""
+    try:
+        return recorded_commands(read_object(folder / DESCRIPTION_FILE))
+    except StoreError:
+        return ()
+
+
+def record_commands(root: Path, *commands: str) -> None:
+    """Add command lines to those that made a store, each once, however often and by how many processes it is run."""
     with locked(root):
         description = read_object(root / DESCRIPTION_FILE)
         known = recorded_commands(description)
         writers = description.get(_GENERATED_BY)
-        if command not in known and isinstance(writers, list) and writers and isinstance(writers[0], dict):
-            writers[0][_COMMANDS] = [*known, command]
+        new = [command for command in dict.fromkeys(commands) if command not in known]
+        if new and isinstance(writers, list) and writers and isinstance(writers[0], dict):
+            writers[0][COMMANDS] = [*known, *new]
             write_json(root / DESCRIPTION_FILE, description)
 
 

@@ -40,10 +40,12 @@ def pretrain(
     device: str = "auto",
     workers: int = 0,
     command: str = "",
+    participants_command: str = "",
 ) -> dict[str, float]:
     """Train `temporal` or `voxel` on a store and export the model to RUN/model.
 
     Where `torchrun` or Slurm started several processes, each of them calls this with the same arguments; the first writes the files.
+    The command lines that train, and that chose the participants, are recorded in RUN/run.json.
 
     Returns
     -------
@@ -58,9 +60,10 @@ def pretrain(
     SystemExit
         With 0, once the step is finished and saved, if SIGTERM or SIGUSR1 came.
     """
+    commands = {"command": command, "participants_command": participants_command}
     chosen = local_device(pick_device(device))
     with process_group(chosen), run_lock(run):
-        last = _train(stage_name, store, preset, run, seed, resume, ranked, chosen, workers, command)
+        last = _train(stage_name, store, preset, run, seed, resume, ranked, chosen, workers, commands)
     if last is None:
         raise SystemExit(0)
     return last
@@ -76,7 +79,7 @@ def _train(
     ranked: Mapping[str, Sequence[int]] | None,
     device: torch.device,
     workers: int,
-    command: str,
+    commands: Mapping[str, str],
 ) -> dict[str, float] | None:
     """One process's part; a function of its own, so that nothing of it outlives the group of processes."""
     _require_memory(stage_name, store, preset, device)
@@ -96,7 +99,7 @@ def _train(
         for note in stage.draws.notes:
             print(note, file=sys.stderr)
     people = {Person(info.subject, store.cohort(info)) for info in (*stage.draws.sessions, *stage.draws.held_out)}
-    if refusal := broadcast(_claim(run, settings, resume, command, remember(sorted(people))) if rank() == 0 else None):
+    if refusal := broadcast(_claim(run, settings, resume, commands, remember(sorted(people))) if rank() == 0 else None):
         raise InputError(refusal)
     loop = Loop(stage, config, run, device, workers)
     last = loop.fit()
@@ -182,7 +185,7 @@ def _training_set(draws: Draws) -> str:
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
 
 
-def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, remembered: Mapping[str, Any]) -> str | None:
+def _claim(run: Path, settings: Mapping[str, Any], resume: bool, commands: Mapping[str, str], remembered: Mapping[str, Any]) -> str | None:
     """Write run.json, or check that it belongs to the same run; why not, in one sentence.
 
     Parameters
@@ -205,6 +208,6 @@ def _claim(run: Path, settings: Mapping[str, Any], resume: bool, command: str, r
             )
         return None
     versions = {"slimbrain": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    how = {"command": command, "versions": versions, "threads": torch.get_num_threads(), "processes": world_size(), REMEMBERED: remembered}
+    how = {**commands, "versions": versions, "threads": torch.get_num_threads(), "processes": world_size(), REMEMBERED: remembered}
     write_json(path, {**settings, **how})
     return None
