@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from report_samples import TR, Page, make_explained, make_result, make_run, make_store, result_json, window_rows
 
 from slimbrain.colours import page_colours, stops
-from slimbrain.evaluate.result import as_result, read_result
-from slimbrain.evaluate.table import remarks
+from slimbrain.evaluate.result import Estimate, as_result, read_result
+from slimbrain.evaluate.stats import OutOfFold, bootstrap
+from slimbrain.evaluate.table import _is_one_value, remarks
 from slimbrain.explain.files import group_map
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, figures, forest, ink, label_curve, small_plots, write_report
@@ -163,6 +164,39 @@ def test_permuted_labels_have_a_say_where_the_interval_is_too_narrow(tmp_path: P
     value["rows"][0]["p"] = p
     (tmp_path / "x.json").write_text(json.dumps(value))
     assert f"ours-1 (AUC 0.950 [0.600, 1.000]) {said}" in remarks(read_result(tmp_path / "x.json"))[0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "gap", "in_verdict", "shown"),
+    [
+        (1.0, 1.0, 1.0, (0.2, 0.2), True, "[1.000, 1.000]"),
+        (0.0, 0.0, 0.0, (-0.7, -0.5), True, "[0.000, 0.000]"),
+        (0.8, 0.0, 1.0, (0.0, 0.0), True, ""),
+        (0.8, 0.0, 1.0, (-0.2, 0.2), False, ""),
+        # What a constant prediction always has, however many there are.
+        (0.5, 0.5, 0.5, (-0.2, 0.2), False, ""),
+        (0.5, 0.5, 0.5, (0.0, 0.0), False, ""),
+    ],
+)
+def test_an_interval_of_one_value_is_not_left_to_stand_for_certainty(
+    tmp_path: Path, mean: float, low: float, high: float, gap: tuple[float, float], in_verdict: bool, shown: str
+) -> None:
+    path = at(tmp_path / "x.json", mean, low, high, gap)
+    lines = remarks(read_result(path))
+    assert ("(paired bootstrap; one value as an interval: too few subjects to tell)" in lines[0]) == in_verdict
+    said = [line for line in lines if "is not certainty" in line]
+    assert [line.split(", ", 1)[1].split(", is not")[0] for line in said] == ([f"such as {shown}"] if shown else [])
+    page = Page(write_report(tmp_path / "page.html", ReportInputs(evaluations=(path,))).read_text()).words
+    assert ("so few cannot give an interval" in page) == bool(shown)
+
+
+def test_resamples_of_a_perfect_score_give_one_value() -> None:
+    """Of the real bootstrap: two people of each class, all in the right order."""
+    truth, folds = np.array([0.0, 0, 1, 1]), np.zeros((1, 4), dtype=np.int64)
+    scores = np.stack([1 - truth, truth], axis=1)[None]
+    names = np.array(["a", "b", "c", "d"])
+    found = bootstrap(OutOfFold(names, truth, scores, folds, np.ones((1, 4)), np.zeros((1, 4)), ("A", "B")), "auc")
+    assert _is_one_value(Estimate(model="m", method="x", metric="auc", mean=found.mean, low=found.low, high=found.high))
 
 
 def test_a_score_whose_interval_holds_chance_is_called_so(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from slimbrain.evaluate.result import Estimate, Grouping, LabelledPoint, Result, Scoring
 from slimbrain.evaluate.stats import CLASSIFICATION_METRICS, better_sign, metric_words
 
@@ -18,6 +20,12 @@ _UNLIKELY = 0.05
 _BELOW_CHANCE = (
     "A score below chance is what cross-validation of few participants gives where there is no signal: those who are held out shift what "
     "the others teach away from themselves. Read it as no score, not as a reversed one."
+)
+
+_ONE_VALUE = "one value as an interval: too few subjects to tell"
+_NO_INTERVALS = (
+    "An interval of one value, such as {}, is not certainty: every resample of these subjects gives the same, and so few cannot give an "
+    "interval."
 )
 
 
@@ -96,11 +104,32 @@ def _cell(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.3f}{bounds}"
 
 
+def _is_one_value(estimate: Estimate | None) -> bool:
+    """Whether all resamples gave the same."""
+    if estimate is None or estimate.mean is None or estimate.low is None or estimate.high is None:
+        return False
+    return math.isclose(estimate.low, estimate.high, abs_tol=1e-9)
+
+
+def _is_constant(row: Estimate | None, chance: float | None) -> bool:
+    """Whether a score is chance in all resamples, as that of a constant prediction is, however many subjects there are."""
+    return row is not None and row.low is not None and _is_one_value(row) and chance is not None and math.isclose(row.low, chance)
+
+
+def _of_one_value(result: Result) -> str:
+    """The first interval of the tables that is one value for want of subjects, as they show it; empty if there is none."""
+    parts = [result.rows, *(point.rows for point in result.labelled), *(part.rows for part in result.held_out)]
+    found = (row for rows in parts for row in rows if _is_one_value(row) and not _is_constant(row, chance_of(result, row.metric)))
+    return next((_cell(row).split(" ", 1)[1] for row in found), "")
+
+
 def remarks(result: Result) -> list[str]:
     """Sentences under the table: first how each of ours compares with the best baseline, the first row's in front."""
     lines = [_verdict(gap, result) for gap in result.differences]
     if any(_is_below_chance(result.row_of(gap), result) for gap in result.differences):
         lines.append(_BELOW_CHANCE)
+    if example := _of_one_value(result):
+        lines.append(_NO_INTERVALS.format(example))
     if result.classes:
         who = "subjects" if sum(result.classes.values()) <= result.n_subjects else "windows"
         lines.append(f"Classes, in {who}: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()) + ".")
@@ -177,11 +206,12 @@ def _verdict(gap: Estimate, result: Result, point: LabelledPoint | None = None) 
     sign = better_sign(gap.metric)
     low, high = sorted((sign * gap.low, sign * gap.high))
     beats = "beats" if low > 0 else "is beaten by" if high < 0 else "is not distinguishable from"
+    chance = chance_of(result, gap.metric)
+    note = f"; {_ONE_VALUE}" if (_is_one_value(gap) or _is_one_value(row)) and not _is_constant(row, chance) else ""
     score, difference = (
         f"{mine} ({metric_words(gap.metric)} {_cell(row)})",
-        f"{_signed(gap.mean)} [{_signed(gap.low)}, {_signed(gap.high)}] (paired bootstrap)",
+        f"{_signed(gap.mean)} [{_signed(gap.low)}, {_signed(gap.high)}] (paired bootstrap{note})",
     )
-    chance = chance_of(result, gap.metric)
     p = None if row is None else row.p
     if row is not None and is_at_chance(row.low, row.high, chance):
         unsure = f"{score} is at chance ({chance:.3g}), as far as {result.n_subjects} subjects can tell"
