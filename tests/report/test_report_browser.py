@@ -141,6 +141,19 @@ def test_a_phone_does_not_scroll_sideways(browser: Any, page_path: Path) -> None
     page.context.close()
 
 
+def test_a_phone_shows_the_score_beside_the_name_and_letters_of_ten_pixels(browser: Any, page_path: Path) -> None:
+    page = open_page(browser, page_path, viewport={**PHONE, "width": 390}, is_mobile=True, has_touch=True).page
+    unfold(page)
+    score = page.locator("#evaluation tbody").first.locator("td.number").first.bounding_box()
+    assert score["x"] + score["width"] <= 390
+    sizes = page.evaluate("""() => [...document.querySelectorAll("svg text")].map((text) =>
+        text.ownerSVGElement.getScreenCTM().a * parseFloat(getComputedStyle(text).fontSize))""")
+    assert len(sizes) > 50 and min(sizes) >= 10
+    forest = page.locator("#evaluation .scroll:has(svg)").first
+    assert forest.evaluate("box => box.scrollWidth <= box.clientWidth"), "the forest plot is seen whole"
+    page.context.close()
+
+
 @pytest.mark.parametrize("width", [1280, 1200])
 def test_the_table_of_an_evaluation_fits_a_desktop(browser: Any, page_path: Path, width: int) -> None:
     page = open_page(browser, page_path, viewport={"width": width, "height": 900}).page
@@ -223,7 +236,7 @@ def test_what_is_unknown_sorts_last_both_ways(desk: Visit) -> None:
     table = desk.page.locator("#evaluation table")
     for _ in range(2):
         table.get_by_role("button", name="AUC").click()
-        cells = [cell.split("[")[0].strip() for cell in table.locator("tbody td:nth-child(3)").all_inner_texts()]
+        cells = [cell.split("[")[0].strip() for cell in table.locator("tbody td:nth-child(2)").all_inner_texts()]
         known = [float(cell) for cell in cells if cell != "n/a"]
         assert cells[-1] == "n/a" and len(known) == 4
         assert known == sorted(known) or known == sorted(known, reverse=True)

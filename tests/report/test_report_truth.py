@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from report_samples import TR, Page, make_explained, make_result, make_run, make_store, result_json, window_rows
 
 from slimbrain.colours import page_colours, stops
-from slimbrain.evaluate.result import Estimate, as_result, read_result
+from slimbrain.evaluate.result import Estimate, Row, as_result, read_result
 from slimbrain.evaluate.stats import OutOfFold, bootstrap
 from slimbrain.evaluate.table import _is_one_value, remarks
 from slimbrain.explain.files import group_map
@@ -107,6 +107,26 @@ def test_chance_is_drawn_and_named() -> None:
         str(forest.forest(shown, result.ours, result.best_baseline.predictor, None, chance, "AUC", "f", "words")) for chance in (0.5, None)
     )
     assert "> chance </text>" in with_chance and "chance" not in without
+
+
+def test_long_names_of_a_forest_plot_are_read_in_full() -> None:
+    """A line has at most 56 letters, and no two lines are at one place."""
+    model, method = (
+        "connectivity + slimbrain voxel",
+        "tangent towards the population, whole run, and linear probe, on frames that were chosen",
+    )
+    row = Row(model=model, method=method, metric="auc", mean=0.8, low=0.7, high=0.9)
+    other = row.model_copy(update={"model": "other", "method": "probe"})
+    svg = str(forest.forest([row, other, row], frozenset([model]), ("", ""), None, None, "AUC", "f", "words"))
+    placed = re.findall(r'<text\b[^>]*?\bx="([^"]*)" y="([^"]*)"[^>]*>(.*?)</text>', svg)
+    assert len({(x, y) for x, y, _ in placed}) == len(placed) == len(_TEXT.findall(svg))
+    names = [text for _, _, text in sorted(placed, key=lambda each: float(each[1])) if not re.fullmatch(r"[\d.]+|AUC, .*", text)]
+    long = f"{model}: {method}"
+    assert " ".join(names) == f"{long} other: probe {long}" and max(map(len, names)) <= 56
+    value = result_json()
+    value["rows"][1] |= {"model": model, "method": method}
+    curve = as_result("x", {**value, "labelled": [{**labelled(n), "rows": value["rows"]} for n in (30, 60)]})
+    assert long in " ".join(_TEXT.findall(str(label_curve.label_curve(curve, "AUC", "k", "words"))))
 
 
 # --- training

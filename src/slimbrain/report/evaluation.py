@@ -86,10 +86,10 @@ def _table(result: Result, predictors: Sequence[tuple[str, str]]) -> Table:
     """Scores, what cannot be compared, and the literature's."""
     table, metrics = _scores(result, predictors), result.metrics
     for one in result.cannot:
-        table.add([one.model, "cannot", *(MISSING for _ in metrics), MISSING, one.method])
+        table.add([one.model, *(MISSING for _ in metrics), MISSING, "cannot", one.method])
     if result.published:
         published = [number(result.published.get(metric), 3) for metric in metrics]
-        table.add(["published", "published", *published, MISSING, "from the literature, other data"])
+        table.add(["published", *published, MISSING, "published", "from the literature, other data"])
     return table.build()
 
 
@@ -99,14 +99,15 @@ def _scores(result: Result, predictors: Sequence[tuple[str, str]]) -> TableBuild
     table = TableBuilder(
         f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {metric_words(metrics[0])}, "
         "permuted labels",
-        (Column("model"), Column("role"), *(Column(metric_words(metric), True) for metric in metrics), Column("p", True), Column("method")),
+        # Scores next to names: a phone shows two columns.
+        (Column("model"), *(Column(metric_words(metric), True) for metric in metrics), Column("p", True), Column("role"), Column("method")),
     )
     for predictor in predictors:
         rows = result.by_predictor[predictor]
         role, mark = _role(result, predictor)
         primary = rows.get(metrics[0])
         cells = [_interval(rows.get(metric)) for metric in metrics]
-        table.add([predictor[0], role, *cells, number(primary.p if primary else None, 3), predictor[1]], mark)
+        table.add([predictor[0], *cells, number(primary.p if primary else None, 3), role, predictor[1]], mark)
     return table
 
 

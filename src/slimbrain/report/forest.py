@@ -10,16 +10,19 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from slimbrain.evaluate.result import Row
-from slimbrain.report.ink import BLUE, INK, LINE, MUTED, ORANGE, PURPLE, Margins, drawing, to_svg
+from slimbrain.report.ink import BLUE, INK, LINE, MUTED, NARROW_FONT, NARROW_IN, ORANGE, PURPLE, Margins, drawing, to_svg
 
-_LABEL_CHARACTERS, _FOREST_ROW_IN = 90, 0.36
+_LABEL_CHARACTERS = 56
+"""Of a line of a label, which wraps: as many as fit the width in the widest of common typefaces."""
+_LINE_IN, _BAR_IN = 0.165, 0.23
+"""Height of a line of a label, and of the bar below it."""
 
 
 def _name_line(axis: Axes, value: float, word: str, colour: str) -> None:
     """A word over a vertical line, towards the middle of the panel, where there is room."""
     left, right = axis.get_xlim()
     side = "left" if value < (left + right) / 2 else "right"
-    axis.text(value, 0.77, f" {word} ", color=colour, fontsize=8, ha=side, va="bottom")
+    axis.text(value, axis.get_ylim()[1], f" {word} ", color=colour, fontsize=NARROW_FONT, ha=side, va="bottom")
 
 
 def forest(
@@ -49,17 +52,22 @@ def forest(
     metric : str
         Its name in words.
     """
-    with drawing(_FOREST_ROW_IN * len(rows), Margins(left=0.15, bottom=0.5, top=0.3)) as figure:
+    labels = [textwrap.wrap(f"{row.model}: {row.method}", _LABEL_CHARACTERS) for row in rows]
+    # Inches below the top of the panel.
+    bottoms = np.cumsum([_LINE_IN * len(label) + _BAR_IN for label in labels])
+    places, height = bottoms - _BAR_IN / 2, max(_BAR_IN, *bottoms)
+    with drawing(height, Margins(left=0.15, bottom=0.55, top=0.3), width_in=NARROW_IN) as figure:
         axis = figure.subplots()
-        for line, row in enumerate(rows):
+        axis.set_ylim(-height, 0)
+        for place, row in zip(places, rows, strict=True):
             mine, top = row.model in ours, row.predictor == best
             colour = BLUE if mine else ORANGE if top else MUTED
             if row.low is not None and row.high is not None:
                 width = 2.0 if mine or top else 1.3
-                axis.plot((row.low, row.high), (-line, -line), color=colour, linewidth=width, solid_capstyle="butt")
+                axis.plot((row.low, row.high), (-place, -place), color=colour, linewidth=width, solid_capstyle="butt")
             axis.plot(
                 np.nan if row.mean is None else row.mean,
-                -line,
+                -place,
                 marker="s" if mine else "D" if top else "o",
                 color=colour,
                 markersize=5.5 if mine or top else 4.5,
@@ -72,12 +80,14 @@ def forest(
             if value is not None:
                 _name_line(axis, value, word, colour)
         # Above the bars, not beside them: on a phone, names at the side would leave no room for what they name.
-        for line, row in enumerate(rows):
-            label = textwrap.shorten(f"{row.model}: {row.method}", _LABEL_CHARACTERS, placeholder="…")
-            axis.text(0, 0.2 - line, label, transform=axis.get_yaxis_transform(), va="bottom", fontsize=8)
+        for bottom, label in zip(bottoms, labels, strict=True):
+            for line, text in enumerate(reversed(label)):
+                axis.text(
+                    0, _BAR_IN + _LINE_IN * line - bottom, text, transform=axis.get_yaxis_transform(), va="bottom", fontsize=NARROW_FONT
+                )
         axis.set_yticks([])
-        axis.set_ylim(-len(rows) + 0.6, 0.75)
-        axis.set_xlabel(f"{metric}, mean and 95 % interval")
+        axis.tick_params(labelsize=NARROW_FONT)
+        axis.set_xlabel(f"{metric}, mean and 95 % interval", fontsize=NARROW_FONT)
         axis.grid(axis="x", color=LINE)
         axis.set_axisbelow(True)
         axis.spines["left"].set_visible(False)

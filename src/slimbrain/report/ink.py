@@ -38,6 +38,12 @@ INK, MUTED, LINE, BLUE, ORANGE, GREEN, PURPLE, BAND = (light for light, _ in _TH
 
 WIDTH_IN = 7.6
 
+NARROW_IN = 5.0
+"""Width of a figure that a phone shows whole: a point of it is a pixel there."""
+
+NARROW_FONT = 10
+"""Points of its text."""
+
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 # The names of colour maps are global in matplotlib, these objects are not.
@@ -98,10 +104,10 @@ class Margins:
 
 
 @contextmanager
-def drawing(height_in: float, margins: Margins, wspace: float = 0.0, hspace: float = 0.0) -> Iterator[Figure]:
+def drawing(height_in: float, margins: Margins, wspace: float = 0.0, hspace: float = 0.0, width_in: float = WIDTH_IN) -> Iterator[Figure]:
     """A figure in the page's style, its height that of the panels; text must be made inside, where the style holds."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in + margins.top + margins.bottom))
+        figure = Figure(figsize=(width_in, height_in + margins.top + margins.bottom))
         FigureCanvasSVG(figure)
         margins.place(figure, wspace, hspace)
         yield figure
@@ -134,7 +140,8 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
     for variable, (light, _) in _THEME.items():
         body = body.replace(light, f"var(--{variable})")
     width, height = (72 * float(inches) for inches in figure.get_size_inches())
-    head = Markup('<svg class="drawing" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}">').format(alt, width, height)
+    kind = "drawing narrow" if width <= 72 * NARROW_IN else "drawing"
+    head = Markup('<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}">').format(kind, alt, width, height)
     # Markup as it is: matplotlib escapes the texts it writes.
     return head + Markup(body)
 

@@ -18,7 +18,7 @@ _COLOURS = (GREEN, PURPLE, INK, MUTED)
 _DASHES: tuple[_LineStyle, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 _MARKS = ("o", "^", "v", "x", "+")
 _NAME_CHARACTERS, _NAMES_IN, _NAME_IN = 54, 3.4, 0.165
-"""Longest name in the legend, the width that such a one takes, and the height of a line of it."""
+"""Of a line of a name in the legend, which wraps, the width that such a one takes, and its height."""
 _LEAST_IN = 3.0
 
 _Predictor = tuple[str, str]
@@ -35,7 +35,8 @@ def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
         Its name in words.
     """
     styles = _styles(result)
-    height = max(_LEAST_IN, _NAME_IN * (len(styles) + 2))
+    names = {predictor: textwrap.wrap(": ".join(predictor), _NAME_CHARACTERS) for predictor in styles}
+    height = max(_LEAST_IN, _NAME_IN * (sum(map(len, names.values())) + 2))
     with drawing(height, Margins(left=0.65, bottom=0.5, right=_NAMES_IN, top=0.15)) as figure:
         axis = figure.subplots()
         axis.set_xscale("log")
@@ -43,7 +44,7 @@ def label_curve(result: Result, metric: str, name: str, alt: str) -> Markup:
             points = [(point.labelled, row) for point in result.labelled for row in point.rows if row.predictor == predictor]
             known = [(n, row) for n, row in points if row.mean is not None]
             numbers, means = [n for n, _ in known], [row.mean or 0.0 for _, row in known]
-            label = textwrap.shorten(": ".join(predictor), _NAME_CHARACTERS, placeholder="…")
+            label = "\n".join(names[predictor])
             axis.plot(numbers, means, color=colour, linestyle=dashes, marker=mark, markersize=2 + width, linewidth=width, label=label)
             if width > 1.5:
                 _intervals(axis, [(n, row) for n, row in known], colour)
