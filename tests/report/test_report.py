@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from killed_samples import assert_rerun_gives_the_same
 from report_samples import EVIL, FRAMES, SECTIONS, TR, WINDOW_S, K, Page, make_result, make_run, make_store, window_rows
 
+from slimbrain.cli import app
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
 from slimbrain.report import ReportInputs, write_report
@@ -310,28 +312,32 @@ def test_summary_has_at_most_five_sentences(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "n_absent"), [("nothing", 7), ("store", 3), ("windows", 4), ("runs", 4), ("evaluations", 4), ("failures", 6)]
+    ("kept", "n_missing"), [("nothing", 7), ("store", 3), ("windows", 4), ("runs", 4), ("evaluations", 4), ("failures", 5)]
 )
-def test_what_is_missing_leaves_a_sentence(inputs: ReportInputs, tmp_path: Path, kept: str, n_absent: int) -> None:
+def test_what_is_missing_stands_in_one_list(inputs: ReportInputs, tmp_path: Path, kept: str, n_missing: int) -> None:
     given = ReportInputs(title="one part") if kept == "nothing" else ReportInputs(**{kept: getattr(inputs, kept), "title": "one part"})
     path = write_report(tmp_path / "page.html", given)
     page = Page(path.read_text(encoding="utf-8"))
     assert page.problems == []
     ids = [section["id"] for section in page.named("section")]
-    told = text_of_sections(path)
-    # What says only that it was not given comes last; otherwise the order is that of the whole page.
-    assert ids == sorted(SECTIONS, key=lambda name: told[name])
-    linked = [link["href"] for link in page.named("a") if link.get("class") != "skip"]
-    assert [f"#{name}" for name in ids if not told[name]] == [href for href in linked if href in {f"#{name}" for name in ids}]
+    # One list at the end for all that was not given; otherwise the order is that of the whole page.
+    *shown, last = ids
+    assert last == "missing" and shown == [name for name in SECTIONS if name in shown] and len(SECTIONS) - len(shown) == n_missing
+    assert [link["href"] for link in page.named("a") if link.get("class") != "skip"] == [f"#{name}" for name in ids]
+    text = path.read_text(encoding="utf-8")
+    items = re.findall(r"<li>(.*?)</li>", text[text.index('<section id="missing"') :], re.DOTALL)
+    listed = [" ".join(re.sub("<[^>]*>", "", item).split()) for item in items]
+    assert len(listed) == n_missing and all(re.fullmatch(r"[A-Z]\w+: no\w* .*was given.*; .*--.*\.", line) for line in listed)
+    # Which options there are, the command itself says.
+    options = {word for parameter in typer.main.get_command(app).commands["report"].params for word in parameter.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"--\w+", " ".join(listed))) <= options
+    # Refused runs are shown in a section that says what else it lacks; without a script, the viewer says that it needs one.
     absent = [attributes for attributes in page.named("p") if attributes.get("class") == "absent"]
-    # Without a script, the viewer says that it needs one.
-    assert len(absent) == n_absent + (kept == "store")
+    assert len(absent) == (kept in ("store", "failures"))
 
 
-def text_of_sections(path: Path) -> dict[str, bool]:
-    """Whether a section holds nothing but a sentence that something was not given, by id."""
-    parts = re.findall(r'<section id="(\w+)"[^>]*>\s*<h2[^>]*>[^<]*</h2>(.*?)</section>', path.read_text(encoding="utf-8"), re.DOTALL)
-    return {name: re.fullmatch(r'\s*<p class="absent">[^<]*</p>\s*', body) is not None for name, body in parts}
+def test_a_whole_page_has_no_list_of_what_is_missing(page: Page) -> None:
+    assert "Not part of this report" not in page.words
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ class Section:
     blocks : tuple of Block
         Content in order.
     absent : str
-        Why there is no content; empty if there is.
+        Why there is no content and what would add it, from a small letter on; empty if there is.
     """
 
     id: str

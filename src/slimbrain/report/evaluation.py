@@ -37,7 +37,7 @@ _FOLDED = 4
 def build(material: Material) -> Section:
     """Table and forest plot of every task, and the verdict of all but the first, whose verdict is the summary's."""
     if not material.evaluations:
-        return Section("evaluation", _TITLE, absent="No evaluation was given, so the page does not compare embeddings with baselines.")
+        return Section("evaluation", _TITLE, absent="no result was given; slimbrain evaluate writes one, --evaluation adds it.")
     blocks: list[Block] = []
     for place, result in enumerate(material.evaluations):
         blocks += _task(result, place)

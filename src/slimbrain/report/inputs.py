@@ -29,7 +29,7 @@ N_WORST = 6
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Files that a report shows; the page names those that were not given.
+    """Files that a report shows; the page lists at its end what was not given.
 
     Attributes
     ----------

@@ -48,6 +48,11 @@ _WHAT_IS_SHOWN = (
     "scale."
 )
 
+_ABSENT = (
+    "no map was given, nor a store with images; --map adds a NIfTI map, --explained a folder of slimbrain explain, --store chosen windows, "
+    "tSNR and coverage."
+)
+
 
 def build(material: Material) -> Section:
     """One viewer for all maps."""
@@ -56,7 +61,7 @@ def build(material: Material) -> Section:
     if not maps:
         if tables:
             return Section("maps", _TITLE, tuple(tables))
-        return Section("maps", _TITLE, absent="No map was given, nor a store with images, so there is nothing to show in the brain.")
+        return Section("maps", _TITLE, absent=_ABSENT)
     share = _VIEWER_BYTES // max(len(maps), _LEAST_PARTS)
     blocks: list[Block] = [
         *banners(material.explained, material.evaluations),

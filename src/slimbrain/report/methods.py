@@ -48,7 +48,11 @@ def build(material: Material) -> Section:
     told = (_data(material), *map(_run, material.runs), _windows(material), _evaluations(material), _explanations(material))
     parts = [part for part in told if part[0]]
     if not parts:
-        return Section("methods", _TITLE, absent="Nothing was given to report on, so there are no methods to describe.")
+        return Section(
+            "methods",
+            _TITLE,
+            absent="nothing was given to describe; --store, --windows, --run, --evaluation and --explained add sentences.",
+        )
     text = " ".join(words for words, _ in parts)
     cited = list(dict.fromkeys([PAPER, SOFTWARE, *(reference for _, references in parts for reference in references)]))
     blocks: list[Block] = [

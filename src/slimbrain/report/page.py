@@ -38,7 +38,7 @@ _BUILDERS: tuple[_Builder, ...] = (
 """One per section, in the order of the page: what came out, what went in, how."""
 
 _BRIEF = {"windows": "Windows", "training": "Training", "data": "Data", "methods": "Methods", "provenance": "How to reproduce"}
-"""Names in the table of contents, where titles are too long for it."""
+"""Names in the table of contents and in the list of what is missing, where titles are too long for it."""
 
 _TEMPLATE = "page.html.jinja"
 
@@ -54,7 +54,7 @@ def write_report(out: Path, inputs: ReportInputs) -> Path:
     out : Path
         The file to write, replaced as a whole.
     inputs : ReportInputs
-        What to show; sections without input say so.
+        What to show; sections without input are listed at the end.
 
     Raises
     ------
@@ -73,11 +73,11 @@ def _render(material: Material) -> str:
     loader = PackageLoader("slimbrain.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    script = _page_script()
+    script, sections = _page_script(), [build(material) for build in _BUILDERS]
     return environment.get_template(_TEMPLATE).render(
         title=material.inputs.title,
-        # What was not given comes last: it says only that.
-        sections=sorted((build(material) for build in _BUILDERS), key=lambda section: section.is_empty),
+        sections=[section for section in sections if not section.is_empty],
+        missing=[section for section in sections if section.is_empty],
         brief=_BRIEF,
         generator=Markup(GENERATOR),
         light=theme_css(0),

@@ -48,7 +48,11 @@ def build(material: Material) -> Section:
     """Tables, then pictures."""
     store = material.store
     if store is None or not material.sessions:
-        reason = "The store holds no session." if store else "No store was given, so the page shows no sessions."
+        reason = (
+            "the store holds no session; slimbrain prep adds some."
+            if store
+            else "no store was given; slimbrain prep makes one, --store adds it."
+        )
         return Section("data", _TITLE, (*_excluded(material), *_failures(material)), absent=reason)
     if not has_voxels(store):
         return cohort.build(material, (*_excluded(material), *_failures(material)))

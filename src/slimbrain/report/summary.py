@@ -19,7 +19,8 @@ def build(material: Material) -> Section:
     verdict = _compares(material)
     found = [_went_in(material), _quality(material), _chosen(material), _learnt(material)]
     sentences: tuple[Block, ...] = (*([VerdictBlock(verdict)] if verdict else []), *(Prose(text) for text in found if text))
-    return Section("summary", _TITLE, sentences, absent="" if sentences else "Nothing was given to report on.")
+    absent = "" if sentences else "nothing was given to sum up; --store, --windows, --run and --evaluation add sentences."
+    return Section("summary", _TITLE, sentences, absent=absent)
 
 
 def _went_in(material: Material) -> str:

@@ -46,7 +46,7 @@ _HEALTHY = {
 def build(material: Material) -> Section:
     """One table over all runs, then the curves of each."""
     if not material.runs:
-        return Section("training", _TITLE, absent="No pretraining run was given, so the page shows no curves.")
+        return Section("training", _TITLE, absent="no pretraining run was given; slimbrain pretrain makes one, --run adds it.")
     blocks: list[Block] = [
         _table(material.runs),
         *(Prose(_HEALTHY[stage]) for stage in dict.fromkeys(run.stage for run in material.runs) if stage in _HEALTHY),

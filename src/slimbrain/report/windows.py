@@ -52,8 +52,9 @@ _MOTION_WORDS = "frames with framewise displacement over 0.5 mm or a DVARS spike
 def build(material: Material) -> Section:
     """Recall of planted events if they are known, then the scores session by session."""
     if not material.windows:
-        lacks = "The window table has no row" if material.inputs.windows else "No window table was given"
-        return Section("windows", _TITLE, absent=f"{lacks}, so the page shows no scores and no chosen windows.")
+        empty = "the window table has no row; slimbrain rank writes one per window, --windows adds the table."
+        none = "no window table was given; slimbrain rank writes one, --windows adds it."
+        return Section("windows", _TITLE, absent=empty if material.inputs.windows else none)
     assert material.inputs.windows is not None
     n_windows = sum(len(rows) for rows in material.windows.values())
     blocks: list[Block] = [
