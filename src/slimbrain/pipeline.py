@@ -15,6 +15,7 @@ from typing import Any
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError, ReportedError
 from slimbrain.evaluate.leaks import require_labels
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.governance.provenance import MODEL_FOLDER, people_in
 from slimbrain.models import shipped
 from slimbrain.models.hub import from_pretrained
@@ -26,7 +27,6 @@ from slimbrain.store.manifest import MANIFEST_FILE
 from slimbrain.store.participants import PARTICIPANTS_FILE
 
 _STEPS_FILE = "steps.json"
-_COLUMN = "column:"
 _SOME_RUNS_FAILED = 1
 """Exit code of `slimbrain prep` that also stands for single runs which cannot be used: one bad run stops nothing."""
 _STOPPED = 128 + signal.SIGTERM
@@ -162,7 +162,7 @@ def run_own_data(asked: OwnData, out: Path, run_command: RunCommand) -> Path:
         model, who = str(run / MODEL_FOLDER), ("--participants", out / "evaluation.tsv")
         _pretrain(steps, asked, store, out, run)
         pieces += ["--run", run]
-    vectors, result = out / "embeddings.npz", out / f"{asked.task.removeprefix(_COLUMN)}.json"
+    vectors, result = out / "embeddings.npz", out / f"{label_name(asked.task)}.json"
     steps.once(vectors, state, "embed", store, "--model", model, "--out", vectors)
     evaluate = ("evaluate", store, "--task", asked.task, "--model", model, "--embeddings", vectors, *who, "--out", result)
     steps.once(result, state, *evaluate)
@@ -175,7 +175,7 @@ def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -
     if not (out / "evaluation.tsv").exists():
         # Once only: people who join later must not move those who were pretrained on to the other side.
         columns = Store(store).participants.values()
-        alike = [name for name in (asked.task.removeprefix(_COLUMN), "site") if any(name in row for row in columns)]
+        alike = [name for name in (label_name(asked.task), "site") if any(name in row for row in columns)]
         options = ("--stratify", ",".join(dict.fromkeys(alike))) if alike else ()
         steps.run("split", store, "--fractions", _FRACTIONS, *options, "--seed", asked.seed, "--out", out)
     known = ("--participants", out / "pretraining.tsv", "--resume", "auto", "--seed", asked.seed)
@@ -187,7 +187,7 @@ def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -
 
 def _require_labels_of_source(asked: OwnData) -> None:
     """Refuse labels that cannot be predicted before hours of work and not after; measures of quality are not known yet."""
-    roster, column = read_roster(asked.source, checked_options(asked.prep)), asked.task.removeprefix(_COLUMN)
+    roster, column = read_roster(asked.source, checked_options(asked.prep)), label_name(asked.task)
     if column not in LATER_COLUMNS or any(column in row for row in roster.participants.values()):
         require_labels(roster, asked.task)
 

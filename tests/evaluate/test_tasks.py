@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import slimbrain
 from slimbrain.errors import InputError
-from slimbrain.evaluate.tasks import Task, get_task, primary_metric, read_target
+from slimbrain.evaluate.tasks import Task, get_task, label_name, primary_metric, read_target
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
 
@@ -128,6 +130,22 @@ def test_sites_are_balanced_without_being_asked(store: Store) -> None:
     target = read_target(get_task("column:sex"), store)
     assert target.strata is not None and target.strata.tolist() == [site for site in "aabba" for _ in range(2)]
     assert read_target(get_task("column:site"), store).strata is None
+
+
+def test_a_label_is_named_without_the_prefix_of_its_task_and_in_one_place() -> None:
+    assert [label_name(task) for task in ("column:sex", "column:column:", "identity", "hcp-sex")] == [
+        "sex",
+        "column:",
+        "identity",
+        "hcp-sex",
+    ]
+    package = Path(slimbrain.__file__).parent
+    others = [
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"""removeprefix\((["']column:|_COLUMN)""", path.read_text(encoding="utf-8"))
+    ]
+    assert others == ["tasks.py"]
 
 
 def test_identity_is_a_task_without_a_column() -> None:

@@ -234,7 +234,7 @@ def get_task(
         return Task(name, "", "identification", occasions=tuple(occasions))
     if name == EVENTS:
         return Task(name, _TRIAL_TYPE, "classification", policy or DEFAULT_POLICY)
-    column = name.removeprefix(_COLUMN_PREFIX)
+    column = label_name(name)
     if column == name or not column:
         columns = {word: f"{_COLUMN_PREFIX}{word}" for word in (_columns(source) if source else ())}
         tasks = (*ENTRIES, IDENTITY, EVENTS, *columns.values())
@@ -245,6 +245,11 @@ def get_task(
             f"or for a benchmark: {', '.join(ENTRIES)} (`slimbrain evaluate --list`)."
         )
     return Task(name, column, policy=policy or DEFAULT_POLICY, group=group)
+
+
+def label_name(task: str) -> str:
+    """What a task predicts, in words: the column of `column:sex` is sex; other tasks are called by their own names."""
+    return task.removeprefix(_COLUMN_PREFIX)
 
 
 def read_target(task: Task, store: LabelSource, sessions: Sequence[SessionInfo] | None = None) -> Target:

@@ -10,6 +10,7 @@ from slimbrain import __version__
 from slimbrain.evaluate.result import IDENTIFY, Result
 from slimbrain.evaluate.stats import REGRESSION_METRICS, metric_words
 from slimbrain.evaluate.table import resampling_unit
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.governance.ledger import LEDGER
 from slimbrain.models.card import LICENCE
 from slimbrain.models.hub import read_training, weights_sha256
@@ -178,7 +179,7 @@ def _evaluations(material: Material) -> _Part:
     words = []
     for result in material.evaluations:
         metric = metric_words(result.metrics[0])
-        what = f"{result.task.removeprefix('column:')} was predicted by {result.rows[0].method} from {result.rows[0].model}"
+        what = f"{label_name(result.task)} was predicted by {result.rows[0].method} from {result.rows[0].model}"
         setting = f"{count(result.n_subjects, 'participant')} ({result.split}; metric {metric})"
         words.append(f"{what} in {setting} beside {count(_n_baselines(result), 'baseline')}.")
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in words)
@@ -237,7 +238,7 @@ def _explanations(material: Material) -> _Part:
             sessions = count(entry.sessions, "session")
             if method in _ATTRIBUTIONS:
                 how, reference = _ATTRIBUTIONS[method]
-                task = entry.task.removeprefix("column:")
+                task = label_name(entry.task)
                 words.append(f"Contributions to the decision on {task} were mapped by {how} ({reference.cite}) in {sessions}.")
                 cited.append(reference)
             elif method == "surprise":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slimbrain.evaluate.table import remarks
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.report.blocks import Block, Prose, Section, VerdictBlock, count
 from slimbrain.report.inputs import Material
 from slimbrain.report.recall import pooled
@@ -78,4 +79,4 @@ def _compares(material: Material) -> str:
     more = len(material.evaluations) - 1
     verdict = remarks(first)[0]
     rest = f"{verdict.removesuffix('.')}; {count(more, 'further task')} below." if more else verdict
-    return f"On {first.task.removeprefix('column:')}, {rest}"
+    return f"On {label_name(first.task)}, {rest}"
