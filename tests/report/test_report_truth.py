@@ -203,7 +203,7 @@ def test_an_interval_of_one_value_is_not_left_to_stand_for_certainty(
 ) -> None:
     path = at(tmp_path / "x.json", mean, low, high, gap)
     lines = remarks(read_result(path))
-    assert ("(paired bootstrap; one value as an interval: too few subjects to tell)" in lines[0]) == in_verdict
+    assert ("(paired bootstrap; too few subjects for an interval)" in lines[0]) == in_verdict
     said = [line for line in lines if "is not certainty" in line]
     assert [line.split(", ", 1)[1].split(", is not")[0] for line in said] == ([f"such as {shown}"] if shown else [])
     page = Page(write_report(tmp_path / "page.html", ReportInputs(evaluations=(path,))).read_text()).words

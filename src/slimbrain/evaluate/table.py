@@ -22,7 +22,7 @@ _BELOW_CHANCE = (
     "the others teach away from themselves. Read it as no score, not as a reversed one."
 )
 
-_ONE_VALUE = "one value as an interval: too few subjects to tell"
+_ONE_VALUE = "too few subjects for an interval"
 _NO_INTERVALS = (
     "An interval of one value, such as {}, is not certainty: every resample of these subjects gives the same, and so few cannot give an "
     "interval."
