@@ -19,7 +19,7 @@ and parcels; each by ridge on the people read alone, in five folds. `all_labels`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +43,7 @@ PAIRS = (("trained", "untrained"), ("trained", "cells"), ("cells", "untrained"))
 ANCHORS = 224
 """Of the readout, chosen on people of the first half."""
 
+KINDS = ("units", "cells", "parcels")
 READOUTS = {"cells": CELL_READOUT, "parcels": PARCEL_READOUT}
 
 Decode = Mean = Callable[[np.ndarray], np.ndarray]
@@ -75,7 +76,9 @@ def read_person(cohort: Cohort, run: Run, model: HieraJEPA | None, count: int, d
     return (torch.cat(tokens).numpy() if tokens else np.empty(0)), torch.cat(signals).numpy()
 
 
-def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run]) -> None:
+def contest(
+    cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, reference: list[Run], people: list[Run], wanted_kinds: Sequence[str]
+) -> None:
     """One row of `contest.jsonl`, and the predictions that it scores."""
     if not people:
         pairs = [read_person(cohort, run, model, row["clips"]) for run in reference]  # type: ignore[arg-type]
@@ -84,7 +87,7 @@ def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, ref
         return
     before, after = ([read_person(cohort, run, model, row["clips"], "patches") for run in runs] for runs in (reference, people))  # type: ignore[arg-type]
     pre, val = ([patch_series(cohort, signals) for _, signals in group] for group in (before, after))
-    kinds, places = kinds_of_means(cohort, pre)
+    kinds, places = kinds_of_means(cohort, pre, wanted_kinds)
     row = {**row, "reference": len(reference), "people": len(people)}
     if model is not None:
         wanted, (pre, val) = val, decoded_patches(cohort, before, after)
@@ -98,14 +101,16 @@ def contest(cohort: Cohort, row: dict[str, object], model: HieraJEPA | None, ref
         for name, (every, leading) in both.items():
             keep |= {name: every, name.replace("/", "_axes/"): leading}
         row |= probe_vectors(f"{kind}_all_labels", sides[1], people, keep, (sides[0], reference))
-    for kind, settings in READOUTS.items():
+    for kind, settings in ((kind, READOUTS[kind]) for kind in kinds if kind in READOUTS):
         fitted, read = connectome_tangents(places[kind], *([kinds[kind](x) for x in side] for side in (pre, val)), settings)
         row |= probe_vectors(f"{kind}_readout", fitted.scores(read[1]).numpy(), people, keep)
         row |= probe_vectors(f"{kind}_readout_all_labels", read[1].numpy(), people, keep, (read[0].numpy(), reference))
     write(cohort, row, keep)
 
 
-def kinds_of_means(cohort: Cohort, patches: list[np.ndarray]) -> tuple[dict[str, Mean], dict[str, np.ndarray]]:
+def kinds_of_means(
+    cohort: Cohort, patches: list[np.ndarray], wanted: Sequence[str] = KINDS
+) -> tuple[dict[str, Mean], dict[str, np.ndarray]]:
     """Of patches (T, P), by kind: means, over parcels learnt from these series among others; and the places of those that are read out."""
     grid = cohort.grid
     parcels = learn_parcels(grid, map(torch.from_numpy, spread(patches, min(PARCEL_PARTICIPANTS, len(patches)))), PARCELS)
@@ -114,7 +119,7 @@ def kinds_of_means(cohort: Cohort, patches: list[np.ndarray]) -> tuple[dict[str,
         "cells": lambda x: segment_means(x, grid.cells.offsets),
         "parcels": lambda x: parcels.means(torch.from_numpy(x), grid).numpy(),
     }
-    return kinds, {"cells": grid.cells.mm, "parcels": parcels.centres(grid).numpy()}
+    return {kind: kinds[kind] for kind in wanted}, {"cells": grid.cells.mm, "parcels": parcels.centres(grid).numpy()}
 
 
 def decoded_patches(cohort: Cohort, before: list[Pair], after: list[Pair]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -198,7 +203,8 @@ def paired(cohort: Cohort, people: dict[str, list[Run]], clips: int) -> None:
                 continue
             row = {"clips": clips, "halves": " and ".join(halves), "seeds": min(map(len, own.values()))}
             row["people"] = sum(map(len, runs.values()))
-            for kind in next(iter(own.values()))[0]:
+            read = [seed.keys() for side in (own, base or {}) for seeds in side.values() for seed in seeds]
+            for kind in (kind for kind in read[0] if all(kind in keys for keys in read)):
                 found = [round(each, 3) for each in compared(runs, kind, own, base)]
                 append_row(cohort.out / "contest_paired.jsonl", {**row, "kind": kind, "of": one, "less": other or "", "score": found})
 
@@ -238,6 +244,9 @@ def main() -> None:
     options.add_argument("--reference", type=int, default=60, help="people trained on, whose mean and axes are used")
     options.add_argument("--read", type=int, default=200, help="people of the other half")
     options.add_argument("--clips", type=int, default=2, help="of 40 frames each that are read of a person (`readout`: two)")
+    options.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=KINDS, help="what means are taken of; parcels alone take half the time"
+    )
     arguments = options.parse_args()
     torch.set_num_threads(1)
     cohort = Cohort(arguments.out)
@@ -259,7 +268,7 @@ def main() -> None:
     elif arguments.what == "trained":
         model = from_pretrained(arguments.model)
     reference = spread({"first": first, "second": second}[arguments.half], arguments.reference)
-    contest(cohort, row, model, reference, read)  # type: ignore[arg-type]
+    contest(cohort, row, model, reference, read, arguments.kinds)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
