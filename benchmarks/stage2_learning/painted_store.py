@@ -14,10 +14,14 @@ from painted_cohort import HALVES, TR_S, Cohort, parser
 from slimbrain.store import Store
 from slimbrain.store.write import write_session
 
+BOTH = "both"
+
 
 def main(root: Path, out: Path, people: int | None, half: str | None) -> None:
     cohort = Cohort(out)
-    runs = cohort.halves()[HALVES.index(half)] if half else cohort.runs[:people]
+    first, second = cohort.halves()
+    parts = {**dict(zip(HALVES, (first, second), strict=True)), BOTH: [*first, *second]}
+    runs = parts[half] if half else cohort.runs[:people]
     wanted = {run.key for run in runs}
     store = Store.create(root, cohort.grid, TR_S)
     ones = np.ones(cohort.grid.voxel_mask.shape, np.float32)
@@ -40,6 +44,6 @@ if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("store", type=Path)
     options.add_argument("--people", type=int)
-    options.add_argument("--half", choices=HALVES, help="of each site, to pretrain on and read the other")
+    options.add_argument("--half", choices=(*HALVES, BOTH), help="of each site, to pretrain on and read the other")
     arguments = options.parse_args()
     main(arguments.store, arguments.out, arguments.people, arguments.half)
