@@ -18,7 +18,8 @@ from pathlib import Path
 
 from weights import ROOT, WEIGHTS, run, write_model
 
-NAME = "slimbrain-voxel-8mm"
+from slimbrain.models.shipped import VOXEL
+
 STUDY = Path(__file__).resolve().parent / "stage2_learning"
 CONTESTS = ROOT / "results" / "stage2" / "all_labels_paired.csv"
 MOST_BYTES = 6_000_000
@@ -109,7 +110,7 @@ def main() -> None:
     recipe = [word for setting in RECIPE for word in ("--set", setting)]
     run("pretrain", "voxel", store, "--preset", "tiny", "--out", trained.parent, *recipe, "--resume", "auto")
     run("connectome", store, "--model", trained, *READOUT, "--out", out / "model")
-    write_model(out / "model", WEIGHTS / NAME, contests(), MOST_BYTES)
+    write_model(out / "model", WEIGHTS / VOXEL, contests(), MOST_BYTES)
 
 
 if __name__ == "__main__":

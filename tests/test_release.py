@@ -24,6 +24,8 @@ from packaging.version import Version
 from test_project import PROJECT, ROOT, make_targets, repository_files
 from trove_classifiers import classifiers as known_classifiers
 
+from slimbrain.models.shipped import TEMPORAL, VOXEL
+
 TABLE: dict[str, Any] = PROJECT["project"]
 VERSION = TABLE["version"]
 HOME = TABLE["urls"]["Source"]
@@ -63,7 +65,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(archives: tuple[Path, Path
     about = {name for name in packed if name.startswith(f"slimbrain-{VERSION}.dist-info/")}
     source = {path.relative_to(ROOT / "src").as_posix() for path in repository_files() if path.is_relative_to(ROOT / "src")}
     assert packed - about == source
-    assert {"slimbrain/py.typed", "slimbrain/weights/slimbrain-temporal/model.safetensors", "brainmarks/models/slimbrain.py"} <= source
+    weights = {f"slimbrain/weights/{name}/model.safetensors" for name in (TEMPORAL, VOXEL)}
+    assert {"slimbrain/py.typed", *weights, "brainmarks/models/slimbrain.py"} <= source
     licences = {Path(name).name for name in about if "/licenses/" in name}
     assert licences == set(TABLE["license-files"]) == {"LICENSE", "LICENSE-WEIGHTS"}
 

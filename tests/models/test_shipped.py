@@ -1,4 +1,4 @@
-"""The model that comes with the package: small, sealed, licensed, silent about people, and able to read what it promises."""
+"""The models that come with the package: small, sealed, licensed, silent about people, and able to read what they promise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import store_samples
 import torch
 
 import slimbrain
 from slimbrain.cli import run_command
+from slimbrain.data.clip import read_clip
 from slimbrain.disk.tsv import read_tsv
 from slimbrain.embed.features import embed_store, read_embeddings
 from slimbrain.embed.series import SERIES_POOLINGS
@@ -19,12 +21,11 @@ from slimbrain.errors import InputError
 from slimbrain.governance.provenance import Match, Provenance
 from slimbrain.grid import Grid
 from slimbrain.models.hub import is_sealed, model_folder
-from slimbrain.models.shipped import TEMPORAL
+from slimbrain.models.jepa import HieraJEPA
+from slimbrain.models.shipped import TEMPORAL, VOXEL
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Channels, Store
 from slimbrain.store.write import write_roi_session
-
-MOST_BYTES = 8_000_000
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +51,41 @@ def make_store(root: Path, channels: int, tr: float, frames: int = 90, sessions:
     return store
 
 
-def test_it_is_listed_and_whole() -> None:
-    assert TEMPORAL in slimbrain.list_models()
-    folder = model_folder(TEMPORAL)
-    assert is_sealed(folder) and {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", "seal.json"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= MOST_BYTES
+@pytest.mark.parametrize(("name", "beside", "most_bytes"), [(TEMPORAL, set(), 8_000_000), (VOXEL, {"desc-brain_mask.nii.gz"}, 6_000_000)])
+def test_they_are_listed_and_whole(name: str, beside: set[str], most_bytes: int) -> None:
+    assert name in slimbrain.list_models()
+    folder = model_folder(name)
+    files = {"README.md", "config.json", "model.safetensors", "seal.json"} | beside
+    assert is_sealed(folder) and {path.name for path in folder.iterdir()} == files
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= most_bytes
 
 
-def test_its_card_has_licence_and_data_and_names_nobody() -> None:
-    folder = model_folder(TEMPORAL)
-    card, config = ((folder / name).read_text(encoding="utf-8") for name in ("README.md", "config.json"))
+# ABIDE's 877 less two copied recordings, both of each pair, and HCP's 70; five of ABIDE's are shorter than 96 frames.
+@pytest.mark.parametrize(("name", "cohorts", "people"), [(TEMPORAL, ("ABIDE", "HCP"), 873 + 70), (VOXEL, ("ABIDE",), 868)])
+def test_their_cards_have_licence_and_data_and_name_nobody(name: str, cohorts: tuple[str, ...], people: int) -> None:
+    folder = model_folder(name)
+    card, config = ((folder / file).read_text(encoding="utf-8") for file in ("README.md", "config.json"))
     assert card.startswith("---\n") and "license: cc-by-nc-4.0" in card
-    assert "ABIDE" in card and "HCP" in card and "## Out of scope" in card
+    assert all(cohort in card for cohort in cohorts) and "## Contests" in card and "## Out of scope" in card
     assert not re.search(r"sub-\w", card) and not re.search(r"sub-\w", config)
-    remembered = json.loads(config)["training"]["participants"]
-    # ABIDE's 877 less two copied recordings, both of each pair, and HCP's 70.
-    assert len(remembered["persons"]) == 873 + 70
+    assert len(json.loads(config)["training"]["participants"]["persons"]) == people
+
+
+def test_the_voxel_model_reads_images_that_prep_made(tmp_path: Path) -> None:
+    """By the parcels and axes it carries; tokens keep what their patches are, as those of an untrained twin do not."""
+    grid = Grid.mni152("8mm-p1")
+    store = store_samples.make_store(tmp_path / "store", grid, subjects=3, frames=80)
+    model = slimbrain.from_pretrained(VOXEL)
+    assert isinstance(model, HieraJEPA) and model.connectome is not None and model.parcels is not None
+    assert len(set(model.parcels.of_patch.tolist())) == 200
+    made, whole = embed_store(store, model), embed_store(store, model, pooling="tangent")
+    assert made.pooling == "connectome" and made.values.shape == (3, 256) and whole.values.shape == (3, 200 * 201 // 2)
+    assert np.isfinite(made.values).all() and np.isfinite(whole.values).all() and not made.all_alike()
+    clip = read_clip(store, store.sessions[0], range(5), 8)
+    with torch.inference_mode():
+        decoded = model.decode(clip)
+    voxels = clip.voxels.float()[..., 0].unflatten(0, (-1, 2)).mean(1)
+    assert float(1 - (decoded - voxels).square().sum() / voxels.square().sum()) > 0.5
 
 
 @pytest.mark.parametrize(("channels", "tr"), [(30, 2.0), (122, 0.72), (419, 1.1)])

@@ -11,6 +11,9 @@ from slimbrain.governance.provenance import CONFIG_FILE, MODEL_FOLDER
 TEMPORAL = "slimbrain-temporal"
 """The stage 1 model that `rank`, `embed`, `group`, `connectome` and `evaluate` use where none is named."""
 
+VOXEL = "slimbrain-voxel-8mm"
+"""The stage 2 model, of images prepared with `--resolution 8mm-p1`; nothing uses it unasked."""
+
 
 def list_models() -> list[str]:
     """Names of the models that come with the package, each of which `from_pretrained` takes.
