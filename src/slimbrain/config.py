@@ -314,6 +314,27 @@ class VoxelTrainConfig(TrainConfig):
 class Preset(Config):
     """Everything both stages need, under one name.
 
+    Attributes
+    ----------
+    name : str
+        What runs and models call it.
+    window : WindowConfig
+        Frames per window, and how many windows stage 2 sees.
+    sampling : SamplingConfig
+        Which sessions and windows training draws, and who is held out.
+    augment : AugmentConfig
+        How stage 1 sees a session in training.
+    temporal : TemporalConfig
+        The network of stage 1.
+    saliency : SaliencyConfig
+        How windows are scored and ordered.
+    voxel : HieraConfig
+        The encoder of stage 2.
+    jepa : JepaConfig
+        What stage 2 predicts, and from what.
+    train_temporal, train_voxel : TrainConfig, VoxelTrainConfig
+        The loop of each stage.
+
     Examples
     --------
     >>> preset = load_preset("tiny", ["window.k=3"])
@@ -344,12 +365,31 @@ class Preset(Config):
 
 
 def load_preset(name: str | Path, overrides: list[str] | None = None) -> Preset:
-    """Read a preset by name or a YAML file by path, then apply `section.field=value` overrides.
+    """Read a preset by name or a YAML file by path, then change single settings of it.
+
+    Parameters
+    ----------
+    name : str or Path
+        One of `PRESETS`, or a YAML file with a `name` and the settings that differ from the defaults.
+    overrides : list of str or None
+        `section.field=value`, as `slimbrain pretrain --set`; the value is read as YAML. Of two for one setting the later holds.
+
+    Returns
+    -------
+    Preset
+        Checked; settings that nothing names have their defaults.
 
     Raises
     ------
     InputError
         If there is no such preset or file, or a name or value in it is not accepted.
+
+    Examples
+    --------
+    >>> from slimbrain.config import load_preset
+    >>> preset = load_preset("tiny", ["window.k=3", "train_temporal.steps=500"])
+    >>> preset.window.k, preset.train_temporal.steps
+    (3, 500)
     """
     values = _parse(_preset_text(name), str(name)) or {}
     if not isinstance(values, dict):

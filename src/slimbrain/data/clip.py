@@ -68,10 +68,33 @@ def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | _IntA
 
     Parameters
     ----------
+    store : Store or what stands in for one
+        With voxels.
+    info : SessionInfo
+        The session.
     windows : sequence of int or ndarray of int
-        Window numbers, counted from frame 0.
+        W window numbers; number 0 begins at frame 0.
     frames : int
-        Frames per window.
+        F frames per window.
+
+    Returns
+    -------
+    Clip
+        (W * F, P, V) voxels, and the time of each frame.
+
+    Raises
+    ------
+    StoreError
+        If a window goes beyond the end of the session, or it has no voxels.
+
+    Examples
+    --------
+    >>> from slimbrain import Store
+    >>> from slimbrain.data.clip import read_clip
+    >>> store = Store("store")
+    >>> clip = read_clip(store, store.sessions[0], [0, 2], frames=8)
+    >>> len(clip.voxels), round(float(clip.seconds[8]), 2)  # window 2 begins at frame 16, of 0.72 s each
+    (16, 11.52)
     """
     starts = [int(number) * frames for number in windows]
     frame = np.concatenate([np.arange(start, start + frames) for start in starts])

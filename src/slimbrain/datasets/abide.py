@@ -102,11 +102,19 @@ def fetch_abide_parcels(
     Returns
     -------
     FetchedDataset
+        Whose `source` is the folder, and whose `missing` names participants without a series on the server.
 
     Raises
     ------
     InputError
         If the server cannot be reached or sends something else, or no participant passes the filters.
+
+    Examples
+    --------
+    >>> from slimbrain.datasets import fetch_abide_parcels
+    >>> fetched = fetch_abide_parcels(20, sites=["NYU"])  # doctest: +SKIP
+    >>> print(fetched.prep_command)  # doctest: +SKIP
+    slimbrain prep .../abide-cc200 .../abide-cc200-store participant
     """
     strategy = f"{'' if band_pass_filtering else 'no'}filt_{'' if global_signal_regression else 'no'}global"
     folder = nilearn_folder(data_dir) / (f"abide-{parcels}" if strategy == "nofilt_noglobal" else f"abide-{parcels}-{strategy}")

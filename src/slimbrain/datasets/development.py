@@ -29,6 +29,19 @@ def fetch_development_fmri(n_subjects: int | None = None, data_dir: str | Path |
     Returns
     -------
     FetchedDataset
+        Whose `source` is `images.tsv`.
+
+    Raises
+    ------
+    OSError
+        By nilearn, if the server cannot be reached.
+
+    Examples
+    --------
+    >>> from slimbrain.datasets import fetch_development_fmri
+    >>> fetched = fetch_development_fmri(n_subjects=10)  # doctest: +SKIP
+    >>> print(fetched.prep_command)  # doctest: +SKIP
+    slimbrain prep .../slimbrain/images.tsv .../slimbrain-store participant
     """
     from nilearn.datasets import fetch_development_fmri as fetch
 

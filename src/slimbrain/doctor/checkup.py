@@ -71,12 +71,26 @@ def examine(preset: Preset, store: Path | None = None, device: str = "auto", res
     device : str
         Auto, cpu or cuda.
     resolution : str or None
-        Lattice to time with where no store says; the one that the preset is meant for if None.
+        Lattice to time with where no store says, such as `4mm`; the one that the preset is meant for if None.
+
+    Returns
+    -------
+    Checkup
+        Its `facts`, its `rates` in windows per second, and its `problems`; fit if there are none.
 
     Raises
     ------
     InputError
         If there is no such device or lattice.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from slimbrain.config import load_preset
+    >>> from slimbrain.doctor import examine
+    >>> found = examine(load_preset("tiny"), Path("store"), device="cpu")
+    >>> sorted(found.rates), found.facts["store"]
+    (['embed', 'pretrain temporal', 'pretrain voxel'], '3 sessions, 3 with a checksum, 0 problems')
     """
     chosen = pick_device(device)
     found = Checkup()

@@ -30,10 +30,23 @@ def inspect_path(path: Path, shown: int | None = None) -> _Facts:
     shown : int, optional
         Most runs of a source to describe one by one; all if not given.
 
+    Returns
+    -------
+    dict of str to Any
+        `path`, `kind`, what is known of that kind, and `read by`, the commands that take it.
+
     Raises
     ------
     InputError
         If it is none of these, or damaged.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from slimbrain.doctor import inspect_path
+    >>> facts = inspect_path(Path("store"))
+    >>> facts["kind"], facts["sessions"], facts["frames per session"]
+    ('store', 3, '24 to 28')
     """
     if not path.exists():
         # A path with a typo is most often wrong in one part of it only.

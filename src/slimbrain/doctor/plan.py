@@ -98,23 +98,42 @@ def plan_step(
     precision: str = "float32",
     device: str = "cpu",
 ) -> StepCost:
-    """Plan one training step: forward, backward, AdamW, running mean.
+    """Plan one training step of stage 2: forward, backward, AdamW, running mean. Tensors have shapes and no memory.
 
     Parameters
     ----------
+    preset : Preset
+        The network and what it predicts.
     grid : Grid
         The brain mask decides how many patches there are.
     batch : int
         Clips per micro-batch.
     frames : int
         Frames of a clip; `window.frames * window.k` in training.
+    precision : str
+        `float32`, `bfloat16` or `float16`.
     device : str
         `cpu`, or `cuda`, whose larger blocks hold more at a time. Neither needs to be there.
+
+    Returns
+    -------
+    StepCost
+        Weights per part, GFLOPs, and MiB at the peak.
 
     Raises
     ------
     InputError
-        As `_check_choices`.
+        If the frames are not a whole number of the encoder's time units, there is no such precision or device, or the weights alone
+        do not fit this machine's memory.
+
+    Examples
+    --------
+    >>> from slimbrain import Grid
+    >>> from slimbrain.config import load_preset
+    >>> from slimbrain.doctor.plan import plan_step
+    >>> cost = plan_step(load_preset("tiny"), Grid.mni152("8mm"), batch=1, frames=8)
+    >>> sum(cost.parameters.values()), cost.peak_mib < cost.expected_mib < 1024
+    (540416, True)
     """
     _check_choices(frames, preset.voxel.unit_frames, precision, device)
     weights = 4 * jepa_parameters(preset.voxel, preset.jepa)

@@ -166,6 +166,8 @@ def embed_store(
 
     Parameters
     ----------
+    store : Store or what stands in for one
+        N sessions.
     model : Model
         From `from_pretrained`, which says how sessions are cut.
     windows : Windows or None
@@ -174,10 +176,17 @@ def embed_store(
         evenly.
     k : int or None
         Windows to see; as many as in training if None. More of them make the vector less noisy.
+    label : str
+        What the progress bar is called.
     pooling : str or None
         How a vector is made: for stage 1 one of `SERIES_POOLINGS`, for stage 2 one of `POOLINGS` or `DECODED_POOLINGS`; the model's
         default if None: of stage 1 `both` (`tokens` without a connectome, `native` without places), of stage 2 `connectome` (`moments`
         without one).
+
+    Returns
+    -------
+    Embeddings
+        (N, D) `values` in the order of `store.sessions`, with keys and participants.
 
     Raises
     ------
@@ -185,6 +194,14 @@ def embed_store(
         If the store does not fit the model.
     InputError
         If a session is shorter than one window, or is not in the window table.
+
+    Examples
+    --------
+    >>> import slimbrain
+    >>> from slimbrain.embed.features import embed_store
+    >>> made = embed_store(slimbrain.Store("store"), slimbrain.from_pretrained("runs/voxel/model"), k=2)
+    >>> made.subjects, made.values.shape
+    (('sub-01', 'sub-02', 'sub-03'), (3, 192))
     """
     if model.provenance is None:
         raise InputError("the model does not say what it was trained on; read it with slimbrain.from_pretrained.")

@@ -137,15 +137,32 @@ def evaluate_models(
 
     Parameters
     ----------
+    store : Store
+        With the sessions, and the labels in its `participants.tsv`.
     task : str
-        As `slimbrain evaluate --task`.
+        As `slimbrain evaluate --task`: `column:NAME` of participants.tsv, `identity`, or a task of a benchmark.
     models : Sequence[str or Path]
         Model folders or hub ids; the first is the one compared with the best baseline.
+    options : Options or None
+        Methods, windows, folds and baselines; probes in 5 folds of participants if None.
+
+    Returns
+    -------
+    Result
+        A row per model, method and metric, with intervals; `write_result` writes it.
 
     Raises
     ------
     InputError
         If there is no such method, or the task cannot be done by it.
+
+    Examples
+    --------
+    >>> from slimbrain import Store
+    >>> from slimbrain.evaluate.methods import evaluate_models
+    >>> result = evaluate_models(Store("visits"), "identity", ["runs/temporal/model"])
+    >>> result.n_subjects, result.metrics, sorted({row.model for row in result.rows})
+    (4, ('top1', 'mrr'), ['chance', 'channels', 'connectivity', 'slimbrain temporal', 'untrained'])
     """
     options = options or Options()
     design = options.design

@@ -26,12 +26,20 @@ def add_evaluation(folder: str | Path, result: str | Path | Result) -> Path:
 
     Returns
     -------
-    The card.
+    Path
+        The card, README.md of the folder.
 
     Raises
     ------
     InputError
         If one of the two is not what it should be, or the result is of other weights.
+
+    Examples
+    --------
+    >>> import slimbrain
+    >>> card = slimbrain.add_evaluation("runs/temporal/model", "sex.json")
+    >>> "column:sex" in card.read_text(encoding="utf-8")
+    True
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -114,10 +114,16 @@ class Result(_Frozen):
 
     Attributes
     ----------
+    task : str
+        As `slimbrain evaluate --task`.
     cohort : str
         Name of the store.
+    n_subjects, n_sessions : int
+        With a label.
     split : str
         How subjects were divided, in words.
+    seeds : tuple[int, ...]
+        Of the divisions; empty where none was drawn.
     rows : tuple[Row, ...]
         One per predictor and metric, our first model's first, its primary metric in front.
     best_baseline : Estimate
@@ -130,6 +136,10 @@ class Result(_Frozen):
         Subjects that a model was pretrained on.
     pretraining_unknown : tuple[str, ...]
         Models whose pretraining participants are not recorded.
+    models : tuple[ModelWeights, ...]
+        The weights of each model under test.
+    groups : Grouping or None
+        Which participants stay on one side of every split, such as families; None where each may be by themselves.
     classes : Mapping[str, int]
         Subjects of each class, or windows of each where a subject has several; empty for a regression, an identification and files of
         before they were counted.
@@ -153,6 +163,8 @@ class Result(_Frozen):
         Command lines that made it, in order: of the embeddings that were reused, and its own. Empty where there was none.
     version : str
         Of slimbrain.
+    schema_version : int
+        Of the file.
 
     Examples
     --------
@@ -237,10 +249,27 @@ def write_result(path: str | Path, result: Result) -> Path:
 def read_result(path: str | Path) -> Result:
     """Read what `write_result` wrote.
 
+    Parameters
+    ----------
+    path : str or Path
+        JSON of `slimbrain evaluate --out`.
+
+    Returns
+    -------
+    Result
+        Equal to the one that was written.
+
     Raises
     ------
     InputError
         If it is nothing of the kind, is damaged, or was written by a later slimbrain.
+
+    Examples
+    --------
+    >>> from slimbrain.evaluate.result import read_result
+    >>> result = read_result("sex.json")
+    >>> [(row.model, row.mean) for row in result.rows if row.metric == "auc"]
+    [('ours', 0.6), ('tangent', 0.7), ('majority', 0.5)]
     """
     return as_result(str(path), _read_json(Path(path)))
 

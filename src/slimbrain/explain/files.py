@@ -182,12 +182,28 @@ class MapEntry:
 
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
-    """What `slimbrain explain --out` left in a folder: averages first, then sessions by key.
+    """What `explain_store`, or `slimbrain explain --out`, left in a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The `out` of it.
+
+    Returns
+    -------
+    list of MapEntry
+        Averages first, then sessions by key.
 
     Raises
     ------
     InputError
         If there is no map.
+
+    Examples
+    --------
+    >>> from slimbrain.explain import list_maps
+    >>> [(entry.title, entry.sessions) for entry in list_maps("maps")][0]
+    ('JEPA surprise: mean, 3 sessions', 3)
     """
     folder = Path(folder)
     entries = [entry for path in _records(folder) if (entry := _entry(path))]

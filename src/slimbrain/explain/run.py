@@ -34,19 +34,40 @@ def explain_store(store: Store, source: str | Path, request: MapRequest, output:
 
     Parameters
     ----------
+    store : Store
+        Whose sessions are explained; with a task, also what probes are fitted on.
     source : str or Path
         Model folder or hub id; the head of a fine-tuned model is explained where the request names no task.
+    request : MapRequest
+        What to explain, and how.
+    output : Output
+        What is written beside the maps.
     out : Path
         Folder; a session whose map is there, made with the same settings, is not explained again.
+    device : str
+        `auto` (CUDA where there is one), or a device of torch such as `cpu`.
 
     Returns
     -------
-    What was done; a session that cannot be explained does not stop the others.
+    Summary
+        Keys of sessions that were explained (`made`), were there (`kept`), or `refused`, with the reason; these do not stop the others.
 
     Raises
     ------
     InputError
         If no session can be explained, or the settings, the model or the atlas do not fit.
+    ContractError
+        If the store does not fit the model.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from slimbrain import Store
+    >>> from slimbrain.explain import MapRequest, Output, explain_store
+    >>> store, request = Store("store"), MapRequest("surprise", k=1)
+    >>> summary = explain_store(store, "runs/voxel/model", request, Output(pictures="none"), Path("surprise"), device="cpu")
+    >>> len(summary.made), summary.refused
+    (3, {})
     """
     if output.pictures not in PICTURES:
         raise InputError(f"--pictures {output.pictures}: choose one of {', '.join(PICTURES)}.")

@@ -63,10 +63,29 @@ def find_duplicates(store: Store, keys: Sequence[str] | None = None, signature_o
 
     Parameters
     ----------
+    store : Store
+        Where to look.
     keys : sequence of str, optional
         Sessions to consider, all by default.
     signature_of : callable, optional
         The signature of a session by its key, where its series was read before.
+
+    Returns
+    -------
+    list of Duplicate
+        In the order of the sessions; empty if each recording stands there once.
+
+    Raises
+    ------
+    StoreError
+        If the store lacks a session of `keys`, or one cannot be read.
+
+    Examples
+    --------
+    >>> from slimbrain import Store
+    >>> from slimbrain.governance.duplicates import find_duplicates
+    >>> find_duplicates(Store("store"))
+    []
     """
     keys = [info.key for info in store.sessions] if keys is None else list(keys)
     signature_of = signature_of or (lambda key: signature(store.coarse(key)))

@@ -126,7 +126,8 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
 
     Returns
     -------
-    The model in evaluation mode, with its `provenance`.
+    HieraJEPA or TemporalExtractor
+        In evaluation mode, with its `provenance`.
 
     Raises
     ------
@@ -134,6 +135,13 @@ def from_pretrained(source: str | Path, contract: Contract | None = None, revisi
         If the folder is not a slimbrain model, is damaged, gives every input the same vector, or the hub cannot give it.
     ContractError
         If the data do not fit the model.
+
+    Examples
+    --------
+    >>> import slimbrain
+    >>> model = slimbrain.from_pretrained("slimbrain-temporal")
+    >>> model.provenance.window.frames, model.provenance.contract.tr
+    (8, 0.72)
     """
     folder = model_folder(source, revision)
     sealed = _check(folder)
@@ -209,8 +217,7 @@ def push_to_hub(
 ) -> str:
     """Put a model folder on the Hugging Face hub, once it has been read and found whole; its own files and no others.
 
-    `slimbrain.push_to_hub("runs/voxel/model", "lab/model")`, after `hf auth login`, makes a private model; then
-    `slimbrain.from_pretrained("lab/model")` reads it, logged in as somebody who may see it.
+    After `hf auth login`. `slimbrain.from_pretrained` then reads it by its id, logged in as somebody who may see it.
 
     Parameters
     ----------
@@ -236,6 +243,12 @@ def push_to_hub(
     ------
     InputError
         If the folder is no model, or the hub refuses, or cannot be reached.
+
+    Examples
+    --------
+    >>> import slimbrain
+    >>> url = slimbrain.push_to_hub("runs/voxel/model", "lab/model")  # doctest: +SKIP
+    >>> model = slimbrain.from_pretrained("lab/model")  # doctest: +SKIP
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -117,10 +117,23 @@ def load_published(path: str | Path) -> PublishedEncoder:
     path : str or Path
         A .pth file; only tensors are read from it, no code.
 
+    Returns
+    -------
+    PublishedEncoder
+        Takes (B, 1, 40, 96, 96, 96) boxes, background included, and gives (B, 512); `slimbrain convert` makes a model for a store of it.
+
     Raises
     ------
     InputError
         If it is no such checkpoint, or a tensor is missing, unknown or of another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from slimbrain.models.published import load_published
+    >>> encoder = load_published("slim_brain.pth")  # doctest: +SKIP
+    >>> encoder(torch.zeros(1, 1, 40, 96, 96, 96)).shape  # doctest: +SKIP
+    torch.Size([1, 512])
     """
     sides = _SIDE // _PATCH
     config = load_preset("paper").voxel.model_copy(update={"learned_positions": (sides, _FRAMES), "norm_eps": _META_EPSILON})

@@ -18,6 +18,11 @@ VOXEL = "slimbrain-voxel-8mm"
 def list_models() -> list[str]:
     """Names of the models that come with the package, each of which `from_pretrained` takes.
 
+    Returns
+    -------
+    list of str
+        In alphabetical order.
+
     Examples
     --------
     >>> import slimbrain

@@ -78,6 +78,13 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
         A folder or file in one of the layouts of `slimbrain.prep.layouts`.
     out : str or Path
         Store to make or to add to.
+    options : PrepOptions or None
+        Which runs, and what is made of them; all runs at 2 mm if None.
+
+    Returns
+    -------
+    PrepSummary
+        Runs that were `prepared`, `skipped`, `excluded`, refused (`failures`) or `withdrawn`. A run that fails does not stop the others.
 
     Raises
     ------
@@ -85,6 +92,13 @@ def prepare(source: str | Path, out: str | Path, options: PrepOptions | None = N
         If there is nothing to prepare.
     StoreError, ContractError
         If the store cannot be written, or was made with another mask or resolution.
+
+    Examples
+    --------
+    >>> from slimbrain.prep import PrepOptions, prepare
+    >>> summary = prepare("fmriprep", "prepared", PrepOptions(resolution="8mm"))
+    >>> [run.key for run in summary.prepared], summary.failures
+    (['sub-001_task-rest_space-MNI152NLin6Asym'], [])
     """
     batch = _Batch.of(Path(source), Path(out), options or PrepOptions())
     summary = _ready_store(batch)

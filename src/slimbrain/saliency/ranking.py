@@ -23,15 +23,32 @@ def rank_store(store: Store, model: TemporalExtractor, saliency: SaliencyConfig 
 
     Parameters
     ----------
+    store : Store
+        Whose channel series are read.
+    model : TemporalExtractor
+        Stage 1, which says how long windows are.
     saliency : SaliencyConfig or None
         How; as `slimbrain rank`, the way of the preset that the model was trained with, if None.
     device : str
-        Where to compute.
+        Where to compute; the model has to be there.
+
+    Returns
+    -------
+    list of WindowRow
+        One per window: onset and duration in s, score, and rank in its session (1 is taken first). `write_window_table` writes them.
 
     Raises
     ------
     InputError
         If a session cannot be scored.
+
+    Examples
+    --------
+    >>> import slimbrain
+    >>> from slimbrain.saliency import rank_store
+    >>> rows = rank_store(slimbrain.Store("store"), slimbrain.from_pretrained("slimbrain-temporal"))
+    >>> sorted(row.rank for row in rows if row.session.startswith("sub-01"))
+    [1, 2, 3]
     """
     saliency = saliency or trained_saliency(model)
     rows: list[WindowRow] = []

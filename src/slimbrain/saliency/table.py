@@ -109,7 +109,17 @@ def write_window_table(path: str | Path, rows: Sequence[WindowRow], command: str
 
 
 def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
-    """Rows by session, in the order of the file.
+    """Read what `slimbrain rank` or `write_window_table` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The TSV file.
+
+    Returns
+    -------
+    dict of str to list of WindowRow
+        Rows by session key, in the order of the file.
 
     Raises
     ------
@@ -118,6 +128,12 @@ def read_window_table(path: str | Path) -> dict[str, list[WindowRow]]:
         first on, each once, where it lies in time, with ranks from 1 on, each once.
     StoreError
         If the file cannot be read.
+
+    Examples
+    --------
+    >>> from slimbrain.saliency import read_window_table
+    >>> {key: [row.rank for row in rows] for key, rows in read_window_table("windows.tsv").items()}
+    {'sub-01': [2, 4, 1, 3]}
     """
     sessions: dict[str, list[WindowRow]] = {}
     for line, cells in enumerate(read_tsv(Path(path)), start=2):

@@ -40,6 +40,39 @@ OTHER_CUTOFF_HZ = 0.07
 class CohortSpec(Config):
     """What to simulate. The same values give the same files; subject i does not depend on how many there are.
 
+    Parameters
+    ----------
+    subjects, sessions, frames : int
+        How many participants, sessions of each, and frames of each session.
+    first : int
+        Number of the first participant, so that cohorts can be merged.
+    tr : float
+        Seconds per frame.
+    voxel_mm : float
+        Side of a voxel.
+    networks : int
+        Networks of the brain, each with its map and time course.
+    events_per_session : int
+        Bursts of about 10 s at known places.
+    spikes_per_session : int
+        Jumps of the whole image for one or two frames, as of motion.
+    sites : int
+        Scanners; each is smoother, noisier and brighter than the one before.
+    snr : float
+        Network over noise, in standard deviations, where a network is strongest.
+    event_amplitude : float
+        Peak of an event in the voxel's own standard deviations.
+    trait_strength : float
+        How much group and score, the two traits, change the brain; 0 plants none, 1 is easy.
+    identity_strength : float
+        How much people differ in coupling and layout.
+    site_strength : float
+        How much sites differ.
+    orientation : str
+        `RAS` or `LAS`, the handedness of the stored array.
+    seed : int
+        Of everything that is drawn.
+
     Examples
     --------
     >>> CohortSpec(subjects=2, sessions=1, frames=64).tr
@@ -47,21 +80,21 @@ class CohortSpec(Config):
     """
 
     subjects: int = Field(default=24, ge=1, le=999)
-    first: int = Field(default=1, ge=1, le=9000, description="number of the first participant, so that cohorts can be merged")
+    first: int = Field(default=1, ge=1, le=9000)
     sessions: int = Field(default=2, ge=1, le=99)
     frames: int = Field(default=200, ge=8, le=MOST_FRAMES)
-    tr: float = Field(default=0.72, gt=0, description="seconds")
+    tr: float = Field(default=0.72, gt=0)
     voxel_mm: float = Field(default=8.0, ge=1.0, le=16.0)
     networks: int = Field(default=7, ge=6, le=10)
     events_per_session: int = Field(default=6, ge=0)
     spikes_per_session: int = Field(default=3, ge=0)
     sites: int = Field(default=2, ge=1, le=5)
-    snr: float = Field(default=2.0, gt=0, description="network over noise, in standard deviations, where a network is strongest")
-    event_amplitude: float = Field(default=2.5, ge=0, description="peak of an event in the voxel's own standard deviations")
-    trait_strength: float = Field(default=1.0, ge=0, le=2, description="of both traits; 0 plants none, 1 is easy")
-    identity_strength: float = Field(default=1.0, ge=0, le=3, description="how much people differ in coupling and layout")
+    snr: float = Field(default=2.0, gt=0)
+    event_amplitude: float = Field(default=2.5, ge=0)
+    trait_strength: float = Field(default=1.0, ge=0, le=2)
+    identity_strength: float = Field(default=1.0, ge=0, le=3)
     site_strength: float = Field(default=1.0, ge=0, le=3)
-    orientation: Literal["RAS", "LAS"] = Field(default="RAS", description="handedness of the stored array")
+    orientation: Literal["RAS", "LAS"] = Field(default="RAS")
     seed: int = Field(default=0, ge=0)
 
 

@@ -77,12 +77,20 @@ def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str |
 
     Returns
     -------
-    What was planted, as in `out`/truth.json.
+    Truth
+        What was planted, as in `out`/truth.json.
 
     Raises
     ------
     InputError
         If `out` holds another dataset, the mask cannot be used, or the events and spikes asked for do not fit.
+
+    Examples
+    --------
+    >>> from slimbrain.simulate import CohortSpec, simulate_cohort
+    >>> truth = simulate_cohort("simulated", CohortSpec(subjects=1, sessions=1, frames=32, events_per_session=1, spikes_per_session=0))
+    >>> [session.key for session in truth.sessions]
+    ['sub-001_task-rest_space-MNI152NLin6Asym']
     """
     out, spec = Path(out), spec or CohortSpec()
     _require_own_folder(out, spec)
@@ -100,12 +108,28 @@ def simulate_cohort(out: str | Path, spec: CohortSpec | None = None, mask: str |
 
 
 def load_truth(path: str | Path) -> Truth:
-    """Read truth.json, given by itself or by the folder it is in.
+    """Read what was planted in a simulated cohort.
+
+    Parameters
+    ----------
+    path : str or Path
+        `truth.json`, or the folder it is in.
+
+    Returns
+    -------
+    Truth
+        The specification, and networks, people and sessions with their events and spikes.
 
     Raises
     ------
     InputError
         If there is none or it is damaged.
+
+    Examples
+    --------
+    >>> from slimbrain.simulate import load_truth
+    >>> load_truth("fmriprep").spec.frames
+    32
     """
     path = Path(path)
     path = path / _TRUTH_FILE if path.is_dir() else path

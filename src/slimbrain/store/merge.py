@@ -70,12 +70,25 @@ def merge(out: str | Path, stores: Sequence[Store], keep: _Keep | None = None, l
     link : bool
         Hard links where the file system can, which take no space; copies elsewhere.
 
+    Returns
+    -------
+    CopySummary
+        Keys of the sessions that were `copied` or are `present`, and `failures`, a sentence each.
+
     Raises
     ------
     ContractError
         If the contracts differ.
     InputError
         If one name stands for different data and `keep` is None, or for terms of which none are the strictest; nothing is copied then.
+
+    Examples
+    --------
+    >>> from slimbrain import Store
+    >>> from slimbrain.store.merge import merge
+    >>> summary = merge("merged", [Store("store"), Store("visits")], keep="first")  # of 3 and 8 sessions, of which one has the same name
+    >>> len(Store("merged").sessions), summary.failures
+    (10, [])
     """
     for other in stores[1:]:
         stores[0].contract.require(other.contract, f"the store {stores[0].root}", f"the store {other.root}")
@@ -96,15 +109,35 @@ def subset(store: Store, out: str | Path, sessions: Collection[SessionInfo], lin
 
     Parameters
     ----------
+    store : Store
+        Where from.
+    out : str or Path
+        Store to make or to add to.
     sessions : collection of SessionInfo
         Which, as `choose_sessions` gives them.
     link : bool
         As in `merge`.
 
+    Returns
+    -------
+    CopySummary
+        As of `merge`.
+
     Raises
     ------
+    ContractError
+        If `out` is a store of another contract.
     InputError
         If `out` has a session of one of these names with different data, or under terms of which none are the strictest.
+
+    Examples
+    --------
+    >>> from slimbrain import Store
+    >>> from slimbrain.store.merge import subset
+    >>> store = Store("store")
+    >>> summary = subset(store, "two", [info for info in store.sessions if info.n_frames > 24])
+    >>> len(summary.copied), sorted(Store("two").sessions.subjects)
+    (2, ['sub-01', 'sub-02'])
     """
     target = _target(out, [store])
     rows = _rows(store, target.root, {info.subject for info in sessions})

@@ -89,10 +89,27 @@ def verify(root: str | Path) -> Verification:
 
     May run while sessions are added: what another process is writing is looked at no further.
 
+    Parameters
+    ----------
+    root : str or Path
+        The store.
+
+    Returns
+    -------
+    Verification
+        Its `problems`, one per file that is damaged, missing or unlisted; empty where all is well.
+
     Raises
     ------
     StoreError, ContractError
         If `root` is not a store at all.
+
+    Examples
+    --------
+    >>> from slimbrain.store.verify import verify
+    >>> found = verify("store")
+    >>> found.n_sessions, found.problems
+    (3, [])
     """
     store = Store(root)
     try:

@@ -66,10 +66,27 @@ class Log:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Lines of a run's metrics.jsonl; a last line that a killed run left half written is not counted.
 
+    Parameters
+    ----------
+    run : Path
+        Folder of the run.
+
+    Returns
+    -------
+    list of dict
+        Per logged step, counted from 0, its `step`, `loss` and whatever the stage logs; empty if the run logged nothing yet.
+
     Raises
     ------
     InputError
         If a line is not what training writes.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from slimbrain.train import read_metrics
+    >>> [(line["step"], line["loss"]) for line in read_metrics(Path("runs/voxel"))]
+    [(0, 1.0), (10, 0.8)]
     """
     path = run / METRICS_FILE
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []

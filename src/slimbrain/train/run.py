@@ -42,23 +42,59 @@ def pretrain(
     command: str = "",
     participants_command: str = "",
 ) -> dict[str, float]:
-    """Train `temporal` or `voxel` on a store and export the model to RUN/model.
+    """Train one stage on a store and export the model to RUN/model.
 
     Where `torchrun` or Slurm started several processes, each of them calls this with the same arguments; the first writes the files.
     The command lines that train, and that chose the participants, are recorded in RUN/run.json.
 
+    Parameters
+    ----------
+    stage_name : str
+        `temporal`, stage 1, which reads channel series; or `voxel`, stage 2, which needs a store with voxels.
+    store : Store
+        What to train on; `Store.select` leaves participants out.
+    preset : Preset
+        Network, objective and loop, from `load_preset`.
+    run : Path
+        Folder of the run: `run.json`, `metrics.jsonl`, `state` to resume from, and `model` at the end.
+    seed : int
+        Of the weights, draws and masks.
+    resume : bool
+        Resume the run in `run`, or start it if there is none; a folder that holds a run is refused otherwise.
+    ranked : mapping of str to sequence of int, or None
+        Stage 2: windows of each session by its key, best first, as in a window table; drawn at random if None.
+    device : str
+        `auto` (CUDA where there is one), or a device of torch such as `cpu`.
+    workers : int
+        Processes that load data; this one does if 0.
+    command : str
+        The command line to record in `run.json`.
+
     Returns
     -------
-    The last logged numbers.
+    dict of str to float
+        The last line of `metrics.jsonl`: `step`, `loss`, `std` and `effective_rank` of the tokens, and what else the stage logs.
 
     Raises
     ------
     InputError
-        If the run folder holds another run, one that is not to be resumed, or one that another process is training.
+        If the run folder holds another run, one that is not to be resumed, or one that another process is training, or if the settings
+        do not fit the store, the device or the memory.
     CollapseError
         If tokens became alike; see `train.guard`.
     SystemExit
         With 0, once the step is finished and saved, if SIGTERM or SIGUSR1 came.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import slimbrain
+    >>> from slimbrain.config import load_preset
+    >>> from slimbrain.train import pretrain
+    >>> preset = load_preset("tiny", ["train_temporal.steps=2", "train_temporal.batch=1"])
+    >>> last = pretrain("temporal", slimbrain.Store("store"), preset, Path("runs/first"), device="cpu")
+    >>> last["step"], type(slimbrain.from_pretrained("runs/first/model")).__name__
+    (1, 'TemporalExtractor')
     """
     commands = {"command": command, "participants_command": participants_command}
     chosen = local_device(pick_device(device))
