@@ -7,12 +7,15 @@ from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slimbrain.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _QUOTED = 200
 """Characters of a file that a message quotes at most."""
@@ -413,23 +416,67 @@ def checked(kind: type[Model], values: Mapping[str, Any], source: str) -> Model:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = _one_line(".".join(str(part) for part in first["loc"])) or "preset"
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, first['loc'])}.") from error
-        raise InputError(f"{source}: {place}: {refusal(error)}; see the page on presets for what is accepted.") from error
+        found, loc = _deepest(error, values)
+        place = _one_line(".".join(map(str, loc))) or "preset"
+        if found["type"] == "extra_forbidden":
+            raise InputError(f"{source}: there is no setting {place}; {_nearest(kind, loc)}.") from error
+        raise InputError(f"{source}: {place}: {_reason(found)}; see the page on presets for what is accepted.") from error
+
+
+def checked_options(kind: type[Model], values: Mapping[str, Any], command: str) -> Model:
+    """What was typed after a command, as a model of that kind, whose fields have the names of the options; None counts as not given.
+
+    Raises
+    ------
+    InputError
+        If a value is not accepted.
+    """
+    try:
+        return kind.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        # A unit, which a field's name may end with, is no part of the option's.
+        option = str(error.errors()[0]["loc"][0]).removesuffix("_s").replace("_", "-")
+        raise InputError(f"--{option}: {refusal(error)}; see `{command} --help`.") from error
 
 
 def refusal(error: ValidationError) -> str:
     """Why the first value that pydantic refused was refused, and the value where it is short: `must be at least 8, not 7`."""
-    first = error.errors()[0]
-    said, value = first["msg"], first["input"]
-    known = _BOUNDS.get(first["type"])
-    reason = known.format_map(first.get("ctx", {})) if known else said.removeprefix("Value error, ").replace("Input should be", "must be")
+    return _reason(error.errors()[0])
+
+
+def _reason(found: ErrorDetails) -> str:
+    said, value = found["msg"], found["input"]
+    known = _BOUNDS.get(found["type"])
+    reason = known.format_map(found.get("ctx", {})) if known else said.removeprefix("Value error, ").replace("Input should be", "must be")
     shown = said.startswith("Input should be") and (value is None or isinstance(value, (str, int, float)))
     # An option's number may be the text that was typed.
-    quoted = value if "_than" in first["type"] else repr(value)
+    quoted = value if "_than" in found["type"] else repr(value)
     return _one_line(f"{reason}, not {quoted}" if shown else reason)
+
+
+def _deepest(error: ValidationError, values: Mapping[str, Any]) -> tuple[ErrorDetails, tuple[int | str, ...]]:
+    """The first thing that pydantic refused, and where it is in the values.
+
+    What may be a number or a table is refused as both: the table's error, inside it, says more.
+    """
+    found = [(one, _place(one, values)) for one in error.errors()]
+    first = found[0][1]
+    return max((one for one in found if one[1][: len(first)] == first), key=lambda one: len(one[1]))
+
+
+def _place(found: ErrorDetails, values: Any) -> tuple[int | str, ...]:
+    """Where in the values, without pydantic's names of the types that one of them may have."""
+    place: list[int | str] = []
+    for part in found["loc"]:
+        inside = dict(enumerate(values)) if isinstance(values, list | tuple) else values if isinstance(values, Mapping) else {}
+        # YAML may have read a name as a number.
+        by_name = {str(name): value for name, value in inside.items()}
+        if str(part) in by_name:
+            values = by_name[str(part)]
+        elif found["type"] != "missing":
+            continue
+        place.append(part)
+    return tuple(place)
 
 
 def _one_line(text: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slimbrain.config import checked_options
 from slimbrain.disk.atomic import write_json
 from slimbrain.errors import InputError, ReportedError
 from slimbrain.evaluate.leaks import require_labels
@@ -19,7 +20,7 @@ from slimbrain.evaluate.tasks import label_name
 from slimbrain.governance.provenance import MODEL_FOLDER, people_in
 from slimbrain.models import shipped
 from slimbrain.models.hub import from_pretrained
-from slimbrain.prep.options import checked_options
+from slimbrain.prep.options import PrepOptions
 from slimbrain.prep.roster import LATER_COLUMNS, read_roster
 from slimbrain.store import Store
 from slimbrain.store.description import is_store
@@ -187,7 +188,8 @@ def _pretrain(steps: Steps, asked: OwnData, store: Path, out: Path, run: Path) -
 
 def _require_labels_of_source(asked: OwnData) -> None:
     """Refuse labels that cannot be predicted before hours of work and not after; measures of quality are not known yet."""
-    roster, column = read_roster(asked.source, checked_options(asked.prep)), label_name(asked.task)
+    roster = read_roster(asked.source, checked_options(PrepOptions, asked.prep, "slimbrain prep"))
+    column = label_name(asked.task)
     if column not in LATER_COLUMNS or any(column in row for row in roster.participants.values()):
         require_labels(roster, asked.task)
 

@@ -251,6 +251,21 @@ def test_a_value_that_an_option_cannot_take_is_one_sentence(
     assert said.endswith(f"; see `slimbrain {words[0]} --help`.\n") and "Input" not in said and "parse" not in said
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--method", "x", "must be 'exact' or 'fast', not 'x'"),
+        ("--order", "best", "must be 'score', 'apart' or 'diverse', not 'best'"),
+        ("--min-distance", "-1", "must be at least 0, not -1.0"),
+    ],
+)
+def test_rank_refuses_what_it_cannot_choose_by_before_it_opens_anything(
+    option: str, value: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["rank", "nowhere", "--out", "windows.tsv", option, value]) == 1
+    assert capsys.readouterr().err == f"slimbrain: {option}: {reason}; see `slimbrain rank --help`.\n"
+
+
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

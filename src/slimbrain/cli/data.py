@@ -27,9 +27,7 @@ def simulate(
 
     Example: `slimbrain simulate cohort --subjects 12 --sessions 2`
     """
-    from pydantic import ValidationError
-
-    from slimbrain.config import refusal
+    from slimbrain.config import checked_options
     from slimbrain.simulate import CohortSpec, require_frames
 
     values = {
@@ -42,11 +40,7 @@ def simulate(
         "orientation": orientation,
         "seed": seed,
     }
-    try:
-        spec = CohortSpec.model_validate(values)
-    except ValidationError as error:
-        option = str(error.errors()[0]["loc"][0]).replace("_", "-")
-        raise InputError(f"--{option}: {refusal(error)}; see `slimbrain simulate --help`.") from error
+    spec = checked_options(CohortSpec, values, "slimbrain simulate")
     require_frames(spec)
     # Only now, since it loads scipy: a number that cannot work would wait for that.
     from slimbrain.simulate import simulate_cohort
@@ -119,7 +113,8 @@ def prep(
 
     Example: `slimbrain prep fmriprep/ store/ participant --participant-label 01 02 --nprocs 4`
     """
-    from slimbrain.prep.options import checked_options
+    from slimbrain.config import checked_options
+    from slimbrain.prep.options import PrepOptions
     from slimbrain.prep.run import prepare
     from slimbrain.store.description import commands_in, record_commands
 
@@ -148,7 +143,7 @@ def prep(
     values |= {"consent": consent, "not_for": not_for, "readmit": readmit}
     values |= {"nprocs": nprocs, "window_frames": window_frames, "force": force, "shard": shard}
     values |= {"participant_label": participant_label, "session_id": session_id, "task_id": task_id}
-    summary = prepare(source, out, checked_options(values))
+    summary = prepare(source, out, checked_options(PrepOptions, values, "slimbrain prep"))
     record_commands(out, *commands_in(source), whole_command(context))
     counts = f"{len(summary.prepared)} prepared, {len(summary.skipped)} already there, {len(summary.excluded)} excluded"
     gone = f", {len(summary.withdrawn)} of participants who were withdrawn" if summary.withdrawn else ""

@@ -122,10 +122,11 @@ def _work(name: str, given: dict[str, Any], words: tuple[str, ...], shards: int)
 
     out = Path(given["out"])
     if name == "prep":
-        from slimbrain.prep.options import PrepOptions, checked_options
+        from slimbrain.config import checked_options
+        from slimbrain.prep.options import PrepOptions
 
         options = {option: given[_PARAMETERS.get(option, option)] for option in PrepOptions.model_fields if option != "warn_coverage"}
-        return commands.prep_work(words, Path(given["source"]), out, checked_options(options), shards)
+        return commands.prep_work(words, Path(given["source"]), out, checked_options(PrepOptions, options, "slimbrain prep"), shards)
     if name == "embed":
         # Typer before 0.29 leaves them words.
         store, participants = Path(given["store"]), given["participants"] and Path(given["participants"])

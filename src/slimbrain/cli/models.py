@@ -189,21 +189,20 @@ def rank(
 
     Example: `slimbrain rank store/ --out windows.tsv`
     """
-    from slimbrain.config import SaliencyConfig, checked
+    from slimbrain.config import SaliencyConfig, checked_options
     from slimbrain.models.hub import from_pretrained, require_model
     from slimbrain.models.temporal import TemporalExtractor
     from slimbrain.saliency import rank_store, read_window_table, trained_saliency, write_window_table
 
+    choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
+    choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
+    choices |= {"diversity": diversity, "per_run": per_run, "per_session": per_session}
+    given = checked_options(SaliencyConfig, choices, "slimbrain rank").model_dump(exclude_unset=True)
     require_own_output(out, read_window_table, "rank")
     set_threads(threads)
     opened, temporal = open_store(store, None), temporal_or_shipped(temporal)
     model = require_model(from_pretrained(temporal, opened.contract), TemporalExtractor, temporal)
-    choices = {"novelty_weight": novelty_weight, "method": method, "order": order, "min_distance_s": min_distance}
-    choices |= {"explained_weight": explained_weight, "dvars_weight": dvars_weight}
-    choices |= {"diversity": diversity, "per_run": per_run, "per_session": per_session}
-    given = {name: value for name, value in choices.items() if value is not None}
-    saliency = checked(SaliencyConfig, {**trained_saliency(model).model_dump(), **given}, "slimbrain rank")
-    rows = rank_store(opened, model, saliency)
+    rows = rank_store(opened, model, trained_saliency(model).model_copy(update=given))
     write_window_table(out, rows, typed_command(context))
     left_out = sum(not row.chosen for row in rows)
     budget = f", {left_out} left out by the budget" if left_out else ""

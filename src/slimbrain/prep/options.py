@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from slimbrain.config import refusal
-from slimbrain.errors import InputError
 from slimbrain.prep.denoise import Strategy
 from slimbrain.prep.exclusion import Limits
 from slimbrain.prep.layouts import AUTO
@@ -114,18 +111,3 @@ class PrepOptions(Limits):
     consent: tuple[str, ...] = ()
     not_for: tuple[str, ...] = ()
     readmit: tuple[str, ...] = ()
-
-
-def checked_options(values: Mapping[str, Any]) -> PrepOptions:
-    """What was typed, by the names of the options; None counts as not given.
-
-    Raises
-    ------
-    InputError
-        If a value is not accepted.
-    """
-    try:
-        return PrepOptions.model_validate({name: value for name, value in values.items() if value is not None})
-    except ValidationError as error:
-        option = str(error.errors()[0]["loc"][0]).replace("_", "-")
-        raise InputError(f"--{option}: {refusal(error)}; see `slimbrain prep --help`.") from error
