@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from slimbrain.config import WindowConfig
-from slimbrain.saliency.choose import STILL, open_windows, window_choice, window_order
+from slimbrain.errors import InputError
+from slimbrain.saliency.choose import STILL, open_windows, ranked_windows, window_choice, window_order
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
 
@@ -47,6 +48,37 @@ def test_windows_that_jump_most_come_last(store: Store) -> None:
 def test_more_windows_than_there_are_is_all_of_them(store: Store) -> None:
     choose = window_choice(STILL, store, 4, WindowConfig(frames=4, k=40))
     assert choose(store.sessions[0]) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("typed", "way"),
+    [
+        ("tabel.tsv", "the nearest name is table.tsv."),
+        ("tabel", "the nearest name is table.tsv."),
+        ("./tabel.csv", "the nearest name is table.tsv."),
+        ("stil", "the nearest name is still."),
+        ("unifrom", "the nearest name is uniform."),
+        ("slimbrain-tempral", "the nearest name is slimbrain-temporal."),
+        ("away/table.tsv", "give a window table from `slimbrain rank`, a stage 1 model, `still` or `uniform`."),
+        ("quite another", "give a window table from `slimbrain rank`, a stage 1 model, `still` or `uniform`."),
+    ],
+)
+def test_windows_that_are_not_there_are_refused_with_the_nearest_name(
+    typed: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.tsv").touch()
+    with pytest.raises(InputError) as refused:
+        open_windows(typed)
+    assert str(refused.value) == f"{typed}: there is no such window table or model; {way}"
+
+
+def test_a_table_to_train_on_that_is_not_there_is_refused_with_the_nearest_name(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tabel\.tsv: there is no such window table; make one with `slimbrain rank`\.$"):
+        ranked_windows(tmp_path / "tabel.tsv", store, CUT)
+    (tmp_path / "table.tsv").touch()
+    with pytest.raises(InputError, match=r"tabel\.tsv: there is no such window table; the nearest name is .*/table\.tsv\.$"):
+        ranked_windows(tmp_path / "tabel.tsv", store, CUT)
 
 
 def test_still_is_told_from_a_folder(tmp_path: Path) -> None:

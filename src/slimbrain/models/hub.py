@@ -297,12 +297,17 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
         if revision is not None:
             raise InputError(f"{source}: comes with the package, in one version; leave revision={revision!r} out.")
         return shipped
-    if folder.is_file() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
+    if folder.is_file() or not is_hub_id(source):
         raise InputError(f"{source}: is not a model folder; give {model_sources(str(source))}.")
     fetched = fetch(str(source), revision, _MODEL_FILES)
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
     return fetched
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a name may be one of the hub, such as `lab/model`."""
+    return str(source).count("/") == 1 and not str(source).startswith((".", "/"))
 
 
 def _require_safetensors(folder: Path, names: Sequence[str]) -> None:

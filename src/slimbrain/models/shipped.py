@@ -40,13 +40,13 @@ def shipped_folder(name: str) -> Path | None:
 
 def model_sources(named: str = "") -> str:
     """What a user may name as a model, for messages; where a name that was typed is like that of a model, this one alone."""
-    if near := _nearest(named):
+    if near := nearest_model(named):
         return f"{near}, which is the nearest name"
     names = ", ".join(list_models()) or "there is none"
     return f"RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as lab/model"
 
 
-def _nearest(named: str) -> str:
+def nearest_model(named: str) -> str:
     """The model of the package, or the folder of one, whose name is most like what was typed; empty if there is none."""
     if close := get_close_matches(named.lower(), list_models(), n=1):
         return close[0]

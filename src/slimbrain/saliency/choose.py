@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from slimbrain.config import WindowConfig
 from slimbrain.data.clip import Sessions
 from slimbrain.errors import InputError
-from slimbrain.models.hub import from_pretrained, require_model
+from slimbrain.models.hub import from_pretrained, is_hub_id, require_model
+from slimbrain.models.shipped import nearest_model, shipped_folder
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.saliency.ranking import rank_session, trained_saliency
 from slimbrain.saliency.scores import window_dvars
@@ -25,6 +27,8 @@ Windows = Ranker | Mapping[str, Sequence[int]]
 UNIFORM, STILL = "uniform", "still"
 """Windows chosen without a model: evenly spread; and from each of k equal stretches of a run the one that moves least, by DVARS."""
 
+_TABLE = ".tsv"
+
 
 def open_windows(windows: Ranker) -> Path | TemporalExtractor | str | None:
     """What windows are chosen by: a table, a stage 1 model, `STILL`, or nothing for evenly spread ones.
@@ -32,16 +36,30 @@ def open_windows(windows: Ranker) -> Path | TemporalExtractor | str | None:
     Raises
     ------
     InputError
-        If it is a model of stage 2, or nothing of the kind.
+        If it is a model of stage 2, nothing of the kind, or not there.
     """
     if windows is None or windows == UNIFORM or isinstance(windows, TemporalExtractor):
         return None if isinstance(windows, str) else windows
     if windows == STILL:
         return STILL
     path = Path(windows)
-    if path.is_file() or path.suffix == ".tsv":
+    if path.is_file():
         return path
+    if not (path.is_dir() or shipped_folder(str(windows)) or (is_hub_id(windows) and path.suffix != _TABLE)):
+        near = _nearest_table(path) or next(iter(get_close_matches(str(windows), (STILL, UNIFORM), n=1)), "") or nearest_model(str(windows))
+        ways = f"give a window table from `slimbrain rank`, a stage 1 model, `{STILL}` or `{UNIFORM}`"
+        raise InputError(f"{windows}: there is no such window table or model; {f'the nearest name is {near}' if near else ways}.")
     return require_model(from_pretrained(windows), TemporalExtractor, windows)
+
+
+def _nearest_table(path: Path) -> str:
+    """The table of the same folder whose name, whatever its suffix, is most like that of one that is not there; empty if there is none."""
+    try:
+        tables = {found.stem: found.name for found in path.parent.iterdir() if found.suffix == _TABLE}
+    except OSError:
+        return ""
+    close = get_close_matches(path.stem, tables, n=1)
+    return str(path.with_name(tables[close[0]])) if close else ""
 
 
 def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
@@ -126,8 +144,12 @@ def ranked_windows(path: str | Path, store: Sessions, window: WindowConfig) -> d
     Raises
     ------
     InputError
-        If the table was made with windows of another length, or lacks windows of a session.
+        If there is no such table, it was made with windows of another length, or lacks windows of a session.
     """
+    if not Path(path).exists():
+        near = _nearest_table(Path(path))
+        way = f"the nearest name is {near}" if near else "make one with `slimbrain rank`"
+        raise InputError(f"{path}: there is no such window table; {way}.")
     tables = read_window_table(path)
     for info in store.sessions:
         rows = tables.get(info.key, [])
