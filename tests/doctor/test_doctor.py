@@ -26,6 +26,7 @@ from slimbrain.doctor import checkup, examine, inspect_path, machine
 from slimbrain.doctor.speed import Rate, temporal_rate, voxel_rates
 from slimbrain.errors import InputError, StoreError
 from slimbrain.grid import Grid
+from slimbrain.prep import PrepOptions, prepare
 from slimbrain.prep.bids import list_runs
 from slimbrain.store import Store
 from slimbrain.train import pretrain
@@ -434,6 +435,21 @@ def test_runs_without_a_tr_are_not_counted_as_usable(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.endswith("... and 4 more; --json lists all\n")
     rows = inspect_path(tmp_path / "bids")["runs"]
     assert [row["why"].startswith("refused without --tr; ") for row in rows] == [False] * 21 + [True] * 3
+
+
+@pytest.mark.parametrize("said", [2000, 0, -2.0, "2.0", True])
+def test_runs_whose_sidecar_says_no_tr_in_seconds_are_refused_as_by_prep(said: object, tmp_path: Path) -> None:
+    """In prep's words, though the header has a TR."""
+    source = tmp_path / "bids"
+    image = "sub-01/func/sub-01_task-rest_space-MNI152NLin6Asym_bold.nii"
+    named(source, image, image.replace("01", "02"))
+    (source / image).with_suffix(".json").write_text(json.dumps({"RepetitionTime": said}))
+    facts = inspect_path(source)
+    assert (facts["usable runs"], facts["refused"]) == (1, 1)
+    assert facts["first reason"].endswith(f"RepetitionTime {said!r}, which is not a TR in seconds; correct the sidecar.")
+    assert inspect_path(source / image)["note"] == facts["first reason"]
+    refused = {failure.file: failure.reason for failure in prepare(source, tmp_path / "store", PrepOptions(resolution="8mm")).failures}
+    assert refused[image] == facts["first reason"]
 
 
 @pytest.mark.parametrize("sidecar", [{}, {"RepetitionTime": 2.0}])

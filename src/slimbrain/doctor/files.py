@@ -45,6 +45,7 @@ def _image(path: Path) -> _Facts:
     from slimbrain.prep.bids import describe_image
     from slimbrain.prep.runs import MNI152
     from slimbrain.prep.source import open_source, require_whole
+    from slimbrain.prep.timing import stated_time
 
     try:
         image: Any = nibabel.load(path)
@@ -63,6 +64,10 @@ def _image(path: Path) -> _Facts:
         facts["transform"] = " ".join(source.notes)
     if source.header_tr is None and stated is None:
         facts["note"] = "no TR in the header or a JSON sidecar: `slimbrain prep --tr`, or the column tr of a table, gives it"
+    try:
+        stated_time(path, run.sidecar, run.tr_from)
+    except InputError as error:
+        facts["note"] = str(error)
     if space and not MNI152.fullmatch(space):
         facts["note"] = f"{space} is no MNI152 space: `slimbrain prep` refuses it"
     return {**facts, "read by": "slimbrain prep (in a folder, or listed in a table), SlimBrainEncoder"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from slimbrain.errors import SlimbrainError
 from slimbrain.prep.runs import Failure, Run, file_of
 from slimbrain.prep.source import IMAGE_SUFFIXES
+from slimbrain.prep.timing import stated_time
 from slimbrain.store import ROI
 
 COLUMNS = ("file", "space", "tr", "why")
@@ -46,8 +47,7 @@ def _space(run: Run) -> str:
 
 
 def _tr(run: Run) -> str:
-    stated = run.sidecar.get("RepetitionTime")
-    if isinstance(stated, int | float):
+    if (stated := stated_time(run.image, run.sidecar, run.tr_from)) is not None:
         return f"{stated:g} s ({run.tr_from})"
     # Tables and arrays of series, and rows of Brainmarks, have no header that could say it.
     if run.image.suffix == ".arrow" or (run.entities.get("space") == ROI and not run.image.name.endswith(IMAGE_SUFFIXES)):

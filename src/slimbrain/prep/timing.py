@@ -74,10 +74,8 @@ def repetition_time(
     InputError
         If neither is known, or two disagree.
     """
-    path, stated = source.path, sidecar.get("RepetitionTime")
-    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not TR_S[0] <= stated <= TR_S[1]):
-        raise InputError(f"{path}: its {said_by} gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the {said_by}.")
-    tr, origin = (float(stated), said_by) if stated is not None else (source.header_tr, "header")
+    path, stated = source.path, stated_time(source.path, sidecar, said_by)
+    tr, origin = (stated, said_by) if stated is not None else (source.header_tr, "header")
     if tr is None and given is None:
         ways = f"{option}, or in {column}" if column else option
         raise InputError(f"{path}: has no TR in a JSON sidecar or the header (0 or 1 counts as none); give it in seconds with {ways}.")
@@ -86,6 +84,22 @@ def repetition_time(
     if given is not None and abs(given - tr) > TR_TOLERANCE_S:
         raise InputError(f"{path}: its {origin} gives TR {tr:g} s but {option} says {given:g} s; drop {option} or correct the {origin}.")
     return tr, origin
+
+
+def stated_time(path: Path, sidecar: Mapping[str, Any], said_by: str = "sidecar") -> float | None:
+    """The TR that the metadata of a recording give, in seconds; None where they give none.
+
+    Raises
+    ------
+    InputError
+        If they give something else than a number within `TR_S`.
+    """
+    stated = sidecar.get("RepetitionTime")
+    if stated is None:
+        return None
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not TR_S[0] <= stated <= TR_S[1]:
+        raise InputError(f"{path}: its {said_by} gives RepetitionTime {stated!r}, which is not a TR in seconds; correct the {said_by}.")
+    return float(stated)
 
 
 class TimeAxis:
