@@ -67,8 +67,8 @@ def pretrain(
         `auto` (CUDA where there is one), or a device of torch such as `cpu`.
     workers : int
         Processes that load data; this one does if 0.
-    command : str
-        The command line to record in `run.json`.
+    command, participants_command : str
+        The command lines to record in `run.json`: this one, and what made the table of participants.
 
     Returns
     -------
