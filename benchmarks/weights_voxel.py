@@ -90,7 +90,7 @@ _LIMITS = (
     "- Its voxels were painted from 200 parcels of ABIDE, with noise like that of real voxels: it has learnt nothing finer than a parcel.",
     "- Its tokens keep what their voxels tell, and tell no more. Whole runs read by `slimbrain-temporal` or by plain connectivity tell "
     "more than its 80 frames.",
-    "- Sex it does not tell better than its untrained twin does, as far as 868 people can say.",
+    "- Sex it does not tell better than its untrained twin does, as far as 868 people can say; nor diagnosis from few labels.",
     "- Rest alone, of people of 6 to 64 years, most of them male.",
 )
 
