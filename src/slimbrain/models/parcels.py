@@ -27,7 +27,7 @@ class Parcels(nn.Module):
 
     Notes
     -----
-    The buffer `of_patch` (P,) int16, which `fill` and a checkpoint set, numbers K parcels from 0.
+    The buffer `of_patch` (P,) int16, which `filled` and a checkpoint set, numbers K parcels from 0.
     """
 
     of_patch: Tensor
