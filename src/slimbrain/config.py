@@ -264,7 +264,7 @@ class JepaConfig(Config):
         "places", description="what is hidden from the context; of rest, a linear model predicts 60 % across places and 1 to 9 % over time"
     )
     visible_weight: float = Field(1.0, ge=0, le=1e6, description="weight of visible tokens' own signals, decoded from them; signals only")
-    visible: SignalDetail = Field("cells", description="what these are means of")
+    visible: SignalDetail = Field("patches", description="what these are means of; a connectome reads parcels of patches")
     view_fraction: float = Field(1.0, gt=0, le=1, description="share of the mask units that a step deals with at all, drawn at random")
     predictor_width: _Width = 192
     predictor_depth: _Depth = 3

@@ -75,7 +75,7 @@ def test_loss_is_smooth_l1_on_normalised_targets_averaged_over_kinds(grid8: Grid
 
 @pytest.mark.parametrize("view_fraction", [1.0, 0.6])
 def test_signal_loss_is_the_squared_error_of_existing_cells_and_of_visible_units_own(grid8: Grid, view_fraction: float) -> None:
-    model = make_model(grid8, visible_weight=0.5, view_fraction=view_fraction).double()
+    model = make_model(grid8, visible="cells", visible_weight=0.5, view_fraction=view_fraction).double()
     clips = [make_clip(grid8, seed) for seed in range(2)]
     masks = [draw_mask(grid8.units.mm, 3, 2, model.jepa, np.random.default_rng(seed)) for seed in range(2)]
     output = model(clips, masks)
@@ -97,9 +97,9 @@ def test_signal_loss_is_the_squared_error_of_existing_cells_and_of_visible_units
 
 
 @pytest.mark.parametrize("view_fraction", [1.0, 0.6])
-def test_visible_units_own_signals_may_be_of_patches(grid8: Grid, view_fraction: float) -> None:
+def test_visible_units_own_signals_are_of_patches(grid8: Grid, view_fraction: float) -> None:
     """What is decoded, and how it counts; what is predicted of hidden units stays what it is with cells."""
-    model = make_model(grid8, visible="patches", view_fraction=view_fraction)
+    model = make_model(grid8, view_fraction=view_fraction)
     clips = [make_clip(grid8, seed) for seed in range(2)]
     masks = [draw_mask(grid8.units.mm, 3, 2, model.jepa, np.random.default_rng(seed)) for seed in range(2)]
     values, exists = (part.numpy() for part in token_signals(clips, 4, "patches"))

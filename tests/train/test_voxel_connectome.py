@@ -46,7 +46,7 @@ def network(store: Store, **jepa: object) -> HieraJEPA:
 def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that `slimbrain connectome` made."""
     root = tmp_path_factory.mktemp("model")
-    save_pretrained(network(store), root / "network")
+    save_pretrained(network(store, visible="cells"), root / "network")
     assert run_command(["connectome", str(store.root), "--model", str(root / "network"), "--out", str(root / "model")]) == 0
     return root / "model"
 
@@ -80,7 +80,7 @@ def test_vectors_are_a_readout_of_decoded_cells(store: Store, folder: Path) -> N
 
 
 def test_the_network_stays_and_people_are_remembered(store: Store, folder: Path) -> None:
-    made, before = from_pretrained(folder), network(store)
+    made, before = from_pretrained(folder), network(store, visible="cells")
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in before.state_dict().items())
     assert made.provenance is not None and made.provenance.trained_on([Person("sub-03"), Person("sub-77")]) == ["sub-03"]
     assert not made.provenance.any_channels
@@ -88,7 +88,7 @@ def test_the_network_stays_and_people_are_remembered(store: Store, folder: Path)
 
 def test_tokens_that_decode_patches_are_read_by_parcels(store: Store, tmp_path: Path) -> None:
     """Learnt from the same windows' voxels, kept with the model, and averaged over the decoder's own patches."""
-    save_pretrained(network(store, visible="patches"), tmp_path / "network")
+    save_pretrained(network(store), tmp_path / "network")
     out = ["--out", str(tmp_path / "model"), "--anchors", "40"]
     assert run_command(["connectome", str(store.root), "--model", str(tmp_path / "network"), *out]) == 0
     model, grid = from_pretrained(tmp_path / "model"), store.grid

@@ -310,8 +310,8 @@ def connectome(
 ) -> None:
     """Fit the connectome readout of a model to a store, without labels and without training, in minutes.
 
-    Of stage 1 it reads the channels; of stage 2 the cells that tokens decode to, or parcels learnt from the store, where they decode to
-    patches (jepa.visible).
+    Of stage 1 it reads the channels; of stage 2 parcels, learnt from the store, of the patches that tokens decode to, or the cells
+    (jepa.visible).
 
     Example: `slimbrain connectome store/ --model runs/voxel/model --out model`
     """
