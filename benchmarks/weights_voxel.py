@@ -23,7 +23,9 @@ from slimbrain.models.shipped import VOXEL
 STUDY = Path(__file__).resolve().parent / "stage2_learning"
 CONTESTS = ROOT / "results" / "stage2" / "all_labels_paired.csv"
 MOST_BYTES = 6_000_000
-RECIPE = tuple(f"train_voxel.{setting}" for setting in ("steps=2500", "batch=2", "lr=2e-3", "final_lr=2e-5", "warmup=100", "save_every=500"))
+RECIPE = tuple(
+    f"train_voxel.{setting}" for setting in ("steps=2500", "batch=2", "lr=2e-3", "final_lr=2e-5", "warmup=100", "save_every=500")
+)
 """Over the preset `tiny`."""
 READOUT = ("--axes", "256")
 """A power of two; 512 would be more than `MOST_BYTES`."""
