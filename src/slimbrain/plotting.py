@@ -14,6 +14,7 @@ from slimbrain.colours import stops
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import Estimate, Result, Row, read_result
 from slimbrain.evaluate.stats import metric_words
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.saliency import WindowRow, read_window_table
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
     >>> from slimbrain import plotting
     >>> ax = plotting.plot_scores("sex.json")
     >>> ax.get_title()
-    'column:sex, 40 participants'
+    'sex, 40 participants'
     >>> ax.figure.savefig("scores.pdf")
     """
     result = result if isinstance(result, Result) else read_result(result)
@@ -85,7 +86,7 @@ def plot_scores(result: Result | str | Path, metric: str | None = None, ax: Axes
     ax.invert_yaxis()
     # In the label: a legend would lie on some interval.
     ax.set_xlabel(metric_words(metric) + (" (dashed: chance)" if known else ""))
-    ax.set_title(f"{result.task}, {result.n_subjects} participants")
+    ax.set_title(f"{label_name(result.task)}, {result.n_subjects} participants")
     return ax
 
 

@@ -58,6 +58,7 @@ def test_all_files_of_a_decision(root: Path, tmp_path: Path) -> None:
     entries = list_maps(tmp_path)
     assert [entry.session for entry in entries] == ["", "", "", *(info.key for info in store.sessions)]
     assert [record_of(entry)["average"] for entry in entries[:3]] == ["a less others", "mean of absolute maps", "mean"]
+    assert all(entry.title.startswith("Integrated gradients, sex: ") for entry in entries)
     maps = []
     for entry in entries[3:]:
         assert entry.image is not None and entry.picture is None and entry.unit == "log-odds of a"

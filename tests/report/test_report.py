@@ -247,8 +247,9 @@ def test_what_the_summary_says_the_evaluation_does_not_repeat(tmp_path: Path) ->
     text = write_report(tmp_path / "page.html", ReportInputs(evaluations=(first, second))).read_text()
     said = re.findall(r"<p class=\"verdict\">(.*?)</p>", text, flags=re.DOTALL)
     assert [line.split(" (AUC")[0] for line in said] == ["On group, ours-1", "ours-1"]
-    assert said[0].endswith("; 1 further task below.") and text.index("column:score (") < text.index(said[1], text.index(said[0]) + 1)
+    assert said[0].endswith("; 1 further task below.") and text.index("<h3>score (") < text.index(said[1], text.index(said[0]) + 1)
     words = Page(text).words
+    assert "column:" not in text, "a reader meets the column's name; only a command line has what --task takes"
     assert words.count("ours-2 (AUC") == 1 and words.count("ours-1 (AUC") == 2, "once in the summary, once for the second task"
 
 

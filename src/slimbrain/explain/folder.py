@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbrain.disk.tsv import read_tsv
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.explain.averages import CONTRAST, MAGNITUDE, MEAN, NAMES, Averages, Values, smooth
 from slimbrain.explain.files import (
     MapName,
@@ -200,7 +201,7 @@ class MapFolder:
         }
 
     def _title(self, of: str) -> str:
-        task = f", {self.opened.task}" if self.opened.task else ""
+        task = f", {label_name(self.opened.task)}" if self.opened.task else ""
         return f"{TITLES[self.request.method]}{task}: {of}"
 
     def _draw(self, name: MapName, values: NDArray[Any], title: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from slimbrain.evaluate.result import Result, Row
 from slimbrain.evaluate.stats import better_sign, metric_meanings, metric_words
 from slimbrain.evaluate.table import chance_of, remarks, resampling_unit
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.report.blocks import (
     MISSING,
     Block,
@@ -53,7 +54,7 @@ def _task(result: Result, place: int) -> list[Block]:
     shown, further = _leading(result)
     meanings = metric_meanings(result.metrics)
     return [
-        Heading(f"{result.task}{cohort}"),
+        Heading(f"{label_name(result.task)}{cohort}"),
         *([VerdictBlock(verdict)] if place else []),
         _table(result, shown),
         *([Fold(f"{len(further)} further baselines", (_scores(result, further).build(),))] if further else []),
@@ -97,7 +98,7 @@ def _scores(result: Result, predictors: Sequence[tuple[str, str]]) -> TableBuild
     """A row of all metrics for each predictor."""
     metrics = result.metrics
     table = TableBuilder(
-        f"{result.task}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {metric_words(metrics[0])}, "
+        f"{label_name(result.task)}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {metric_words(metrics[0])}, "
         "permuted labels",
         # Scores next to names: a phone shows two columns.
         (Column("model"), *(Column(metric_words(metric), True) for metric in metrics), Column("p", True), Column("role"), Column("method")),
@@ -117,7 +118,7 @@ def _curve(result: Result, place: int) -> list[Block]:
         return []
     metric = metric_words(result.metrics[0])
     table = TableBuilder(
-        f"{result.task}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them and 95 % interval",
+        f"{label_name(result.task)}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them and 95 % interval",
         (Column("model"), Column("method"), *(Column(f"{point.labelled} labelled", True) for point in result.labelled)),
     )
     found = [{row.predictor: row for row in point.rows} for point in result.labelled]
@@ -125,7 +126,7 @@ def _curve(result: Result, place: int) -> list[Block]:
         mark = _role(result, predictor)[1]
         table.add([*predictor, *(_interval(rows.get(predictor)) for rows in found)], mark)
     sizes = ", ".join(str(point.labelled) for point in result.labelled)
-    alt = f"Curves of {metric} for {result.task} over {sizes} labelled participants, one per row of the table below."
+    alt = f"Curves of {metric} for {label_name(result.task)} over {sizes} labelled participants, one per row of the table below."
     caption = (
         f"{metric} over the number of labelled participants; all others are tested. Thick blue: ours; orange: the baseline that is best "
         "with most labels; bars: 95 % intervals; dotted: chance. Intervals of all rows are in the table."
@@ -139,7 +140,7 @@ def _held_out(result: Result) -> list[Block]:
         return []
     shown = [*dict.fromkeys(gap.predictor for gap in result.differences), result.best_baseline.predictor]
     table = TableBuilder(
-        f"{result.task}: {metric_words(result.metrics[0])} of each part that was left out, mean and 95 % interval",
+        f"{label_name(result.task)}: {metric_words(result.metrics[0])} of each part that was left out, mean and 95 % interval",
         (Column("left out"), Column("subjects", True), *(Column(": ".join(predictor), True) for predictor in shown)),
     )
     for part in result.held_out:
@@ -165,7 +166,7 @@ def _forest(result: Result, predictors: Sequence[tuple[str, str]], place: int) -
     metric = result.metrics[0]
     rows = [row for row in result.rows if row.metric == metric and row.mean is not None and row.predictor in predictors]
     listed = "; ".join(f"{row.model}, {row.method}: {_interval(row)}" for row in rows)
-    alt = f"Forest plot of {metric_words(metric)} for {result.task}. {listed}."
+    alt = f"Forest plot of {metric_words(metric)} for {label_name(result.task)}. {listed}."
     best = result.best_baseline.predictor
     chance = chance_of(result, metric)
     svg = forest(rows, result.ours, best, result.published.get(metric), chance, metric_words(metric), f"forest-{place}", alt)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slimbrain import __version__
 from slimbrain.disk.made_by import recorded_maker
+from slimbrain.evaluate.tasks import label_name
 from slimbrain.governance.provenance import MODEL_FOLDER
 from slimbrain.report.blocks import MISSING, Block, Code, Column, Fold, Prose, Section, Table, TableBuilder
 from slimbrain.report.explained import averages
@@ -64,7 +65,7 @@ def _versions(material: Material) -> Table:
         for name, version in run.settings.versions.items():
             table.add([name, version, f"run {run.folder.name}"])
     for result in material.evaluations:
-        table.add(["slimbrain", result.version, f"evaluation of {result.task}"])
+        table.add(["slimbrain", result.version, f"evaluation of {label_name(result.task)}"])
     return table.build()
 
 
