@@ -64,7 +64,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not {"style", "svg"} & set(self.open):
             self.text.append(data)
-        if self.open and self.open[-1] in ("th", "td"):
+        if {"th", "td"} & set(self.open):
             self.tables[-1][-1][-1] += data
 
     def named(self, tag: str) -> list[dict[str, str | None]]:

@@ -149,8 +149,52 @@ def test_a_phone_shows_the_score_beside_the_name_and_letters_of_ten_pixels(brows
     sizes = page.evaluate("""() => [...document.querySelectorAll("svg text")].map((text) =>
         text.ownerSVGElement.getScreenCTM().a * parseFloat(getComputedStyle(text).fontSize))""")
     assert len(sizes) > 50 and min(sizes) >= 10
+    assert set(lines_of(page, "evaluation", "#provenance tbody th")) == {1}, "a word of this length is not broken"
     forest = page.locator("#evaluation .scroll:has(svg)").first
     assert forest.evaluate("box => box.scrollWidth <= box.clientWidth"), "the forest plot is seen whole"
+    page.context.close()
+
+
+def lines_of(page: Any, pattern: str, within: str) -> list[int]:
+    """On how many lines each text stands that matches, outside code blocks."""
+    return list(
+        page.evaluate(
+            """([pattern, within]) => {
+              const found = [];
+              for (const part of document.querySelectorAll(within)) {
+                const texts = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
+                while (texts.nextNode()) {
+                  if (texts.currentNode.parentElement.closest("pre, script")) continue;
+                  for (const text of texts.currentNode.data.matchAll(new RegExp(pattern, "g"))) {
+                    const range = document.createRange();
+                    range.setStart(texts.currentNode, text.index);
+                    range.setEnd(texts.currentNode, text.index + text[0].length);
+                    found.push(new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size);
+                  }
+                }
+              }
+              return found;
+            }""",
+            [pattern, within],
+        )
+    )
+
+
+def lines_of_options(page: Any) -> set[int]:
+    """At many widths, since most leave an option's hyphens in the middle of a line."""
+    found: set[int] = set()
+    for width in range(220, 420, 4):
+        page.set_viewport_size({"width": width, "height": 740})
+        found |= set(lines_of(page, "--[a-z][a-z-]+", "main"))
+    return found
+
+
+def test_no_option_breaks_after_its_hyphens(browser: Any, page_path: Path) -> None:
+    page = open_page(browser, page_path, viewport=PHONE).page
+    unfold(page)
+    assert lines_of_options(page) == {1}
+    page.add_style_tag(content="code { white-space: normal !important }")
+    assert lines_of_options(page) == {1, 2}, "the count above would notice"
     page.context.close()
 
 

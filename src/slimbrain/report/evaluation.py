@@ -98,8 +98,8 @@ def _scores(result: Result, predictors: Sequence[tuple[str, str]]) -> TableBuild
     """A row of all metrics for each predictor."""
     metrics = result.metrics
     table = TableBuilder(
-        f"{label_name(result.task)}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; p for {metric_words(metrics[0])}, "
-        "permuted labels",
+        f"{label_name(result.task)}: mean over seeds and 95 % interval over resampled {resampling_unit(result)}; "
+        f"p for {metric_words(metrics[0])}, permuted labels",
         # Scores next to names: a phone shows two columns.
         (Column("model"), *(Column(metric_words(metric), True) for metric in metrics), Column("p", True), Column("role"), Column("method")),
     )
@@ -118,7 +118,8 @@ def _curve(result: Result, place: int) -> list[Block]:
         return []
     metric = metric_words(result.metrics[0])
     table = TableBuilder(
-        f"{label_name(result.task)}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them and 95 % interval",
+        f"{label_name(result.task)}: {metric} by number of labelled participants, mean over {len(result.seeds)} draws of them "
+        "and 95 % interval",
         (Column("model"), Column("method"), *(Column(f"{point.labelled} labelled", True) for point in result.labelled)),
     )
     found = [{row.predictor: row for row in point.rows} for point in result.labelled]

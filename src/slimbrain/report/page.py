@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from slimbrain import __version__
 from slimbrain.colours import page_colours
@@ -41,6 +42,8 @@ _BRIEF = {"windows": "Windows", "training": "Training", "data": "Data", "methods
 """Names in the table of contents and in the list of what is missing, where titles are too long for it."""
 
 _TEMPLATE = "page.html.jinja"
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 _SCRIPTS = ("volumes", "slices", "tables", "copy", "explorer", "viewer", "contents", "start")
 """Files of `templates/script/`, in the order in which they need each other."""
@@ -72,6 +75,7 @@ def _render(material: Material) -> str:
     """The page as HTML text; everything but the drawings and the script is escaped."""
     loader = PackageLoader("slimbrain.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["options"] = _mark_options
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     script, sections = _page_script(), [build(material) for build in _BUILDERS]
     return environment.get_template(_TEMPLATE).render(
@@ -87,6 +91,11 @@ def _render(material: Material) -> str:
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _mark_options(text: str) -> Markup:
+    """Text in which each option of a command is code: a browser would break `--participants` after its hyphens."""
+    return Markup(_OPTION.sub(r"<code>\g<0></code>", str(escape(text))))
 
 
 def _page_script() -> Markup:
