@@ -20,6 +20,7 @@ from store_samples import make_store
 
 from slimbrain import __version__
 from slimbrain.cli import _spread_lists, app, run_command
+from slimbrain.cli.options import require_model_there
 from slimbrain.errors import InputError
 from slimbrain.grid import Grid
 from slimbrain.store.description import commands_in
@@ -204,6 +205,33 @@ def test_an_error_is_one_sentence_on_standard_error(
     assert lines[0].endswith(".") and "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rank", "nowhere", "--out", "out.tsv", "--temporal"],
+        ["embed", "nowhere", "--out", "out.npz", "--model"],
+        ["connectome", "nowhere", "--out", "out", "--model"],
+        ["evaluate", "nowhere", "--task", "column:sex", "--out", "out.json", "--model"],
+        ["predict", "nowhere", "--out", "out.tsv", "--model"],
+        ["explain", "nowhere", "--out", "out", "--model"],
+        ["run", "nowhere", "--task", "column:sex", "--out", "out", "--model"],
+    ],
+)
+def test_a_model_missing_from_a_folder_that_is_there_is_not_sought_on_the_hub(
+    words: list[str], things: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(things)
+    assert run_command([*words, "run/modle"]) == 1
+    way = "give run/model, which is the nearest name."
+    assert capsys.readouterr().err == f"slimbrain: run/modle: is not in the folder run, and not looked for on the hub; {way}\n"
+
+
+@pytest.mark.parametrize("name", ["lab/model", "run/model", "./run/modle", "slimbrain-temporal", None])
+def test_other_names_of_models_are_left_to_who_reads_them(name: str | None, things: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(things)
+    assert require_model_there(name) == name
+
+
 def test_the_program_prints_no_traceback_but_with_debug() -> None:
     refused = program("inspect", "nowhere")
     sentence = f"slimbrain: nowhere: does not exist, {Path.cwd()} does; check the path.\n"
@@ -238,7 +266,7 @@ def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixt
         (["plan", "--frames", "0"], "--frames", "0"),
         (["prep", "in", "x", "--window-frames", "7.5"], "--window-frames", "'7.5'"),
         (["embed", "store", "--k", "0", "--out", "x"], "--k", "0"),
-        (["rank", "store", "--per-run", "0", "--out", "x"], "--per-run", "0"),
+        (["rank", "nowhere", "--per-run", "0", "--out", "x"], "--per-run", "0"),
     ],
 )
 def test_a_value_that_an_option_cannot_take_is_one_sentence(

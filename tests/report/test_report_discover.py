@@ -123,6 +123,11 @@ def test_what_cannot_be_reported_on_is_refused_before_torch_is_loaded(inputs: Re
     commands = {
         "away: does not exist; name a folder": [store, away],
         "is not a store": ["--store", str(empty), *page],
+        "away: does not exist; correct --store.": ["--store", away, *page],
+        "away: does not exist; correct --run.": ["--run", away, *page],
+        "away: does not exist; correct --evaluation.": ["--evaluation", away, *page],
+        f"does not exist, the nearest name is {table}; correct --windows.": ["--windows", str(tmp_path / "tabel.tsv"), *page],
+        f"does not exist, the nearest name is {empty}; name a folder": [str(tmp_path / "emty")],
         "cannot be read as a pretraining run": ["--run", str(empty), *page],
         "is no result of": ["--evaluation", str(inputs.truth), *page],
         "away: does not exist; correct --windows.": ["--windows", away, *page],

@@ -9,6 +9,7 @@ import pytest
 
 from slimbrain.config import WindowConfig
 from slimbrain.errors import InputError
+from slimbrain.governance.provenance import CONFIG_FILE
 from slimbrain.saliency.choose import STILL, open_windows, ranked_windows, window_choice, window_order
 from slimbrain.store import Channels, Store
 from slimbrain.store.write import write_roi_session
@@ -59,6 +60,7 @@ def test_more_windows_than_there_are_is_all_of_them(store: Store) -> None:
         ("stil", "the nearest name is still."),
         ("unifrom", "the nearest name is uniform."),
         ("slimbrain-tempral", "the nearest name is slimbrain-temporal."),
+        ("runs/modle", "the nearest name is runs/model."),
         ("away/table.tsv", "give a window table from `slimbrain rank`, a stage 1 model, `still` or `uniform`."),
         ("quite another", "give a window table from `slimbrain rank`, a stage 1 model, `still` or `uniform`."),
     ],
@@ -68,6 +70,8 @@ def test_windows_that_are_not_there_are_refused_with_the_nearest_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("table.tsv").touch()
+    Path("runs/model").mkdir(parents=True)
+    Path("runs/model", CONFIG_FILE).touch()
     with pytest.raises(InputError) as refused:
         open_windows(typed)
     assert str(refused.value) == f"{typed}: there is no such window table or model; {way}"

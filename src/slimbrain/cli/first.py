@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import PRESET, SEED, THREADS, one_of, print_facts, set_threads
+from slimbrain.cli.options import PRESET, SEED, THREADS, one_of, print_facts, require_model_there, set_threads
 
 _SHOWN_RUNS = 20
 """Runs of a source that `inspect` lists on a terminal."""
@@ -37,8 +37,9 @@ def run(
     model: Annotated[
         str,
         typer.Option(
+            callback=require_model_there,
             help="Model folder or hub id. If not given: the one that comes with slimbrain or, if it was trained on some of these "
-            "participants, one pretrained on half of them."
+            "participants, one pretrained on half of them.",
         ),
     ] = "",
     preset: Annotated[str, PRESET] = "tiny",

@@ -7,13 +7,29 @@ from typing import Annotated
 
 import typer
 
-from slimbrain.cli.options import PARTICIPANTS, SEED, STORE, THREADS, TOP, WINDOWS, open_store, set_threads, typed_command
+from slimbrain.cli.options import (
+    PARTICIPANTS,
+    SEED,
+    STORE,
+    THREADS,
+    TOP,
+    WINDOWS,
+    open_store,
+    require_model_there,
+    set_threads,
+    typed_command,
+)
 
 
 def explain(
     context: typer.Context,
     store: STORE,
-    model: Annotated[str, typer.Option(help="Model folder or hub id: of stage 2, fine-tuned or not, or of stage 1 for `channels`.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            callback=require_model_there, help="Model folder or hub id: of stage 2, fine-tuned or not, or of stage 1 for `channels`."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the maps.")],
     method: Annotated[str, typer.Option(help="gradient, integrated, occlusion, surprise or channels.")] = "integrated",
     task: Annotated[

@@ -21,6 +21,7 @@ from slimbrain.cli.options import (
     one_of,
     open_store,
     print_facts,
+    require_model_there,
     set_threads,
     temporal_or_shipped,
     typed_command,
@@ -215,7 +216,10 @@ def embed(
     out: Annotated[Path, typer.Option("--out", help="One file, NAME.npz, or a folder for a BIDS derivative: a table per session.")],
     model: Annotated[
         str | None,
-        typer.Option(help="RUN/model of a pretraining run, or a hub id; the stage 1 model that comes with slimbrain if not given."),
+        typer.Option(
+            callback=require_model_there,
+            help="RUN/model of a pretraining run, or a hub id; the stage 1 model that comes with slimbrain if not given.",
+        ),
     ] = None,
     windows: WINDOWS = None,
     k: TOP = None,
@@ -294,7 +298,11 @@ def connectome(
     store: STORE,
     out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
     model: Annotated[
-        str | None, typer.Option(help="Model folder or hub id, of either stage; the stage 1 model that comes with slimbrain if not given.")
+        str | None,
+        typer.Option(
+            callback=require_model_there,
+            help="Model folder or hub id, of either stage; the stage 1 model that comes with slimbrain if not given.",
+        ),
     ] = None,
     axes: Annotated[int, typer.Option(min=2, help="Maximum number of axes; there are fewer than participants.")] = 688,
     anchors: Annotated[

@@ -27,6 +27,17 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def require_model_there(named: str | list[str] | None) -> str | list[str] | None:
+    """Refuse a model's name that has the form of the hub's, `lab/model`, where `lab` is a folder here: a path with a typo."""
+    for name in [named] if isinstance(named, str) else named or ():
+        path, folder = Path(name), Path(name).parent
+        if len(path.parts) == 2 and not path.is_absolute() and not name.startswith(".") and folder.is_dir() and not path.exists():
+            from slimbrain.models.shipped import model_sources
+
+            raise InputError(f"{name}: is not in the folder {folder}, and not looked for on the hub; give {model_sources(name)}.")
+    return named
+
+
 def _preset_names(incomplete: str) -> list[str]:
     """Shell completion for `--preset`."""
     from slimbrain.config import PRESETS
@@ -42,7 +53,10 @@ TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows per session
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 TEMPORAL_MODEL = Annotated[
     str | None,
-    typer.Option(help="Stage 1 model: RUN/model of a pretraining run, or hub id; the one that comes with slimbrain if not given."),
+    typer.Option(
+        callback=require_model_there,
+        help="Stage 1 model: RUN/model of a pretraining run, or hub id; the one that comes with slimbrain if not given.",
+    ),
 ]
 WINDOWS = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from slimbrain.cli.options import (
     TOP,
     WINDOWS,
     open_store,
+    require_model_there,
     set_threads,
     temporal_or_shipped,
     typed_command,
@@ -53,8 +54,9 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
+            callback=require_model_there,
             help="Model folder or hub id; repeat for several: the first is compared with the best baseline. The stage 1 model that comes "
-            "with slimbrain if not given."
+            "with slimbrain if not given.",
         ),
     ] = None,
     method: _METHOD = None,
@@ -155,7 +157,9 @@ def _require_own(out: Path, task: str) -> None:
 
 def predict(
     store: STORE,
-    model: Annotated[str, typer.Option(help="Folder of `slimbrain evaluate --method finetune --save`, or a hub id.")],
+    model: Annotated[
+        str, typer.Option(callback=require_model_there, help="Folder of `slimbrain evaluate --method finetune --save`, or a hub id.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="TSV file to write.")],
     windows: WINDOWS = None,
     k: TOP = None,
@@ -204,7 +208,8 @@ def report(
     from slimbrain.report.place import require_page
     from slimbrain.store import Store
 
-    sources, given = found_in or [], {"--windows": [windows], "--truth": [truth], "--map": maps, "--explained": explained}
+    sources, given = found_in or [], {"--store": [store], "--windows": [windows], "--run": run, "--evaluation": evaluation}
+    given |= {"--truth": [truth], "--map": maps, "--explained": explained}
     if not (sources or store or windows or run or evaluation or maps or explained):
         raise InputError(_NOTHING_TO_REPORT)
     require_there({option: list(filter(None, paths or ())) for option, paths in given.items()})

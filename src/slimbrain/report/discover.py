@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbrain.config import RUN_FILE
+from slimbrain.disk.nearest import nearest_path
 from slimbrain.errors import InputError
 from slimbrain.evaluate.result import is_result
 from slimbrain.report.blocks import count
@@ -64,7 +65,12 @@ def require_there(options: Mapping[str, Iterable[Path]]) -> None:
     for option, named in options.items():
         for path in named:
             if not path.exists():
-                raise InputError(f"{path}: does not exist; correct {option}.")
+                raise InputError(f"{path}: does not exist{_near(path)}; correct {option}.")
+
+
+def _near(path: Path) -> str:
+    near = nearest_path(path)
+    return f", the nearest name is {near}" if near else ""
 
 
 def discover(paths: Sequence[Path]) -> _ReportSources:
@@ -78,7 +84,7 @@ def discover(paths: Sequence[Path]) -> _ReportSources:
     found: list[tuple[str, Path]] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path}: does not exist; name a folder that holds a store, runs or results.")
+            raise InputError(f"{path}: does not exist{_near(path)}; name a folder that holds a store, runs or results.")
         here = list(_look(path))
         if not here:
             raise InputError(f"{path}: holds no store, run, window table, result or map; name a folder that slimbrain wrote.")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from slimbrain.config import WindowConfig
 from slimbrain.data.clip import Sessions
+from slimbrain.disk.nearest import nearest_path
 from slimbrain.errors import InputError
 from slimbrain.models.hub import from_pretrained, is_hub_id, require_model
 from slimbrain.models.shipped import nearest_model, shipped_folder
@@ -45,21 +46,14 @@ def open_windows(windows: Ranker) -> Path | TemporalExtractor | str | None:
     path = Path(windows)
     if path.is_file():
         return path
-    if not (path.is_dir() or shipped_folder(str(windows)) or (is_hub_id(windows) and path.suffix != _TABLE)):
-        near = _nearest_table(path) or next(iter(get_close_matches(str(windows), (STILL, UNIFORM), n=1)), "") or nearest_model(str(windows))
+    # A name of the hub looks like a path of two parts; it is none where the first part is a folder here.
+    on_hub = is_hub_id(windows) and path.suffix != _TABLE and not path.parent.is_dir()
+    if not (path.is_dir() or shipped_folder(str(windows)) or on_hub):
+        ways_alike = get_close_matches(str(windows), (STILL, UNIFORM), n=1)
+        near = nearest_path(path, _TABLE) or next(iter(ways_alike), "") or nearest_model(str(windows))
         ways = f"give a window table from `slimbrain rank`, a stage 1 model, `{STILL}` or `{UNIFORM}`"
         raise InputError(f"{windows}: there is no such window table or model; {f'the nearest name is {near}' if near else ways}.")
     return require_model(from_pretrained(windows), TemporalExtractor, windows)
-
-
-def _nearest_table(path: Path) -> str:
-    """The table of the same folder whose name, whatever its suffix, is most like that of one that is not there; empty if there is none."""
-    try:
-        tables = {found.stem: found.name for found in path.parent.iterdir() if found.suffix == _TABLE}
-    except OSError:
-        return ""
-    close = get_close_matches(path.stem, tables, n=1)
-    return str(path.with_name(tables[close[0]])) if close else ""
 
 
 def window_choice(windows: Windows, store: Sessions, unit_frames: int, cut: WindowConfig) -> Callable[[SessionInfo], list[int]]:
@@ -147,7 +141,7 @@ def ranked_windows(path: str | Path, store: Sessions, window: WindowConfig) -> d
         If there is no such table, it was made with windows of another length, or lacks windows of a session.
     """
     if not Path(path).exists():
-        near = _nearest_table(Path(path))
+        near = nearest_path(Path(path), _TABLE)
         way = f"the nearest name is {near}" if near else "make one with `slimbrain rank`"
         raise InputError(f"{path}: there is no such window table; {way}.")
     tables = read_window_table(path)
