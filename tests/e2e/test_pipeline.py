@@ -127,11 +127,34 @@ def test_report_stands_alone(outputs: Path) -> None:
     assert len(page) < 8e6
 
 
+def listed_commands(page: Path) -> list[str]:
+    """Names of the commands that a page lists."""
+    listed = page.read_text(encoding="utf-8").split("Command lines, in order</figcaption>")[1].split("</pre>")[0]
+    return re.findall(r"^(?:.*<code>)?slimbrain (pretrain \w+|\w+) ", listed, flags=re.MULTILINE)
+
+
 def test_every_file_knows_the_command_that_made_it(outputs: Path) -> None:
-    listed = (outputs / "report.html").read_text(encoding="utf-8").split("Command lines, in order</figcaption>")[1].split("</pre>")[0]
-    names = re.findall(r"^(?:.*<code>)?slimbrain (simulate|prep|pretrain \w+|rank|evaluate|report) ", listed, flags=re.MULTILINE)
-    assert names == ["simulate", "prep", "pretrain temporal", "rank", "pretrain voxel", "evaluate", "report"]
+    names = ["simulate", "prep", "pretrain temporal", "rank", "pretrain voxel", "evaluate", "report"]
+    assert listed_commands(outputs / "report.html") == names
     assert read_embeddings(outputs / "vectors.npz").command.startswith(f"slimbrain embed {outputs / 'store'} --model")
+
+
+def test_split_is_listed_where_a_part_was_only_embedded_or_explained(outputs: Path, tmp_path: Path) -> None:
+    store, model, windows = outputs / "store", ("--model", outputs / "voxel" / "model"), ("--windows", outputs / "windows.tsv")
+    assert run("split", store, "--stratify", "group", "--out", tmp_path) == 0
+    part, vectors, page = tmp_path / "evaluation.tsv", tmp_path / "vectors.npz", tmp_path / "page.html"
+    assert run("embed", store, *model, *windows, "--participants", part, "--out", vectors) == 0
+    # The same people, of whom nobody knows how they were chosen.
+    people = shutil.copy(part, tmp_path / "people.tsv")
+    scored = ("--task", "column:group", "--split", "2-fold", "--seeds", 1, "--allow-overlap")
+    chosen = ("--participants", people, "--embeddings", vectors)
+    assert run("evaluate", store, *model, *windows, *chosen, *scored, "--out", tmp_path / "group.json") == 0
+    assert run("report", "--store", store, "--evaluation", tmp_path / "group.json", "--out", page) == 0
+    assert listed_commands(page) == ["simulate", "prep", "split", "embed", "evaluate", "report"]
+    explained = ("--method", "surprise", "--pictures", "none", "--participants", part)
+    assert run("explain", store, *model, *windows, *explained, "--out", tmp_path / "maps") == 0
+    assert run("report", "--store", store, "--explained", tmp_path / "maps", "--out", page) == 0
+    assert listed_commands(page) == ["simulate", "prep", "split", "explain", "report"]
 
 
 def test_embedding_again_gives_the_same_numbers(outputs: Path, tmp_path: Path) -> None:

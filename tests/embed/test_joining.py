@@ -27,9 +27,9 @@ def save(store: Store, keys: Sequence[str], out: Path, model: str = "m") -> Path
     subjects = tuple(store.session(key).subject for key in keys)
     values = np.array([[len(key), int(subject[-2:])] for key, subject in zip(keys, subjects, strict=True)], np.float32)
     seen = {key: np.r_[0:4, 6 : 6 + int(subject[-2:])] for key, subject in zip(keys, subjects, strict=True)}
-    return Embeddings(
-        tuple(keys), subjects, values, seen, store.contract, weights_sha256="ab", pooling="mean", command="slimbrain embed"
-    ).save(out, model)
+    commands = {"command": "slimbrain embed", "participants_command": "slimbrain split"}
+    made = Embeddings(tuple(keys), subjects, values, seen, store.contract, weights_sha256="ab", pooling="mean", **commands)
+    return made.save(out, model)
 
 
 def parts(store: Store, out: Path, of: int = 3) -> list[Path]:

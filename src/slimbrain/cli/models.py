@@ -240,6 +240,7 @@ def embed(
     """
     from dataclasses import replace
 
+    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.disk.shards import Shard
     from slimbrain.embed.derivative import write_derivative
     from slimbrain.embed.features import embed_store, feature_names, read_embeddings
@@ -259,7 +260,7 @@ def embed(
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     if embeddings.all_alike():
         print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
-    embeddings = replace(embeddings, command=whole_command(context))
+    embeddings = replace(embeddings, command=whole_command(context), participants_command=recorded_maker(participants, "split"))
     if as_npz:
         embeddings.save(out, model)
     else:

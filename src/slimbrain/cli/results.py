@@ -139,8 +139,9 @@ def evaluate(
     known = (allow_overlap, drop_duplicates, tuning, design, baselines, pretraining_people)
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
     result = evaluate_models(opened, task, model or [temporal_or_shipped(None)], options)
-    made = [recorded_maker(participants, "split"), *(read_embeddings(path).command for path in options.embeddings), typed_command(context)]
-    result = result.model_copy(update={"commands": tuple(dict.fromkeys(filter(None, made)))})
+    embedded = [line for path in options.embeddings for line in read_embeddings(path).commands]
+    made = filter(None, (recorded_maker(participants, "split"), *embedded, typed_command(context)))
+    result = result.model_copy(update={"commands": tuple(dict.fromkeys(made))})
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))

@@ -68,8 +68,8 @@ class Embeddings:
         Of each session, by which a model remembers recordings; empty where it remembers nobody.
     weights_sha256, pooling : str
         Of the model that made them, and how it pooled.
-    command : str
-        The command line that made them; empty where there was none.
+    command, participants_command : str
+        The command line that made them, and that of the table which chose the participants; empty where there was none.
     """
 
     keys: tuple[str, ...]
@@ -81,6 +81,12 @@ class Embeddings:
     weights_sha256: str = ""
     pooling: str = ""
     command: str = ""
+    participants_command: str = ""
+
+    @property
+    def commands(self) -> tuple[str, str]:
+        """What was typed, in the order in which one needs the other."""
+        return self.participants_command, self.command
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
@@ -92,7 +98,7 @@ class Embeddings:
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
-        `command`, `frames_used` (JSON).
+        `command`, `participants_command`, `frames_used` (JSON).
 
         `frames_used` has the frames of each session that the model used, as [first, one after the last] of every stretch.
         """
@@ -106,6 +112,7 @@ class Embeddings:
             "weights_sha256": self.weights_sha256,
             "pooling": self.pooling,
             "command": self.command,
+            "participants_command": self.participants_command,
             "frames_used": json.dumps({key: stretches_of(frames) for key, frames in self.frames_used.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
@@ -135,7 +142,8 @@ def read_embeddings(path: str | Path) -> Embeddings:
                 Contract.from_dict(json.loads(str(arrays["contract"]))),
                 weights_sha256=str(arrays["weights_sha256"]),
                 pooling=str(arrays["pooling"]),
-                command=str(arrays["command"]) if "command" in arrays else "",
+                command=str(arrays.get("command", "")),
+                participants_command=str(arrays.get("participants_command", "")),
             )
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; make it with `slimbrain embed`.") from error

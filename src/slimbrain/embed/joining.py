@@ -17,7 +17,7 @@ from slimbrain.store import Store
 _ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
-_OF_ONE = ("command",)
+_OF_ONE = ("command", "participants_command")
 """Arrays that are taken from the first part."""
 
 _BY_SESSION = "frames_used"

@@ -142,8 +142,10 @@ class MapEntry:
         What is predicted, where a decision is explained.
     explains_decision : bool
         Whether values have a sign, for or against the decision.
-    atlas, command : str
-        Where the regions are from; the command line that made the map.
+    atlas : str
+        Where the regions are from.
+    command, participants_command : str
+        The command line that made the map, and that of the table which chose the participants; empty where there was none.
     held_out, overlap : str
         How well what is explained predicts people it was not fitted on, and how many of them the model was pretrained on, in words;
         empty if unknown. `note` has both.
@@ -167,6 +169,7 @@ class MapEntry:
     explains_decision: bool
     atlas: str
     command: str
+    participants_command: str
     held_out: str
     overlap: str
     weights_sha256: str
@@ -179,6 +182,11 @@ class MapEntry:
     def note(self) -> str:
         """How far to trust it (`trust`)."""
         return "; ".join(filter(None, (self.held_out, self.overlap)))
+
+    @property
+    def commands(self) -> tuple[str, str]:
+        """What was typed, in the order in which one needs the other."""
+        return self.participants_command, self.command
 
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
@@ -252,6 +260,7 @@ def _entry(path: Path) -> MapEntry | None:
         explains_decision=bool(record.get("decided_by")),
         atlas=words("atlas"),
         command=words("command"),
+        participants_command=words("participants_command"),
         held_out=_held_out(record.get("decided_by") or {}),
         overlap=_overlap(record),
         weights_sha256=str((record.get("model") or {}).get("weights_sha256") or ""),

@@ -48,8 +48,8 @@ class Output:
         One of `PICTURES`.
     fwhm_mm : float
         Width to smooth averages by; 0 for none.
-    command : str
-        For the record.
+    command, participants_command : str
+        For the record: the command line, and that of the table which chose the participants.
 
     Examples
     --------
@@ -63,6 +63,7 @@ class Output:
     pictures: str = "group"
     fwhm_mm: float = 0.0
     command: str = ""
+    participants_command: str = ""
 
 
 class MapFolder:

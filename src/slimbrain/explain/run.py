@@ -128,4 +128,5 @@ def _facts(store: Store, model: Model, source: str | Path, request: MapRequest, 
         "seed": request.seed,
         "version": __version__,
         "command": output.command,
+        "participants_command": output.participants_command,
     }

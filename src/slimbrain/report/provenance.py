@@ -51,7 +51,7 @@ def _recorded(material: Material) -> Iterator[str]:
     yield from (line for run in material.runs for line in run.settings.commands)
     for result in material.evaluations:
         yield from result.commands
-    yield from (entry.command for _, entries in material.explained for entry in averages(entries))
+    yield from (line for _, entries in material.explained for entry in averages(entries) for line in entry.commands)
 
 
 def _versions(material: Material) -> Table:
