@@ -135,7 +135,7 @@ def test_a_curve_by_the_command_leaves_out_whom_the_model_knows(here: Store, tmp
     assert result.excluded == {"participant that a model was trained on": 6} and result.n_subjects == 34
     assert [(point.labelled, point.n_tested) for point in result.labelled] == [(8, 26), (20, 14)] and result.seeds == (0, 1, 2)
     text = write_report(tmp_path / "page.html", ReportInputs(evaluations=[out])).read_text()
-    assert text.count('aria-label="Curves of AUC for column:group over 8, 20 labelled participants') == 1
+    assert text.count('aria-label="Curves of AUC for group over 8, 20 labelled participants') == 1
     drawing = text[text.index('aria-label="Curves of AUC') :]
     assert "chance" in drawing[: drawing.index("</svg>")] and "labelled participants" in drawing
     assert all(predictor[1][:20] in drawing for predictor in result.by_predictor)
