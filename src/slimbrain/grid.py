@@ -187,17 +187,46 @@ class Grid:
 
     @classmethod
     def mni152(cls, resolution: str = "2mm") -> Grid:
-        """The MNI152 brain mask that nilearn carries, on the lattice called `resolution`."""
+        """The MNI152 brain mask that nilearn carries, on a lattice.
+
+        Parameters
+        ----------
+        resolution : str
+            One of `2mm`, `4mm`, `8mm` and `8mm-p1`.
+
+        Returns
+        -------
+        Grid
+            The same object for the same resolution.
+
+        Raises
+        ------
+        InputError
+            If there is no such resolution.
+        """
         return _mni152(resolution)
 
     @classmethod
     def from_nifti(cls, image: str | PathLike[str] | SpatialImage, resolution: str = "2mm") -> Grid:
         """Any 3D mask in MNI space, brought to the lattice by its affine, of sform and qform the one that says MNI.
 
+        Parameters
+        ----------
+        image : str or PathLike or SpatialImage
+            Above 0.5 in the brain; a lattice voxel is brain if at least half of it is.
+        resolution : str
+            One of `2mm`, `4mm`, `8mm` and `8mm-p1`.
+
+        Returns
+        -------
+        Grid
+            Of the patches that touch the mask.
+
         Raises
         ------
         InputError
-            If it is not readable, not 3D, does not lie in the MNI box, or has two transforms that say MNI and disagree.
+            If there is no such resolution, or the mask is not readable, not 3D, does not lie in the MNI box, or has two transforms that say
+            MNI and disagree.
         """
         lattice = _lattice_by_resolution(resolution)
         name = "mask" if not isinstance(image, (str, PathLike)) else str(image)
@@ -205,12 +234,46 @@ class Grid:
 
     @classmethod
     def load(cls, path: str | PathLike[str], lattice_id: str) -> Grid:
-        """Read back what `save_mask` wrote."""
+        """Read back what `save_mask` wrote.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            NIfTI on the lattice.
+        lattice_id : str
+            As `grid.lattice.id`.
+
+        Returns
+        -------
+        Grid
+            Equal to the one that was saved.
+
+        Raises
+        ------
+        ContractError, InputError
+            If the file cannot be read, is not on this lattice, or there is no such lattice.
+        """
         lattice = _lattice_by_id(lattice_id)
         return cls(lattice, _mask_values(_load_mask(path, str(path)), str(path)) > 0)
 
     def save_mask(self, path: str | PathLike[str]) -> Path:
-        """Write the mask as NIfTI on the lattice, atomically."""
+        """Write the mask as NIfTI on the lattice, atomically.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            Ends in `.nii` or `.nii.gz`.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         import nibabel
 
         image = nibabel.Nifti1Image(self.mask.astype(np.uint8), self.lattice.affine)
@@ -325,6 +388,11 @@ class Grid:
         Returns
         -------
         (..., P, V) in grid order, 0 outside the mask, same type.
+
+        Raises
+        ------
+        InputError
+            If the volumes are not on the lattice.
         """
         dense = np.asarray(dense)
         if dense.shape[-3:] != self.mask.shape:
@@ -348,6 +416,11 @@ class Grid:
         Returns
         -------
         (..., E, E, E), same type.
+
+        Raises
+        ------
+        ContractError
+            If P or V are not the grid's.
         """
         packed = np.asarray(packed)
         if packed.shape[-2:] != self.voxel_mask.shape:
@@ -373,7 +446,23 @@ class Grid:
         return np.asarray(cell_sums / self.cell_voxels, dtype=np.float32)
 
     def to_nifti(self, packed: npt.ArrayLike) -> SpatialImage:
-        """(P, V) or (T, P, V) values as a 3D or 4D NIfTI image in MNI space."""
+        """Packed values as a NIfTI image in MNI space.
+
+        Parameters
+        ----------
+        packed : array
+            (P, V), or (T, P, V) for an image with time.
+
+        Returns
+        -------
+        SpatialImage
+            3D, or 4D with time last; float32, 0 outside the mask.
+
+        Raises
+        ------
+        ContractError
+            If P or V are not the grid's.
+        """
         import nibabel
 
         dense = self.unpack(np.asarray(packed, dtype=np.float32))

@@ -56,6 +56,13 @@ class Checkup:
     problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
+        """What `slimbrain doctor --json` prints.
+
+        Returns
+        -------
+        dict of str to object
+            The facts, `windows_per_second` by kind of work, `problems`, and `fit`: whether there are none.
+        """
         return {**self.facts, "windows_per_second": self.rates, "fit": not self.problems, "problems": self.problems}
 
 

@@ -95,6 +95,16 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
     def fit(self, X: object = None, y: object = None) -> SlimBrainEncoder:
         """Read the model; nothing is learnt from X.
 
+        Parameters
+        ----------
+        X, y : object
+            Not looked at; scikit-learn passes them.
+
+        Returns
+        -------
+        SlimBrainEncoder
+            This object.
+
         Raises
         ------
         InputError
@@ -149,7 +159,23 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         return self._by_session(values, embedded.keys if keys is None else keys, X)
 
     def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
-        """(D,) names, of what was embedded last: what was pooled, or which unit, and the number of the feature."""
+        """Names of the numbers of what was embedded last: what was pooled, or which unit, and the number of the feature.
+
+        Parameters
+        ----------
+        input_features : object
+            Not looked at; scikit-learn passes it.
+
+        Returns
+        -------
+        ndarray of str
+            (D,).
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
         check_is_fitted(self)
         self._reload()
         return np.array(feature_names(self.model_, **self.embedded_), dtype=object)

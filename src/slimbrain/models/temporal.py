@@ -249,10 +249,15 @@ class TemporalExtractor(DisplayedModel, nn.Module):
         channel_visible : Tensor or None
             (B, N, C) True where a channel is visible in a window; all are if None.
 
+        Returns
+        -------
+        TemporalOutput
+            Tokens (B, N, G, D), and the reconstruction (B, N, w, C) of all channels.
+
         Raises
         ------
         InputError
-            If there are fewer frames than one window, or not one coordinate a channel.
+            If there are fewer frames than one window, or not one coordinate per channel.
         """
         if coordinates.shape != (series.shape[-1], 3):
             shape, channels = tuple(coordinates.shape), series.shape[-1]
@@ -276,22 +281,77 @@ class TemporalExtractor(DisplayedModel, nn.Module):
         return TemporalOutput(tokens, self._rebuild(tokens, coordinates))
 
     def embed(self, series: Tensor, coordinates: Tensor, tr: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Session embedding (B, 2 D) and window embeddings (B, N, D), everything visible; standardises `series` itself.
+        """Vectors of sessions and of their windows, everything visible.
 
         A window's embedding is the mean of its group tokens; a session's, the mean of its windows beside their
         standard deviation, since how much a brain moves between states is a trait as well as where it dwells.
+
+        Parameters
+        ----------
+        series : Tensor
+            (B, T, C) channels as stored; they are standardised here.
+        coordinates : Tensor
+            (C, 3) places of the channels in MNI mm.
+        tr : float or Tensor
+            Seconds per frame, one for all or (B,).
+
+        Returns
+        -------
+        tuple of Tensor
+            Sessions (B, 2 D) and windows (B, N, D), N the whole windows in T.
+
+        Raises
+        ------
+        InputError
+            If there are fewer frames than one window, or not one coordinate per channel.
         """
         return self.embed_standardised(standardise(series), coordinates, tr)
 
     def embed_standardised(self, series: Tensor, coordinates: Tensor, tr: float | Tensor) -> tuple[Tensor, Tensor]:
-        """`embed` of a series that is standardised already, and which a gradient can be taken by."""
+        """`embed` of a series that is standardised already, and which a gradient can be taken by.
+
+        Parameters
+        ----------
+        series : Tensor
+            (B, T, C) channels, standardised (`standardise`); a channel of zeros counts as missing.
+        coordinates : Tensor
+            (C, 3) places of the channels in MNI mm.
+        tr : float or Tensor
+            Seconds per frame, one for all or (B,).
+
+        Returns
+        -------
+        tuple of Tensor
+            Sessions (B, 2 D) and windows (B, N, D), N the whole windows in T.
+
+        Raises
+        ------
+        InputError
+            If there are fewer frames than one window, or not one coordinate per channel.
+        """
         n = series.shape[1] // self.window_frames
         live = series.ne(0).any(1)[:, None].expand(-1, n, -1)
         windows = self(series, coordinates, tr, channel_visible=live).tokens.mean(2)
         return torch.cat((windows.mean(1), windows.std(1, correction=0)), -1), windows
 
     def nearest_group(self, coordinates: Tensor) -> Tensor:
-        """The group (C,) whose anchor lies nearest to each channel."""
+        """The group whose anchor lies nearest to each channel.
+
+        Parameters
+        ----------
+        coordinates : Tensor
+            (C, 3) places of the channels in MNI mm.
+
+        Returns
+        -------
+        Tensor
+            (C,) int64.
+
+        Raises
+        ------
+        RuntimeError
+            If they are not of three dimensions.
+        """
         return torch.cdist(coordinates.to(self.anchors), self.anchors).argmin(1)
 
     def _tokens(self, windows: Tensor, coordinates: Tensor, channel_visible: Tensor | None) -> Tensor:

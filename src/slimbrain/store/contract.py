@@ -46,10 +46,34 @@ class Contract:
     tr: float
 
     def to_dict(self) -> dict[str, Any]:
+        """The contract as it is written to JSON.
+
+        Returns
+        -------
+        dict of str to object
+            `lattice`, `mask`, `space` and `tr` in seconds.
+        """
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Contract:
+        """Read back what `to_dict` gave.
+
+        Parameters
+        ----------
+        values : mapping of str to object
+            With all four names.
+
+        Returns
+        -------
+        Contract
+            Equal to the one that was written.
+
+        Raises
+        ------
+        ContractError
+            If a name is missing, or its value is malformed.
+        """
         try:
             return cls(str(values["lattice"]), str(values["mask"]), str(values["space"]), float(values["tr"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -57,6 +81,13 @@ class Contract:
 
     def require(self, other: Contract, mine: str, theirs: str) -> None:
         """Refuse a mismatch, naming both sides.
+
+        Parameters
+        ----------
+        other : Contract
+            What is compared with this one.
+        mine, theirs : str
+            What each belongs to, for the message: `the model`, `the store`.
 
         Raises
         ------

@@ -85,7 +85,18 @@ class SessionInfo:
         return "" if named in ("", MISSING, UNKNOWN) else named
 
     def n_windows(self, frames: int) -> int:
-        """Whole windows of `frames` frames (DESIGN section 7: the shorter tail is dropped)."""
+        """Number of whole windows; a shorter tail is dropped.
+
+        Parameters
+        ----------
+        frames : int
+            Per window.
+
+        Returns
+        -------
+        int
+            0 for a session shorter than one window.
+        """
         return self.n_frames // frames
 
 

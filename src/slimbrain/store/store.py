@@ -108,12 +108,24 @@ class Store(Displayed):
         ----------
         root : str or Path
             Folder to make.
-        grid : Grid, optional
+        grid : Grid or None
             Lattice and mask; None for a store of region-of-interest sessions alone.
         tr : float
             Seconds per frame that series are brought to.
         sources : sequence of str
             Where the recordings come from, for `SourceDatasets`.
+
+        Returns
+        -------
+        Store
+            Empty, or with the sessions that are there.
+
+        Raises
+        ------
+        ContractError
+            If a store with another lattice, mask or TR is there.
+        StoreError
+            If the folder cannot be written, or holds a store that cannot be read.
         """
         root = Path(root)
         contract = Contract(grid.lattice.id, grid.hash, "MNI152", tr) if grid else Contract(ROI, "", ROI, tr)
@@ -175,12 +187,22 @@ class Store(Displayed):
         return read_participants(self.root)
 
     def select(self, subjects: Collection[str]) -> Store:
-        """The same store, showing only the sessions of these participants (`sub-01`).
+        """The same store, showing only the sessions of these participants.
+
+        Parameters
+        ----------
+        subjects : collection of str
+            Participants, as `sub-01`.
+
+        Returns
+        -------
+        Store
+            A view: the files are shared.
 
         Raises
         ------
         InputError
-            If one of them has no session here.
+            If one of them has no session here, or was withdrawn.
         """
         wanted = set(subjects)
         missing = sorted(wanted - self.sessions.subjects)
@@ -195,15 +217,36 @@ class Store(Displayed):
     def only(self, keys: Collection[str]) -> Store:
         """The same store, showing only these sessions.
 
+        Parameters
+        ----------
+        keys : collection of str
+            Of sessions, as in `store.sessions`.
+
+        Returns
+        -------
+        Store
+            A view: the files are shared.
+
         Raises
         ------
         StoreError
-            If one of them is not here.
+            If one of them is not here, or its participant was withdrawn.
         """
         return self._view(SessionTable.of([self.session(key) for key in sorted(set(keys))]))
 
     def with_uncollected(self) -> Store:
-        """The same store, showing also what shards prepared and that was not collected yet (`slimbrain.store.parts`)."""
+        """The same store, showing also what shards prepared and that was not collected yet (`slimbrain.store.parts`).
+
+        Returns
+        -------
+        Store
+            A view: the files are shared.
+
+        Raises
+        ------
+        StoreError
+            If a table of sessions cannot be read.
+        """
         return self._view(self._living(read_manifest(self.root / MANIFEST_FILE).updated(read_parts(self.root).values())))
 
     def _view(self, shown: SessionTable) -> Store:
@@ -212,11 +255,37 @@ class Store(Displayed):
         return view
 
     def find(self, key: str) -> SessionInfo | None:
-        """The manifest row called `key`, if there is one of a participant who was not withdrawn."""
+        """The manifest row called `key`, if there is one of a participant who was not withdrawn when the table was read.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        SessionInfo or None
+            None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If the table of sessions cannot be read.
+        """
         return self.sessions.find(key)
 
     def session(self, key: str) -> SessionInfo:
         """The manifest row called `key`.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        SessionInfo
+            What the manifest says of the session.
 
         Raises
         ------
@@ -233,11 +302,37 @@ class Store(Displayed):
         return info
 
     def cohort(self, info: SessionInfo) -> str:
-        """The study that a session's participant is one of; empty where nobody knows."""
+        """The study that a session's participant is one of.
+
+        Parameters
+        ----------
+        info : SessionInfo
+            One of `store.sessions`.
+
+        Returns
+        -------
+        str
+            Empty where nobody knows.
+
+        Raises
+        ------
+        StoreError
+            If neither the row names one nor the sidecar can be read.
+        """
         return info.cohort or str(self.sidecar(info.key).get(COHORT) or "")
 
     def governance(self, info: SessionInfo) -> Governance:
-        """Under what terms a session may be used; `unknown` for what the store does not say.
+        """Under what terms a session may be used.
+
+        Parameters
+        ----------
+        info : SessionInfo
+            One of `store.sessions`.
+
+        Returns
+        -------
+        Governance
+            Cohort, licence and consent, with `unknown` for what the store does not say.
 
         Raises
         ------
@@ -261,11 +356,43 @@ class Store(Displayed):
         return gone.find(info.subject, cohort_from_sidecar((self.root / info.path).with_suffix(".json")))
 
     def sidecar(self, key: str) -> dict[str, Any]:
-        """Everything recorded when the session was prepared."""
+        """Everything recorded when the session was prepared.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        dict of str to object
+            The JSON file beside the data: source, quality, transforms.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, its participant was withdrawn, or its file cannot be read.
+        """
         return read_object((self.root / self.session(key).path).with_suffix(".json"))
 
     def is_whole(self, key: str) -> bool:
-        """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data."""
+        """Whether data, sidecar and row of a listed session belong together, as far as can be told without reading the data.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        bool
+            False if a file is missing, or sizes or entries differ.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, its participant was withdrawn, or the sidecar cannot be read.
+        """
         info = self.session(key)
         path = self.root / info.path
         if not path.is_file() or not path.with_suffix(".json").is_file():
@@ -274,7 +401,23 @@ class Store(Displayed):
         return sidecar.get(DATA_BYTES, size) == size and not row_differences(info, sidecar)
 
     def channels(self, key: str) -> Channels:
-        """Names and MNI places of the session's coarse channels."""
+        """Names and places of the session's coarse channels.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        Channels
+            C names, and (C, 3) places in MNI mm: of regions, or of the grid's cells.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, its participant was withdrawn, or its file cannot be read.
+        """
         info = self.session(key)
         if info.space == ROI:
             names, mm = self.sidecar(key).get("Channels"), self._read(info, "coordinates")
@@ -284,11 +427,45 @@ class Store(Displayed):
         return cell_channels(self.grid)
 
     def coarse(self, key: str) -> _FloatArray:
-        """(T, C) float32 channel series; for voxel sessions the mean of each cell."""
+        """Series of the session's channels; of a voxel session, the mean of each cell's voxels.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        ndarray
+            (T, C) float32.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, its participant was withdrawn, or its file cannot be read.
+        """
         return self._read(self.session(key), "coarse")
 
     def voxels(self, key: str, start: int = 0, stop: int | None = None) -> _FloatArray:
-        """(stop - start, P, V) float16 z-scored voxels of the frames asked for; only their bytes are read."""
+        """Voxels of the frames asked for; only their bytes are read.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+        start, stop : int, int or None
+            First frame, and one after the last; to the end if None.
+
+        Returns
+        -------
+        ndarray
+            (stop - start, P, V) float16, z-scored over the session.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, it has no voxels, has no such frames, or its file cannot be read.
+        """
         info = self._voxel_session(key)
         stop = info.n_frames if stop is None else stop
         if not 0 <= start < stop <= info.n_frames:
@@ -296,7 +473,27 @@ class Store(Displayed):
         return self._read(info, "voxels", [slice(start, stop)])
 
     def windows(self, key: str, starts: Sequence[int], frames: int) -> _FloatArray:
-        """(len(starts) * frames, P, V) float16 z-scored voxels of stretches of `frames` frames, in the order given, from one read."""
+        """Voxels of stretches of equal length, from one read.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+        starts : sequence of int
+            First frame of each stretch.
+        frames : int
+            Frames per stretch.
+
+        Returns
+        -------
+        ndarray
+            (len(starts) * frames, P, V) float16, z-scored over the session, stretches in the order given.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, it has no voxels, has no such frames, or its file cannot be read.
+        """
         info = self._voxel_session(key)
         if not starts or frames < 1 or min(starts) < 0 or max(starts) + frames > info.n_frames:
             asked = f"{frames} frames from each of {list(starts)}"
@@ -304,7 +501,23 @@ class Store(Displayed):
         return self._read(info, "voxels", [slice(start, start + frames) for start in starts])
 
     def moments(self, key: str) -> tuple[_FloatArray, _FloatArray]:
-        """(P, V) float32 mean and standard deviation that undo the z-score."""
+        """Mean and standard deviation over time, which undo the z-score.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        tuple of ndarray
+            Two of (P, V) float32, in the source's units.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, it has no voxels, or its file cannot be read.
+        """
         info = self._voxel_session(key)
         return self._read(info, "mean"), self._read(info, "std")
 
@@ -315,10 +528,20 @@ class Store(Displayed):
         ----------
         key : str
             A session with voxels.
-        frames : int or slice, optional
+        frames : int or slice or None
             One frame, which gives a 3D image, or a stretch without steps; all of the session if not given.
         zscored : bool
             Values as they are stored, z-scored over time, rather than in the source's units.
+
+        Returns
+        -------
+        Nifti1Image
+            3D or, with time last, 4D on the lattice, in mm and seconds.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, it has no voxels, has no such frames, or its file cannot be read.
         """
         import nibabel
 
@@ -341,7 +564,13 @@ class Store(Displayed):
         return image
 
     def display_facts(self) -> Mapping[str, object]:
-        """Where it is, what is in it, and under what terms."""
+        """Where it is, what is in it, and under what terms.
+
+        Returns
+        -------
+        mapping of str to object
+            Name of each fact and its value, as shown in a notebook.
+        """
         sessions, contract = self.sessions, self.contract
         kind = "series of regions" if contract.lattice == ROI else f"voxels on {contract.lattice}"
         facts: dict[str, object] = {"root": self.root, "sessions": len(sessions), "participants": len(sessions.subjects), "holds": kind}
@@ -355,7 +584,23 @@ class Store(Displayed):
         return facts
 
     def session_contract(self, key: str) -> Contract:
-        """The contract that the session's own file carries."""
+        """The contract that the session's own file carries.
+
+        Parameters
+        ----------
+        key : str
+            Of a session, as in `store.sessions`.
+
+        Returns
+        -------
+        Contract
+            The store's, unless the file was copied from elsewhere.
+
+        Raises
+        ------
+        StoreError
+            If there is no such session, its participant was withdrawn, or its file carries no readable contract.
+        """
         path = self.root / self.session(key).path
         try:
             return Contract.from_dict(json.loads(read_metadata(path)["slimbrain"])["contract"])
