@@ -81,7 +81,7 @@ html_title = f"slimbrain {release}"
 html_show_sphinx = False
 templates_path = ["_templates"]
 html_static_path = ["_static"]
-html_css_files = ["gallery.css"]
+html_css_files = ["code.css", "gallery.css"]
 html_context = {
     "published_versions": [pair.split("=", 1) for pair in os.environ.get("SLIMBRAIN_DOCS_VERSIONS", "").split(",") if "=" in pair],
 }

@@ -150,6 +150,8 @@ class Store(Displayed):
         ------
         ContractError
             If the mask on disk is not the one the contract names.
+        StoreError
+            If the store holds region-of-interest series alone.
         """
         if self.contract.lattice == ROI:
             raise StoreError(
