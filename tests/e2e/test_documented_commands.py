@@ -253,7 +253,7 @@ def evaluation_results(folder: Path) -> None:
 def report_pages(folder: Path) -> None:
     """The first page has every section but for quality's extras; the second has both maps."""
     first, second = ((folder / name).read_text(encoding="utf-8") for name in ("demo-run/report.html", "maps.html"))
-    assert "Integrated gradients, column:sex" in first and "column:sex" in second and "attribution.nii.gz" in second
+    assert "Integrated gradients, sex" in first and "column:sex" in second and "attribution.nii.gz" in second
 
 
 CHECKED: dict[str, Callable[[Path], None]] = {"docs/evaluation.md": evaluation_results, "docs/report.md": report_pages}
