@@ -15,6 +15,7 @@ import slimbrain
 from slimbrain.cli import run_command
 from slimbrain.data.clip import read_clip
 from slimbrain.disk.tsv import read_tsv
+from slimbrain.doctor import inspect_path
 from slimbrain.embed.features import embed_store, read_embeddings
 from slimbrain.embed.series import SERIES_POOLINGS
 from slimbrain.errors import InputError
@@ -22,7 +23,7 @@ from slimbrain.governance.provenance import Match, Provenance
 from slimbrain.grid import Grid
 from slimbrain.models.hub import is_sealed, model_folder
 from slimbrain.models.jepa import HieraJEPA
-from slimbrain.models.shipped import TEMPORAL, VOXEL
+from slimbrain.models.shipped import TEMPORAL, VOXEL, list_models
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Channels, Store
 from slimbrain.store.write import write_roi_session
@@ -133,8 +134,21 @@ def test_an_evaluation_without_a_model_asks_whom_it_was_trained_on(
     monkeypatch.setattr(Provenance, "matches", lambda self, people: [Match("sub-02")])
     assert run_command(["evaluate", str(store.root), "--task", "column:sex", "--out", str(tmp_path / "sex.json")]) == 1
     said = capsys.readouterr().err
-    assert f"no model is named: using {TEMPORAL}" in said and "terms" in said
+    known = f"its data, terms and card: slimbrain inspect {TEMPORAL}"
+    assert f"no model is named: using {TEMPORAL}, which comes with slimbrain ({known})" in said
     assert f"slimbrain: {TEMPORAL}: was trained on 1 of the 4 participants to be evaluated: sub-02 by name" in said
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_inspect_knows_its_name_and_where_its_card_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    facts = inspect_path(Path(name))
+    assert facts["kind"].startswith("model (") and facts["subjects"] > 500 and "Cohort: " in facts["ledger"]
+    card = Path(facts["card"]).read_text(encoding="utf-8")
+    assert f"license: {facts['licence'].casefold()}" in card and f"{facts['subjects']} participants" in card
+    Path(name).mkdir()
+    with pytest.raises(InputError):
+        inspect_path(Path(name))
 
 
 def test_it_has_no_revisions() -> None:

@@ -74,7 +74,10 @@ def run(
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="Recordings, store, run, model, training state, image, or a file that slimbrain wrote.", show_default=False),
+        typer.Argument(
+            help="Recordings, store, run, model (of the package: its name), training state, image, or a file that slimbrain wrote.",
+            show_default=False,
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -121,7 +121,8 @@ def temporal_or_shipped(named: str | None) -> str:
         return named
     from slimbrain.models.shipped import TEMPORAL
 
-    print(f"no model is named: using {TEMPORAL}, which comes with slimbrain (see its card for data, terms and limits)", file=sys.stderr)
+    known = f"its data, terms and card: slimbrain inspect {TEMPORAL}"
+    print(f"no model is named: using {TEMPORAL}, which comes with slimbrain ({known})", file=sys.stderr)
     return TEMPORAL
 
 

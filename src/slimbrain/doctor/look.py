@@ -8,8 +8,11 @@ from typing import Any
 
 from slimbrain.doctor.files import describe_file
 from slimbrain.errors import InputError, SlimbrainError
+from slimbrain.models.shipped import shipped_folder
 
 _Facts = dict[str, Any]
+
+_CARD_FILE = "README.md"
 
 RUNS = "runs"
 """The fact that is a table: the image that would be taken for each run."""
@@ -21,7 +24,8 @@ WITHOUT_TR = "refused without --tr"
 def inspect_path(path: Path, shown: int | None = None) -> _Facts:
     """Name, kind and contents of anything that slimbrain reads or writes.
 
-    Folders: store, run, training state(s), model, embeddings, recordings to prepare. Files: see `slimbrain.doctor.files`.
+    Folders: store, run, training state(s), model, embeddings, recordings to prepare. Files: see `slimbrain.doctor.files`. A model of the
+    package is known by its name.
 
     Parameters
     ----------
@@ -48,6 +52,8 @@ def inspect_path(path: Path, shown: int | None = None) -> _Facts:
     >>> facts["kind"], facts["sessions"], facts["frames per session"]
     ('store', 3, '24 to 28')
     """
+    if not path.exists() and (shipped := shipped_folder(str(path))):
+        path = shipped
     if not path.exists():
         # A path with a typo is most often wrong in one part of it only.
         there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
@@ -152,7 +158,8 @@ def _model(path: Path) -> _Facts | None:
     window = {"frames per window": model.provenance.window.frames, "windows": model.provenance.window.k}
     temporal = facts["kind"] == "model (TemporalExtractor)"
     commands = "slimbrain rank --temporal, embed --model, evaluate --model" if temporal else "slimbrain embed --model, evaluate --model"
-    return {**facts, **window, **model.provenance.contract.to_dict(), **training, "read by": commands}
+    card = {"card": str(path / _CARD_FILE)} if (path / _CARD_FILE).is_file() else {}
+    return {**facts, **window, **model.provenance.contract.to_dict(), **training, **card, "read by": commands}
 
 
 def _embeddings(path: Path) -> _Facts | None:
