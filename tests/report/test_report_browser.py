@@ -223,6 +223,13 @@ def test_paper_shows_no_controls_and_only_what_is_unfolded(browser: Any, page_pa
     page.context.close()
 
 
+def test_small_numbers_are_written_alike(desk: Visit) -> None:
+    script = next(text for text in desk.page.locator("script").all_inner_texts() if "function show(" in text)
+    show = script[script.index("function show(") :].split("\n}\n")[0] + "\n}"
+    shown = desk.page.evaluate(f"() => {{ {show} return [6.654e-6, -9.29e-8, 0.00123, -2.5, 0].map((value) => show(value, 'SD')); }}")
+    assert shown == ["6.65e\N{MINUS SIGN}6 SD", "\N{MINUS SIGN}9.29e\N{MINUS SIGN}8 SD", "0.00123 SD", "\N{MINUS SIGN}2.5 SD", "0 SD"]
+
+
 def test_the_table_of_contents_follows(desk: Visit) -> None:
     for name in ("training", "summary", "maps"):
         desk.page.evaluate("name => document.getElementById(name).scrollIntoView()", name)

@@ -41,7 +41,9 @@ function largest(volume) {
 }
 
 function show(value, unit) {
-  const text = Number(value.toPrecision(3)).toString().replace("-", "\u2212");
+  // Two ends of one scale are compared at a glance: 6.65e-6 and 9.29e-8, not 0.00000665.
+  const small = value !== 0 && Math.abs(value) < 1e-3;
+  const text = (small ? value.toExponential(2) : Number(value.toPrecision(3)).toString()).replaceAll("-", "\u2212");
   return unit ? `${text} ${unit}` : text;
 }
 
