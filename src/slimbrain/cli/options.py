@@ -28,13 +28,14 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
 
 
 def require_model_there(named: str | list[str] | None) -> str | list[str] | None:
-    """Refuse a model's name that has the form of the hub's, `lab/model`, where `lab` is a folder here: a path with a typo."""
-    for name in [named] if isinstance(named, str) else named or ():
-        path, folder = Path(name), Path(name).parent
-        if len(path.parts) == 2 and not path.is_absolute() and not name.startswith(".") and folder.is_dir() and not path.exists():
-            from slimbrain.models.shipped import model_sources
+    """Refuse a model that is a path with a typo before any work is done."""
+    from slimbrain.models.shipped import is_missing_path, model_sources
 
-            raise InputError(f"{name}: is not in the folder {folder}, and not looked for on the hub; give {model_sources(name)}.")
+    for name in [named] if isinstance(named, str) else named or ():
+        if is_missing_path(name):
+            raise InputError(
+                f"{name}: is not in the folder {Path(name).parent}, and not looked for on the hub; give {model_sources(name)}."
+            )
     return named
 
 

@@ -12,8 +12,6 @@ from slimbrain.models.shipped import shipped_folder
 
 _Facts = dict[str, Any]
 
-_CARD_FILE = "README.md"
-
 RUNS = "runs"
 """The fact that is a table: the image that would be taken for each run."""
 
@@ -146,7 +144,7 @@ def _model(path: Path) -> _Facts | None:
         return None
     from slimbrain.governance.ledger import LEDGER, TIMES, entries_from, summary
     from slimbrain.governance.provenance import REMEMBERED
-    from slimbrain.models.hub import from_pretrained, is_sealed
+    from slimbrain.models.hub import CARD_FILE, from_pretrained, is_sealed
 
     model = from_pretrained(path)
     assert model.provenance is not None
@@ -158,7 +156,7 @@ def _model(path: Path) -> _Facts | None:
     window = {"frames per window": model.provenance.window.frames, "windows": model.provenance.window.k}
     temporal = facts["kind"] == "model (TemporalExtractor)"
     commands = "slimbrain rank --temporal, embed --model, evaluate --model" if temporal else "slimbrain embed --model, evaluate --model"
-    card = {"card": str(path / _CARD_FILE)} if (path / _CARD_FILE).is_file() else {}
+    card = {"card": str(path / CARD_FILE)} if (path / CARD_FILE).is_file() else {}
     return {**facts, **window, **model.provenance.contract.to_dict(), **training, **card, "read by": commands}
 
 

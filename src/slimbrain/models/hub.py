@@ -24,21 +24,21 @@ from slimbrain.models.connectome import ConnectomeConfig
 from slimbrain.models.health import tells_apart
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.remote import fetch, pickles, pickles_of, put
-from slimbrain.models.shipped import model_sources, shipped_folder
+from slimbrain.models.shipped import is_hub_id, model_sources, shipped_folder
 from slimbrain.models.size import jepa_parameters, temporal_parameters
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.store import ROI, Contract
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
-_WEIGHTS_FILE, _CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
+_WEIGHTS_FILE, CARD_FILE, EVALUATIONS_FILE = "model.safetensors", "README.md", "evaluations.json"
 HEAD_FILE = "head.safetensors"
 """Of a fine-tuned model: the head that predicts a label from its vectors."""
 
 _OF_THESE_WEIGHTS = (EVALUATIONS_FILE, HEAD_FILE)
 """Files that other weights make worthless."""
 
-_MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, _CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
+_MODEL_FILES = (_WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MASK_FILE, SEAL_FILE, *_OF_THESE_WEIGHTS)
 """All that a model folder consists of."""
 
 _LEAST_BYTES = 2
@@ -103,7 +103,7 @@ def save_pretrained(
         "weights_sha256": sha256(folder / _WEIGHTS_FILE),
         "version": __version__,
     }
-    write_text(folder / _CARD_FILE, model_card(model, config))
+    write_text(folder / CARD_FILE, model_card(model, config))
     write_json(folder / CONFIG_FILE, config)
     write_seal(folder, [_WEIGHTS_FILE, CONFIG_FILE, *([MASK_FILE] if provenance.grid else [])])
     return folder
@@ -260,7 +260,7 @@ def push_to_hub(
 
 def write_card(folder: Path, model: HieraJEPA | TemporalExtractor, measured: Sequence[Measured]) -> Path:
     """Write the card of a model folder again, with these evaluations."""
-    return write_text(folder / _CARD_FILE, model_card(model, _read_config(folder), measured))
+    return write_text(folder / CARD_FILE, model_card(model, _read_config(folder), measured))
 
 
 def read_training(source: str | Path) -> dict[str, Any]:
@@ -303,11 +303,6 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
     if not (fetched / _WEIGHTS_FILE).exists():
         _require_safetensors(Path(source), pickles_of(str(source), revision))
     return fetched
-
-
-def is_hub_id(source: str | Path) -> bool:
-    """Whether a name may be one of the hub, such as `lab/model`."""
-    return str(source).count("/") == 1 and not str(source).startswith((".", "/"))
 
 
 def _require_safetensors(folder: Path, names: Sequence[str]) -> None:

@@ -173,6 +173,16 @@ class HieraJEPA(DisplayedModel, nn.Module):
             B of each.
         penalties : bool
             False leaves these out, and the loss is the prediction error alone.
+
+        Returns
+        -------
+        JepaOutput
+            The loss, the error of each kind of target, and the tokens.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many masks as clips.
         """
         found = self.predict(clips, masks)
         loss, parts = self._by_clip_and_kind(found.errors(), found.kind, found.everything.lengths)
@@ -290,6 +300,8 @@ class HieraJEPA(DisplayedModel, nn.Module):
 
         Parameters
         ----------
+        momentum : float
+            Share of the target that stays, 0 to 1.
         all_reduce : callable
             Sums a tensor over all processes, in place.
         """

@@ -46,6 +46,20 @@ def model_sources(named: str = "") -> str:
     return f"RUN/model of a pretraining run, a model of the package ({names}), or a hub id such as lab/model"
 
 
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a name may be one of the hub, such as `lab/model`; where `lab` is a folder here, it is a path."""
+    return _looks_like_hub_id(str(source)) and not Path(source).parent.is_dir()
+
+
+def is_missing_path(named: str) -> bool:
+    """Whether a name, though it looks like one of the hub, is that of a path which is not there: a typo."""
+    return _looks_like_hub_id(named) and not is_hub_id(named) and not Path(named).exists()
+
+
+def _looks_like_hub_id(named: str) -> bool:
+    return named.count("/") == 1 and len(Path(named).parts) == 2 and not named.startswith((".", "/"))
+
+
 def nearest_model(named: str) -> str:
     """The model of the package, or the folder of one, whose name is most like what was typed; empty if there is none."""
     if close := get_close_matches(named.lower(), list_models(), n=1):

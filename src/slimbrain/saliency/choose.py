@@ -14,8 +14,8 @@ from slimbrain.config import WindowConfig
 from slimbrain.data.clip import Sessions
 from slimbrain.disk.nearest import nearest_path
 from slimbrain.errors import InputError
-from slimbrain.models.hub import from_pretrained, is_hub_id, require_model
-from slimbrain.models.shipped import nearest_model, shipped_folder
+from slimbrain.models.hub import from_pretrained, require_model
+from slimbrain.models.shipped import is_hub_id, nearest_model, shipped_folder
 from slimbrain.models.temporal import TemporalExtractor, standardise
 from slimbrain.saliency.ranking import rank_session, trained_saliency
 from slimbrain.saliency.scores import window_dvars
@@ -46,9 +46,7 @@ def open_windows(windows: Ranker) -> Path | TemporalExtractor | str | None:
     path = Path(windows)
     if path.is_file():
         return path
-    # A name of the hub looks like a path of two parts; it is none where the first part is a folder here.
-    on_hub = is_hub_id(windows) and path.suffix != _TABLE and not path.parent.is_dir()
-    if not (path.is_dir() or shipped_folder(str(windows)) or on_hub):
+    if not (path.is_dir() or shipped_folder(str(windows)) or (is_hub_id(windows) and path.suffix != _TABLE)):
         ways_alike = get_close_matches(str(windows), (STILL, UNIFORM), n=1)
         near = nearest_path(path, _TABLE) or next(iter(ways_alike), "") or nearest_model(str(windows))
         ways = f"give a window table from `slimbrain rank`, a stage 1 model, `{STILL}` or `{UNIFORM}`"
