@@ -202,7 +202,12 @@ def labels(runs: list[Run]) -> dict[str, np.ndarray]:
 
 
 def score(name: str, y: np.ndarray, predicted: np.ndarray) -> float:
-    """R2 for `log_age` (the mean scores 0), AUC for the others (chance is 0.5); higher is better."""
+    """R2 for `log_age` (the mean scores 0), AUC for the others (chance is 0.5); higher is better.
+
+    Of (n, draws) predictions of `few_labels` the mean over draws, each of the people whom it tests.
+    """
+    if predicted.ndim == 2:
+        return float(np.mean([score(name, y[tested], p[tested]) for p, tested in zip(predicted.T, ~np.isnan(predicted.T), strict=True)]))
     if name == "log_age":
         return float(1 - np.square(y - predicted).sum() / np.square(y - y.mean()).sum())
     order = predicted.argsort()
@@ -228,6 +233,32 @@ def out_of_fold(
             test = np.sort(place[fold::folds])
             train = np.setdiff1d(np.arange(len(known)), test)
             predicted[test] += ridge_scores(gram, known, train, test, float(y.mean())) / repeats
+    return predicted
+
+
+def site_left_out(
+    x: np.ndarray, y: np.ndarray, sites: np.ndarray, others: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
+    """(n,) ridge predictions of each site by people of all other sites, other people (features, labels, sites) among them."""
+    features, known, place = (x, y, sites) if others is None else (np.concatenate(pair) for pair in zip((x, y, sites), others, strict=True))
+    gram = features.astype(np.float64) @ features.T.astype(np.float64)
+    predicted = np.full(len(y), np.nan)
+    for site in np.unique(sites):
+        test = np.flatnonzero(sites == site)
+        predicted[test] = ridge_scores(gram, known, np.flatnonzero(place != site), test, float(known.mean()))
+    return predicted
+
+
+def few_labels(x: np.ndarray, y: np.ndarray, count: int, draws: int = 10) -> np.ndarray:
+    """(n, draws) ridge predictions from `count` labelled people, drawn alike from either side of the median; NaN where they are these."""
+    gram = x.astype(np.float64) @ x.T.astype(np.float64)
+    predicted = np.full((len(y), draws), np.nan)
+    for draw in range(draws):
+        place = np.random.default_rng(draw).permutation(len(y))
+        place = place[np.argsort(y[place] > np.median(y), kind="stable")]
+        train = np.sort(place[np.linspace(0, len(y) - 1, count).round().astype(int)])
+        test = np.setdiff1d(np.arange(len(y)), train)
+        predicted[test, draw] = ridge_scores(gram, y, train, test)
     return predicted
 
 

@@ -14,7 +14,8 @@
 
 Read are patches decoded from tokens by ridge, one map per place, fitted without labels on people trained on; the tangent of their means
 over units, cells or parcels learnt from 120 of the same people, at the mean of these, on all their axes; and the product's readout of cells
-and parcels; each by ridge on the people read alone, in five folds. `all_labels`: whole tangents, and people trained on teach in every fold.
+and parcels; each by ridge on the people read alone, in five folds. `all_labels`: whole tangents, and people trained on teach in every fold;
+`sites_left_out`: the same, and nobody of the tested person's site teaches; `60_labels`: so many of the people read teach, ten draws.
 """
 
 from __future__ import annotations
@@ -25,7 +26,22 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from painted_cohort import HALVES, TR_S, Cohort, Run, append_row, interval_of, labels, out_of_fold, parser, score, segment_means, skill
+from painted_cohort import (
+    HALVES,
+    TR_S,
+    Cohort,
+    Run,
+    append_row,
+    few_labels,
+    interval_of,
+    labels,
+    out_of_fold,
+    parser,
+    score,
+    segment_means,
+    site_left_out,
+    skill,
+)
 from readouts import place_decoders, place_weights, probe, spread_windows, tangents
 
 from slimbrain.config import SignalDetail, load_preset
@@ -44,6 +60,8 @@ ANCHORS = 224
 """Of the readout, chosen on people of the first half."""
 
 KINDS = ("units", "cells", "parcels")
+FEW = (30, 60, 120, 250)
+"""Labelled people."""
 READOUTS = {"cells": CELL_READOUT, "parcels": PARCEL_READOUT}
 
 Decode = Mean = Callable[[np.ndarray], np.ndarray]
@@ -103,8 +121,10 @@ def contest(
         row |= probe_vectors(f"{kind}_all_labels", sides[1], people, keep, (sides[0], reference))
     for kind, settings in ((kind, READOUTS[kind]) for kind in kinds if kind in READOUTS):
         fitted, read = connectome_tangents(places[kind], *([kinds[kind](x) for x in side] for side in (pre, val)), settings)
-        row |= probe_vectors(f"{kind}_readout", fitted.scores(read[1]).numpy(), people, keep)
-        row |= probe_vectors(f"{kind}_readout_all_labels", read[1].numpy(), people, keep, (read[0].numpy(), reference))
+        axes, (taught, vectors) = fitted.scores(read[1]).numpy(), (vectors.numpy() for vectors in read)
+        row |= probe_vectors(f"{kind}_readout", axes, people, keep)
+        row |= probe_vectors(f"{kind}_readout_all_labels", vectors, people, keep, (taught, reference))
+        row |= probe_elsewhere(f"{kind}_readout", axes, vectors, people, (taught, reference), keep)
     write(cohort, row, keep)
 
 
@@ -142,6 +162,20 @@ def probe_vectors(
     for label, y in labels(people).items():
         keep[f"{name}/{label}"] = out_of_fold(vectors, y, 4, others=(others[0], labels(others[1])[label]) if others else None)
         row[f"{name}_{label}"] = round(score(label, y, keep[f"{name}/{label}"]), 3)
+    return row
+
+
+def probe_elsewhere(
+    name: str, axes: np.ndarray, vectors: np.ndarray, people: list[Run], others: tuple[np.ndarray, list[Run]], keep: Predictions
+) -> dict[str, float]:
+    """Scores of (N, A) axes by few of the people read, and of (N, D) vectors with all labels of all sites but the tested one."""
+    row: dict[str, float] = {}
+    sites, taught = (np.array([run.site for run in runs]) for runs in (people, others[1]))
+    for label, y in labels(people).items():
+        found = {f"{name}_{count}_labels": few_labels(axes, y, count) for count in FEW}
+        found[f"{name}_sites_left_out"] = site_left_out(vectors, y, sites, (others[0], labels(others[1])[label], taught))
+        keep |= {f"{kind}/{label}": predicted for kind, predicted in found.items()}
+        row |= {f"{kind}_{label}": round(score(label, y, predicted), 3) for kind, predicted in found.items()}
     return row
 
 

@@ -109,3 +109,28 @@ def test_other_people_teach_in_every_fold(lab: dict[str, ModuleType]) -> None:
     assert np.corrcoef(alone, own @ weights)[0, 1] < 0.9 < 0.99 < np.corrcoef(taught, own @ weights)[0, 1]
     noise = random.standard_normal(20)
     assert abs(np.corrcoef(out_of_fold(own, noise, 2, others=(others, random.standard_normal(400))), noise)[0, 1]) < 0.5
+
+
+def test_a_site_left_out_teaches_nothing_of_itself(lab: dict[str, ModuleType]) -> None:
+    """What differs between sites alone is told in folds, from others of the site, and not where the site is left out."""
+    random, cohort = np.random.default_rng(8), lab["painted_cohort"]
+    sites = np.repeat(np.arange(12), 10)
+    effect = random.standard_normal(12)[sites]
+    features = np.eye(12)[sites] + 0.01 * random.standard_normal((120, 12))
+    assert cohort.score("log_age", effect, cohort.out_of_fold(features, effect, 1)) > 0.9
+    others = (features, effect, sites)
+    assert cohort.score("log_age", effect, cohort.site_left_out(features, effect, sites)) < 0.1
+    assert cohort.score("log_age", effect, cohort.site_left_out(features, effect, sites, others)) < 0.1
+
+
+def test_few_labels_teach_and_all_others_are_tested(lab: dict[str, ModuleType]) -> None:
+    random, cohort = np.random.default_rng(9), lab["painted_cohort"]
+    features = random.standard_normal((200, 3))
+    women = (features[:, 0] > 1).astype(float)
+    predicted = cohort.few_labels(features, women, 30, draws=4)
+    labelled = np.isnan(predicted)
+    assert (labelled.sum(0) == 30).all()
+    assert (abs(labelled.T @ women - 30 * women.mean()) <= 1).all()
+    areas = [cohort.score("sex", women[~own], p[~own]) for own, p in zip(labelled.T, predicted.T, strict=True)]
+    assert cohort.score("sex", women, predicted) == pytest.approx(np.mean(areas))
+    assert min(areas) > 0.9
