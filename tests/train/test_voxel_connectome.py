@@ -23,7 +23,7 @@ from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.parcels import learn_parcels
 from slimbrain.models.signals import signal_series
 from slimbrain.store import Store
-from slimbrain.train.connectome import CELL_READOUT, PARCEL_READOUT, Recordings, fit_readout
+from slimbrain.train.connectome import CELL_READOUT, PARCEL_READOUT, Recordings, fit_connectome, fit_readout
 
 WINDOW = WindowConfig(frames=8, k=2)
 
@@ -51,26 +51,31 @@ def folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "model"
 
 
-def decoded(store: Store, model: HieraJEPA, windows: list[int]) -> list[torch.Tensor]:
-    """Standardised series of cells by the decoder's own weights, step by step and unit by unit."""
+def decoded(store: Store, model: HieraJEPA, clips: list[list[int]]) -> list[torch.Tensor]:
+    """Standardised series of cells by the decoder's own weights, clip by clip, step by step and unit by unit."""
     assert model.decoder is not None
-    made = []
+    octant, made = store.grid.cells.index % 2 @ np.array([4, 2, 1]), []
     for info in store.sessions:
-        clip = read_clip(store, info, windows, WINDOW.frames)
-        with torch.inference_mode():
-            values = (model.encoder([clip]).values @ model.decoder.weight.T + model.decoder.bias).view(-1, store.grid.n_units, 8, 2)
-        octant = store.grid.cells.index % 2 @ np.array([4, 2, 1])
-        series = torch.stack([values[step, store.grid.cell_unit, octant, half] for step in range(len(values)) for half in range(2)])
+        rows = []
+        for windows in clips:
+            clip = read_clip(store, info, windows, WINDOW.frames)
+            with torch.inference_mode():
+                values = (model.encoder([clip]).values @ model.decoder.weight.T + model.decoder.bias).view(-1, store.grid.n_units, 8, 2)
+            rows += [values[step, store.grid.cell_unit, octant, half] for step in range(len(values)) for half in range(2)]
+        series = torch.stack(rows)
         made.append((series - series.mean(0)) / series.std(0, correction=0))
     return made
 
 
-def test_vectors_are_a_readout_of_decoded_cells(store: Store, folder: Path) -> None:
-    model = from_pretrained(folder)
+@pytest.mark.parametrize(("k", "clips"), [(2, [[0, 1]]), (3, [[0, 2], [1]])])
+def test_vectors_are_a_readout_of_decoded_cells(store: Store, k: int, clips: list[list[int]]) -> None:
+    """Of more windows than in training clip by clip, each of which spans the session."""
+    model = fit_connectome(store, network(store, visible="cells"), k=k)
     assert isinstance(model, HieraJEPA)
-    made = embed_store(store, model)
-    windows = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], WINDOW.k)]
-    series, mm = decoded(store, model, windows), torch.tensor(store.grid.cells.mm, dtype=torch.float32)
+    made = embed_store(store, model, k=k)
+    read = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], k)]
+    series = decoded(store, model, [[read[number] for number in clip] for clip in clips])
+    mm = torch.tensor(store.grid.cells.mm, dtype=torch.float32)
     people = tuple(info.subject for info in store.sessions)
     readout = fit_readout([Recordings(mm, people, series.__getitem__)], np.zeros((6, 0)), settings=CELL_READOUT, numbers_per_axis=1)
     with torch.inference_mode():

@@ -312,6 +312,7 @@ def connectome(
             min=2, max=1024, help="Maximum number of places at which the population is known; the file's size grows with its square."
         ),
     ] = 256,
+    k: TOP = None,
     participants: PARTICIPANTS = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     seed: SEED = 0,
@@ -332,7 +333,7 @@ def connectome(
     opened, model = open_store(store, participants), temporal_or_shipped(model)
     if drop_duplicates:
         opened, _ = without_duplicates(opened)
-    made = fit_connectome(opened, from_pretrained(model), axes, seed, anchors)
+    made = fit_connectome(opened, from_pretrained(model), axes, seed, anchors, k)
     assert made.connectome is not None
     save_pretrained(made, out)
     print(f"{made.connectome.config.axes} axes of {len(opened.sessions.subjects)} participants; the model is in {out}")

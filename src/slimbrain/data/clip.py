@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from slimbrain.config import WindowConfig
 from slimbrain.errors import ContractError
 from slimbrain.grid import Grid
 from slimbrain.store import Channels, Contract, SessionInfo
@@ -99,3 +101,21 @@ def read_clip(store: Sessions, info: SessionInfo, windows: Sequence[int] | _IntA
     starts = [int(number) * frames for number in windows]
     frame = np.concatenate([np.arange(start, start + frames) for start in starts])
     return Clip(torch.from_numpy(store.windows(info.key, starts, frames)), torch.from_numpy(frame * info.tr), store.grid)
+
+
+def read_clips(store: Sessions, info: SessionInfo, windows: Sequence[int], cut: WindowConfig, unit_frames: int) -> list[Clip]:
+    """Read windows of a session as clips of at most `cut.k`, each of which spans the session: every second window, say, is one clip's.
+
+    Parameters
+    ----------
+    windows : sequence of int
+        As of `read_clip`.
+    cut : WindowConfig
+        Frames per window, and windows per clip, as in training.
+    unit_frames : int
+        Of stage 2's mask unit; windows that share one stay together.
+    """
+    together = unit_frames // gcd(cut.frames, unit_frames)
+    groups = [windows[first : first + together] for first in range(0, len(windows), together)]
+    clips = -(-len(groups) // (cut.k // together))
+    return [read_clip(store, info, [number for group in groups[first::clips] for number in group], cut.frames) for first in range(clips)]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slimbrain.data.clip import Sessions, read_clip
+from slimbrain.data.clip import Sessions, read_clip, read_clips
 from slimbrain.disk.atomic import write_atomic
 from slimbrain.embed.pooling import pool_tokens, pooled_names, require_pooling
 from slimbrain.embed.series import (
@@ -183,7 +183,8 @@ def embed_store(
         takes them as `slimbrain rank` would; the windows of each session, chosen before; or `uniform`, the same as None, for k spread
         evenly.
     k : int or None
-        Windows to see; as many as in training if None. More of them make the vector less noisy.
+        Windows to see; as many as in training if None. More of them make the vector less noisy. `connectome`, `axes` and `tangent` read
+        them in clips of as many as in training, other poolings in one.
     label : str
         What the progress bar is called.
     pooling : str or None
@@ -305,7 +306,7 @@ def _embed_clips(
     values, used = [], {}
     for info in track(store.sessions, label, shorter="fewer windows (--k) or participants (--participants)"):
         chosen = choose(info)
-        values.append(_embed_clip(store, info, model, chosen, cut.frames, pooling))
+        values.append(_embed_windows(store, info, model, chosen, pooling))
         used[info.key] = np.concatenate([np.arange(number * cut.frames, (number + 1) * cut.frames) for number in chosen])
         if look is not None:
             # Here, since an image is prepared once and the last one kept.
@@ -314,12 +315,13 @@ def _embed_clips(
 
 
 @torch.inference_mode()
-def _embed_clip(store: Sessions, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], frames: int, pooling: str) -> FloatArray:
-    clip = read_clip(store, info, windows, frames)
+def _embed_windows(store: Sessions, info: SessionInfo, model: HieraJEPA, windows: Sequence[int], pooling: str) -> FloatArray:
+    assert model.provenance is not None
+    cut = model.provenance.window
     if pooling in DECODED_POOLINGS:
         assert model.connectome is not None
-        series, places = model.connectome_series(clip)
+        series, places = model.connectome_series(read_clips(store, info, windows, cut, model.config.unit_frames))
         made = connectome_vectors(model.connectome, [series], [places], pooling)
     else:
-        made = pool_tokens(model.encoder([clip]), pooling)
+        made = pool_tokens(model.encoder([read_clip(store, info, windows, cut.frames)]), pooling)
     return made[0].float().cpu().numpy()

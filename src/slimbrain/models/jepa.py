@@ -239,9 +239,9 @@ class HieraJEPA(DisplayedModel, nn.Module):
             raise InputError("the model does not decode its tokens; pretrain with jepa.targets=signals and a jepa.visible_weight above 0.")
         return signal_series(self.decoder(self.encoder([clip]).values).float(), clip.grid, self.jepa.visible)
 
-    def connectome_series(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """What the connectome reads of a clip: standardised series (2 S, C) of cells or parcels, decoded, and their MNI places (C, 3)."""
-        return channels_of(self.decode(clip), clip.grid, self.parcels)
+    def connectome_series(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        """What the connectome reads of a session's clips: standardised series (T, C) of decoded cells or parcels, and their MNI places."""
+        return channels_of(torch.cat([self.decode(clip) for clip in clips]), clips[0].grid, self.parcels)
 
     @torch.no_grad()
     def contents(self, target: Tokens) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimbrain.data.clip import Clip, read_clip
+from slimbrain.data.clip import Clip, read_clips
 from slimbrain.embed.features import Model
 from slimbrain.embed.series import TOKENS, embed_series
 from slimbrain.errors import InputError
@@ -100,11 +100,13 @@ class Recordings:
         return len(set(self.subjects))
 
 
-def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int = 0, anchors: int = MOST_ANCHORS) -> Model:
+def fit_connectome(
+    store: Store, model: Model, axes: int = MOST_AXES, seed: int = 0, anchors: int = MOST_ANCHORS, k: int | None = None
+) -> Model:
     """The same network with a connectome readout, in place of any it has, fitted to all sessions of a store, without labels.
 
     Of a stage 1 model it reads the channels as they are stored; of a stage 2 model what its tokens decode to, in windows spread evenly over
-    each session, as many as in training: cells or, where they decode to patches, parcels learnt from the voxels of the same windows.
+    each session: cells or, where they decode to patches, parcels learnt from the voxels of the same windows.
 
     Parameters
     ----------
@@ -114,6 +116,8 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
         Of the participants that are taken, where there are more than memory holds, and of the anchors.
     anchors : int
         Most anchors: of more channels, as many centres among them; and most parcels.
+    k : int or None
+        Windows of each session, of a stage 2 model; as many as in training if None.
 
     Returns
     -------
@@ -133,9 +137,11 @@ def fit_connectome(store: Store, model: Model, axes: int = MOST_AXES, seed: int 
         fitted = fit_readout(_parcellations(store), by_participant, axes, seed, anchors)
         made: Model = TemporalExtractor(model.config, fitted.config)
     else:
-        parcels = learn_parcels(store.grid, _voxels(store, model, seed), min(anchors, PARCELS)) if model.jepa.visible == "patches" else None
+        parcels = (
+            learn_parcels(store.grid, _voxels(store, model, k, seed), min(anchors, PARCELS)) if model.jepa.visible == "patches" else None
+        )
         settings = CELL_READOUT if parcels is None else {**PARCEL_READOUT, "patches": store.grid.n_patches}
-        decoded = _decoded(store, model, parcels)
+        decoded = _decoded(store, model, k, parcels)
         # Sums beside the axes were not tried on what is decoded.
         fitted = fit_readout([decoded], np.zeros((decoded.n_participants, 0)), axes, seed, anchors, settings, numbers_per_axis=1)
         made = HieraJEPA(model.config, model.jepa, model.voxels_per_patch, fitted.config)
@@ -227,27 +233,28 @@ def _parcellations(store: Store) -> list[Recordings]:
     return sorted(groups, key=lambda group: -group.n_participants)
 
 
-def _voxels(store: Store, model: HieraJEPA, seed: int) -> Iterator[Tensor]:
+def _voxels(store: Store, model: HieraJEPA, k: int | None, seed: int) -> Iterator[Tensor]:
     """Patches of some participants' sessions (2 S, P), of the windows that are decoded; nothing of a network."""
     people = np.random.default_rng(seed).permutation(sorted(store.sessions.subjects))[:PARCEL_PARTICIPANTS]
     some = store.select(people.tolist())
-    for clip in track(_clips(some, model), "parcels", total=len(some.sessions)):
-        yield signal_series(token_signals([clip], model.context.token_frames, "patches")[0], clip.grid, "patches")
+    for clips in track(_clips(some, model, k), "parcels", total=len(some.sessions)):
+        signals = [token_signals([clip], model.context.token_frames, "patches")[0] for clip in clips]
+        yield signal_series(torch.cat(signals), store.grid, "patches")
 
 
-def _decoded(store: Store, model: HieraJEPA, parcels: Parcels | None) -> Recordings:
+def _decoded(store: Store, model: HieraJEPA, k: int | None, parcels: Parcels | None) -> Recordings:
     """What a stage 2 model's tokens decode to, decoded once for all that read it."""
-    clips = track(_clips(store, model), "decode", total=len(store.sessions))
-    read = [channels_of(model.decode(clip), clip.grid, parcels) for clip in clips]
+    sessions = track(_clips(store, model, k), "decode", total=len(store.sessions))
+    read = [channels_of(torch.cat([model.decode(clip) for clip in clips]), store.grid, parcels) for clips in sessions]
     return Recordings(read[0][1], tuple(info.subject for info in store.sessions), lambda number: read[number][0])
 
 
-def _clips(store: Store, model: HieraJEPA) -> Iterator[Clip]:
-    """Of each session, windows spread evenly, as many as in training."""
+def _clips(store: Store, model: HieraJEPA, k: int | None) -> Iterator[list[Clip]]:
+    """Of each session k windows spread evenly, in clips of as many as in training."""
     assert model.provenance is not None
-    cut = model.provenance.window
-    choose = window_choice(UNIFORM, store, model.config.unit_frames, cut)
-    return (read_clip(store, info, choose(info), cut.frames) for info in store.sessions)
+    cut, unit_frames = model.provenance.window, model.config.unit_frames
+    choose = window_choice(UNIFORM, store, unit_frames, cut.model_copy(update={"k": k or cut.k}))
+    return (read_clips(store, info, choose(info), cut, unit_frames) for info in store.sessions)
 
 
 def _population(main: Recordings, seed: int, most: int) -> tuple[Floats, Tensor]:
