@@ -50,7 +50,10 @@ PRESET = typer.Option(help="tiny, small, base, paper, or a YAML file.", autocomp
 STORE = Annotated[Path, typer.Argument(help="Store made by `slimbrain prep`.", show_default=False)]
 SEED = Annotated[int, typer.Option(help="Random seed; the same seed, store and machine give the same numbers.")]
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; torch's default if not given.")]
-TOP = Annotated[int | None, typer.Option("--k", min=1, help="Windows per session; as many as in training if not given.")]
+TOP = Annotated[
+    int | None,
+    typer.Option("--k", min=1, help="Windows per session; if not given, as many as in training, or as a connectome was fitted to."),
+]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 TEMPORAL_MODEL = Annotated[
     str | None,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from slimbrain.config import WindowConfig
 from slimbrain.data.clip import Sessions, read_clip, read_clips
 from slimbrain.disk.atomic import write_atomic
 from slimbrain.embed.pooling import pool_tokens, pooled_names, require_pooling
@@ -183,8 +184,8 @@ def embed_store(
         takes them as `slimbrain rank` would; the windows of each session, chosen before; or `uniform`, the same as None, for k spread
         evenly.
     k : int or None
-        Windows to see; as many as in training if None. More of them make the vector less noisy. `connectome`, `axes` and `tangent` read
-        them in clips of as many as in training, other poolings in one.
+        Windows to see; if None as many as in training, or as the connectome was fitted to. More of them make the vector less noisy.
+        `connectome`, `axes` and `tangent` read them in clips of as many as in training, other poolings in one.
     label : str
         What the progress bar is called.
     pooling : str or None
@@ -272,6 +273,14 @@ def clip_pooling(model: HieraJEPA, pooling: str | None) -> str:
     return pooling if pooling in DECODED_POOLINGS else require_pooling(pooling)
 
 
+def windows_read(model: HieraJEPA, k: int | None, pooling: str) -> WindowConfig:
+    """How sessions are cut, and how many windows stage 2 reads by default: as in training, or as many as the readout was fitted to."""
+    assert model.provenance is not None
+    trained = model.provenance.window
+    fitted = model.connectome.config.k if model.connectome is not None and pooling in DECODED_POOLINGS else 0
+    return trained.model_copy(update={"k": k or fitted or trained.k})
+
+
 def feature_names(model: Model, pooling: str | None = None, numbers: int | None = None) -> list[str]:
     """A name for each number of an embedding, in its order; of stage 1's pooling `native` it has to be said how many there are."""
     if isinstance(model, TemporalExtractor):
@@ -299,9 +308,7 @@ def _embed_clips(
     store: Sessions, model: HieraJEPA, windows: Windows, k: int | None, label: str, pooling: str, look: _Look | None
 ) -> tuple[FloatArray, dict[str, _IntArray]]:
     """(N, D) vectors of stage 2, and the frames of each session that it used."""
-    assert model.provenance is not None
-    trained = model.provenance.window
-    cut = trained.model_copy(update={"k": k or trained.k})
+    cut = windows_read(model, k, pooling)
     choose = window_choice(windows, store, model.config.unit_frames, cut)
     values, used = [], {}
     for info in track(store.sessions, label, shorter="fewer windows (--k) or participants (--participants)"):

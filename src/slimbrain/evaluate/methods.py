@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimbrain.data.clip import read_clip
-from slimbrain.embed.features import Model, chosen_pooling, embed_store, read_embeddings, untrained
+from slimbrain.embed.features import Model, chosen_pooling, clip_pooling, embed_store, read_embeddings, untrained, windows_read
 from slimbrain.embed.series import NATIVE
 from slimbrain.errors import ContractError, InputError
 from slimbrain.evaluate.attention import AttentionProbe
@@ -278,9 +278,7 @@ def _views(store: Store, model: Model, options: Options) -> dict[str, Views]:
     """The windows that stage 2 is scored on, and those it may be tuned on; none for stage 1, which sees whole sessions."""
     if not isinstance(model, HieraJEPA):
         return {}
-    assert model.provenance is not None
-    trained = model.provenance.window
-    cut = trained.model_copy(update={"k": options.k or trained.k})
+    cut = windows_read(model, options.k, clip_pooling(model, options.pooling))
     order = window_order(options.windows, store, cut)
     views = {}
     for info in store.sessions:

@@ -117,7 +117,7 @@ def fit_connectome(
     anchors : int
         Most anchors: of more channels, as many centres among them; and most parcels.
     k : int or None
-        Windows of each session, of a stage 2 model; as many as in training if None.
+        Windows of each session, of a stage 2 model, which is then read by as many; as many as in training if None.
 
     Returns
     -------
@@ -141,6 +141,7 @@ def fit_connectome(
             learn_parcels(store.grid, _voxels(store, model, k, seed), min(anchors, PARCELS)) if model.jepa.visible == "patches" else None
         )
         settings = CELL_READOUT if parcels is None else {**PARCEL_READOUT, "patches": store.grid.n_patches}
+        settings = {**settings, "k": k or 0}
         decoded = _decoded(store, model, k, parcels)
         # Sums beside the axes were not tried on what is decoded.
         fitted = fit_readout([decoded], np.zeros((decoded.n_participants, 0)), axes, seed, anchors, settings, numbers_per_axis=1)
