@@ -146,7 +146,7 @@ def test_the_result_names_its_weights_and_reads_a_series_once_for_each_use(
     # A signature, and baselines on the whole run and on the frames used; embedding reads voxels.
     assert sorted(read) == sorted([info.key for info in store.sessions] * 3)
     weights = hashlib.sha256((models["voxel"] / "model.safetensors").read_bytes()).hexdigest()
-    assert result.models == (ModelWeights(name="slimbrain voxel", weights_sha256=weights),)
+    assert result.models == (ModelWeights(name="slimbrain voxel", weights_sha256=weights, pooling="moments"),)
     assert f"Weights (SHA-256): slimbrain voxel {weights[:12]}." in to_markdown(result)
 
 

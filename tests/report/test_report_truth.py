@@ -266,17 +266,17 @@ def test_commands_are_read_from_the_files_that_they_made(tmp_path: Path, grid8: 
 # --- maps
 
 
-def explained(tmp_path: Path, grid: Grid, low: float) -> tuple[Path, Path]:
-    """Maps of a probe, and an evaluation of the same weights and task that gives it another score."""
+def explained(tmp_path: Path, grid: Grid, low: float, pooling: str = "moments") -> tuple[Path, Path]:
+    """Maps of a probe on moments, and an evaluation of the same weights and task that gives it another score."""
     folder = make_explained(tmp_path / "maps", grid)
     for method in ("gradientContrast", "gradient"):
         path = group_map(folder, method).record
         record = json.loads(path.read_text())
         record["model"] = {"weights_sha256": "f00d"}
-        record["decided_by"] |= {"mean": 0.26, "low": 0.1, "high": 0.45}
+        record["decided_by"] |= {"mean": 0.26, "low": 0.1, "high": 0.45, "pooling": "moments"}
         path.write_text(json.dumps(record))
     value = json.loads(at(tmp_path / "group.json", 0.314, low, 0.53).read_text())
-    value["models"] = [{"name": "ours-1", "weights_sha256": "f00d"}]
+    value["models"] = [{"name": "ours-1", "weights_sha256": "f00d", "pooling": pooling}]
     (tmp_path / "group.json").write_text(json.dumps(value))
     return folder, tmp_path / "group.json"
 
@@ -287,6 +287,12 @@ def test_one_model_has_one_score_on_the_page(tmp_path: Path, grid8: Grid) -> Non
     assert "0.26" not in words and "Held-out AUC 0.314 [0.130, 0.530], as in the evaluation" in words
     alone = Page(write_report(tmp_path / "b.html", ReportInputs(explained=(folder,))).read_text()).words
     assert "Held-out AUC 0.26 [0.10, 0.45]" in alone
+
+
+def test_a_map_has_its_own_score_where_the_evaluation_read_the_model_otherwise(tmp_path: Path, grid8: Grid) -> None:
+    folder, result = explained(tmp_path, grid8, 0.13, pooling="connectome")
+    words = Page(write_report(tmp_path / "a.html", ReportInputs(evaluations=(result,), explained=(folder,))).read_text()).words
+    assert "Held-out AUC 0.26 [0.10, 0.45]" in words and "as in the evaluation" not in words
 
 
 @pytest.mark.parametrize(("low", "noise"), [(0.13, True), (0.51, False)])

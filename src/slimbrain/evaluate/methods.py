@@ -193,7 +193,7 @@ def evaluate_models(
         "finetune": lambda entry, keys: _tuning_of(store, entry, options.tuning, keys),
     }
     predictors = [makers[method](entry, screened.target.keys) for method in chosen for entry in contenders]
-    named, used = _named(trained), _frames_used(store, trained[0])
+    named, used = _named(store, trained), _frames_used(store, trained[0])
     more = _further_baselines(store, series, screened.target, loaded[0], options)
     further = options.baselines == "all"
     result = evaluate(store, wanted, screened, predictors, used, named, series, labelled=design.policies, more=more, further=further)
@@ -232,7 +232,7 @@ def _transferred(
             found.append(replace(sets[0], data=np.concatenate([features.data for features in sets])))
         except (ContractError, InputError) as error:
             cannot.append(Cannot(model=entry.name, method=PROBE, reason=str(error)))
-    return evaluate_transfer(here, there, screening.task, found, cannot, _named(contenders[:-1]))
+    return evaluate_transfer(here, there, screening.task, found, cannot, _named(store, contenders[:-1]))
 
 
 def _at(store: Store, entry: _Contender, options: Options) -> _Contender:
@@ -240,8 +240,12 @@ def _at(store: Store, entry: _Contender, options: Options) -> _Contender:
     return replace(entry, views=_views(store, entry.model, options), embedded=None)
 
 
-def _named(trained: Sequence[_Contender]) -> list[ModelWeights]:
-    return [ModelWeights(name=entry.name, weights_sha256=entry.weights) for entry in trained]
+def _named(store: Store, trained: Sequence[_Contender]) -> list[ModelWeights]:
+    poolings = [chosen_pooling(entry.model, entry.pooling, store) for entry in trained]
+    return [
+        ModelWeights(name=entry.name, weights_sha256=entry.weights, pooling=pooling)
+        for entry, pooling in zip(trained, poolings, strict=True)
+    ]
 
 
 def _contenders(store: Store, loaded: Sequence[Model], sources: Sequence[str | Path], options: Options) -> list[_Contender]:

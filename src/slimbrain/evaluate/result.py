@@ -69,10 +69,11 @@ class Scoring(_Frozen):
 
 
 class ModelWeights(_Frozen):
-    """A trained model: its name in the table, and the SHA-256 of its weights."""
+    """A trained model: its name in the table, the SHA-256 of its weights, and how its vectors were pooled."""
 
     name: str
     weights_sha256: str
+    pooling: str = ""
 
 
 class LabelledPoint(_Frozen):

@@ -251,7 +251,8 @@ def _probes(store: Store, model: Model, windows: Mapping[str, Sequence[int]] | N
         for key, label in zip(target.keys, target.labels, strict=True)
     ]
     learnt_from = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    return replace(fit_probes(vectors, target, request.target, request.seed), learnt_from=learnt_from)
+    probes = fit_probes(vectors, target, request.target, request.seed)
+    return replace(probes, known={**probes.known, "pooling": pooling}, learnt_from=learnt_from)
 
 
 def _head(store: Store, tuned: Tuned, windows: Mapping[str, Sequence[int]], trained_on: frozenset[str], request: MapRequest) -> Deciders:

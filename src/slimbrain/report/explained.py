@@ -52,9 +52,10 @@ class _Score:
 
 
 def _score(entry: MapEntry, evaluations: Sequence[Result]) -> _Score:
-    """That of an evaluation of the same weights and task on this page, so that a reader meets one number; else the map's own."""
+    """That of an evaluation of the same weights, pooling and task on this page, so that a reader meets one number; else the map's own."""
+    decided = entry.weights_sha256, entry.decided_by.get("pooling")
     for result in evaluations:
-        names = [model.name for model in result.models if model.weights_sha256 == entry.weights_sha256]
+        names = [model.name for model in result.models if (model.weights_sha256, model.pooling) == decided]
         if entry.weights_sha256 and result.task == entry.task and entry.decided_by.get("kind") == "probe":
             metric = result.metrics[0]
             for row in result.rows:
