@@ -64,11 +64,15 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+ALL_WINDOWS = 10_000
+"""More than a session has."""
+
+
 class WindowConfig(Config):
     """How a session is cut: windows of `frames` frames from frame 0 without overlap, `k` of them kept for stage 2."""
 
     frames: _Frames = 8
-    k: int = Field(5, ge=1, le=10_000)
+    k: int = Field(5, ge=1, le=ALL_WINDOWS)
     pool: int = Field(1, ge=1, le=10_000, description="stage 2 draws its k windows from the pool * k best; 1 is the published choice")
 
 

@@ -67,13 +67,13 @@ def decoded(store: Store, model: HieraJEPA, clips: list[list[int]]) -> list[torc
     return made
 
 
-@pytest.mark.parametrize(("k", "clips"), [(None, [[0, 1]]), (3, [[0, 2], [1]])])
-def test_vectors_are_a_readout_of_decoded_cells(store: Store, k: int | None, clips: list[list[int]]) -> None:
-    """Of as many windows as the readout was fitted to: more than in training clip by clip, each of which spans the session."""
-    model = fit_connectome(store, network(store, visible="cells"), k=k)
+@pytest.mark.parametrize(("asked", "clips"), [({"k": 2}, [[0, 1]]), ({"k": 3}, [[0, 2], [1]]), ({}, [[0, 3], [1, 4], [2]])])
+def test_vectors_are_a_readout_of_decoded_cells(store: Store, asked: dict[str, int], clips: list[list[int]]) -> None:
+    """Of as many windows as it was fitted to, all by default: more than in training clip by clip, each of which spans the session."""
+    model = fit_connectome(store, network(store, visible="cells"), **asked)
     assert isinstance(model, HieraJEPA)
     made = embed_store(store, model)
-    read = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], k or WINDOW.k)]
+    read = [int(frames[0]) // WINDOW.frames for frames in np.split(made.frames_used[store.sessions[0].key], sum(map(len, clips)))]
     series = decoded(store, model, [[read[number] for number in clip] for clip in clips])
     mm = torch.tensor(store.grid.cells.mm, dtype=torch.float32)
     people = tuple(info.subject for info in store.sessions)
@@ -94,7 +94,7 @@ def test_the_network_stays_and_people_are_remembered(store: Store, folder: Path)
 def test_tokens_that_decode_patches_are_read_by_parcels(store: Store, tmp_path: Path) -> None:
     """Learnt from the same windows' voxels, kept with the model, and averaged over the decoder's own patches."""
     save_pretrained(network(store), tmp_path / "network")
-    out = ["--out", str(tmp_path / "model"), "--anchors", "40"]
+    out = ["--out", str(tmp_path / "model"), "--anchors", "40", "--k", str(WINDOW.k)]
     assert run_command(["connectome", str(store.root), "--model", str(tmp_path / "network"), *out]) == 0
     model, grid = from_pretrained(tmp_path / "model"), store.grid
     assert isinstance(model, HieraJEPA) and model.parcels is not None and model.decoder is not None

@@ -28,6 +28,7 @@ from slimbrain.cli.options import (
     whole_command,
 )
 from slimbrain.cli.outputs import require_own_output
+from slimbrain.config import ALL_WINDOWS
 from slimbrain.errors import InputError
 
 
@@ -312,16 +313,18 @@ def connectome(
             min=2, max=1024, help="Maximum number of places at which the population is known; the file's size grows with its square."
         ),
     ] = 256,
-    k: TOP = None,
+    k: Annotated[
+        int, typer.Option("--k", min=1, max=ALL_WINDOWS, help="Most windows per session that a stage 2 model is read by; all if not given.")
+    ] = ALL_WINDOWS,
     participants: PARTICIPANTS = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Take each recording under one participant only.")] = False,
     seed: SEED = 0,
     threads: THREADS = None,
 ) -> None:
-    """Fit the connectome readout of a model to a store, without labels and without training, in minutes.
+    """Fit the connectome readout of a model to a store, without labels and without training.
 
-    Of stage 1 it reads the channels; of stage 2 parcels, learnt from the store, of the patches that tokens decode to, or the cells
-    (jepa.visible).
+    Of stage 1 it reads the channels, in minutes; of stage 2 parcels, learnt from the store, of the patches that tokens decode to, or the
+    cells (jepa.visible), which takes as long as to embed the sessions.
 
     Example: `slimbrain connectome store/ --model runs/voxel/model --out model`
     """

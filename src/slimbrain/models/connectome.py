@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from slimbrain.config import Config, Share
+from slimbrain.config import ALL_WINDOWS, Config, Share
 from slimbrain.errors import InputError
 
 _T = TypeVar("_T")
@@ -54,9 +54,7 @@ class ConnectomeConfig(Config):
     )
     shrinkage: Share = Field(0.1, description="weight of this reference in a recording's second moments")
     patches: int = Field(0, ge=0, le=1 << 18, description="of stage 2's brain, where it reads parcels of them; 0: it reads cells")
-    k: int = Field(
-        0, ge=0, le=10_000, description="windows of each session that a readout of stage 2 was fitted to; 0: as many as in training"
-    )
+    k: int = Field(0, ge=0, le=ALL_WINDOWS, description="most windows of a session that stage 2 was read by; 0: as many as in training")
 
     @property
     def entries(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimbrain.config import ALL_WINDOWS
 from slimbrain.data.clip import Clip, read_clips
 from slimbrain.embed.features import Model
 from slimbrain.embed.series import TOKENS, embed_series
@@ -54,8 +55,8 @@ PARCELS = 200
 PARCEL_READOUT = {"nugget": 0.4, "reference": 0.5, "shrinkage": 0.1}
 """Of decoded parcels; reference and shrinkage are stage 1's (docs/stage2.md, "Finer than cells")."""
 
-PARCEL_PARTICIPANTS = 120
-"""From whom parcels are learnt; 0.7 MB of each for 80 frames at 2 mm."""
+PARCEL_PARTICIPANTS, _PARCEL_WINDOWS = 120, 30
+"""From whom parcels are learnt, and most windows of each: 2 MB at 2 mm."""
 
 _MOST_PARTICIPANTS = 4000
 """Whose tangent vectors are held at once: 320 MB at 200 anchors. Of more, a random sample is taken."""
@@ -101,7 +102,7 @@ class Recordings:
 
 
 def fit_connectome(
-    store: Store, model: Model, axes: int = MOST_AXES, seed: int = 0, anchors: int = MOST_ANCHORS, k: int | None = None
+    store: Store, model: Model, axes: int = MOST_AXES, seed: int = 0, anchors: int = MOST_ANCHORS, k: int = ALL_WINDOWS
 ) -> Model:
     """The same network with a connectome readout, in place of any it has, fitted to all sessions of a store, without labels.
 
@@ -116,8 +117,8 @@ def fit_connectome(
         Of the participants that are taken, where there are more than memory holds, and of the anchors.
     anchors : int
         Most anchors: of more channels, as many centres among them; and most parcels.
-    k : int or None
-        Windows of each session, of a stage 2 model, which is then read by as many; as many as in training if None.
+    k : int
+        Most windows of each session that a stage 2 model is read by, now and, if it is not told otherwise, by `slimbrain embed`.
 
     Returns
     -------
@@ -138,10 +139,12 @@ def fit_connectome(
         made: Model = TemporalExtractor(model.config, fitted.config)
     else:
         parcels = (
-            learn_parcels(store.grid, _voxels(store, model, k, seed), min(anchors, PARCELS)) if model.jepa.visible == "patches" else None
+            learn_parcels(store.grid, _voxels(store, model, min(k, _PARCEL_WINDOWS), seed), min(anchors, PARCELS))
+            if model.jepa.visible == "patches"
+            else None
         )
         settings = CELL_READOUT if parcels is None else {**PARCEL_READOUT, "patches": store.grid.n_patches}
-        settings = {**settings, "k": k or 0}
+        settings = {**settings, "k": k}
         decoded = _decoded(store, model, k, parcels)
         # Sums beside the axes were not tried on what is decoded.
         fitted = fit_readout([decoded], np.zeros((decoded.n_participants, 0)), axes, seed, anchors, settings, numbers_per_axis=1)
@@ -234,7 +237,7 @@ def _parcellations(store: Store) -> list[Recordings]:
     return sorted(groups, key=lambda group: -group.n_participants)
 
 
-def _voxels(store: Store, model: HieraJEPA, k: int | None, seed: int) -> Iterator[Tensor]:
+def _voxels(store: Store, model: HieraJEPA, k: int, seed: int) -> Iterator[Tensor]:
     """Patches of some participants' sessions (2 S, P), of the windows that are decoded; nothing of a network."""
     people = np.random.default_rng(seed).permutation(sorted(store.sessions.subjects))[:PARCEL_PARTICIPANTS]
     some = store.select(people.tolist())
@@ -243,18 +246,18 @@ def _voxels(store: Store, model: HieraJEPA, k: int | None, seed: int) -> Iterato
         yield signal_series(torch.cat(signals), store.grid, "patches")
 
 
-def _decoded(store: Store, model: HieraJEPA, k: int | None, parcels: Parcels | None) -> Recordings:
+def _decoded(store: Store, model: HieraJEPA, k: int, parcels: Parcels | None) -> Recordings:
     """What a stage 2 model's tokens decode to, decoded once for all that read it."""
     sessions = track(_clips(store, model, k), "decode", total=len(store.sessions))
     read = [channels_of(torch.cat([model.decode(clip) for clip in clips]), store.grid, parcels) for clips in sessions]
     return Recordings(read[0][1], tuple(info.subject for info in store.sessions), lambda number: read[number][0])
 
 
-def _clips(store: Store, model: HieraJEPA, k: int | None) -> Iterator[list[Clip]]:
+def _clips(store: Store, model: HieraJEPA, k: int) -> Iterator[list[Clip]]:
     """Of each session k windows spread evenly, in clips of as many as in training."""
     assert model.provenance is not None
     cut, unit_frames = model.provenance.window, model.config.unit_frames
-    choose = window_choice(UNIFORM, store, unit_frames, cut.model_copy(update={"k": k or cut.k}))
+    choose = window_choice(UNIFORM, store, unit_frames, cut.model_copy(update={"k": k}))
     return (read_clips(store, info, choose(info), cut, unit_frames) for info in store.sessions)
 
 
