@@ -81,6 +81,8 @@ def test_vectors_are_a_readout_of_decoded_cells(store: Store, asked: dict[str, i
     with torch.inference_mode():
         expected = turn(readout(series, [mm] * 6)).numpy()
     assert made.pooling == "connectome" and made.values.shape == (6, 4) == (6, len(feature_names(model)))
+    chosen = embed_store(store, model, windows="still")
+    assert {len(frames) for frames in chosen.frames_used.values()} == {WINDOW.k * WINDOW.frames}
     np.testing.assert_allclose(made.values, expected, atol=1e-3 * np.abs(expected).max())
 
 

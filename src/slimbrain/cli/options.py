@@ -52,7 +52,9 @@ SEED = Annotated[int, typer.Option(help="Random seed; the same seed, store and m
 THREADS = Annotated[int | None, typer.Option(help="CPU threads for torch; torch's default if not given.")]
 TOP = Annotated[
     int | None,
-    typer.Option("--k", min=1, help="Windows per session; if not given, as many as in training, or as a connectome was fitted to."),
+    typer.Option(
+        "--k", min=1, help="Windows per session; if not given, as many as in training or, without --windows, as a connectome was fitted to."
+    ),
 ]
 PARTICIPANTS = Annotated[Path | None, typer.Option(help="TSV with a column participant_id: only these participants.")]
 TEMPORAL_MODEL = Annotated[

@@ -54,7 +54,7 @@ class SlimBrainEncoder(TransformerMixin, BaseEstimator):
         Stage 1: `both`, `connectome`, `tokens`, `axes`, `tangent` or `native` (`slimbrain.embed.series`); stage 2: `mean`, `moments` or
         `units` (`slimbrain.embed.pooling`), and with a connectome `connectome`, `axes` or `tangent`. The model's default if None.
     k : int or None
-        Windows of a session to see; if None as many as in training, or as the connectome was fitted to.
+        Windows of a session to see; if None as many as in training or, where they are evenly spread, as the connectome was fitted to.
     store : Store or str or Path or None
         Where session keys are looked up; not needed for images.
     tr : float or None

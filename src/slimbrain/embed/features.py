@@ -35,7 +35,7 @@ from slimbrain.governance.fingerprint import signature
 from slimbrain.models.jepa import HieraJEPA
 from slimbrain.models.temporal import TemporalExtractor
 from slimbrain.progress import track
-from slimbrain.saliency.choose import Windows, window_choice
+from slimbrain.saliency.choose import UNIFORM, Windows, window_choice
 from slimbrain.store import Contract, SessionInfo, Store
 
 FloatArray = npt.NDArray[Any]
@@ -184,7 +184,8 @@ def embed_store(
         takes them as `slimbrain rank` would; the windows of each session, chosen before; or `uniform`, the same as None, for k spread
         evenly.
     k : int or None
-        Windows to see; if None as many as in training, or as the connectome was fitted to. More of them make the vector less noisy.
+        Windows to see; if None as many as in training or, where they are evenly spread, as the connectome was fitted to. More of them make
+        the vector less noisy.
         `connectome`, `axes` and `tangent` read them in clips of as many as in training, other poolings in one.
     label : str
         What the progress bar is called.
@@ -273,11 +274,12 @@ def clip_pooling(model: HieraJEPA, pooling: str | None) -> str:
     return pooling if pooling in DECODED_POOLINGS else require_pooling(pooling)
 
 
-def windows_read(model: HieraJEPA, k: int | None, pooling: str) -> WindowConfig:
-    """How sessions are cut, and how many windows stage 2 reads by default: as in training, or as many as the readout was fitted to."""
+def windows_read(model: HieraJEPA, windows: Windows, k: int | None, pooling: str) -> WindowConfig:
+    """How sessions are cut; how many windows are read by default: as in training or, evenly spread, as the readout was fitted to."""
     assert model.provenance is not None
-    trained = model.provenance.window
-    fitted = model.connectome.config.k if model.connectome is not None and pooling in DECODED_POOLINGS else 0
+    trained, fitted = model.provenance.window, 0
+    if model.connectome is not None and pooling in DECODED_POOLINGS and windows in (None, UNIFORM):
+        fitted = model.connectome.config.k
     return trained.model_copy(update={"k": k or fitted or trained.k})
 
 
@@ -308,7 +310,7 @@ def _embed_clips(
     store: Sessions, model: HieraJEPA, windows: Windows, k: int | None, label: str, pooling: str, look: _Look | None
 ) -> tuple[FloatArray, dict[str, _IntArray]]:
     """(N, D) vectors of stage 2, and the frames of each session that it used."""
-    cut = windows_read(model, k, pooling)
+    cut = windows_read(model, windows, k, pooling)
     choose = window_choice(windows, store, model.config.unit_frames, cut)
     values, used = [], {}
     for info in track(store.sessions, label, shorter="fewer windows (--k) or participants (--participants)"):

@@ -282,7 +282,7 @@ def _views(store: Store, model: Model, options: Options) -> dict[str, Views]:
     """The windows that stage 2 is scored on, and those it may be tuned on; none for stage 1, which sees whole sessions."""
     if not isinstance(model, HieraJEPA):
         return {}
-    cut = windows_read(model, options.k, clip_pooling(model, options.pooling))
+    cut = windows_read(model, options.windows, options.k, clip_pooling(model, options.pooling))
     order = window_order(options.windows, store, cut)
     views = {}
     for info in store.sessions:
