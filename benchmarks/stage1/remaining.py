@@ -1,9 +1,10 @@
 """What do directions that the axes leave out tell? The whole tangent vector, and what remains of it beside the axes, more or less of it.
 
     REPEATS=1 .venv/bin/python benchmarks/stage1/run.py --experiment remaining
+    REPEATS=1 .venv/bin/python benchmarks/stage1/run.py --experiment vectors
 
 The package's readout, fitted without the tested fold of `shipped`. What remains is weighed in units of the last axis, whose scale it would
-have as one more axis.
+have as one more axis. `vectors`: the whole vector as `slimbrain embed --pooling tangent` gives it, beside `connectome` and `native`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from cohorts import abide
 from contests import EXPERIMENTS, Embedding, Results, compete, excerpts
-from shipped import EARLIER, EARLIER_AXES, fit, folds, places
+from shipped import EARLIER, EARLIER_AXES, embed, fit, folds, native, places, within
 
 from slimbrain.models.connectome import ConnectomeReadout
 
@@ -48,4 +49,24 @@ def remaining_experiment(results: Results, seeds: Sequence[int]) -> None:
             compete(results, "remaining", name, fold, pre, val, lambda own=embedding: own, contests=("few", "all", "cut", "fewcut"))
 
 
+@torch.inference_mode()
+def vectors_experiment(results: Results, seeds: Sequence[int]) -> None:
+    cohort = abide()
+    mm = places(cohort.coordinates)
+    for fold in seeds:
+        val = folds()[fold]
+        pre = np.setdiff1d(np.arange(len(cohort.runs)), val)
+        readout = fit(fold)
+        variants = {
+            "connectome": embed(readout, cohort.runs, cohort.coordinates),
+            "tangent": torch.stack([readout.tangent(torch.from_numpy(run), mm) for run in cohort.runs]).numpy(),
+            "native": native(cohort.runs),
+        }
+        for name, values in variants.items():
+            own = Embedding({0: values})
+            compete(results, "vectors", name, fold, pre, val, lambda own=own: own, contests=("few", "all"))
+            within(results, name, fold, values, pre, val, "vectors")
+
+
 EXPERIMENTS["remaining"] = remaining_experiment
+EXPERIMENTS["vectors"] = vectors_experiment

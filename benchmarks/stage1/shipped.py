@@ -101,7 +101,7 @@ def as_embedding(made: dict[int | str, Floats], other: Floats | None = None) -> 
     return Embedding({key: own for key, own in made.items() if isinstance(key, int)}, other, extra)
 
 
-def within(results: Results, variant: str, fold: int, features: Floats, pre: Ints, val: Ints) -> None:
+def within(results: Results, variant: str, fold: int, features: Floats, pre: Ints, val: Ints, experiment: str = "shipped") -> None:
     """Contests whose labels are the tested people's own, and 250 labels of pretraining people."""
     kernel, rng = linear_kernel(features), np.random.default_rng((97, fold))
     weights = np.random.default_rng((99, fold)).multinomial(len(val), np.full(len(val), 1 / len(val)), RESAMPLES).astype(float)
@@ -116,16 +116,16 @@ def within(results: Results, variant: str, fold: int, features: Floats, pre: Int
                 train, test = val[part != number], val[part == number]
                 raw = fit_predict(kernel, target, train, test, np.random.default_rng(number), 1)
                 predicted[part == number] = raw
-            enter(results, variant, fold, f"{name}/{target.name}", len(val), target, target.values[val], predicted, weights)
+            enter(results, variant, fold, f"{name}/{target.name}", len(val), target, target.values[val], predicted, weights, experiment)
         drawn = []
         for draw in range(10):
             train = np.random.default_rng((fold, draw)).permutation(pre)[:250]
             drawn.append(fit_predict(kernel, target, np.sort(train), val, np.random.default_rng(draw), 1))
-        if not results.has("shipped", variant, fold, f"250/{target.name}", 250):
+        if not results.has(experiment, variant, fold, f"250/{target.name}", 250):
             truth = target.values[val]
             means = [float(score(target, truth, own)[0]) for own in drawn]
             spread = np.mean([score(target, truth, own, weights) for own in drawn], 0)
-            results.add("shipped", variant, fold, f"250/{target.name}", 250, target.metric, float(np.mean(means)), spread, 0)
+            results.add(experiment, variant, fold, f"250/{target.name}", 250, target.metric, float(np.mean(means)), spread, 0)
 
 
 def enter(
