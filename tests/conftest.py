@@ -109,7 +109,7 @@ def trained(training_store: Store, tmp_path_factory: pytest.TempPathFactory) -> 
 
     @cache
     def run(stage: str) -> Path:
-        pretrain(stage, training_store, small_preset(), folder / stage, seed=3, device="cpu", command=f"slimbrain pretrain {stage}")
+        pretrain(stage, training_store, small_preset(), folder / stage, seed=3, device="cpu", commands=[f"slimbrain pretrain {stage}"])
         return folder / stage
 
     return run

@@ -343,7 +343,7 @@ def test_a_place_one_may_not_write_to_is_named(things: Path, capsys: pytest.Capt
 
 
 def test_a_run_knows_the_command_that_made_it(things: Path) -> None:
-    command = json.loads((things / "run" / "run.json").read_text())["command"]
+    (command,) = json.loads((things / "run" / "run.json").read_text())["commands"]
     assert command.startswith("slimbrain pretrain temporal ") and command.endswith("--set train_temporal.log_every=1")
 
 

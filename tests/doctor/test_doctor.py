@@ -188,9 +188,10 @@ def write_json(path: Path, value: object) -> Path:
 
 
 def test_inspect_follows_a_run_through_its_states(preset: Any, store: Store, tmp_path: Path) -> None:
-    pretrain("temporal", store, preset, tmp_path / "run", device="cpu", command="slimbrain pretrain temporal")
+    pretrain("temporal", store, preset, tmp_path / "run", device="cpu", commands=["slimbrain pretrain temporal"])
     run = inspect_path(tmp_path / "run")
     assert (run["steps"], run["states"], run["model"]) == ("2 of 2 logged", [2], str(tmp_path / "run" / "model"))
+    assert run["commands"] == ["slimbrain pretrain temporal"]
     assert inspect_path(tmp_path / "run" / "state")["steps"] == [2]
     state = inspect_path(tmp_path / "run" / "state" / "step-00000002")
     assert (state["kind"], state["step"], state["processes"]) == ("training state", 2, 1)

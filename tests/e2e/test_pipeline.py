@@ -136,7 +136,7 @@ def listed_commands(page: Path) -> list[str]:
 def test_every_file_knows_the_command_that_made_it(outputs: Path) -> None:
     names = ["simulate", "prep", "pretrain temporal", "rank", "pretrain voxel", "evaluate", "report"]
     assert listed_commands(outputs / "report.html") == names
-    assert read_embeddings(outputs / "vectors.npz").command.startswith(f"slimbrain embed {outputs / 'store'} --model")
+    assert read_embeddings(outputs / "vectors.npz").commands[-1].startswith(f"slimbrain embed {outputs / 'store'} --model")
 
 
 def test_split_is_listed_where_a_part_was_only_embedded_or_explained(outputs: Path, tmp_path: Path) -> None:

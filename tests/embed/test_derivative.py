@@ -70,6 +70,22 @@ def test_shards_share_the_folder(root: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_derivative(out).values, read_derivative(tmp_path / "whole").values)
 
 
+def test_the_folder_records_the_commands_that_wrote_into_it(root: Path, tmp_path: Path) -> None:
+    """Each once, without its shard, after the one that chose the participants."""
+    store, out, tables = root / "store", tmp_path / "bids", tmp_path / "tables"
+    assert run_command(["split", str(store), "--out", str(tables)]) == 0
+    chosen = ["--participants", str(tables / "evaluation.tsv")]
+    for part in ("1/2", "2/2"):
+        assert embed(root, out, "--shard", part) == 0
+    assert embed(root, out, *chosen) == 0
+    typed = f"slimbrain embed {store} --model {root / 'voxel'} --out {out}"
+    wanted = (typed, f"slimbrain split {store} --out {tables}", f"{typed} {' '.join(chosen)}")
+    assert read_embeddings(out).commands == wanted
+    # As every BIDS tool reads it.
+    (by,) = json.loads((out / "dataset_description.json").read_text())["GeneratedBy"]
+    assert tuple(by["CommandLines"]) == wanted
+
+
 def test_a_folder_holds_embeddings_of_one_model(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bids"
     assert embed(root, out, "--pooling", "mean") == 0

@@ -27,8 +27,8 @@ def save(store: Store, keys: Sequence[str], out: Path, model: str = "m") -> Path
     subjects = tuple(store.session(key).subject for key in keys)
     values = np.array([[len(key), int(subject[-2:])] for key, subject in zip(keys, subjects, strict=True)], np.float32)
     seen = {key: np.r_[0:4, 6 : 6 + int(subject[-2:])] for key, subject in zip(keys, subjects, strict=True)}
-    commands = {"command": "slimbrain embed", "participants_command": "slimbrain split"}
-    made = Embeddings(tuple(keys), subjects, values, seen, store.contract, weights_sha256="ab", pooling="mean", **commands)
+    by = {"weights_sha256": "ab", "pooling": "mean", "commands": ("slimbrain split", "slimbrain embed")}
+    made = Embeddings(tuple(keys), subjects, values, seen, store.contract, **by)
     return made.save(out, model)
 
 

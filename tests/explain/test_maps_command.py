@@ -85,7 +85,7 @@ def test_all_files_of_a_decision(root: Path, tmp_path: Path) -> None:
     model = json.loads((root / "voxel" / "config.json").read_text())
     record = record_of(entries[0])
     assert record["model"]["weights_sha256"] == model["weights_sha256"] and record["store"]["contract"] == store.contract.to_dict()
-    assert record["decided_by"]["metric"] == "auc" and record["seed"] == 0 and record["command"].startswith("slimbrain explain")
+    assert record["decided_by"]["metric"] == "auc" and record["seed"] == 0 and record["commands"][0].startswith("slimbrain explain")
 
 
 def test_the_contrast_is_one_mean_less_the_other(root: Path, tmp_path: Path) -> None:

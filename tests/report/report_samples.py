@@ -118,7 +118,7 @@ def make_run(folder: Path, stage: str) -> Path:
         "seed": 7,
         "sessions": 3,
         "threads": 1,
-        "command": f"slimbrain pretrain {stage}",
+        "commands": [f"slimbrain pretrain {stage}"],
         "versions": {"torch": "9.9.9"},
     }
     settings["preset"] = {"name": "tiny", "window": {"k": K}}
@@ -218,7 +218,7 @@ def make_explained(folder: Path, grid: Grid, atlas: str | None = "an atlas") -> 
         "participants": 3,
         "in_training": 1,
         "atlas": unit_atlas(grid).name if atlas is None else atlas,
-        "command": "slimbrain explain store",
+        "commands": ["slimbrain explain store"],
         "sessions": 3,
     }
     decided = {"kind": "probe", "folds": 3, "metric": "auc", "mean": 0.75, "low": 0.6, "high": 0.9}

@@ -253,7 +253,7 @@ def test_commands_are_read_from_the_files_that_they_made(tmp_path: Path, grid8: 
     result.write_text(json.dumps(value))
     runs = tuple(make_run(tmp_path / stage, stage) for stage in ("temporal", "voxel"))
     settings = json.loads((runs[0] / "run.json").read_text())
-    (runs[0] / "run.json").write_text(json.dumps({**settings, "participants_command": "slimbrain split store"}))
+    (runs[0] / "run.json").write_text(json.dumps({**settings, "commands": ["slimbrain split store", *settings["commands"]]}))
     inputs = ReportInputs(Store(store.root), windows, runs, (result,), commands=("slimbrain report",))
     text = write_report(tmp_path / "page.html", inputs).read_text(encoding="utf-8")
     listed = re.search(r"Command lines, in order</figcaption>\s*<pre[^>]*><code>(.*?)</code>", text, re.DOTALL)

@@ -168,7 +168,7 @@ def test_embed_and_evaluate_on_nodes_give_what_one_process_gives(
     assert run_command([*embed, str(tmp_path / "here.npz")]) == 0
     assert run_command(["launch", "--shards", "2", *embed, str(tmp_path / "there.npz")]) == 0
     here, there = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("here", "there"))
-    assert "there.npz" in str(there.pop("command")) and "here.npz" in str(here.pop("command"))
+    assert "there.npz" in str(there.pop("commands")) and "here.npz" in str(here.pop("commands"))
     assert here.keys() == there.keys() and all(np.array_equal(here[name], there[name]) for name in here)
     assert states_of(tmp_path / "there.npz") == ["done", "done"]
     evaluate = ["evaluate", *given, "--task", "identity", "--out"]

@@ -198,7 +198,7 @@ def test_tensorboard_holds_the_same_numbers(trained: Callable[[str], Path]) -> N
 
 def test_run_json_says_how_it_was_made(trained: Callable[[str], Path], store: Store) -> None:
     run = json.loads((trained("voxel") / "run.json").read_text())
-    assert (run["stage"], run["seed"], run["command"]) == ("voxel", 3, "slimbrain pretrain voxel")
+    assert (run["stage"], run["seed"], run["commands"]) == ("voxel", 3, ["slimbrain pretrain voxel"])
     assert run["versions"]["torch"] == torch.__version__ and run["store"] == store.contract.to_dict()
     assert Preset.model_validate(run["preset"]) == small_preset()
 

@@ -14,6 +14,7 @@ from slimbrain.cli.options import (
     THREADS,
     TOP,
     WINDOWS,
+    commands_from,
     open_store,
     require_model_there,
     set_threads,
@@ -62,12 +63,11 @@ def explain(
 
     For a model that `slimbrain evaluate --method finetune --save tuned` saved: `slimbrain explain store/ --model tuned --out maps/tuned`
     """
-    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.explain import MapRequest, Output, explain_store
 
     set_threads(threads)
     request = MapRequest(method, task, target, windows, k, steps, seed, tuple(phenotypes or ()))
-    output = Output(atlas, labels, by_window, pictures, fwhm, typed_command(context), recorded_maker(participants, "split"))
+    output = Output(atlas, labels, by_window, pictures, fwhm, commands_from(participants, typed_command(context)))
     summary = explain_store(open_store(store, participants), model, request, output, out, device)
     known = f" {summary.trained_on} of them are of participants that the model was trained on." if summary.trained_on else ""
     print(f"{len(summary.made)} sessions explained, {len(summary.kept)} already there, {len(summary.refused)} left out; see {out}.{known}")

@@ -18,6 +18,7 @@ from slimbrain.cli.options import (
     THREADS,
     TOP,
     WINDOWS,
+    commands_from,
     one_of,
     open_store,
     print_facts,
@@ -67,7 +68,6 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise InputError(f"--resume {resume}: choose auto or never.")
     from slimbrain.config import load_mixture, load_preset, with_mixture
-    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.governance.duplicates import copies_note, without_duplicates
     from slimbrain.governance.provenance import MODEL_FOLDER
     from slimbrain.saliency.choose import ranked_windows
@@ -87,8 +87,8 @@ def pretrain(
     elif process_number() == 0 and not (out / RUN_FILE).exists() and (note := copies_note(opened)):
         typer.echo(note, err=True)
     ranked = ranked_windows(windows, opened, chosen.window) if windows else None
-    commands = typed_command(context), recorded_maker(participants, "split")
-    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, *commands)
+    commands = commands_from(participants, typed_command(context))
+    last = run_pretraining(stage, opened, chosen, out, seed, resume == "auto", ranked, device, workers, commands)
     if process_number() == 0:
         health = f"std {last['std']:.3f}, effective rank {last['effective_rank']:.1f}"
         skill = f"skill {last['skill']:.3f}, " if "skill" in last else ""
@@ -241,7 +241,6 @@ def embed(
     """
     from dataclasses import replace
 
-    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.disk.shards import Shard
     from slimbrain.embed.derivative import write_derivative
     from slimbrain.embed.features import embed_store, feature_names, read_embeddings
@@ -261,7 +260,7 @@ def embed(
     embeddings = embed_store(opened, loaded, windows, k, pooling=pooling)
     if embeddings.all_alike():
         print(f"{model}: gives all {len(embeddings.keys)} sessions the same vector; use another model.", file=sys.stderr)
-    embeddings = replace(embeddings, command=whole_command(context), participants_command=recorded_maker(participants, "split"))
+    embeddings = replace(embeddings, commands=commands_from(participants, whole_command(context)))
     if as_npz:
         embeddings.save(out, model)
     else:

@@ -142,6 +142,13 @@ def whole_command(context: typer.Context) -> str:
     return str(CommandLine(tuple(words)))
 
 
+def commands_from(participants: Path | None, command: str) -> tuple[str, ...]:
+    """The command that made a table of participants, where one was recorded, and the one that reads it."""
+    from slimbrain.disk.made_by import recorded_maker
+
+    return tuple(filter(None, (recorded_maker(participants, "split"), command)))
+
+
 def set_threads(threads: int | None) -> None:
     """Give torch as many CPU threads, or leave it its own choice."""
     if threads:

@@ -15,6 +15,7 @@ from slimbrain.cli.options import (
     THREADS,
     TOP,
     WINDOWS,
+    commands_from,
     open_store,
     require_model_there,
     set_threads,
@@ -123,7 +124,6 @@ def evaluate(
     opened = open_store(store, participants)
     # Only now, since it loads torch: a store with a typo would wait for that.
     from slimbrain.disk.atomic import write_text
-    from slimbrain.disk.made_by import recorded_maker
     from slimbrain.embed.features import read_embeddings
     from slimbrain.evaluate.designs import Design
     from slimbrain.evaluate.finetune import FinetuneConfig
@@ -140,8 +140,8 @@ def evaluate(
     options = Options(windows, k, method or (), phenotypes or (), group, embeddings or (), *known)
     result = evaluate_models(opened, task, model or [temporal_or_shipped(None)], options)
     embedded = [line for path in options.embeddings for line in read_embeddings(path).commands]
-    made = filter(None, (recorded_maker(participants, "split"), *embedded, typed_command(context)))
-    result = result.model_copy(update={"commands": tuple(dict.fromkeys(made))})
+    *chosen_by, typed = commands_from(participants, typed_command(context))
+    result = result.model_copy(update={"commands": tuple(dict.fromkeys((*chosen_by, *embedded, typed)))})
     write_result(out, result)
     write_text(out.with_suffix(".md"), to_markdown(result))
     print(json.dumps(result.to_dict(), indent=2) if as_json else to_markdown(result))

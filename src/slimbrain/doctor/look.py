@@ -103,12 +103,17 @@ def _run(path: Path) -> _Facts | None:
         run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
         lines, stage = read_metrics(path), run["stage"]
         steps = run["preset"][f"train_{stage}"]["steps"]
-        facts = {"kind": "pretraining run", "stage": stage, "preset": run["preset"]["name"], "seed": run["seed"], "command": run["command"]}
+        facts = {"kind": "pretraining run", "stage": stage, "preset": run["preset"]["name"], "seed": run["seed"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its {RUN_FILE} or metrics are damaged ({error}); restore them, or train into another folder.") from error
     last = lines[-1] if lines else {}
     done = last["step"] + 1 if last else 0
-    facts |= {"steps": f"{done} of {steps} logged", "states": saved_steps(path / STATE_FOLDER), "last": last}
+    facts |= {
+        "commands": run.get("commands", []),
+        "steps": f"{done} of {steps} logged",
+        "states": saved_steps(path / STATE_FOLDER),
+        "last": last,
+    }
     finished = (path / MODEL_FOLDER / "config.json").is_file()
     facts["model"] = str(path / MODEL_FOLDER) if finished else "not yet; the same command with --resume auto resumes it"
     return facts

@@ -17,7 +17,7 @@ from slimbrain.embed.features import Embeddings, frames_of, stretches_of
 from slimbrain.errors import InputError, SlimbrainError
 from slimbrain.governance.withdraw import EMBEDDING_SUFFIX
 from slimbrain.store import Contract, Store
-from slimbrain.store.description import DESCRIPTION_FILE, read_object
+from slimbrain.store.description import COMMANDS, DESCRIPTION_FILE, commands_in, read_object
 
 _MODEL = "Embedding"
 """Field of the description: what all tables of the folder were made by."""
@@ -59,7 +59,7 @@ def write_derivative(folder: Path, embeddings: Embeddings, model: str, names: Se
         If the folder holds something else, or embeddings of another model or pooling.
     """
     made_by = {"Model": model, "WeightsSha256": embeddings.weights_sha256, "Pooling": embeddings.pooling, "Version": __version__}
-    _claim(folder, made_by, os.path.relpath(store.root, folder))
+    _claim(folder, made_by, os.path.relpath(store.root, folder), embeddings.commands)
     about = {
         "Description": f"Embedding of the session, a vector of {len(names)} numbers.",
         **made_by,
@@ -101,7 +101,8 @@ def read_derivative(folder: Path) -> Embeddings:
         raise InputError(f"{folder}: its tables are of different stores; embed again into an empty folder.")
     values = np.stack([_vector(tables[key]) for key in keys])
     subjects = tuple(key.split("_", 1)[0] for key in keys)
-    return Embeddings(keys, subjects, values, frames, contracts.pop(), weights_sha256=made_by["WeightsSha256"], pooling=made_by["Pooling"])
+    weights, pooling = made_by["WeightsSha256"], made_by["Pooling"]
+    return Embeddings(keys, subjects, values, frames, contracts.pop(), (), weights, pooling, commands_in(folder))
 
 
 def is_derivative(folder: Path) -> bool:
@@ -109,8 +110,8 @@ def is_derivative(folder: Path) -> bool:
     return _made_by(folder) is not None
 
 
-def _claim(folder: Path, made_by: Mapping[str, str], store: str) -> None:
-    """Describe the folder, unless it is described; refuse what others have in it."""
+def _claim(folder: Path, made_by: Mapping[str, str], store: str, commands: Sequence[str]) -> None:
+    """Describe the folder, and add command lines to those that made it; refuse what others have in it."""
     there = _made_by(folder)
     if there is None and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no embeddings; choose another --out.")
@@ -121,7 +122,7 @@ def _claim(folder: Path, made_by: Mapping[str, str], store: str) -> None:
         "Name": "slimbrain embeddings",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "slimbrain", "Version": __version__}],
+        "GeneratedBy": [{"Name": "slimbrain", "Version": __version__, COMMANDS: list(dict.fromkeys((*commands_in(folder), *commands)))}],
         "DatasetLinks": {"store": store},
         _MODEL: dict(made_by),
     }

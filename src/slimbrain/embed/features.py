@@ -69,8 +69,8 @@ class Embeddings:
         Of each session, by which a model remembers recordings; empty where it remembers nobody.
     weights_sha256, pooling : str
         Of the model that made them, and how it pooled.
-    command, participants_command : str
-        The command line that made them, and that of the table which chose the participants; empty where there was none.
+    commands : tuple[str, ...]
+        Command lines that made the table of participants, if there was one, and these; empty where they were made from Python.
     """
 
     keys: tuple[str, ...]
@@ -81,13 +81,7 @@ class Embeddings:
     signatures: tuple[str, ...] = field(default=(), repr=False)
     weights_sha256: str = ""
     pooling: str = ""
-    command: str = ""
-    participants_command: str = ""
-
-    @property
-    def commands(self) -> tuple[str, str]:
-        """What was typed, in the order in which one needs the other."""
-        return self.participants_command, self.command
+    commands: tuple[str, ...] = ()
 
     def by_session(self) -> dict[str, FloatArray]:
         return dict(zip(self.keys, self.values, strict=True))
@@ -99,7 +93,7 @@ class Embeddings:
 
     def save(self, path: str | Path, model: str) -> Path:
         """Write as npz: `session`, `subject`, `embedding`, `contract` (JSON), `model`, `weights_sha256`, `pooling`,
-        `command`, `participants_command`, `frames_used` (JSON).
+        `commands` (JSON), `frames_used` (JSON).
 
         `frames_used` has the frames of each session that the model used, as [first, one after the last] of every stretch.
         """
@@ -112,8 +106,7 @@ class Embeddings:
             "model": model,
             "weights_sha256": self.weights_sha256,
             "pooling": self.pooling,
-            "command": self.command,
-            "participants_command": self.participants_command,
+            "commands": json.dumps(self.commands),
             "frames_used": json.dumps({key: stretches_of(frames) for key, frames in self.frames_used.items()}),
         }
         return write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
@@ -143,8 +136,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
                 Contract.from_dict(json.loads(str(arrays["contract"]))),
                 weights_sha256=str(arrays["weights_sha256"]),
                 pooling=str(arrays["pooling"]),
-                command=str(arrays.get("command", "")),
-                participants_command=str(arrays.get("participants_command", "")),
+                commands=tuple(json.loads(str(arrays.get("commands", "[]")))),
             )
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; make it with `slimbrain embed`.") from error

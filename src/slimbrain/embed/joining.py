@@ -17,8 +17,8 @@ from slimbrain.store import Store
 _ALIKE = ("contract", "model", "weights_sha256", "pooling")
 """Arrays that all parts must agree on."""
 
-_OF_ONE = ("command", "participants_command")
-"""Arrays that are taken from the first part."""
+_OF_ONE = "commands"
+"""The array that is taken from the first part."""
 
 _BY_SESSION = "frames_used"
 """JSON by session; the remaining arrays have one row per session."""
@@ -75,7 +75,7 @@ def join_embeddings(out: Path, parts: Sequence[Path], keys: Sequence[str]) -> No
     for name in _ALIKE:
         if len({str(part[name]) for part in loaded}) > 1:
             raise InputError(f"{out}: its parts differ in {name}; delete {parts[0].parent}/{out.stem}.*{out.suffix} and embed again.")
-    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*_ALIKE, *_OF_ONE, _BY_SESSION)}
+    joined = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0] if name not in (*_ALIKE, _OF_ONE, _BY_SESSION)}
     used: dict[str, Any] = {}
     for part in loaded:
         used |= json.loads(str(part[_BY_SESSION]))

@@ -144,8 +144,8 @@ class MapEntry:
         Whether values have a sign, for or against the decision.
     atlas : str
         Where the regions are from.
-    command, participants_command : str
-        The command line that made the map, and that of the table which chose the participants; empty where there was none.
+    commands : tuple of str
+        Command lines that made the table of participants, if there was one, and the map; empty where it was made from Python.
     held_out, overlap : str
         How well what is explained predicts people it was not fitted on, and how many of them the model was pretrained on, in words;
         empty if unknown. `note` has both.
@@ -168,8 +168,7 @@ class MapEntry:
     task: str
     explains_decision: bool
     atlas: str
-    command: str
-    participants_command: str
+    commands: tuple[str, ...]
     held_out: str
     overlap: str
     weights_sha256: str
@@ -182,11 +181,6 @@ class MapEntry:
     def note(self) -> str:
         """How far to trust it (`trust`)."""
         return "; ".join(filter(None, (self.held_out, self.overlap)))
-
-    @property
-    def commands(self) -> tuple[str, str]:
-        """What was typed, in the order in which one needs the other."""
-        return self.participants_command, self.command
 
 
 def list_maps(folder: str | Path) -> list[MapEntry]:
@@ -259,8 +253,7 @@ def _entry(path: Path) -> MapEntry | None:
         task=words("task"),
         explains_decision=bool(record.get("decided_by")),
         atlas=words("atlas"),
-        command=words("command"),
-        participants_command=words("participants_command"),
+        commands=tuple(map(str, record.get("commands") or ())),
         held_out=_held_out(record.get("decided_by") or {}),
         overlap=_overlap(record),
         weights_sha256=str((record.get("model") or {}).get("weights_sha256") or ""),

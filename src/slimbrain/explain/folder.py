@@ -48,8 +48,8 @@ class Output:
         One of `PICTURES`.
     fwhm_mm : float
         Width to smooth averages by; 0 for none.
-    command, participants_command : str
-        For the record: the command line, and that of the table which chose the participants.
+    commands : tuple of str
+        For the record: command lines that made the table of participants, if there was one, and the maps.
 
     Examples
     --------
@@ -62,8 +62,7 @@ class Output:
     by_window: bool = False
     pictures: str = "group"
     fwhm_mm: float = 0.0
-    command: str = ""
-    participants_command: str = ""
+    commands: tuple[str, ...] = ()
 
 
 class MapFolder:

@@ -127,6 +127,5 @@ def _facts(store: Store, model: Model, source: str | Path, request: MapRequest, 
         "in_training": len(explained & opened.trained_on),
         "seed": request.seed,
         "version": __version__,
-        "command": output.command,
-        "participants_command": output.participants_command,
+        "commands": list(output.commands),
     }

@@ -59,15 +59,9 @@ class _RunSettings(_Recorded):
     held_out_sessions: int | None = None
     seed: int | None = None
     threads: int | None = None
-    participants_command: str = ""
-    command: str = ""
+    commands: tuple[str, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     preset: _PresetSettings = _PresetSettings()
-
-    @property
-    def commands(self) -> tuple[str, str]:
-        """What made the table of participants, and what pretrained on them; empty where not recorded."""
-        return self.participants_command, self.command
 
     @property
     def train(self) -> _TrainSettings:

@@ -39,13 +39,11 @@ def pretrain(
     ranked: Mapping[str, Sequence[int]] | None = None,
     device: str = "auto",
     workers: int = 0,
-    command: str = "",
-    participants_command: str = "",
+    commands: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train one stage on a store and export the model to RUN/model.
 
     Where `torchrun` or Slurm started several processes, each of them calls this with the same arguments; the first writes the files.
-    The command lines that train, and that chose the participants, are recorded in RUN/run.json.
 
     Parameters
     ----------
@@ -67,8 +65,8 @@ def pretrain(
         `auto` (CUDA where there is one), or a device of torch such as `cpu`.
     workers : int
         Processes that load data; this one does if 0.
-    command, participants_command : str
-        The command lines to record in `run.json`: this one, and what made the table of participants.
+    commands : sequence of str
+        Command lines to record in `run.json`: what made the table of participants, if there was one, and this run.
 
     Returns
     -------
@@ -96,7 +94,6 @@ def pretrain(
     >>> last["step"], type(slimbrain.from_pretrained("runs/first/model")).__name__
     (1, 'TemporalExtractor')
     """
-    commands = {"command": command, "participants_command": participants_command}
     chosen = local_device(pick_device(device))
     with process_group(chosen), run_lock(run):
         last = _train(stage_name, store, preset, run, seed, resume, ranked, chosen, workers, commands)
@@ -115,7 +112,7 @@ def _train(
     ranked: Mapping[str, Sequence[int]] | None,
     device: torch.device,
     workers: int,
-    commands: Mapping[str, str],
+    commands: Sequence[str],
 ) -> dict[str, float] | None:
     """One process's part; a function of its own, so that nothing of it outlives the group of processes."""
     _require_memory(stage_name, store, preset, device)
@@ -221,7 +218,7 @@ def _training_set(draws: Draws) -> str:
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
 
 
-def _claim(run: Path, settings: Mapping[str, Any], resume: bool, commands: Mapping[str, str], remembered: Mapping[str, Any]) -> str | None:
+def _claim(run: Path, settings: Mapping[str, Any], resume: bool, commands: Sequence[str], remembered: Mapping[str, Any]) -> str | None:
     """Write run.json, or check that it belongs to the same run; why not, in one sentence.
 
     Parameters
@@ -244,6 +241,7 @@ def _claim(run: Path, settings: Mapping[str, Any], resume: bool, commands: Mappi
             )
         return None
     versions = {"slimbrain": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    how = {**commands, "versions": versions, "threads": torch.get_num_threads(), "processes": world_size(), REMEMBERED: remembered}
+    made = {"commands": list(commands), "versions": versions}
+    how = {**made, "threads": torch.get_num_threads(), "processes": world_size(), REMEMBERED: remembered}
     write_json(path, {**settings, **how})
     return None
